@@ -1,0 +1,205 @@
+"""Reading and writing artifacts: every write is atomic, every read is checked.
+
+A half-written file never takes the place of an earlier good one: data go to a temporary
+file in the same folder, are flushed to disk, and are renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.common.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it replaces `path`, else it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(fd)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_metrics(value: Any, key: str = "") -> None:
+    """Raises ValueError unless `value` is nested dicts of finite scalars and strings.
+
+    DVC drops lists and nulls from metrics without a word and writes NaN into JSON, so a metric
+    that cannot be a number is a string that says why.
+    """
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            check_metrics(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"metric {key} is {value}; write a status string instead")
+    elif not isinstance(value, str | int | float | bool):
+        raise ValueError(f"metric {key} is a {type(value).__name__}; only scalars and strings")
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Writes a metrics JSON that `dvc metrics` shows whole (see `check_metrics`)."""
+    plain = json.loads(json.dumps(metrics, default=_to_python))
+    check_metrics(plain)
+    write_text(path, json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
+
+
+def _to_python(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file; UserError when it is missing or malformed."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise missing(path) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError("not a JSON file", where=str(path), found=str(error)) from None
+
+
+def missing(path: Path) -> UserError:
+    return UserError(
+        "file not found",
+        where=str(path),
+        found="nothing there",
+        expected="an input of this stage",
+        hint="run `make repro`, or `dvc repro <stage>` for the stage that writes it",
+    )
+
+
+def read_jsonl(path: Path, keys: Mapping[str, type] | None = None) -> list[dict[str, Any]]:
+    """Reads JSON lines; UserError with file and line for anything malformed.
+
+    Args:
+        path: file of one JSON object a line; blank lines are skipped.
+        keys: required keys and their types.
+    """
+    if not path.is_file():
+        raise missing(path)
+    rows: list[dict[str, Any]] = []
+    with path.open("rb") as handle:
+        for number, raw in enumerate(handle, start=1):
+            if not raw.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(raw.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise UserError("not UTF-8 text", where=where, found=str(error)) from None
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    "not a JSON object",
+                    where=where,
+                    found=raw[:80].decode("utf-8", "replace").strip(),
+                    expected=f"one JSON object a line ({error.msg})",
+                ) from None
+            if not isinstance(row, dict):
+                raise UserError("not a JSON object", where=where, found=type(row).__name__)
+            for name, kind in (keys or {}).items():
+                if not isinstance(row.get(name), kind):
+                    raise UserError(
+                        f"key {name!r} is missing or of the wrong type",
+                        where=where,
+                        found=repr(row.get(name)),
+                        expected=kind.__name__,
+                    )
+            rows.append(row)
+    if not rows:
+        raise UserError("the file holds no rows", where=str(path), found="0 rows")
+    return rows
+
+
+def write_parquet(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str]) -> None:
+    """Writes a Parquet file with string metadata in its footer."""
+    import pyarrow.parquet as pq
+
+    table = frame.to_arrow().replace_schema_metadata(dict(metadata))
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_parquet(path: Path, columns: Mapping[str, Any] | None = None) -> pl.DataFrame:
+    """Reads a Parquet file; `columns` are the names and polars types it must have."""
+    import polars as pl
+
+    if not path.is_file():
+        raise missing(path)
+    try:
+        frame = pl.read_parquet(path)
+    except Exception as error:  # polars raises its own family; any of it means a bad file
+        raise UserError(
+            "not a readable Parquet file", where=str(path), found=str(error).splitlines()[0]
+        ) from None
+    for name, kind in (columns or {}).items():
+        if frame.schema.get(name) != kind:
+            raise UserError(
+                f"column {name!r} is missing or of the wrong type",
+                where=str(path),
+                found=str(frame.schema.get(name)),
+                expected=str(kind),
+            )
+    return frame
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes float arrays as safetensors; refuses anything not finite."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    for name, array in tensors.items():
+        if not np.isfinite(array).all():
+            raise UserError("a tensor has NaN or infinite values", where=f"{path}: {name}")
+    with atomic_path(path) as temporary:
+        save_file(
+            {k: np.ascontiguousarray(v) for k, v in tensors.items()},
+            str(temporary),
+            metadata=dict(metadata),
+        )
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads a safetensors file: (arrays by name, metadata)."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise missing(path)
+    try:
+        with safe_open(str(path), framework="numpy") as handle:
+            return {k: handle.get_tensor(k) for k in handle.keys()}, dict(handle.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            "not a readable safetensors file",
+            where=str(path),
+            found=str(error),
+            hint="remove the file and run the stage that writes it again",
+        ) from None

@@ -1,0 +1,48 @@
+"""The command line of a stage: params in, clear errors and exit codes out."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from stages.common.errors import UserError
+
+PARAMS = Path("params.yaml")
+ParamsFile = Annotated[Path, typer.Option("--params", help="The active profile.")]
+
+
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a command: a UserError is printed (exit 2); Ctrl-C and SIGTERM end cleanly."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted; finished units are kept in the journal", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return wrapped
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    print("terminated; finished units are kept in the journal", file=sys.stderr)
+    raise SystemExit(143)
+
+
+def run(function: Callable[..., Any]) -> None:
+    """Runs one function as a Typer command (`python -m stages.<folder>.<module>`)."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command(function))
+    app()

@@ -1,0 +1,45 @@
+"""The one error type that users see, and how it is shown."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can put right: bad params, bad files, a missing key.
+
+    The command line prints it without a traceback and exits with status 2.
+
+    Args:
+        what: one sentence, what is wrong.
+        where: file, key or argument, with a line number where there is one.
+        found: what stood there.
+        expected: what should have stood there.
+        hint: what to do about it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        found: object = None,
+        expected: object = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.found = found
+        self.expected = expected
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [f"error: {self.what}"]
+        for label, value in (
+            ("where", self.where),
+            ("found", self.found),
+            ("expected", self.expected),
+            ("try", self.hint),
+        ):
+            if value is not None:
+                lines.append(f"  {label + ':':<10}{value}")
+        return "\n".join(lines)

@@ -1,0 +1,29 @@
+"""Stable hashes: of files, of JSON-able values, of tensors. Keys of journals rest on them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def value_sha256(value: Any) -> str:
+    """SHA-256 of a JSON-able value, independent of the order of dictionary keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stream_key(seed: int, *parts: Any) -> int:
+    """128-bit key of a counter-based random stream (numpy Philox) named by `parts`.
+
+    Every response, bootstrap and null has a stream of its own, so results do not depend on
+    the order or the batches in which the work was done.
+    """
+    return int(value_sha256([seed, *parts])[:32], 16)

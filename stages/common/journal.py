@@ -1,0 +1,155 @@
+"""Resumable work: finished units survive a kill, and nothing is paid for twice.
+
+A journal is one SQLite file outside DVC's outs (`.journal/`, or `EMGEOMETRY_JOURNAL`, which
+must be absolute because `dvc exp` runs in temporary copies of the repository). Units are keyed
+by a hash of everything that determines them, so one journal serves all branches and experiments.
+SQLite commits are atomic, so a killed write leaves the units before it; each value carries a
+checksum, so a damaged one is seen, dropped and made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from stages.common.errors import UserError
+from stages.common.progress import Progress
+
+LOCATION_VARIABLE = "EMGEOMETRY_JOURNAL"
+LOOKUP = 500  # keys in one SELECT; SQLite takes 999 variables in the oldest builds
+
+Item = TypeVar("Item")
+
+
+def journal_folder() -> Path:
+    """Where journals lie: `EMGEOMETRY_JOURNAL` or `.journal`; UserError when not absolute."""
+    value = os.environ.get(LOCATION_VARIABLE)
+    if value is None:
+        return Path(".journal")
+    if not Path(value).is_absolute():
+        raise UserError(
+            "the journal's folder must be an absolute path",
+            where=f"environment variable {LOCATION_VARIABLE}",
+            found=value,
+            expected="an absolute path",
+        )
+    return Path(value)
+
+
+class Journal:
+    """Key-value store of finished units; one writer at a time.
+
+    Args:
+        name: one journal a kind of work, e.g. `responses-finance`.
+    Raises:
+        UserError: another process is writing to it, or the file is no journal.
+    """
+
+    def __init__(self, name: str) -> None:
+        from filelock import FileLock, Timeout
+
+        folder = journal_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{name}.sqlite"
+        self._lock = FileLock(str(self.path) + ".lock", timeout=1)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise UserError(
+                "another process is writing to this journal",
+                where=str(self.path),
+                hint="wait for it, or stop it; finished units are kept",
+            ) from None
+        try:
+            self._db = sqlite3.connect(self.path)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS units "
+                "(key TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
+            )
+        except sqlite3.DatabaseError as error:
+            self._lock.release()
+            raise UserError(
+                "the journal cannot be read",
+                where=str(self.path),
+                found=str(error),
+                hint="move the file away; its units are then made again",
+            ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._db.close()
+        self._lock.release()
+
+    def get(self, keys: Sequence[str]) -> dict[str, Any]:
+        """The values of those `keys` that are there and whole; damaged ones are dropped."""
+        found: dict[str, Any] = {}
+        damaged: list[str] = []
+        for start in range(0, len(keys), LOOKUP):
+            part = keys[start : start + LOOKUP]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT key, value, crc FROM units WHERE key IN ({marks})"
+            for key, value, crc in self._db.execute(query, part):
+                if zlib.crc32(value) == crc:
+                    found[key] = json.loads(value)
+                else:
+                    damaged.append(key)
+        if damaged:
+            with self._db:
+                self._db.executemany("DELETE FROM units WHERE key = ?", [(k,) for k in damaged])
+        return found
+
+    def put(self, units: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
+        """Stores JSON-able values, all or none of them."""
+        pairs = units.items() if isinstance(units, Mapping) else units
+        rows = []
+        for key, value in pairs:
+            blob = json.dumps(value, ensure_ascii=False).encode()
+            rows.append((key, blob, zlib.crc32(blob)))
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO units VALUES (?, ?, ?)", rows)
+
+    def fill(
+        self,
+        label: str,
+        batches: Sequence[Sequence[Item]],
+        key: Callable[[Item], str],
+        work: Callable[[Sequence[Item]], Sequence[Any]],
+    ) -> dict[str, Any]:
+        """Does what is missing of `batches` and returns all values by key.
+
+        The batches are those of the whole plan, whatever is already there: a unit is then always
+        made in the company in which an undisturbed run would have made it, to the same bytes.
+
+        Args:
+            label: shown with the progress.
+            batches: the plan; a batch is done whole and stored whole.
+            key: hash of everything that determines an item's value.
+            work: values of a batch's items, in order.
+        """
+        keys = [[key(item) for item in batch] for batch in batches]
+        total = sum(map(len, keys))
+        values = self.get([k for batch in keys for k in batch])
+        missing = [i for i, batch in enumerate(keys) if any(k not in values for k in batch)]
+        done = total - sum(len(keys[i]) for i in missing)
+        with Progress(label, total, done, unit="units") as progress:
+            for i in missing:
+                fresh = dict(zip(keys[i], work(batches[i]), strict=True))
+                self.put(fresh)
+                values.update(fresh)
+                progress.advance(len(keys[i]))
+        return values
