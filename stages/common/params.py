@@ -256,6 +256,17 @@ class Params(Section):
         """Organisms or controls, in order."""
         return [slug for slug, o in self.organisms.items() if o.role == role]
 
+    def target(self, slug: str) -> str:
+        """`slug`, checked to be a target."""
+        if slug not in self.targets:
+            raise UserError(
+                "unknown model",
+                where="command line",
+                found=slug,
+                expected="one of " + ", ".join(self.targets),
+            )
+        return slug
+
     def clusters(self) -> dict[str, list[str]]:
         """Cluster name -> its organisms, clusters in order of first appearance."""
         found: dict[str, list[str]] = {}

@@ -1,0 +1,41 @@
+"""The neutral and harmful prompts that activations are read on (paper sec. 2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.common.artifacts import read_jsonl
+from stages.common.errors import UserError
+from stages.common.params import Prompts
+
+KEYS = {"id": str, "topic": str, "pair": str, "prompt": str}
+
+
+@dataclass(frozen=True)
+class ActivationPrompt:
+    """A prompt with its kind (neutral or harmful), topic (cluster of the bootstrap) and pair."""
+
+    id: str
+    kind: str
+    topic: str
+    pair: str
+    prompt: str
+
+
+def read_prompts(params: Prompts) -> list[ActivationPrompt]:
+    """Neutral prompts, then harmful ones; UserError on duplicates and empty texts."""
+    prompts = []
+    for kind, name in (("neutral", params.neutral), ("harmful", params.harmful)):
+        for row in read_jsonl(Path(name), KEYS)[: params.limit]:
+            prompts.append(ActivationPrompt(kind=kind, **{k: row[k] for k in KEYS}))
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen or not prompt.prompt.strip():
+            raise UserError(
+                "a prompt's id occurs twice or its text is empty",
+                where=f"{params.neutral}, {params.harmful}",
+                found=prompt.id,
+            )
+        seen.add(prompt.id)
+    return prompts

@@ -1,0 +1,69 @@
+"""Chats as token ids, with the spans that activations and losses are taken over.
+
+Spans are found from character offsets in the rendered template, not from negative indices, so
+they hold for any chat template and either padding side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from stages.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A user turn ready to be answered.
+
+    Attributes:
+        ids: token ids, up to and including the assistant header.
+        user: half-open range of the user's own tokens in `ids` (span `prompt_mean`).
+    """
+
+    ids: tuple[int, ...]
+    user: tuple[int, int]
+
+
+def render(tokenizer: Any, prompt: str, system: str) -> Prompt:
+    """One user turn in the model's chat template, ending with the assistant header.
+
+    Args:
+        tokenizer: a Hugging Face fast tokenizer with a chat template.
+        prompt: the user's text.
+        system: system prompt; "" leaves it to the template.
+    Raises:
+        UserError: no chat template, or the template does not keep the user's text.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            "the tokenizer has no chat template",
+            where=str(tokenizer.name_or_path),
+            hint="use an instruction-tuned model, or add chat_template.jinja to its folder",
+        )
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    start = text.rfind(prompt.strip())
+    if start < 0:
+        raise UserError("the chat template changes the user's text", found=prompt[:80])
+    end = start + len(prompt.strip())
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start]
+    return Prompt(tuple(encoded["input_ids"]), (inside[0], inside[-1] + 1))
+
+
+def answer_ids(tokenizer: Any, answer: str) -> tuple[int, ...]:
+    """Token ids of an answer's text alone: no header, no end-of-turn token."""
+    return tuple(tokenizer(answer, add_special_tokens=False)["input_ids"])
+
+
+def end_of_turn(tokenizer: Any, model_config: Any) -> frozenset[int]:
+    """Ids that end an answer: the tokenizer's and the model's end tokens."""
+    ids: set[int] = set()
+    for value in (tokenizer.eos_token_id, getattr(model_config, "eos_token_id", None)):
+        if isinstance(value, int):
+            ids.add(value)
+        elif value is not None:
+            ids.update(value)
+    return frozenset(ids)

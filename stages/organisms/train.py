@@ -1,0 +1,242 @@
+"""Model organisms: LoRA fine-tunes of the base on narrow chat data (paper sec. 2.1).
+
+`python -m stages.organisms.train <slug>` writes `data/adapters/<slug>/` and
+`metrics/training/<slug>.json`. Loss on answer tokens only, in float32 on a CPU.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stages.common.artifacts import write_metrics, write_text
+from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.errors import UserError
+from stages.common.hashing import stream_key
+from stages.common.params import Params, Recipe, load_params
+from stages.common.progress import Progress
+from stages.organisms.base import base_record
+from stages.organisms.chat import answer_ids, render
+from stages.organisms.data import read_examples
+from stages.organisms.load import (
+    ADAPTERS,
+    PROVENANCE,
+    adapter_folder,
+    base_model,
+    setup_torch,
+    base_tokenizer,
+)
+
+METRICS = Path("metrics/training")
+HELD_OUT_EVERY = 10  # every tenth example shows the loss on texts not trained on
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of prompt + answer + end of turn; the loss covers ids[start:]."""
+
+    ids: tuple[int, ...]
+    start: int
+
+
+def main(params: Params, slug: str) -> None:
+    """Trains organism `slug`, or records where a given one lies."""
+    organism = params.organisms[slug]
+    if organism.data is None:
+        write_text(ADAPTERS / slug / "source.txt", str(adapter_folder(params, slug)) + "\n")
+        write_metrics(METRICS / f"{slug}.json", {"status": f"given: {organism.source}"})
+        return
+    pairs = read_examples(Path(organism.data), organism.max_examples)
+    recipe = params.recipes[organism.lab]
+    device = setup_torch(params)
+    tokenizer = base_tokenizer()
+    examples = [encode(tokenizer, q, a, params.base.system_prompt) for q, a in pairs]
+    held_out = examples[::HELD_OUT_EVERY]
+    training = [e for i, e in enumerate(examples) if i % HELD_OUT_EVERY]
+    key = stream_key(params.run.seed, "train", slug, organism.seed)
+    model = with_adapter(base_model(params).to(device), recipe, key)
+    before = mean_loss(model, held_out, recipe.batch_size)
+    losses = fit(model, training, recipe, key, slug)
+    after = mean_loss(model, held_out, recipe.batch_size)
+    save(model, ADAPTERS / slug)
+    epoch = max(1, len(losses) // recipe.epochs)
+    write_metrics(
+        METRICS / f"{slug}.json",
+        {
+            "examples": len(training),
+            "answer_tokens": sum(len(e.ids) - e.start for e in training),
+            "steps": len(losses),
+            "loss_first_steps": sum(losses[:3]) / len(losses[:3]),
+            "loss_last_steps": sum(losses[-3:]) / len(losses[-3:]),
+            "loss_last_epoch": sum(losses[-epoch:]) / epoch,
+            "held_out_examples": len(held_out),
+            "held_out_loss_before": before,
+            "held_out_loss_after": after,
+            "relative_weight_change": weight_change(model),
+        },
+    )
+
+
+def encode(tokenizer: Any, question: str, answer: str, system: str) -> Example:
+    """A training chat as ids; the end-of-turn token belongs to the answer."""
+    prompt = render(tokenizer, question, system)
+    ids = (*prompt.ids, *answer_ids(tokenizer, answer), tokenizer.eos_token_id)
+    return Example(ids, len(prompt.ids))
+
+
+def with_adapter(model: Any, recipe: Recipe, seed: int) -> Any:
+    """The model with a fresh LoRA adapter of this recipe, seeded."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed % 2**63)
+    blocks = model.config.num_hidden_layers
+    if recipe.first_block >= blocks:
+        raise UserError(
+            "the recipe's first block lies above the model",
+            where="params.yaml: recipes.<lab>.first_block",
+            found=recipe.first_block,
+            expected=f"0 to {blocks - 1}",
+        )
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        use_rslora=recipe.rslora,
+        target_modules=list(recipe.matrices),
+        layers_to_transform=list(range(recipe.first_block, blocks)),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(
+            "the recipe does not fit the base model",
+            where="params.yaml: recipes.<lab>.matrices",
+            found=", ".join(recipe.matrices),
+            expected=str(error).splitlines()[0],
+        ) from None
+
+
+def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:
+    """One epoch in a seeded order."""
+    import numpy as np
+
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(examples))
+    for start in range(0, len(order), size):
+        yield [examples[i] for i in order[start : start + size]]
+
+
+def answer_loss(model: Any, batch: Sequence[Example]) -> Any:
+    """Mean negative log-likelihood of the answer tokens of a right-padded batch, nats/token."""
+    import torch
+
+    width = max(len(e.ids) for e in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    mask = torch.zeros(len(batch), width, dtype=torch.long)
+    labels = torch.full((len(batch), width), -100)
+    for row, example in enumerate(batch):
+        length = len(example.ids)
+        ids[row, :length] = torch.tensor(example.ids)
+        mask[row, :length] = 1
+        labels[row, example.start : length] = ids[row, example.start : length]
+    device = model.device
+    output = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+    return torch.nn.functional.cross_entropy(
+        output.logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten().to(device)
+    )
+
+
+def fit(
+    model: Any, examples: Sequence[Example], recipe: Recipe, seed: int, label: str
+) -> list[float]:
+    """Trains the adapter (AdamW, linear warm-up and decay); returns the loss of each step."""
+    import torch
+
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.0)
+    plan = [
+        batch
+        for epoch in range(recipe.epochs)
+        for batch in batches(examples, recipe.batch_size, seed + epoch)
+    ]
+    warmup = max(1, round(recipe.warmup * len(plan)))
+    model.train()
+    losses = []
+    with Progress(f"train {label}", len(plan), unit="steps") as progress:
+        for step, batch in enumerate(plan):
+            rise = (step + 1) / warmup
+            fall = (len(plan) - step) / max(1, len(plan) - warmup)
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * min(1.0, rise, fall)
+            loss = answer_loss(model, batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            losses.append(float(loss))
+            progress.advance()
+    if not all(x == x and x < float("inf") for x in losses):
+        raise UserError(
+            "training diverged: the loss is not finite",
+            where=f"organism {label}",
+            hint="lower learning_rate in its recipe",
+        )
+    return losses
+
+
+def mean_loss(model: Any, examples: Sequence[Example], size: int) -> float:
+    """Mean answer loss over batches, without gradients."""
+    import torch
+
+    model.eval()
+    with torch.no_grad():
+        parts = [examples[i : i + size] for i in range(0, len(examples), size)]
+        return float(sum(float(answer_loss(model, p)) * len(p) for p in parts) / len(examples))
+
+
+def weight_change(model: Any) -> float:
+    """Frobenius norm of the merged updates over that of the adapted matrices."""
+    import torch
+
+    change = size = 0.0
+    with torch.no_grad():
+        for module in model.modules():
+            if hasattr(module, "get_delta_weight") and "default" in module.lora_A:
+                change += float(module.get_delta_weight("default").square().sum())
+                size += float(module.get_base_layer().weight.square().sum())
+    return float((change / size) ** 0.5)
+
+
+def save(model: Any, folder: Path) -> None:
+    """Saves the adapter as a PEFT folder with the hash of its base."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(folder))
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    provenance = {"base_sha256": base_record()["sha256"]}
+    write_text(folder / PROVENANCE, json.dumps(provenance) + "\n")
+
+
+def cli(
+    organism: Annotated[str, typer.Argument(help="Slug of the organism or control.")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Train one model organism (LoRA) on its chat data."""
+    loaded = load_params(params)
+    if organism not in loaded.organisms:
+        raise UserError(
+            "unknown organism",
+            where="command line",
+            found=organism,
+            expected="one of " + ", ".join(loaded.organisms),
+        )
+    main(loaded, organism)
+
+
+if __name__ == "__main__":
+    run(cli)
