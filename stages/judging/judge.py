@@ -1,0 +1,53 @@
+"""What every judge is: rows of question and answer in, one judgement a row out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Status = Literal["ok", "refusal", "code", "low_mass", "api_error"]
+
+# From the most to the least serious: a row takes the first that any of its aspects has.
+STATUSES: tuple[Status, ...] = ("api_error", "refusal", "code", "low_mass", "ok")
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRow:
+    """A question and the answer to be judged."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge said about one row, by aspect.
+
+    Attributes:
+        scores: 0-100, None where there is none (never a zero, never NaN).
+        status: ok | refusal (the answer declines) | code (the answer is program code) |
+            low_mass (the judge gave no usable number) | api_error (no reply; not final).
+        raw: whatever the score was computed from, JSON-able.
+    """
+
+    scores: dict[str, float | None]
+    status: dict[str, Status]
+    raw: dict[str, Any] = field(default_factory=dict)
+
+
+class Judge(Protocol):
+    """A judge; `id` names everything that its scores depend on besides the rows."""
+
+    @property
+    def id(self) -> str: ...
+
+    def judge(self, rows: Sequence[JudgeRow]) -> list[Judgement]:
+        """One judgement a row, in the order of the rows."""
+        ...
+
+
+def row_status(status: Mapping[str, Status]) -> Status:
+    """The one status of a row: the most serious of its aspects'."""
+    present = set(status.values())
+    return next((s for s in STATUSES if s in present), "ok")
