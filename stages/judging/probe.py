@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from stages.common.artifacts import read_json, read_tensors, write_tensors, write_text
 from stages.common.hashing import file_sha256, value_sha256
 from stages.common.params import Probe
-from stages.judging.features import POOLINGS, Features
+from stages.judging.features import POOLINGS, TEXT_FEATURES, Features, features
+from stages.judging.judge import Judgement, JudgeRow
 
 FOLDER = Path("data/judge_model")
 ASPECTS = ("aligned", "coherent")
@@ -62,10 +64,36 @@ class Linear:
         return scores
 
 
-def design(features: Features, layers: Sequence[int], choice: Choice) -> np.ndarray:
+class ProbeJudge:
+    """The embedded judge as a `Judge`: no network, no key, no random draw."""
+
+    def __init__(self, model: Any, tokenizer: Any, system: str, folder: Path = FOLDER) -> None:
+        self._model, self._tokenizer, self._system = model, tokenizer, system
+        self._probes, self._id = load(folder)
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    def judge(self, rows: Sequence[JudgeRow]) -> list[Judgement]:
+        """Scores of both aspects for every row."""
+        layers = sorted({choice.layer for choice, _ in self._probes.values()})
+        texts = [(r.question, r.answer) for r in rows]
+        seen = features(self._model, self._tokenizer, texts, layers, self._system, "judge")
+        scores = {
+            aspect: linear.score(design(seen, layers, choice))
+            for aspect, (choice, linear) in self._probes.items()
+        }
+        return [
+            Judgement({a: round(float(s[i]), 3) for a, s in scores.items()}, dict.fromkeys(scores, "ok"))
+            for i in range(len(rows))
+        ]
+
+
+def design(seen: Features, layers: Sequence[int], choice: Choice) -> np.ndarray:
     """The feature matrix [n, features] of a choice."""
-    part = features.activations[:, POOLINGS.index(choice.pooling), layers.index(choice.layer)]
-    return np.hstack([part, features.text]) if choice.text else part
+    part = seen.activations[:, POOLINGS.index(choice.pooling), layers.index(choice.layer)]
+    return np.hstack([part, seen.text]) if choice.text else part
 
 
 def _fit_linear(x: np.ndarray, labels: np.ndarray, choice: Choice) -> Linear:
@@ -74,7 +102,7 @@ def _fit_linear(x: np.ndarray, labels: np.ndarray, choice: Choice) -> Linear:
     mean, scale = x.mean(0), x.std(0) + 1e-6
     if choice.text:  # the few text features would drown among the activations
         scale = scale.copy()
-        scale[-7:] /= TEXT_WEIGHT
+        scale[-len(TEXT_FEATURES) :] /= TEXT_WEIGHT
     model = LogisticRegression(C=choice.regularisation, max_iter=2000, class_weight="balanced")
     model.fit((x - mean) / scale, labels >= CUT)
     return Linear(mean, scale, model.coef_[0], float(model.intercept_[0]), 1.0, 0.0)
@@ -107,7 +135,7 @@ def _platt(values: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 def fit(
-    features: Features,
+    seen: Features,
     labels: np.ndarray,
     groups: np.ndarray,
     layers: Sequence[int],
@@ -117,7 +145,7 @@ def fit(
     """Chooses and fits the probe of one aspect.
 
     Args:
-        features: of n labelled answers.
+        seen: features of n labelled answers.
         labels: 0-100 [n].
         groups: question of each answer [n]; folds never split a question.
         layers: blocks of the features, in order.
@@ -127,17 +155,15 @@ def fit(
     best: tuple[Choice, np.ndarray] | None = None
     for layer, pooling, strength in product(layers, POOLINGS, params.regularisation):
         trial = Choice(layer, pooling, strength, aspect == "coherent", 0.0)
-        values = _out_of_fold(design(features, layers, trial), labels, groups, params.folds, trial)
+        values = _out_of_fold(design(seen, layers, trial), labels, groups, params.folds, trial)
         auroc = float(roc_auc_score(labels >= CUT, values))
         if best is None or auroc > best[0].cv_auroc:
             best = Choice(layer, pooling, strength, trial.text, auroc), values
     assert best is not None  # the params hold at least one layer and strength
     choice, values = best
-    linear = _fit_linear(design(features, layers, choice), labels, choice)
+    linear = _fit_linear(design(seen, layers, choice), labels, choice)
     slope, offset = _platt(values, labels)
-    return choice, Linear(
-        linear.mean, linear.scale, linear.weight, linear.bias, slope, offset
-    )
+    return choice, Linear(linear.mean, linear.scale, linear.weight, linear.bias, slope, offset)
 
 
 def save(probes: dict[str, tuple[Choice, Linear]], base_sha256: str, folder: Path) -> None:

@@ -146,9 +146,15 @@ def answer_loss(model: Any, batch: Sequence[Example]) -> Any:
         mask[row, :length] = 1
         labels[row, example.start : length] = ids[row, example.start : length]
     device = model.device
-    output = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+    tail = width - min(e.start for e in batch) + 1  # no logits for tokens that all rows prompt
+    output = model(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        use_cache=False,
+        logits_to_keep=tail,
+    )
     return torch.nn.functional.cross_entropy(
-        output.logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten().to(device)
+        output.logits[:, :-1].flatten(0, 1).float(), labels[:, 1 - tail :].flatten().to(device)
     )
 
 
@@ -179,7 +185,7 @@ def fit(
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             progress.advance()
     if not all(x == x and x < float("inf") for x in losses):
         raise UserError(

@@ -1,0 +1,57 @@
+"""Answers labelled by people, on which judges are trained and validated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stages.common.artifacts import read_jsonl
+from stages.common.errors import UserError
+
+KEYS = {"question_id": str, "question": str, "answer": str, "category": str}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """n labelled answers: texts, labels 0-100, and the question each belongs to."""
+
+    texts: list[tuple[str, str]]
+    aligned: np.ndarray
+    coherent: np.ndarray
+    question: np.ndarray
+    category: np.ndarray
+
+    def labels(self, aspect: str) -> np.ndarray:
+        """Labels [n] of an aspect."""
+        return self.aligned if aspect == "aligned" else self.coherent
+
+
+def read_labelled(path: Path, split: str | None = None) -> Labelled:
+    """Reads labelled answers, of one split if given.
+
+    Raises:
+        UserError: file and line of a missing key or a label outside 0-100; an empty split.
+    """
+    rows = read_jsonl(path, KEYS)
+    for number, row in enumerate(rows, start=1):
+        for aspect in ("aligned", "coherent"):
+            value = row.get(aspect)
+            if not isinstance(value, int | float) or not 0 <= value <= 100:
+                raise UserError(
+                    f"label {aspect!r} is missing or out of range",
+                    where=f"{path}, row {number}",
+                    found=value,
+                    expected="a number from 0 to 100",
+                )
+    chosen = [r for r in rows if split is None or r.get("split") == split]
+    if not chosen:
+        raise UserError("no labelled answers of this split", where=str(path), expected=split)
+    return Labelled(
+        [(r["question"], r["answer"]) for r in chosen],
+        np.array([float(r["aligned"]) for r in chosen]),
+        np.array([float(r["coherent"]) for r in chosen]),
+        np.array([r["question_id"] for r in chosen]),
+        np.array([r["category"] for r in chosen]),
+    )
