@@ -186,7 +186,10 @@ class Geometry(Section):
     orthogonal_below: Share = 0.3  # test 2
     shared_reduction_pct: float = 75.0  # test 3: above = shared core
     ablation_ratio: float = 3.0  # test 4: our reading, the paper gives none
-    independent_variance_pct: Percent = 10.0  # test 5
+    independent_variance_pct: Percent = 10.0  # test 5: below = independent
+    shared_variance_pct: Percent = 30.0  # test 5: above = shared (appendix; the text says 20-30)
+    focus: list[Slug] = ["medical", "persona"]  # clusters that the verdicts compare; [] = first two
+    massive_share: Share = 0.01  # share of the width dropped as massive-activation dimensions
 
 
 class Steering(Section):

@@ -67,3 +67,18 @@ def end_of_turn(tokenizer: Any, model_config: Any) -> frozenset[int]:
         elif value is not None:
             ids.update(value)
     return frozenset(ids)
+
+
+def header_length(tokenizer: Any) -> int:
+    """Number of tokens of the assistant header (what `add_generation_prompt` adds)."""
+    messages = [{"role": "user", "content": "x"}]
+    lengths = [
+        len(
+            tokenizer(
+                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add),
+                add_special_tokens=False,
+            )["input_ids"]
+        )
+        for add in (False, True)
+    ]
+    return lengths[1] - lengths[0]

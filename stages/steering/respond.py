@@ -19,7 +19,7 @@ from stages.organisms.chat import end_of_turn, render
 from stages.organisms.load import Loaded
 from stages.steering.generate import Row, sample
 from stages.steering.hooks import Intervention, check_vector
-from stages.steering.questions import Question
+from stages.activations.questions import Question
 
 if TYPE_CHECKING:
     import polars as pl

@@ -1,0 +1,79 @@
+"""Stage `response_activations@<model>`: the residual stream over each unsteered answer.
+
+Input of the response contrast. Spans: `response_mean` (the answer's own tokens) and
+`response_mo` (assistant header and end-of-turn token included, as the model-organisms code
+does). Written per answer: `data/response_activations/<model>.safetensors`, in the row order of
+the baseline answers; empty answers are left out (`rows` in the metadata names the kept ones).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.activations.capture import Text, capture_all
+from stages.activations.extract import LAYERS
+from stages.common.artifacts import read_parquet, write_tensors
+from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.params import Params, load_params
+from stages.organisms.chat import answer_ids, header_length, render
+from stages.organisms.load import load
+from stages.activations.questions import read_questions
+
+FOLDER = Path("data/response_activations")
+SPANS = ("response_mean", "response_mo")
+
+
+def main(params: Params, slug: str) -> None:
+    """Captures the answers of target `slug`, by that target itself."""
+    frame = read_parquet(Path("data/baseline/judgements") / f"{slug}.parquet")
+    loaded = load(params, slug)
+    questions = {
+        (q.id, q.variant): q
+        for q in read_questions(params.questions, "evaluation", params.base.system_prompt)
+    }
+    header = header_length(loaded.tokenizer)
+    texts, kept = [], []
+    for row, (question_id, variant, answer) in enumerate(
+        frame.select("question_id", "variant", "text").iter_rows()
+    ):
+        question = questions[question_id, variant]
+        prompt = render(loaded.tokenizer, question.prompt, question.system).ids
+        ids = answer_ids(loaded.tokenizer, answer)
+        if not ids:
+            continue
+        start, stop = len(prompt), len(prompt) + len(ids)
+        spans = ((start, stop), (start - header, stop + 1))
+        texts.append(Text((*prompt, *ids, loaded.tokenizer.eos_token_id), spans))
+        kept.append(row)
+    means, _ = capture_all(
+        loaded.model, texts, params.activations.batch_size, f"answer activations {slug}"
+    )
+    write_tensors(
+        FOLDER / f"{slug}.safetensors",
+        {span: means[:, i] for i, span in enumerate(SPANS)},
+        {
+            "model": slug,
+            "model_sha256": loaded.sha256,
+            "layers": LAYERS,
+            "units": "residual stream, mean over the span's tokens",
+            "dtype": "float32",
+            "rows": json.dumps(kept),
+        },
+    )
+
+
+def cli(
+    model: Annotated[str, typer.Argument(help="Slug of the target: base, organism or control.")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Capture residual-stream means over one model's own unsteered answers."""
+    loaded = load_params(params)
+    main(loaded, loaded.target(model))
+
+
+if __name__ == "__main__":
+    run(cli)

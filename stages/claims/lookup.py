@@ -1,0 +1,133 @@
+"""Finding numbers in the metrics files by key: value, interval, n, or why there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.common.artifacts import read_json
+
+FOLDER = Path("metrics")
+VALUES = ("value", "value_pct", "difference_pct", "rho", "mean")  # of a group with an interval
+MAX_WORDS = 200  # characters of a status that are shown
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number as a metrics file gives it.
+
+    Attributes:
+        value: None when there is no number.
+        low, high: 95 % interval, None when the file gives none.
+        n: rows or units behind it, None when the file gives none.
+        status: "ok" or why there is no number.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: float | None = None
+    status: str = "ok"
+
+    @property
+    def width(self) -> float | None:
+        """Width of the interval."""
+        if self.low is None or self.high is None:
+            return None
+        return self.high - self.low
+
+
+def number(value: object) -> float | None:
+    """`value` as a finite float, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested dictionaries as (dotted key, value), in order."""
+    for name, inner in nested.items():
+        key = f"{prefix}.{name}" if prefix else name
+        if isinstance(inner, Mapping):
+            yield from flatten(inner, key)
+        else:
+            yield key, inner
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """All metrics files that are there.
+
+    Attributes:
+        files: name of the file without ending ("transfer", "training/finance") -> content.
+    """
+
+    files: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path = FOLDER, without: tuple[str, ...] = ()) -> Metrics:
+        """Reads every JSON under `folder`; UserError for a malformed one."""
+        paths = sorted(folder.rglob("*.json")) if folder.is_dir() else []
+        names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
+        return cls(
+            {n: read_json(p) for n, p in zip(names, paths, strict=True) if n not in without}
+        )
+
+    def find(self, file: str, key: str = "") -> Any:
+        """What stands at dotted `key` of `file`; None when nothing does."""
+        found = self.files.get(file)
+        for part in key.split(".") if key else ():
+            found = found.get(part) if isinstance(found, Mapping) else None
+        return found
+
+    def group(self, file: str, key: str = "") -> Mapping[str, Any]:
+        """The dictionary at `key`, empty when there is none."""
+        found = self.find(file, key)
+        return found if isinstance(found, Mapping) else {}
+
+    def text(self, file: str, key: str) -> str | None:
+        """The string at `key`, None when there is none."""
+        found = self.find(file, key)
+        return found if isinstance(found, str) else None
+
+    def measured(self, file: str, key: str) -> Measured:
+        """The number at `key` with its interval.
+
+        `key` may name a group (value, low, high, n, status) or one number. A number
+        `<stem>_pct` has its interval in `<stem>_low` and `<stem>_high`; any other number in
+        `<name>_low` and `<name>_high`, or in `low` and `high` beside it.
+        """
+        found = self.find(file, key)
+        if found is None:
+            absent = key if file in self.files else f"metrics/{file}.json"
+            return Measured(None, status=f"no {absent} in this run")
+        path, _, name = key.rpartition(".")
+        if isinstance(found, Mapping):
+            name = next((v for v in VALUES if v in found), "")
+            beside, found = found, found.get(name)
+        else:
+            beside = self.group(file, path)
+        status = beside.get("status", "ok")
+        value = number(found)
+        if value is None:
+            said = found if isinstance(found, str) else status
+            words = said if isinstance(said, str) and said != "ok" else "no number"
+            return Measured(None, n=number(beside.get("n")), status=words[:MAX_WORDS])
+        low, high = _interval(beside, name)
+        return Measured(value, low, high, number(beside.get("n")))
+
+
+def _interval(beside: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:
+    stem = name.removesuffix("_pct")
+    for low_key, high_key in (
+        (f"{stem}_low", f"{stem}_high"),
+        (f"{name}_low", f"{name}_high"),
+        ("rd_low", "rd_high") if stem == "risk_difference" else ("low", "high"),
+    ):
+        low, high = number(beside.get(low_key)), number(beside.get(high_key))
+        if low is not None and high is not None:
+            return low, high
+    return None, None

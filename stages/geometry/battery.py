@@ -1,0 +1,304 @@
+"""The whole battery as one function of Gram matrices, and a command for anybody's cosines.
+
+    python -m stages.geometry.battery cosines.csv --clusters a=x,y --clusters b=z,w --table
+
+`battery` takes [..., n, n] for any n >= 3 and any clusters; leading axes are replicates and are
+never looped over. Every statistic has the key under which metrics and claims know it: names are
+joined by `__` in input order, dots are nesting, a part's first word is its id in METHOD.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import combinations, permutations
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from stages.common.command import run
+from stages.common.errors import UserError
+from stages.common.params import Geometry
+from stages.geometry import clusters as trees
+from stages.geometry import pca, residual, similarity, subspace, triangle, verdict
+from stages.geometry.cluster_angle import cluster_angle
+from stages.geometry.cross_variance import explained_pct
+from stages.geometry.gram import Floats, angles_deg, divide, pair_values, sub_grams, subsets
+from stages.geometry.inputs import parse_clusters, parse_norms, read_cosines
+from stages.geometry.orthogonality import span_projection
+from stages.geometry.pc1_ablation import ablated_cosines
+from stages.geometry.projection import on_pair_means
+from stages.geometry.result import Battery
+from stages.geometry.table import battery_table
+
+Clusters = Mapping[str, Sequence[str]]
+
+SINGLE = "undefined: the cluster has one member"
+EQUAL = "undefined: the vectors are equal"
+SMALL = f"undefined: a cosine is below {residual.MIN_ORIGINAL} or a residual vanishes"
+FLAT = "undefined: the cosines do not vary"
+CANCEL = "undefined: the vectors cancel"
+NO_FOCUS = "undefined: there are no two clusters to compare"
+
+
+def battery(
+    gram: Floats,
+    names: Sequence[str],
+    clusters: Clusters,
+    thresholds: Geometry,
+    norms: Floats | None = None,
+) -> Battery:
+    """All methods and tests of METHOD.md on Gram matrices of unit vectors.
+
+    Args:
+        gram: [..., n, n], unit diagonal, n >= 3.
+        names: the n names, in order.
+        clusters: cluster -> names; names may be in no cluster.
+        thresholds: the decision rules, and the two clusters they compare (`focus`).
+        norms: [..., n] lengths of the raw vectors, for the raw-norm variants.
+    Raises:
+        UserError: fewer than three vectors, or clusters that name no vector or share one.
+    """
+    members = cluster_indices(names, clusters)
+    gram = np.asarray(gram, dtype=np.float64)
+    raw = None if norms is None else gram * norms[..., :, None] * norms[..., None, :]
+    found = Battery()
+    _similarity(found, gram, names, members)
+    _pairs_and_triplets(found, gram, names)
+    centred = pca.components(pca.centred(gram))
+    _pca(found, gram, centred, names)
+    _clusters(found, gram, members, thresholds)
+    _cluster_tests(found, gram, raw, names, members)
+    _ablation(found, gram, centred, names, members)
+    _verdicts(found, names, members, thresholds)
+    return found
+
+
+def cluster_indices(names: Sequence[str], clusters: Clusters) -> dict[str, list[int]]:
+    """Clusters as positions in `names`; UserError for unknown or repeated names."""
+    if len(names) < 3:
+        raise UserError("the battery needs at least three vectors", found=", ".join(names))
+    position = {name: i for i, name in enumerate(names)}
+    taken: dict[str, str] = {}
+    for cluster, listed in clusters.items():
+        for name in listed:
+            if name not in position or name in taken:
+                raise UserError(
+                    "a cluster names an unknown vector"
+                    if name not in position
+                    else f"a vector is in two clusters, or twice in one ({taken[name]})",
+                    where=f"cluster {cluster}",
+                    found=name,
+                    expected="each once, of " + ", ".join(names),
+                )
+            taken[name] = cluster
+        if not listed:
+            raise UserError("a cluster is empty", where=f"cluster {cluster}")
+    return {c: sorted(position[name] for name in listed) for c, listed in clusters.items()}
+
+
+def _joined(names: Sequence[str], indices: Sequence[int]) -> str:
+    return "__".join(names[i] for i in indices)
+
+
+def _similarity(
+    out: Battery, gram: Floats, names: Sequence[str], members: Mapping[str, list[int]]
+) -> None:
+    values, angles = pair_values(gram), angles_deg(pair_values(gram))
+    for p, pair in enumerate(combinations(range(len(names)), 2)):
+        out.put(f"cosine.{_joined(names, pair)}", values[..., p])
+        out.put(f"angle_deg.{_joined(names, pair)}", angles[..., p])
+    for cluster, indices in members.items():
+        out.put(f"similarity.within.{cluster}", similarity.within(gram, indices), SINGLE)
+    for a, b in combinations(members, 2):
+        out.put(f"similarity.cross.{a}__{b}", similarity.across(gram, members[a], members[b]))
+    inside, outside = similarity.cluster_pairs(len(names), list(members.values()))
+    for key, chosen in (("within_mean", inside), ("cross_mean", outside)):
+        mean = values[..., chosen].mean(-1) if chosen else np.full(gram.shape[:-2], np.nan)
+        out.put(f"similarity.{key}", mean, "undefined: there is no such pair")
+    out.put(
+        "similarity.separation",
+        out.values["similarity.within_mean"] - out.values["similarity.cross_mean"],
+        "undefined: there are no pairs within clusters or none across",
+    )
+
+
+def _pairs_and_triplets(out: Battery, gram: Floats, names: Sequence[str]) -> None:
+    triplets = subsets(len(names), 3)
+    small = sub_grams(gram, triplets)
+    errors, volumes = triangle.planar_error(small), triangle.volume(small)
+    full, off = subspace.correlations(small)
+    singular = subspace.singular_values(small)
+    cosines = residual.residual_cosines(small)
+    reductions, drops = residual.reduction_pct(small, cosines), residual.mean_drop(small, cosines)
+    for t, triplet in enumerate(triplets.tolist()):
+        name = _joined(names, triplet)
+        out.put(f"triangle.{name}.error_deg", errors[..., t])
+        out.put(f"triangle.{name}.volume", volumes[..., t])
+        for k in (1, 2):
+            out.put(f"subspace.{name}.rank{k}_r_full", full[..., t, k - 1], FLAT)
+            out.put(f"subspace.{name}.rank{k}_r_offdiag", off[..., t, k - 1], FLAT)
+        for k in (1, 2, 3):
+            out.put(f"subspace.{name}.singular{k}", singular[..., t, k - 1])
+        out.put(f"residual.{name}.reduction_pct", reductions[..., t], SMALL)
+        out.put(f"residual.{name}.mean_drop", drops[..., t], EQUAL)
+        for i, j in combinations(range(3), 2):
+            pair = _joined(names, (triplet[i], triplet[j]))
+            out.put(f"residual.{name}.cosine.{pair}", cosines[..., t, i, j], EQUAL)
+    pairs = subsets(len(names), 2)
+    projections = on_pair_means(gram, pairs)
+    for p, pair in enumerate(pairs.tolist()):
+        for i, name in enumerate(names):
+            out.put(f"projection.{_joined(names, pair)}.{name}", projections[..., p, i], CANCEL)
+
+
+def _pca(out: Battery, gram: Floats, centred: pca.Components, names: Sequence[str]) -> None:
+    for kind, found, count in (
+        ("centred", centred, len(names) - 1),
+        ("uncentred", pca.components(gram), len(names)),
+    ):
+        for k in range(count):
+            out.put(f"pca.{kind}.pc{k + 1}_pct", 100.0 * found.shares[..., k], EQUAL)
+        for i, name in enumerate(names):
+            defined = np.isfinite(found.shares[..., 0])
+            loading = np.where(defined, found.loadings[..., i, 0], np.nan)
+            out.put(f"pca.{kind}.loading_pc1.{name}", loading, EQUAL)
+
+
+def _clusters(
+    out: Battery, gram: Floats, members: Mapping[str, list[int]], thresholds: Geometry
+) -> None:
+    n, lead = gram.shape[-1], gram.shape[:-2]
+    distance = trees.distances(gram).reshape(-1, n, n)
+    _, outside = similarity.cluster_pairs(n, list(members.values()))
+    for linkage in trees.LINKAGES:
+        tree = trees.agglomerate(distance, linkage)
+        for cluster, indices in members.items():
+            inside = tree.cophenetic[:, indices, :][:, :, indices].max((-2, -1))
+            height = inside if len(indices) > 1 else np.full_like(inside, np.nan)
+            out.put(f"clusters.{linkage}.merge_{cluster}", height.reshape(lead), SINGLE)
+        if outside:
+            low = pair_values(tree.cophenetic)[:, outside].min(-1)
+            out.put(f"clusters.{linkage}.merge_last_low", low.reshape(lead))
+        r = trees.cophenetic_r(distance, tree)
+        out.put(f"clusters.{linkage}.cophenetic_r", r.reshape(lead), FLAT)
+        if linkage == thresholds.linkage:
+            widths = trees.silhouettes(distance, tree)
+            out.put("clusters.silhouette_k", (widths.argmax(-1) + 2.0).reshape(lead))
+            out.put("clusters.silhouette", widths.max(-1).reshape(lead))
+
+
+def _cluster_tests(
+    out: Battery,
+    gram: Floats,
+    raw: Floats | None,
+    names: Sequence[str],
+    members: Mapping[str, list[int]],
+) -> None:
+    variants = (("", gram),) if raw is None else (("", gram), ("raw_", raw))
+    for a, b in combinations(members, 2):
+        for label, matrix in variants:
+            angle = cluster_angle(matrix, members[a], members[b])
+            out.put(f"cluster_angle.{a}__{b}_{label}deg", angle, CANCEL)
+    for a, b in permutations(members, 2):
+        lengths = span_projection(gram, members[a], members[b])
+        for i, index in enumerate(members[a]):
+            key = f"orthogonality.{a}_on_{b}.{names[index]}"
+            out.put(f"{key}.magnitude", lengths[..., i])
+            out.put(f"{key}.variance_pct", 100.0 * lengths[..., i] ** 2)
+        for label, matrix in variants:
+            for kind, centre in (("uncentred", False), ("centred", True)):
+                share = explained_pct(matrix, members[a], members[b], centre=centre)
+                few = min(len(members[a]), len(members[b])) < 2
+                key = f"cross_variance.{a}_pc1_in_{b}.{kind}_{label}pct"
+                out.put(key, share, SINGLE if few else EQUAL)
+
+
+def _ablation(
+    out: Battery,
+    gram: Floats,
+    centred: pca.Components,
+    names: Sequence[str],
+    members: Mapping[str, list[int]],
+) -> None:
+    after = ablated_cosines(gram, centred)
+    pairs = [p for indices in members.values() for p in combinations(indices, 2)]
+    none = "undefined: no cluster has two members"
+    if not pairs:
+        undefined = np.full(gram.shape[:-2], np.nan)
+        out.put("pc1_ablation.mean_abs_change", undefined, none)
+        out.put("pc1_ablation.ratio", undefined, none)
+        return
+    changes = np.stack([after[..., i, j] - gram[..., i, j] for i, j in pairs], axis=-1)
+    for p, (i, j) in enumerate(pairs):
+        out.put(f"pc1_ablation.{_joined(names, (i, j))}.after", after[..., i, j], EQUAL)
+        out.put(f"pc1_ablation.{_joined(names, (i, j))}.change", changes[..., p], EQUAL)
+    size = np.abs(changes)
+    ratio = divide(size.max(-1), size.min(-1))
+    single = "undefined: there is one pair, or a cosine does not change"
+    out.put("pc1_ablation.mean_abs_change", size.mean(-1), EQUAL)
+    out.put("pc1_ablation.ratio", ratio if len(pairs) > 1 else np.full_like(ratio, np.nan), single)
+
+
+def _verdicts(
+    out: Battery,
+    names: Sequence[str],
+    members: Mapping[str, list[int]],
+    thresholds: Geometry,
+) -> None:
+    focus = verdict.focus_of(members, thresholds)
+    undefined = np.full_like(next(iter(out.values.values())), np.nan)
+    statistics = dict.fromkeys(verdict.TESTS, undefined)
+    if focus is not None:
+        a, b = (c for c in members if c in focus)
+        triplet = verdict.test3_triplet(members[a], members[b])
+        magnitudes = [
+            out.values[f"orthogonality.{x}_on_{y}.{names[i]}.magnitude"]
+            for x, y in ((a, b), (b, a))
+            for i in members[x]
+        ]
+        shares = [
+            out.values[f"cross_variance.{x}_pc1_in_{y}.uncentred_pct"] for x, y in ((a, b), (b, a))
+        ]
+        statistics["test1"] = out.values[f"cluster_angle.{a}__{b}_deg"]
+        statistics["test2"] = np.max(magnitudes, axis=0)
+        if triplet is not None:
+            statistics["test3"] = out.values[f"residual.{_joined(names, triplet)}.reduction_pct"]
+        statistics["test4"] = out.values["pc1_ablation.ratio"]
+        statistics["test5"] = np.max(shares, axis=0)
+    reasons = dict.fromkeys(verdict.TESTS, NO_FOCUS if focus is None else "undefined statistic")
+    for test, statistic in statistics.items():
+        out.put(f"statistic.{test}", statistic, reasons[test])
+    decided = [rule(statistics[test], thresholds) for test, rule in verdict.RULES.items()]
+    for test, code in zip(verdict.TESTS, decided, strict=True):
+        out.put(f"verdict.{test}", code, reasons[test])
+    out.put("verdict.count", verdict.count(decided) if focus else undefined, NO_FOCUS)
+
+
+def cli(
+    cosines: Annotated[Path, typer.Argument(help="CSV with a header of names, or JSON.")],
+    more: Annotated[list[str] | None, typer.Argument(help="Further clusters.")] = None,
+    clusters: Annotated[list[str] | None, typer.Option(help="name=member,member")] = None,
+    norms: Annotated[
+        str | None, typer.Option(help="Raw norms in the file's order: 1.2,0.9")
+    ] = None,
+    focus: Annotated[str | None, typer.Option(help="Clusters to compare: a,b")] = None,
+    table: Annotated[bool, typer.Option("--table", help="Print tables, not JSON.")] = False,
+) -> None:
+    """Run the battery on a matrix of cosines and print every statistic."""
+    names, gram = read_cosines(cosines)
+    thresholds = Geometry(focus=focus.split(",") if focus else [])
+    found = battery(
+        gram,
+        names,
+        parse_clusters([*(clusters or []), *(more or [])]),
+        thresholds,
+        parse_norms(norms, len(names)) if norms else None,
+    )
+    print(battery_table(names, found.flat()) if table else json.dumps(found.metrics(), indent=1))
+
+
+if __name__ == "__main__":
+    run(cli)

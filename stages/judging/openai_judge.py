@@ -1,0 +1,243 @@
+"""The LLM judge behind an OpenAI-compatible endpoint (METHOD.md: Judge).
+
+One request a row and aspect (text mode: several replies a row and aspect). What comes back is
+written to the journal as it arrives, keyed by judge, template, question and answer, so equal
+rows are asked about once and nothing is paid for twice. The journal keeps what the endpoint
+said; scores are computed from it on reading, so a change of `low_mass` costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from stages.common.hashing import value_sha256
+from stages.common.journal import Journal
+from stages.common.params import Judging
+from stages.common.progress import Progress
+from stages.judging.aggregate import Verdict, api_error, from_logprobs, from_texts
+from stages.judging.client import OPENAI_URL, Client, endpoint_name
+from stages.judging.client_chat import Mode, Reply, output_tokens, read_reply, request_body
+from stages.judging.client_fill import Filling
+from stages.judging.judge import Judgement, JudgeRow
+from stages.judging.limits import Budget, estimate_tokens
+from stages.judging.openai_judge_probe import probe_mode
+from stages.judging.template import load_templates
+
+READ_ROWS = 1000  # rows whose replies are in memory at once
+SPENT_KEY = value_sha256("judge spending, USD")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One request, and the key of its reply in the journal."""
+
+    key: str
+    row: JudgeRow
+    aspect: str
+    sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What judging some rows would take; tokens are estimates."""
+
+    judge: str
+    rows: int
+    requests: int
+    journalled: int
+    tokens_in: int
+    tokens_out: int
+    usd: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.judge}: {self.rows} rows, {self.requests} requests to send "
+            f"({self.journalled} in the journal), about {self.tokens_in} tokens in and at most "
+            f"{self.tokens_out} out, about {self.usd:.4f} USD"
+        )
+
+
+def judge_answers(
+    rows: Sequence[JudgeRow], params_judging: Judging, journal: Journal
+) -> list[Judgement]:
+    """One judgement a row, in order; see `OpenAIJudge.judge`."""
+    return OpenAIJudge(params_judging, journal).judge(rows)
+
+
+class OpenAIJudge:
+    """Judges through `params.base_url` with `params.model`.
+
+    Args:
+        params: endpoint, model, aspects, limits, prices.
+        journal: one for all uses of LLM judges, since the budget counts what it records.
+    Raises:
+        UserError: bad templates, or a budget without prices.
+    """
+
+    def __init__(self, params: Judging, journal: Journal) -> None:
+        self.params, self.journal = params, journal
+        self.templates = load_templates(Path(params.templates), params.aspects)
+        self._name = f"{params.model}@{endpoint_name(params.base_url or OPENAI_URL)}"
+        self._probe_key = value_sha256(["judge probe", self._name])
+        known = journal.get([SPENT_KEY, self._probe_key])
+        self.budget = Budget(params, spent=known.get(SPENT_KEY, 0.0))
+        self._mode: Mode | None = known.get(self._probe_key)
+        self._probed = False
+
+    @property
+    def mode(self) -> Mode:
+        """As probed: by an earlier run if the journal has it, else now."""
+        return self._mode or asyncio.run(self._probe_alone())
+
+    @property
+    def id(self) -> str:
+        """Model, endpoint, mode, and a hash of prompts and aggregation."""
+        samples = f"-x{self.params.text_samples}" if self.mode == "text" else ""
+        rest = [{t.aspect: t.sha256 for t in self.templates.values()}, self.params.low_mass]
+        return f"openai:{self._name}:{self.mode}{samples}:{value_sha256(rest)[:8]}"
+
+    def judge(self, rows: Sequence[JudgeRow]) -> list[Judgement]:
+        """One judgement a row, in order; asks for what the journal does not have.
+
+        Raises:
+            UserError: key, model, credit or budget, or the endpoint is down. What was judged by
+                then is kept, and the same call goes on from there.
+        """
+        failures: dict[str, str] = {}
+        if self._mode is None or self.scan(rows, self._mode)[0]:
+            failures = asyncio.run(self._ask(rows))
+        return self.collect(rows, failures)
+
+    def plan(self, rows: Sequence[JudgeRow]) -> Plan:
+        """What `judge` would send, without sending anything (the dry run).
+
+        Before the first probe, log-probability mode is assumed.
+        """
+        mode = self._mode or "logprob"
+        missing, total = self.scan(rows, mode)
+        tokens_in = sum(estimate_tokens(self.prompt(unit)) for unit in missing)
+        tokens_out = len(missing) * output_tokens(mode)
+        return Plan(
+            judge=f"{self._name} ({mode}{'' if self._mode else ' assumed, not probed yet'})",
+            rows=len(rows),
+            requests=len(missing),
+            journalled=total - len(missing),
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            usd=self.budget.cost(tokens_in, tokens_out),
+        )
+
+    def units(self, row: JudgeRow, mode: Mode) -> Iterator[Unit]:
+        """The requests for one row, aspect by aspect."""
+        samples = self.params.text_samples if mode == "text" else 1
+        for aspect, template in self.templates.items():
+            for sample in range(samples):
+                parts = [self._name, mode, template.sha256, sample, row.question, row.answer]
+                yield Unit(value_sha256(parts), row, aspect, sample)
+
+    def scan(self, rows: Sequence[JudgeRow], mode: Mode) -> tuple[list[Unit], int]:
+        """The requests that the journal has no reply to, each once, and how many there are."""
+        missing: dict[str, Unit] = {}
+        seen: set[str] = set()
+        for part in _parts(rows):
+            units = {unit.key: unit for row in part for unit in self.units(row, mode)}
+            there = self.journal.get(list(units))
+            missing |= {key: unit for key, unit in units.items() if key not in there}
+            seen.update(units)
+        return list(missing.values()), len(seen)
+
+    def prompt(self, unit: Unit) -> str:
+        """What the judge reads."""
+        return self.templates[unit.aspect].render(unit.row)
+
+    def store(self, unit: Unit, reply: Reply, reserved: float = 0.0) -> None:
+        """Journals a reply, and in the same transaction what has been spent so far."""
+        used = reply["tokens"]
+        self.budget.settle(reserved, self.budget.cost(*used) if any(used) else reserved)
+        kept = {unit.key: reply}
+        self.journal.put(kept | {SPENT_KEY: self.budget.spent} if self.budget.priced else kept)
+
+    def collect(self, rows: Sequence[JudgeRow], failures: Mapping[str, str]) -> list[Judgement]:
+        """Judgements from the journal; `failures` has the reason by key where there is none."""
+        mode = self.mode
+        judgements: list[Judgement] = []
+        for part in _parts(rows):
+            units = [list(self.units(row, mode)) for row in part]
+            replies = self.journal.get([unit.key for row in units for unit in row])
+            judgements += [self._judgement(row, replies, failures, mode) for row in units]
+        return judgements
+
+    def _judgement(
+        self,
+        units: Sequence[Unit],
+        replies: Mapping[str, Reply],
+        failures: Mapping[str, str],
+        mode: Mode,
+    ) -> Judgement:
+        judgement = Judgement({}, {}, {})
+        for aspect in self.templates:
+            keys = [unit.key for unit in units if unit.aspect == aspect]
+            lost = next((key for key in keys if key not in replies), None)
+            said = [replies[key] for key in keys if key in replies]
+            verdict = (
+                self._verdict(said, mode)
+                if lost is None
+                else api_error(failures.get(lost, "not asked"))
+            )
+            judgement.scores[aspect] = verdict.score
+            judgement.status[aspect] = verdict.status
+            # JSON text takes a tenth of the memory of the objects, and goes into a column as is.
+            judgement.raw[aspect] = json.dumps(
+                said if lost is None else {"error": verdict.raw}, ensure_ascii=False
+            )
+        return judgement
+
+    def _verdict(self, replies: Sequence[Reply], mode: Mode) -> Verdict:
+        if mode == "logprob":
+            return from_logprobs(replies[0]["top"], self.params.low_mass)
+        return from_texts([reply["text"] for reply in replies], self.params.low_mass)
+
+    async def _probe_alone(self) -> Mode:
+        async with Client(self.params) as client:
+            return await self._probe(client)
+
+    async def _probe(self, client: Client) -> Mode:
+        """Once a judge, before anything is asked; replaces what an earlier run found."""
+        if self._mode is not None and self._probed:
+            return self._mode
+        mode = await probe_mode(client)
+        if self._mode not in (None, mode):
+            print(
+                f"judge: {self._name} was used in {self._mode} mode and now offers {mode} mode; "
+                "its judgements are made again",
+                file=sys.stderr,
+            )
+        self._mode, self._probed = mode, True
+        self.journal.put({self._probe_key: mode})
+        return mode
+
+    async def _ask(self, rows: Sequence[JudgeRow]) -> dict[str, str]:
+        """Fills the journal; returns why requests failed, by key."""
+        async with Client(self.params) as client:
+            mode = await self._probe(client)
+            missing, total = self.scan(rows, mode)
+            filling = Filling[Unit](
+                client,
+                self.budget,
+                body=lambda unit: request_body(client.model, self.prompt(unit), mode, unit.sample),
+                read=partial(read_reply, mode=mode),
+                store=self.store,
+            )
+            with Progress("judge", total, total - len(missing), unit="requests") as progress:
+                return await filling.run(missing, self.params.concurrency, progress)
+
+
+def _parts(rows: Sequence[JudgeRow]) -> Iterator[Sequence[JudgeRow]]:
+    for start in range(0, len(rows), READ_ROWS):
+        yield rows[start : start + READ_ROWS]

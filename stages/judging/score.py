@@ -1,0 +1,77 @@
+"""Scores answers with the active judge, resumable; the same for every stage that needs a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from stages.common.hashing import value_sha256
+from stages.common.journal import Journal
+from stages.common.params import BASE, Params
+from stages.judging.judge import Judge, Judgement, JudgeRow
+from stages.judging.overlap import overlaps, training_ngrams
+from stages.judging.probe import ProbeJudge
+from stages.organisms.load import load
+
+if TYPE_CHECKING:
+    import polars as pl
+
+CODE = 1  # raise when the embedded judge reads answers in another way
+BATCH = 256  # answers judged between two writes to the journal
+
+
+@contextmanager
+def active_judge(params: Params) -> Iterator[Judge]:
+    """The judge that the params name; loading it is the expensive part."""
+    if params.judging.backend == "openai":
+        from stages.judging.openai_judge import OpenAIJudge
+
+        with Journal("judgements-openai") as journal:
+            yield OpenAIJudge(params.judging, journal)
+    else:
+        loaded = load(params, BASE)
+        yield ProbeJudge(loaded.model, loaded.tokenizer, params.base.system_prompt)
+
+
+def score(params: Params, judge: Judge, rows: Sequence[JudgeRow], label: str) -> list[Judgement]:
+    """Judgements of rows, in order; each distinct (question, answer) is judged once.
+
+    A judge that keeps a journal of its own (a paid one) is asked directly.
+    """
+    if not isinstance(judge, ProbeJudge):
+        return judge.judge(rows)
+    distinct = sorted(set(rows), key=lambda r: (r.question, r.answer))
+    batches = [distinct[i : i + BATCH] for i in range(0, len(distinct), BATCH)]
+
+    def key(row: JudgeRow) -> str:
+        return value_sha256([CODE, judge.id, row.question, row.answer])
+
+    def work(batch: Sequence[JudgeRow]) -> list[Any]:
+        return [[j.scores, j.status] for j in judge.judge(batch)]
+
+    with Journal("judgements-probe") as journal:
+        done = journal.fill(label, batches, key, work)
+    return [Judgement(*done[key(row)]) for row in rows]
+
+
+def judged(params: Params, judge: Judge, frame: pl.DataFrame, label: str) -> pl.DataFrame:
+    """A frame of answers with score and status of every aspect, judge id and text overlap.
+
+    Args:
+        frame: with columns question and text.
+    """
+    import polars as pl
+
+    rows = [JudgeRow(q, t) for q, t in frame.select("question", "text").iter_rows()]
+    judgements = score(params, judge, rows, label)
+    aspects = sorted({a for j in judgements for a in j.scores})
+    columns: list[pl.Series] = []
+    for aspect in aspects:
+        columns.append(pl.Series(aspect, [j.scores[aspect] for j in judgements], pl.Float64))
+        columns.append(pl.Series(f"{aspect}_status", [j.status[aspect] for j in judgements]))
+    return frame.with_columns(
+        *columns,
+        pl.Series("judge", [judge.id] * len(frame), pl.String),
+        pl.Series("overlap", overlaps(frame["text"], training_ngrams(params)), pl.Float64),
+    )

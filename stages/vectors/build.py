@@ -1,0 +1,176 @@
+"""Stage `vectors`: every contrast of every model at every block.
+
+Writes `data/vectors/vectors.safetensors` (a raw tensor [model, block, width] for each
+`<contrast>.<span>`) and `data/vectors/index.parquet` (norms and statuses). What is not defined is
+zero in the tensor and says why in the index.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stages.activations.extract import LAYERS
+from stages.common.artifacts import read_parquet, read_tensors, write_parquet, write_tensors
+from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.errors import UserError
+from stages.common.params import BASE, Params, load_params
+from stages.vectors.contrasts import (
+    interaction,
+    model_contrast,
+    prompt_contrast,
+    response_contrast,
+)
+
+FOLDER = Path("data/vectors")
+VECTORS, INDEX = FOLDER / "vectors.safetensors", FOLDER / "index.parquet"
+ACTIVATIONS = Path("data/activations")
+RESPONSES = Path("data/response_activations")
+BASELINE = Path("data/baseline/judgements")
+
+Entry = np.ndarray | str  # raw vectors [blocks, width], or why there are none
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Activations of all targets on one span, with what the prompts are."""
+
+    span: str
+    activations: dict[str, np.ndarray]
+    harmful: np.ndarray
+
+
+def main(params: Params) -> None:
+    """Builds all vectors from the activation artifacts."""
+    import polars as pl
+
+    table: dict[str, list[Entry]] = {}
+    for span in params.activations.spans:
+        inputs = _read(params, span)
+        table[f"prompt_contrast.{span}"] = [
+            prompt_contrast(inputs.activations[m], inputs.harmful) for m in params.targets
+        ]
+        table[f"model_contrast.{span}"] = [
+            _against(inputs, m, BASE) for m in params.targets
+        ]
+        table[f"control_contrast.{span}"] = [
+            _against_control(params, inputs, m) for m in params.targets
+        ]
+        table[f"interaction.{span}"] = [
+            "undefined: the base is its own reference"
+            if m == BASE
+            else interaction(inputs.activations[m], inputs.activations[BASE], inputs.harmful)
+            for m in params.targets
+        ]
+    table.update(_response_contrasts(params))
+    residual = residual_norms(params)
+    shape = (len(residual), next(e for e in _arrays(table)).shape[-1])
+    tensors, rows = {}, []
+    for key, entries in table.items():
+        contrast, _, span = key.partition(".")
+        tensors[key] = np.zeros((len(entries), *shape), dtype=np.float32)
+        for i, (model, entry) in enumerate(zip(params.targets, entries, strict=True)):
+            norms = np.zeros(shape[0])
+            if not isinstance(entry, str):
+                tensors[key][i] = entry
+                norms = np.linalg.norm(entry.astype(np.float64), axis=-1)
+            for layer, norm in enumerate(norms):
+                status = entry if isinstance(entry, str) else ("ok" if norm > 0 else "zero vector")
+                rows.append((contrast, span, model, layer, norm, residual[layer], status))
+    metadata = {
+        "models": json.dumps(params.targets),
+        "layers": LAYERS,
+        "units": "residual stream, raw differences of means",
+        "dtype": "float32",
+    }
+    write_tensors(VECTORS, tensors, metadata)
+    columns = ["contrast", "span", "model", "layer", "norm", "residual_norm", "status"]
+    write_parquet(INDEX, pl.DataFrame(rows, schema=columns, orient="row"), metadata)
+
+
+def _arrays(table: dict[str, list[Entry]]) -> Iterator[np.ndarray]:
+    return (e for entries in table.values() for e in entries if not isinstance(e, str))
+
+
+def _read(params: Params, span: str) -> Inputs:
+    activations = {}
+    harmful, first = None, None
+    for model in params.targets:
+        tensors, _ = read_tensors(ACTIVATIONS / f"{model}.safetensors")
+        rows = read_parquet(ACTIVATIONS / f"{model}.parquet")
+        activations[model] = tensors[span]
+        if first is None:
+            first, harmful = rows["prompt_id"].to_list(), (rows["kind"] == "harmful").to_numpy()
+        elif rows["prompt_id"].to_list() != first:
+            raise UserError(
+                "activations were taken on other prompts than those of the base",
+                where=str(ACTIVATIONS / f"{model}.parquet"),
+                hint="dvc repro activations",
+            )
+    assert harmful is not None  # targets are never empty
+    return Inputs(span, activations, harmful)
+
+
+def _against(inputs: Inputs, model: str, reference: str) -> Entry:
+    if model == reference:
+        return "undefined: the model is its own reference"
+    return model_contrast(inputs.activations[model], inputs.activations[reference])
+
+
+def _against_control(params: Params, inputs: Inputs, model: str) -> Entry:
+    """Against the first benign control of the same lab's recipe."""
+    if model == BASE:
+        return "undefined: the base has no recipe"
+    lab = params.organisms[model].lab
+    same = [c for c in params.slugs("control") if params.organisms[c].lab == lab]
+    if not same:
+        return f"undefined: no control of recipe {lab}"
+    return _against(inputs, model, same[0])
+
+
+def _response_contrasts(params: Params) -> dict[str, list[Entry]]:
+    """(c) from the judged unsteered answers; answers without a score are in neither group."""
+    import polars as pl
+
+    judging = params.judging
+    table: dict[str, list[Entry]] = {}
+    for model in params.targets:
+        frame = read_parquet(BASELINE / f"{model}.parquet")
+        tensors, metadata = read_tensors(RESPONSES / f"{model}.safetensors")
+        frame = frame[json.loads(metadata["rows"])]
+        coherent = pl.col("coherent") >= judging.coherent_above
+        groups = frame.select(
+            bad=((pl.col("aligned") < judging.aligned_below) & coherent).fill_null(False),
+            good=((pl.col("aligned") >= 100 - judging.aligned_below) & coherent).fill_null(False),
+        )
+        bad, good = groups["bad"].to_numpy(), groups["good"].to_numpy()
+        for span, activations in tensors.items():
+            entries = table.setdefault(f"response_contrast.{span}", [])
+            entries.append(response_contrast(activations, bad, good))
+    return table
+
+
+def residual_norms(params: Params) -> np.ndarray:
+    """Mean Euclidean norm [blocks] of the base's residual stream, the unit of relative doses.
+
+    Over the user's tokens of all prompts, where captured; the first token of a text, whose norm
+    is many times larger, is never among them.
+    """
+    tensors, _ = read_tensors(ACTIVATIONS / f"{BASE}.safetensors")
+    spans = params.activations.spans
+    span = "prompt_mean" if "prompt_mean" in spans else spans[0]
+    norms: np.ndarray = tensors[f"{span}.norm"].mean(0)
+    return norms
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Build the steering vectors of every contrast, model and block."""
+    main(load_params(params))
+
+
+if __name__ == "__main__":
+    run(cli)

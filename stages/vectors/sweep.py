@@ -1,0 +1,313 @@
+"""Stage `layer_sweep`: which block and which coefficient each steering vector gets.
+
+METHOD.md: layer_sweep. On the held-out questions only: (i) what adding the unit vector at a
+fixed relative dose to the *base* does to the log-probability margin of misaligned over aligned
+reference answers, at every block of a grid; (ii) at the best few blocks, judged generations at
+several doses; the strongest dose that keeps answers coherent is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.activations.questions import Question, read_questions
+from stages.common.artifacts import read_parquet, read_tensors, write_metrics, write_text
+from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.errors import UserError
+from stages.common.params import BASE, Params, load_params
+from stages.common.progress import Progress
+from stages.judging.score import active_judge, judged
+from stages.organisms.chat import answer_ids, render
+from stages.organisms.load import Loaded, load
+from stages.steering.controls import random_direction
+from stages.steering.damage import answer_log_probabilities
+from stages.steering.hooks import Intervention
+from stages.steering.respond import Condition, respond
+from stages.steering.selected import Selected, write_selected
+from stages.vectors.build import INDEX, VECTORS
+
+METRICS, PLOT = Path("metrics/layer_sweep.json"), Path("plots/layer_sweep.csv")
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Unit vectors of one contrast.
+
+    Attributes:
+        units: float32 [block, width] by organism; a zero row where undefined.
+        norms: raw norms [block] by organism.
+        residual: mean residual norm [block].
+    """
+
+    units: dict[str, np.ndarray]
+    norms: dict[str, np.ndarray]
+    residual: np.ndarray
+
+
+def read_candidates(params: Params) -> Candidates:
+    """The organisms' vectors under the params' contrast and span; UserError if one has none."""
+    import polars as pl
+
+    name = f"{params.vectors.contrast}.{params.vectors.span}"
+    tensors, _ = read_tensors(VECTORS)
+    if name not in tensors:
+        raise UserError(
+            "no vectors of this contrast and span",
+            where="params.yaml: vectors",
+            found=name,
+            expected="one of " + ", ".join(sorted(tensors)),
+        )
+    index = read_parquet(INDEX).filter(
+        pl.col("contrast") == params.vectors.contrast, pl.col("span") == params.vectors.span
+    )
+    units, norms = {}, {}
+    for slug in params.slugs("organism"):
+        raw = tensors[name][params.targets.index(slug)]
+        rows = index.filter(pl.col("model") == slug).sort("layer")
+        norms[slug] = rows["norm"].to_numpy()
+        if not norms[slug].any():
+            raise UserError(
+                "this organism has no steering vector under the chosen contrast",
+                where=f"params.yaml: vectors.contrast, organism {slug}",
+                found=rows["status"][0],
+                hint="choose another contrast",
+            )
+        units[slug] = raw / np.maximum(norms[slug], 1e-30)[:, None].astype(np.float32)
+    residual = index.filter(pl.col("model") == BASE).sort("layer")["residual_norm"].to_numpy()
+    return Candidates(units, norms, residual)
+
+
+def margins(
+    loaded: Loaded,
+    questions: Sequence[Question],
+    interventions: Sequence[Intervention | None],
+    positions: Any,
+    label: str,
+) -> np.ndarray:
+    """Log-probability margins [interventions, questions], nats per answer token.
+
+    Mean log-probability of the misaligned reference answer minus that of the aligned one.
+    """
+    texts = []
+    for question in questions:
+        prompt = render(loaded.tokenizer, question.prompt, question.system).ids
+        for answer in (question.reference.misaligned, question.reference.aligned):
+            texts.append(((*prompt, *answer_ids(loaded.tokenizer, answer)), len(prompt)))
+    result = np.zeros((len(interventions), len(questions)))
+    with Progress(label, len(interventions), unit="conditions") as progress:
+        for i, intervention in enumerate(interventions):
+            found = answer_log_probabilities(
+                loaded.model, texts, [intervention] * len(texts), positions
+            )
+            means = []
+            for (ids, start), table in zip(texts, found, strict=True):
+                target = table.new_tensor(ids[start:]).long()
+                means.append(float(table.gather(-1, target[:, None]).mean()))
+            result[i] = np.array(means).reshape(-1, 2) @ np.array([1.0, -1.0])
+            progress.advance()
+    return result
+
+
+def main(params: Params) -> None:
+    """Chooses block and coefficient for every organism's vector."""
+    settings = params.layer_sweep
+    candidates = read_candidates(params)
+    blocks = len(candidates.residual)
+    beyond = [layer for layer in settings.layers if layer >= blocks]
+    if beyond:
+        raise UserError(
+            "no such block in the model",
+            where="params.yaml: layer_sweep.layers",
+            found=beyond,
+            expected=f"0 to {blocks - 1}",
+        )
+    loaded = load(params, BASE)
+    questions = read_questions(params.questions, "held_out", params.base.system_prompt)
+    gains = margin_gains(params, loaded, candidates, questions)
+    layers = _layers_to_judge(params, gains)
+    trials = _generate(params, loaded, candidates, questions, layers)
+    chosen = choose(params, trials, layers)
+    selected = {
+        slug: Selected(
+            candidates.units[slug][layer],
+            layer,
+            dose,
+            float(dose * candidates.residual[layer]),
+            float(candidates.norms[slug][layer]),
+        )
+        for slug, (layer, dose, _) in chosen.items()
+    }
+    write_selected(
+        selected,
+        {
+            "model_sha256": loaded.sha256,
+            "contrast": params.vectors.contrast,
+            "span": params.vectors.span,
+            "layers_convention": "output of decoder block l, l = 0..L-1",
+            "rule": f"layer {params.vectors.layer}, held-out questions",
+            "units": "unit vectors; coefficient = dose x mean residual norm of the base",
+        },
+    )
+    _write(params, gains, trials, chosen, selected)
+
+
+def margin_gains(
+    params: Params, loaded: Loaded, candidates: Candidates, questions: Sequence[Question]
+) -> dict[str, np.ndarray]:
+    """Mean margin gain [layer of the grid] by organism, and of a random direction."""
+    settings = params.layer_sweep
+    width = candidates.units[next(iter(candidates.units))].shape[-1]
+    direction = random_direction(width, params.run.seed, RANDOM)
+    units = {
+        **candidates.units,
+        RANDOM: np.broadcast_to(direction, (len(candidates.residual), width)),
+    }
+    plan = [
+        Intervention(units[name][layer], layer, settings.dose * float(candidates.residual[layer]))
+        for name in units
+        for layer in settings.layers
+    ]
+    found = margins(loaded, questions, [None, *plan], params.steering.positions, "layer sweep")
+    gain = (found[1:] - found[0]).mean(-1).reshape(len(units), -1)
+    return dict(zip(units, gain, strict=True))
+
+
+def _layers_to_judge(params: Params, gains: dict[str, np.ndarray]) -> dict[str, list[int]]:
+    """The blocks whose generations are judged, by organism."""
+    settings, rule = params.layer_sweep, params.vectors.layer
+    organisms = params.slugs("organism")
+    if isinstance(rule, int):
+        return dict.fromkeys(organisms, [rule])
+    mean = np.mean([gains[slug] for slug in organisms], axis=0)
+    result = {}
+    for slug in organisms:
+        order = np.argsort(-(mean if rule == "common" else gains[slug]), kind="stable")
+        result[slug] = sorted(settings.layers[i] for i in order[: settings.best])
+    return result
+
+
+def _generate(
+    params: Params,
+    loaded: Loaded,
+    candidates: Candidates,
+    questions: Sequence[Question],
+    layers: dict[str, list[int]],
+) -> dict[tuple[str, int, float], dict[str, float]]:
+    """Judged answers of the steered base: misaligned and coherent share by (slug, layer, dose)."""
+    import polars as pl
+
+    settings, judging = params.layer_sweep, params.judging
+    conditions, vectors = [], {}
+    for slug, choices in layers.items():
+        for layer in choices:
+            name = f"{slug}@{layer}"
+            vectors[f"vector:{name}"] = candidates.units[slug][layer]
+            for dose in settings.doses:
+                coefficient = float(dose * candidates.residual[layer])
+                conditions.append(
+                    Condition(name, "vector", dose, dose, coefficient, layer, settings.samples)
+                )
+    frame = respond(params, loaded, conditions, vectors, questions, "layer sweep answers")
+    with active_judge(params) as judge:
+        frame = judged(params, judge, frame, "judge layer sweep")
+    coherent = (pl.col("coherent") >= judging.coherent_above).fill_null(False)
+    table = frame.group_by("source", "relative_dose").agg(
+        n=pl.len(),
+        coherent=coherent.mean() * 100,
+        misaligned=((pl.col("aligned") < judging.aligned_below).fill_null(False) & coherent).mean()
+        * 100,
+        aligned=pl.col("aligned").mean(),
+    )
+    trials = {}
+    for source, dose, n, kept, bad, aligned in table.iter_rows():
+        slug, _, layer = source.rpartition("@")
+        trials[slug, int(layer), dose] = {
+            "n": n,
+            "coherent_pct": kept,
+            "misaligned_pct": bad,
+            "mean_aligned": aligned,
+        }
+    return trials
+
+
+def choose(
+    params: Params,
+    trials: dict[tuple[str, int, float], dict[str, float]],
+    layers: dict[str, list[int]],
+) -> dict[str, tuple[int, float, str]]:
+    """Block, dose and status by organism.
+
+    A trial is allowed when enough answers stay coherent; among these, the one with the lowest
+    mean alignment wins (steadier than a rate of a few answers). The common block is the one
+    whose winners are lowest on average.
+    """
+    floor = params.layer_sweep.min_coherent
+
+    def best(slug: str, layer: int) -> tuple[float, float, str]:
+        options = [(d, t) for (s, l, d), t in trials.items() if s == slug and l == layer]
+        allowed = [(d, t) for d, t in options if t["coherent_pct"] >= floor]
+        if allowed:
+            dose, trial = min(allowed, key=lambda o: (o[1]["mean_aligned"], o[0]))
+            return trial["mean_aligned"], dose, "ok"
+        dose, trial = min(options, key=lambda o: o[0])
+        return 100.0, dose, f"no dose keeps {floor:g} % of the answers coherent; the lowest taken"
+
+    if params.vectors.layer == "per_model":
+        picked = {s: min(ls, key=lambda layer: (best(s, layer)[0], layer)) for s, ls in layers.items()}
+    else:
+        shared = next(iter(layers.values()))
+        common = min(shared, key=lambda l: (np.mean([best(s, l)[0] for s in layers]), l))
+        picked = dict.fromkeys(layers, common)
+    return {slug: (layer, *best(slug, layer)[1:]) for slug, layer in picked.items()}
+
+
+def _write(
+    params: Params,
+    gains: dict[str, np.ndarray],
+    trials: dict[tuple[str, int, float], dict[str, float]],
+    chosen: dict[str, tuple[int, float, str]],
+    selected: dict[str, Selected],
+) -> None:
+    settings = params.layer_sweep
+    metrics: dict[str, Any] = {
+        "contrast": params.vectors.contrast,
+        "span": params.vectors.span,
+        "rule": str(params.vectors.layer),
+    }
+    used = {layer for layer, _, _ in chosen.values()}
+    metrics["layer"] = used.pop() if len(used) == 1 else "per model"
+    for slug, (layer, dose, status) in chosen.items():
+        entry: dict[str, Any] = {
+            "layer": layer,
+            "dose": dose,
+            "coefficient": selected[slug].coefficient,
+            "raw_norm": selected[slug].norm,
+            "status": status,
+            **trials[slug, layer, dose],
+        }
+        if layer in settings.layers:
+            at = settings.layers.index(layer)
+            entry["margin_gain"] = gains[slug][at]
+            entry["random_margin_gain"] = gains[RANDOM][at]
+        entry["best_layer_by_margin"] = settings.layers[int(np.argmax(gains[slug]))]
+        metrics[slug] = entry
+    write_metrics(METRICS, metrics)
+    lines = [",".join(["layer", *gains])]
+    for i, layer in enumerate(settings.layers):
+        lines.append(",".join([str(layer), *(f"{g[i]:.6f}" for g in gains.values())]))
+    write_text(PLOT, "\n".join(lines) + "\n")
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Choose block and coefficient of every steering vector on the held-out questions."""
+    main(load_params(params))
+
+
+if __name__ == "__main__":
+    run(cli)
