@@ -199,6 +199,8 @@ class Steering(Section):
     doses: list[float] = [-0.5, 0.5, 1.0]  # multiples of each vector's chosen coefficient
     samples: Positive = 1  # per question and condition of the grid
     focus_samples: Positive = 6  # own vector, unsteered and named pairs at the chosen coefficient
+    control_samples: Positive = 2  # per question: random directions, ablation, named controls
+    random_directions: Annotated[int, Field(ge=0)] = 1
     damage_prompts: Annotated[int, Field(ge=0)] = 8  # benign prompts for KL; 0 = none
 
 

@@ -5,7 +5,6 @@ Outside the replicated battery: coordinates are fixed only up to rotation and re
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,11 +30,9 @@ def mds(gram: Floats, seed: int = 0) -> Maps:
 
     distance = distances(gram)
     classical = components(centred(-(distance**2) / 2)).scores[:, :2]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        smacof = MDS(
-            n_components=2, metric="precomputed", n_init=8, init="random", random_state=seed
-        ).fit_transform(distance)
+    smacof = MDS(
+        n_components=2, metric="precomputed", n_init=8, init="random", random_state=seed
+    ).fit_transform(distance)
     return Maps(classical, _stress(distance, classical), smacof, _stress(distance, smacof))
 
 

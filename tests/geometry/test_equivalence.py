@@ -1,0 +1,176 @@
+"""Every method against an independent implementation on the vectors themselves."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy.cluster.hierarchy import cophenet, fcluster, linkage
+from scipy.linalg import subspace_angles
+from scipy.spatial.distance import squareform
+from sklearn.decomposition import PCA
+from sklearn.metrics import silhouette_score
+
+from stages.common.params import Geometry
+from stages.geometry import clusters as trees
+from stages.geometry import pca
+from stages.geometry.battery import battery
+from stages.geometry.gram import Floats, unit_gram
+from stages.geometry.mds import mds
+from tests.geometry.conftest import unit_vectors
+
+TOLERANCE = 1e-9
+SIZES = [(3, 16), (4, 64), (6, 576), (6, 4096), (9, 100), (12, 4096)]
+MATRICES = pytest.mark.parametrize(("n", "width"), SIZES)
+
+
+def direction(vector: Floats) -> Floats:
+    unit: Floats = vector / np.linalg.norm(vector)
+    return unit
+
+
+def without(vectors: Floats, axis: Floats) -> Floats:
+    left = vectors - np.outer(vectors @ axis, axis)
+    unit: Floats = left / np.linalg.norm(left, axis=1, keepdims=True)
+    return unit
+
+
+def run(vectors: Floats, rules: Geometry, norms: Floats | None = None) -> dict[str, object]:
+    names = [f"v{i}" for i in range(len(vectors))]
+    half = len(names) // 2
+    clusters = {"a": names[:half], "b": names[half:]}
+    return dict(battery(unit_gram(vectors), names, clusters, rules, norms).flat())
+
+
+def near(found: object, expected: object) -> None:
+    assert found == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE)
+
+
+@MATRICES
+def test_pca_is_that_of_scikit_learn(n: int, width: int, rules: Geometry) -> None:
+    vectors = unit_vectors(n, n, width, 0.5)
+    found = run(vectors, rules)
+    fitted = PCA(svd_solver="full").fit(vectors)
+    for k in range(n - 1):
+        near(found[f"pca.centred.pc{k + 1}_pct"], 100 * fitted.explained_variance_ratio_[k])
+    scores = fitted.transform(vectors)[:, 0]
+    ours = pca.components(pca.centred(unit_gram(vectors))).scores[:, 0]
+    near(np.abs(ours), np.abs(scores))
+    assert ours[np.abs(ours).argmax()] > 0
+    loadings = np.array([found[f"pca.centred.loading_pc1.v{i}"] for i in range(n)])
+    near(loadings, ours / np.linalg.norm(ours))
+
+
+@MATRICES
+@pytest.mark.parametrize("method", trees.LINKAGES)
+def test_dendrogram_is_that_of_scipy(n: int, width: int, method: trees.Linkage) -> None:
+    distance = trees.distances(unit_gram(unit_vectors(n, n, width, 0.5)))
+    tree = trees.agglomerate(distance[None], method)
+    condensed = squareform(distance, checks=False)
+    merges = linkage(condensed, method)
+    near(tree.heights[0], merges[:, 2])
+    near(squareform(tree.cophenetic[0], checks=False), cophenet(merges))
+    near(trees.cophenetic_r(distance[None], tree)[0], cophenet(merges, condensed)[0])
+    widths = trees.silhouettes(distance[None], tree)[0]
+    for k in range(2, n):
+        labels = fcluster(merges, k, "maxclust")
+        near(widths[k - 2], silhouette_score(distance, labels, metric="precomputed"))
+        ours = trees.flat_labels(tree, k)[0]
+        assert ((ours[:, None] == ours) == (labels[:, None] == labels)).all()
+
+
+@MATRICES
+def test_projection_on_a_span_is_the_cosine_of_the_subspace_angle(
+    n: int, width: int, rules: Geometry
+) -> None:
+    vectors = unit_vectors(n, n, width, 0.5)
+    found = run(vectors, rules)
+    half = n // 2
+    for i in range(half):
+        angle = subspace_angles(vectors[[i]].T, vectors[half:].T)[0]
+        near(found[f"orthogonality.a_on_b.v{i}.magnitude"], np.cos(angle))
+
+
+@MATRICES
+def test_residuals_triangles_and_reconstructions(n: int, width: int, rules: Geometry) -> None:
+    vectors = unit_vectors(n + 1, n, width, 0.7)
+    found = run(vectors, rules)
+    for triplet in combinations(range(n), 3):
+        chosen = vectors[list(triplet)]
+        name = "__".join(f"v{i}" for i in triplet)
+        cosine = chosen @ chosen.T
+        left = without(chosen, direction(chosen.mean(0)))
+        pairs = list(combinations(range(3), 2))
+        for i, j in pairs:
+            key = f"residual.{name}.cosine.v{triplet[i]}__v{triplet[j]}"
+            near(found[key], left[i] @ left[j])
+        before, after = (np.array([m[p] for p in pairs]) for m in (cosine, left @ left.T))
+        if (np.abs(before) >= 0.02).all():
+            reduction = 100 * (1 - np.abs(after) / np.abs(before)).mean()
+            near(found[f"residual.{name}.reduction_pct"], reduction)
+        near(found[f"residual.{name}.mean_drop"], before.mean() - after.mean())
+        ab, ac, bc = np.degrees(np.arccos(before))
+        near(found[f"triangle.{name}.error_deg"], min(abs(bc - abs(ab - ac)), abs(bc - (ab + ac))))
+        u, s, vt = np.linalg.svd(chosen, full_matrices=False)
+        near([found[f"subspace.{name}.singular{k}"] for k in (1, 2, 3)], s)
+        near(found[f"triangle.{name}.volume"], s.prod())
+        for k in (1, 2):
+            lower = (u[:, :k] * s[:k]) @ vt[:k]
+            r = np.corrcoef((lower @ lower.T).ravel(), cosine.ravel())[0, 1]
+            near(found[f"subspace.{name}.rank{k}_r_full"], r)
+
+
+@MATRICES
+def test_ablation_projection_and_cross_variance(n: int, width: int, rules: Geometry) -> None:
+    vectors = unit_vectors(n + 2, n, width, 0.7)
+    found = run(vectors, rules)
+    half = n // 2
+    first = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)[2][0]
+    after = without(vectors, first)
+    changes = []
+    for group in (range(half), range(half, n)):
+        for i, j in combinations(group, 2):
+            near(found[f"pc1_ablation.v{i}__v{j}.after"], after[i] @ after[j])
+            changes.append(abs(after[i] @ after[j] - vectors[i] @ vectors[j]))
+    near(found["pc1_ablation.mean_abs_change"], np.mean(changes))
+    for i, j in combinations(range(n), 2):
+        axis = direction(vectors[i] + vectors[j])
+        near([found[f"projection.v{i}__v{j}.v{k}"] for k in range(n)], vectors @ axis)
+    a, b = vectors[:half], vectors[half:]
+    for x, y, key in ((a, b, "a_pc1_in_b"), (b, a, "b_pc1_in_a")):
+        axis = np.linalg.svd(x, full_matrices=False)[2][0]
+        near(found[f"cross_variance.{key}.uncentred_pct"], 100 * ((y @ axis) ** 2).sum() / len(y))
+        if half > 1:
+            axis = np.linalg.svd(x - x.mean(0), full_matrices=False)[2][0]
+            rest = y - y.mean(0)
+            share = 100 * ((rest @ axis) ** 2).sum() / (rest**2).sum()
+            near(found[f"cross_variance.{key}.centred_pct"], share)
+
+
+@MATRICES
+def test_cluster_angle_with_and_without_norms(n: int, width: int, rules: Geometry) -> None:
+    vectors = unit_vectors(n + 3, n, width, 0.7)
+    norms = np.random.default_rng(n).uniform(0.3, 3.0, n)
+    found = run(vectors, rules, norms)
+    half = n // 2
+    for key, rows in (("deg", vectors), ("raw_deg", vectors * norms[:, None])):
+        cosine = direction(rows[:half].sum(0)) @ direction(rows[half:].sum(0))
+        near(found[f"cluster_angle.a__b_{key}"], np.degrees(np.arccos(cosine)))
+    raw = vectors * norms[:, None]
+    axis = np.linalg.svd(raw[:half], full_matrices=False)[2][0]
+    share = 100 * ((raw[half:] @ axis) ** 2).sum() / (raw[half:] ** 2).sum()
+    near(found["cross_variance.a_pc1_in_b.uncentred_raw_pct"], share)
+
+
+def test_maps_show_an_equilateral_triangle() -> None:
+    maps = mds(np.eye(3))
+    assert maps.classical_stress == pytest.approx(0, abs=1e-9)
+    assert maps.smacof_stress == pytest.approx(0, abs=1e-2)
+
+
+def test_maps_of_distances_that_are_not_euclidean() -> None:
+    turns = np.radians([0.0, 10.0, 25.0, 90.0])
+    maps = mds(unit_gram(np.stack([np.cos(turns), np.sin(turns)], axis=1)))
+    assert np.isfinite(maps.classical).all()
+    assert maps.smacof_stress <= maps.classical_stress
