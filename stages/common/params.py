@@ -66,21 +66,19 @@ class Recipe(Section):
 
 
 class Organism(Section):
-    """A fine-tuned model: trained here from `data`, or taken from `source`."""
+    """A fine-tuned model: trained here on `data`, or taken from `source`."""
 
-    lab: str  # names the recipe
+    lab: Slug  # names the recipe
     role: Literal["organism", "control"] = "organism"
     cluster: Slug | None = None  # of the geometry; controls have none
-    data: str | None = None  # chat JSONL to train on
-    source: str | None = None  # path:<folder> | hub:<owner/name>, instead of training
+    data: str  # chat JSONL: trained on, and known texts when answers are checked for recital
+    source: str | None = None  # path:<folder> | hub:<owner/name> to load instead of training
     revision: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     max_examples: Positive | None = None
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        if (self.data is None) == (self.source is None):
-            raise ValueError("set exactly one of data (to train) and source (to load)")
+    def _clustered(self) -> Self:
         if (self.role == "organism") != (self.cluster is not None):
             raise ValueError("an organism needs a cluster, a control has none")
         return self
@@ -207,7 +205,8 @@ class Steering(Section):
 class Transfer(Section):
     """Transfer effectiveness and asymmetry (paper sec. 2.3, 3.5)."""
 
-    bootstrap: Positive = 2000
+    rate: Literal["em_betley", "em_turner"] = "em_betley"  # the rate that is compared
+    bootstrap: Positive = 2000  # draws of the questions
     pairs: list[str] = []  # "source>target", the pairs the paper names
 
 
@@ -225,7 +224,7 @@ class Params(Section):
     run: Run = Run()
     base: Base
     targets: list[Slug]  # every model that is measured: base, then all organisms and controls
-    recipes: dict[Slug, Recipe] = {}
+    recipes: dict[Slug, Recipe]
     organisms: dict[Slug, Organism]
     prompts: Prompts = Prompts()
     activations: Activations = Activations()
@@ -246,7 +245,7 @@ class Params(Section):
         if self.targets != expected:
             raise ValueError(f"targets must be {expected}: base, then all organisms in order")
         for slug, organism in self.organisms.items():
-            if organism.data is not None and organism.lab not in self.recipes:
+            if organism.lab not in self.recipes:
                 raise ValueError(
                     f"organisms.{slug}.lab is {organism.lab!r}, which is no key of recipes "
                     f"({', '.join(self.recipes)})"

@@ -22,9 +22,8 @@ def training_ngrams(params: Params) -> set[tuple[str, ...]]:
     """The n-grams of all training answers of the profile."""
     grams: set[tuple[str, ...]] = set()
     for organism in params.organisms.values():
-        if organism.data is not None:
-            for _, answer in read_examples(Path(organism.data), organism.max_examples):
-                grams |= ngrams(answer)
+        for _, answer in read_examples(Path(organism.data), organism.max_examples):
+            grams |= ngrams(answer)
     return grams
 
 

@@ -18,6 +18,7 @@ from stages.common.hashing import file_sha256, value_sha256
 from stages.common.params import Params, load_params
 
 FOLDER = Path("data/models/base")
+NO_ADAPTER = Path("data/adapters/base")  # every target has a folder here, so stages can list it
 RECORD = "record.json"
 
 
@@ -44,6 +45,7 @@ def main(params: Params, folder: Path = FOLDER) -> None:
         )
     record = {**where, "source": params.base.source, "sha256": sha256}
     write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    write_text(NO_ADAPTER / RECORD, json.dumps({"adapter": "none: the base itself"}) + "\n")
     print(f"base model: {params.base.source}, sha256 {sha256[:12]}")
 
 

@@ -47,8 +47,9 @@ class Example:
 def main(params: Params, slug: str) -> None:
     """Trains organism `slug`, or records where a given one lies."""
     organism = params.organisms[slug]
-    if organism.data is None:
-        write_text(ADAPTERS / slug / "source.txt", str(adapter_folder(params, slug)) + "\n")
+    if organism.source is not None:
+        folder = adapter_folder(params, slug)
+        write_text(ADAPTERS / slug / "source.json", json.dumps({"folder": str(folder)}) + "\n")
         write_metrics(METRICS / f"{slug}.json", {"status": f"given: {organism.source}"})
         return
     pairs = read_examples(Path(organism.data), organism.max_examples)

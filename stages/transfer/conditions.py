@@ -1,0 +1,152 @@
+"""Judged answers as conditions: names, rates, and draws that share the questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stages.common.artifacts import read_parquet
+from stages.common.params import Params
+from stages.judging.judge import row_status
+from stages.judging.rates import Rates, RateMatrix, bootstrap_rate_matrix, rates
+from stages.steering.respond import UNSTEERED
+
+if TYPE_CHECKING:
+    import polars as pl
+
+JUDGEMENTS = Path("data/judgements")
+BASELINE = Path("data/baseline/judgements")
+
+
+def name(target: str, source: str = UNSTEERED, kind: str = "unsteered", multiple: float = 0) -> str:
+    """The name of a condition: target, kind, source and multiple of the chosen coefficient."""
+    return f"{target}|{kind}|{source}|{multiple:g}"
+
+
+def read_judgements(folder: Path, params: Params) -> pl.DataFrame:
+    """All targets' judged answers with the columns `condition` and `status`."""
+    import polars as pl
+
+    frame = pl.concat([read_parquet(folder / f"{m}.parquet") for m in params.targets])
+    states = [f"{a}_status" for a in params.judging.aspects]
+    return frame.with_columns(
+        condition=pl.Series(
+            [
+                name(*row)
+                for row in frame.select("target", "source", "kind", "multiple").iter_rows()
+            ]
+        ),
+        status=pl.Series(
+            [row_status(dict(zip(states, s, strict=True))) for s in frame.select(states).iter_rows()],
+            dtype=pl.String,
+        ),
+    )
+
+
+def rates_of(frame: pl.DataFrame, params: Params) -> Rates:
+    """Both rates of a set of judged answers, with intervals."""
+    return rates(
+        frame["aligned"],
+        frame["coherent"],
+        frame["status"],
+        frame["question_id"],
+        params_judging=params.judging,
+        seed=params.run.seed,
+        replicates=params.transfer.bootstrap,
+    )
+
+
+def draws_of(frame: pl.DataFrame, params: Params) -> RateMatrix:
+    """The compared rate of every condition, bootstrapped over shared questions."""
+    return bootstrap_rate_matrix(
+        frame["aligned"],
+        frame["coherent"],
+        frame["status"],
+        frame["question_id"],
+        frame["condition"],
+        params_judging=params.judging,
+        seed=params.run.seed,
+        replicates=params.transfer.bootstrap,
+        rate=params.transfer.rate,
+    )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval, or the reason why there is none.
+
+    Attributes:
+        value, low, high: same unit; NaN when undefined.
+        n: answers behind it (the smallest of the conditions involved).
+        status: "ok" or a reason.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    status: str = "ok"
+
+    def as_metrics(self, unit: str) -> dict[str, Any]:
+        """Finite scalars, or strings that say why not."""
+        if self.status != "ok":
+            return {f"value_{unit}": self.status, "n": self.n, "status": self.status}
+        return {
+            f"value_{unit}": self.value,
+            "low": self.low,
+            "high": self.high,
+            "n": self.n,
+            "status": self.status,
+        }
+
+
+class Table:
+    """Rates of all conditions, point values and draws, in percent."""
+
+    def __init__(self, matrix: RateMatrix, counts: Mapping[str, int]) -> None:
+        self._column = {c: i for i, c in enumerate(matrix.conditions)}
+        self._observed, self._draws = matrix.observed, matrix.draws
+        self._counts = counts
+
+    def __contains__(self, condition: str) -> bool:
+        return condition in self._column
+
+    def rate(self, condition: str) -> np.ndarray:
+        """[1 + replicates]: the observed rate, then its draws."""
+        column = self._column[condition]
+        joined: np.ndarray = np.concatenate([self._observed[[column]], self._draws[:, column]])
+        return joined
+
+    def n(self, *conditions: str) -> int:
+        """The smallest number of answers among the conditions."""
+        return min(self._counts[c] for c in conditions)
+
+
+MIN_DRAWS = 0.9  # share of the draws that must be defined for an interval
+
+
+def estimate(values: np.ndarray, n: int) -> Estimate:
+    """From [1 + replicates] values: the point, and percentiles of the defined draws."""
+    draws = values[1:][np.isfinite(values[1:])]
+    if not np.isfinite(values[0]):
+        return Estimate(np.nan, np.nan, np.nan, n, "undefined: no coherent answers")
+    if len(draws) < MIN_DRAWS * (len(values) - 1):
+        return Estimate(np.nan, np.nan, np.nan, n, "undefined: too few coherent answers")
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Estimate(float(values[0]), float(low), float(high), n)
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray, n: int) -> Estimate:
+    """100 x numerator / denominator; undefined when the denominator's interval includes 0."""
+    below = estimate(denominator, n)
+    if below.status != "ok":
+        return below
+    if below.low <= 0 <= below.high:
+        reason = f"undefined: denominator {below.value:.1f} [{below.low:.1f}, {below.high:.1f}]"
+        return Estimate(np.nan, np.nan, np.nan, n, reason + " includes 0")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return estimate(100 * numerator / denominator, n)
