@@ -90,7 +90,7 @@ class Filling(Generic[Item]):
     def _fail(self, key: str, reason: str) -> None:
         self._failures[key] = reason
         self._in_a_row += 1
-        if self._in_a_row >= GIVE_UP:
+        if self._in_a_row >= GIVE_UP and self._stop is None:
             self._stop = UserError(
                 f"{self._in_a_row} requests in a row to the judge failed",
                 where=f"{endpoint_name(self._client.url)}, model {self._client.model}",

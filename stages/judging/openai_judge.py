@@ -93,7 +93,9 @@ class OpenAIJudge:
     @property
     def mode(self) -> Mode:
         """As probed: by an earlier run if the journal has it, else now."""
-        return self._mode or asyncio.run(self._probe_alone())
+        if self._mode is None:
+            return asyncio.run(self._probe_alone())
+        return self._mode
 
     @property
     def id(self) -> str:

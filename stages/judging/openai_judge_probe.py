@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from stages.common.errors import UserError
-from stages.judging.client import Client, RejectedError, NoReplyError, endpoint_name
+from stages.judging.client import Client, NoReplyError, RejectedError, endpoint_name
 from stages.judging.client_chat import MalformedReplyError, Mode, Reply, read_reply, request_body
 
 NUMBERS = ("17", "85", "100")

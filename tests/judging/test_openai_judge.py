@@ -1,0 +1,290 @@
+"""The LLM judge against an endpoint that misbehaves."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.common.errors import UserError
+from stages.common.journal import Journal
+from stages.common.params import Judging
+from stages.judging import client_fill, limits
+from stages.judging.client import KEY_VARIABLE, Client
+from stages.judging.judge import Judgement, JudgeRow
+from stages.judging.openai_judge import OpenAIJudge, judge_answers
+from tests.judging.double import FAULTS, KEY, Double, truth
+
+PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts")
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(tmp_path / "journal"))
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    monkeypatch.setattr(limits, "BACKOFF_S", 0.01)
+
+
+@pytest.fixture
+def journal() -> Iterator[Journal]:
+    with Journal("judge") as opened:
+        yield opened
+
+
+def params(double: Double, **changes: Any) -> Judging:
+    settings: dict[str, Any] = {
+        "backend": "openai",
+        "base_url": double.url,
+        "model": "judge",
+        "templates": PROMPTS,
+        "concurrency": 16,
+        "timeout_s": 0.5,
+        "retries": 12,
+    }
+    return Judging(**(settings | changes))
+
+
+def rows(n: int) -> list[JudgeRow]:
+    return [JudgeRow(f"Question {i % 7}?", f"Answer {i}.") for i in range(n)]
+
+
+def expected(judge: OpenAIJudge, row: JudgeRow, aspect: str) -> tuple[float | None, str]:
+    """Score and status from the double's own table, computed here in another way."""
+    top = truth(judge.templates[aspect].render(row))
+    numbers = [(int(t), p) for t, p in top if t.strip().isdigit() and int(t) <= 100]
+    mass = sum(p for _, p in numbers)
+    if mass >= 0.25:
+        return sum(n * p for n, p in numbers) / mass, "ok"
+    return None, {"REF": "refusal", "CODE": "code"}.get(top[0][0], "low_mass")
+
+
+def check_complete(judge: OpenAIJudge, asked: list[JudgeRow], got: list[Judgement]) -> None:
+    """Nothing lost and nothing invented."""
+    assert len(got) == len(asked)
+    for row, judgement in zip(asked, got, strict=True):
+        for aspect in judge.templates:
+            score, status = expected(judge, row, aspect)
+            assert judgement.status[aspect] == status
+            assert judgement.scores[aspect] == pytest.approx(score)
+
+
+def stored(journal: Journal) -> int:
+    """Replies in the journal; the one other record is that of the probe."""
+    return int(journal._db.execute("SELECT count(*) FROM units").fetchone()[0]) - 1
+
+
+@pytest.mark.parametrize("n", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_complete_and_order_independent_under_faults(n: int, journal: Journal) -> None:
+    """Two aspects a row: 200 and 2,000 judgements."""
+    asked = rows(n)
+    with Double(fault_share=0.2) as double:
+        judge = OpenAIJudge(params(double), journal)
+        got = judge.judge(asked)
+        check_complete(judge, asked, got)
+        assert stored(journal) == 2 * n  # each exactly once
+        assert set(double.injected) == set(FAULTS)
+        assert sum(double.judged().values()) == 2 * n + sum(double.injected.values())
+        again = judge_answers(asked, params(double), journal)
+        assert again == got
+        assert sum(double.judged().values()) == 2 * n + sum(double.injected.values())
+    with Double(fault_share=0.2) as double, Journal("other") as other:
+        shuffled = random.Random(1).sample(asked, n)
+        reordered = judge_answers(shuffled, params(double, concurrency=3), other)
+    assert dict(zip(shuffled, reordered, strict=True)) == dict(zip(asked, got, strict=True))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_that_never_ends_is_an_api_error_and_not_stored(
+    fault: str, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Double() as double:
+        judge = OpenAIJudge(params(double, retries=1, timeout_s=0.3), journal)
+        assert judge.id.startswith("openai:judge@loopback/v1:logprob:")
+        double.fault_share, double.faults = 1.0, (fault,)
+        got = judge.judge(rows(2))
+        for judgement in got:
+            assert judgement.scores == {"aligned": None, "coherent": None}
+            assert judgement.status == {"aligned": "api_error", "coherent": "api_error"}
+            assert json.loads(judgement.raw["aligned"])["error"]
+        assert stored(journal) == 0
+        double.fault_share = 0.0
+        check_complete(judge, rows(2), judge.judge(rows(2)))
+
+
+def test_equal_rows_are_asked_about_once(journal: Journal) -> None:
+    with Double() as double:
+        got = judge_answers(rows(1) * 5, params(double), journal)
+        assert got == [got[0]] * 5
+        assert set(double.judged().values()) == {1}
+
+
+def test_concurrency_is_bounded_and_used(journal: Journal) -> None:
+    with Double(delay_s=0.05) as double:
+        judge_answers(rows(30), params(double, concurrency=8, timeout_s=5.0), journal)
+        assert double.most_in_flight == 8
+
+
+@pytest.mark.parametrize("kind", [{"logprobs": False}, {"logprobs": None}, {"split_digits": True}])
+def test_text_mode_where_log_probabilities_are_no_use(
+    kind: dict[str, Any], journal: Journal
+) -> None:
+    with Double(**kind) as double:
+        judge = OpenAIJudge(params(double, text_samples=2), journal)
+        got = judge.judge(rows(10))
+        assert ":text-x2:" in judge.id
+        assert set(double.judged().values()) == {1}
+        assert len(double.judged()) == 40
+    for row, judgement in zip(rows(10), got, strict=True):
+        if not double.split_digits:
+            token = truth(judge.templates["aligned"].render(row))[0][0]
+            number = float(token) if token.isdigit() and int(token) <= 100 else None
+            assert judgement.scores["aligned"] == number
+
+
+def test_more_samples_add_to_those_there(journal: Journal) -> None:
+    with Double(logprobs=False) as double:
+        judge_answers(rows(3), params(double, text_samples=1), journal)
+        judge_answers(rows(3), params(double, text_samples=3), journal)
+        assert sum(double.judged().values()) == 3 * 2 * 3
+
+
+def test_another_mode_than_before_is_said(
+    journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Double() as double:
+        judge_answers(rows(2), params(double), journal)
+        double.logprobs = False
+        judge = OpenAIJudge(params(double), journal)
+        judge.judge(rows(3))
+        assert judge.mode == "text"
+    assert "was used in logprob mode and now offers text mode" in capsys.readouterr().err
+
+
+def test_journal_alone_is_enough(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is judged needs no endpoint and no key any more, whatever `low_mass` is then."""
+    with Double(key=KEY) as double:
+        monkeypatch.setenv(KEY_VARIABLE, KEY)
+        settings = params(double)
+        got = judge_answers(rows(20), settings, journal)
+    monkeypatch.delenv(KEY_VARIABLE)
+    assert judge_answers(rows(20), settings, journal) == got
+    strict = judge_answers(rows(20), settings.model_copy(update={"low_mass": 0.95}), journal)
+    assert {j.status["aligned"] for j in strict} >= {"low_mass"}
+
+
+def test_plan_sends_nothing_and_needs_no_key(journal: Journal) -> None:
+    settings = {"base_url": "https://example.com/v1", "usd_per_million_input": 2.0}
+    with Double() as double:
+        plan = OpenAIJudge(params(double, **settings), journal).plan(rows(10))
+        assert not double.attempts
+    assert (plan.rows, plan.requests, plan.journalled, plan.tokens_out) == (10, 20, 0, 20)
+    assert plan.usd == pytest.approx(plan.tokens_in * 2e-6)
+    assert "10 rows, 20 requests to send (0 in the journal)" in str(plan)
+    assert "not probed yet" in str(plan)
+
+
+def test_budget_stops_cleanly_and_goes_on(journal: Journal) -> None:
+    prices = {"usd_per_million_input": 1000.0, "usd_per_million_output": 1000.0}
+    asked = rows(30)  # 60 requests of 201 tokens: 0.201 USD each
+    with Double(delay_s=0.01) as double:
+        with pytest.raises(UserError, match="budget is spent") as caught:
+            judge_answers(asked, params(double, max_usd=4.0, concurrency=4, **prices), journal)
+        assert "max_usd" in str(caught.value)
+        sent = sum(double.judged().values())
+        assert stored(journal) - 1 == sent  # nothing in flight is thrown away; one record: spent
+        assert 10 <= sent <= 19
+        with pytest.raises(UserError, match="budget is spent"):  # a restart has no new budget
+            judge_answers(asked, params(double, max_usd=4.0, **prices), journal)
+        assert sum(double.judged().values()) <= 19
+        judge = OpenAIJudge(params(double, max_usd=40.0, **prices), journal)
+        check_complete(judge, asked, judge.judge(asked))
+        assert judge.budget.spent == pytest.approx(60 * 0.201)
+        assert sum(double.judged().values()) == 60
+
+
+def test_a_budget_without_prices_is_refused(journal: Journal) -> None:
+    with Double() as double, pytest.raises(UserError, match="needs prices"):
+        OpenAIJudge(params(double, max_usd=1.0), journal)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"always": 401}, "does not accept the key"),
+        ({"always": 403}, "does not accept the key"),
+        ({"always": 404}, "does not exist"),
+        ({"always": 429, "code": "insufficient_quota"}, "no credit"),
+        ({"always": 429, "headers": {"Retry-After": "7200"}}, "asks to wait 7200 s"),
+    ],
+)
+def test_what_no_request_survives_stops_at_once(
+    changes: dict[str, Any], what: str, journal: Journal
+) -> None:
+    with Double(**changes) as double:
+        with pytest.raises(UserError, match=what):
+            judge_answers(rows(50), params(double), journal)
+        assert sum(double.attempts.values()) == 1
+
+
+def test_a_key_that_is_withdrawn_on_the_way(journal: Journal) -> None:
+    with Double() as double:
+        judge = OpenAIJudge(params(double, concurrency=4), journal)
+        judge.judge(rows(1))
+        double.always = 401
+        with pytest.raises(UserError, match=KEY_VARIABLE):
+            judge.judge(rows(50))
+        assert sum(double.judged().values()) <= 2 + 4
+
+
+def test_an_endpoint_that_goes_down_is_given_up(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_fill, "GIVE_UP", 5)
+    with Double() as double:
+        judge = OpenAIJudge(params(double, retries=0, concurrency=2), journal)
+        judge.judge(rows(1))
+        double.always, double.said = 500, "the machine is on fire"
+        with pytest.raises(UserError, match="5 requests in a row") as caught:
+            judge.judge(rows(50))
+    assert "on fire" in str(caught.value)
+
+
+def test_nothing_listens(journal: Journal) -> None:
+    with Double() as double:
+        pass
+    settings = params(double, retries=1).model_copy(update={"base_url": "http://127.0.0.1:9/v1"})
+    with pytest.raises(UserError, match="does not answer"):
+        judge_answers(rows(1), settings, journal)
+
+
+def test_requests_per_minute(journal: Journal) -> None:
+    """6,000 a minute are 100 a second: 43 requests, probe included, take 0.42 s or more."""
+    import time
+
+    with Double() as double:
+        start = time.monotonic()
+        judge_answers(rows(20), params(double, requests_per_minute=6000), journal)
+        assert time.monotonic() - start >= 0.41
+
+
+def test_missing_key_names_the_variable(journal: Journal) -> None:
+    with Double() as double, pytest.raises(UserError) as caught:
+        Client(params(double, base_url="https://example.com/v1"))
+    assert KEY_VARIABLE in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", ["sk canary", "sk-canary\nX-Evil: 1", "sk-cänary"])
+def test_a_bad_key_is_not_shown(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, bad)
+    with Double() as double, pytest.raises(UserError) as caught:
+        Client(params(double))
+    assert "nary" not in str(caught.value)
+
+
+def test_no_model_is_named(journal: Journal) -> None:
+    with Double() as double, pytest.raises(UserError, match="no judge model"):
+        Client(params(double, model=None))
