@@ -40,7 +40,7 @@ class Double:
     logprobs: bool | None = True
     split_digits: bool = False
     delay_s: float = 0.0
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     always: int | None = None
     said: str = "no"
     code: str | None = None
