@@ -40,6 +40,7 @@ EQUAL = "undefined: the vectors are equal"
 SMALL = f"undefined: a cosine is below {residual.MIN_ORIGINAL} or a residual vanishes"
 FLAT = "undefined: the cosines do not vary"
 CANCEL = "undefined: the vectors cancel"
+NO_PAIR = "undefined: there is no such pair"
 NO_FOCUS = "undefined: there are no two clusters to compare"
 
 
@@ -117,7 +118,9 @@ def _similarity(
     inside, outside = similarity.cluster_pairs(len(names), list(members.values()))
     for key, chosen in (("within_mean", inside), ("cross_mean", outside)):
         mean = values[..., chosen].mean(-1) if chosen else np.full(gram.shape[:-2], np.nan)
-        out.put(f"similarity.{key}", mean, "undefined: there is no such pair")
+        out.put(f"similarity.{key}", mean, NO_PAIR)
+    largest = values[..., outside].max(-1) if outside else np.full(gram.shape[:-2], np.nan)
+    out.put("similarity.cross_max", largest, NO_PAIR)
     out.put(
         "similarity.separation",
         out.values["similarity.within_mean"] - out.values["similarity.cross_mean"],

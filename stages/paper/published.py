@@ -1,0 +1,204 @@
+"""Stage `paper_reference`: the battery on the published cosines, and every claim recomputed.
+
+    python -m stages.paper.published --table
+
+Writes metrics/published.json: the battery's keys for the representative Gram matrix, the range of
+each over the roundings and the fitted family (`low`, `high`), and a verdict for each claim. A
+claim that needs unpublished cosines is marked `fitted cosines`; its range is an inner estimate.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from stages.common.artifacts import write_metrics
+from stages.common.command import run
+from stages.common.params import Geometry
+from stages.geometry.battery import battery
+from stages.geometry.gram import Floats
+from stages.geometry.result import Battery, nest
+from stages.geometry.table import text_table
+from stages.paper.claims import Claim, read_claims
+from stages.paper.derived import DERIVED, Inputs
+from stages.paper.gram import PublishedGram, read_family, read_published_gram
+
+METRICS = Path("metrics/published.json")
+SHOWN = 62  # characters of a quantity in the table
+EDGES = ("low", "high")
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """One number of a claim, recomputed: from printed central values, and its range."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with what the published inputs say about it.
+
+    Attributes:
+        parts: recomputed numbers; empty where nothing can be recomputed.
+        basis: what they were computed from, or `reading`.
+        verdict: computed from the parts; that of the ledger where there are none.
+    """
+
+    claim: Claim
+    parts: tuple[Recomputed, ...]
+    basis: str
+    verdict: str
+
+
+def judge_all(claims: Sequence[Claim], gram: PublishedGram, family: Floats) -> list[Judged]:
+    """Every claim against the paper's other numbers.
+
+    Args:
+        family: [m, 6, 6] cosines that reproduce what needs all six vectors.
+    Raises:
+        UserError: a claim's subgram holds a cosine that is not printed.
+    """
+    printed = {claim.id: claim.numbers for claim in claims}
+    half = {claim.id: claim.tolerance for claim in claims}
+    values: dict[tuple[str, ...], Mapping[str, Floats]] = {(): {}}
+    judged = []
+    for claim in claims:
+        how = claim.published
+        if how is None:
+            judged.append(Judged(claim, (), "reading", claim.verdict))
+            continue
+        names = tuple(gram.names if how.fitted else how.subgram or ())
+        if names not in values:
+            grams = family if how.fitted else gram.roundings(names)
+            values[names] = _battery(gram, names, grams).values
+        if how.derived is not None:
+            found = DERIVED[how.derived](Inputs(values[names], gram, printed, half))
+        else:
+            keys = how.keys or [metric.partition(":")[2] for metric in claim.metrics]
+            found = [values[names][key] for key in keys]
+        parts = tuple(_recomputed(array) for array in found)
+        judged.append(Judged(claim, parts, how.basis, _verdict(claim, parts, fitted=how.fitted)))
+    return judged
+
+
+def _battery(gram: PublishedGram, names: Sequence[str], grams: Floats) -> Battery:
+    clusters = gram.clusters_of(names)
+    focus = [c for c in Geometry().focus if c in clusters]
+    return battery(grams, names, clusters, Geometry(focus=focus if len(focus) == 2 else []))
+
+
+def _recomputed(array: Floats) -> Recomputed:
+    """The first entry is the central one; arithmetic gives its two ends instead."""
+    flat = np.atleast_1d(array)
+    middle = float(flat.mean()) if flat.size == 2 else float(flat[0])
+    return Recomputed(middle, float(flat.min()), float(flat.max()))
+
+
+def _verdict(claim: Claim, parts: Sequence[Recomputed], *, fitted: bool) -> str:
+    """A fit that misses settles nothing: other assumptions might reach the number."""
+    if all(claim.agrees(i, part.low, part.high) for i, part in enumerate(parts)):
+        return "reproduced"
+    return "underdetermined" if fitted else "inconsistent"
+
+
+def metrics_of(judged: Sequence[Judged], gram: PublishedGram, family: Floats) -> dict[str, Any]:
+    """The content of metrics/published.json."""
+    representative = _battery(gram, gram.names, gram.fitted())
+    members = _battery(gram, gram.names, family).values
+    metrics: dict[str, Any] = representative.metrics()
+    for side, extreme in zip(EDGES, (np.min, np.max), strict=True):
+        finite = {k: float(extreme(v)) for k, v in members.items() if np.isfinite(v).all()}
+        metrics[side] = nest(finite)
+    metrics["claims"] = {j.claim.id: _claim_metrics(j) for j in judged}
+    metrics["summary"] = {
+        basis: dict(Counter(j.verdict for j in judged if j.basis == basis))
+        for basis in dict.fromkeys(j.basis for j in judged)
+    }
+    metrics["family_members"] = len(family)
+    return metrics
+
+
+def _claim_metrics(judged: Judged) -> dict[str, Any]:
+    numbers = judged.claim.numbers
+    parts = [vars(part) for part in judged.parts]
+    found: dict[str, Any] = {"verdict": judged.verdict, "basis": judged.basis}
+    if judged.claim.reads == "between" and numbers:
+        found["printed"] = dict(zip(EDGES, numbers, strict=True))
+    elif len(numbers) == 1:
+        found["printed"] = numbers[0]
+    elif numbers:
+        found["printed"] = {str(i + 1): number for i, number in enumerate(numbers)}
+    if len(parts) == 1:
+        found["recomputed"] = parts[0]
+    elif parts:
+        found["recomputed"] = {str(i + 1): part for i, part in enumerate(parts)}
+    return found
+
+
+def claims_table(judged: Sequence[Judged]) -> str:
+    """All claims for people: printed, recomputed with its range, verdict."""
+    rows = []
+    for j in judged:
+        rows.append(
+            [
+                j.claim.id,
+                j.claim.quantity
+                if len(j.claim.quantity) <= SHOWN
+                else j.claim.quantity[: SHOWN - 3] + "...",
+                _printed(j.claim),
+                "; ".join(_range(part) for part in j.parts),
+                j.basis,
+                j.verdict,
+            ]
+        )
+    header = ["claim", "quantity", "printed", "follows from the paper", "basis", "verdict"]
+    counts = Counter(j.verdict for j in judged)
+    lines = [text_table(header, rows), ""]
+    lines.append("; ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
+    lines += ["", "What the published numbers cannot settle (hypotheses, not facts):"]
+    lines += [f"  {j.claim.id}: {text}" for j in judged for text in j.claim.hypotheses]
+    return "\n".join(lines)
+
+
+def _printed(claim: Claim) -> str:
+    numbers = [f"{number:g}" for number in claim.numbers]
+    signs = {"below": "< ", "above": "> "}
+    joined = " to ".join(numbers) if claim.reads == "between" else ", ".join(numbers)
+    return signs.get(claim.reads, "") + joined
+
+
+def _range(part: Recomputed) -> str:
+    if part.high - part.low < 1e-9:
+        return f"{part.value:.4g}"
+    return f"{part.value:.4g} [{part.low:.4g}, {part.high:.4g}]"
+
+
+def main() -> list[Judged]:
+    """Writes metrics/published.json; returns the judged claims."""
+    gram = read_published_gram()
+    family = read_family(gram)
+    judged = judge_all(read_claims(), gram, family)
+    write_metrics(METRICS, metrics_of(judged, gram, family))
+    return judged
+
+
+def cli(
+    table: Annotated[bool, typer.Option("--table", help="Print the table of claims.")] = False,
+) -> None:
+    """Recompute the paper's claims from its own published numbers."""
+    judged = main()
+    if table:
+        print(claims_table(judged))
+
+
+if __name__ == "__main__":
+    run(cli)
