@@ -11,7 +11,8 @@ from typing import Any
 from stages.common.artifacts import read_json
 
 FOLDER = Path("metrics")
-VALUES = ("value", "value_pct", "difference_pct", "rho", "mean")  # of a group with an interval
+# The number of a group that `low` and `high` of the same group belong to.
+VALUES = ("value", "value_pct", "difference_pct", "e1_pct", "rho", "mean")
 MAX_WORDS = 200  # characters of a status that are shown
 
 
@@ -72,9 +73,7 @@ class Metrics:
         """Reads every JSON under `folder`; UserError for a malformed one."""
         paths = sorted(folder.rglob("*.json")) if folder.is_dir() else []
         names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
-        return cls(
-            {n: read_json(p) for n, p in zip(names, paths, strict=True) if n not in without}
-        )
+        return cls({n: read_json(p) for n, p in zip(names, paths, strict=True) if n not in without})
 
     def find(self, file: str, key: str = "") -> Any:
         """What stands at dotted `key` of `file`; None when nothing does."""
@@ -98,7 +97,7 @@ class Metrics:
 
         `key` may name a group (value, low, high, n, status) or one number. A number
         `<stem>_pct` has its interval in `<stem>_low` and `<stem>_high`; any other number in
-        `<name>_low` and `<name>_high`, or in `low` and `high` beside it.
+        `<name>_low` and `<name>_high`; a group's main number (`VALUES`) in `low` and `high`.
         """
         found = self.find(file, key)
         if found is None:
@@ -122,11 +121,10 @@ class Metrics:
 
 def _interval(beside: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:
     stem = name.removesuffix("_pct")
-    for low_key, high_key in (
-        (f"{stem}_low", f"{stem}_high"),
-        (f"{name}_low", f"{name}_high"),
-        ("rd_low", "rd_high") if stem == "risk_difference" else ("low", "high"),
-    ):
+    keys = [(f"{stem}_low", f"{stem}_high"), (f"{name}_low", f"{name}_high")]
+    keys += [("low", "high")] if name in VALUES else []
+    keys += [("rd_low", "rd_high")] if stem == "risk_difference" else []
+    for low_key, high_key in keys:
         low, high = number(beside.get(low_key)), number(beside.get(high_key))
         if low is not None and high is not None:
             return low, high
