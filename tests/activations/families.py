@@ -1,0 +1,47 @@
+"""Random models of several families, small enough for milliseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+
+BLOCKS, WIDTH, VOCABULARY = 3, 16, 48
+FAMILIES = {
+    "llama": ("LlamaConfig", {}),
+    "qwen2": ("Qwen2Config", {}),
+    "qwen3": ("Qwen3Config", {"head_dim": 8}),
+    "gemma": ("GemmaConfig", {"head_dim": 8}),
+    "gemma2": ("Gemma2Config", {"head_dim": 8, "sliding_window": 4}),
+    "gemma3": ("Gemma3TextConfig", {"head_dim": 8, "sliding_window": 4}),
+    "gpt_neox": ("GPTNeoXConfig", {}),
+}
+
+
+def random_model(family: str) -> Any:
+    """A causal language model of the family with fixed random weights."""
+    kind, extra = FAMILIES[family]
+    config = getattr(transformers, kind)(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=24,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=2,
+        num_key_value_heads=1 if family != "gpt_neox" else 2,
+        max_position_embeddings=64,
+        initializer_range=0.3,  # large, so that blocks and positions matter
+        **extra,
+    )
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def our_hooks(model: Any) -> list[Any]:
+    """Forward hooks of this project on the model (the library keeps some of its own)."""
+    return [
+        hook
+        for module in model.modules()
+        for hook in module._forward_hooks.values()
+        if hook.__module__.startswith("stages.")
+    ]

@@ -1,0 +1,181 @@
+"""Span means of the residual stream, against the library's own hidden states and by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import BLOCKS, VOCABULARY, WIDTH, our_hooks, random_model
+
+from stages.activations.blocks import decoder_blocks
+from stages.activations.capture import (
+    Text,
+    capture,
+    capture_all,
+    length_sorted_batches,
+    padded,
+)
+
+LENGTHS = (5, 9, 3, 12)
+
+
+def texts() -> list[Text]:
+    """Four texts of unequal length; spans: a middle part, the last token, all."""
+    rng = np.random.default_rng(1)
+    result = []
+    for length in LENGTHS:
+        ids = tuple(int(i) for i in rng.integers(1, VOCABULARY, length))
+        result.append(Text(ids, ((1, length - 1), (length - 1, length), (0, length))))
+    return result
+
+
+def residual_stream(model: Any, ids: tuple[int, ...]) -> torch.Tensor:
+    """[blocks, tokens, width] of one text without this package: hidden states, and what the
+    final norm is given for the last block."""
+    stack = model.base_model
+    norm = stack.norm if hasattr(stack, "norm") else stack.final_layer_norm
+    before: list[torch.Tensor] = []
+    handle = norm.register_forward_pre_hook(lambda module, args: before.append(args[0]))
+    with torch.no_grad():
+        output = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+    handle.remove()
+    states = [*output.hidden_states[1:-1], before[0]]
+    return torch.stack([s[0] for s in states])
+
+
+def by_hand(model: Any, text: Text) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means [spans, blocks, width] and norms [spans, blocks] of one text."""
+    states = residual_stream(model, text.ids)
+    means = torch.stack([states[:, a:b].mean(1) for a, b in text.spans])
+    norms = torch.stack([states[:, a:b].norm(dim=-1).mean(1) for a, b in text.spans])
+    return means, norms
+
+
+def test_equals_hidden_states_on_every_family(model: Any) -> None:
+    for text in texts():
+        means, norms = capture(model, [text])
+        expected_means, expected_norms = by_hand(model, text)
+        torch.testing.assert_close(means[0], expected_means, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(norms[0], expected_norms, rtol=1e-5, atol=1e-5)
+
+
+def test_the_last_block_is_not_the_normed_state(llama: Any) -> None:
+    text = texts()[0]
+    with torch.no_grad():
+        output = llama(input_ids=torch.tensor([text.ids]), output_hidden_states=True)
+    means, _ = capture(llama, [text])
+    assert not torch.allclose(means[0, 2, -1], output.hidden_states[-1][0].mean(0), atol=1e-2)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_batch_and_pad_side_do_not_matter(model: Any, side: str) -> None:
+    means, norms = capture(model, texts(), side)
+    assert means.shape == (len(LENGTHS), 3, BLOCKS, WIDTH)
+    assert norms.shape == (len(LENGTHS), 3, BLOCKS)
+    for row, text in enumerate(texts()):
+        alone_means, alone_norms = capture(model, [text])
+        torch.testing.assert_close(means[row], alone_means[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(norms[row], alone_norms[0], rtol=1e-5, atol=1e-5)
+
+
+class TupleBlock(torch.nn.Module):
+    """A block that returns a tuple, as blocks of older library versions do."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, str]:
+        return (self.block(*args, **kwargs), "attention weights")
+
+
+def test_tuple_outputs() -> None:
+    llama = random_model("llama")
+    expected, _ = capture(llama, texts())
+    wrapped = torch.nn.ModuleList(TupleBlock(b) for b in decoder_blocks(llama))
+
+    def forward(input_ids: Any, **kwargs: Any) -> Any:
+        states = llama.model.embed_tokens(input_ids)
+        positions = kwargs["position_ids"]
+        rotary = llama.model.rotary_emb(states, positions)
+        for block in wrapped:
+            states, _ = block(states, position_embeddings=rotary, attention_mask=None)
+        return states
+
+    llama.model.layers = wrapped
+    llama.model.forward = forward
+    found, _ = capture(llama, texts())  # right padding: causal attention never sees it
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sums_are_float32_for_a_bfloat16_model(llama: Any) -> None:
+    text = texts()[1]
+    expected, _ = capture(llama, [text])
+    try:
+        found, norms = capture(llama.to(torch.bfloat16), [text])
+    finally:
+        llama.float()
+    assert found.dtype == norms.dtype == torch.float32
+    assert (found - expected).norm() < 0.05 * expected.norm()
+
+
+def test_the_head_is_not_run(llama: Any) -> None:
+    def refuse(*args: Any) -> None:
+        raise AssertionError("the language-model head ran")
+
+    handle = llama.get_output_embeddings().register_forward_pre_hook(refuse)
+    try:
+        capture(llama, texts())
+    finally:
+        handle.remove()
+
+
+def test_hooks_leave_with_an_exception() -> None:
+    llama = random_model("llama")
+    hooks_during: list[int] = []
+
+    def explode(*args: Any, **kwargs: Any) -> None:
+        hooks_during.append(len(our_hooks(llama)))
+        raise RuntimeError("out of memory")
+
+    decoder_blocks(llama)[-1].forward = explode
+    with pytest.raises(RuntimeError, match="out of memory"):
+        capture(llama, texts())
+    assert hooks_during == [BLOCKS]
+    assert not our_hooks(llama)
+
+
+def test_the_caller_order_is_kept(llama: Any) -> None:
+    means, norms = capture_all(llama, texts(), batch_size=3, label="test")
+    assert means.dtype == norms.dtype == np.float32
+    for row, text in enumerate(texts()):
+        alone_means, alone_norms = capture(llama, [text])
+        np.testing.assert_allclose(means[row], alone_means[0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(norms[row], alone_norms[0], rtol=1e-5, atol=1e-5)
+
+
+def test_batches_hold_every_text_once_and_are_sorted() -> None:
+    lengths = [7, 3, 7, 1, 3, 9, 2]
+    batches = length_sorted_batches(lengths, 3)
+    assert batches == [[3, 6, 1], [4, 0, 2], [5]]
+
+
+@pytest.mark.parametrize(
+    ("side", "ids", "mask"),
+    [
+        ("left", [[0, 0, 4], [5, 6, 7]], [[0, 0, 1], [1, 1, 1]]),
+        ("right", [[4, 0, 0], [5, 6, 7]], [[1, 0, 0], [1, 1, 1]]),
+    ],
+)
+def test_padding(side: str, ids: list[list[int]], mask: list[list[int]]) -> None:
+    found_ids, found_mask = padded([(4,), (5, 6, 7)], side, "cpu")
+    assert found_ids.tolist() == ids
+    assert found_mask.tolist() == mask
+
+
+def test_no_gradients_are_kept(llama: Any) -> None:
+    means, norms = capture(llama, texts())
+    assert not means.requires_grad
+    assert not norms.requires_grad
