@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -74,30 +74,48 @@ class Client:
         Args:
             body: see `client_chat.request_body`.
             read: from the reply's JSON to what is wanted; raises MalformedReplyError.
+        Raises: as `call`.
+        """
+        tokens = estimate_tokens(body["messages"][0]["content"]) + body["max_tokens"]
+
+        async def post() -> Read:
+            return read(await self.api.post("/chat/completions", cast_to=object, body=dict(body)))
+
+        return await self.call(post, tokens, self._timeout_s)
+
+    async def call(
+        self, action: Callable[[], Awaitable[Read]], tokens: int, timeout_s: float
+    ) -> Read:
+        """Repeats a request until it succeeds.
+
+        Args:
+            action: sends the request with `api`.
+            tokens: what it takes of the limit per minute.
+            timeout_s: for one whole attempt, also for a reply that trickles.
         Raises:
             NoReplyError: this request failed; others may do better.
             UserError: no request can succeed (key, model, credit, a very long wait).
         """
-        tokens = estimate_tokens(body["messages"][0]["content"]) + body["max_tokens"]
         reason = ""
         for attempt in range(self._retries + 1):
             if attempt:
                 await asyncio.sleep(backoff(attempt - 1))
             await self._gate.enter(tokens)
             try:
-                async with asyncio.timeout(self._timeout_s):  # also ends a reply that trickles
-                    return read(await self._post(body))
+                async with asyncio.timeout(timeout_s):
+                    return await self._translated(action)
             except TimeoutError:
-                reason = f"no whole reply within {self._timeout_s:g} s"
+                reason = f"no whole reply within {timeout_s:g} s"
             except (MalformedReplyError, _TemporaryError) as error:
                 reason = str(error)
         raise NoReplyError(reason)
 
-    async def _post(self, body: Mapping[str, Any]) -> Any:
+    async def _translated(self, action: Callable[[], Awaitable[Read]]) -> Read:
+        """`action` with the errors of the package turned into ours."""
         import openai
 
         try:
-            return await self.api.post("/chat/completions", cast_to=object, body=dict(body))
+            return await action()
         except openai.APITimeoutError:
             raise TimeoutError from None
         except openai.APIStatusError as error:

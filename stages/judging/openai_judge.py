@@ -30,6 +30,7 @@ from stages.judging.openai_judge_probe import probe_mode
 from stages.judging.template import load_templates
 
 READ_ROWS = 1000  # rows whose replies are in memory at once
+JOURNAL = "judgements-openai"  # one for all LLM judges: the budget counts what it records
 SPENT_KEY = value_sha256("judge spending, USD")
 
 
@@ -75,7 +76,7 @@ class OpenAIJudge:
 
     Args:
         params: endpoint, model, aspects, limits, prices.
-        journal: one for all uses of LLM judges, since the budget counts what it records.
+        journal: `JOURNAL`, opened.
     Raises:
         UserError: bad templates, or a budget without prices.
     """
@@ -83,8 +84,8 @@ class OpenAIJudge:
     def __init__(self, params: Judging, journal: Journal) -> None:
         self.params, self.journal = params, journal
         self.templates = load_templates(Path(params.templates), params.aspects)
-        self._name = f"{params.model}@{endpoint_name(params.base_url or OPENAI_URL)}"
-        self._probe_key = value_sha256(["judge probe", self._name])
+        self.name = f"{params.model}@{endpoint_name(params.base_url or OPENAI_URL)}"
+        self._probe_key = value_sha256(["judge probe", self.name])
         known = journal.get([SPENT_KEY, self._probe_key])
         self.budget = Budget(params, spent=known.get(SPENT_KEY, 0.0))
         self._mode: Mode | None = known.get(self._probe_key)
@@ -102,7 +103,7 @@ class OpenAIJudge:
         """Model, endpoint, mode, and a hash of prompts and aggregation."""
         samples = f"-x{self.params.text_samples}" if self.mode == "text" else ""
         rest = [{t.aspect: t.sha256 for t in self.templates.values()}, self.params.low_mass]
-        return f"openai:{self._name}:{self.mode}{samples}:{value_sha256(rest)[:8]}"
+        return f"openai:{self.name}:{self.mode}{samples}:{value_sha256(rest)[:8]}"
 
     def judge(self, rows: Sequence[JudgeRow]) -> list[Judgement]:
         """One judgement a row, in order; asks for what the journal does not have.
@@ -126,7 +127,7 @@ class OpenAIJudge:
         tokens_in = sum(estimate_tokens(self.prompt(unit)) for unit in missing)
         tokens_out = len(missing) * output_tokens(mode)
         return Plan(
-            judge=f"{self._name} ({mode}{'' if self._mode else ' assumed, not probed yet'})",
+            judge=f"{self.name} ({mode}{'' if self._mode else ' assumed, not probed yet'})",
             rows=len(rows),
             requests=len(missing),
             journalled=total - len(missing),
@@ -140,7 +141,7 @@ class OpenAIJudge:
         samples = self.params.text_samples if mode == "text" else 1
         for aspect, template in self.templates.items():
             for sample in range(samples):
-                parts = [self._name, mode, template.sha256, sample, row.question, row.answer]
+                parts = [self.name, mode, template.sha256, sample, row.question, row.answer]
                 yield Unit(value_sha256(parts), row, aspect, sample)
 
     def scan(self, rows: Sequence[JudgeRow], mode: Mode) -> tuple[list[Unit], int]:
@@ -207,16 +208,16 @@ class OpenAIJudge:
 
     async def _probe_alone(self) -> Mode:
         async with Client(self.params) as client:
-            return await self._probe(client)
+            return await self.probe(client)
 
-    async def _probe(self, client: Client) -> Mode:
-        """Once a judge, before anything is asked; replaces what an earlier run found."""
+    async def probe(self, client: Client) -> Mode:
+        """The mode, probed once before anything is asked; replaces what an earlier run found."""
         if self._mode is not None and self._probed:
             return self._mode
         mode = await probe_mode(client)
         if self._mode not in (None, mode):
             print(
-                f"judge: {self._name} was used in {self._mode} mode and now offers {mode} mode; "
+                f"judge: {self.name} was used in {self._mode} mode and now offers {mode} mode; "
                 "its judgements are made again",
                 file=sys.stderr,
             )
@@ -227,7 +228,7 @@ class OpenAIJudge:
     async def _ask(self, rows: Sequence[JudgeRow]) -> dict[str, str]:
         """Fills the journal; returns why requests failed, by key."""
         async with Client(self.params) as client:
-            mode = await self._probe(client)
+            mode = await self.probe(client)
             missing, total = self.scan(rows, mode)
             filling = Filling[Unit](
                 client,
