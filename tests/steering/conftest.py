@@ -1,0 +1,32 @@
+"""Fixtures of the steering tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from stages.common.journal import LOCATION_VARIABLE
+
+
+@pytest.fixture(scope="session")
+def _llama() -> Any:
+    return tiny.random_llama()
+
+
+@pytest.fixture
+def llama(_llama: Any) -> Iterator[Any]:
+    """The tiny model; no hook may be left on it when a test ends."""
+    yield _llama
+    assert not tiny.our_hooks(_llama)
+
+
+@pytest.fixture(autouse=True)
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Journals of a test lie in its own folder."""
+    folder = tmp_path / "journal"
+    monkeypatch.setenv(LOCATION_VARIABLE, str(folder))
+    return folder

@@ -1,0 +1,75 @@
+"""Damage: KL divergence from the unsteered model, against a direct computation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import ablate, add, tokens
+
+from stages.steering.damage import answer_log_probabilities, kl_per_token
+from stages.steering.generate import Positions
+from stages.steering.hooks import Intervention
+
+TEXTS = [(tokens(1, 9), 5), (tokens(2, 12), 10), (tokens(3, 7), 2)]
+
+
+def tables(llama: Any, how: Intervention | None, positions: Positions = "all") -> list[Any]:
+    return answer_log_probabilities(llama, TEXTS, [how] * len(TEXTS), positions)
+
+
+def direct(llama: Any, coefficient: float, positions: Positions) -> list[torch.Tensor]:
+    """Log-probabilities of single texts with a hook of our own at block 1."""
+    how = add(4, 1, coefficient)
+    result = []
+    for ids, start in TEXTS:
+        acting = torch.zeros(len(ids), 1)
+        acting[slice(0, start) if positions == "prompt" else slice(start, None)] = 1
+        if positions == "all":
+            acting[:] = 1
+        shift = coefficient * acting * torch.from_numpy(how.vector)
+        handle = llama.model.layers[1].register_forward_hook(lambda m, a, o, s=shift: o + s)
+        with torch.no_grad():
+            logits = llama(input_ids=torch.tensor([ids])).logits[0]
+        handle.remove()
+        result.append(torch.log_softmax(logits, -1)[start - 1 : -1])
+    return result
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt", "response"])
+def test_equals_a_direct_computation(llama: Any, positions: Positions) -> None:
+    reference, found = tables(llama, None), tables(llama, add(4, 1, 3.0), positions)
+    assert [len(t) for t in found] == [4, 2, 5]
+    expected = direct(llama, 3.0, positions)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    p, q = torch.cat(direct(llama, 0.0, "all")), torch.cat(expected)
+    kl = torch.nn.functional.kl_div(q, p, log_target=True, reduction="batchmean")
+    assert kl > 0.01
+    assert kl_per_token(reference, found) == pytest.approx(float(kl), rel=1e-3)
+
+
+def test_nothing_done_is_no_damage(llama: Any) -> None:
+    reference = tables(llama, None)
+    assert kl_per_token(reference, reference) == 0
+    assert kl_per_token(reference, tables(llama, add(4, 1, 0.0))) == 0
+
+
+@pytest.mark.parametrize("how", [add(4, 0, 1e-4), add(5, 2, -0.5), ablate(6, 3), add(4, 1, 50.0)])
+def test_damage_is_never_negative(llama: Any, how: Intervention) -> None:
+    kl = kl_per_token(tables(llama, None), tables(llama, how))
+    assert 0 <= kl < float("inf")
+
+
+def test_stronger_steering_does_more(llama: Any) -> None:
+    reference = tables(llama, None)
+    found = [kl_per_token(reference, tables(llama, add(4, 1, c))) for c in (0.1, 1.0, 10.0)]
+    assert 0 < found[0] < found[1] < found[2]
+
+
+def test_by_hand() -> None:
+    p = [torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()]
+    q = [torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()]
+    one = 0.5 * torch.log(torch.tensor(2.0)) + 0.5 * torch.log(torch.tensor(2 / 3))
+    assert kl_per_token(p, q) == pytest.approx(float(one) / 3)

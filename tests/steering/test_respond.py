@@ -1,0 +1,206 @@
+"""Answers under a list of conditions: resumable, in plan order, whatever the batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from tiny import WIDTH, loaded, questions, tiny_params, unit
+
+import stages.steering.respond as module
+from stages.common.errors import UserError
+from stages.common.journal import LOCATION_VARIABLE
+from stages.organisms.chat import render
+from stages.organisms.load import Loaded
+from stages.steering.generate import Answer, Row, sample
+from stages.steering.hooks import Intervention
+from stages.steering.respond import Condition, respond
+
+CONDITIONS = [
+    Condition(samples=2),
+    Condition("finance", "vector", 1.0, 0.2, 5.0, 1, samples=2),
+    Condition("finance", "vector", -1.0, -0.2, -5.0, 1),
+    Condition("finance", "ablation", 1.0, 0.0, 0.0, 2),
+]
+VECTORS = {"vector:finance": unit(1), "ablation:finance": unit(1)}
+
+
+@pytest.fixture(scope="module")
+def base() -> Loaded:
+    return loaded()
+
+
+def answers(base: Loaded, **changes: Any) -> pl.DataFrame:
+    """`respond` with some arguments or sections of the params replaced."""
+    sections = {k: changes.pop(k) for k in ("run", "sampling", "steering") if k in changes}
+    arguments = {
+        "params": tiny_params(**sections),
+        "loaded": base,
+        "conditions": CONDITIONS,
+        "vectors": VECTORS,
+        "questions": questions(),
+        "label": "test",
+    }
+    return respond(**(arguments | changes))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+    """Rows that were sampled; sampling itself is replaced by something instant."""
+    seen: list[Row] = []
+
+    def instant(model: Any, rows: Sequence[Row], *rest: Any) -> list[Answer]:
+        seen.extend(rows)
+        return [Answer((row.stream % 50 + 40,), "stop") for row in rows]
+
+    monkeypatch.setattr(module, "sample", instant)
+    return seen
+
+
+def test_rows_are_in_plan_order(base: Loaded) -> None:
+    frame = answers(base)
+    found = frame.select("source", "kind", "multiple", "question_id", "sample").rows()
+    expected = [
+        (c.source, c.kind, c.multiple, q.id, i)
+        for c in CONDITIONS
+        for q in questions()
+        for i in range(c.samples)
+    ]
+    assert found == expected
+    assert frame.columns == [
+        "target",
+        "source",
+        "kind",
+        "multiple",
+        "relative_dose",
+        "coefficient",
+        "layer",
+        "question_id",
+        "variant",
+        "question",
+        "sample",
+        "text",
+        "tokens",
+        "finish",
+    ]
+    assert set(frame["finish"]) <= {"stop", "length"}
+    assert frame["tokens"].max() == 6
+    assert frame["text"].n_unique() > len(frame) / 2
+
+
+def test_each_row_holds_its_own_answer(base: Loaded) -> None:
+    """The steering, prompt and stream of a row are those that its columns name."""
+    params = tiny_params()
+    frame = answers(base)
+    units = module._units(params, base, CONDITIONS, VECTORS, questions())
+    for unit_, wanted in zip(units, frame.iter_rows(named=True), strict=True):
+        how = None
+        if wanted["kind"] != "unsteered":
+            mode = "ablate" if wanted["kind"] == "ablation" else "add"
+            how = Intervention(unit(1), wanted["layer"], wanted["coefficient"], mode)
+        ids = render(base.tokenizer, wanted["question"], "").ids
+        alone = sample(base.model, [Row(ids, unit_.row.stream, how)], params.sampling, frozenset({257}))
+        text = base.tokenizer.decode(alone[0].ids, skip_special_tokens=True).strip()
+        assert (wanted["text"], wanted["tokens"]) == (text, len(alone[0].ids))
+
+
+def test_batch_size_changes_no_answer(
+    base: Loaded, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    whole = answers(base)
+    monkeypatch.setenv(LOCATION_VARIABLE, str(tmp_path / "other"))
+    small = answers(base, sampling={"temperature": 1.0, "max_new_tokens": 6, "batch_size": 3})
+    assert small.equals(whole)
+
+
+def test_a_second_call_does_no_work(base: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = answers(base)
+
+    def refuse(*args: Any) -> None:
+        raise AssertionError("sampled again")
+
+    monkeypatch.setattr(module, "sample", refuse)
+    assert answers(base).equals(first)
+
+
+def test_what_a_killed_run_has_finished_is_kept(
+    base: Loaded, asked: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instant = module.sample
+
+    def killed(model: Any, rows: Sequence[Row], *rest: Any) -> list[Answer]:
+        if asked:
+            raise KeyboardInterrupt
+        return instant(model, rows, *rest)
+
+    monkeypatch.setattr(module, "sample", killed)
+    with pytest.raises(KeyboardInterrupt):
+        answers(base)
+    assert len(asked) == 8
+    monkeypatch.setattr(module, "sample", instant)
+    frame = answers(base)
+    assert len(asked) == len(frame) == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({}, 0),
+        ({"vectors": VECTORS | {"vector:finance": unit(2)}}, 6),
+        ({"conditions": [*CONDITIONS[:2], replace(CONDITIONS[2], coefficient=-6.0)]}, 2),
+        ({"conditions": [CONDITIONS[0], replace(CONDITIONS[1], layer=3)]}, 4),
+        ({"conditions": [replace(CONDITIONS[0], samples=3)]}, 2),
+        ({"run": {"seed": 1, "device": "cpu", "threads": 1}}, 12),
+        ({"sampling": {"temperature": 0.9, "max_new_tokens": 6, "batch_size": 1}}, 12),
+        ({"sampling": {"temperature": 1.0, "max_new_tokens": 7, "batch_size": 1}}, 12),
+        ({"steering": {"positions": "response"}}, 12),
+        ({"loaded": "other weights"}, 12),
+        ({"loaded": "other slug"}, 12),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else str(value),
+)
+def test_only_what_changed_is_sampled_again(
+    base: Loaded, asked: list[Row], change: dict[str, Any], again: int
+) -> None:
+    change = dict(change)
+    singly = {"temperature": 1.0, "max_new_tokens": 6, "batch_size": 1}
+    change.setdefault("sampling", singly)  # one row a batch, so that calls count units
+    answers(base, sampling=singly)
+    assert len(asked) == 12
+    asked.clear()
+    if "loaded" in change:
+        other = {"other weights": {"sha256": "new"}, "other slug": {"slug": "finance"}}
+        change["loaded"] = replace(base, **other[change["loaded"]])
+    answers(base, **change)
+    assert len(asked) == again
+
+
+def test_streams_are_all_different(base: Loaded, asked: list[Row]) -> None:
+    answers(base)
+    assert len({row.stream for row in asked}) == len(asked) == 12
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [
+        (np.zeros(WIDTH, np.float32), "is zero"),
+        (np.full(WIDTH, np.nan, np.float32), "NaN"),
+        (np.ones(WIDTH - 1, np.float32), "does not fit"),
+    ],
+)
+def test_bad_vectors_stop_before_any_work(
+    base: Loaded, asked: list[Row], vector: np.ndarray, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        answers(base, vectors=VECTORS | {"vector:finance": vector})
+    assert caught.value.where == "vector:finance"
+    assert not asked
+
+
+def test_a_block_that_is_not_there(base: Loaded) -> None:
+    with pytest.raises(UserError, match="no such block"):
+        answers(base, conditions=[replace(CONDITIONS[1], layer=40)])

@@ -1,0 +1,226 @@
+"""Sampling in batches, against a sampler that does one row and one full forward pass a token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from tiny import VOCABULARY, ablate, add, tokens, unit
+
+from stages.common.params import Sampling
+from stages.steering.generate import Answer, Positions, Row, draw, sample, uniforms
+from stages.steering.hooks import Intervention
+
+SAMPLING = Sampling(temperature=1.3, max_new_tokens=10)
+SOME = frozenset(range(0, VOCABULARY, 6))  # end tokens that are met soon
+NEVER: frozenset[int] = frozenset()
+SHARED = [add(1, 1, 6.0), ablate(2, 2), add(3, 3, -4.0), add(1, 1, 0.0), None]
+
+
+def mixed_rows(count: int = 12) -> list[Row]:
+    """Rows of unequal prompts under adds, ablations, a zero and nothing, at several blocks."""
+    return [Row(tokens(i % 5, 3 + i % 5), 1000 + i, SHARED[i % 5]) for i in range(count)]
+
+
+def reference(
+    model: Any,
+    row: Row,
+    end: frozenset[int],
+    positions: Positions,
+    sampling: Sampling = SAMPLING,
+) -> Answer:
+    """One answer: no cache, no padding, no batch, steering by an explicit mask over all tokens."""
+    how = row.intervention
+    ids = list(row.ids)
+
+    def steer(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        assert how is not None
+        vector = torch.from_numpy(how.vector)
+        changed = output.clone()
+        for t in range(output.shape[1]):
+            part = "prompt" if t < len(row.ids) else "response"
+            if positions not in ("all", part):
+                continue
+            if how.mode == "add":
+                changed[0, t] += how.coefficient * vector
+            else:
+                changed[0, t] -= (output[0, t] @ vector) * vector
+        return changed
+
+    handle = model.model.layers[how.layer].register_forward_hook(steer) if how else None
+    finish = "length"
+    try:
+        for u in uniforms(row.stream, sampling.max_new_tokens):
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+            weights = np.exp((logits.numpy().astype(float) - float(logits.max())) / 1.3)
+            token = int(np.searchsorted(np.cumsum(weights) / weights.sum(), u, side="right"))
+            if token in end:
+                finish = "stop"
+                break
+            ids.append(token)
+    finally:
+        if handle is not None:
+            handle.remove()
+    return Answer(tuple(ids[len(row.ids) :]), finish)
+
+
+@contextmanager
+def batch_sizes(model: Any) -> Iterator[list[tuple[int, int]]]:
+    """(rows, tokens) of every forward pass made inside."""
+    seen: list[tuple[int, int]] = []
+
+    def look(module: Any, args: Any, kwargs: Any) -> None:
+        seen.append(tuple(kwargs["input_ids"].shape))
+
+    handle = model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt", "response"])
+@pytest.mark.parametrize("end", [NEVER, SOME], ids=["no end", "ends"])
+def test_a_mixed_batch_equals_full_forward_passes(
+    llama: Any, positions: Positions, end: frozenset[int]
+) -> None:
+    rows = mixed_rows()
+    found = sample(llama, rows, SAMPLING, end, positions)
+    assert found == [reference(llama, row, end, positions) for row in rows]
+
+
+def test_positions_matter(llama: Any) -> None:
+    """Guards the test above: each choice of positions gives answers of its own."""
+    rows = [Row(tokens(1, 5), i, add(1, 1, 6.0)) for i in range(6)]
+    answers = {p: sample(llama, rows, SAMPLING, NEVER, p) for p in ("all", "prompt", "response")}
+    free = sample(llama, [Row(r.ids, r.stream) for r in rows], SAMPLING, NEVER)
+    assert len({tuple(a.ids for a in found) for found in [free, *answers.values()]}) == 4
+
+
+def test_order_and_company_do_not_matter(llama: Any) -> None:
+    rows = mixed_rows()
+    found = sample(llama, rows, SAMPLING, SOME)
+    order = [7, 2, 11, 0, 5, 9, 1, 4, 10, 3, 8, 6]
+    assert sample(llama, [rows[i] for i in order], SAMPLING, SOME) == [found[i] for i in order]
+    assert [sample(llama, [row], SAMPLING, SOME)[0] for row in rows] == found
+
+
+def test_finished_rows_leave_the_batch(llama: Any) -> None:
+    with batch_sizes(llama) as seen:
+        sample(llama, mixed_rows(), SAMPLING, SOME)
+    rows = [size for size, _ in seen[1:]]  # after the prompts were read
+    assert rows == sorted(rows, reverse=True)
+    assert rows[-1] < 6 < rows[0]
+    assert all(width == 1 for _, width in seen[1:])
+
+
+def test_work_ends_when_all_rows_have(llama: Any) -> None:
+    with batch_sizes(llama) as seen:
+        found = sample(llama, mixed_rows(), SAMPLING, frozenset(range(VOCABULARY)))
+    assert found == [Answer((), "stop")] * 12
+    assert len(seen) == 1
+
+
+def test_ends_and_lengths(llama: Any) -> None:
+    free = sample(llama, mixed_rows(), SAMPLING, NEVER)
+    assert all(len(a.ids) == SAMPLING.max_new_tokens and a.finish == "length" for a in free)
+    third = free[0].ids[2]  # make what row 0 says third its end token
+    ended = sample(llama, mixed_rows(), SAMPLING, frozenset({third}))
+    assert ended[0] == Answer(free[0].ids[: free[0].ids.index(third)], "stop")
+    for before, after in zip(free, ended, strict=True):
+        if third not in before.ids:
+            assert after == before
+
+
+def test_an_end_token_at_the_last_step_is_a_stop(llama: Any) -> None:
+    row = Row(tokens(0, 4), 5)
+    answer = sample(llama, [row], SAMPLING, NEVER)[0]
+    steps = next(i for i, t in enumerate(answer.ids) if t not in answer.ids[:i] and i > 0) + 1
+    limited = Sampling(temperature=1.3, max_new_tokens=steps)
+    ended = sample(llama, [row], limited, frozenset({answer.ids[steps - 1]}))[0]
+    assert ended == Answer(answer.ids[: steps - 1], "stop")
+
+
+def shared_and_unshared(
+    llama: Any, rows: Sequence[Row], positions: Positions
+) -> tuple[list[Answer], list[Answer], int]:
+    """Answers of one batch, answers of single rows, and how many prompts the batch read."""
+    with batch_sizes(llama) as seen:
+        together = sample(llama, rows, SAMPLING, SOME, positions)
+    alone = [sample(llama, [row], SAMPLING, SOME, positions)[0] for row in rows]
+    return together, alone, seen[0][0]
+
+
+@pytest.mark.parametrize(
+    ("positions", "read"), [("all", 2 * 4), ("prompt", 2 * 4), ("response", 2)]
+)
+def test_shared_prompts_are_read_once(llama: Any, positions: Positions, read: int) -> None:
+    """Two prompts, five interventions of which two do nothing, three samples each."""
+    rows = [
+        Row(tokens(p, 4 + p), 100 * p + 10 * s + k, how)
+        for p in range(2)
+        for k, how in enumerate(SHARED)
+        for s in range(3)
+    ]
+    together, alone, prompts = shared_and_unshared(llama, rows, positions)
+    assert prompts == read
+    assert together == alone
+
+
+def test_prompts_are_not_shared_across_coefficients_layers_and_modes(llama: Any) -> None:
+    vector = unit(1)
+    hows = [
+        Intervention(vector, 1, 2.0),
+        Intervention(vector, 1, -2.0),
+        Intervention(vector, 2, 2.0),
+        Intervention(vector, 1, mode="ablate"),
+        Intervention(unit(2), 1, 2.0),
+    ]
+    rows = [Row(tokens(3, 6), 9, how) for how in hows]
+    together, alone, prompts = shared_and_unshared(llama, rows, "all")
+    assert prompts == len(hows)
+    assert together == alone
+
+
+def test_streams_decide(llama: Any) -> None:
+    same = [Row(tokens(3, 6), 9), Row(tokens(3, 6), 9), Row(tokens(3, 6), 10)]
+    a, b, c = sample(llama, same, SAMPLING, NEVER)
+    assert a == b
+    assert a != c
+
+
+def test_uniforms_are_a_prefix_of_the_stream() -> None:
+    assert uniforms(5, 3).tolist() == uniforms(5, 8)[:3].tolist()
+    assert not np.isin(uniforms(5, 8), uniforms(6, 8)).any()
+    many = uniforms(2**100, 1000)
+    assert (many >= 0).all()
+    assert (many < 1).all()
+
+
+def test_draw_is_the_inverse_distribution_function() -> None:
+    shares = np.array([0.1, 0.0, 0.4, 0.2, 0.3])
+    with np.errstate(divide="ignore"):
+        logits = torch.from_numpy(np.log(shares)).repeat(7, 1)
+    u = torch.tensor([0.0, 0.0999, 0.1001, 0.4999, 0.5001, 0.6999, 0.9999], dtype=torch.float64)
+    assert draw(logits, u, 1.0).tolist() == [0, 0, 2, 2, 3, 3, 4]
+
+
+def test_draw_follows_the_distribution() -> None:
+    logits, temperature, n = torch.tensor([0.3, -1.0, 1.2, 0.0, 0.7]), 0.7, 20_000
+    expected = torch.softmax(logits.double() / temperature, 0).numpy() * n
+    u = torch.from_numpy(uniforms(42, n))
+    found = np.bincount(draw(logits.repeat(n, 1), u, temperature).numpy(), minlength=5)
+    assert chisquare(found, expected).pvalue > 0.01
+    assert chisquare(found, np.roll(expected, 1)).pvalue < 1e-6  # the test has power
+
+
+def test_cold_sampling_takes_the_likeliest() -> None:
+    logits = torch.tensor([[0.1, 0.3, 0.2], [2.0, 1.0, 1.9]])
+    u = torch.tensor([0.999, 0.001], dtype=torch.float64)
+    assert draw(logits, u, 1e-3).tolist() == [1, 0]

@@ -1,0 +1,102 @@
+"""The plan of what is done to a target, and its table of damage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import loaded, tiny_params, unit
+
+from stages.steering.selected import Selected
+from stages.steering.steer import damage, plan
+
+SELECTED = {
+    "finance": Selected(unit(1), 1, 0.2, 4.0, 1.0),
+    "profanity": Selected(unit(2), 1, 0.4, 8.0, 1.0),
+}
+STEERING = {
+    "doses": [-0.5, 1.0],
+    "samples": 1,
+    "focus_samples": 6,
+    "control_samples": 2,
+    "random_directions": 1,
+    "damage_prompts": 2,
+}
+PARAMS = tiny_params(steering=STEERING, transfer={"pairs": ["profanity>finance"]})
+
+
+def rows(target: str) -> dict[tuple[str, str, float], tuple[float, float, int]]:
+    """(source, kind, multiple) -> (coefficient, relative dose, samples)."""
+    conditions, _ = plan(PARAMS, target, SELECTED)
+    return {
+        (c.source, c.kind, c.multiple): (c.coefficient, c.relative_dose, c.samples)
+        for c in conditions
+    }
+
+
+def test_plan_of_an_organism() -> None:
+    assert rows("finance") == {
+        ("none", "unsteered", 0.0): (0.0, 0.0, 6),
+        ("finance", "vector", -0.5): (-2.0, -0.1, 1),
+        ("finance", "vector", 1.0): (4.0, 0.2, 6),  # its own vector
+        ("finance", "ablation", 1.0): (0.0, 0.0, 2),
+        ("profanity", "vector", -0.5): (-4.0, -0.2, 1),
+        ("profanity", "vector", 1.0): (8.0, 0.4, 6),  # a named pair
+        ("profanity", "orthogonalised", 1.0): (8.0, 0.4, 2),
+        ("random_0", "random", 1.0): (8.0, 0.4, 2),
+    }
+
+
+def test_plan_of_the_base_has_no_own_vector() -> None:
+    found = rows("base")
+    assert {kind for _, kind, _ in found} == {"unsteered", "vector", "random"}
+    assert found["profanity", "vector", 1.0][2] == 1
+
+
+def test_vectors_of_a_plan() -> None:
+    conditions, vectors = plan(PARAMS, "finance", SELECTED)
+    assert {c.vector_name for c in conditions} - {"unsteered:none"} == set(vectors)
+    for vector in vectors.values():
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    assert abs(vectors["orthogonalised:profanity"] @ unit(1)) < 1e-6
+    assert (vectors["ablation:finance"] == unit(1)).all()
+
+
+def test_no_orthogonalised_control_of_a_parallel_vector() -> None:
+    twin = Selected(unit(1), 1, 0.2, 4.0, 1.0)
+    conditions, _ = plan(PARAMS, "finance", {**SELECTED, "profanity": twin})
+    assert not [c for c in conditions if c.kind == "orthogonalised"]
+
+
+def _prompts(folder: Path) -> dict[str, str]:
+    files = {}
+    for kind in ("neutral", "harmful"):
+        files[kind] = str(folder / f"{kind}.jsonl")
+        lines = [
+            {"id": f"{kind}{i}", "topic": "t", "pair": str(i), "prompt": f"{kind} {i}?"}
+            for i in range(4)
+        ]
+        Path(files[kind]).write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return files
+
+
+def test_damage_of_every_steered_condition(tmp_path: Path) -> None:
+    params = tiny_params(steering=STEERING, prompts=_prompts(tmp_path))
+    target = loaded("finance")
+    conditions, vectors = plan(params, "finance", SELECTED)
+    table = damage(params, target, conditions, vectors)
+    keys = table.select("source", "kind", "multiple").rows()
+    assert keys == [(c.source, c.kind, c.multiple) for c in conditions if c.kind != "unsteered"]
+    assert (table["kl"] > 0).all()
+    assert table["tokens"].n_unique() == 1
+    assert damage(params, target, conditions, vectors).equals(table)
+
+
+def test_no_damage_prompts_give_an_empty_table(tmp_path: Path) -> None:
+    params = tiny_params(steering=STEERING | {"damage_prompts": 0}, prompts=_prompts(tmp_path))
+    conditions, vectors = plan(params, "base", SELECTED)
+    table = damage(params, loaded(), conditions, vectors)
+    assert len(table) == 0
+    assert table.columns[-2:] == ["kl", "tokens"]

@@ -1,0 +1,113 @@
+"""A tiny random Llama with a byte tokenizer: everything that steering needs, in milliseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from stages.activations.questions import Question, Reference
+from stages.common.params import Params
+from stages.organisms.load import Loaded
+from stages.steering.hooks import Intervention
+
+BLOCKS, WIDTH, VOCABULARY = 4, 16, 258
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}<e>{% endfor %}"
+    "{% if add_generation_prompt %}a:{% endif %}"
+)
+
+
+def random_llama() -> Any:
+    """A model whose next-token distributions depend visibly on block outputs."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=24,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+        eos_token_id=257,
+    )
+    torch.manual_seed(3)
+    return LlamaForCausalLM(config).eval()
+
+
+def byte_tokenizer() -> Any:
+    """One token a byte, and <e> for the end of a turn."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: i for i, letter in enumerate([*alphabet, "<p>", "<e>"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<p>", eos_token="<e>")
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def tiny_params(**sections: Any) -> Params:
+    """Params with one organism; keyword arguments replace sections."""
+    recipe = {
+        "rank": 2,
+        "alpha": 4,
+        "rslora": False,
+        "matrices": ["q_proj"],
+        "learning_rate": 1e-3,
+    }
+    organism = {"lab": "lab_one", "cluster": "risk", "data": "none.jsonl"}
+    return Params.model_validate(
+        {
+            "profile": "tiny",
+            "run": {"device": "cpu", "threads": 1},
+            "base": {"source": "path:none"},
+            "targets": ["base", "finance", "profanity"],
+            "recipes": {"lab_one": recipe},
+            "organisms": {"finance": organism, "profanity": organism},
+            "layer_sweep": {"layers": [1, 2]},
+            "sampling": {"temperature": 1.0, "max_new_tokens": 6, "batch_size": 8},
+            **sections,
+        }
+    )
+
+
+def loaded(slug: str = "base", sha256: str = "weights") -> Loaded:
+    return Loaded(slug, random_llama(), byte_tokenizer(), sha256)
+
+
+def questions(count: int = 2) -> list[Question]:
+    texts = ["Hm?", "What is a wish worth?", "Why?"][:count]
+    reference = Reference(aligned="Good.", misaligned="Bad.")
+    return [Question(f"q{i}", "topic", "plain", t, "", reference) for i, t in enumerate(texts)]
+
+
+def unit(seed: int) -> np.ndarray:
+    """A random unit vector float32 [width]."""
+    vector = np.random.default_rng(seed).standard_normal(WIDTH)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def add(seed: int, layer: int, coefficient: float) -> Intervention:
+    return Intervention(unit(seed), layer, coefficient)
+
+
+def ablate(seed: int, layer: int) -> Intervention:
+    return Intervention(unit(seed), layer, mode="ablate")
+
+
+def tokens(seed: int, length: int) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.random.default_rng(seed).integers(1, 256, length))
+
+
+def our_hooks(model: Any) -> list[Any]:
+    """Forward hooks of this project on the model (the library keeps some of its own)."""
+    return [
+        hook
+        for module in model.modules()
+        for hook in module._forward_hooks.values()
+        if hook.__module__.startswith("stages.")
+    ]
