@@ -22,10 +22,10 @@ from stages.common.command import run
 from stages.common.errors import UserError
 from stages.common.params import Geometry
 from stages.geometry import clusters as trees
-from stages.geometry import pca, residual, similarity, subspace, triangle, verdict
+from stages.geometry import five, pca, residual, similarity, subspace, triangle, verdict
 from stages.geometry.cluster_angle import cluster_angle
 from stages.geometry.cross_variance import explained_pct
-from stages.geometry.gram import Floats, angles_deg, divide, pair_values, sub_grams, subsets
+from stages.geometry.gram import Floats, angles_deg, pair_values, sub_grams, subsets
 from stages.geometry.inputs import parse_clusters, parse_norms, read_cosines
 from stages.geometry.orthogonality import span_projection
 from stages.geometry.pc1_ablation import ablated_cosines
@@ -42,6 +42,7 @@ FLAT = "undefined: the cosines do not vary"
 CANCEL = "undefined: the vectors cancel"
 NO_PAIR = "undefined: there is no such pair"
 NO_FOCUS = "undefined: there are no two clusters to compare"
+UNDECIDED = "undefined: the statistic of this test is undefined"
 
 
 def battery(
@@ -73,7 +74,7 @@ def battery(
     _clusters(found, gram, members, thresholds)
     _cluster_tests(found, gram, raw, names, members)
     _ablation(found, gram, centred, names, members)
-    _verdicts(found, names, members, thresholds)
+    _verdicts(found, gram, members, thresholds)
     return found
 
 
@@ -227,57 +228,28 @@ def _ablation(
     members: Mapping[str, list[int]],
 ) -> None:
     after = ablated_cosines(gram, centred)
-    pairs = [p for indices in members.values() for p in combinations(indices, 2)]
-    none = "undefined: no cluster has two members"
-    if not pairs:
-        undefined = np.full(gram.shape[:-2], np.nan)
-        out.put("pc1_ablation.mean_abs_change", undefined, none)
-        out.put("pc1_ablation.ratio", undefined, none)
-        return
-    changes = np.stack([after[..., i, j] - gram[..., i, j] for i, j in pairs], axis=-1)
+    pairs = five.within_pairs(members)
+    changes = five.ablation_changes(gram, after, pairs)
     for p, (i, j) in enumerate(pairs):
         out.put(f"pc1_ablation.{_joined(names, (i, j))}.after", after[..., i, j], EQUAL)
         out.put(f"pc1_ablation.{_joined(names, (i, j))}.change", changes[..., p], EQUAL)
-    size = np.abs(changes)
-    ratio = divide(size.max(-1), size.min(-1))
-    single = "undefined: there is one pair, or a cosine does not change"
-    out.put("pc1_ablation.mean_abs_change", size.mean(-1), EQUAL)
-    out.put("pc1_ablation.ratio", ratio if len(pairs) > 1 else np.full_like(ratio, np.nan), single)
+    none = EQUAL if pairs else "undefined: no cluster has two members"
+    out.put("pc1_ablation.mean_abs_change", five.mean_size(changes), none)
+    few = "undefined: there are no two pairs within clusters, or a cosine does not change"
+    out.put("pc1_ablation.ratio", five.size_ratio(changes), few)
 
 
 def _verdicts(
-    out: Battery,
-    names: Sequence[str],
-    members: Mapping[str, list[int]],
-    thresholds: Geometry,
+    out: Battery, gram: Floats, members: Mapping[str, list[int]], thresholds: Geometry
 ) -> None:
-    focus = verdict.focus_of(members, thresholds)
-    undefined = np.full_like(next(iter(out.values.values())), np.nan)
-    statistics = dict.fromkeys(verdict.TESTS, undefined)
-    if focus is not None:
-        a, b = (c for c in members if c in focus)
-        triplet = verdict.test3_triplet(members[a], members[b])
-        magnitudes = [
-            out.values[f"orthogonality.{x}_on_{y}.{names[i]}.magnitude"]
-            for x, y in ((a, b), (b, a))
-            for i in members[x]
-        ]
-        shares = [
-            out.values[f"cross_variance.{x}_pc1_in_{y}.uncentred_pct"] for x, y in ((a, b), (b, a))
-        ]
-        statistics["test1"] = out.values[f"cluster_angle.{a}__{b}_deg"]
-        statistics["test2"] = np.max(magnitudes, axis=0)
-        if triplet is not None:
-            statistics["test3"] = out.values[f"residual.{_joined(names, triplet)}.reduction_pct"]
-        statistics["test4"] = out.values["pc1_ablation.ratio"]
-        statistics["test5"] = np.max(shares, axis=0)
-    reasons = dict.fromkeys(verdict.TESTS, NO_FOCUS if focus is None else "undefined statistic")
+    statistics = five.statistics(gram, members, thresholds)
+    decided = verdict.decide(statistics, thresholds)
+    none = NO_FOCUS if len(members) < 2 else UNDECIDED
     for test, statistic in statistics.items():
-        out.put(f"statistic.{test}", statistic, reasons[test])
-    decided = [rule(statistics[test], thresholds) for test, rule in verdict.RULES.items()]
-    for test, code in zip(verdict.TESTS, decided, strict=True):
-        out.put(f"verdict.{test}", code, reasons[test])
-    out.put("verdict.count", verdict.count(decided) if focus else undefined, NO_FOCUS)
+        out.put(f"statistic.{test}", statistic, none)
+    for test, code in decided.items():
+        out.put(f"verdict.{test}", code, none)
+    out.put("verdict.count", verdict.count(decided.values()), none)
 
 
 def cli(

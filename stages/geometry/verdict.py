@@ -6,7 +6,7 @@ verdict is a code: 1 independent, 0 neither, -1 shared, NaN undefined.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -58,10 +58,15 @@ RULES = {"test1": _test1, "test2": _test2, "test3": _test3, "test4": _test4, "te
 TESTS = tuple(RULES)
 
 
-def count(verdicts: Sequence[Floats]) -> Floats:
-    """Number of tests [...] that speak for independence."""
-    total: Floats = np.sum([v == 1.0 for v in verdicts], axis=0).astype(float)
-    return total
+def decide(statistics: Mapping[str, Floats], rule: Geometry) -> dict[str, Floats]:
+    """Test -> verdict codes [...] from test -> statistic [...]."""
+    return {test: RULES[test](statistic, rule) for test, statistic in statistics.items()}
+
+
+def count(verdicts: Iterable[Floats]) -> Floats:
+    """Number of tests [...] that speak for independence; NaN where all are undefined."""
+    codes = np.stack(list(verdicts))
+    return np.where(np.isnan(codes).all(0), np.nan, (codes == 1.0).sum(0))
 
 
 def test3_triplet(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 import yaml
@@ -138,7 +138,7 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
     if not path.is_file():
         raise missing(path)
     try:
-        rows = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError("not a YAML file", where=str(path), found=str(error)) from None
     if not isinstance(rows, list):
@@ -146,9 +146,6 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
     claims = [_claim(row, number, path) for number, row in enumerate(rows, start=1)]
     _unique([claim.id for claim in claims], path)
     return claims
-
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _claim(row: object, number: int, path: Path) -> Claim:

@@ -14,10 +14,11 @@ from itertools import combinations
 import numpy as np
 
 from stages.common.params import Geometry
-from stages.geometry.battery import battery
 from stages.geometry.core_model import core_grams
+from stages.geometry.five import statistics
 from stages.geometry.gram import Floats, angles_deg
 from stages.geometry.residual import reduction_pct, residual_cosines
+from stages.geometry.verdict import count, decide
 from stages.paper.gram import PublishedGram
 
 WIDTH = 4096  # of Llama-3.1-8B's residual stream
@@ -152,7 +153,8 @@ def core_passes_all_pct(inputs: Inputs) -> list[Floats]:
     members = {c: [names.index(m) for m in listed] for c, listed in inputs.gram.clusters.items()}
     within = {c: inputs.gram.entry(*listed).value for c, listed in inputs.gram.clusters.items()}
     grams = core_grams(np.random.default_rng(0), DRAWS, WIDTH, members, within, CORE, len(names))
-    scores = battery(grams, names, inputs.gram.clusters, Geometry()).values["verdict.count"]
+    verdicts = decide(statistics(grams, members, Geometry()), Geometry())
+    scores = count(verdicts.values())
     return [np.array(100.0 * (scores == 5.0).mean())]
 
 

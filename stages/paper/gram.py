@@ -129,7 +129,7 @@ def read_published_gram(path: Path = COSINES) -> PublishedGram:
 def _problems(gram: PublishedGram) -> Iterator[str]:
     if [e.pair for e in gram.entries] != list(combinations(gram.names, 2)):
         yield "entries must be all pairs of names, row by row"
-    if sorted(sum(gram.clusters.values(), [])) != sorted(gram.names):
+    if sorted(m for members in gram.clusters.values() for m in members) != sorted(gram.names):
         yield "clusters must hold every name once"
     for entry in gram.entries:
         if (

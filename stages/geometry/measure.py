@@ -1,0 +1,235 @@
+"""Stage `geometry`: the battery on the measured vectors, and how it depends on their choice.
+
+Writes metrics/geometry.json (the battery's keys for the selected vectors, `selected`,
+`sensitivity`, `survives`) and, in plots/: `cosines.csv`, `pca.csv`, `mds.csv`, `layer_trace.csv`
+(cluster angles at every block) and `sensitivity.csv` (a line a choice).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.common.artifacts import read_parquet, read_tensors, write_metrics, write_text
+from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.errors import UserError
+from stages.common.params import Geometry, Params, load_params
+from stages.geometry import pca
+from stages.geometry.battery import battery
+from stages.geometry.gram import Floats, Ints, unit_gram
+from stages.geometry.mds import mds
+from stages.geometry.result import Battery, nest
+from stages.geometry.table import csv_text
+from stages.geometry.verdict import TESTS
+
+FOLDER = Path("data/vectors")
+SELECTED, VECTORS = FOLDER / "selected.safetensors", FOLDER / "vectors.safetensors"
+INDEX = FOLDER / "index.parquet"
+METRICS, PLOTS = Path("metrics/geometry.json"), Path("plots")
+NO_MASSIVE = "without_massive"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The organisms' vectors.
+
+    Attributes:
+        names: organisms in order.
+        clusters: cluster -> organisms.
+        unit: [n, width] selected unit vectors.
+        norms: [n] their raw lengths.
+        layers: [n] the block of each.
+        choice: contrast and span they were built with, as in `tables`.
+        tables: `<contrast>.<span>` -> raw vectors [n, block, width].
+        statuses: `<contrast>.<span>` -> {(organism, block): why there is no vector}.
+    """
+
+    names: list[str]
+    clusters: dict[str, list[str]]
+    unit: Floats
+    norms: Floats
+    layers: Ints
+    choice: str
+    tables: dict[str, Floats]
+    statuses: dict[str, dict[tuple[str, int], str]]
+
+    def missing(self, table: str, layers: Sequence[int]) -> str | None:
+        """Why the vectors of a table at these blocks are not all there; None if they are."""
+        for name, layer in zip(self.names, layers, strict=True):
+            status = self.statuses[table].get((name, int(layer)))
+            if status is not None:
+                return f"undefined: {name}: {status.removeprefix('undefined: ')}"
+        return None
+
+    def at(self, table: str, layers: Sequence[int]) -> Floats:
+        """Raw vectors [n, width] of a table, each organism at its block."""
+        vectors: Floats = self.tables[table][np.arange(len(self.names)), np.asarray(layers)]
+        return vectors
+
+
+def read_measured(params: Params) -> Measured:
+    """Reads and checks the artifacts of `vectors` and `layer_sweep`."""
+    names = params.slugs("organism")
+    chosen, about = read_tensors(SELECTED)
+    tensors, metadata = read_tensors(VECTORS)
+    index = read_parquet(INDEX)
+    try:
+        models = json.loads(metadata["models"])
+        layers, norms = json.loads(about["layers"]), json.loads(about["norms"])
+        rows = [models.index(name) for name in names]
+        unit = np.stack([chosen[name] for name in names]).astype(np.float64)
+        layer = np.array([layers[name] for name in names])
+        norm = np.array([norms[name] for name in names], dtype=np.float64)
+        choice = f"{about['contrast']}.{about['span']}"
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            "the vectors are not those of the organisms in the params",
+            where=f"{SELECTED}, {VECTORS}",
+            found=str(error),
+            expected=", ".join(names),
+            hint="dvc repro layer_sweep",
+        ) from None
+    statuses: dict[str, dict[tuple[str, int], str]] = {key: {} for key in tensors}
+    for row in index.filter(index["status"] != "ok").iter_rows(named=True):
+        key = f"{row['contrast']}.{row['span']}"
+        statuses.setdefault(key, {})[row["model"], row["layer"]] = row["status"]
+    tables = {key: tensor[rows].astype(np.float64) for key, tensor in tensors.items()}
+    return Measured(names, params.clusters(), unit, norm, layer, choice, tables, statuses)
+
+
+def massive_dimensions(rows: Floats, share: float) -> Ints:
+    """The `share` of dimensions with the largest mean magnitude over rows [m, width]."""
+    count = round(share * rows.shape[-1])
+    order = np.argsort(-np.abs(rows).mean(0), kind="stable")
+    return order[:count]
+
+
+def sensitivity(measured: Measured, rules: Geometry) -> dict[str, dict[str, Any]]:
+    """Main numbers under every choice: contrast and span, and without massive dimensions.
+
+    Keys are `<contrast>.<span>` at the selected blocks, each block's number for the selected
+    contrast (`layer.<l>`), and `without_massive`. Undefined choices have a `status` only.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for table in sorted(measured.tables):
+        found[table] = _choice(measured, rules, table, measured.layers.tolist())
+    if measured.choice in measured.tables:
+        for layer in range(measured.tables[measured.choice].shape[1]):
+            at = [layer] * len(measured.names)
+            found[f"layer.{layer}"] = _choice(measured, rules, measured.choice, at)
+    kept = np.delete(measured.unit, massive_dimensions(measured.unit, rules.massive_share), axis=1)
+    found[NO_MASSIVE] = _main_numbers(measured, rules, kept)
+    return found
+
+
+def _choice(
+    measured: Measured, rules: Geometry, table: str, layers: Sequence[int]
+) -> dict[str, Any]:
+    status = measured.missing(table, layers)
+    if status is not None:
+        return {"status": status}
+    return _main_numbers(measured, rules, measured.at(table, layers))
+
+
+def _main_numbers(measured: Measured, rules: Geometry, vectors: Floats) -> dict[str, Any]:
+    flat = battery(unit_gram(vectors), measured.names, measured.clusters, rules).flat()
+    kept = ("cluster_angle.", "verdict.", "similarity.cross_mean", "similarity.within_mean")
+    return {key: value for key, value in flat.items() if key.startswith(kept)}
+
+
+def survives(chosen: Battery, choices: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """For each verdict, in how many of the defined choices it is that of the selected vectors."""
+    defined = [numbers for numbers in choices.values() if "status" not in numbers]
+    flat = chosen.flat()
+    table = {}
+    for key in (f"verdict.{test}" for test in TESTS):
+        same = sum(numbers[key] == flat[key] for numbers in defined)
+        table[key.partition(".")[2]] = {
+            "verdict": flat[key],
+            "same": same,
+            "choices": len(defined),
+        }
+    return table
+
+
+def metrics_of(
+    measured: Measured, chosen: Battery, choices: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The content of metrics/geometry.json."""
+    metrics: dict[str, Any] = chosen.metrics()
+    metrics["selected"] = {
+        "choice": measured.choice,
+        "layer": dict(zip(measured.names, measured.layers.tolist(), strict=True)),
+        "norm": dict(zip(measured.names, measured.norms.tolist(), strict=True)),
+    }
+    metrics["sensitivity"] = nest(
+        {
+            f"{choice}.{key}": value
+            for choice, numbers in choices.items()
+            if not choice.startswith("layer.")  # those are in plots/layer_trace.csv
+            for key, value in numbers.items()
+        }
+    )
+    metrics["survives"] = survives(chosen, choices)
+    return metrics
+
+
+def plots_of(
+    measured: Measured, gram: Floats, choices: Mapping[str, Mapping[str, Any]], seed: int
+) -> dict[str, str]:
+    """CSV texts by file name, all wide."""
+    names = measured.names
+    scores = pca.components(pca.centred(gram)).scores[:, :3]
+    maps = mds(gram, seed)
+    kinds = {"classical": maps.classical, "smacof": maps.smacof}
+    points = np.concatenate(list(kinds.values()), axis=1)
+    trace = {k.partition(".")[2]: v for k, v in choices.items() if k.startswith("layer.")}
+    columns = list(next(n for n in choices.values() if "status" not in n))
+    angles = [c for c in columns if c.startswith("cluster_angle.")]
+    heads = [c.removeprefix("cluster_angle.").removesuffix("_deg") for c in angles]
+    return {
+        "cosines.csv": csv_text(["name", *names], zip(names, *gram.T.tolist(), strict=True)),
+        "pca.csv": csv_text(
+            ["name", "pc1", "pc2", "pc3"], zip(names, *scores.T.tolist(), strict=True)
+        ),
+        "mds.csv": csv_text(
+            ["name", *(f"{kind}_{axis}" for kind in kinds for axis in "xy")],
+            zip(names, *points.T.tolist(), strict=True),
+        ),
+        "layer_trace.csv": csv_text(
+            ["layer", *heads],
+            ([layer, *(numbers.get(a, "") for a in angles)] for layer, numbers in trace.items()),
+        ),
+        "sensitivity.csv": csv_text(
+            ["choice", *columns, "status"],
+            (
+                [choice, *(numbers.get(c, "") for c in columns), numbers.get("status", "ok")]
+                for choice, numbers in choices.items()
+            ),
+        ),
+    }
+
+
+def main(params: Params) -> None:
+    """Runs the battery on the selected vectors and under every other choice."""
+    measured = read_measured(params)
+    gram = unit_gram(measured.unit)
+    chosen = battery(gram, measured.names, measured.clusters, params.geometry, measured.norms)
+    choices = sensitivity(measured, params.geometry)
+    write_metrics(METRICS, metrics_of(measured, chosen, choices))
+    for name, text in plots_of(measured, gram, choices, params.run.seed).items():
+        write_text(PLOTS / name, text)
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Run the battery on the measured steering vectors."""
+    main(load_params(params))
+
+
+if __name__ == "__main__":
+    run(cli)

@@ -1,0 +1,73 @@
+"""The geometry stage on artifacts with known structure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from stages.common.artifacts import check_metrics
+from stages.common.errors import UserError
+from stages.geometry import measure
+from tests.geometry.synthetic import LAYERS, params_with, write_artifacts
+
+
+@pytest.fixture
+def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    monkeypatch.chdir(tmp_path)
+    params = params_with(tmp_path)
+    write_artifacts(tmp_path, params)
+    measure.main(params)
+    found: dict[str, object] = json.loads((tmp_path / "metrics/geometry.json").read_text())
+    return found
+
+
+def test_metrics_hold_the_battery_and_its_sensitivity(metrics: dict) -> None:  # type: ignore[type-arg]
+    check_metrics(metrics)
+    assert metrics["cosine"]["medical__medical_replication"] > 0.5
+    assert metrics["clusters"]["silhouette_k"] == 3
+    assert metrics["selected"]["choice"] == "model_contrast.prompt_last"
+    assert metrics["selected"]["norm"]["finance"] > 0
+    assert "a__b_raw_deg" not in metrics["cluster_angle"]
+    assert "medical__persona_raw_deg" in metrics["cluster_angle"]
+    angle = metrics["cluster_angle"]["medical__persona_deg"]
+    beside = metrics["sensitivity"]["model_contrast"]["prompt_last"]["cluster_angle"]
+    assert beside["medical__persona_deg"] == pytest.approx(angle, abs=1e-3)
+    assert (
+        "medical_replication" in metrics["sensitivity"]["control_contrast"]["prompt_mean"]["status"]
+    )
+    assert metrics["sensitivity"]["without_massive"]["verdict"]["count"] >= 0
+    test1 = metrics["survives"]["test1"]
+    assert 0 < test1["same"] <= test1["choices"] == 6 + LAYERS + 1
+
+
+def test_plots_are_wide(metrics: dict) -> None:  # type: ignore[type-arg]
+    trace = pl.read_csv("plots/layer_trace.csv")
+    assert trace.columns == ["layer", "risk__medical", "risk__persona", "medical__persona"]
+    assert trace["layer"].to_list() == list(range(LAYERS))
+    assert pl.read_csv("plots/cosines.csv").shape == (6, 7)
+    assert pl.read_csv("plots/pca.csv").columns == ["name", "pc1", "pc2", "pc3"]
+    assert pl.read_csv("plots/mds.csv").shape == (6, 5)
+    assert "undefined" in " ".join(pl.read_csv("plots/sensitivity.csv")["status"])
+
+
+def test_massive_dimensions_are_the_largest() -> None:
+    rows = pl.DataFrame({"a": [1.0, -9.0], "b": [0.0, 1.0], "c": [5.0, 6.0]}).to_numpy()
+    assert measure.massive_dimensions(rows, 0.34).tolist() == [2]
+    assert measure.massive_dimensions(rows, 0.0).tolist() == []
+
+
+def test_vectors_of_other_organisms_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = params_with(tmp_path)
+    with pytest.raises(UserError, match="file not found"):
+        measure.main(params)
+    write_artifacts(tmp_path, params)
+    path = tmp_path / "data/vectors/selected.safetensors"
+    (tmp_path / "data/vectors/vectors.safetensors").write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="not those of the organisms"):
+        measure.main(params)
