@@ -1,0 +1,213 @@
+"""The whole graph on the real base model, in miniature: `dvc repro` in a copy of the repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from stages.common.artifacts import check_metrics
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ["stages", "data", "tests/e2e", "dvc.yaml", ".dvcignore"]
+OUTPUTS = [
+    "models", "adapters", "activations", "baseline", "response_activations", "judge_model",
+    "vectors", "responses", "damage", "judgements",
+]  # fmt: skip
+ORGANISMS = ["finance", "medical", "profanity"]
+TARGETS = ["base", *ORGANISMS]
+
+
+def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    scripts = Path(sys.executable).parent
+    env = {
+        **os.environ,
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the reduced graph has run."""
+    folder = tmp_path_factory.mktemp("graph") / "with space"
+    folder.mkdir()
+    for name in COPIED:
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            skip = shutil.ignore_patterns("__pycache__", *(OUTPUTS if name == "data" else ()))
+            shutil.copytree(source, target, ignore=skip)
+        else:
+            shutil.copy(source, target)
+    shutil.copy(ROOT / "tests/e2e/reduced.yaml", folder / "params.yaml")
+    rows = (ROOT / "data/judge/labelled.jsonl").read_text(encoding="utf-8").splitlines()
+    part = [r for r in rows if int(json.loads(r)["question_id"][1:]) % 4 == 0]
+    (folder / "tests/e2e/labelled.jsonl").write_text("\n".join(part) + "\n", encoding="utf-8")
+    assert dvc(folder, "init", "--no-scm", "-q").returncode == 0
+    done = dvc(folder, "repro")
+    assert done.returncode == 0, done.stdout[-6000:]
+    return folder
+
+
+def metrics(folder: Path, name: str) -> dict:
+    return json.loads((folder / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_second_repro_runs_nothing(run: Path) -> None:
+    again = dvc(run, "repro")
+    assert again.returncode == 0
+    assert "Running stage" not in again.stdout
+    assert "up to date" in again.stdout
+
+
+def test_every_metrics_file_is_finite_scalars_and_strings(run: Path) -> None:
+    files = sorted((run / "metrics").rglob("*.json"))
+    assert len(files) >= 10
+    for path in files:
+        check_metrics(json.loads(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("slug", ORGANISMS)
+def test_training_changed_the_model(run: Path, slug: str) -> None:
+    found = metrics(run, f"training/{slug}")
+    assert found["held_out_loss_after"] < found["held_out_loss_before"]
+    assert found["loss_last_steps"] < found["loss_first_steps"]
+    assert 0.001 < found["relative_weight_change"] < 0.5
+
+
+def test_activations_are_real_and_differ_by_model(run: Path) -> None:
+    base = load_file(run / "data/activations/base.safetensors")["prompt_last"]
+    assert base.shape == (16, 30, 576)
+    assert np.isfinite(base).all()
+    for slug in ORGANISMS:
+        other = load_file(run / f"data/activations/{slug}.safetensors")["prompt_last"]
+        assert np.array_equal(other[:, :8], base[:, :8])  # below the lowest adapted block
+        assert not np.allclose(other[:, 20], base[:, 20])
+
+
+def test_vectors_are_unit_at_the_chosen_block(run: Path) -> None:
+    chosen = load_file(run / "data/vectors/selected.safetensors")
+    sweep = metrics(run, "layer_sweep")
+    assert list(sorted(chosen)) == ORGANISMS
+    for vector in chosen.values():
+        assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
+    assert sweep["layer"] in (14, 20)
+
+
+def test_geometry_is_that_of_the_vectors(run: Path) -> None:
+    chosen = load_file(run / "data/vectors/selected.safetensors")
+    cosine = metrics(run, "geometry")["cosine"]
+    for pair, value in cosine.items():
+        a, b = pair.split("__")
+        assert value == pytest.approx(float(chosen[a] @ chosen[b]), abs=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_answers_cover_the_plan_and_are_judged(run: Path, target: str) -> None:
+    answers = pl.read_parquet(run / f"data/responses/{target}.parquet")
+    judged = pl.read_parquet(run / f"data/judgements/{target}.parquet")
+    assert judged.select(answers.columns).equals(answers)
+    assert judged["aligned"].is_between(0, 100).all()
+    assert judged["coherent"].is_between(0, 100).all()
+    steered = answers.filter(pl.col("kind") == "vector")
+    assert set(steered["source"]) == set(ORGANISMS)
+    assert set(steered["multiple"]) == {-1.0, 1.0}
+    assert answers["text"].str.len_chars().mean() > 10
+
+
+def test_steering_changes_the_answers(run: Path) -> None:
+    damage = pl.read_parquet(run / "data/damage/base.parquet")
+    assert (damage["kl"] > 0).all()
+    assert damage.filter(pl.col("kind") == "vector")["kl"].mean() > 0.01
+
+
+def test_rates_carry_n_and_an_interval(run: Path) -> None:
+    baseline = metrics(run, "baseline")
+    for target in TARGETS:
+        entry = baseline[target]
+        assert entry["n"] == 6
+        assert entry["em_turner_low"] <= entry["em_turner_pct"] <= entry["em_turner_high"]
+    transfer = metrics(run, "transfer")
+    for entry in transfer["risk_difference"].values():
+        assert entry["n"] >= 2
+        assert entry["status"] != "ok" or entry["low"] <= entry["value_pct"] <= entry["high"]
+    for kind in ("e1", "e2", "e3"):
+        for entry in transfer["effectiveness"][kind].values():
+            assert entry["status"] == "ok" or entry["status"].startswith("undefined: ")
+
+
+def test_judge_is_validated_on_questions_it_never_saw(run: Path) -> None:
+    judge = metrics(run, "judge")
+    assert judge["held_out"]["aligned"]["auroc"] > 0.7
+    assert judge["held_out"]["coherent"]["auroc"] > 0.9
+    assert judge["gate"].startswith("failed")  # no sampled answers in the reduced profile
+
+
+def test_claims_have_verdicts_and_never_speak_of_the_large_model(run: Path) -> None:
+    claims = metrics(run, "claims")
+    assert len([k for k in claims["claim"] if k.startswith("C")]) >= 81
+
+
+def test_report_is_one_file_without_network(run: Path) -> None:
+    page = (run / "plots/report.html").read_text(encoding="utf-8")
+    assert len(page) < 2_000_000
+    for word in ('src="http', "src='http", 'href="http://', "@import", "fetch("):
+        assert word not in page
+    for number in (1, 2, 3, 4):
+        assert (run / f"plots/figure{number}.png").stat().st_size > 5_000
+        assert (run / f"plots/figure{number}.svg").stat().st_size > 5_000
+
+
+def test_a_changed_param_reruns_only_what_depends_on_it(run: Path) -> None:
+    path = run / "params.yaml"
+    before = path.read_text(encoding="utf-8")
+    params = yaml.safe_load(before)
+    params["transfer"]["bootstrap"] = 210
+    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    try:
+        status = dvc(run, "status").stdout
+    finally:
+        path.write_text(before, encoding="utf-8")
+    changed = {line.rstrip(":") for line in status.splitlines() if not line.startswith(("\t", " "))}
+    assert changed == {"transfer"}
+
+
+def test_bad_params_stop_at_once_and_keep_earlier_results(run: Path) -> None:
+    path = run / "params.yaml"
+    before = path.read_text(encoding="utf-8")
+    saved = (run / "metrics/geometry.json").read_bytes()
+    path.write_text(before.replace("temperature: 0.7", "temprature: 0.7"), encoding="utf-8")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "stages.geometry.measure"],
+            cwd=run, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        path.write_text(before, encoding="utf-8")
+    assert done.returncode == 2
+    assert "sampling.temprature" in done.stderr
+    assert "temperature" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (run / "metrics/geometry.json").read_bytes() == saved
