@@ -34,6 +34,9 @@ from stages.vectors.build import INDEX, VECTORS
 METRICS, PLOT = Path("metrics/layer_sweep.json"), Path("plots/layer_sweep.csv")
 RANDOM = "random"
 
+# (slug, block, relative dose) -> n, coherent_pct, misaligned_pct, mean_aligned (None: no scores)
+Trials = dict[tuple[str, int, float], dict[str, float | None]]
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -119,20 +122,23 @@ def main(params: Params) -> None:
     settings = params.layer_sweep
     candidates = read_candidates(params)
     blocks = len(candidates.residual)
-    beyond = [layer for layer in settings.layers if layer >= blocks]
-    if beyond:
-        raise UserError(
-            "no such block in the model",
-            where="params.yaml: layer_sweep.layers",
-            found=beyond,
-            expected=f"0 to {blocks - 1}",
-        )
+    rule = params.vectors.layer
+    fixed = [rule] if isinstance(rule, int) else []
+    for key, layers in (("layer_sweep.layers", settings.layers), ("vectors.layer", fixed)):
+        beyond = [layer for layer in layers if layer >= blocks]
+        if beyond:
+            raise UserError(
+                "no such block in the model",
+                where=f"params.yaml: {key}",
+                found=beyond,
+                expected=f"0 to {blocks - 1}",
+            )
     loaded = load(params, BASE)
     questions = read_questions(params.questions, "held_out", params.base.system_prompt)
     gains = margin_gains(params, loaded, candidates, questions)
-    layers = _layers_to_judge(params, gains)
-    trials = _generate(params, loaded, candidates, questions, layers)
-    chosen = choose(params, trials, layers)
+    judged_layers = _layers_to_judge(params, gains)
+    trials = _generate(params, loaded, candidates, questions, judged_layers)
+    chosen = choose(params, trials, judged_layers)
     selected = {
         slug: Selected(
             candidates.units[slug][layer],
@@ -183,7 +189,7 @@ def _layers_to_judge(params: Params, gains: dict[str, np.ndarray]) -> dict[str, 
     settings, rule = params.layer_sweep, params.vectors.layer
     organisms = params.slugs("organism")
     if isinstance(rule, int):
-        return dict.fromkeys(organisms, [rule])
+        return {slug: [rule] for slug in organisms}
     mean = np.mean([gains[slug] for slug in organisms], axis=0)
     result = {}
     for slug in organisms:
@@ -198,7 +204,7 @@ def _generate(
     candidates: Candidates,
     questions: Sequence[Question],
     layers: dict[str, list[int]],
-) -> dict[tuple[str, int, float], dict[str, float]]:
+) -> Trials:
     """Judged answers of the steered base: misaligned and coherent share by (slug, layer, dose)."""
     import polars as pl
 
@@ -224,7 +230,7 @@ def _generate(
         * 100,
         aligned=pl.col("aligned").mean(),
     )
-    trials = {}
+    trials: Trials = {}
     for source, dose, n, kept, bad, aligned in table.iter_rows():
         slug, _, layer = source.rpartition("@")
         trials[slug, int(layer), dose] = {
@@ -238,7 +244,7 @@ def _generate(
 
 def choose(
     params: Params,
-    trials: dict[tuple[str, int, float], dict[str, float]],
+    trials: Trials,
     layers: dict[str, list[int]],
 ) -> dict[str, tuple[int, float, str]]:
     """Block, dose and status by organism.
@@ -250,27 +256,35 @@ def choose(
     floor = params.layer_sweep.min_coherent
 
     def best(slug: str, layer: int) -> tuple[float, float, str]:
-        options = [(d, t) for (s, l, d), t in trials.items() if s == slug and l == layer]
-        allowed = [(d, t) for d, t in options if t["coherent_pct"] >= floor]
+        allowed, doses = [], []
+        for (name, block, dose), trial in trials.items():
+            if (name, block) != (slug, layer):
+                continue
+            doses.append(dose)
+            aligned, coherent = trial["mean_aligned"], trial["coherent_pct"]
+            if aligned is not None and coherent is not None and coherent >= floor:
+                allowed.append((aligned, dose))
         if allowed:
-            dose, trial = min(allowed, key=lambda o: (o[1]["mean_aligned"], o[0]))
-            return trial["mean_aligned"], dose, "ok"
-        dose, trial = min(options, key=lambda o: o[0])
+            return (*min(allowed), "ok")
+        dose = min(doses)
         return 100.0, dose, f"no dose keeps {floor:g} % of the answers coherent; the lowest taken"
 
     if params.vectors.layer == "per_model":
-        picked = {s: min(ls, key=lambda layer: (best(s, layer)[0], layer)) for s, ls in layers.items()}
+        picked = {
+            slug: min((best(slug, layer)[0], layer) for layer in choices)[1]
+            for slug, choices in layers.items()
+        }
     else:
         shared = next(iter(layers.values()))
-        common = min(shared, key=lambda l: (np.mean([best(s, l)[0] for s in layers]), l))
-        picked = dict.fromkeys(layers, common)
+        means = [(np.mean([best(slug, layer)[0] for slug in layers]), layer) for layer in shared]
+        picked = dict.fromkeys(layers, min(means)[1])
     return {slug: (layer, *best(slug, layer)[1:]) for slug, layer in picked.items()}
 
 
 def _write(
     params: Params,
     gains: dict[str, np.ndarray],
-    trials: dict[tuple[str, int, float], dict[str, float]],
+    trials: Trials,
     chosen: dict[str, tuple[int, float, str]],
     selected: dict[str, Selected],
 ) -> None:
@@ -289,7 +303,10 @@ def _write(
             "coefficient": selected[slug].coefficient,
             "raw_norm": selected[slug].norm,
             "status": status,
-            **trials[slug, layer, dose],
+            **{
+                name: "undefined: no scored answers" if value is None else value
+                for name, value in trials[slug, layer, dose].items()
+            },
         }
         if layer in settings.layers:
             at = settings.layers.index(layer)
