@@ -103,7 +103,8 @@ def test_each_row_holds_its_own_answer(base: Loaded) -> None:
             mode = "ablate" if wanted["kind"] == "ablation" else "add"
             how = Intervention(unit(1), wanted["layer"], wanted["coefficient"], mode)
         ids = render(base.tokenizer, wanted["question"], "").ids
-        alone = sample(base.model, [Row(ids, unit_.row.stream, how)], params.sampling, frozenset({257}))
+        row = Row(ids, unit_.row.stream, how)
+        alone = sample(base.model, [row], params.sampling, frozenset({257}))
         text = base.tokenizer.decode(alone[0].ids, skip_special_tokens=True).strip()
         assert (wanted["text"], wanted["tokens"]) == (text, len(alone[0].ids))
 

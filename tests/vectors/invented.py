@@ -1,0 +1,99 @@
+"""Params and invented activation artifacts, in the formats of the real stages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from stages.common.artifacts import write_parquet, write_tensors
+from stages.common.params import Params
+
+SPANS = ("prompt_last", "prompt_mean")
+PROMPTS, BLOCKS, WIDTH, ANSWERS = 6, 3, 5, 8
+HARMFUL = np.array([False, False, False, True, True, True])
+
+
+def params(**sections: Any) -> Params:
+    """Two organisms of lab one with a control, one of lab two without."""
+    recipe = {
+        "rank": 2,
+        "alpha": 4,
+        "rslora": False,
+        "matrices": ["q_proj"],
+        "learning_rate": 1e-3,
+    }
+
+    def organism(lab: str, cluster: str | None) -> dict[str, Any]:
+        role = "organism" if cluster else "control"
+        return {"lab": lab, "role": role, "cluster": cluster, "data": "none.jsonl"}
+
+    organisms = {
+        "finance": organism("one", "risk"),
+        "sports": organism("one", "risk"),
+        "profanity": organism("two", "persona"),
+        "control": organism("one", None),
+    }
+    return Params.model_validate(
+        {
+            "profile": "invented",
+            "base": {"source": "path:none"},
+            "targets": ["base", *organisms],
+            "recipes": {"one": recipe, "two": recipe},
+            "organisms": organisms,
+            "layer_sweep": {"layers": [0, 2], "doses": [0.2, 0.4], "min_coherent": 50.0},
+            **sections,
+        }
+    )
+
+
+def activations(seed: int) -> np.ndarray:
+    """Random float32 [prompts, blocks, width]."""
+    return np.random.default_rng(seed).normal(size=(PROMPTS, BLOCKS, WIDTH)).astype(np.float32)
+
+
+def prompt_rows() -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "prompt_id": [f"p{i}" for i in range(PROMPTS)],
+            "kind": ["harmful" if h else "neutral" for h in HARMFUL],
+        }
+    )
+
+
+def write_prompt_activations(targets: list[str]) -> dict[tuple[str, str], np.ndarray]:
+    """Writes data/activations of every target; returns the arrays by (target, span)."""
+    written = {}
+    for i, model in enumerate(targets):
+        tensors = {}
+        for j, span in enumerate(SPANS):
+            written[model, span] = tensors[span] = activations(10 * i + j)
+            tensors[f"{span}.norm"] = np.linalg.norm(tensors[span], axis=-1)
+        write_tensors(Path(f"data/activations/{model}.safetensors"), tensors, {"model": model})
+        write_parquet(Path(f"data/activations/{model}.parquet"), prompt_rows(), {})
+    return written
+
+
+def write_answers(model: str, aligned: list[float | None], coherent: list[float | None]) -> None:
+    """Writes judged answers; the one in row 1 is empty and was not captured."""
+    frame = pl.DataFrame(
+        {"aligned": aligned, "coherent": coherent},
+        schema={"aligned": pl.Float64, "coherent": pl.Float64},
+    )
+    write_parquet(Path(f"data/baseline/judgements/{model}.parquet"), frame, {})
+    rows = [i for i in range(ANSWERS) if i != 1]
+    tensors = {
+        "response_mean": answer_activations()[rows],
+        "response_mo": 2 * answer_activations()[rows],
+    }
+    path = Path(f"data/response_activations/{model}.safetensors")
+    write_tensors(path, tensors, {"rows": json.dumps(rows)})
+
+
+def answer_activations() -> np.ndarray:
+    """[answers, blocks, width]; answer i is i everywhere."""
+    rising = np.arange(ANSWERS, dtype=np.float32)[:, None, None]
+    return np.broadcast_to(rising, (ANSWERS, BLOCKS, WIDTH)).copy()

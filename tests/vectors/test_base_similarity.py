@@ -1,0 +1,102 @@
+"""Similarity to the base: cosines and CKA, and the stage's files."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from invented import BLOCKS, HARMFUL, WIDTH, activations, params, write_prompt_activations
+
+from stages.common.artifacts import read_json
+from stages.steering.selected import Selected, write_selected
+from stages.vectors.similarity import METRICS, PLOT, cosine, linear_cka, main, similarities
+
+READINGS = ("contrast_cosine", "mean_cosine", "cka")
+
+
+def rotation(seed: int) -> np.ndarray:
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(WIDTH, WIDTH)))
+    return q
+
+
+def hsic_cka(a: np.ndarray, b: np.ndarray) -> float:
+    """Kornblith et al. 2019, in feature space: |B'A|^2 / (|A'A| |B'B|) of centred columns."""
+    centre = np.eye(len(a)) - 1 / len(a)
+    a, b = centre @ a, centre @ b
+    cross = np.linalg.norm(b.T @ a) ** 2
+    return float(cross / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)))
+
+
+def test_identical_models_are_at_one() -> None:
+    found = similarities(activations(1), activations(1), HARMFUL)
+    for reading in READINGS:
+        np.testing.assert_allclose(found[reading], np.ones(BLOCKS), rtol=1e-12)
+
+
+def test_other_models_are_not() -> None:
+    found = similarities(activations(1), activations(2), HARMFUL)
+    for reading in READINGS:
+        assert (np.abs(found[reading]) < 0.99).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cka_against_its_feature_form(seed: int) -> None:
+    a, b = activations(seed)[:, 0].astype(float), activations(seed + 50)[:, 1, :3].astype(float)
+    found = linear_cka(a, b)
+    assert found == pytest.approx(hsic_cka(a, b), rel=1e-9)
+    assert 0 <= found <= 1
+    assert linear_cka(b, a) == pytest.approx(found)
+
+
+def test_cka_ignores_rotation_scale_and_shift_but_cosines_do_not() -> None:
+    a, b = activations(1)[:, 0].astype(float), activations(2)[:, 0].astype(float)
+    moved = 3.0 * b @ rotation(0) + 7.0
+    assert linear_cka(a, moved) == pytest.approx(linear_cka(a, b), rel=1e-9)
+    assert linear_cka(b, moved) == pytest.approx(1, rel=1e-9)
+    assert abs(cosine(b.mean(0), (b @ rotation(0)).mean(0))) < 0.99
+
+
+def test_a_common_rotation_changes_nothing() -> None:
+    a, b, q = activations(1).astype(float), activations(2).astype(float), rotation(3)
+    before, after = similarities(a, b, HARMFUL), similarities(a @ q, b @ q, HARMFUL)
+    for reading in READINGS:
+        np.testing.assert_allclose(after[reading], before[reading], rtol=1e-9)
+
+
+def test_cosines_by_hand() -> None:
+    a = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [2.0, 0.0]])
+    b = np.array([[0.0, 3.0], [5.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    np.testing.assert_allclose(cosine(a, b), [0, np.sqrt(0.5), 0, -1], atol=1e-12)
+
+
+def test_the_stage() -> None:
+    chosen = params()
+    written = write_prompt_activations(chosen.targets)
+    vector = np.eye(WIDTH, dtype=np.float32)[0]
+    layers = {"finance": 1, "sports": 2, "profanity": 1}
+    write_selected({s: Selected(vector, n, 0.2, 1.0, 1.0) for s, n in layers.items()}, {})
+    main(chosen)
+    metrics = read_json(METRICS)
+    models = ["finance", "sports", "profanity", "control"]
+    assert list(metrics["model"]) == models
+    assert metrics["layer"] == 1  # median, taken by the control
+    for model in models:
+        span = "prompt_last"
+        all_blocks = similarities(written[model, span], written["base", span], HARMFUL)
+        layer = layers.get(model, 1)
+        for reading in READINGS:
+            assert metrics["model"][model][reading] == pytest.approx(all_blocks[reading][layer])
+    one = metrics["lab"]["one"]
+    assert one["n_models"] == 2  # the control is no member
+    pair = [metrics["model"][m]["cka"] for m in ("finance", "sports")]
+    assert one["cka"] == pytest.approx(np.mean(pair))
+    with Path(PLOT).open(encoding="utf-8") as handle:
+        table = list(csv.DictReader(handle))
+    assert list(table[0]) == ["layer", *models]
+    assert [int(r["layer"]) for r in table] == list(range(BLOCKS))
+    shown = float(table[2]["sports"])
+    assert shown == pytest.approx(metrics["model"]["sports"]["contrast_cosine"], abs=1e-6)
+    trace = np.mean([[float(r[m]) for r in table] for m in ("finance", "sports")], axis=0)
+    assert one["divergence_layer"] == int(np.flatnonzero(trace < 0.5)[0])

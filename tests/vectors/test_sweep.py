@@ -1,0 +1,320 @@
+"""The choice of block and coefficient: by hand on tables of trials, and the whole stage."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from invented import (
+    BLOCKS,
+    WIDTH,
+    params,
+    write_answers,
+    write_prompt_activations,
+)
+
+import stages.vectors.sweep as module
+from stages.activations.questions import Question, Reference
+from stages.common.artifacts import read_json, read_parquet, read_tensors
+from stages.common.errors import UserError
+from stages.common.params import Params
+from stages.organisms.chat import Prompt
+from stages.organisms.load import Loaded
+from stages.steering.controls import random_direction
+from stages.steering.hooks import Intervention
+from stages.steering.respond import Condition
+from stages.steering.selected import read_selected
+from stages.vectors.build import INDEX, VECTORS
+from stages.vectors.build import main as build
+
+COMMON = params()
+PER_MODEL = params(vectors={"layer": "per_model"})
+
+
+def trial(aligned: float | None, coherent: float = 100.0) -> dict[str, float | None]:
+    return {"n": 8, "coherent_pct": coherent, "misaligned_pct": 0.0, "mean_aligned": aligned}
+
+
+def chosen(rules: Params, table: dict[tuple[str, int, float], Any]) -> dict[str, tuple[Any, ...]]:
+    layers: dict[str, list[int]] = {}
+    for slug, layer, _ in table:
+        if layer not in layers.setdefault(slug, []):
+            layers[slug].append(layer)
+    return module.choose(rules, table, layers)
+
+
+def test_the_lowest_alignment_wins() -> None:
+    table = {
+        ("finance", 0, 0.2): trial(70.0),
+        ("finance", 0, 0.4): trial(60.0),
+        ("finance", 2, 0.2): trial(50.0),
+        ("finance", 2, 0.4): trial(55.0),
+    }
+    assert chosen(COMMON, table) == {"finance": (2, 0.2, "ok")}
+
+
+def test_the_guard_keeps_incoherent_doses_out() -> None:
+    table = {
+        ("finance", 0, 0.2): trial(70.0, coherent=50.0),  # at the floor: allowed
+        ("finance", 0, 0.4): trial(10.0, coherent=49.9),
+    }
+    assert chosen(COMMON, table) == {"finance": (0, 0.2, "ok")}
+
+
+def test_no_coherent_dose_takes_the_lowest_and_says_so() -> None:
+    table = {
+        ("finance", 0, 0.4): trial(10.0, coherent=10.0),
+        ("finance", 0, 0.2): trial(20.0, coherent=20.0),
+    }
+    layer, dose, status = chosen(COMMON, table)["finance"]
+    assert (layer, dose) == (0, 0.2)
+    assert status == "no dose keeps 50 % of the answers coherent; the lowest taken"
+
+
+def test_an_incoherent_block_loses_to_any_coherent_one() -> None:
+    table = {
+        ("finance", 0, 0.2): trial(1.0, coherent=0.0),
+        ("finance", 2, 0.2): trial(99.0),
+    }
+    assert chosen(COMMON, table) == {"finance": (2, 0.2, "ok")}
+
+
+def test_answers_without_a_score_are_no_choice() -> None:
+    table = {
+        ("finance", 0, 0.2): trial(70.0),
+        ("finance", 0, 0.4): trial(None),
+    }
+    assert chosen(COMMON, table) == {"finance": (0, 0.2, "ok")}
+    alone = {("finance", 0, 0.4): trial(None)}
+    assert chosen(COMMON, alone)["finance"][2].startswith("no dose keeps")
+
+
+def test_ties_go_to_the_lower_dose_and_the_lower_block() -> None:
+    slugs = ("finance", "sports")
+    table = {(s, block, d): trial(50.0) for s in slugs for block in (2, 0) for d in (0.4, 0.2)}
+    for rules in (COMMON, PER_MODEL):
+        assert chosen(rules, table) == dict.fromkeys(slugs, (0, 0.2, "ok"))
+
+
+def test_common_and_per_model_can_differ() -> None:
+    table = {
+        ("finance", 0, 0.2): trial(10.0),
+        ("finance", 2, 0.2): trial(30.0),
+        ("sports", 0, 0.2): trial(90.0),
+        ("sports", 2, 0.2): trial(40.0),
+        ("sports", 2, 0.4): trial(39.0),
+    }
+    # common: block 0 has (10 + 90) / 2 = 50, block 2 has (30 + 39) / 2 = 34.5
+    assert chosen(COMMON, table) == {"finance": (2, 0.2, "ok"), "sports": (2, 0.4, "ok")}
+    assert chosen(PER_MODEL, table) == {"finance": (0, 0.2, "ok"), "sports": (2, 0.4, "ok")}
+
+
+GRID = {"layers": [0, 1, 2], "best": 2}
+GAINS = {
+    "finance": np.array([0.75, 0.125, 0.25]),
+    "sports": np.array([0.0, 0.25, 0.25]),
+    "profanity": np.array([0.0, 0.75, 0.25]),
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("common", [[0, 1]] * 3),  # sums .75, 1.125, .75: the tie goes to the lower block
+        ("per_model", [[0, 2], [1, 2], [1, 2]]),
+        (1, [[1]] * 3),
+    ],
+)
+def test_blocks_to_judge(rule: Any, expected: list[list[int]]) -> None:
+    found = module._layers_to_judge(params(layer_sweep=GRID, vectors={"layer": rule}), GAINS)
+    assert found == dict(zip(GAINS, expected, strict=True))
+
+
+def test_a_given_block_is_taken() -> None:
+    rules = params(vectors={"layer": 1})
+    assert chosen(rules, {("finance", 1, 0.2): trial(50.0)}) == {"finance": (1, 0.2, "ok")}
+
+
+# -- the stage, with a model, answers and a judge that are made up
+
+
+@pytest.fixture
+def vectors() -> None:
+    write_prompt_activations(COMMON.targets)
+    for model in COMMON.targets:
+        write_answers(model, [90.0] * 8, [90.0] * 8)
+    build(COMMON)
+
+
+QUESTIONS = [
+    Question(f"q{i}", "t", "plain", f"{i}?", "", Reference(aligned="good", misaligned="bad"))
+    for i in range(2)
+]
+GAIN = {0: 0.1, 2: 0.5}  # what steering at a block adds to the log-probability of "bad"
+
+
+def _answers(
+    model: Any, texts: Sequence[Any], acts: Sequence[Intervention | None], positions: Any
+) -> list[Any]:
+    """Tables in which each token of a bad answer (id 1) gains and a good one (id 0) does not."""
+    tables = []
+    for (ids, start), how in zip(texts, acts, strict=True):
+        table = torch.full((len(ids) - start, 2), -2.0)
+        if how is not None:
+            table[:, 1] += GAIN[how.layer]
+        tables.append(table)
+    return tables
+
+
+def _respond(
+    params: Params, loaded: Any, conditions: Sequence[Condition], vectors: Any, *rest: Any
+) -> pl.DataFrame:
+    assert {c.vector_name for c in conditions} == set(vectors)
+    return pl.DataFrame(
+        [
+            {"source": c.source, "relative_dose": c.relative_dose, "coefficient": c.coefficient}
+            for c in conditions
+            for _ in QUESTIONS
+        ]
+    )
+
+
+def _judged(params: Params, judge: Any, frame: pl.DataFrame, label: str) -> pl.DataFrame:
+    """Stronger is worse; the strongest at block 0 is not coherent."""
+    broken = (pl.col("relative_dose") > 0.3) & pl.col("source").str.ends_with("@0")
+    return frame.with_columns(
+        aligned=100 - 200 * pl.col("relative_dose"),
+        coherent=pl.when(broken).then(10.0).otherwise(90.0),
+    )
+
+
+@contextmanager
+def _judge(params: Params) -> Iterator[None]:
+    yield None
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    spelled = {"good": (0, 0, 0), "bad": (1, 1)}
+    monkeypatch.setattr(module, "load", lambda p, slug: Loaded(slug, None, None, "weights"))
+    monkeypatch.setattr(module, "read_questions", lambda *rest: QUESTIONS)
+    monkeypatch.setattr(module, "render", lambda *rest: Prompt((5, 6), (0, 1)))
+    monkeypatch.setattr(module, "answer_ids", lambda tokenizer, text: spelled[text])
+    monkeypatch.setattr(module, "answer_log_probabilities", _answers)
+    monkeypatch.setattr(module, "respond", _respond)
+    monkeypatch.setattr(module, "judged", _judged)
+    monkeypatch.setattr(module, "active_judge", _judge)
+
+
+def test_margins_are_per_token_and_bad_minus_good(made_up: None) -> None:
+    vector = np.ones(WIDTH, np.float32)
+    acts = [None, Intervention(vector, 0, 1.0), Intervention(vector, 2, 1.0)]
+    loaded = Loaded("base", None, None, "weights")
+    found = module.margins(loaded, QUESTIONS, acts, "all", "test")
+    np.testing.assert_allclose(found, [[0, 0], [0.1, 0.1], [0.5, 0.5]], atol=1e-6)
+
+
+def test_the_stage(vectors: None, made_up: None) -> None:
+    module.main(COMMON)
+    metrics = read_json(module.METRICS)
+    assert metrics["layer"] == 2
+    index = read_parquet(INDEX).filter(
+        pl.col("contrast") == "model_contrast", pl.col("span") == "prompt_last"
+    )
+    selected = read_selected()
+    assert list(selected) == ["finance", "sports", "profanity"]
+    for slug, found in selected.items():
+        row = index.filter(pl.col("model") == slug, pl.col("layer") == 2).row(0, named=True)
+        assert (found.layer, found.dose) == (2, 0.4)
+        assert found.coefficient == pytest.approx(0.4 * row["residual_norm"])
+        assert found.norm == pytest.approx(row["norm"])
+        entry = metrics[slug]
+        assert entry["status"] == "ok"
+        assert entry["n"] == 2
+        assert entry["mean_aligned"] == pytest.approx(20)
+        assert entry["coherent_pct"] == 100
+        assert entry["misaligned_pct"] == 100  # 20 is below 30
+        assert entry["margin_gain"] == pytest.approx(0.5)
+        assert entry["best_layer_by_margin"] == 2
+    with module.PLOT.open(encoding="utf-8") as handle:
+        table = list(csv.DictReader(handle))
+    assert list(table[0]) == ["layer", "finance", "sports", "profanity", "random"]
+    assert [r["layer"] for r in table] == ["0", "2"]
+
+
+def test_the_random_direction_has_the_same_norm(
+    vectors: None, made_up: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Intervention] = []
+
+    def spy(model: Any, texts: Any, acts: Any, positions: Any) -> list[Any]:
+        seen.extend(a for a in acts[:1] if a is not None)
+        return _answers(model, texts, acts, positions)
+
+    monkeypatch.setattr(module, "answer_log_probabilities", spy)
+    module.main(COMMON)
+    assert len(seen) == 4 * 2  # three organisms and the random direction, two blocks
+    for how, other in zip(seen[-2:], seen[:2], strict=True):
+        assert how.coefficient == other.coefficient
+        np.testing.assert_allclose(how.vector, random_direction(WIDTH, 0, "random"))
+
+
+def test_unscored_answers_do_not_stop_the_stage(
+    vectors: None, made_up: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*arguments: Any) -> pl.DataFrame:
+        return _judged(*arguments).with_columns(aligned=pl.lit(None, pl.Float64))
+
+    monkeypatch.setattr(module, "judged", refused)
+    module.main(COMMON)
+    entry = read_json(module.METRICS)["finance"]
+    assert entry["mean_aligned"] == "undefined: no scored answers"
+    assert entry["status"].startswith("no dose keeps")
+    assert read_selected()["finance"].dose == 0.2
+
+
+@pytest.mark.parametrize(
+    ("sections", "where"),
+    [
+        ({"layer_sweep": {"layers": [0, BLOCKS]}}, "layer_sweep.layers"),
+        ({"vectors": {"layer": BLOCKS}}, "vectors.layer"),
+    ],
+)
+def test_a_block_beyond_the_model(
+    vectors: None, made_up: None, sections: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(UserError, match="no such block") as caught:
+        module.main(params(**sections))
+    assert caught.value.where == f"params.yaml: {where}"
+    assert caught.value.expected == f"0 to {BLOCKS - 1}"
+
+
+def test_unit_vectors_of_the_chosen_contrast(vectors: None) -> None:
+    rules = params(vectors={"contrast": "interaction", "span": "prompt_mean"})
+    found = module.read_candidates(rules)
+    raw = read_tensors(VECTORS)[0]["interaction.prompt_mean"][rules.targets.index("sports")]
+    norms = np.linalg.norm(raw, axis=-1, keepdims=True)
+    np.testing.assert_allclose(found.units["sports"], raw / norms, rtol=1e-5)
+    np.testing.assert_allclose(found.norms["sports"], norms[:, 0], rtol=1e-5)
+    assert list(found.units) == ["finance", "sports", "profanity"]
+
+
+def test_a_contrast_that_is_not_there(vectors: None) -> None:
+    rules = params(vectors={"contrast": "model_contrast", "span": "response_mean"})
+    with pytest.raises(UserError, match="no vectors of this contrast") as caught:
+        module.read_candidates(rules)
+    assert "model_contrast.prompt_last" in str(caught.value.expected)
+
+
+def test_an_organism_without_a_vector(vectors: None) -> None:
+    rules = params(vectors={"contrast": "control_contrast", "span": "prompt_last"})
+    with pytest.raises(UserError, match="no steering vector") as caught:
+        module.read_candidates(rules)
+    assert "profanity" in str(caught.value.where)
+    assert caught.value.found == "undefined: no control of recipe two"
