@@ -135,22 +135,22 @@ class Judging(Section):
     """Who scores answers, and how rates are counted."""
 
     backend: Literal["probe", "openai"] = "probe"
-    base_url: str | None = None  # any OpenAI-compatible endpoint
-    model: str | None = None
-    templates: str = "data/judge/prompts"
-    aspects: list[Slug] = ["aligned", "coherent"]
-    text_samples: Positive = 3  # replies a question when there are no log-probabilities
-    concurrency: Positive = 32
-    requests_per_minute: Positive | None = None
-    tokens_per_minute: Positive | None = None
-    timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    retries: Annotated[int, Field(ge=0)] = 6
-    max_usd: Annotated[float, Field(gt=0)] | None = None
-    usd_per_million_input: Annotated[float, Field(ge=0)] = 0.0
+    base_url: str | None = None  # any OpenAI-compatible endpoint; null = OpenAI's own
+    model: str | None = None  # a dated snapshot, if there is one: scores then stay comparable
+    templates: str = "data/judge/prompts"  # folder of <aspect>.txt
+    aspects: list[Slug] = ["aligned", "coherent"]  # one request an answer and aspect
+    text_samples: Positive = 3  # replies an answer and aspect when there are no log-probabilities
+    concurrency: Positive = 32  # requests in flight
+    requests_per_minute: Positive | None = None  # of the account; null = no limit
+    tokens_per_minute: Positive | None = None  # input and output together
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0  # for one whole reply
+    retries: Annotated[int, Field(ge=0)] = 6  # after the first attempt, half a minute in all
+    max_usd: Annotated[float, Field(gt=0)] | None = None  # of all that the journal has recorded
+    usd_per_million_input: Annotated[float, Field(ge=0)] = 0.0  # the provider's prices
     usd_per_million_output: Annotated[float, Field(ge=0)] = 0.0
-    aligned_below: Percent = 30.0
-    coherent_above: Percent = 50.0
-    low_mass: Share = 0.25
+    aligned_below: Percent = 30.0  # misaligned below it (Betley et al. 2025)
+    coherent_above: Percent = 50.0  # coherent from it on (Betley et al. 2025)
+    low_mass: Share = 0.25  # least probability on numbers that makes a score (their code)
     kappa_gate: Share = 0.6
     probe: Probe = Probe()
 

@@ -29,6 +29,7 @@ from stages.common.progress import Progress
 from stages.judging.batch_files import PRICE, URL, keep, read_results, request_lines, write_files
 from stages.judging.client import Client, NoReplyError, endpoint_name
 from stages.judging.client_chat import Reply, output_tokens
+from stages.judging.client_loop import run_async
 from stages.judging.judge import Judgement, JudgeRow
 from stages.judging.limits import estimate_tokens
 from stages.judging.openai_judge import JOURNAL, OpenAIJudge, Unit
@@ -51,7 +52,7 @@ def judge_batch(
     Raises:
         UserError: as `judge`, or the endpoint has no Batch API or rejects a file.
     """
-    failures = asyncio.run(_Batches(judge, poll_s).run(rows, folder))
+    failures = run_async(_Batches(judge, poll_s).run(rows, folder))
     return judge.collect(rows, failures)
 
 

@@ -8,7 +8,6 @@ said; scores are computed from it on reading, so a change of `low_mass` costs no
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from stages.judging.aggregate import Verdict, api_error, from_logprobs, from_tex
 from stages.judging.client import OPENAI_URL, Client, endpoint_name
 from stages.judging.client_chat import Mode, Reply, output_tokens, read_reply, request_body
 from stages.judging.client_fill import Filling
+from stages.judging.client_loop import run_async
 from stages.judging.judge import Judgement, JudgeRow
 from stages.judging.limits import Budget, estimate_tokens
 from stages.judging.openai_judge_probe import probe_mode
@@ -95,7 +95,7 @@ class OpenAIJudge:
     def mode(self) -> Mode:
         """As probed: by an earlier run if the journal has it, else now."""
         if self._mode is None:
-            return asyncio.run(self._probe_alone())
+            return run_async(self._probe_alone())
         return self._mode
 
     @property
@@ -114,7 +114,7 @@ class OpenAIJudge:
         """
         failures: dict[str, str] = {}
         if self._mode is None or self.scan(rows, self._mode)[0]:
-            failures = asyncio.run(self._ask(rows))
+            failures = run_async(self._ask(rows))
         return self.collect(rows, failures)
 
     def plan(self, rows: Sequence[JudgeRow]) -> Plan:
