@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -22,6 +22,15 @@ def within(gram: Floats, members: Sequence[int]) -> Floats:
 def across(gram: Floats, first: Sequence[int], second: Sequence[int]) -> Floats:
     """Mean cosine [...] between members of two clusters."""
     mean: Floats = gram[..., first, :][..., second].mean((-2, -1))
+    return mean
+
+
+def across_mean(gram: Floats, members: Mapping[str, Sequence[int]]) -> Floats:
+    """Mean cosine [...] over all pairs across clusters; NaN for fewer than two clusters."""
+    _, outside = cluster_pairs(gram.shape[-1], list(members.values()))
+    if not outside:
+        return np.full(gram.shape[:-2], np.nan)
+    mean: Floats = pair_values(gram)[..., outside].mean(-1)
     return mean
 
 

@@ -1,0 +1,139 @@
+"""Stage `calibration`: intervals, nulls and power for the measured geometry.
+
+Writes metrics/calibration.json, plots/power.csv (a line a share of common core) and
+plots/nulls.csv (a line a statistic). It rests on the activations, so no model runs. The
+contrast of answers (c) has no prompts in common between models; for it, and for spans that were
+not captured, the organism-base contrast at the same blocks is calibrated and named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stages.common.artifacts import read_parquet, read_tensors, write_metrics, write_text
+from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.errors import UserError
+from stages.common.params import BASE, Params, load_params
+from stages.geometry.calibration import Differences, calibrate
+from stages.geometry.gram import Floats
+from stages.geometry.measure import SELECTED, massive_dimensions
+from stages.geometry.power import curves
+from stages.geometry.table import csv_text
+
+ACTIVATIONS = Path("data/activations")
+METRICS = Path("metrics/calibration.json")
+POWER, NULLS = Path("plots/power.csv"), Path("plots/nulls.csv")
+FALLBACK = "model_contrast"
+PAIRED = ("prompt_contrast", "interaction")  # rows are harmful minus neutral of a pair
+AGAINST = (FALLBACK, "control_contrast", "interaction")  # rows subtract another model
+
+
+def pair_rows(kinds: Sequence[str], pairs: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Rows of the harmful and of the neutral prompts, pair by pair.
+
+    Raises:
+        UserError: a pair lacks one of the two, or has one twice.
+    """
+    sides: dict[str, dict[str, list[int]]] = {}
+    for row, (kind, pair) in enumerate(zip(kinds, pairs, strict=True)):
+        sides.setdefault(pair, {}).setdefault(kind, []).append(row)
+    for pair, found in sides.items():
+        if sorted(found) != ["harmful", "neutral"] or any(len(r) != 1 for r in found.values()):
+            raise UserError(
+                "a pair of prompts is not one neutral and one harmful prompt",
+                where=f"{ACTIVATIONS}: pair {pair}",
+                found={kind: len(rows) for kind, rows in found.items()},
+                expected="one of each",
+            )
+    first = [found["harmful"][0] for found in sides.values()]
+    return first, [found["neutral"][0] for found in sides.values()]
+
+
+def read_differences(params: Params) -> tuple[Differences, str, str]:
+    """Difference rows of organisms and controls, with the contrast and span they are of."""
+    _, about = read_tensors(SELECTED)
+    names, controls = params.slugs("organism"), params.slugs("control")
+    try:
+        layers = json.loads(about["layers"])
+        middle = int(np.median([layers[name] for name in names]))
+        contrast, span = about["contrast"], about["span"]
+    except KeyError as error:
+        raise UserError(
+            "the selected vectors are not those of the organisms in the params",
+            where=str(SELECTED),
+            found=f"no {error}",
+            hint="dvc repro layer_sweep",
+        ) from None
+    if contrast not in (*PAIRED, *AGAINST):
+        contrast = FALLBACK
+    span = span if span in params.activations.spans else params.activations.spans[0]
+    prompts = read_parquet(ACTIVATIONS / f"{BASE}.parquet")
+    topics, pairs = prompts["topic"].to_list(), prompts["pair"].to_list()
+    harmful, neutral = pair_rows(prompts["kind"].to_list(), pairs)
+    paired = contrast in PAIRED
+    base, _ = read_tensors(ACTIVATIONS / f"{BASE}.safetensors")
+
+    def rows_of(slug: str) -> Floats:
+        layer = layers.get(slug, middle)
+        rows = _activations(slug, span, layer)
+        if contrast in AGAINST:
+            rows = rows - _reference(params, contrast, slug, base, span, layer)
+        return rows[harmful] - rows[neutral] if paired else rows
+
+    return (
+        Differences(
+            names=names,
+            clusters=params.clusters(),
+            rows=np.stack([rows_of(name) for name in names]),
+            topics=[topics[i] for i in harmful] if paired else topics,
+            controls=_means(rows_of, controls, base[span].shape[-1]),
+            massive=massive_dimensions(
+                base[span][:, middle].astype(np.float64), params.geometry.massive_share
+            ),
+        ),
+        contrast,
+        span,
+    )
+
+
+def _activations(slug: str, span: str, layer: int) -> Floats:
+    tensors, _ = read_tensors(ACTIVATIONS / f"{slug}.safetensors")
+    return np.asarray(tensors[span][:, layer], dtype=np.float64)
+
+
+def _reference(
+    params: Params, contrast: str, slug: str, base: dict[str, np.ndarray], span: str, layer: int
+) -> Floats:
+    """What a row subtracts: the base, or the first control of the same lab's recipe."""
+    if contrast == "control_contrast" and params.organisms[slug].role == "organism":
+        lab = params.organisms[slug].lab
+        same = [c for c in params.slugs("control") if params.organisms[c].lab == lab]
+        if same:
+            return _activations(same[0], span, layer)
+    return np.asarray(base[span][:, layer], dtype=np.float64)
+
+
+def _means(rows_of: Callable[[str], Floats], slugs: Sequence[str], width: int) -> Floats:
+    return np.array([rows_of(slug).mean(0) for slug in slugs]).reshape(-1, width)
+
+
+def main(params: Params) -> None:
+    """Calibrates the geometry of the selected vectors."""
+    data, contrast, span = read_differences(params)
+    found = calibrate(data, params.geometry, params.run.seed)
+    write_metrics(METRICS, {"contrast": contrast, "span": span} | found.metrics)
+    write_text(POWER, csv_text(*curves(found.sweep)))
+    write_text(NULLS, csv_text(*found.nulls))
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Calibrate the geometry: intervals, nulls and power."""
+    main(load_params(params))
+
+
+if __name__ == "__main__":
+    run(cli)

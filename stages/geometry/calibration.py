@@ -1,0 +1,305 @@
+"""Every statistic of the battery with its interval and its nulls (METHOD.md: calibration).
+
+Nulls: `covariance` - the vectors are draws from N(0, Sigma), Sigma the covariance of the
+difference rows - with and without massive-activation dimensions; `flips` - no organism has a
+consistent difference; `partitions` - the cluster labels mean nothing; `controls` - organisms are
+no more alike than each is like a benignly fine-tuned control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from stages.common.hashing import stream_key
+from stages.common.params import Geometry
+from stages.geometry import clusters as trees
+from stages.geometry import power, resampling
+from stages.geometry.battery import battery, cluster_indices
+from stages.geometry.core_share import core_loadings, core_share
+from stages.geometry.gram import Floats, Ints, cosines, unit_gram
+from stages.geometry.result import nest
+from stages.geometry.similarity import across_mean
+
+INTERVAL = (0.025, 0.975)
+MIN_DEFINED = 0.95  # share of replicates that define a statistic, below which it has no interval
+CORE = "core.share"
+SHOWN = (
+    "cosine.",
+    "similarity.",
+    "cluster_angle.",
+    "orthogonality.",
+    "cross_variance.",
+    "statistic.",
+    "pca.centred.pc1_pct",
+    "pc1_ablation.mean_abs_change",
+)
+LABELLED = (
+    "similarity.",
+    "cluster_angle.",
+    "orthogonality.",
+    "cross_variance.",
+    "statistic.",
+    "pc1_ablation.mean_abs_change",
+)
+PER_NAME = ("orthogonality.",)  # their keys name vectors, which partitions move about
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Difference rows behind the measured vectors; a vector is the mean of its rows.
+
+    Attributes:
+        names: organisms in order.
+        clusters: cluster -> organisms.
+        rows: [n, R, width] per prompt or pair of prompts.
+        topics: [R] topic of each row.
+        controls: [c, width] vectors of the aligned controls, made the same way.
+        massive: dimensions of massive activations.
+    """
+
+    names: list[str]
+    clusters: dict[str, list[str]]
+    rows: Floats
+    topics: list[str]
+    controls: Floats
+    massive: Ints
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Results: metrics, the power sweep, and the table of plots/nulls.csv."""
+
+    metrics: dict[str, Any]
+    sweep: power.Sweep
+    nulls: tuple[list[str], list[list[object]]]
+
+
+def calibrate(data: Differences, rules: Geometry, seed: int) -> Calibration:
+    """The whole calibration of one choice of contrast, span and block."""
+
+    def stream(name: str) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=stream_key(seed, "calibration", name)))
+
+    count = rules.replicates
+    members = cluster_indices(data.names, data.clusters)
+    gram = unit_gram(data.rows.mean(1))
+
+    def run(grams: Floats) -> dict[str, Floats]:
+        found = battery(grams, data.names, data.clusters, rules).values
+        kept = {k: v for k, v in found.items() if k.startswith(SHOWN) and "raw" not in k}
+        return kept | {CORE: core_share(grams, members)}
+
+    topics = resampling.by_topic(data.rows, data.topics)
+    light = np.delete(data.rows, data.massive, axis=-1)
+    spectra = {
+        "covariance": resampling.spectrum(data.rows),
+        "covariance_without_massive": resampling.spectrum(light),
+    }
+    nulls = {
+        name: run(cosines(resampling.covariance_draws(stream(name), values, count, len(gram))))
+        for name, values in spectra.items()
+    }
+    nulls["flips"] = run(cosines(resampling.sign_flips(stream("flips"), topics, count)))
+    resampled = cosines(resampling.bootstrap(stream("bootstrap"), topics, count))
+    split, agreement = resampling.halves(stream("halves"), topics, count)
+    halves = run(cosines(split))
+    observed = {k: float(v[0]) for k, v in run(gram[None]).items()}
+    relabelled = _relabelled(gram, members, run, count, stream("partitions"))
+    table = {
+        key: _row(
+            value,
+            boot,
+            halves[key],
+            {n: found[key] for n, found in nulls.items()},
+            relabelled.get(key),
+        )
+        for (key, value), boot in zip(observed.items(), run(resampled).values(), strict=True)
+    }
+    dimensions = {name: resampling.effective_dimension(v) for name, v in spectra.items()}
+    tightness = power.tightness_of(gram, members)
+    effective = max(2, round(dimensions["covariance"]))
+    sweep, full = (
+        power.sweep(stream(f"power.{d}"), count, d, len(gram), members, tightness, rules)
+        for d in (effective, data.rows.shape[-1])
+    )
+    metrics: dict[str, Any] = {
+        "rows": data.rows.shape[1],
+        "topics": topics.count,
+        "replicates": count,
+        "width": data.rows.shape[-1],
+        "effective_dimension": dimensions,
+        "massive_dimensions": len(data.massive),
+        "reliability": dict(zip(data.names, agreement.mean(0).tolist(), strict=True)),
+        "statistic": nest(table),
+        "controls": controls_null(data, gram, members),
+        "core": _core(gram, data, members, table[CORE]),
+        "coclustering": _coclustering(resampled, data, rules),
+        "dimension_needed": _dimensions_needed(observed),
+        "power": power.verdicts_of(sweep),
+        "power_full_width": power.verdicts_of(full),
+    }
+    return Calibration(metrics, sweep, _nulls_table(table, list(nulls)))
+
+
+def _row(
+    observed: float,
+    resampled: Floats,
+    halves: Floats,
+    nulls: Mapping[str, Floats],
+    relabelled: Floats | None,
+) -> dict[str, Any]:
+    """One line of the table: observed value, interval, reliability, and every null."""
+    if not np.isfinite(observed):
+        return {"status": "undefined for the measured vectors"}
+    row: dict[str, Any] = {"observed": observed} | _interval(resampled)
+    apart = np.abs(halves[0] - halves[1])
+    defined = apart[np.isfinite(apart)]
+    row["half_difference"] = (
+        float(np.median(defined)) if defined.size else "undefined: in no half of the topics"
+    )
+    for name, values in nulls.items():
+        row[name] = _interval(values) | {"p": p_value(observed, values)}
+    if relabelled is not None:
+        row["partitions"] = partition_p(observed, relabelled)
+    return row
+
+
+def _interval(values: Floats) -> dict[str, Any]:
+    finite = values[np.isfinite(values)]
+    if finite.size < MIN_DEFINED * values.size:
+        return {"status": f"undefined in {1 - finite.size / values.size:.0%} of replicates"}
+    low, high = np.quantile(finite, INTERVAL)
+    return {"low": float(low), "high": float(high), "median": float(np.median(finite))}
+
+
+def p_value(observed: float, null: Floats) -> float | str:
+    """Share of null values as far from the null's median as the observed one, counting it.
+
+    Two-sided, (1 + hits) / (1 + replicates); a string where the null does not define it.
+    """
+    finite = null[np.isfinite(null)]
+    if finite.size < MIN_DEFINED * null.size:
+        return "undefined in the null"
+    middle = np.median(finite)
+    hits = (np.abs(finite - middle) >= abs(observed - middle)).sum()
+    return float((1 + hits) / (1 + finite.size))
+
+
+def partition_p(observed: float, values: Floats) -> dict[str, Any]:
+    """p over all label assignments, and the smallest p that so few assignments can give.
+
+    `values` [m] holds the observed assignment too; assignments that only swap clusters tie.
+    """
+    finite = values[np.isfinite(values)]
+    away = np.abs(finite - np.median(finite))
+    slack = 1e-9 * max(1.0, float(away.max(initial=0.0)))
+    distance = abs(observed - float(np.median(finite)))
+    return {
+        "p": float((away >= distance - slack).mean()),
+        "smallest_p": float((away >= away.max() - slack).mean()),
+        "assignments": len(values),
+    }
+
+
+def _relabelled(
+    gram: Floats,
+    members: Mapping[str, Sequence[int]],
+    run: Callable[[Floats], dict[str, Floats]],
+    limit: int,
+    rng: np.random.Generator,
+) -> dict[str, Floats]:
+    """Cluster-level statistics under all label assignments."""
+    orders = resampling.partitions(list(members.values()), len(gram), limit, rng)
+    moved = gram[orders[:, :, None], orders[:, None, :]]
+    return {
+        key: values
+        for key, values in run(moved).items()
+        if key.startswith(LABELLED) and not key.startswith(PER_NAME)
+    }
+
+
+def controls_null(
+    data: Differences, gram: Floats, members: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """Mean cosine across clusters against cosines of organisms with aligned controls.
+
+    The null values are the mean cosines of each control with each cluster; they are few, so the
+    smallest p that they can give stands beside p.
+    """
+    if len(data.controls) == 0:
+        return {"status": "undefined: no controls"}
+    vectors = np.concatenate([data.rows.mean(1), data.controls])
+    cosine = unit_gram(vectors)[len(data.names) :, : len(data.names)]
+    values = np.array([row[list(m)].mean() for row in cosine for m in members.values()])
+    observed = float(across_mean(gram, members))
+    if not np.isfinite(observed):
+        return {"status": "undefined: fewer than two clusters"}
+    return {
+        "observed": observed,
+        "mean": float(values.mean()),
+        "largest": float(values.max()),
+        "p": float((1 + (values >= observed).sum()) / (1 + len(values))),
+        "smallest_p": 1.0 / (1 + len(values)),
+        "values": len(values),
+    }
+
+
+def _core(
+    gram: Floats, data: Differences, members: Mapping[str, Sequence[int]], row: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Share of a common core with its interval, and the loadings behind it."""
+    if "status" in row:
+        return {"status": "undefined: needs at least three clusters"}
+    order = [data.names[i] for indices in members.values() for i in indices]
+    loadings = core_loadings(gram[None], members)[0]
+    return {
+        **{key: row[key] for key in ("observed", "low", "high", "status") if key in row},
+        "null_high": row["covariance"].get("high", "undefined"),
+        "p": row["covariance"]["p"],
+        "loading": dict(zip(order, loadings.tolist(), strict=True)),
+        "note": "cluster parts are free; with two members each they are not identified",
+    }
+
+
+def _coclustering(resampled: Floats, data: Differences, rules: Geometry) -> dict[str, Any]:
+    """How often two organisms share a cluster when the dendrogram is cut into as many."""
+    k = len(data.clusters)
+    if not 2 <= k <= len(data.names):
+        return {"status": "undefined: fewer than two clusters"}
+    labels = trees.flat_labels(trees.agglomerate(trees.distances(resampled), rules.linkage), k)
+    pairs = combinations(range(len(data.names)), 2)
+    return {
+        f"{data.names[i]}__{data.names[j]}": float((labels[:, i] == labels[:, j]).mean())
+        for i, j in pairs
+    }
+
+
+def _dimensions_needed(observed: Mapping[str, float]) -> dict[str, Any]:
+    angles = {k: v for k, v in observed.items() if k.startswith("cluster_angle.")}
+    return {
+        key.partition(".")[2].removesuffix("_deg"): power.dimension_needed(angle)
+        for key, angle in angles.items()
+        if np.isfinite(angle)
+    }
+
+
+def _nulls_table(
+    table: Mapping[str, Mapping[str, Any]], nulls: Sequence[str]
+) -> tuple[list[str], list[list[object]]]:
+    """Header and rows of plots/nulls.csv: a line a statistic; empty where undefined."""
+    parts = ("low", "median", "high", "p")
+    header = ["statistic", "observed", "low", "high"]
+    header += [f"{name}_{part}" for name in nulls for part in parts]
+    header += ["partitions_p", "partitions_smallest_p"]
+    rows: list[list[object]] = []
+    for key, row in table.items():
+        line: list[object] = [key, *(row.get(part, "") for part in header[1:4])]
+        line += [row.get(name, {}).get(part, "") for name in nulls for part in parts]
+        line += [row.get("partitions", {}).get(part, "") for part in ("p", "smallest_p")]
+        rows.append(line)
+    return header, rows
