@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from stages.common.errors import UserError
 from stages.common.params import Judging
 
-BACKOFF_S = 0.5  # first wait after a failure; doubles each time
-LONGEST_BACKOFF_S = 30.0
+BACKOFF_S = 0.5  # first wait after a failure
+DOUBLINGS = 6  # of it, failure by failure: 32 s at most
 BYTES_PER_TOKEN = 4.0  # English text under today's tokenisers; used only before usage is known
 CHAT_TOKENS = 12  # roles and separators that a chat template adds
 MILLION = 1_000_000
@@ -36,9 +36,10 @@ class Gate:
         """Waits until a request of so many tokens may be sent."""
         gap = max(self._request_s, self._token_s * tokens)
         async with self._turn:
+            self._next = max(self._next, time.monotonic())
             while (wait := self._next - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
-            self._next = max(self._next, time.monotonic() - gap) + gap
+            self._next += gap
 
     def hold(self, seconds: float) -> None:
         """Sends nothing for so long, because the endpoint asked for it."""
@@ -108,8 +109,7 @@ def estimate_tokens(text: str) -> int:
 
 def backoff(attempt: int) -> float:
     """Seconds to wait after failure number `attempt` (from 0), with jitter."""
-    longest = min(BACKOFF_S * 2.0**attempt, LONGEST_BACKOFF_S)
-    return longest * random.uniform(0.5, 1.0)
+    return BACKOFF_S * 2.0 ** min(attempt, DOUBLINGS) * random.uniform(0.5, 1.0)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

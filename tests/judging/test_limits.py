@@ -1,0 +1,140 @@
+"""Pace, waits and money, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import signal
+import time
+
+import pytest
+
+from stages.common.params import Judging
+from stages.judging.client import endpoint_name
+from stages.judging.client_loop import run_async
+from stages.judging.limits import (
+    BACKOFF_S,
+    DOUBLINGS,
+    Budget,
+    Gate,
+    backoff,
+    estimate_tokens,
+    retry_after,
+)
+
+
+def times(gate: Gate, tokens: list[int]) -> list[float]:
+    """When requests that all want to start now are let through."""
+    let_through: list[float] = []
+
+    async def one(amount: int) -> None:
+        await gate.enter(amount)
+        let_through.append(time.monotonic())
+
+    async def run() -> None:
+        await asyncio.gather(*map(one, tokens))
+
+    start = time.monotonic()
+    asyncio.run(run())
+    return [moment - start for moment in let_through]
+
+
+def test_requests_are_spread_evenly() -> None:
+    found = times(Gate(1200, None), [10] * 5)  # one in 50 ms
+    for number, moment in enumerate(found):
+        assert moment >= 0.05 * number - 0.002
+
+
+def test_large_requests_take_longer() -> None:
+    assert times(Gate(None, 60_000), [100, 100, 1])[-1] >= 0.198
+
+
+def test_no_limit_means_no_wait() -> None:
+    assert times(Gate(None, None), [1000] * 50)[-1] < 0.1
+
+
+def test_a_hold_stops_all() -> None:
+    gate = Gate(None, None)
+    gate.hold(0.1)
+    gate.hold(0.01)  # a shorter one does not shorten it
+    assert times(gate, [1, 1])[0] >= 0.098
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, 0.0),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after": "soon"}, 0.0),
+        ({"retry-after-ms": "soon"}, 0.0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_retry_after_a_date() -> None:
+    then = email.utils.formatdate(time.time() + 60, usegmt=True)
+    assert 57 < retry_after({"retry-after": then}) <= 60
+
+
+def test_backoff_grows_to_a_limit() -> None:
+    for attempt in range(2000):
+        assert 0.5 * BACKOFF_S <= backoff(attempt) <= BACKOFF_S * 2**DOUBLINGS
+
+
+def test_budget_counts_what_is_in_flight() -> None:
+    budget = Budget(Judging(max_usd=1.0, usd_per_million_output=1e6), spent=0.25)
+    assert budget.cost(5, 2) == pytest.approx(2.0)
+    assert budget.reserve(0.5)
+    assert not budget.reserve(0.5)
+    budget.settle(0.5, 0.125)
+    assert budget.reserve(0.5)
+    assert budget.spent == 0.375
+    assert "0.3750 USD" in str(budget.exhausted())
+
+
+def test_tokens_of_other_scripts_count_more() -> None:
+    assert estimate_tokens("a" * 400) == 112
+    assert estimate_tokens("я" * 400) > estimate_tokens("a" * 400)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://api.openai.com/v1", "api.openai.com/v1"),
+        ("https://user:secret@host.example:8443/v1/?token=secret", "host.example:8443/v1"),
+        ("http://127.0.0.1:8000/v1", "loopback/v1"),
+        ("http://[::1]:1/v1", "loopback/v1"),
+        ("http://localhost:9", "loopback"),
+    ],
+)
+def test_endpoint_names_hold_no_secret_and_no_local_port(url: str, name: str) -> None:
+    assert endpoint_name(url) == name
+
+
+def test_sigterm_cancels_the_work_before_it_takes_effect() -> None:
+    seen: list[str] = []
+
+    async def work() -> None:
+        asyncio.get_running_loop().call_later(0.02, signal.raise_signal, signal.SIGTERM)
+        try:
+            await asyncio.sleep(5)
+        finally:
+            seen.append("tidied")
+
+    def usual(number: int, frame: object) -> None:
+        seen.append("ended")
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, usual)
+    try:
+        with pytest.raises(SystemExit):
+            run_async(work())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == ["tidied", "ended"]
