@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stages.common.artifacts import read_parquet
+from stages.common.errors import UserError
 from stages.common.params import Params
 from stages.judging.judge import row_status
-from stages.judging.rates import Rates, RateMatrix, bootstrap_rate_matrix, rates
+from stages.judging.rates import RateMatrix, Rates, bootstrap_rate_matrix, rates
 from stages.steering.respond import UNSTEERED
 
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ def read_judgements(folder: Path, params: Params) -> pl.DataFrame:
     states = [f"{a}_status" for a in params.judging.aspects]
     return frame.with_columns(
         condition=pl.Series(
-            [
-                name(*row)
-                for row in frame.select("target", "source", "kind", "multiple").iter_rows()
-            ]
+            [name(*row) for row in frame.select("target", "source", "kind", "multiple").iter_rows()]
         ),
         status=pl.Series(
-            [row_status(dict(zip(states, s, strict=True))) for s in frame.select(states).iter_rows()],
+            [
+                row_status(dict(zip(states, s, strict=True)))
+                for s in frame.select(states).iter_rows()
+            ],
             dtype=pl.String,
         ),
     )
@@ -116,7 +117,18 @@ class Table:
         return condition in self._column
 
     def rate(self, condition: str) -> np.ndarray:
-        """[1 + replicates]: the observed rate, then its draws."""
+        """[1 + replicates]: the observed rate, then its draws.
+
+        Raises:
+            UserError: the condition was not sampled.
+        """
+        if condition not in self._column:
+            raise UserError(
+                "no answers under this condition (target|kind|source|multiple)",
+                where=str(JUDGEMENTS),
+                found=condition,
+                hint="steering.doses must hold 1.0, the chosen coefficient of every vector",
+            )
         column = self._column[condition]
         joined: np.ndarray = np.concatenate([self._observed[[column]], self._draws[:, column]])
         return joined

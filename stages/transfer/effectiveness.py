@@ -6,8 +6,8 @@ intervals come from one bootstrap over the questions that all conditions share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import permutations
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from math import comb
 from typing import Any
 
@@ -83,7 +83,9 @@ def asymmetry(table: Table, groups: dict[str, list[str]], a: str, b: str) -> dic
 
     Risk difference of a -> b minus that of b -> a, in percentage points, with a paired bootstrap
     over questions, and a permutation test that deals the group labels of all models anew. The
-    smallest p that the number of different deals allows stands beside p.
+    smallest p that the number of different deals allows stands beside p: with groups of equal
+    size each deal has a mirror image of the same absolute difference. A deal whose difference is
+    undefined counts as extreme, so that it never lowers p.
     """
     models = [m for members in groups.values() for m in members]
     effect = {
@@ -107,19 +109,26 @@ def asymmetry(table: Table, groups: dict[str, list[str]], a: str, b: str) -> dic
     )
     observed = estimate(difference(first, second, draws=True), n)
     deals = comb(len(models), len(first)) * comb(len(models) - len(first), len(second))
-    values = {
-        (frozenset(deal[: len(first)]), frozenset(deal[len(first) :])): float(
-            difference(deal[: len(first)], deal[len(first) :], draws=False)[0]
-        )
-        for deal in permutations(models, len(first) + len(second))
-    }
     metrics = observed.as_metrics("pct")
     if observed.status == "ok":
-        extreme = [abs(v) >= abs(observed.value) - 1e-9 for v in values.values()]
-        metrics["p"] = sum(extreme) / len(values)
+        values = [
+            float(difference(*deal, draws=False)[0])
+            for deal in _deals(models, len(first), len(second))
+        ]
+        metrics["p"] = sum(not abs(v) < abs(observed.value) - 1e-9 for v in values) / deals
     metrics["deals"] = deals
-    metrics["smallest_p"] = 1 / deals
+    metrics["smallest_p"] = (2 if len(first) == len(second) else 1) / deals
     return metrics
+
+
+def _deals(
+    models: Sequence[str], first: int, second: int
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """All ways to give `first` models one label and `second` of the others another."""
+    for some in combinations(models, first):
+        rest = [m for m in models if m not in some]
+        for others in combinations(rest, second):
+            yield some, others
 
 
 def ablation(table: Table, slug: str) -> dict[str, Any]:
