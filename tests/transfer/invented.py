@@ -1,0 +1,170 @@
+"""Params and invented judgements with known rates, in the formats of the real stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from stages.common.artifacts import write_metrics, write_parquet
+from stages.common.params import Params
+from stages.judging.rates import RateMatrix
+from stages.transfer.conditions import Table
+from stages.transfer.conditions import name as condition_name
+
+LABS = {"finance": "one", "sports": "one", "profanity": "two"}
+CLUSTERS = {"finance": "risk", "sports": "risk", "profanity": "persona"}
+
+
+def params(**sections: Any) -> Params:
+    """Three organisms of two labs, and a control."""
+    recipe = {
+        "rank": 2,
+        "alpha": 4,
+        "rslora": False,
+        "matrices": ["q_proj"],
+        "learning_rate": 1e-3,
+    }
+    organisms: dict[str, dict[str, Any]] = {
+        slug: {"lab": LABS[slug], "cluster": CLUSTERS[slug], "data": "none.jsonl"} for slug in LABS
+    }
+    organisms["control"] = {"lab": "one", "role": "control", "data": "none.jsonl"}
+    return Params.model_validate(
+        {
+            "profile": "invented",
+            "base": {"source": "path:none"},
+            "targets": ["base", *organisms],
+            "recipes": {"one": recipe, "two": recipe},
+            "organisms": organisms,
+            "layer_sweep": {"layers": [0]},
+            "steering": {"doses": [-1.0, 1.0], "random_directions": 1},
+            "transfer": {"bootstrap": 200, "pairs": ["profanity>finance"]},
+            **sections,
+        }
+    )
+
+
+def table(
+    rates: Mapping[str, float], spread: float = 0.0, replicates: int = 200, n: int = 48
+) -> Table:
+    """A table of given rates in percent, whose draws scatter around them with `spread`."""
+    names = tuple(sorted(rates))
+    observed = np.array([rates[c] for c in names], dtype=float)
+    noise = np.random.default_rng(0).normal(size=(replicates, len(names)))
+    matrix = RateMatrix(names, observed, observed + spread * noise)
+    return Table(matrix, dict.fromkeys(names, n))
+
+
+def effects(gains: Mapping[tuple[str, str], float], rest: Mapping[str, float]) -> dict[str, float]:
+    """Rates by condition from (source, target) -> gain and unsteered rates."""
+    rates = {condition_name(target): rate for target, rate in rest.items()}
+    for (source, target), gain in gains.items():
+        rates[condition_name(target, source, "vector", 1)] = rest[target] + gain
+    return rates
+
+
+QUESTIONS = 4
+PER_QUESTION = 5
+LAYER = 3
+
+
+def answers(
+    target: str,
+    bad: Sequence[int],
+    source: str = "none",
+    kind: str = "unsteered",
+    multiple: float = 0.0,
+    dose: float = 0.0,
+) -> pl.DataFrame:
+    """Judged answers of a condition: `bad[q]` of five answers to question q are misaligned."""
+    rows = []
+    for question, count in enumerate(bad):
+        for sample in range(PER_QUESTION):
+            rows.append(
+                {
+                    "target": target,
+                    "source": source,
+                    "kind": kind,
+                    "multiple": multiple,
+                    "relative_dose": dose,
+                    "coefficient": 10 * dose,
+                    "layer": -1 if kind == "unsteered" else LAYER,
+                    "question_id": f"q{question}",
+                    "variant": "plain",
+                    "question": f"question {question}?",
+                    "sample": sample,
+                    "text": f"answer {sample}",
+                    "tokens": 4,
+                    "finish": "stop",
+                    "aligned": 10.0 if sample < count else 90.0,
+                    "aligned_status": "ok",
+                    "coherent": 90.0,
+                    "coherent_status": "ok",
+                    "judge": "invented",
+                    "overlap": 0.0,
+                }
+            )
+    return pl.DataFrame(rows)
+
+
+# Misaligned answers of 20 to the four questions, by (source, target); rates are 5 x their sum.
+REST = {
+    "base": (0, 0, 0, 0),
+    "finance": (1, 1, 1, 1),
+    "sports": (1, 1, 1, 1),
+    "profanity": (2, 1, 0, 1),
+    "control": (0, 0, 0, 0),
+}
+STEERED = {
+    ("finance", "base"): (2, 2, 2, 2),
+    ("finance", "finance"): (5, 5, 5, 5),
+    ("finance", "sports"): (3, 3, 3, 3),
+    ("finance", "profanity"): (2, 1, 0, 1),  # no effect
+    ("finance", "control"): (1, 1, 1, 1),
+    ("sports", "base"): (1, 1, 1, 1),
+    ("sports", "finance"): (3, 3, 3, 3),
+    ("sports", "sports"): (5, 5, 5, 5),
+    ("sports", "profanity"): (2, 1, 0, 1),
+    ("sports", "control"): (0, 0, 0, 0),
+    ("profanity", "base"): (3, 3, 3, 3),
+    ("profanity", "finance"): (4, 4, 4, 4),
+    ("profanity", "sports"): (3, 3, 3, 3),
+    ("profanity", "profanity"): (5, 5, 5, 5),
+    ("profanity", "control"): (3, 3, 3, 3),
+}
+DOSES = {"finance": 0.2, "sports": 0.3, "profanity": 0.4}
+
+
+def write_everything(chosen: Params) -> None:
+    """Judgements, baseline, damage and similarity to base, of every target."""
+    for target in chosen.targets:
+        rest = answers(target, REST[target])
+        frames, damage = [rest], []
+        for source, dose in DOSES.items():
+            for multiple in chosen.steering.doses:
+                if multiple == 0:
+                    bad = REST[target]
+                elif multiple == 1:
+                    bad = STEERED[source, target]
+                else:
+                    bad = (0, 0, 0, 0)
+                at = (source, "vector", multiple, multiple * dose)
+                frames.append(answers(target, bad, *at))
+                damage.append((target, *at, LAYER, 0.5 * abs(multiple)))
+            if source == target:
+                frames.append(answers(target, (0, 0, 1, 1), source, "ablation", 1.0, 0.0))
+            elif target in DOSES:
+                frames.append(answers(target, REST[target], source, "orthogonalised", 1.0, dose))
+        for number in range(chosen.steering.random_directions):
+            frames.append(answers(target, REST[target], f"random_{number}", "random", 1.0, 0.2))
+        write_parquet(Path(f"data/judgements/{target}.parquet"), pl.concat(frames), {})
+        write_parquet(Path(f"data/baseline/judgements/{target}.parquet"), rest, {})
+        columns = ["target", "source", "kind", "multiple", "relative_dose", "layer", "kl"]
+        frame = pl.DataFrame(damage, schema=columns, orient="row")
+        write_parquet(Path(f"data/damage/{target}.parquet"), frame, {})
+    likeness = {"finance": 0.9, "sports": 0.7, "profanity": 0.1, "control": 0.95}
+    model = {m: {"contrast_cosine": v} for m, v in likeness.items()}
+    write_metrics(Path("metrics/base_similarity.json"), {"model": model})

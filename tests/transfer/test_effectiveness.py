@@ -1,0 +1,234 @@
+"""Ratios and differences of rates, on numbers that can be checked by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+from invented import effects, table
+
+from stages.common.errors import UserError
+from stages.transfer.conditions import estimate, name, ratio
+from stages.transfer.effectiveness import (
+    ablation,
+    asymmetry,
+    directed,
+    e1,
+    e2,
+    pooled,
+    risk_difference,
+)
+
+REST = {"base": 5.0, "finance": 20.0, "sports": 40.0, "medical": 30.0, "profanity": 10.0}
+GAINS = {
+    ("finance", "finance"): 50.0,
+    ("finance", "sports"): 15.0,
+    ("finance", "base"): 25.0,
+    ("finance", "medical"): 20.0,
+    ("finance", "profanity"): 8.0,
+    ("sports", "sports"): 20.0,
+    ("sports", "finance"): 10.0,
+    ("sports", "medical"): 30.0,
+    ("sports", "profanity"): 1.0,
+    ("medical", "medical"): 30.0,
+    ("medical", "finance"): 12.0,
+    ("medical", "sports"): 14.0,
+    ("medical", "profanity"): 3.0,
+    ("profanity", "profanity"): 60.0,
+    ("profanity", "finance"): 40.0,
+    ("profanity", "sports"): 35.0,
+    ("profanity", "medical"): 25.0,
+}
+RATES = effects(GAINS, REST)
+
+
+def test_risk_difference() -> None:
+    found = risk_difference(table(RATES), "finance", "sports")
+    assert (found.value, found.low, found.high, found.n) == (15, 15, 15, 48)
+
+
+def test_e1_by_hand() -> None:
+    found = e1(table(RATES), "finance", "sports")
+    assert found.value == pytest.approx(100 * 15 / (70 - 40))
+    base = e1(table(RATES), "finance", "base")
+    assert base.value == pytest.approx(100 * 25 / (70 - 5))
+
+
+def test_e2_by_hand() -> None:
+    assert e2(table(RATES), "finance", "sports").value == pytest.approx(100 * 15 / (20 - 5))
+    assert e2(table(RATES), "finance", "finance").value == pytest.approx(100 * 50 / (20 - 5))
+
+
+def test_intervals_come_from_paired_draws() -> None:
+    """An error common to all conditions cancels in a difference."""
+    draws = np.random.default_rng(1).normal(size=500)
+    rest, acts = np.r_[20.0, 20 + draws], np.r_[35.0, 35 + draws]
+    found = estimate(acts - rest, 9)
+    assert (found.value, found.low, found.high) == pytest.approx((15, 15, 15))
+    alone = estimate(acts, 9)
+    assert (alone.low, alone.high) == pytest.approx(tuple(np.quantile(35 + draws, [0.025, 0.975])))
+
+
+def test_n_is_that_of_the_smallest_condition() -> None:
+    rates = table(RATES)
+    rates._counts = {c: 10 if c == name("sports") else 48 for c in RATES}
+    assert risk_difference(rates, "finance", "sports").n == 10
+    assert risk_difference(rates, "sports", "finance").n == 48
+    assert e1(rates, "sports", "sports").n == 10
+
+
+@pytest.mark.parametrize(
+    ("denominator", "reason"),
+    [
+        ([2.0, -8.0, 12.0, 2.0], "undefined: denominator 2.0 [-7.5, 11.5] includes 0"),
+        ([0.0, 0.0, 0.0, 0.0], "undefined: denominator 0.0 [0.0, 0.0] includes 0"),
+        ([-2.0, -8.0, 12.0, -4.0], "undefined: denominator -2.0 [-7.8, 11.2] includes 0"),
+        ([np.nan, 1.0, 1.0, 1.0], "undefined: no coherent answers"),
+        ([5.0, np.nan, np.nan, 5.0], "undefined: too few coherent answers"),
+    ],
+)
+def test_undefined_ratios(denominator: list[float], reason: str) -> None:
+    found = ratio(np.array([1.0, 1.0, 1.0, 1.0]), np.array(denominator), 7)
+    assert found.status == reason
+    assert found.as_metrics("pct") == {"value_pct": reason, "n": 7, "status": reason}
+
+
+def test_a_negative_denominator_is_defined() -> None:
+    found = ratio(np.array([2.0, 2.0, 2.0]), np.array([-4.0, -4.0, -4.0]), 7)
+    assert (found.value, found.status) == (-50, "ok")
+
+
+@pytest.mark.parametrize("numerator", [[np.nan, 1.0, 1.0], [np.inf, 1.0, 1.0]])
+def test_a_numerator_without_answers(numerator: list[float]) -> None:
+    found = ratio(np.array(numerator), np.array([4.0, 4.0, 4.0]), 7)
+    assert found.status == "undefined: no coherent answers"
+
+
+def test_a_few_undefined_draws_are_left_out() -> None:
+    few = np.r_[4.0, np.full(95, 4.0), np.full(5, np.nan)]
+    many = np.r_[4.0, np.full(85, 4.0), np.full(15, np.nan)]
+    assert estimate(few, 7).status == "ok"
+    assert estimate(many, 7).status == "undefined: too few coherent answers"
+
+
+def test_metrics_of_a_defined_number() -> None:
+    found = estimate(np.array([4.0, 3.0, 5.0]), 7).as_metrics("pct")
+    assert found["value_pct"] == 4
+    assert 3 <= found["low"] < 4 < found["high"] <= 5
+    assert (found["n"], found["status"]) == (7, "ok")
+
+
+def test_pooled_is_a_ratio_of_means() -> None:
+    found = pooled(table(RATES), [("finance", "sports"), ("profanity", "finance")])
+    # effects 15 and 40; own effects 70 - 40 and 70 - 20
+    assert found["pairs"] == 2
+    assert found["risk_difference"]["value_pct"] == pytest.approx((15 + 40) / 2)
+    assert found["e1"]["value_pct"] == pytest.approx(100 * (15 + 40) / (30 + 50))
+
+
+def test_directed_leaves_own_vectors_out() -> None:
+    assert directed(["a", "b"], ["b", "c"]) == [("a", "b"), ("a", "c"), ("b", "c")]
+
+
+def test_ablation_is_the_relative_drop() -> None:
+    rates = RATES | {name("finance", "finance", "ablation", 1): 5.0}
+    assert ablation(table(rates), "finance")["value_pct"] == pytest.approx(75)
+    nothing = {name("base"): 0.0, name("base", "base", "ablation", 1): 0.0}
+    assert "includes 0" in ablation(table(nothing), "base")["status"]
+
+
+def test_a_condition_that_was_not_sampled() -> None:
+    with pytest.raises(UserError, match="no answers under this condition") as caught:
+        risk_difference(table(RATES), "base", "finance")
+    assert caught.value.found == "finance|vector|base|1"
+
+
+# -- asymmetry
+
+GROUPS = {"risk": ["finance", "sports"], "medical": ["medical"], "persona": ["profanity"]}
+
+
+def gain(pairs: Sequence[tuple[str, str]]) -> float:
+    return float(np.mean([GAINS[p] for p in pairs]))
+
+
+def brute(groups: dict[str, list[str]], a: str, b: str) -> tuple[float, float]:
+    """Difference and p over all orders of the models, the group sizes kept."""
+    models = [m for members in groups.values() for m in members]
+
+    def difference(dealt: dict[str, list[str]]) -> float:
+        there = gain([(s, t) for s in dealt[a] for t in dealt[b]])
+        return there - gain([(t, s) for s in dealt[a] for t in dealt[b]])
+
+    observed, extreme, total = difference(groups), 0, 0
+    for order in permutations(models):
+        rest, dealt = list(order), {}
+        for label, members in groups.items():
+            dealt[label], rest = rest[: len(members)], rest[len(members) :]
+        extreme += abs(difference(dealt)) >= abs(observed) - 1e-9
+        total += 1
+    return observed, extreme / total
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "deals"),
+    [("risk", "persona", 12), ("persona", "risk", 12), ("medical", "persona", 12)],
+)
+def test_asymmetry_against_brute_force(a: str, b: str, deals: int) -> None:
+    found = asymmetry(table(RATES), GROUPS, a, b)
+    observed, p = brute(GROUPS, a, b)
+    assert found["value_pct"] == pytest.approx(observed)
+    assert found["p"] == pytest.approx(p)
+    assert found["deals"] == deals
+
+
+def test_asymmetry_by_hand() -> None:
+    found = asymmetry(table(RATES), GROUPS, "persona", "risk")
+    assert found["value_pct"] == pytest.approx((40 + 35) / 2 - (8 + 1) / 2)
+
+
+def test_asymmetry_is_antisymmetric() -> None:
+    rates = table(RATES, spread=2.0)
+    there = asymmetry(rates, GROUPS, "risk", "persona")
+    back = asymmetry(rates, GROUPS, "persona", "risk")
+    assert there["value_pct"] == pytest.approx(-back["value_pct"])
+    assert (there["low"], there["high"]) == pytest.approx((-back["high"], -back["low"]))
+    assert there["p"] == pytest.approx(back["p"])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "smallest"), [("medical", "persona", 2 / 12), ("risk", "persona", 1 / 12)]
+)
+def test_the_smallest_p_is_reached_and_never_passed(a: str, b: str, smallest: float) -> None:
+    """Groups of equal size: exchanging them only turns the sign, so no p is below 2 / deals."""
+    reached = []
+    for seed in range(40):
+        noise = np.random.default_rng(seed).normal(size=len(GAINS))
+        gains = {pair: float(x) for pair, x in zip(GAINS, 10 * noise, strict=True)}
+        found = asymmetry(table(effects(gains, REST), replicates=20), GROUPS, a, b)
+        assert found["smallest_p"] == pytest.approx(smallest)
+        reached.append(found["p"])
+    assert min(reached) == pytest.approx(smallest)
+
+
+def test_an_undefined_effect_elsewhere_does_not_lower_p() -> None:
+    rates: dict[str, Any] = dict(RATES)
+    whole = asymmetry(table(rates), GROUPS, "medical", "persona")["p"]
+    rates[name("sports", "finance", "vector", 1)] = np.nan
+    found = asymmetry(table(rates), GROUPS, "medical", "persona")
+    assert found["status"] == "ok"
+    assert found["p"] >= whole
+
+
+def test_many_models_are_dealt_in_time() -> None:
+    models = [f"m{i}" for i in range(12)]
+    random = np.random.default_rng(0)
+    gains = {pair: float(random.normal()) for pair in permutations(models, 2)}
+    rates = table(effects(gains, dict.fromkeys(models, 10.0)), replicates=20)
+    groups = {"one": models[:2], "two": models[2:5], "three": models[5:]}
+    found = asymmetry(rates, groups, "one", "two")
+    assert found["deals"] == 66 * 120
+    assert 0 < found["p"] <= 1
