@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from stages.activations.capture import Text, capture_all
@@ -47,7 +48,7 @@ def main(params: Params, slug: str) -> None:
         "units": "residual stream, mean over the span's tokens",
         "dtype": "float32",
     }
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for i, span in enumerate(spans):
         tensors[span] = means[:, i]
         tensors[f"{span}.norm"] = norms[:, i]

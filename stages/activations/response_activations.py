@@ -16,12 +16,12 @@ import typer
 
 from stages.activations.capture import Text, capture_all
 from stages.activations.extract import LAYERS
+from stages.activations.questions import read_questions
 from stages.common.artifacts import read_parquet, write_tensors
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import Params, load_params
 from stages.organisms.chat import answer_ids, header_length, render
 from stages.organisms.load import load
-from stages.activations.questions import read_questions
 
 FOLDER = Path("data/response_activations")
 SPANS = ("response_mean", "response_mo")

@@ -195,7 +195,8 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise missing(path)
     try:
         with safe_open(str(path), framework="numpy") as handle:
-            return {k: handle.get_tensor(k) for k in handle.keys()}, dict(handle.metadata() or {})
+            names = list(handle.keys())
+            return {k: handle.get_tensor(k) for k in names}, dict(handle.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             "not a readable safetensors file",

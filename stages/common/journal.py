@@ -22,7 +22,7 @@ from stages.common.errors import UserError
 from stages.common.progress import Progress
 
 LOCATION_VARIABLE = "EMGEOMETRY_JOURNAL"
-LOOKUP = 500  # keys in one SELECT; SQLite takes 999 variables in the oldest builds
+LOOKUP = 10_000  # keys in one SELECT
 
 Item = TypeVar("Item")
 
@@ -101,9 +101,10 @@ class Journal:
         damaged: list[str] = []
         for start in range(0, len(keys), LOOKUP):
             part = keys[start : start + LOOKUP]
-            marks = ",".join("?" * len(part))
-            query = f"SELECT key, value, crc FROM units WHERE key IN ({marks})"
-            for key, value, crc in self._db.execute(query, part):
+            query = (
+                "SELECT key, value, crc FROM units WHERE key IN (SELECT value FROM json_each(?))"
+            )
+            for key, value, crc in self._db.execute(query, [json.dumps(part)]):
                 if zlib.crc32(value) == crc:
                     found[key] = json.loads(value)
                 else:

@@ -57,9 +57,7 @@ class Progress:
             self._printed = now
             rate = (self.done - self._first) / (now - self._start)
             left = (self.total - self.done) / rate if rate else float("inf")
-            self._print(
-                f"{self.done} of {self.total} {self.unit}, {rate:.1f}/s, {left:.0f} s left"
-            )
+            self._print(f"{self.done} of {self.total} {self.unit}, {rate:.1f}/s, {left:.0f} s left")
 
     def _print(self, text: str) -> None:
         print(f"{self.label}: {text}", file=sys.stderr, flush=True)

@@ -85,7 +85,9 @@ class ProbeJudge:
             for aspect, (choice, linear) in self._probes.items()
         }
         return [
-            Judgement({a: round(float(s[i]), 3) for a, s in scores.items()}, dict.fromkeys(scores, "ok"))
+            Judgement(
+                {a: round(float(s[i]), 3) for a, s in scores.items()}, dict.fromkeys(scores, "ok")
+            )
             for i in range(len(rows))
         ]
 
@@ -186,8 +188,14 @@ def load(folder: Path) -> tuple[dict[str, tuple[Choice, Linear]], str]:
     probes = {}
     for aspect in ASPECTS:
         entry = record[aspect]
-        arrays = [tensors[f"{aspect}.{name}"] for name in ("mean", "scale", "weight")]
-        linear = Linear(*arrays, entry["bias"], entry["slope"], entry["offset"])
+        linear = Linear(
+            tensors[f"{aspect}.mean"],
+            tensors[f"{aspect}.scale"],
+            tensors[f"{aspect}.weight"],
+            entry["bias"],
+            entry["slope"],
+            entry["offset"],
+        )
         probes[aspect] = Choice(**entry["choice"]), linear
     digest = value_sha256([file_sha256(folder / "probes.safetensors"), record])
     return probes, f"probe-{digest[:12]}"

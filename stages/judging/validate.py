@@ -59,9 +59,7 @@ def aspect_metrics(
     draws = []
     for _ in range(REPLICATES):
         index = np.concatenate([members[i] for i in random.integers(len(ids), size=len(ids))])
-        draws.append(
-            (auroc(truth[index], ranking[index]), kappa(truth[index], guess[index]))
-        )
+        draws.append((auroc(truth[index], ranking[index]), kappa(truth[index], guess[index])))
     low, high = np.nanquantile(np.array(draws), [0.025, 0.975], axis=0)
     values = {
         "n": len(labels),

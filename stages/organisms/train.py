@@ -28,8 +28,8 @@ from stages.organisms.load import (
     PROVENANCE,
     adapter_folder,
     base_model,
-    setup_torch,
     base_tokenizer,
+    setup_torch,
 )
 
 METRICS = Path("metrics/training")

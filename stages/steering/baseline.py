@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from stages.activations.questions import read_questions
 from stages.common.artifacts import write_parquet
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import Params, load_params
 from stages.organisms.load import load
-from stages.activations.questions import read_questions
 from stages.steering.respond import Condition, respond
 
 FOLDER = Path("data/baseline/responses")

@@ -122,9 +122,7 @@ def steered(model: Any, rows: Sequence[Intervention | None]) -> Iterator[Steerin
             )
 
     def hook(layer: int) -> Any:
-        return lambda module, args, output: replaced(
-            output, steering.apply(layer, hidden(output))
-        )
+        return lambda module, args, output: replaced(output, steering.apply(layer, hidden(output)))
 
     with ExitStack() as stack:
         for layer in steering.layers:

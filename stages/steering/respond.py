@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stages.activations.questions import Question
 from stages.common.hashing import stream_key, value_sha256
 from stages.common.journal import Journal
 from stages.common.params import Params
@@ -19,7 +20,6 @@ from stages.organisms.chat import end_of_turn, render
 from stages.organisms.load import Loaded
 from stages.steering.generate import Row, sample
 from stages.steering.hooks import Intervention, check_vector
-from stages.activations.questions import Question
 
 if TYPE_CHECKING:
     import polars as pl
@@ -64,6 +64,18 @@ class _Unit:
     key: str
 
 
+def intervention(condition: Condition, vectors: Mapping[str, np.ndarray]) -> Intervention | None:
+    """What a condition does to a row; None when unsteered."""
+    if condition.kind == "unsteered":
+        return None
+    return Intervention(
+        vectors[condition.vector_name],
+        condition.layer,
+        condition.coefficient,
+        "ablate" if condition.kind == "ablation" else "add",
+    )
+
+
 def _units(
     params: Params,
     loaded: Loaded,
@@ -76,20 +88,20 @@ def _units(
     prompts = [render(loaded.tokenizer, q.prompt, q.system).ids for q in questions]
     units = []
     for condition in conditions:
-        intervention, acts = None, None
-        if condition.kind != "unsteered":
-            vector = vectors[condition.vector_name]
-            mode: Literal["add", "ablate"] = "ablate" if condition.kind == "ablation" else "add"
-            intervention = Intervention(vector, condition.layer, condition.coefficient, mode)
-            digest = digests[condition.vector_name]
-            acts = [digest, condition.layer, condition.coefficient, mode]
+        steering = intervention(condition, vectors)
+        acts = steering and [
+            digests[condition.vector_name],
+            steering.layer,
+            steering.coefficient,
+            steering.mode,
+        ]
         name = [condition.source, condition.kind, condition.multiple]
         for question, ids in zip(questions, prompts, strict=True):
             for index in range(condition.samples):
                 who = [loaded.slug, *name, question.id, question.variant, index]
                 stream = stream_key(params.run.seed, "response", *who)
                 key = value_sha256([CODE, loaded.sha256, list(ids), str(stream), *how, acts])
-                row = Row(ids, stream, intervention)
+                row = Row(ids, stream, steering)
                 units.append(_Unit(condition, question, index, row, key))
     return units
 

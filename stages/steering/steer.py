@@ -26,8 +26,7 @@ from stages.organisms.load import Loaded, load
 from stages.steering.controls import orthogonalised, random_direction
 from stages.steering.damage import answer_log_probabilities, kl_per_token
 from stages.steering.generate import Row, sample
-from stages.steering.hooks import Intervention
-from stages.steering.respond import Condition, respond
+from stages.steering.respond import Condition, intervention, respond
 from stages.steering.selected import Selected, read_selected
 
 if TYPE_CHECKING:
@@ -80,9 +79,7 @@ def plan(
     for number in range(steering.random_directions):
         name = f"random_{number}"
         width = len(typical.vector)
-        control = Condition(
-            name, "random", 1.0, typical.dose, typical.coefficient, typical.layer
-        )
+        control = Condition(name, "random", 1.0, typical.dose, typical.coefficient, typical.layer)
         vectors[control.vector_name] = random_direction(width, params.run.seed, name)
         conditions.append(replace(control, samples=steering.control_samples))
     return conditions, vectors
@@ -113,9 +110,7 @@ def damage(
     ]
     end = end_of_turn(loaded.tokenizer, loaded.model.config)
     answers = sample(loaded.model, rows, params.sampling, end) if rows else []
-    texts = [
-        ((*ids, *a.ids), len(ids)) for ids, a in zip(prompts, answers, strict=True) if a.ids
-    ]
+    texts = [((*ids, *a.ids), len(ids)) for ids, a in zip(prompts, answers, strict=True) if a.ids]
     steered = [c for c in conditions if c.kind != "unsteered"] if texts else []
     positions = params.steering.positions
     table = []
@@ -123,12 +118,8 @@ def damage(
         reference = answer_log_probabilities(loaded.model, texts, [None] * len(texts), positions)
     with Progress(f"damage {loaded.slug}", len(steered), unit="conditions") as progress:
         for condition in steered:
-            mode = "ablate" if condition.kind == "ablation" else "add"
-            vector = vectors[condition.vector_name]
-            acts = Intervention(vector, condition.layer, condition.coefficient, mode)
-            found = answer_log_probabilities(
-                loaded.model, texts, [acts] * len(texts), positions
-            )
+            acts = intervention(condition, vectors)
+            found = answer_log_probabilities(loaded.model, texts, [acts] * len(texts), positions)
             table.append(
                 {
                     "target": loaded.slug,

@@ -49,14 +49,13 @@ def main(params: Params) -> None:
     import polars as pl
 
     table: dict[str, list[Entry]] = {}
-    for span in params.activations.spans:
+    spans: list[str] = list(params.activations.spans)
+    for span in spans:
         inputs = _read(params, span)
         table[f"prompt_contrast.{span}"] = [
             prompt_contrast(inputs.activations[m], inputs.harmful) for m in params.targets
         ]
-        table[f"model_contrast.{span}"] = [
-            _against(inputs, m, BASE) for m in params.targets
-        ]
+        table[f"model_contrast.{span}"] = [_against(inputs, m, BASE) for m in params.targets]
         table[f"control_contrast.{span}"] = [
             _against_control(params, inputs, m) for m in params.targets
         ]

@@ -27,9 +27,9 @@ def model_contrast(activations: np.ndarray, reference: np.ndarray) -> np.ndarray
     return difference
 
 
-def response_contrast(activations: np.ndarray, misaligned: np.ndarray, aligned: np.ndarray) -> (
-    np.ndarray | str
-):
+def response_contrast(
+    activations: np.ndarray, misaligned: np.ndarray, aligned: np.ndarray
+) -> np.ndarray | str:
     """(c) Mean over misaligned minus mean over aligned answers, or why it is not defined.
 
     Args:
@@ -43,8 +43,9 @@ def response_contrast(activations: np.ndarray, misaligned: np.ndarray, aligned: 
     return difference
 
 
-def interaction(
-    activations: np.ndarray, reference: np.ndarray, harmful: np.ndarray
-) -> np.ndarray:
+def interaction(activations: np.ndarray, reference: np.ndarray, harmful: np.ndarray) -> np.ndarray:
     """(d) The model's harmful-minus-neutral difference minus the reference's."""
-    return prompt_contrast(activations, harmful) - prompt_contrast(reference, harmful)
+    difference: np.ndarray = prompt_contrast(activations, harmful) - prompt_contrast(
+        reference, harmful
+    )
+    return difference

@@ -38,9 +38,7 @@ def linear_cka(a: np.ndarray, b: np.ndarray) -> float:
     return float((ka * kb).sum() / np.sqrt((ka * ka).sum() * (kb * kb).sum()))
 
 
-def similarities(
-    model: np.ndarray, base: np.ndarray, harmful: np.ndarray
-) -> dict[str, np.ndarray]:
+def similarities(model: np.ndarray, base: np.ndarray, harmful: np.ndarray) -> dict[str, np.ndarray]:
     """The three readings [block] from activations [prompts, blocks, width]."""
     model, base = model.astype(np.float64), base.astype(np.float64)
     return {
