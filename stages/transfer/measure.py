@@ -207,13 +207,16 @@ def condition_table(params: Params, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def dose_response(params: Params, conditions: pl.DataFrame, source: str) -> pl.DataFrame:
-    """The compared rate against signed relative dose, a column a target; 0 is unsteered."""
+    """The compared rate against signed relative dose, a column a target; 0 is unsteered.
+
+    A multiple of 0 in the grid is left out: it is the unsteered condition with fewer answers.
+    """
     import polars as pl
 
-    used = conditions.filter(
-        ((pl.col("source") == source) & (pl.col("kind") == "vector"))
-        | (pl.col("kind") == "unsteered")
+    steered = (
+        (pl.col("source") == source) & (pl.col("kind") == "vector") & (pl.col("multiple") != 0)
     )
+    used = conditions.filter(steered | (pl.col("kind") == "unsteered"))
     wide = used.pivot(on="target", index="relative_dose", values=f"{params.transfer.rate}_pct")
     return wide.sort("relative_dose").select("relative_dose", *params.targets)
 
