@@ -22,7 +22,7 @@ from stages.common.params import Geometry, Params, load_params
 from stages.geometry import pca
 from stages.geometry.battery import battery
 from stages.geometry.gram import Floats, Ints, unit_gram
-from stages.geometry.mds import mds
+from stages.geometry.mds import Maps, mds
 from stages.geometry.result import Battery, nest
 from stages.geometry.table import csv_text
 from stages.geometry.verdict import TESTS
@@ -158,7 +158,10 @@ def survives(chosen: Battery, choices: Mapping[str, Mapping[str, Any]]) -> dict[
 
 
 def metrics_of(
-    measured: Measured, chosen: Battery, choices: Mapping[str, Mapping[str, Any]]
+    measured: Measured,
+    chosen: Battery,
+    choices: Mapping[str, Mapping[str, Any]],
+    maps: Maps,
 ) -> dict[str, Any]:
     """The content of metrics/geometry.json."""
     metrics: dict[str, Any] = chosen.metrics()
@@ -175,17 +178,20 @@ def metrics_of(
             for key, value in numbers.items()
         }
     )
+    metrics["mds"] = {
+        "classical_stress": maps.classical_stress,
+        "smacof_stress": maps.smacof_stress,
+    }
     metrics["survives"] = survives(chosen, choices)
     return metrics
 
 
 def plots_of(
-    measured: Measured, gram: Floats, choices: Mapping[str, Mapping[str, Any]], seed: int
+    measured: Measured, gram: Floats, choices: Mapping[str, Mapping[str, Any]], maps: Maps
 ) -> dict[str, str]:
     """CSV texts by file name, all wide."""
     names = measured.names
     scores = pca.components(pca.centred(gram)).scores[:, :3]
-    maps = mds(gram, seed)
     kinds = {"classical": maps.classical, "smacof": maps.smacof}
     points = np.concatenate(list(kinds.values()), axis=1)
     trace = {k.partition(".")[2]: v for k, v in choices.items() if k.startswith("layer.")}
@@ -221,8 +227,9 @@ def main(params: Params) -> None:
     gram = unit_gram(measured.unit)
     chosen = battery(gram, measured.names, measured.clusters, params.geometry, measured.norms)
     choices = sensitivity(measured, params.geometry)
-    write_metrics(METRICS, metrics_of(measured, chosen, choices))
-    for name, text in plots_of(measured, gram, choices, params.run.seed).items():
+    maps = mds(gram, params.run.seed)
+    write_metrics(METRICS, metrics_of(measured, chosen, choices, maps))
+    for name, text in plots_of(measured, gram, choices, maps).items():
         write_text(PLOTS / name, text)
 
 

@@ -2,9 +2,11 @@
 
     python -m stages.paper.published --table
 
-Writes metrics/published.json: the battery's keys for the representative Gram matrix, the range of
-each over the roundings and the fitted family (`low`, `high`), and a verdict for each claim. A
+Writes metrics/published.json: the battery's keys for the representative Gram matrix, the range
+of each over the roundings and the fitted family (`low`, `high`), and a verdict for each claim. A
 claim that needs unpublished cosines is marked `fitted cosines`; its range is an inner estimate.
+`calibration` says which of the five tests can tell a common core from none when clusters are as
+tight as the published ones; its curves are in plots/power_published.csv.
 """
 
 from __future__ import annotations
@@ -12,24 +14,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from stages.common.artifacts import write_metrics
+from stages.common.artifacts import write_metrics, write_text
 from stages.common.command import run
 from stages.common.params import Geometry
-from stages.geometry.battery import battery
+from stages.geometry import power
+from stages.geometry.battery import battery, cluster_indices
+from stages.geometry.cluster_angle import cluster_angle
 from stages.geometry.gram import Floats
 from stages.geometry.result import Battery, nest
-from stages.geometry.table import text_table
+from stages.geometry.table import csv_text, text_table
 from stages.paper.claims import Claim, read_claims
-from stages.paper.derived import DERIVED, Inputs
+from stages.paper.derived import DERIVED, WIDTH, Inputs
 from stages.paper.gram import PublishedGram, read_family, read_published_gram
 
-METRICS = Path("metrics/published.json")
+METRICS, PLOT = Path("metrics/published.json"), Path("plots/power_published.csv")
+DRAWS, SEED = 4000, 0  # of the power simulations at each share of a common core
 SHOWN = 62  # characters of a quantity in the table
 EDGES = ("low", "high")
 
@@ -127,6 +133,33 @@ def metrics_of(judged: Sequence[Judged], gram: PublishedGram, family: Floats) ->
     return metrics
 
 
+def power_of(gram: PublishedGram) -> tuple[dict[str, Any], power.Sweep]:
+    """Power of the five tests for clusters as tight as the published ones.
+
+    At the full width of the residual stream, and at the effective dimension up to which the angle
+    of test 1 is no evidence against independence.
+    """
+    fitted, rules = gram.fitted(), Geometry()
+    members = cluster_indices(gram.names, gram.clusters)
+    tightness = power.tightness_of(fitted, members)
+    needed = {
+        f"{a}__{b}": power.dimension_needed(float(cluster_angle(fitted, members[a], members[b])))
+        for a, b in combinations(members, 2)
+    }
+    least = needed["__".join(c for c in members if c in rules.focus)]
+    dimensions = {"power_full_width": WIDTH, "power_at_dimension_needed": least}
+    sweeps = {
+        key: power.sweep(
+            np.random.default_rng(SEED), DRAWS, round(d), len(fitted), members, tightness, rules
+        )
+        for key, d in dimensions.items()
+        if not isinstance(d, str)
+    }
+    found: dict[str, Any] = {"dimension_needed": needed}
+    found |= {key: power.verdicts_of(sweep) for key, sweep in sweeps.items()}
+    return found, sweeps["power_full_width"]
+
+
 def _claim_metrics(judged: Judged) -> dict[str, Any]:
     numbers = judged.claim.numbers
     parts = [vars(part) for part in judged.parts]
@@ -187,7 +220,9 @@ def main() -> list[Judged]:
     gram = read_published_gram()
     family = read_family(gram)
     judged = judge_all(read_claims(), gram, family)
-    write_metrics(METRICS, metrics_of(judged, gram, family))
+    calibration, sweep = power_of(gram)
+    write_metrics(METRICS, metrics_of(judged, gram, family) | {"calibration": calibration})
+    write_text(PLOT, csv_text(*power.curves(sweep)))
     return judged
 
 

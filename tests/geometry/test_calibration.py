@@ -1,0 +1,204 @@
+"""Calibration by simulation: false-positive rates, power, and resampling done the long way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from stages.common.params import Geometry
+from stages.geometry import power, resampling
+from stages.geometry.battery import battery, cluster_indices
+from stages.geometry.calibration import p_value, partition_p
+from stages.geometry.core_model import core_grams, core_loadings, independent_grams
+from stages.geometry.core_share import core_share
+from stages.geometry.five import statistics
+from stages.geometry.gram import Floats, cosines, unit_gram
+from stages.geometry.similarity import across_mean
+from stages.geometry.verdict import TESTS
+
+NAMES = list("abcdef")
+CLUSTERS = {"x": ["a", "b"], "y": ["c", "d"], "z": ["e", "f"]}
+MEMBERS = cluster_indices(NAMES, CLUSTERS)
+RULES = Geometry(focus=[])
+TIGHT = {"x": 0.75, "y": 0.85, "z": 0.41}
+TOPICS = [f"t{i % 8}" for i in range(40)]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def rows(seed: int = 0, width: int = 30) -> Floats:
+    drawn: Floats = rng(seed).standard_normal((6, 40, width)) + 0.3
+    return drawn
+
+
+def test_bartlett_draws_are_those_of_explicit_vectors() -> None:
+    for dimension in (3, 20):
+        ours = cosines(independent_grams(rng(), 4000, 6, dimension))[:, 0, 1]
+        direct = unit_gram(rng(1).standard_normal((4000, 2, dimension)))[:, 0, 1]
+        assert ours.std() == pytest.approx(direct.std(), rel=0.05)
+        assert np.quantile(ours, 0.9) == pytest.approx(np.quantile(direct, 0.9), abs=0.03)
+
+
+def test_the_core_model_has_the_cosines_it_promises() -> None:
+    weights = core_loadings(6, MEMBERS, TIGHT, 0.2)
+    expected = weights @ weights.T
+    assert np.diagonal(expected) == pytest.approx(1.0)
+    assert expected[0, 1] == pytest.approx(0.75)
+    assert expected[0, 2] == expected[3, 5] == pytest.approx(0.2)
+    mean = core_grams(rng(), 2000, 4096, MEMBERS, TIGHT, 0.2, 6).mean(0)
+    assert mean == pytest.approx(expected, abs=0.01)
+
+
+def test_the_five_statistics_are_those_of_the_battery() -> None:
+    grams = core_grams(rng(), 20, 50, MEMBERS, TIGHT, 0.2, 6)
+    whole = battery(grams, NAMES, CLUSTERS, RULES).values
+    for test, values in statistics(grams, MEMBERS, RULES).items():
+        assert np.array_equal(values, whole[f"statistic.{test}"], equal_nan=True)
+
+
+@pytest.fixture(scope="module")
+def sweep() -> power.Sweep:
+    return power.sweep(rng(), 2000, 60, 6, MEMBERS, TIGHT, RULES)
+
+
+def test_the_five_percent_threshold_has_five_percent_false_positives(sweep: power.Sweep) -> None:
+    fresh = core_grams(rng(9), 2000, 60, MEMBERS, TIGHT, 0.0, 6)
+    found = {**statistics(fresh, MEMBERS, RULES), power.REPLACEMENT: across_mean(fresh, MEMBERS)}
+    for name, threshold in sweep.threshold.items():
+        values = found[name][np.isfinite(found[name])]
+        hits = values > threshold if power.SHARED_IS_LARGE[name] else values < threshold
+        # both the threshold and the rate are estimated, hence twice the variance
+        low, high = binom.interval(0.9999, len(values) // 2, power.LEVEL)
+        assert low / (len(values) // 2) <= hits.mean() <= high / (len(values) // 2), name
+
+
+def test_power_rises_with_the_common_core(sweep: power.Sweep) -> None:
+    for name in ("test1", "test2", "test5", power.REPLACEMENT):
+        curve = sweep.attainable(sweep.crossed[name])
+        assert (np.diff(curve) > -0.03).all(), name
+        assert curve[-1] > 0.9, name
+    for test in ("test2", "test5"):
+        assert sweep.independent[test][0] > sweep.attainable(sweep.independent[test])[-1]
+
+
+def test_a_fifth_of_common_variance_passes_all_five_at_full_width() -> None:
+    found = power.sweep(rng(), 300, 4096, 6, MEMBERS, TIGHT, Geometry(focus=["y", "z"]))
+    near = np.abs(found.shares - 0.2).argmin()
+    assert found.all_five[near] > 0.99
+    verdicts = power.verdicts_of(found)
+    for test in ("test1", "test3", "test4"):
+        assert verdicts[test]["verdict_paper"] == "cannot discriminate"  # type: ignore[index]
+
+
+def test_rules_on_curves() -> None:
+    shares = np.array([0.0, 0.2, 0.4])
+    rising, flat = np.array([0.05, 0.5, 0.9]), np.array([0.05, 0.05, 0.05])
+    assert power.judge(shares, rising, flat) == ("discriminates", 0.4)
+    assert power.judge(shares, flat, flat) == ("cannot discriminate", "never")
+    assert power.judge(shares, flat, rising) == ("reversed", "never")
+    assert power.judge(shares, rising + 0.1, flat)[0] == "cannot discriminate"
+
+
+def test_dimension_needed_is_where_two_standard_deviations_are() -> None:
+    angle = 101.7
+    needed = power.dimension_needed(angle)
+    assert isinstance(needed, float)
+    spread = cosines(independent_grams(rng(), 20_000, 2, round(needed)))[:, 0, 1]
+    assert np.mean(spread < np.cos(np.radians(angle))) == pytest.approx(0.025, abs=0.005)
+    assert isinstance(power.dimension_needed(90.0), str)
+
+
+def test_bootstrap_is_that_of_the_vectors_themselves() -> None:
+    data = rows()
+    topics = resampling.by_topic(data, TOPICS)
+    found = resampling.bootstrap(rng(3), topics, 5)
+    drawn = rng(3).multinomial(8, np.full(8, 1 / 8), 5)
+    names = sorted(set(TOPICS))
+    for b in range(5):
+        weights = np.array([drawn[b][names.index(t)] for t in TOPICS], dtype=float)
+        vectors = np.einsum("r,irw->iw", weights, data) / weights.sum()
+        assert found[b] == pytest.approx(vectors @ vectors.T, abs=1e-9)
+
+
+def test_flips_and_halves_are_those_of_the_vectors_themselves() -> None:
+    data = rows()
+    topics = resampling.by_topic(data, TOPICS)
+    names = sorted(set(TOPICS))
+    signs = rng(4).choice([-1.0, 1.0], (3, 6, 8))
+    for b, found in enumerate(resampling.sign_flips(rng(4), topics, 3)):
+        each = signs[b][:, [names.index(t) for t in TOPICS]]
+        vectors = (each[..., None] * data).mean(1)
+        assert found == pytest.approx(vectors @ vectors.T, abs=1e-9)
+    order = rng(5).permuted(np.tile(np.arange(8), (3, 1)), axis=1)
+    split, agreement = resampling.halves(rng(5), topics, 3)
+    for b in range(3):
+        first = np.array([order[b][names.index(t)] < 4 for t in TOPICS])
+        one, two = data[:, first].mean(1), data[:, ~first].mean(1)
+        assert split[0, b] == pytest.approx(one @ one.T, abs=1e-9)
+        assert split[1, b] == pytest.approx(two @ two.T, abs=1e-9)
+        expected = (one * two).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)
+        assert agreement[b] == pytest.approx(expected)
+
+
+def test_effective_dimension_of_known_spectra() -> None:
+    assert resampling.effective_dimension(np.ones(50)) == pytest.approx(50)
+    assert resampling.effective_dimension(np.array([1.0, 0.0, 0.0])) == pytest.approx(1)
+    found = resampling.effective_dimension(resampling.spectrum(rng().standard_normal((6, 900, 20))))
+    assert found == pytest.approx(20, rel=0.05)
+
+
+def test_draws_have_the_covariance_of_the_rows() -> None:
+    values = np.array([4.0, 1.0, 0.25])
+    grams = resampling.covariance_draws(rng(), values, 20_000, 2)
+    assert grams[:, 0, 0].mean() == pytest.approx(values.sum(), rel=0.03)
+    assert (grams[:, 0, 1] ** 2).mean() == pytest.approx((values**2).sum(), rel=0.05)
+
+
+def test_three_pairs_of_six_have_fifteen_partitions() -> None:
+    orders = resampling.partitions(list(MEMBERS.values()), 6, 1000, rng())
+    assert len(orders) == 90 and len(np.unique(orders, axis=0)) == 90
+    groups = {frozenset(frozenset(o[i : i + 2]) for i in (0, 2, 4)) for o in orders.tolist()}
+    assert len(groups) == 15
+    few = resampling.partitions(list(MEMBERS.values()), 6, 20, rng())
+    assert few.shape == (20, 6) and few[0].tolist() == list(range(6))
+
+
+def test_p_values_count_the_observed_one() -> None:
+    null = np.linspace(-1, 1, 999)
+    assert p_value(5.0, null) == pytest.approx(1 / 1000)
+    assert p_value(0.0, null) == pytest.approx(1.0, abs=0.002)
+    assert isinstance(p_value(0.0, np.full(10, np.nan)), str)
+    found = partition_p(3.0, np.array([0.0, 1.0, -1.0, 3.0]))
+    assert (found["p"], found["smallest_p"]) == (0.25, 0.25)
+
+
+def test_p_values_are_uniform_when_the_null_is_true() -> None:
+    grams = core_grams(rng(2), 1500, 60, MEMBERS, TIGHT, 0.0, 6)
+    values = across_mean(grams, MEMBERS)
+    rate = np.mean([float(p_value(v, values[500:])) <= 0.05 for v in values[:500]])
+    low, high = binom.interval(0.9999, 250, 0.05)
+    assert low / 250 <= rate <= high / 250
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.4])
+def test_the_core_s_share_is_found(share: float) -> None:
+    exact = core_loadings(6, MEMBERS, TIGHT, share)
+    assert core_share((exact @ exact.T)[None], MEMBERS)[0] == pytest.approx(share, abs=1e-6)
+    grams = core_grams(rng(), 500, 4096, MEMBERS, TIGHT, share, 6)
+    assert core_share(grams, MEMBERS).mean() == pytest.approx(share, abs=0.02)
+
+
+def test_loadings_may_have_signs_and_two_clusters_are_not_enough() -> None:
+    loading = np.array([0.5, 0.5, -0.5, -0.5, 0.6, 0.6])
+    gram = np.outer(loading, loading)
+    np.fill_diagonal(gram, 1.0)
+    assert core_share(gram[None], MEMBERS)[0] == pytest.approx(np.mean([0.25, 0.3, 0.3]), abs=1e-6)
+    two = {c: MEMBERS[c] for c in ("x", "y")}
+    assert np.isnan(core_share(gram[None], two)).all()
+
+
+def test_five_tests_are_five() -> None:
+    assert set(TESTS) < set(power.SHARED_IS_LARGE)
