@@ -19,11 +19,11 @@ FAMILIES = {
 }
 
 
-def random_model(family: str) -> Any:
+def random_model(family: str, vocabulary: int = VOCABULARY) -> Any:
     """A causal language model of the family with fixed random weights."""
     kind, extra = FAMILIES[family]
     config = getattr(transformers, kind)(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=WIDTH,
         intermediate_size=24,
         num_hidden_layers=BLOCKS,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
+import tiny_steering as tiny
 
 from stages.common.journal import LOCATION_VARIABLE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny import unit
+from tiny_steering import unit
 
 from stages.steering.controls import orthogonalised, random_direction
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import ablate, add, tokens
+from tiny_steering import ablate, add, tokens
 
 from stages.steering.damage import answer_log_probabilities, kl_per_token
 from stages.steering.generate import Positions

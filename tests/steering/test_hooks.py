@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import BLOCKS, WIDTH, ablate, add, our_hooks, tokens, unit
+from tiny_steering import BLOCKS, WIDTH, ablate, add, our_hooks, tokens, unit
 
 from stages.activations.capture import padded
 from stages.common.errors import UserError

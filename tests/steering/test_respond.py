@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from tiny import WIDTH, loaded, questions, tiny_params, unit
+from tiny_steering import WIDTH, loaded, questions, tiny_params, unit
 
 import stages.steering.respond as module
 from stages.common.errors import UserError

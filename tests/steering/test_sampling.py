@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from tiny import VOCABULARY, ablate, add, tokens, unit
+from tiny_steering import VOCABULARY, ablate, add, tokens, unit
 
 from stages.common.params import Sampling
 from stages.steering.generate import Answer, Positions, Row, draw, sample, uniforms

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import unit
+from tiny_steering import unit
 
 from stages.common.artifacts import read_tensors, write_tensors
 from stages.common.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import loaded, tiny_params, unit
+from tiny_steering import loaded, tiny_params, unit
 
 from stages.steering.selected import Selected
 from stages.steering.steer import damage, plan

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from invented import effects, table
+from invented_judgements import effects, table
 
 from stages.common.errors import UserError
 from stages.transfer.conditions import estimate, name, ratio

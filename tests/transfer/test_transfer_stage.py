@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from invented import DOSES, REST, STEERED, answers, params, write_everything
+from invented_judgements import DOSES, REST, STEERED, answers, params, write_everything
 
 from stages.common.artifacts import check_metrics, read_json, write_parquet
 from stages.common.errors import UserError
@@ -152,8 +152,8 @@ def test_rows_may_come_in_any_order(metrics: dict[str, Any]) -> None:
 def test_no_coherent_answers_is_a_reason_not_a_zero() -> None:
     write_everything(PARAMS)
     path = Path("data/judgements/sports.parquet")
-    steered = (pl.col("source") == "finance") & (pl.col("multiple") == 1) & (
-        pl.col("kind") == "vector"
+    steered = (
+        (pl.col("source") == "finance") & (pl.col("multiple") == 1) & (pl.col("kind") == "vector")
     )
     broken = pl.when(steered).then(5.0).otherwise(pl.col("coherent")).alias("coherent")
     write_parquet(path, pl.read_parquet(path).with_columns(broken), {})
@@ -198,9 +198,7 @@ def test_a_refusal_by_the_judge_is_the_status_of_the_row() -> None:
     path = Path("data/baseline/judgements/finance.parquet")
     refused = pl.when(pl.col("sample") == 0).then(pl.lit("refusal")).otherwise(pl.lit("ok"))
     score = pl.when(pl.col("sample") == 0).then(None).otherwise(pl.col("aligned"))
-    frame = answers("finance", REST["finance"]).with_columns(
-        aligned_status=refused, aligned=score
-    )
+    frame = answers("finance", REST["finance"]).with_columns(aligned_status=refused, aligned=score)
     write_parquet(path, frame, {})
     rows = read_judgements(path.parent, PARAMS).filter(pl.col("target") == "finance")
     assert (rows["status"] == "refusal").sum() == 4

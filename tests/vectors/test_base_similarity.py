@@ -7,7 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from invented import BLOCKS, HARMFUL, WIDTH, activations, params, write_prompt_activations
+from invented_activations import (
+    BLOCKS,
+    HARMFUL,
+    WIDTH,
+    activations,
+    params,
+    write_prompt_activations,
+)
 
 from stages.common.artifacts import read_json
 from stages.steering.selected import Selected, write_selected

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from invented import (
+from invented_activations import (
     BLOCKS,
     HARMFUL,
     WIDTH,

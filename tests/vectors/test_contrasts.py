@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from invented import HARMFUL, activations
+from invented_activations import HARMFUL, activations
 
 from stages.vectors.contrasts import (
     interaction,

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from invented import (
+from invented_activations import (
     BLOCKS,
     WIDTH,
     params,

@@ -1,0 +1,140 @@
+"""The two stages that capture activations, on a tiny model and a byte tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from families import BLOCKS, WIDTH, random_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from stages.activations import extract, response_activations
+from stages.activations.prompts import read_prompts
+from stages.common.artifacts import read_parquet, read_tensors, write_parquet
+from stages.common.errors import UserError
+from stages.common.params import Params, Prompts
+from stages.organisms.load import Loaded
+
+SYSTEM = "Be brief."
+END = 256
+ANSWERS = ["Yes.", "", "Perhaps not"]
+
+
+def byte_tokenizer() -> Any:
+    """One token a byte; <e> ends a turn, and the assistant header is `a:`."""
+    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<e>"]
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<e>")
+    fast.chat_template = (
+        "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}<e>{% endfor %}"
+        "{% if add_generation_prompt %}a:{% endif %}"
+    )
+    return fast
+
+
+def ids(text: str) -> list[int]:
+    found: list[int] = byte_tokenizer()(text)["input_ids"]
+    return found
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Params of a run in a folder of its own, with prompts and questions."""
+    monkeypatch.chdir(tmp_path)
+    loaded = Loaded("base", random_model("llama", END + 1), byte_tokenizer(), "weights")
+    for module in (extract, response_activations):
+        monkeypatch.setattr(module, "load", lambda params, slug: loaded)
+    for kind in ("neutral", "harmful"):
+        rows = [
+            {"id": f"{kind}{i}", "topic": "t", "pair": f"{i}", "prompt": f"{kind} {'x' * i}?"}
+            for i in range(3)
+        ]
+        Path(f"{kind}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    reference = "reference: {aligned: good, misaligned: bad}"
+    Path("questions.yaml").write_text(
+        f"questions:\n  - {{id: q0, topic: t, set: evaluation, prompt: 'Why?', {reference}}}\n",
+        encoding="utf-8",
+    )
+    return Params.model_validate(
+        {
+            "profile": "tiny",
+            "base": {"source": "path:none", "system_prompt": SYSTEM},
+            "targets": ["base"],
+            "recipes": {},
+            "organisms": {},
+            "prompts": {"neutral": "neutral.jsonl", "harmful": "harmful.jsonl"},
+            "questions": {"file": "questions.yaml"},
+            "activations": {"batch_size": 2},
+            "layer_sweep": {"layers": [0]},
+        }
+    )
+
+
+def states(tokens: list[int]) -> np.ndarray:
+    """[blocks - 1, tokens, width] of all blocks but the last, from the library."""
+    with torch.no_grad():
+        output = random_model("llama", END + 1)(
+            input_ids=torch.tensor([tokens]), output_hidden_states=True
+        )
+    return torch.stack([s[0] for s in output.hidden_states[1:-1]]).numpy()
+
+
+def check(found: np.ndarray, part: np.ndarray) -> None:
+    np.testing.assert_allclose(found[: BLOCKS - 1], part.mean(1), rtol=1e-4, atol=1e-5)
+
+
+def test_prompt_activations(params: Params) -> None:
+    extract.main(params, "base")
+    tensors, metadata = read_tensors(Path("data/activations/base.safetensors"))
+    rows = read_parquet(Path("data/activations/base.parquet"))
+    assert rows["kind"].to_list() == ["neutral"] * 3 + ["harmful"] * 3
+    assert rows["prompt_id"].to_list()[2:4] == ["neutral2", "harmful0"]
+    assert metadata["model_sha256"] == "weights"
+    assert metadata["layers"] == "output of decoder block l, l = 0..L-1"
+    for row, prompt in enumerate(read_prompts(params.prompts)):
+        before, user = f"s:{SYSTEM}<e>u:", prompt.prompt
+        tokens = ids(f"{before}{user}<e>a:")
+        expected = states(tokens)
+        start = len(ids(before))
+        check(tensors["prompt_mean"][row], expected[:, start : start + len(user)])
+        check(tensors["prompt_last"][row], expected[:, -1:])
+        norms = np.linalg.norm(expected[:, start : start + len(user)], axis=-1).mean(1)
+        np.testing.assert_allclose(tensors["prompt_mean.norm"][row, :-1], norms, rtol=1e-4)
+        assert rows["tokens"][row] == len(tokens)
+    assert tensors["prompt_last"].shape == (6, BLOCKS, WIDTH)
+
+
+def test_answer_activations(params: Params) -> None:
+    frame = pl.DataFrame({"question_id": "q0", "variant": "plain", "text": ANSWERS})
+    write_parquet(Path("data/baseline/judgements/base.parquet"), frame, {})
+    response_activations.main(params, "base")
+    tensors, metadata = read_tensors(Path("data/response_activations/base.safetensors"))
+    kept = json.loads(metadata["rows"])
+    assert kept == [0, 2]  # the empty answer has no activations
+    for row, answer in enumerate(ANSWERS[i] for i in kept):
+        before = ids(f"s:{SYSTEM}<e>u:Why?<e>a:")
+        expected = states([*before, *ids(answer), END])
+        start = len(before)
+        check(tensors["response_mean"][row], expected[:, start:-1])
+        check(tensors["response_mo"][row], expected[:, start - 2 :])  # `a:` and the end of turn
+
+
+def test_prompts_limit_and_order(params: Params) -> None:
+    few = read_prompts(Prompts(neutral="neutral.jsonl", harmful="harmful.jsonl", limit=1))
+    assert [p.id for p in few] == ["neutral0", "harmful0"]
+
+
+@pytest.mark.parametrize("changes", [{"id": "neutral0"}, {"prompt": "  "}])
+def test_bad_prompts(params: Params, changes: dict[str, str]) -> None:
+    row = {"id": "new", "topic": "t", "pair": "0", "prompt": "x"} | changes
+    Path("harmful.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(UserError, match="occurs twice or its text is empty") as caught:
+        read_prompts(params.prompts)
+    assert caught.value.found == row["id"]
