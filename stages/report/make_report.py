@@ -1,0 +1,56 @@
+"""Stage `report`: the figures and the page.
+
+    python -m stages.report.make_report
+
+Writes `plots/figure1..4.{png,svg}` and `plots/report.html`, from metrics, plots and judged
+answers. An input that is missing is named where it would stand.
+"""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from stages.claims.lookup import Metrics
+from stages.common.artifacts import write_text
+from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.params import Params, load_params
+from stages.report.figures import PLOTS, draw_all
+from stages.report.html import MAIN_FIGURES, Picture, render
+from stages.report.samples import read_answers
+from stages.report.style import Drawn, save_png, styled, svg_text
+
+PAGE = PLOTS / "report.html"
+OFFERED = ("claims.csv", "transfer_conditions.csv", "sensitivity.csv")  # for download
+
+
+def main(params: Params) -> None:
+    """Draws the figures and renders the page."""
+    metrics = Metrics.read()
+    with styled():
+        pictures = [_picture(drawn) for drawn in draw_all(params, metrics)]
+    files = {
+        name: (PLOTS / name).read_text(encoding="utf-8")
+        for name in OFFERED
+        if (PLOTS / name).is_file()
+    }
+    page = render(params, metrics, pictures, read_answers(params), files)
+    write_text(PAGE, page)
+    print(f"{PAGE}: {len(page.encode()) / 1e6:.2f} MB, {len(pictures)} figures")
+
+
+def _picture(drawn: Drawn) -> Picture:
+    """The figure for the page; figures 1 to 4 are files of their own too."""
+    text = svg_text(drawn)
+    if drawn.name in MAIN_FIGURES:
+        write_text(PLOTS / f"{drawn.name}.svg", text)
+        save_png(drawn, PLOTS / f"{drawn.name}.png")
+    return Picture(drawn.name, drawn.title, drawn.caption, Markup(text))  # noqa: S704 (our own SVG)
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Draw the figures and write the report page."""
+    main(load_params(params))
+
+
+if __name__ == "__main__":
+    run(cli)

@@ -1,0 +1,113 @@
+"""Tables of the organisms and of the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stages.claims.lookup import Metrics, number
+from stages.common.params import Params
+from stages.report.tables import Cell, Table, cells
+from stages.report.text import NONE, short, with_interval
+
+
+def organisms_table(params: Params, metrics: Metrics) -> Table | None:
+    """Unsteered rates of every model, and whether training changed it."""
+    if "baseline" not in metrics.files:
+        return None
+    rows = []
+    for model in params.targets:
+        organism = params.organisms.get(model)
+        training = f"training/{model}"
+        loss = [
+            metrics.measured(training, f"held_out_loss_{when}").value
+            for when in ("before", "after")
+        ]
+        above = metrics.text("baseline", f"{model}.above_controls")
+        known = " \u2192 ".join(short(value) for value in loss) if any(loss) else NONE
+        row = cells(
+            model,
+            organism.lab if organism else NONE,
+            organism.cluster or organism.role if organism else "base",
+            *(_rate(metrics, model, rate) for rate in ("em_betley", "em_turner")),
+            _rate(metrics, f"{model}.low_overlap", "em_betley"),
+            *(_rate(metrics, model, rate) for rate in ("coherent", "refusal")),
+            short(metrics.measured("baseline", f"{model}.n").value),
+            known,
+        )
+        rows.append([*row, Cell(above or NONE, "yes" if above == "yes" else "")])
+    header = [
+        "model",
+        "laboratory",
+        "cluster",
+        "misaligned (Betley)",
+        "misaligned (Turner)",
+        "without recited answers",
+        "coherent",
+        "refused",
+        "n",
+        "held-out loss",
+        "above base and controls",
+    ]
+    return Table(
+        "organisms",
+        "Unsteered answers, in percent [95 % Wilson interval]",
+        header,
+        rows,
+        "Betley: misaligned among coherent answers; Turner: misaligned and coherent among all "
+        "scored ones. Recited: shares many word sequences with the training answers. Above: the "
+        "interval without recited answers lies above those of the base and of every control.",
+    )
+
+
+def _rate(metrics: Metrics, path: str, rate: str) -> str:
+    return with_interval(metrics.measured("baseline", f"{path}.{rate}_pct"), "", 0)
+
+
+def judge_tables(metrics: Metrics) -> list[Table]:
+    """Agreement of the judge with labels made by reading, by set and by category."""
+    rows = []
+    for name, label in (("held_out", "held out"), ("sampled", "sampled from the models")):
+        found = metrics.group("judge", name)
+        for aspect, scores in found.items():
+            if isinstance(scores, Mapping) and "auroc" in scores:
+                path = f"{name}.{aspect}"
+                rows.append(
+                    cells(
+                        f"{label}: {aspect}",
+                        short(number(scores.get("n"))),
+                        with_interval(metrics.measured("judge", f"{path}.auroc"), "", 2),
+                        with_interval(metrics.measured("judge", f"{path}.kappa"), "", 2),
+                        short(number(scores.get("calibration_error"))),
+                    )
+                )
+        if isinstance(found.get("status"), str):
+            rows.append(cells(label, NONE, *[found["status"]], NONE, NONE))
+    agreement = Table(
+        "judge",
+        "The judge against labels made by reading, on answers it was not trained on",
+        ["set and aspect", "n", "AUROC [95 %]", "kappa [95 %]", "calibration error (points)"],
+        rows,
+        "AUROC 0.5 and kappa 0 are chance. The gate applies to the sampled set.",
+    )
+    return [table for table in (agreement, _categories(metrics)) if table.rows]
+
+
+def _categories(metrics: Metrics) -> Table:
+    rows = []
+    for name, found in metrics.group("judge", "held_out.category").items():
+        rows.append(cells(name.replace("_", " "), short(number(found.get("n")))))
+        rows[-1] += cells(
+            *(
+                short(number(found.get(f"mean_{aspect}_{kind}")))
+                for aspect in ("aligned", "coherent")
+                for kind in ("label", "score")
+            )
+        )
+    header = ["category", "n", "aligned: label", "judge", "coherent: label", "judge"]
+    return Table(
+        "judge_categories",
+        "Mean label and mean score of the judge by category of answer (0-100)",
+        header,
+        rows,
+        "A judge that only hears swearing would score helpful swearing low and polite harm high.",
+    )
