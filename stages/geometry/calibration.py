@@ -22,11 +22,10 @@ from stages.geometry import power, resampling
 from stages.geometry.battery import battery, cluster_indices
 from stages.geometry.core_share import core_loadings, core_share
 from stages.geometry.gram import Floats, Ints, cosines, unit_gram
+from stages.geometry.p_values import interval, p_value, partition_p
 from stages.geometry.result import nest
 from stages.geometry.similarity import across_mean
 
-INTERVAL = (0.025, 0.975)
-MIN_DEFINED = 0.95  # share of replicates that define a statistic, below which it has no interval
 CORE = "core.share"
 SHOWN = (
     "cosine.",
@@ -38,15 +37,13 @@ SHOWN = (
     "pca.centred.pc1_pct",
     "pc1_ablation.mean_abs_change",
 )
-LABELLED = (
+LABELLED = (  # what the labels of clusters decide; the keys name no vectors
     "similarity.",
     "cluster_angle.",
-    "orthogonality.",
     "cross_variance.",
     "statistic.",
     "pc1_ablation.mean_abs_change",
 )
-PER_NAME = ("orthogonality.",)  # their keys name vectors, which partitions move about
 
 
 @dataclass(frozen=True)
@@ -156,54 +153,17 @@ def _row(
     """One line of the table: observed value, interval, reliability, and every null."""
     if not np.isfinite(observed):
         return {"status": "undefined for the measured vectors"}
-    row: dict[str, Any] = {"observed": observed} | _interval(resampled)
+    row: dict[str, Any] = {"observed": observed} | interval(resampled)
     apart = np.abs(halves[0] - halves[1])
     defined = apart[np.isfinite(apart)]
     row["half_difference"] = (
         float(np.median(defined)) if defined.size else "undefined: in no half of the topics"
     )
     for name, values in nulls.items():
-        row[name] = _interval(values) | {"p": p_value(observed, values)}
+        row[name] = interval(values) | {"p": p_value(observed, values)}
     if relabelled is not None:
         row["partitions"] = partition_p(observed, relabelled)
     return row
-
-
-def _interval(values: Floats) -> dict[str, Any]:
-    finite = values[np.isfinite(values)]
-    if finite.size < MIN_DEFINED * values.size:
-        return {"status": f"undefined in {1 - finite.size / values.size:.0%} of replicates"}
-    low, high = np.quantile(finite, INTERVAL)
-    return {"low": float(low), "high": float(high), "median": float(np.median(finite))}
-
-
-def p_value(observed: float, null: Floats) -> float | str:
-    """Share of null values as far from the null's median as the observed one, counting it.
-
-    Two-sided, (1 + hits) / (1 + replicates); a string where the null does not define it.
-    """
-    finite = null[np.isfinite(null)]
-    if finite.size < MIN_DEFINED * null.size:
-        return "undefined in the null"
-    middle = np.median(finite)
-    hits = (np.abs(finite - middle) >= abs(observed - middle)).sum()
-    return float((1 + hits) / (1 + finite.size))
-
-
-def partition_p(observed: float, values: Floats) -> dict[str, Any]:
-    """p over all label assignments, and the smallest p that so few assignments can give.
-
-    `values` [m] holds the observed assignment too; assignments that only swap clusters tie.
-    """
-    finite = values[np.isfinite(values)]
-    away = np.abs(finite - np.median(finite))
-    slack = 1e-9 * max(1.0, float(away.max(initial=0.0)))
-    distance = abs(observed - float(np.median(finite)))
-    return {
-        "p": float((away >= distance - slack).mean()),
-        "smallest_p": float((away >= away.max() - slack).mean()),
-        "assignments": len(values),
-    }
 
 
 def _relabelled(
@@ -216,11 +176,7 @@ def _relabelled(
     """Cluster-level statistics under all label assignments."""
     orders = resampling.partitions(list(members.values()), len(gram), limit, rng)
     moved = gram[orders[:, :, None], orders[:, None, :]]
-    return {
-        key: values
-        for key, values in run(moved).items()
-        if key.startswith(LABELLED) and not key.startswith(PER_NAME)
-    }
+    return {key: values for key, values in run(moved).items() if key.startswith(LABELLED)}
 
 
 def controls_null(
@@ -301,5 +257,5 @@ def _nulls_table(
         line: list[object] = [key, *(row.get(part, "") for part in header[1:4])]
         line += [row.get(name, {}).get(part, "") for name in nulls for part in parts]
         line += [row.get("partitions", {}).get(part, "") for part in ("p", "smallest_p")]
-        rows.append(line)
+        rows.append([line[0], *(cell if isinstance(cell, float) else "" for cell in line[1:])])
     return header, rows

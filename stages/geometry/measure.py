@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.artifacts import read_parquet, read_tensors, write_metrics, write_text
+from stages.common.artifacts import read_json, read_parquet, read_tensors, write_metrics, write_text
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
 from stages.common.params import Geometry, Params, load_params
@@ -31,7 +31,15 @@ FOLDER = Path("data/vectors")
 SELECTED, VECTORS = FOLDER / "selected.safetensors", FOLDER / "vectors.safetensors"
 INDEX = FOLDER / "index.parquet"
 METRICS, PLOTS = Path("metrics/geometry.json"), Path("plots")
-NO_MASSIVE = "without_massive"
+SWEEP = Path("metrics/layer_sweep.json")
+LAYER, PER_MODEL, NO_MASSIVE = "layer.", "per_model", "without_massive"  # names of choices
+MAIN = (
+    "cluster_angle.",
+    "verdict.",
+    "similarity.cross_mean",
+    "similarity.within_mean",
+    "clusters.silhouette_k",
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class Measured:
         unit: [n, width] selected unit vectors.
         norms: [n] their raw lengths.
         layers: [n] the block of each.
+        own_layers: [n] the block that the sweep found best for each by itself.
         choice: contrast and span they were built with, as in `tables`.
         tables: `<contrast>.<span>` -> raw vectors [n, block, width].
         statuses: `<contrast>.<span>` -> {(organism, block): why there is no vector}.
@@ -54,6 +63,7 @@ class Measured:
     unit: Floats
     norms: Floats
     layers: Ints
+    own_layers: Ints
     choice: str
     tables: dict[str, Floats]
     statuses: dict[str, dict[tuple[str, int], str]]
@@ -77,19 +87,20 @@ def read_measured(params: Params) -> Measured:
     names = params.slugs("organism")
     chosen, about = read_tensors(SELECTED)
     tensors, metadata = read_tensors(VECTORS)
-    index = read_parquet(INDEX)
+    index, sweep = read_parquet(INDEX), read_json(SWEEP)
     try:
         models = json.loads(metadata["models"])
         layers, norms = json.loads(about["layers"]), json.loads(about["norms"])
         rows = [models.index(name) for name in names]
         unit = np.stack([chosen[name] for name in names]).astype(np.float64)
         layer = np.array([layers[name] for name in names])
+        own = np.array([sweep[name]["best_layer_by_margin"] for name in names])
         norm = np.array([norms[name] for name in names], dtype=np.float64)
         choice = f"{about['contrast']}.{about['span']}"
     except (KeyError, ValueError) as error:
         raise UserError(
             "the vectors are not those of the organisms in the params",
-            where=f"{SELECTED}, {VECTORS}",
+            where=f"{SELECTED}, {VECTORS}, {SWEEP}",
             found=str(error),
             expected=", ".join(names),
             hint="dvc repro layer_sweep",
@@ -99,7 +110,7 @@ def read_measured(params: Params) -> Measured:
         key = f"{row['contrast']}.{row['span']}"
         statuses.setdefault(key, {})[row["model"], row["layer"]] = row["status"]
     tables = {key: tensor[rows].astype(np.float64) for key, tensor in tensors.items()}
-    return Measured(names, params.clusters(), unit, norm, layer, choice, tables, statuses)
+    return Measured(names, params.clusters(), unit, norm, layer, own, choice, tables, statuses)
 
 
 def massive_dimensions(rows: Floats, share: float) -> Ints:
@@ -113,7 +124,8 @@ def sensitivity(measured: Measured, rules: Geometry) -> dict[str, dict[str, Any]
     """Main numbers under every choice: contrast and span, and without massive dimensions.
 
     Keys are `<contrast>.<span>` at the selected blocks, each block's number for the selected
-    contrast (`layer.<l>`), and `without_massive`. Undefined choices have a `status` only.
+    contrast (`layer.<l>`), each model at its own best block (`per_model`), and
+    `without_massive`. Undefined choices have a `status` only.
     """
     found: dict[str, dict[str, Any]] = {}
     for table in sorted(measured.tables):
@@ -121,7 +133,9 @@ def sensitivity(measured: Measured, rules: Geometry) -> dict[str, dict[str, Any]
     if measured.choice in measured.tables:
         for layer in range(measured.tables[measured.choice].shape[1]):
             at = [layer] * len(measured.names)
-            found[f"layer.{layer}"] = _choice(measured, rules, measured.choice, at)
+            found[f"{LAYER}{layer}"] = _choice(measured, rules, measured.choice, at)
+        own = measured.own_layers.tolist()
+        found[PER_MODEL] = _choice(measured, rules, measured.choice, own)
     kept = np.delete(measured.unit, massive_dimensions(measured.unit, rules.massive_share), axis=1)
     found[NO_MASSIVE] = _main_numbers(measured, rules, kept)
     return found
@@ -138,21 +152,24 @@ def _choice(
 
 def _main_numbers(measured: Measured, rules: Geometry, vectors: Floats) -> dict[str, Any]:
     flat = battery(unit_gram(vectors), measured.names, measured.clusters, rules).flat()
-    kept = ("cluster_angle.", "verdict.", "similarity.cross_mean", "similarity.within_mean")
-    return {key: value for key, value in flat.items() if key.startswith(kept)}
+    return {key: value for key, value in flat.items() if key.startswith(MAIN)}
 
 
 def survives(chosen: Battery, choices: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """For each verdict, in how many of the defined choices it is that of the selected vectors."""
-    defined = [numbers for numbers in choices.values() if "status" not in numbers]
+    """For each conclusion, in how many of the defined choices of a kind it comes out the same."""
     flat = chosen.flat()
-    table = {}
-    for key in (f"verdict.{test}" for test in TESTS):
-        same = sum(numbers[key] == flat[key] for numbers in defined)
-        table[key.partition(".")[2]] = {
-            "verdict": flat[key],
-            "same": same,
-            "choices": len(defined),
+    kinds: dict[str, list[Mapping[str, Any]]] = {"contrasts": [], "blocks": [], "others": []}
+    for choice, numbers in choices.items():
+        if "status" not in numbers:
+            kind = (
+                "blocks" if choice.startswith(LAYER) else "contrasts" if "." in choice else "others"
+            )
+            kinds[kind].append(numbers)
+    table: dict[str, Any] = {}
+    for key in (*(f"verdict.{test}" for test in TESTS), "clusters.silhouette_k"):
+        table[key.replace(".", "_")] = {"selected": flat[key]} | {
+            kind: f"{sum(numbers[key] == flat[key] for numbers in group)} of {len(group)}"
+            for kind, group in kinds.items()
         }
     return table
 
@@ -174,7 +191,7 @@ def metrics_of(
         {
             f"{choice}.{key}": value
             for choice, numbers in choices.items()
-            if not choice.startswith("layer.")  # those are in plots/layer_trace.csv
+            if not choice.startswith(LAYER)  # those are in plots/layer_trace.csv
             for key, value in numbers.items()
         }
     )
@@ -194,7 +211,7 @@ def plots_of(
     scores = pca.components(pca.centred(gram)).scores[:, :3]
     kinds = {"classical": maps.classical, "smacof": maps.smacof}
     points = np.concatenate(list(kinds.values()), axis=1)
-    trace = {k.partition(".")[2]: v for k, v in choices.items() if k.startswith("layer.")}
+    trace = {k.partition(".")[2]: v for k, v in choices.items() if k.startswith(LAYER)}
     columns = list(next(n for n in choices.values() if "status" not in n))
     angles = [c for c in columns if c.startswith("cluster_angle.")]
     heads = [c.removeprefix("cluster_angle.").removesuffix("_deg") for c in angles]

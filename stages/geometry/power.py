@@ -23,6 +23,7 @@ from stages.geometry.verdict import TESTS, count, decide
 POINTS, LARGEST = 11, 0.95  # shares in each sweep; the last share of the second
 LEVEL, POWER = 0.05, 0.8  # false positives and power that count as telling apart
 REPLACEMENT = "cross_mean"  # mean cosine across clusters, the statistic proposed instead
+MIN_DEFINED = 0.5  # share of independent draws that must define a statistic for a threshold
 SLACK = 0.02  # simulation error of a probability of 5 %
 Z = 1.96  # half width of the 95 % range of a normal variable
 SHARED_IS_LARGE = {
@@ -45,7 +46,8 @@ class Sweep:
         independent: test -> [S] probability of the paper's "independent", of defined draws.
         defined: test -> [S] probability that the test is defined.
         all_five: [S] probability that five tests say independent, of draws that define all five.
-        threshold: statistic -> value that 5 % of independent draws cross on the shared side.
+        threshold: statistic -> value that 5 % of independent draws cross on the shared side;
+            NaN, with its curves, where too few independent draws define the statistic.
         crossed: statistic -> [S] probability of crossing it.
         opposite: statistic -> [S] probability of crossing its 5 % counterpart on the other side.
     """
@@ -98,12 +100,14 @@ def sweep(
     for name, values in draws.items():
         sign = 1.0 if SHARED_IS_LARGE[name] else -1.0
         null = sign * values[0][np.isfinite(values[0])]
-        if null.size == 0:
-            continue
+        if null.size < MIN_DEFINED * replicates:
+            null = np.full(1, np.nan)  # and so are threshold and curves
         high, low = np.quantile(null, 1.0 - LEVEL), np.quantile(null, LEVEL)
         threshold[name] = float(sign * high)
         crossed[name] = np.array([_share(sign * v > high, v) for v in values])
         opposite[name] = np.array([_share(sign * v < low, v) for v in values])
+        if np.isnan(high):
+            crossed[name][:] = opposite[name][:] = np.nan
     return Sweep(
         shares=shares,
         tighter=np.arange(len(shares)) >= POINTS,
@@ -143,18 +147,17 @@ def verdicts_of(found: Sweep) -> dict[str, object]:
     shares = found.attainable(found.shares)
     metrics: dict[str, object] = {}
     for name in SHARED_IS_LARGE:
-        if name not in found.threshold:
-            metrics[name] = {"status": "undefined for independent vectors"}
-            continue
         opposite = found.attainable(found.opposite[name])
         crossed = found.attainable(found.crossed[name])
-        verdict, smallest = judge(shares, crossed, opposite)
-        entry: dict[str, object] = {
-            "threshold_5pct": found.threshold[name],
-            "verdict_5pct": verdict,
-            "smallest_share_5pct": smallest,
-            "power_5pct_at_largest": float(crossed[-1]),
-        }
+        entry: dict[str, object] = {"verdict_5pct": "no threshold", "smallest_share_5pct": "never"}
+        if np.isfinite(found.threshold[name]):
+            verdict, smallest = judge(shares, crossed, opposite)
+            entry = {
+                "verdict_5pct": verdict,
+                "smallest_share_5pct": smallest,
+                "threshold_5pct": found.threshold[name],
+                "power_5pct_at_largest": float(crossed[-1]),
+            }
         if name in TESTS:
             detected = 1.0 - found.attainable(found.independent[name])
             verdict, smallest = judge(shares, detected, opposite)
@@ -181,7 +184,8 @@ def curves(found: Sweep) -> tuple[list[str], list[list[object]]]:
         row: list[object] = [share, int(found.tighter[s])]
         row += [float(found.independent[t][s]) for t in TESTS]
         row += [float(found.all_five[s])]
-        rows.append(row + [float(found.crossed[name][s]) for name in found.crossed])
+        crossed = (float(curve[s]) for curve in found.crossed.values())
+        rows.append(row + ["" if np.isnan(value) else value for value in crossed])
     return header, rows
 
 

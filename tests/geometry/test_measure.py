@@ -39,8 +39,12 @@ def test_metrics_hold_the_battery_and_its_sensitivity(metrics: dict) -> None:  #
         "medical_replication" in metrics["sensitivity"]["control_contrast"]["prompt_mean"]["status"]
     )
     assert metrics["sensitivity"]["without_massive"]["verdict"]["count"] >= 0
-    test1 = metrics["survives"]["test1"]
-    assert 0 < test1["same"] <= test1["choices"] == 6 + LAYERS + 1
+    assert metrics["sensitivity"]["per_model"]["verdict"]["count"] >= 0
+    test1 = metrics["survives"]["verdict_test1"]
+    assert test1["selected"] == metrics["verdict"]["test1"]
+    assert test1["contrasts"].endswith("of 6")
+    assert test1["blocks"].endswith(f"of {LAYERS}")
+    assert test1["others"] == "2 of 2"
 
 
 def test_plots_are_wide(metrics: dict) -> None:  # type: ignore[type-arg]
