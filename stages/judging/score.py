@@ -25,9 +25,9 @@ BATCH = 256  # answers judged between two writes to the journal
 def active_judge(params: Params) -> Iterator[Judge]:
     """The judge that the params name; loading it is the expensive part."""
     if params.judging.backend == "openai":
-        from stages.judging.openai_judge import OpenAIJudge
+        from stages.judging.openai_judge import JOURNAL, OpenAIJudge
 
-        with Journal("judgements-openai") as journal:
+        with Journal(JOURNAL) as journal:
             yield OpenAIJudge(params.judging, journal)
     else:
         loaded = load(params, BASE)
@@ -70,6 +70,8 @@ def judged(params: Params, judge: Judge, frame: pl.DataFrame, label: str) -> pl.
     for aspect in aspects:
         columns.append(pl.Series(aspect, [j.scores[aspect] for j in judgements], pl.Float64))
         columns.append(pl.Series(f"{aspect}_status", [j.status[aspect] for j in judgements]))
+        if any(aspect in j.raw for j in judgements):  # what the score was computed from
+            columns.append(pl.Series(f"{aspect}_raw", [j.raw.get(aspect) for j in judgements]))
     return frame.with_columns(
         *columns,
         pl.Series("judge", [judge.id] * len(frame), pl.String),

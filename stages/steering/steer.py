@@ -41,7 +41,7 @@ def plan(
     """Everything done to a target: its conditions, and the unit vectors they use.
 
     Unsteered; every vector at every dose; its own vector and the named pairs with more samples
-    at the chosen coefficient; a random direction of the same norm; every other vector made
+    at the chosen coefficient; a random direction of the same norm; the named pairs' vectors made
     orthogonal to the target's own; the target's own vector ablated.
     """
     steering = params.steering
@@ -68,13 +68,12 @@ def plan(
             ablated = replace(full, kind="ablation", relative_dose=0.0, coefficient=0.0)
             vectors[ablated.vector_name] = chosen.vector
             conditions.append(replace(ablated, samples=steering.control_samples))
-        elif target in selected:
+        elif named and target in selected:
             rest = orthogonalised(chosen.vector, selected[target].vector)
             if rest is not None:
                 control = replace(full, kind="orthogonalised")
                 vectors[control.vector_name] = rest
-                samples = steering.control_samples if named else steering.samples
-                conditions.append(replace(control, samples=samples))
+                conditions.append(replace(control, samples=steering.control_samples))
     typical = _typical(selected)
     for number in range(steering.random_directions):
         name = f"random_{number}"
