@@ -73,6 +73,13 @@ def read_differences(params: Params) -> tuple[Differences, str, str]:
     span = span if span in params.activations.spans else params.activations.spans[0]
     prompts = read_parquet(ACTIVATIONS / f"{BASE}.parquet")
     topics, pairs = prompts["topic"].to_list(), prompts["pair"].to_list()
+    if len(set(topics)) < 2:
+        raise UserError(
+            "prompts of one topic cannot be resampled by topic",
+            where=str(ACTIVATIONS / f"{BASE}.parquet"),
+            found=f"topics: {', '.join(set(topics))}",
+            expected="two or more; eight or more for useful intervals",
+        )
     harmful, neutral = pair_rows(prompts["kind"].to_list(), pairs)
     paired = contrast in PAIRED
     base, _ = read_tensors(ACTIVATIONS / f"{BASE}.safetensors")
@@ -112,8 +119,14 @@ def _reference(
     if contrast == "control_contrast" and params.organisms[slug].role == "organism":
         lab = params.organisms[slug].lab
         same = [c for c in params.slugs("control") if params.organisms[c].lab == lab]
-        if same:
-            return _activations(same[0], span, layer)
+        if not same:
+            raise UserError(
+                "an organism has no control of its own recipe to subtract",
+                where="params.yaml: vectors.contrast",
+                found=f"{slug} of {lab}",
+                expected="a control of the same lab, or another contrast",
+            )
+        return _activations(same[0], span, layer)
     return np.asarray(base[span][:, layer], dtype=np.float64)
 
 

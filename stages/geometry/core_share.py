@@ -45,10 +45,12 @@ def core_share(gram: Floats, members: Mapping[str, Sequence[int]]) -> Floats:
     mean of a_i^2 is no use: a vector alone can take a loading of 1 to fit noise.) It is positive
     for independent vectors too, so it is read against its null. NaN below three clusters.
     """
+    if len(members) < 3:
+        return np.full(len(gram), np.nan)
     _, across = _layout(members)
     size = np.abs(core_loadings(gram, members))
     implied = (size[:, :, None] * size[:, None, :] * across).sum((-2, -1))
-    share: Floats = implied / max(1.0, across.sum())
+    share: Floats = implied / across.sum()
     return share
 
 

@@ -77,9 +77,9 @@ def sweep(
     rules: Geometry,
 ) -> Sweep:
     """Simulates both sweeps; `replicates` draws at each share, `dimension` isotropic dimensions."""
-    largest = max(0.0, min(tightness.values(), default=0.0))
-    shares = np.concatenate(
-        [np.linspace(0.0, largest, POINTS), np.linspace(largest, LARGEST, POINTS)[1:]]
+    largest = min([LARGEST, *tightness.values()])
+    shares = np.unique(
+        np.concatenate([np.linspace(0.0, largest, POINTS), np.linspace(largest, LARGEST, POINTS)])
     )
     draws: dict[str, list[Floats]] = {name: [] for name in SHARED_IS_LARGE}
     codes: dict[str, list[Floats]] = {test: [] for test in TESTS}
@@ -110,7 +110,7 @@ def sweep(
             crossed[name][:] = opposite[name][:] = np.nan
     return Sweep(
         shares=shares,
-        tighter=np.arange(len(shares)) >= POINTS,
+        tighter=shares > largest,
         independent={t: np.array([_share(v == 1.0, v) for v in codes[t]]) for t in TESTS},
         defined={t: np.array([np.isfinite(v).mean() for v in codes[t]]) for t in TESTS},
         all_five=np.array(all_five),

@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from stages.common.artifacts import check_metrics
 from stages.common.errors import UserError
-from stages.common.params import Params
+from stages.common.params import Geometry, Params
 from stages.geometry import calibrate
+from stages.geometry.calibration import Differences
+from stages.geometry.calibration import calibrate as calibrate_all
 from tests.geometry.synthetic import PAIRS, TOPICS, WIDTH, params_with, write_artifacts
 
 
@@ -63,22 +67,42 @@ def test_two_runs_give_the_same_bytes(folder: Path) -> None:
     assert run(params) == run(params)
 
 
-@pytest.mark.parametrize(
-    "contrast", ["prompt_contrast", "interaction", "control_contrast", "response_contrast"]
-)
-def test_every_contrast_is_calibrated_or_replaced(folder: Path, contrast: str) -> None:
-    from safetensors.numpy import load_file, save_file
-
+def select(folder: Path, contrast: str) -> Params:
+    """Artifacts whose selected vectors claim another contrast, span and block."""
     params = params_with(folder)
     write_artifacts(folder, params)
     path = folder / "data/vectors/selected.safetensors"
-    names = params.slugs("organism")
-    about = {"layers": json.dumps(dict.fromkeys(names, 2)), "contrast": contrast}
-    save_file(load_file(path), path, about | {"span": "prompt_mean"})
-    found = run(params)
+    layers = dict.fromkeys(params.slugs("organism"), 2)
+    about = {"layers": json.dumps(layers), "contrast": contrast, "span": "prompt_mean"}
+    save_file(load_file(path), path, about)
+    return params
+
+
+@pytest.mark.parametrize("contrast", ["prompt_contrast", "interaction", "response_contrast"])
+def test_every_contrast_is_calibrated_or_replaced(folder: Path, contrast: str) -> None:
+    found = run(select(folder, contrast))
     paired = contrast in ("prompt_contrast", "interaction")
     assert found["rows"] == TOPICS * PAIRS * (1 if paired else 2)
     assert found["contrast"] == ("model_contrast" if contrast[:4] == "resp" else contrast)
+
+
+def test_an_organism_without_a_control_has_no_control_contrast(folder: Path) -> None:
+    with pytest.raises(UserError, match="no control of its own recipe"):
+        run(select(folder, "control_contrast"))
+
+
+@pytest.mark.parametrize(
+    "clusters", [{}, {"x": ["a"], "y": ["b"], "z": ["c"]}, {"x": ["a", "b"], "y": ["c"]}]
+)
+def test_any_clusters_get_numbers_or_statuses(clusters: dict[str, list[str]]) -> None:
+    rows = np.random.default_rng(0).standard_normal((3, 24, 10)) + 0.3
+    topics = [f"t{i % 4}" for i in range(24)]
+    data = Differences(
+        list("abc"), clusters, rows, topics, np.empty((0, 10)), np.array([0], dtype=np.int64)
+    )
+    found = calibrate_all(data, Geometry(focus=[], replicates=100), 0)
+    check_metrics(json.loads(json.dumps(found.metrics)))
+    assert ("status" in found.metrics["core"]) == (len(clusters) < 3)
 
 
 def test_unpaired_prompts_are_refused() -> None:
