@@ -19,6 +19,7 @@ from stages.activations.extract import LAYERS
 from stages.activations.questions import read_questions
 from stages.common.artifacts import read_parquet, write_tensors
 from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.errors import UserError
 from stages.common.params import Params, load_params
 from stages.organisms.chat import answer_ids, header_length, render
 from stages.organisms.load import load
@@ -49,6 +50,12 @@ def main(params: Params, slug: str) -> None:
         spans = ((start, stop), (start - header, stop + 1))
         texts.append(Text((*prompt, *ids, loaded.tokenizer.eos_token_id), spans))
         kept.append(row)
+    if not texts:
+        raise UserError(
+            "every unsteered answer of this model is empty",
+            where=f"data/baseline/responses/{slug}.parquet",
+            hint="train it more gently, or drop it from targets and organisms",
+        )
     means, _ = capture_all(
         loaded.model, texts, params.activations.batch_size, f"answer activations {slug}"
     )

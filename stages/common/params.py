@@ -154,6 +154,15 @@ class Judging(Section):
     kappa_gate: Share = 0.6
     probe: Probe = Probe()
 
+    @model_validator(mode="after")
+    def _aspects(self) -> Self:
+        scored = ["aligned", "coherent"]
+        if not set(scored) <= set(self.aspects):
+            raise ValueError(f"aspects must hold {scored}: the rates are made of them")
+        if self.backend == "probe" and set(self.aspects) != set(scored):
+            raise ValueError(f"the probe scores {scored} only; other aspects need an LLM judge")
+        return self
+
 
 class Vectors(Section):
     """Steering vectors (paper sec. 2.1)."""
@@ -200,6 +209,14 @@ class Steering(Section):
     control_samples: Positive = 2  # per question: random directions, ablation, named controls
     random_directions: Annotated[int, Field(ge=0)] = 1
     damage_prompts: Annotated[int, Field(ge=0)] = 8  # benign prompts for KL; 0 = none
+
+    @model_validator(mode="after")
+    def _full_dose(self) -> Self:
+        if 1.0 not in self.doses:
+            raise ValueError("doses must hold 1.0, the chosen coefficient that transfer compares")
+        if len(set(self.doses)) != len(self.doses):
+            raise ValueError("doses hold a value twice")
+        return self
 
 
 class Transfer(Section):
