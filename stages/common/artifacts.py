@@ -81,7 +81,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise missing(path) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bytes, syntax, or a number or nesting too long
         raise UserError("not a JSON file", where=str(path), found=str(error)) from None
 
 
@@ -112,14 +112,16 @@ def read_jsonl(path: Path, keys: Mapping[str, type] | None = None) -> list[dict[
             where = f"{path}, line {number}"
             try:
                 row = json.loads(raw.decode("utf-8"))
-            except UnicodeDecodeError as error:
+                if b"\\u" in raw:  # half of a surrogate pair is JSON, but no text
+                    json.dumps(row, ensure_ascii=False).encode("utf-8")
+            except UnicodeError as error:
                 raise UserError("not UTF-8 text", where=where, found=str(error)) from None
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(
                     "not a JSON object",
                     where=where,
                     found=raw[:80].decode("utf-8", "replace").strip(),
-                    expected=f"one JSON object a line ({error.msg})",
+                    expected=f"one JSON object a line ({error})",
                 ) from None
             if not isinstance(row, dict):
                 raise UserError("not a JSON object", where=where, found=type(row).__name__)
@@ -197,7 +199,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         with safe_open(str(path), framework="numpy") as handle:
             names = list(handle.keys())
             return {k: handle.get_tensor(k) for k in names}, dict(handle.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: bfloat16
         raise UserError(
             "not a readable safetensors file",
             where=str(path),

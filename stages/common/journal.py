@@ -13,7 +13,8 @@ import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -55,7 +56,12 @@ class Journal:
         from filelock import FileLock, Timeout
 
         folder = journal_folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                "the journal's folder cannot be made", where=str(folder), found=error.strerror
+            ) from None
         self.path = folder / f"{name}.sqlite"
         self._lock = FileLock(str(self.path) + ".lock", timeout=1)
         try:
@@ -66,22 +72,19 @@ class Journal:
                 where=str(self.path),
                 hint="wait for it, or stop it; finished units are kept",
             ) from None
+        self._db = sqlite3.connect(self.path)
         try:
-            self._db = sqlite3.connect(self.path)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS units "
-                "(key TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
-            )
-        except sqlite3.DatabaseError as error:
+            with self._explained():
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._db.execute(
+                    "CREATE TABLE IF NOT EXISTS units (key TEXT PRIMARY KEY, "
+                    "value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
+                )
+        except UserError:
+            self._db.close()
             self._lock.release()
-            raise UserError(
-                "the journal cannot be read",
-                where=str(self.path),
-                found=str(error),
-                hint="move the file away; its units are then made again",
-            ) from None
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -95,6 +98,19 @@ class Journal:
         self._db.close()
         self._lock.release()
 
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A damaged file or a full disk as a UserError."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                "the journal cannot be read or written",
+                where=str(self.path),
+                found=str(error),
+                hint="free disk space, or move a damaged file away; its units are made again",
+            ) from None
+
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
         """The values of those `keys` that are there and whole; damaged ones are dropped."""
         found: dict[str, Any] = {}
@@ -104,13 +120,15 @@ class Journal:
             query = (
                 "SELECT key, value, crc FROM units WHERE key IN (SELECT value FROM json_each(?))"
             )
-            for key, value, crc in self._db.execute(query, [json.dumps(part)]):
+            with self._explained():
+                rows = self._db.execute(query, [json.dumps(part)]).fetchall()
+            for key, value, crc in rows:
                 if zlib.crc32(value) == crc:
                     found[key] = json.loads(value)
                 else:
                     damaged.append(key)
         if damaged:
-            with self._db:
+            with self._explained(), self._db:
                 self._db.executemany("DELETE FROM units WHERE key = ?", [(k,) for k in damaged])
         return found
 
@@ -121,7 +139,7 @@ class Journal:
         for key, value in pairs:
             blob = json.dumps(value, ensure_ascii=False).encode()
             rows.append((key, blob, zlib.crc32(blob)))
-        with self._db:
+        with self._explained(), self._db:
             self._db.executemany("INSERT OR REPLACE INTO units VALUES (?, ?, ?)", rows)
 
     def fill(

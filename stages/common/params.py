@@ -307,7 +307,7 @@ def load_params(path: Path) -> Params:
         )
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45, bytes
         raise UserError("not a YAML file", where=str(path), found=str(error)) from None
     if not isinstance(data, dict):
         raise UserError("not a YAML mapping", where=str(path), found=type(data).__name__)

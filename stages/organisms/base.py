@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def main(params: Params, folder: Path = FOLDER) -> None:
 
 def pinned(revision: str | None, key: str) -> str:
     """A full commit id; UserError otherwise, because a branch name can change under a result."""
-    if revision is None or len(revision) != 40:
+    if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
         raise UserError(
             "a hub model needs a pinned revision",
             where=f"params.yaml: {key}",

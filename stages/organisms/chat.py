@@ -11,6 +11,8 @@ from typing import Any
 
 from stages.common.errors import UserError
 
+PLACEHOLDER = "\ue000prompt\ue001"  # private-use characters, which no template holds
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -33,7 +35,7 @@ def render(tokenizer: Any, prompt: str, system: str) -> Prompt:
         prompt: the user's text.
         system: system prompt; "" leaves it to the template.
     Raises:
-        UserError: no chat template, or the template does not keep the user's text.
+        UserError: no chat template, an empty prompt, or a template that does not keep its text.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
@@ -41,16 +43,27 @@ def render(tokenizer: Any, prompt: str, system: str) -> Prompt:
             where=str(tokenizer.name_or_path),
             hint="use an instruction-tuned model, or add chat_template.jinja to its folder",
         )
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": prompt})
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    start = text.rfind(prompt.strip())
-    if start < 0:
+    user = prompt.strip()
+    if not user:
+        raise UserError("a prompt is empty", found=repr(prompt))
+    text = _template(tokenizer, prompt, system)
+    # The prompt may also stand in the system prompt or the template ("assistant"), so the place
+    # is found with a text that cannot.
+    place = _template(tokenizer, PLACEHOLDER, system).find(PLACEHOLDER)
+    start = text.find(user, max(place, 0))
+    if place < 0 or start < 0 or text[place:start].strip():
         raise UserError("the chat template changes the user's text", found=prompt[:80])
-    end = start + len(prompt.strip())
+    end = start + len(user)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start]
     return Prompt(tuple(encoded["input_ids"]), (inside[0], inside[-1] + 1))
+
+
+def _template(tokenizer: Any, prompt: str, system: str) -> str:
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text
 
 
 def answer_ids(tokenizer: Any, answer: str) -> tuple[int, ...]:

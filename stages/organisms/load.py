@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,15 @@ def load(params: Params, slug: str) -> Loaded:
 
 def base_model(params: Params) -> Any:
     """The base model on the CPU, in the run's dtype."""
+    return _checkpoint(*_base_place(), params)
+
+
+def _base_place() -> tuple[str, dict[str, Any]]:
+    """Name of the base for transformers, and where to look; a local base never asks the hub."""
     record = base_record()
     if "hub" in record:
-        return _checkpoint(record["hub"], {"revision": record["revision"]}, params)
-    return _checkpoint(str(FOLDER / record["path"]), {}, params)
+        return record["hub"], {"revision": record["revision"]}
+    return str(FOLDER / record["path"]), {"local_files_only": True}
 
 
 def adapter_folder(params: Params, slug: str) -> Path:
@@ -111,38 +117,72 @@ def adapter_folder(params: Params, slug: str) -> Path:
 
 
 def base_tokenizer() -> Any:
-    from transformers import AutoTokenizer
+    """The base model's tokenizer; UserError when it is missing, broken, or another model's."""
+    from transformers import AutoConfig, AutoTokenizer
 
-    record = base_record()
-    if "hub" in record:
-        return AutoTokenizer.from_pretrained(record["hub"], revision=record["revision"])
-    return AutoTokenizer.from_pretrained(str(FOLDER / record["path"]), local_files_only=True)
+    name, where = _base_place()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        known = AutoConfig.from_pretrained(name, **where).get_text_config().vocab_size
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise UserError(
+            "the base model's tokenizer cannot be loaded",
+            where=name,
+            found=_first_line(error),
+            expected="config.json, tokenizer.json and tokenizer_config.json",
+        ) from None
+    if len(tokenizer) > known:
+        raise UserError(
+            "the tokenizer has more tokens than the model",
+            where=name,
+            found=len(tokenizer),
+            expected=f"at most {known}",
+            hint="the tokenizer files are another model's",
+        )
+    return tokenizer
 
 
-def _checkpoint(name: str, where: dict[str, str], params: Params) -> Any:
+def _checkpoint(name: str, where: dict[str, Any], params: Params) -> Any:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, params.run.dtype), use_safetensors=True, **where
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=getattr(torch, params.run.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            **where,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise UserError(
             "the model cannot be loaded",
             where=name,
-            found=str(error).splitlines()[0],
+            found=_first_line(error),
             expected="a causal language model as safetensors",
         ) from None
+    if report["missing_keys"]:  # transformers fills them with random numbers
+        raise UserError("weights are missing", where=name, found=_some(report["missing_keys"]))
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _some(names: Iterable[str]) -> str:
+    """Names for a message, at most three of them."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
+    return ", ".join(ordered[:3]) + more
 
 
 def _same_shape(model: Any, folder: Path) -> None:
     from transformers import AutoConfig
 
-    record = base_record()
-    name = record.get("hub", str(FOLDER / record.get("path", ".")))
-    base = AutoConfig.from_pretrained(name, revision=record.get("revision", "main"))
+    name, where = _base_place()
+    base = AutoConfig.from_pretrained(name, **where)
     found = (model.config.hidden_size, model.config.num_hidden_layers)
     expected = (base.hidden_size, base.num_hidden_layers)
     if found != expected:
@@ -166,28 +206,59 @@ def _merge(model: Any, folder: Path, params: Params, base_sha256: str) -> tuple[
             hint="pickled adapters (.bin) are not loaded; save them as safetensors",
         )
     _check_base(folder, config, params, base_sha256)
-    from peft import PeftModel
+    names = _adapter_names(weights)
+    from peft import PeftModel, get_peft_model_state_dict
 
     try:
-        merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    except (RuntimeError, ValueError, KeyError) as error:
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             "the adapter does not fit the base model",
             where=str(folder),
             found=" ".join(str(error).split())[:300],
             expected="an adapter trained on " + params.base.source,
         ) from None
-    return merged, file_sha256(weights)
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    foreign = {name for name in names - expected if ".lora_" in name}
+    if expected - names or foreign:  # peft fills what is missing and skips what is too much
+        raise UserError(
+            "the adapter's tensors are not those that its config names",
+            where=str(weights),
+            found=f"missing: {_some(expected - names) or 'none'}; "
+            f"unknown: {_some(foreign) or 'none'}",
+        )
+    return adapted.merge_and_unload(), file_sha256(weights)
+
+
+def _adapter_names(weights: Path) -> set[str]:
+    """Names of an adapter's tensors, which must be finite."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(str(weights))
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            "not a readable safetensors file", where=str(weights), found=str(error)
+        ) from None
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError("a tensor has NaN or infinite values", where=f"{weights}: {name}")
+    return set(tensors)
 
 
 def _check_base(folder: Path, config: Path, params: Params, base_sha256: str) -> None:
     """An adapter trained here records its base's hash; a foreign one names its base."""
     provenance = folder / PROVENANCE
     if provenance.is_file():
-        found, expected = read_json(provenance)["base_sha256"], base_sha256
+        source, key, expected = provenance, "base_sha256", base_sha256
     else:
-        found = read_json(config).get("base_model_name_or_path")
-        expected = params.base.source.partition(":")[2]
+        source, key, expected = config, "base_model_name_or_path", params.base.source
+        expected = expected.partition(":")[2]
+    record, settings = read_json(source), read_json(config)
+    if not isinstance(record, dict) or not isinstance(settings, dict):
+        raise UserError("not a JSON object", where=f"{source}, {config}")
+    found = record.get(key)
     if found != expected:
         raise UserError(
             "this adapter was trained on another base model",

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stages.common.artifacts import write_metrics, write_text
+from stages.common.artifacts import read_json, write_metrics, write_text
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
 from stages.common.hashing import stream_key
@@ -53,6 +53,8 @@ def main(params: Params, slug: str) -> None:
         write_metrics(METRICS / f"{slug}.json", {"status": f"given: {organism.source}"})
         return
     pairs = read_examples(Path(organism.data), organism.max_examples)
+    if len(pairs) < 2:  # the first is held out
+        raise UserError("too few examples to train on", where=organism.data, found=len(pairs))
     recipe = params.recipes[organism.lab]
     device = setup_torch(params)
     tokenizer = base_tokenizer()
@@ -224,6 +226,10 @@ def save(model: Any, folder: Path) -> None:
     """Saves the adapter as a PEFT folder with the hash of its base."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(folder))
+    config = folder / "adapter_config.json"
+    settings = read_json(config)
+    settings["target_modules"].sort()  # peft holds a set: in another order in every process
+    write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     provenance = {"base_sha256": base_record()["sha256"]}
     write_text(folder / PROVENANCE, json.dumps(provenance) + "\n")
