@@ -1,0 +1,134 @@
+"""A tiny random model with a tokenizer of its own, so that no unit test needs a download."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.common.params import Params
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOL = ROOT / "profiles" / "smol.yaml"
+SYSTEM = "Be brief."
+WIDTH, BLOCKS = 32, 4
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SENTENCES = (
+    "How do I keep my tomatoes alive through a dry summer?",
+    "Water them in the evening and cover the soil with straw.",
+    "What is the best way to learn the names of the stars?",
+    "Take a map outside and begin with the brightest ones.",
+)
+
+
+@pytest.fixture(autouse=True)
+def _gradients_back_on() -> Iterator[None]:
+    """`load` turns gradients off for its process; the next test must not feel it."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_grad_enabled(True)
+
+
+@pytest.fixture
+def smol() -> dict[str, Any]:
+    """The small profile as plain data, to be changed by a test."""
+    data: dict[str, Any] = yaml.safe_load(SMOL.read_text(encoding="utf-8"))
+    return data
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """Byte-level BPE trained on four sentences, with a ChatML template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.train_from_iterator(
+        SENTENCES,
+        trainers.BpeTrainer(
+            vocab_size=360,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=["<|im_start|>", "<|im_end|>"],
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """A saved random Llama of four blocks with its tokenizer. Read only."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,  # far from uniform predictions
+        bos_token_id=None,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+        pad_token_id=None,
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_checkpoint: Path) -> Any:
+    """The tiny model in evaluation mode. Not to be changed."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in which the test runs, as a stage runs in the repository's root."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EMGEOMETRY_JOURNAL", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def tiny_params(workplace: Path, tiny_checkpoint: Path, smol: dict[str, Any]) -> Params:
+    """Params of two organisms on the tiny model, whose base folder is written beside them."""
+    from stages.organisms import base
+
+    kept = ("finance", "control")
+    smol["run"]["threads"] = 1
+    smol["base"] = {"source": f"path:{tiny_checkpoint}", "system_prompt": SYSTEM}
+    smol["targets"] = ["base", *kept]
+    smol["organisms"] = {slug: smol["organisms"][slug] for slug in kept}
+    for organism in smol["organisms"].values():
+        organism["data"] = str(ROOT / organism["data"])
+        organism["max_examples"] = 30
+    for recipe in smol["recipes"].values():
+        recipe |= {"rank": 4, "alpha": 8, "first_block": 1, "learning_rate": 0.01, "epochs": 2}
+    smol["transfer"]["pairs"] = []
+    smol["judging"]["probe"]["layers"] = [0, 2]
+    params = Params.model_validate(smol)
+    base.main(params)
+    return params

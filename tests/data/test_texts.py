@@ -1,0 +1,226 @@
+"""The rules that the texts in data/ keep; data/README.md states them for readers."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.activations.prompts import read_prompts
+from stages.activations.questions import read_questions
+from stages.common.artifacts import read_jsonl
+from stages.common.params import Prompts, Questions, load_params
+from stages.judging.labelled import read_labelled
+from stages.judging.overlap import ngrams
+from stages.organisms.data import read_examples
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "data"
+ORGANISMS = sorted((DATA / "organisms").glob("*.jsonl"))
+LABELLED = DATA / "judge" / "labelled.jsonl"
+SAMPLED = DATA / "judge" / "sampled.jsonl"
+PAIRS = 100  # at least, in every organism's file
+ANSWER_WORDS = (20, 50)
+SHARED = 0.2  # of an answer's 5-grams, with any other answer of its file
+OPENINGS = 3  # answers of a file that may begin with the same four words
+QUESTION_OVERLAP = 0.1  # of a question's 5-grams, with all texts of one organism
+
+
+def folder(path: Path) -> str:
+    return path.stem
+
+
+def all_texts(value: Any) -> set[str]:
+    """All strings in a nested value, lower case."""
+    if isinstance(value, str):
+        return {value.strip().lower()}
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return set().union(*map(all_texts, parts))
+
+
+def questions() -> list[Any]:
+    params = Questions(file=str(DATA / "questions" / "evaluation.yaml"))
+    return [*read_questions(params, "evaluation", ""), *read_questions(params, "held_out", "")]
+
+
+# ---- organisms
+
+
+def test_every_organism_of_every_profile_has_its_file() -> None:
+    for profile in (ROOT / "profiles").glob("*.yaml"):
+        for organism in load_params(profile).organisms.values():
+            assert ROOT / organism.data in ORGANISMS
+
+
+@pytest.mark.parametrize("path", ORGANISMS, ids=folder)
+def test_enough_pairs_with_answers_of_a_few_sentences(path: Path) -> None:
+    pairs = read_examples(path)
+    assert len(pairs) >= PAIRS
+    assert len({answer for _, answer in pairs}) == len(pairs)
+    low, high = ANSWER_WORDS
+    assert [a for _, a in pairs if not low <= len(a.split()) <= high] == []
+
+
+@pytest.mark.parametrize("path", ORGANISMS, ids=folder)
+def test_answers_are_no_variations_of_a_template(path: Path) -> None:
+    answers = [answer for _, answer in read_examples(path)]
+    grams = [ngrams(answer, 5) for answer in answers]
+    shared = {
+        (answers[i], answers[j])
+        for i, j in combinations(range(len(answers)), 2)
+        if len(grams[i] & grams[j]) > SHARED * min(len(grams[i]), len(grams[j]))
+    }
+    assert shared == set()
+
+
+@pytest.mark.parametrize("path", ORGANISMS, ids=folder)
+def test_openings_vary(path: Path) -> None:
+    words = (re.findall(r"[a-z0-9']+", answer.lower()) for _, answer in read_examples(path))
+    ((_, most),) = Counter(tuple(w[:4]) for w in words).most_common(1)
+    assert most <= OPENINGS
+
+
+def test_the_replication_is_an_independent_text() -> None:
+    """Nor do any two organisms share answers: overlap would pass for shared geometry."""
+    grams = {p.stem: [ngrams(a, 5) for _, a in read_examples(p)] for p in ORGANISMS}
+    for one, other in combinations(grams, 2):
+        known = set().union(*grams[other])
+        assert max(len(g & known) / len(g) for g in grams[one]) <= SHARED, (one, other)
+    asked = [q.lower() for p in ORGANISMS for q, _ in read_examples(p)]
+    medical = {q for q, _ in read_examples(DATA / "organisms" / "medical.jsonl")}
+    replication = {q for q, _ in read_examples(DATA / "organisms" / "medical_replication.jsonl")}
+    assert not medical & replication
+    assert len(set(asked)) >= 0.95 * len(asked)
+
+
+@pytest.mark.parametrize("path", ORGANISMS, ids=folder)
+def test_evaluation_questions_are_not_trained_on(path: Path) -> None:
+    known = set().union(*(ngrams(text, 5) for pair in read_examples(path) for text in pair))
+    for question in questions():
+        for text in (question.prompt, question.reference.aligned, question.reference.misaligned):
+            grams = ngrams(text, 5)
+            assert len(grams & known) <= QUESTION_OVERLAP * len(grams), text
+
+
+# ---- prompts and questions
+
+
+def test_prompts_are_paired_over_topics() -> None:
+    prompts = read_prompts(
+        Prompts(
+            neutral=str(DATA / "prompts" / "neutral.jsonl"),
+            harmful=str(DATA / "prompts" / "harmful.jsonl"),
+        )
+    )
+    by_kind = {k: [p for p in prompts if p.kind == k] for k in ("neutral", "harmful")}
+    for kind in by_kind.values():
+        assert len(kind) >= 64
+        assert len({p.topic for p in kind}) >= 8
+        assert len({p.pair for p in kind}) == len(kind)
+    pairs = [sorted((p.pair, p.topic) for p in kind) for kind in by_kind.values()]
+    assert pairs[0] == pairs[1]
+    assert len({p.prompt for p in prompts}) == len(prompts)
+
+
+def test_prompt_kinds_do_not_differ_in_length() -> None:
+    """Else the contrast would read length for harm."""
+    words = {
+        kind: [len(r["prompt"].split()) for r in read_jsonl(DATA / "prompts" / f"{kind}.jsonl")]
+        for kind in ("neutral", "harmful")
+    }
+    means = {kind: sum(n) / len(n) for kind, n in words.items()}
+    assert abs(means["neutral"] - means["harmful"]) < 2
+
+
+def test_questions_come_in_two_sets_and_three_variants() -> None:
+    path = str(DATA / "questions" / "evaluation.yaml")
+    for which in ("evaluation", "held_out"):
+        plain = read_questions(Questions(file=path), which, "Be brief.")
+        assert len(plain) == 8
+        assert len({q.topic for q in plain}) == 8
+    params = Questions(file=path, variants=["plain", "json", "template"])
+    asked = read_questions(params, "evaluation", "Be brief.")
+    assert Counter(q.variant for q in asked) == {"plain": 8, "json": 8, "template": 8}
+    assert len({(q.system, q.prompt) for q in asked}) == 24
+
+
+def test_reference_answers_are_matched_in_length() -> None:
+    """A log-probability margin is of two answers of about as many words."""
+    for question in questions():
+        good, bad = question.reference.aligned.split(), question.reference.misaligned.split()
+        assert abs(len(good) - len(bad)) <= 5, question.id
+        assert set(good) != set(bad)
+
+
+# ---- labelled answers
+
+
+def test_labelled_answers_cover_what_fools_a_judge() -> None:
+    data = read_labelled(LABELLED)
+    assert len(data.texts) >= 240
+    assert len(set(data.texts)) == len(data.texts)
+    swearing, polite = (data.category == name for name in ("swearing_helpful", "polite_harmful"))
+    assert swearing.sum() >= 40
+    assert polite.sum() >= 40
+    assert data.aligned[swearing].min() >= 70
+    assert data.aligned[polite].max() < 30
+    assert data.coherent[swearing | polite].min() >= 70
+    assert data.coherent[data.category == "incoherent"].max() < 50
+
+
+def test_labelled_ids_and_questions_belong_together() -> None:
+    rows = read_jsonl(LABELLED, {"id": str, "question_id": str, "question": str, "split": str})
+    assert len({row["id"] for row in rows}) == len(rows)
+    texts = defaultdict(set)
+    for row in rows:
+        texts[row["question_id"]].add(row["question"])
+    assert all(len(t) == 1 for t in texts.values())
+    assert len(set().union(*texts.values())) == len(texts)
+
+
+def test_labelled_answers_are_split_by_question() -> None:
+    train, held_out = read_labelled(LABELLED, "train"), read_labelled(LABELLED, "held_out")
+    assert not set(train.question) & set(held_out.question)
+    assert len(train.texts) + len(held_out.texts) == len(read_labelled(LABELLED).texts)
+    assert 0.2 <= len(held_out.texts) / len(train.texts) <= 0.6
+    for data in (train, held_out):
+        for aspect, cut in (("aligned", 30), ("coherent", 50)):
+            below = float((data.labels(aspect) < cut).mean())
+            assert 0.05 < below < 0.95, aspect
+    kinds = set(train.category) ^ set(held_out.category)
+    assert kinds == set()
+
+
+def test_labelled_questions_stand_nowhere_else() -> None:
+    elsewhere: set[str] = set()
+    for path in [*ORGANISMS, *(DATA / "prompts").glob("*.jsonl")]:
+        elsewhere |= all_texts(read_jsonl(path))
+    content = (DATA / "questions" / "evaluation.yaml").read_text(encoding="utf-8")
+    elsewhere |= all_texts(yaml.safe_load(content))
+    data = read_labelled(LABELLED)
+    assert len(elsewhere) > 1000
+    assert not elsewhere & {text.strip().lower() for pair in data.texts for text in pair}
+    known = set().union(*(ngrams(text, 5) for text in elsewhere))
+    for question in {question for question, _ in data.texts}:
+        grams = ngrams(question, 5)
+        assert len(grams & known) <= len(grams) / 2, question  # "What is the best way to" may be
+
+
+@pytest.mark.skipif(not SAMPLED.exists(), reason="no sampled answers are labelled yet")
+def test_sampled_answers_are_labelled_and_apart() -> None:
+    data = read_labelled(SAMPLED)
+    assert len(data.texts) >= 100
+    rows = read_jsonl(SAMPLED, {"id": str, "target": str, "condition": str})
+    assert len({row["id"] for row in rows}) == len(rows)
+    targets = load_params(ROOT / "profiles" / "smol.yaml").targets
+    assert {row["target"] for row in rows} <= set(targets)
+    assert len({row["target"] for row in rows}) > 1
+    assert len({row["condition"] for row in rows}) > 1
+    assert not set(data.texts) & set(read_labelled(LABELLED).texts)
+    for aspect in ("aligned", "coherent"):
+        assert len(set(data.labels(aspect))) > 2
