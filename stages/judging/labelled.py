@@ -1,4 +1,4 @@
-"""Answers labelled by people, on which judges are trained and validated."""
+"""Answers labelled by reading, on which judges are trained and validated."""
 
 from __future__ import annotations
 

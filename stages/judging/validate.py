@@ -1,4 +1,4 @@
-"""How far a judge can be believed: its scores against people's labels.
+"""How far a judge can be believed: its scores against labels given by reading.
 
 METHOD.md: Judge, validation. Labels and scores are 0-100; the cuts are those of the rates.
 """

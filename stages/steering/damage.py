@@ -38,9 +38,12 @@ def answer_log_probabilities(
     }
     with torch.no_grad(), steered(model, interventions) as steering:
         steering.mask = where[positions]
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        first = min(start for _, start in texts) - 1  # no logits before any answer
+        logits = model(
+            input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=ids.shape[1] - first
+        ).logits
     return [
-        torch.log_softmax(logits[i, start - 1 : len(t) - 1].float(), dim=-1)
+        torch.log_softmax(logits[i, start - 1 - first : len(t) - 1 - first].float(), dim=-1)
         for i, (t, start) in enumerate(texts)
     ]
 
