@@ -13,6 +13,8 @@ from stages.common.artifacts import read_json
 FOLDER = Path("metrics")
 # The number of a group that `low` and `high` of the same group belong to.
 VALUES = ("value", "value_pct", "difference_pct", "e1_pct", "rho", "mean")
+CALIBRATED = "geometry"  # the file whose intervals stand in metrics/calibration.json
+SAME = 1e-3  # relative difference within which two values are the same statistic
 MAX_WORDS = 200  # characters of a status that are shown
 
 
@@ -116,7 +118,21 @@ class Metrics:
             words = said if isinstance(said, str) and said != "ok" else "no number"
             return Measured(None, n=number(beside.get("n")), status=words[:MAX_WORDS])
         low, high = _interval(beside, name)
+        if low is None and file == CALIBRATED:
+            low, high = self._bootstrap(key, value)
         return Measured(value, low, high, number(beside.get("n")))
+
+    def _bootstrap(self, key: str, value: float) -> tuple[float | None, float | None]:
+        """Interval of a geometry metric from the calibration, where that is of the same vectors.
+
+        The calibration may rest on another contrast than the selected vectors; its observed value
+        then differs, and its interval is not that of `value`.
+        """
+        entry = self.group("calibration", f"statistic.{key}")
+        observed = number(entry.get("observed"))
+        if observed is None or abs(observed - value) > SAME * max(1.0, abs(value)):
+            return None, None
+        return _interval(entry, "value")
 
 
 def _interval(beside: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:

@@ -97,8 +97,8 @@ def _transfer(metrics: Metrics) -> str:
     raised = sum(m.low is not None and m.low > 0 for m in cross)
     lowered = sum(m.high is not None and m.high < 0 for m in cross)
     text = (
-        f"Transfer: {raised} of {len(cross)} vectors on other models raise the share of "
-        f"misaligned answers beyond their interval and {lowered} lower it"
+        f"Transfer: in {raised} of {len(cross)} pairs of a vector and another model the share of "
+        f"misaligned answers rises beyond its interval, in {lowered} it falls"
     )
     control = metrics.measured("transfer", "control.random_0")
     if control.value is not None:

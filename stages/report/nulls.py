@@ -17,6 +17,7 @@ NULLS = {
 }
 ROW = 0.36  # inches
 APART = 0.2  # vertical distance between the nulls of one statistic, in rows
+TICKS = (-100, -30, -10, -5, -2, -1, 0, 1, 2, 5, 10, 30, 100)
 LINEAR = 2.0  # distances beyond this are drawn on a logarithmic scale
 
 
@@ -28,7 +29,12 @@ def distance(value: float, low: float, median: float, high: float) -> float | No
 
 def draw_nulls(frame: pl.DataFrame, model: str) -> Drawn:
     """One row a statistic, observed value and interval in units of each null's own interval."""
-    rows = [row for row in frame.to_dicts() if str(row["statistic"]).startswith(MAIN)]
+    ends = [f"{null}_{side}" for null in NULLS for side in ("low", "high")]
+    rows = [
+        row
+        for row in frame.to_dicts()
+        if str(row["statistic"]).startswith(MAIN) and any(number(row.get(e)) for e in ends)
+    ]
     drawn, figure = new_figure(
         "nulls",
         f"Observed values against chance, {model}",
@@ -49,7 +55,12 @@ def draw_nulls(frame: pl.DataFrame, model: str) -> Drawn:
         for place, row in enumerate(rows):
             _point(drawn, axes, row, null, place + shift, i, label)
         axes.plot([], [], marker(i), color=COLOURS[i], markeredgecolor="black", label=label)
+    left, right = axes.get_xlim()
     axes.set_xscale("symlog", linthresh=LINEAR)
+    axes.set_xlim(left, right)
+    ticks = [t for t in TICKS if left <= t <= right]
+    axes.set_xticks(ticks, [short(t) for t in ticks])
+    axes.margins(y=0.5 / len(rows))
     axes.set_yticks(range(len(rows)), [_name(str(row["statistic"])) for row in rows])
     axes.invert_yaxis()
     axes.set(xlabel="distance from the null's median (1 = end of its 95 % interval)")

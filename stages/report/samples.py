@@ -52,8 +52,7 @@ def condition_text(source: str, kind: str, multiple: float, dose: float) -> str:
 def read_answers(params: Params, folder: Path = FOLDER) -> list[Answer]:
     """`report.responses_shown` answers of every condition of every target, the same at each run.
 
-    Targets without a file are left out. Answers that carry both scores come first, so that the
-    numbers have something to show.
+    Targets without a file are left out.
     """
     frames = [
         read_parquet(folder / f"{target}.parquet")
@@ -67,11 +66,11 @@ def read_answers(params: Params, folder: Path = FOLDER) -> list[Answer]:
 
 
 def _sample(frame: pl.DataFrame, count: int) -> list[dict[str, Any]]:
-    """The first answers of each condition, spread over its questions."""
+    """The first answers of each condition, spread over its questions; conditions as in the plan."""
     ranked = frame.with_columns(
         turn=pl.int_range(pl.len()).over([*KEYS, "question_id"]),
         place=pl.col("question_id").rank("dense").over(KEYS),
-    ).sort([*KEYS, "turn", "place"], maintain_order=True)
+    ).sort(["turn", "place"], maintain_order=True)
     chosen = ranked.group_by(KEYS, maintain_order=True).head(count)
     return chosen.to_dicts()
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Clusters = Mapping[str, Sequence[str]]
+CROWDED = np.array([0.35, 0.1])  # labels of points nearer than this share of the range collide
+LIFT = 9.0  # points between two such labels
 CAPTION = (
     "A: share of the variance on each principal component of the centred unit vectors "
     "(diamonds: the paper; dotted line: equal shares, the value without any structure). "
@@ -119,17 +121,22 @@ def _points(
     axes.axhline(0, color=GREY, linewidth=0.5)
     axes.axvline(0, color=GREY, linewidth=0.5)
     middle = float(points[:, 0].mean())
-    for name, (x, y) in zip(names, points.tolist(), strict=True):
+    span = np.maximum(np.ptp(points, axis=0), 1e-9)
+    for i, name in enumerate(names):
+        x, y = points[i].tolist()
         group = groups[name]
         (point,) = axes.plot(
             x, y, marker(group), color=colour(group), markeredgecolor="black", markersize=9
         )
         drawn.tag(point, f"{name}: ({decimals(x, 2)}, {decimals(y, 2)})")
         side, align = (-9, "right") if x > middle else (9, "left")
+        near = (np.abs(points - points[i]) < span * CROWDED).all(axis=1)
+        lift = LIFT * (np.argsort(points[near, 1]).argsort() - (near.sum() - 1) / 2)
+        own = int(near[:i].sum())
         axes.annotate(
             name,
             (x, y),
-            (side, 0),
+            (side, lift[own]),
             textcoords="offset points",
             ha=align,
             va="center",

@@ -7,6 +7,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from stages.report.text import NO_BREAK
+
 SHADES = 3  # steps of shading on each side of zero
 STRONG = 60.0  # percentage points that take the darkest shade
 LATEX = str.maketrans(
@@ -26,6 +28,7 @@ LATEX = str.maketrans(
         "\u2212": "$-$",
         "\u2013": "--",
         "\n": " ",
+        NO_BREAK: "~",
     }
 )
 
@@ -60,7 +63,7 @@ class Table:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.header)
-        writer.writerows([cell.text for cell in row] for row in self.rows)
+        writer.writerows([cell.text.replace(NO_BREAK, " ") for cell in row] for row in self.rows)
         return text.getvalue()
 
     def latex(self) -> str:

@@ -23,23 +23,22 @@ def estimate_cell(measured: Measured, unit: str = "") -> Cell:
     return Cell(with_interval(measured, unit, 0), shade(measured.value), n)
 
 
-def matrix(params: Params, metrics: Metrics, name: str, caption: str, note: str) -> Table:
-    """Vectors by targets; `name` is `risk_difference`, or the name of an effectiveness."""
-    sources = params.slugs("organism")
+def matrix(
+    params: Params, metrics: Metrics, paths: Sequence[str], caption: str, note: str
+) -> Table:
+    """Vectors by targets; each cell is of the first of `paths` that has the pair."""
     rows = []
-    for source in sources:
+    for source in params.slugs("organism"):
         row = cells(source)
         for target in params.targets:
-            key = f"{source}__{target}"
-            path = name if name == "risk_difference" else f"effectiveness.{name}"
-            measured = metrics.measured(FILE, f"{path}.{key}")
-            if name == "e1" and measured.value is None:
-                other = metrics.measured(FILE, f"effectiveness.e3.{key}")
-                known = metrics.find(FILE, f"{path}.{key}")
-                measured = measured if known is not None else other
-            own = source == target and metrics.find(FILE, f"{path}.{key}") is None
-            row.append(Cell(OWN, "none") if own else estimate_cell(measured))
+            keys = [f"{path}.{source}__{target}" for path in paths]
+            known = [key for key in keys if metrics.find(FILE, key) is not None]
+            absent = Cell(OWN if source == target else "none", "none")
+            row.append(estimate_cell(metrics.measured(FILE, known[0])) if known else absent)
         rows.append(row)
+    if not any(metrics.group(FILE, path) for path in paths):
+        rows = []
+    name = paths[0].rpartition(".")[2]
     return Table(f"transfer_{name}", caption, ["vector", *params.targets], rows, note)
 
 
@@ -51,7 +50,7 @@ def transfer_tables(params: Params, metrics: Metrics) -> list[Table]:
         matrix(
             params,
             metrics,
-            "risk_difference",
+            ["risk_difference"],
             "Change of misaligned answers: target steered minus target unsteered, in percentage "
             "points [95 % interval]",
             "Rows: vectors at their chosen coefficient. Columns: targets. Hover over a cell for n.",
@@ -59,7 +58,7 @@ def transfer_tables(params: Params, metrics: Metrics) -> list[Table]:
         matrix(
             params,
             metrics,
-            "e1",
+            ["effectiveness.e1", "effectiveness.e3"],
             "Transfer effectiveness, in percent [95 % interval] (E1 on organisms, E3 on aligned "
             "targets)",
             "Effect on the target over the vector's effect on its own model, both against the "
@@ -69,7 +68,7 @@ def transfer_tables(params: Params, metrics: Metrics) -> list[Table]:
         matrix(
             params,
             metrics,
-            "e2",
+            ["effectiveness.e2"],
             "Effect on the target over the effect of the fine-tuning itself (E2), in percent "
             "[95 % interval]",
             "Denominator: rate of the vector's own model unsteered minus that of the base.",

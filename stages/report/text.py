@@ -10,6 +10,7 @@ from stages.claims.lookup import Measured
 
 MINUS = "\u2212"
 NONE = "\u2013"
+NO_BREAK = "\u00a0"
 KEPT = "\t\n"  # control characters that are shown as they are
 PICTURES = 0x2400  # Unicode's pictures of control characters start here
 DELETE = 0x7F
@@ -40,7 +41,7 @@ def with_interval(measured: Measured, unit: str = "", digits: int = 1) -> str:
     text = f"{decimals(measured.value, digits)}{unit}"
     if measured.low is not None and measured.high is not None:
         low, high = decimals(measured.low, digits), decimals(measured.high, digits)
-        text += f" [{low}, {high}]"
+        text += f" [{low},{NO_BREAK}{high}]"
     return text
 
 

@@ -46,6 +46,17 @@ def test_measured(file: str, key: str, expected: Measured) -> None:
     assert METRICS.measured(file, key) == expected
 
 
+@pytest.mark.parametrize(
+    ("observed", "expected"), [(0.5, Measured(0.5, 0.3, 0.6)), (0.7, Measured(0.5))]
+)
+def test_geometry_takes_intervals_from_a_calibration_of_the_same_vectors(
+    observed: float, expected: Measured
+) -> None:
+    entry = {"observed": observed, "low": 0.3, "high": 0.6, "covariance": {"low": -1.0}}
+    found = Metrics(FILES | {"calibration": {"statistic": {"cosine": {"a__b": entry}}}})
+    assert found.measured("geometry", "cosine.a__b") == expected
+
+
 @pytest.mark.parametrize("value", [True, float("nan"), float("inf"), "3", None, {}])
 def test_only_finite_numbers_are_numbers(value: object) -> None:
     assert number(value) is None
