@@ -11,7 +11,7 @@ from stages.common.errors import UserError
 from stages.common.params import Params
 from stages.report.base_likeness import draw_base_similarity
 from stages.report.dose import draw_dose_response
-from stages.report.lines import draw_layer_trace, draw_power
+from stages.report.lines import draw_layer_sweep, draw_layer_trace, draw_power
 from stages.report.nulls import draw_nulls
 from stages.report.similarity import draw_similarity, gram_of
 from stages.report.structure import draw_structure
@@ -92,6 +92,7 @@ def draw_all(params: Params, metrics: Metrics, plots: Path = PLOTS) -> list[Draw
         ),
     ]
     for name, draw in (
+        ("layer_sweep", draw_layer_sweep),
         ("layer_trace", draw_layer_trace),
         ("power", draw_power),
         ("nulls", draw_nulls),

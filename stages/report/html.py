@@ -19,12 +19,13 @@ from stages.report.provenance import provenance
 from stages.report.samples import Answer
 from stages.report.tables import Table
 from stages.report.tables_calibration import nulls_table, story, tests_table
-from stages.report.tables_models import judge_tables, organisms_table
+from stages.report.tables_models import judge_tables, organisms_table, vectors_table
 from stages.report.tables_transfer import transfer_tables
 from stages.report.text import MINUS, NONE, short, visible
 
 TEMPLATES = Path(__file__).parent / "page"
 MAIN_FIGURES = ("figure1", "figure2", "figure3", "figure4")
+SWEEP_FIGURES = ("layer_sweep",)
 CONTENTS = (
     ("answer", "The answer"),
     ("claims", "Claims"),
@@ -154,7 +155,8 @@ def render(
     claims = claim_rows(metrics)
     tests = [t for t in (tests_table(metrics), nulls_table(metrics)) if t]
     organisms, judge = organisms_table(params, metrics), judge_tables(metrics)
-    transfer = transfer_tables(params, metrics)
+    vectors = vectors_table(params, metrics)
+    transfer = [*([vectors] if vectors else []), *transfer_tables(params, metrics)]
     tables = [*tests, *judge, *([organisms] if organisms else []), *transfer]
     counts = metrics.group("claims", "count")
     return (
@@ -180,7 +182,10 @@ def render(
             },
             sections=sorted({s for c in claims for s in c["sections"].split("|")}),
             figures=[p for p in pictures if p.name in MAIN_FIGURES],
-            calibration_figures=[p for p in pictures if p.name not in MAIN_FIGURES],
+            calibration_figures=[
+                p for p in pictures if p.name not in (*MAIN_FIGURES, *SWEEP_FIGURES)
+            ],
+            transfer_figures=[p for p in pictures if p.name in SWEEP_FIGURES],
             calibration_tables=tests,
             story=story(metrics),
             calibrated="calibration" in metrics.files,

@@ -55,6 +55,26 @@ def draw_layer_trace(frame: pl.DataFrame, model: str) -> Drawn:
     draw_lines(drawn, axes, frame, columns)
     axes.axhline(90, color="black", linestyle=":", linewidth=1)
     axes.set(xlabel="decoder block (0 = first)", ylabel="angle (degrees)", title=drawn.title)
+    axes.locator_params(axis="x", integer=True)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    return drawn
+
+
+def draw_layer_sweep(frame: pl.DataFrame, model: str) -> Drawn:
+    """What each vector does to the base at every layer tried (`plots/layer_sweep.csv`)."""
+    drawn, figure = new_figure(
+        "layer_sweep",
+        f"Choice of the layer, {model}",
+        "How much adding a vector to the base at one block, at the trial's relative dose, raises "
+        "the log-probability of misaligned reference answers over aligned ones, on questions that "
+        "are used for nothing else.",
+        (WIDTH, 3.6),
+    )
+    axes = figure.add_subplot()
+    draw_lines(drawn, axes, frame, {c: c for c in frame.columns[1:] if frame[c].dtype.is_numeric()})
+    axes.axhline(0, color="black", linestyle=":", linewidth=1)
+    axes.set(xlabel="decoder block (0 = first)", ylabel="margin gained (nats)", title=drawn.title)
+    axes.locator_params(axis="x", integer=True)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     return drawn
 

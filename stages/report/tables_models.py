@@ -59,6 +59,43 @@ def organisms_table(params: Params, metrics: Metrics) -> Table | None:
     )
 
 
+def vectors_table(params: Params, metrics: Metrics) -> Table | None:
+    """Where and how strongly each vector acts, chosen on the held-out questions."""
+    file = "layer_sweep"
+    rows = []
+    for slug in params.slugs("organism"):
+        found = metrics.group(file, slug)
+        if found:
+            keys = ("layer", "dose", "coefficient", "raw_norm", "margin_gain", "random_margin_gain")
+            numbers = [short(number(found.get(key))) for key in keys]
+            judged = [short(number(found.get(k))) for k in ("misaligned_pct", "coherent_pct", "n")]
+            rows.append(cells(slug, *numbers, *judged, str(found.get("status", NONE))))
+    if not rows:
+        return None
+    contrast, span = (metrics.text(file, key) or NONE for key in ("contrast", "span"))
+    header = [
+        "vector",
+        "block",
+        "relative dose",
+        "coefficient",
+        "raw norm",
+        "margin gain (nats)",
+        "of a random direction",
+        "misaligned (%)",
+        "coherent (%)",
+        "n",
+        "status",
+    ]
+    return Table(
+        "vectors",
+        f"The vectors as chosen: {contrast.replace('_', ' ')}, {span.replace('_', ' ')}",
+        header,
+        rows,
+        "Margin gain: what the vector adds to the log-probability of misaligned over aligned "
+        "reference answers. The shares are of answers of the base to the held-out questions.",
+    )
+
+
 def _rate(metrics: Metrics, path: str, rate: str) -> str:
     return with_interval(metrics.measured("baseline", f"{path}.{rate}_pct"), "", 0)
 

@@ -114,11 +114,10 @@ def write_all(root: Path, params: Params, seed: int = 0, hostile: str | None = N
     write_metrics(metrics / "baseline.json", baseline)
     write_metrics(metrics / "transfer.json", _transfer(params, rng, labs))
     _similarity(root, params, rng, labs)
-    write_metrics(
-        metrics / "layer_sweep.json",
-        {"layer": 4, "contrast": "model_contrast", "span": "prompt_last"}
-        | {s: {"layer": 4, "dose": 0.4, "coefficient": 30.0, "status": "ok"} for s in organisms},
-    )
+    chosen = {"layer": 4, "dose": 0.4, "coefficient": 30.0, "margin_gain": 0.2, "status": "ok"}
+    sweep = {"layer": 4, "contrast": "model_contrast", "span": "prompt_last"}
+    write_metrics(metrics / "layer_sweep.json", sweep | dict.fromkeys(organisms, chosen))
+    write_text(plots / "layer_sweep.csv", "layer,finance,random\n2,0.1,0.0\n4,0.2,0.1\n")
     plots.mkdir(parents=True, exist_ok=True)
     rows = _conditions(params, rng)
     rows.write_csv(plots / "transfer_conditions.csv")

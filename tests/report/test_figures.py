@@ -39,7 +39,15 @@ def every(made: Path, params: Params) -> list[tuple[Drawn, str]]:
 def test_every_figure_is_described_and_has_hover_texts(every: list[tuple[Drawn, str]]) -> None:
     figures = [drawn for drawn, _ in every]
     texts = {drawn.name: text for drawn, text in every}
-    assert list(texts) == ["figure1", "figure2", "figure3", "figure4", "power", "nulls"]
+    assert list(texts) == [
+        "figure1",
+        "figure2",
+        "figure3",
+        "figure4",
+        "layer_sweep",
+        "power",
+        "nulls",
+    ]
     for drawn in figures:
         root = ET.fromstring(texts[drawn.name])
         titles = [e.text for e in root.iter() if e.tag.endswith("}title")]
