@@ -177,7 +177,7 @@ def _by_layer(
         drawn.tag(curve, f"{name} ({lab}{', control' if control else ''})")
     if layer is not None:
         axes.axvline(layer, color="black", linestyle=":", linewidth=1)
-        axes.text(layer, axes.get_ylim()[0], " chosen layer", size=8, va="bottom")
+        axes.text(layer, 0.02, " chosen layer", size=8, transform=axes.get_xaxis_transform())
     axes.axhline(0, color=GREY, linewidth=0.5)
     axes.set(
         xlabel="decoder block (0 = first)",
