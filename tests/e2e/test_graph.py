@@ -110,7 +110,7 @@ def test_activations_are_real_and_differ_by_model(run: Path) -> None:
 def test_vectors_are_unit_at_the_chosen_block(run: Path) -> None:
     chosen = load_file(run / "data/vectors/selected.safetensors")
     sweep = metrics(run, "layer_sweep")
-    assert list(sorted(chosen)) == ORGANISMS
+    assert sorted(chosen) == ORGANISMS
     for vector in chosen.values():
         assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
     assert sweep["layer"] in (14, 20)
