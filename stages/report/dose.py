@@ -16,10 +16,10 @@ from stages.report.style import (
     WIDTH,
     Drawn,
     colour,
+    empty,
     line,
     marker,
     new_figure,
-    say_missing,
 )
 from stages.report.text import decimals
 
@@ -103,8 +103,7 @@ def draw_dose_response(
         (WIDTH, PANEL * rows + 1.1),
     )
     if conditions is None or conditions.is_empty():
-        say_missing(figure.add_subplot(), "No plots/transfer_conditions.csv.")
-        return drawn
+        return empty(drawn, "No plots/transfer_conditions.csv.")
     table = conditions.with_columns(pl.col(c).cast(kind) for c, kind in COUNTS.items())
     panels = figure.subplots(rows, COLUMNS, sharey=True, squeeze=False).ravel()
     for axes in panels[len(sources) :]:

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from stages.claims.lookup import number
-from stages.report.style import COLOURS, GREY, WIDTH, Drawn, marker, new_figure, say_missing
+from stages.report.style import COLOURS, GREY, WIDTH, Drawn, empty, marker, new_figure
 from stages.report.text import short
 
 MAIN = ("statistic.", "similarity.", "cluster_angle.", "pca.", "pc1_ablation.", "core.")
@@ -44,10 +44,9 @@ def draw_nulls(frame: pl.DataFrame, model: str) -> Drawn:
         f"logarithmic beyond {LINEAR:g}.",
         (WIDTH, 1.6 + ROW * max(3, len(rows))),
     )
-    axes = figure.add_subplot()
     if not rows:
-        say_missing(axes, "plots/nulls.csv has none of the main statistics.")
-        return drawn
+        return empty(drawn, "plots/nulls.csv has none of the main statistics.")
+    axes = figure.add_subplot()
     axes.axvspan(-1, 1, color="0.9", zorder=0)
     axes.axvline(0, color=GREY, linewidth=0.5)
     for i, (null, label) in enumerate(NULLS.items()):

@@ -9,7 +9,7 @@ import numpy as np
 
 from stages.claims.lookup import Metrics, number
 from stages.geometry.gram import Floats
-from stages.report.style import Drawn, new_figure, say_missing
+from stages.report.style import Drawn, empty, new_figure
 from stages.report.text import decimals
 
 CELL = 1.05  # inches a vector
@@ -57,10 +57,9 @@ def draw_similarity(
     drawn, figure = new_figure(
         "figure1", f"Similarity of steering vectors on {model}", caption, (size + 1.2, size)
     )
-    axes = figure.add_subplot()
     if found is None:
-        say_missing(axes, "No cosines in metrics/geometry.json.")
-        return drawn
+        return empty(drawn, "No cosines in metrics/geometry.json.")
+    axes = figure.add_subplot()
     names, gram = found
     image = axes.imshow(gram, vmin=-1, vmax=1, cmap="RdBu_r", alpha=0.85)
     for i, a in enumerate(names):

@@ -11,6 +11,7 @@ from stages.geometry import pca
 from stages.geometry.clusters import distances
 from stages.geometry.gram import Floats
 from stages.geometry.mds import mds
+from stages.report.labels import label_points
 from stages.report.style import (
     GREY,
     PAPER_COLOUR,
@@ -19,9 +20,9 @@ from stages.report.style import (
     Drawn,
     by_cluster,
     colour,
+    empty,
     marker,
     new_figure,
-    say_missing,
 )
 from stages.report.text import decimals
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Clusters = Mapping[str, Sequence[str]]
-CROWDED = np.array([0.35, 0.1])  # labels of points nearer than this share of the range collide
-LIFT = 9.0  # points between two such labels
 CAPTION = (
     "A: share of the variance on each principal component of the centred unit vectors "
     "(diamonds: the paper; dotted line: equal shares, the value without any structure). "
@@ -60,8 +59,7 @@ def draw_structure(
         "figure2", f"Structure of the steering vectors on {model}", CAPTION, (WIDTH, 9.6)
     )
     if found is None or len(found[0]) < 3:
-        say_missing(figure.add_subplot(), "Fewer than three vectors in metrics/geometry.json.")
-        return drawn
+        return empty(drawn, "Fewer than three vectors in metrics/geometry.json.")
     names, gram = found
     grid = figure.add_gridspec(3, 2)
     components = pca.components(pca.centred(gram))
@@ -120,29 +118,15 @@ def _points(
 ) -> None:
     axes.axhline(0, color=GREY, linewidth=0.5)
     axes.axvline(0, color=GREY, linewidth=0.5)
-    middle = float(points[:, 0].mean())
-    span = np.maximum(np.ptp(points, axis=0), 1e-9)
-    for i, name in enumerate(names):
-        x, y = points[i].tolist()
+    for name, (x, y) in zip(names, points.tolist(), strict=True):
         group = groups[name]
         (point,) = axes.plot(
             x, y, marker(group), color=colour(group), markeredgecolor="black", markersize=9
         )
         drawn.tag(point, f"{name}: ({decimals(x, 2)}, {decimals(y, 2)})")
-        side, align = (-9, "right") if x > middle else (9, "left")
-        near = (np.abs(points - points[i]) < span * CROWDED).all(axis=1)
-        lift = LIFT * (np.argsort(points[near, 1]).argsort() - (near.sum() - 1) / 2)
-        own = int(near[:i].sum())
-        axes.annotate(
-            name,
-            (x, y),
-            (side, lift[own]),
-            textcoords="offset points",
-            ha=align,
-            va="center",
-            size=8,
-        )
     axes.margins(0.2)
+    axes.locator_params(nbins=6)
+    label_points(axes, names, points)
 
 
 def _loadings(

@@ -106,6 +106,13 @@ def say_missing(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", wrap=True, color=GREY)
 
 
+def empty(drawn: Drawn, text: str) -> Drawn:
+    """A low figure that only says why it is empty."""
+    drawn.figure.set_size_inches(WIDTH, 1.2)
+    say_missing(drawn.figure.add_subplot(), text)
+    return drawn
+
+
 def by_cluster(names: Sequence[str], clusters: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Name -> position of its cluster; names in no cluster come after all clusters."""
     places = {n: i for i, members in enumerate(clusters.values()) for n in members}

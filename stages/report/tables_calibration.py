@@ -15,6 +15,7 @@ TESTS = {
     "test4": "largest over smallest change by ablating PC1",
     "test5": "largest share on the other cluster's PC1 (%)",
 }
+CHOICES = ("contrasts", "blocks", "others")  # keys of `survives`
 PARTS = ("observed", "low", "high", "status")
 
 
@@ -24,7 +25,7 @@ def tests_table(metrics: Metrics) -> Table | None:
         return None
     rows = []
     for test, question in TESTS.items():
-        same = metrics.group("geometry", f"survives.{test}")
+        same = metrics.group("geometry", f"survives.verdict_{test}")
         rows.append(
             cells(
                 f"{test[-1]}: {question}",
@@ -32,7 +33,7 @@ def tests_table(metrics: Metrics) -> Table | None:
                 str(metrics.find("geometry", f"verdict.{test}") or NONE),
                 with_interval(metrics.measured("published", f"statistic.{test}"), "", 2),
                 str(metrics.find("published", f"verdict.{test}") or NONE),
-                f"{same['same']} of {same['choices']}" if "same" in same else NONE,
+                ", ".join(f"{same[k]} {k}" for k in CHOICES if k in same) or NONE,
                 *_told(metrics, test),
             )
         )
@@ -52,7 +53,8 @@ def tests_table(metrics: Metrics) -> Table | None:
         "directions",
         header,
         rows,
-        "Other choices: contrast, span, layer, and vectors without massive-activation dimensions. "
+        "Other choices: contrasts and spans, other blocks, and others (such as without "
+        "massive-activation dimensions). "
         "The paper's numbers: recomputed from its cosines, six of which are inferred. The last "
         "two columns come from simulated vectors with and without a common core: a test "
         "discriminates when it sees some attainable core in 80 % of draws with at most 5 % false "

@@ -50,7 +50,7 @@ def _geometry(root: Path, params: Params, rng: np.random.Generator) -> None:
     rules = rules.model_copy(update={"replicates": REPLICATES, "focus": rules.focus})
     gram = unit_gram(data.rows.mean(1))
     found = battery(gram, data.names, data.clusters, rules)
-    same = {f"test{k}": {"verdict": "independent", "same": 4, "choices": 9} for k in range(1, 6)}
+    same = {f"verdict_test{k}": {"selected": "shared", "blocks": "4 of 9"} for k in range(1, 6)}
     write_metrics(root / "metrics" / "geometry.json", found.metrics() | {"survives": same})
     calibration = calibrate(data, rules, 0)
     write_metrics(root / "metrics" / "calibration.json", calibration.metrics)
