@@ -27,7 +27,9 @@ def read_prompts(params: Prompts) -> list[ActivationPrompt]:
     """Neutral prompts, then harmful ones; UserError on duplicates and empty texts."""
     prompts = []
     for kind, name in (("neutral", params.neutral), ("harmful", params.harmful)):
-        for row in read_jsonl(Path(name), KEYS)[: params.limit]:
+        rows = read_jsonl(Path(name), KEYS)
+        count = min(params.limit or len(rows), len(rows))
+        for row in (rows[i * len(rows) // count] for i in range(count)):  # spread over topics
             prompts.append(ActivationPrompt(kind=kind, **{k: row[k] for k in KEYS}))
     seen: set[str] = set()
     for prompt in prompts:

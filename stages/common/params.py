@@ -89,7 +89,7 @@ class Prompts(Section):
 
     neutral: str = "data/prompts/neutral.jsonl"
     harmful: str = "data/prompts/harmful.jsonl"
-    limit: Positive | None = None  # first so many of each; null = all
+    limit: Positive | None = None  # so many of each kind, spread evenly; null = all
 
 
 class Activations(Section):

@@ -92,12 +92,12 @@ class Estimate:
     n: int
     status: str = "ok"
 
-    def as_metrics(self, unit: str) -> dict[str, Any]:
-        """Finite scalars, or strings that say why not."""
+    def as_metrics(self, name: str = "value_pct") -> dict[str, Any]:
+        """Finite scalars, or strings that say why not; the value stands under `name`."""
         if self.status != "ok":
-            return {f"value_{unit}": self.status, "n": self.n, "status": self.status}
+            return {name: self.status, "n": self.n, "status": self.status}
         return {
-            f"value_{unit}": self.value,
+            name: self.value,
             "low": self.low,
             "high": self.high,
             "n": self.n,

@@ -7,6 +7,7 @@ intervals come from one bootstrap over the questions that all conditions share.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from math import comb
 from typing import Any
@@ -60,16 +61,11 @@ def pooled(table: Table, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     E1 of a group is the ratio of mean effects, not the mean of ratios: a single small
     denominator would otherwise rule the mean.
     """
-    acts = [table.rate(steered(t, s)) - table.rate(name(t)) for s, t in pairs]
-    own = [table.rate(steered(s, s)) - table.rate(name(t)) for s, t in pairs]
-    n = min(table.n(steered(t, s), steered(s, s), name(t)) for s, t in pairs)
-    numerator = np.mean(acts, axis=0)
-    difference = estimate(numerator, n)
-    effectiveness = ratio(numerator, np.mean(own, axis=0), n)
+    effect, own, n = _effects(table, pairs)
     return {
         "pairs": len(pairs),
-        "e1": effectiveness.as_metrics("pct"),
-        "risk_difference": difference.as_metrics("pct"),
+        "e1": ratio(effect, own, n).as_metrics(),
+        "risk_difference": estimate(effect, n).as_metrics(),
     }
 
 
@@ -109,16 +105,39 @@ def asymmetry(table: Table, groups: dict[str, list[str]], a: str, b: str) -> dic
     )
     observed = estimate(difference(first, second, draws=True), n)
     deals = comb(len(models), len(first)) * comb(len(models) - len(first), len(second))
-    metrics = observed.as_metrics("pct")
+    metrics = observed.as_metrics()
     if observed.status == "ok":
         values = [
             float(difference(*deal, draws=False)[0])
             for deal in _deals(models, len(first), len(second))
         ]
         metrics["p"] = sum(not abs(v) < abs(observed.value) - 1e-9 for v in values) / deals
+    metrics["ratio"] = direction_ratio(table, first, second).as_metrics("value")
     metrics["deals"] = deals
     metrics["smallest_p"] = (2 if len(first) == len(second) else 1) / deals
     return metrics
+
+
+def direction_ratio(table: Table, first: Sequence[str], second: Sequence[str]) -> Estimate:
+    """Pooled effectiveness first -> second over that of second -> first (the paper's "3-4x")."""
+    there, own_there, n = _effects(table, directed(first, second))
+    back, own_back, m = _effects(table, directed(second, first))
+    for part in (own_there, own_back):
+        effectiveness = ratio(there, part, min(n, m))
+        if effectiveness.status != "ok":
+            return effectiveness
+    percent = ratio(there * own_back, back * own_there, min(n, m))
+    return replace(
+        percent, value=percent.value / 100, low=percent.low / 100, high=percent.high / 100
+    )
+
+
+def _effects(table: Table, pairs: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Mean effect on the targets, mean effect of the vectors on their own models, smallest n."""
+    acts = [table.rate(steered(t, s)) - table.rate(name(t)) for s, t in pairs]
+    own = [table.rate(steered(s, s)) - table.rate(name(t)) for s, t in pairs]
+    n = min(table.n(steered(t, s), steered(s, s), name(t)) for s, t in pairs)
+    return np.mean(acts, axis=0), np.mean(own, axis=0), n
 
 
 def _deals(
@@ -135,4 +154,4 @@ def ablation(table: Table, slug: str) -> dict[str, Any]:
     """Relative drop of a model's rate when its own vector is ablated, in percent."""
     acts, rest = name(slug, slug, "ablation", 1), name(slug)
     drop = table.rate(rest) - table.rate(acts)
-    return ratio(drop, table.rate(rest), table.n(acts, rest)).as_metrics("pct")
+    return ratio(drop, table.rate(rest), table.n(acts, rest)).as_metrics()

@@ -118,14 +118,14 @@ def transfer(params: Params, table: Table) -> dict[str, Any]:
             differences[key] = risk_difference(table, source, target)
             if target != source:
                 kind = "e3" if target in aligned else "e1"
-                effects[kind][key] = e1(table, source, target).as_metrics("pct")
-            effects["e2"][key] = e2(table, source, target).as_metrics("pct")
+                effects[kind][key] = e1(table, source, target).as_metrics()
+            effects["e2"][key] = e2(table, source, target).as_metrics()
     metrics["effectiveness"] = effects
-    metrics["risk_difference"] = {k: d.as_metrics("pct") for k, d in differences.items()}
+    metrics["risk_difference"] = {k: d.as_metrics() for k, d in differences.items()}
     metrics["named_pair"] = {
         pair.replace(">", "__"): {
-            "e1": e1(table, *pair.split(">")).as_metrics("pct"),
-            "risk_difference": risk_difference(table, *pair.split(">")).as_metrics("pct"),
+            "e1": e1(table, *pair.split(">")).as_metrics(),
+            "risk_difference": risk_difference(table, *pair.split(">")).as_metrics(),
         }
         for pair in params.transfer.pairs
     }
@@ -156,14 +156,14 @@ def _controls(params: Params, table: Table) -> dict[str, Any]:
         acts = {t: name(t, source, "random", 1) for t in params.targets}
         effects = [table.rate(acts[t]) - table.rate(name(t)) for t in params.targets]
         n = min(table.n(acts[t], name(t)) for t in params.targets)
-        metrics[source] = estimate(np.mean(effects, axis=0), n).as_metrics("pct")
+        metrics[source] = estimate(np.mean(effects, axis=0), n).as_metrics()
     metrics["orthogonalised"] = {}
     for source, target in directed(params.slugs("organism"), params.slugs("organism")):
         acting = name(target, source, "orthogonalised", 1)
         if acting in table:
             effect = table.rate(acting) - table.rate(name(target))
             n = table.n(acting, name(target))
-            metrics["orthogonalised"][f"{source}__{target}"] = estimate(effect, n).as_metrics("pct")
+            metrics["orthogonalised"][f"{source}__{target}"] = estimate(effect, n).as_metrics()
     return metrics
 
 

@@ -16,6 +16,7 @@ from stages.transfer.effectiveness import (
     ablation,
     asymmetry,
     directed,
+    direction_ratio,
     e1,
     e2,
     pooled,
@@ -93,7 +94,7 @@ def test_n_is_that_of_the_smallest_condition() -> None:
 def test_undefined_ratios(denominator: list[float], reason: str) -> None:
     found = ratio(np.array([1.0, 1.0, 1.0, 1.0]), np.array(denominator), 7)
     assert found.status == reason
-    assert found.as_metrics("pct") == {"value_pct": reason, "n": 7, "status": reason}
+    assert found.as_metrics() == {"value_pct": reason, "n": 7, "status": reason}
 
 
 def test_a_negative_denominator_is_defined() -> None:
@@ -115,7 +116,7 @@ def test_a_few_undefined_draws_are_left_out() -> None:
 
 
 def test_metrics_of_a_defined_number() -> None:
-    found = estimate(np.array([4.0, 3.0, 5.0]), 7).as_metrics("pct")
+    found = estimate(np.array([4.0, 3.0, 5.0]), 7).as_metrics()
     assert found["value_pct"] == 4
     assert 3 <= found["low"] < 4 < found["high"] <= 5
     assert (found["n"], found["status"]) == (7, "ok")
@@ -227,8 +228,19 @@ def test_many_models_are_dealt_in_time() -> None:
     models = [f"m{i}" for i in range(12)]
     random = np.random.default_rng(0)
     gains = {pair: float(random.normal()) for pair in permutations(models, 2)}
+    gains |= {(m, m): 5.0 for m in models}
     rates = table(effects(gains, dict.fromkeys(models, 10.0)), replicates=20)
     groups = {"one": models[:2], "two": models[2:5], "three": models[5:]}
     found = asymmetry(rates, groups, "one", "two")
     assert found["deals"] == 66 * 120
     assert 0 < found["p"] <= 1
+
+
+def test_direction_ratio_by_hand() -> None:
+    gains = {("a", "b"): 6.0, ("b", "a"): 2.0, ("a", "a"): 10.0, ("b", "b"): 10.0}
+    rates = table(effects(gains, {"a": 10.0, "b": 10.0}), replicates=20)
+    found = direction_ratio(rates, ["a"], ["b"])
+    assert found.status == "ok"
+    assert found.value == pytest.approx(3.0)  # (6 / 10) / (2 / 10)
+    none = table(effects({**gains, ("b", "a"): 0.0}, {"a": 10.0, "b": 10.0}), replicates=20)
+    assert direction_ratio(none, ["a"], ["b"]).status.startswith("undefined")
