@@ -38,7 +38,7 @@ format: $(READY) ## Format the code.
 	@ruff check --fix . ; ruff format .
 
 bench: $(READY) ## Measure speed as ratios against named peers.
-	@python -m benchmarks
+	@python -m benchmarks.battery && python -m benchmarks.judge
 
 published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
 	@python -m stages.paper.published --table
