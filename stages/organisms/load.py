@@ -43,7 +43,8 @@ def setup_torch(params: Params) -> Any:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # peft's own affair
     torch.set_num_threads(params.run.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, a fifth slower
+    deterministic: Any = torch.utils.deterministic
+    deterministic.fill_uninitialized_memory = False  # a debugging aid, a fifth slower
     torch.backends.cuda.matmul.allow_tf32 = False
     if params.run.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
