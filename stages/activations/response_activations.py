@@ -1,4 +1,4 @@
-"""Stage `response_activations@<model>`: the residual stream over each unsteered answer.
+"""Stage `response_activations`: the residual stream over each unsteered answer of every model.
 
 Input of the response contrast. Spans: `response_mean` (the answer's own tokens) and
 `response_mo` (assistant header and end-of-turn token included, as the model-organisms code
@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from stages.activations.capture import Text, capture_all
 from stages.activations.extract import LAYERS
@@ -28,7 +25,13 @@ FOLDER = Path("data/response_activations")
 SPANS = ("response_mean", "response_mo")
 
 
-def main(params: Params, slug: str) -> None:
+def main(params: Params) -> None:
+    """Captures every target's answers."""
+    for slug in params.targets:
+        capture_answers(params, slug)
+
+
+def capture_answers(params: Params, slug: str) -> None:
     """Captures the answers of target `slug`, by that target itself."""
     frame = read_parquet(Path("data/baseline/judgements") / f"{slug}.parquet")
     loaded = load(params, slug)
@@ -73,13 +76,9 @@ def main(params: Params, slug: str) -> None:
     )
 
 
-def cli(
-    model: Annotated[str, typer.Argument(help="Slug of the target: base, organism or control.")],
-    params: ParamsFile = PARAMS,
-) -> None:
-    """Capture residual-stream means over one model's own unsteered answers."""
-    loaded = load_params(params)
-    main(loaded, loaded.target(model))
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Capture residual-stream means over every model's own unsteered answers."""
+    main(load_params(params))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stages `baseline_judgements@<model>` and `judgements@<model>`: scores of sampled answers."""
+"""Stages `baseline_judgements` and `judgements`: scores of sampled answers."""
 
 from __future__ import annotations
 
@@ -27,23 +27,22 @@ FOLDERS = {
 }
 
 
-def main(params: Params, which: Which, slug: str) -> None:
-    """Judges the answers of target `slug`."""
+def main(params: Params, which: Which) -> None:
+    """Judges the answers of every target."""
     source, out = FOLDERS[which]
-    frame = read_parquet(source / f"{slug}.parquet")
     with active_judge(params) as judge:
-        result = judged(params, judge, frame, f"judge {which} {slug}")
-        write_parquet(out / f"{slug}.parquet", result, {"model": slug, "judge": judge.id})
+        for slug in params.targets:
+            frame = read_parquet(source / f"{slug}.parquet")
+            result = judged(params, judge, frame, f"judge {which} {slug}")
+            write_parquet(out / f"{slug}.parquet", result, {"model": slug, "judge": judge.id})
 
 
 def cli(
     which: Annotated[Which, typer.Argument(help="Which answers.")],
-    model: Annotated[str, typer.Argument(help="Slug of the target: base, organism or control.")],
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Score one model's answers with the active judge."""
-    loaded = load_params(params)
-    main(loaded, which, loaded.target(model))
+    """Score every model's answers with the active judge."""
+    main(load_params(params), which)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def test_prompt_activations(params: Params) -> None:
 def test_answer_activations(params: Params) -> None:
     frame = pl.DataFrame({"question_id": "q0", "variant": "plain", "text": ANSWERS})
     write_parquet(Path("data/baseline/judgements/base.parquet"), frame, {})
-    response_activations.main(params, "base")
+    response_activations.capture_answers(params, "base")
     tensors, metadata = read_tensors(Path("data/response_activations/base.safetensors"))
     kept = json.loads(metadata["rows"])
     assert kept == [0, 2]  # the empty answer has no activations
