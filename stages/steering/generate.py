@@ -2,8 +2,8 @@
 
 A token is drawn by inverting the cumulative distribution at a uniform number of the answer's
 own counter-based stream, so an answer does not depend on which others share its batch (up to
-the last bits of the logits). Prompts that many rows share under the same intervention are read
-once; finished rows leave the batch.
+the last bits of the logits). What prompts share is read once (prefill.py); finished rows leave
+the batch.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stages.activations.capture import padded
+from stages.common.errors import UserError
 from stages.common.params import Sampling
 from stages.steering.hooks import Intervention, steered
+from stages.steering.prefill import read
 
 Positions = Literal["all", "prompt", "response"]
-DROP_SHARE = 0.75  # the batch is narrowed when fewer than this share of its rows still run
+BLOCK = 128  # tokens whose probabilities are first summed
+DROP_SHARE = 0.9  # the batch is narrowed when fewer than this share of its rows still run
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,32 +53,34 @@ def uniforms(stream: int, count: int) -> np.ndarray:
 
 
 def draw(logits: Any, u: Any, temperature: float) -> Any:
-    """Tokens [batch] at the quantiles `u` [batch] of softmax(logits / temperature)."""
+    """Tokens [batch] at the quantiles `u` [batch] of softmax(logits / temperature).
+
+    The quantile is first found among sums of BLOCK tokens, then inside one block, so that only
+    these two short sums run in float64 and nothing is sorted.
+    """
     import torch
 
-    probabilities = torch.softmax(logits.double() / temperature, dim=-1)
-    cumulative = probabilities.cumsum(-1)
-    target = (u * cumulative[:, -1]).unsqueeze(-1)
-    tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    return tokens.clamp(max=logits.shape[-1] - 1)
+    weights = logits.float().div(temperature)
+    weights = weights.sub_(weights.amax(-1, keepdim=True)).exp_()
+    if weights.shape[-1] % BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, -weights.shape[-1] % BLOCK))
+    weights = weights.unflatten(-1, (-1, BLOCK))
+    sums = weights.sum(-1).double()
+    block, rest = _quantile(sums, u)
+    inside = weights[torch.arange(len(block), device=block.device), block].double()
+    share = rest / sums.gather(-1, block.unsqueeze(-1)).squeeze(-1)
+    return block * BLOCK + _quantile(inside, share)[0]
 
 
-def _unique_prompts(rows: Sequence[Row], positions: Positions) -> tuple[list[int], list[int]]:
-    """Rows to read (one for each prompt and intervention on it) and each row's index there."""
-    first: dict[tuple[Any, ...], int] = {}
-    representatives: list[int] = []
-    index: list[int] = []
-    for i, row in enumerate(rows):
-        how = row.intervention
-        acts = how is not None and how.active and positions != "response"
-        key: tuple[Any, ...] = (row.ids,)
-        if acts and how is not None:
-            key += (id(how.vector), how.layer, how.coefficient, how.mode)
-        if key not in first:
-            first[key] = len(representatives)
-            representatives.append(i)
-        index.append(first[key])
-    return representatives, index
+def _quantile(weights: Any, u: Any) -> tuple[Any, Any]:
+    """Index [batch] at quantile `u` of `weights` [batch, n], and the weight left inside it."""
+    import torch
+
+    upper = weights.cumsum(-1)
+    target = (u * upper[:, -1]).unsqueeze(-1)
+    index = torch.searchsorted(upper, target, right=True).clamp(max=weights.shape[-1] - 1)
+    rest = target - upper.gather(-1, index) + weights.gather(-1, index)
+    return index.squeeze(-1), rest.squeeze(-1).clamp(min=0)
 
 
 def sample(
@@ -97,53 +101,64 @@ def sample(
     """
     import torch
 
-    device = model.device
-    representatives, index = _unique_prompts(rows, positions)
-    reading = [rows[i] for i in representatives]
-    ids, mask = padded([r.ids for r in reading], "left", device)
-    with torch.no_grad(), steered(model, [r.intervention for r in reading]) as steering:
-        prompt_steered = positions in ("all", "prompt")
-        steering.mask = mask.bool() if prompt_steered else torch.zeros_like(mask).bool()
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-    gather = torch.tensor(index, device=device)
-    cache = output.past_key_values
-    cache.batch_select_indices(gather)
-    return _decode(
-        model, rows, sampling, end, positions, cache, mask[gather], output.logits[gather, -1]
-    )
+    size = min(len(rows), _largest.get(str(model.device), len(rows)))
+    answers: list[Answer | None] = [None] * len(rows)
+    if size == len(rows):
+        try:
+            _attempt(model, rows, sampling, end, positions, answers)
+        except torch.OutOfMemoryError:  # tried again below, once its tensors are gone
+            if len(rows) == 1:
+                raise UserError(
+                    "not enough memory for a batch of one answer",
+                    where=f"device {model.device}",
+                    hint="lower sampling.max_new_tokens, or use a larger device",
+                ) from None
+            size = _largest[str(model.device)] = len(rows) // 2
+    left = [i for i, answer in enumerate(answers) if answer is None]
+    for start in range(0, len(left), size):
+        some = left[start : start + size]
+        fresh = sample(model, [rows[i] for i in some], sampling, end, positions)
+        for i, answer in zip(some, fresh, strict=True):
+            answers[i] = answer
+    return [a for a in answers if a is not None]
 
 
-def _decode(
+_largest: dict[str, int] = {}  # rows that fitted into a device's memory, once some did not
+
+
+def _attempt(
     model: Any,
     rows: Sequence[Row],
     sampling: Sampling,
     end: frozenset[int],
     positions: Positions,
-    cache: Any,
-    mask: Any,
-    logits: Any,
-) -> list[Answer]:
+    answers: list[Answer | None],
+) -> None:
+    """Fills `answers`, each as soon as it is finished."""
     import torch
 
+    prompts = [(r.ids, None if positions == "response" else r.intervention) for r in rows]
+    cache, mask, logits = read(model, prompts, sampling.max_new_tokens)
     device = model.device
     steps = sampling.max_new_tokens
     u = torch.from_numpy(np.stack([uniforms(r.stream, steps) for r in rows])).to(device)
     ends = torch.tensor(sorted(end), device=device)
-    tokens = torch.full((len(rows), steps), -1, dtype=torch.long, device=device)
+    tokens = torch.zeros((len(rows), steps), dtype=torch.long, device=device)
     alive = torch.arange(len(rows), device=device)  # original index of each row in the batch
     running = torch.ones(len(rows), dtype=torch.bool, device=device)
     lengths = mask.sum(-1)
+
+    def finish(which: Any, length: int, why: str) -> None:
+        for i in alive[which].tolist():
+            answers[i] = Answer(tuple(tokens[i, :length].tolist()), why)
+
     with torch.no_grad(), steered(model, [r.intervention for r in rows]) as steering:
         for step in range(steps):
             chosen = draw(logits, u[alive, step], sampling.temperature)
-            running &= ~torch.isin(chosen, ends)
-            tokens[alive[running], step] = chosen[running]
+            stopping = running & torch.isin(chosen, ends)
+            finish(stopping, step, "stop")
+            running &= ~stopping
+            tokens[alive, step] = chosen
             if step == steps - 1 or not bool(running.any()):
                 break
             if float(running.float().mean()) < DROP_SHARE:
@@ -163,7 +178,4 @@ def _decode(
                 past_key_values=cache,
                 use_cache=True,
             ).logits[:, -1]
-    return [
-        Answer(tuple(t for t in row if t >= 0), "stop" if -1 in row else "length")
-        for row in tokens.tolist()
-    ]
+        finish(running, steps, "length")

@@ -7,7 +7,7 @@ decoder block. Rows with coefficient 0 and rows of other blocks are not touched 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,6 +54,15 @@ def check_vector(vector: np.ndarray, width: int, name: str) -> None:
         raise UserError("the vector is zero", where=name, expected="a direction")
 
 
+def check_layers(rows: Sequence[Intervention | None], blocks: int) -> None:
+    """Raises UserError when an intervention is at a block that the model does not have."""
+    for row in rows:
+        if row is not None and not 0 <= row.layer < blocks:
+            raise UserError(
+                "no such block in the model", found=row.layer, expected=f"0 to {blocks - 1}"
+            )
+
+
 class Steering:
     """The interventions of the rows of the current batch.
 
@@ -67,47 +76,43 @@ class Steering:
 
         width = model.config.get_text_config().hidden_size
         self.mask: Any = None
+        # layer -> mode -> (is the row touched, its vector); modes and layers in use only
+        self._plan: dict[int, dict[str, tuple[Any, Any]]] = {}
         active = [(i, r) for i, r in enumerate(rows) if r is not None and r.active]
-        self._plan: dict[int, tuple[Any, Any]] = {}  # layer -> (what to add, what to ablate)
-        for layer in sorted({r.layer for _, r in active}):
-            add = torch.zeros(len(rows), width)
-            remove = torch.zeros(len(rows), width)
-            for i, r in active:
-                if r.layer != layer:
-                    continue
-                vector = torch.from_numpy(np.asarray(r.vector, dtype=np.float32))
-                if r.mode == "add":
-                    add[i] = r.coefficient * vector
-                else:
-                    remove[i] = vector
-            self._plan[layer] = (add.to(model.device), remove.to(model.device))
+        for i, row in active:
+            modes = self._plan.setdefault(row.layer, {})
+            if row.mode not in modes:
+                modes[row.mode] = (torch.zeros(len(rows)).bool(), torch.zeros(len(rows), width))
+            touched, vectors = modes[row.mode]
+            factor = row.coefficient if row.mode == "add" else 1.0
+            touched[i] = True
+            vectors[i] = factor * torch.from_numpy(np.asarray(row.vector, dtype=np.float32))
+        self._change(lambda t: t.to(model.device))
+
+    def _change(self, how: Callable[[Any], Any]) -> None:
+        for modes in self._plan.values():
+            for mode, (touched, vectors) in modes.items():
+                modes[mode] = (how(touched), how(vectors))
 
     @property
     def layers(self) -> list[int]:
-        return list(self._plan)
+        return sorted(self._plan)
 
     def keep(self, rows: Any) -> None:
         """Goes on with these rows of the batch only (finished rows are dropped)."""
-        self._plan = {
-            layer: (add[rows], remove[rows]) for layer, (add, remove) in self._plan.items()
-        }
+        self._change(lambda tensor: tensor[rows])
 
     def apply(self, layer: int, states: Any) -> Any:
         """The steered hidden states [batch, tokens, width] of one block."""
         import torch
 
-        add, remove = self._plan[layer]
-        mask = self.mask.unsqueeze(-1)
-        steered = states
-        if bool(add.any()):
-            changed = add.any(-1)[:, None, None] & mask
-            steered = torch.where(changed, steered + add[:, None].to(states.dtype), steered)
-        if bool(remove.any()):
-            share = torch.einsum("btd,bd->bt", states.float(), remove)
-            projection = (share[..., None] * remove[:, None]).to(states.dtype)
-            changed = remove.any(-1)[:, None, None] & mask
-            steered = torch.where(changed, steered - projection, steered)
-        return steered
+        for mode, (touched, vectors) in self._plan.get(layer, {}).items():
+            change = vectors[:, None]
+            if mode == "ablate":
+                change = -torch.einsum("btd,bd->bt", states.float(), vectors)[..., None] * change
+            where = touched[:, None, None] & self.mask.unsqueeze(-1)
+            states = torch.where(where, states + change.to(states.dtype), states)
+        return states
 
 
 @contextmanager
@@ -115,11 +120,7 @@ def steered(model: Any, rows: Sequence[Intervention | None]) -> Iterator[Steerin
     """Steers the model's forward passes; the hooks leave when the block ends, even by error."""
     steering = Steering(model, rows)
     blocks = decoder_blocks(model)
-    for layer in steering.layers:
-        if not 0 <= layer < len(blocks):
-            raise UserError(
-                "no such block in the model", found=layer, expected=f"0 to {len(blocks) - 1}"
-            )
+    check_layers(rows, len(blocks))
 
     def hook(layer: int) -> Any:
         return lambda module, args, output: replaced(output, steering.apply(layer, hidden(output)))

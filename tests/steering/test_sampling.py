@@ -12,7 +12,9 @@ import torch
 from scipy.stats import chisquare
 from tiny_steering import VOCABULARY, ablate, add, tokens, unit
 
+from stages.common.errors import UserError
 from stages.common.params import Sampling
+from stages.steering import generate, prefill
 from stages.steering.generate import Answer, Positions, Row, draw, sample, uniforms
 from stages.steering.hooks import Intervention
 
@@ -147,30 +149,34 @@ def test_an_end_token_at_the_last_step_is_a_stop(llama: Any) -> None:
     assert ended == Answer(answer.ids[: steps - 1], "stop")
 
 
-def shared_and_unshared(
-    llama: Any, rows: Sequence[Row], positions: Positions
-) -> tuple[list[Answer], list[Answer], int]:
-    """Answers of one batch, answers of single rows, and how many prompts the batch read."""
-    with batch_sizes(llama) as seen:
+def block_batches(llama: Any, rows: Sequence[Row], positions: Positions) -> list[int]:
+    """Rows that each block reads in the prompts' forward pass; answers must not depend on it."""
+    seen: list[int] = []
+    hooks = [
+        block.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+        for block in llama.model.layers
+    ]
+    try:
         together = sample(llama, rows, SAMPLING, SOME, positions)
-    alone = [sample(llama, [row], SAMPLING, SOME, positions)[0] for row in rows]
-    return together, alone, seen[0][0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert together == [sample(llama, [row], SAMPLING, SOME, positions)[0] for row in rows]
+    return seen[: len(hooks)]
 
 
 @pytest.mark.parametrize(
-    ("positions", "read"), [("all", 2 * 4), ("prompt", 2 * 4), ("response", 2)]
+    ("positions", "read"), [("all", [2, 2, 4, 6]), ("prompt", [2, 2, 4, 6]), ("response", [2] * 4)]
 )
-def test_shared_prompts_are_read_once(llama: Any, positions: Positions, read: int) -> None:
-    """Two prompts, five interventions of which two do nothing, three samples each."""
+def test_shared_prompts_are_read_once(llama: Any, positions: Positions, read: list[int]) -> None:
+    """Two prompts, five interventions (blocks 1, 2, 3; two do nothing), three samples each."""
     rows = [
         Row(tokens(p, 4 + p), 100 * p + 10 * s + k, how)
         for p in range(2)
         for k, how in enumerate(SHARED)
         for s in range(3)
     ]
-    together, alone, prompts = shared_and_unshared(llama, rows, positions)
-    assert prompts == read
-    assert together == alone
+    assert block_batches(llama, rows, positions) == read
 
 
 def test_prompts_are_not_shared_across_coefficients_layers_and_modes(llama: Any) -> None:
@@ -183,9 +189,83 @@ def test_prompts_are_not_shared_across_coefficients_layers_and_modes(llama: Any)
         Intervention(unit(2), 1, 2.0),
     ]
     rows = [Row(tokens(3, 6), 9, how) for how in hows]
-    together, alone, prompts = shared_and_unshared(llama, rows, "all")
-    assert prompts == len(hows)
-    assert together == alone
+    assert block_batches(llama, rows, "all") == [1, 1, 5, 5]
+
+
+def test_long_prompts_are_read_in_parts(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = sample(llama, mixed_rows(), SAMPLING, SOME)
+    monkeypatch.setitem(prefill.READ_TOKENS, "cpu", 14)
+    with batch_sizes(llama) as seen:
+        assert sample(llama, mixed_rows(), SAMPLING, SOME) == whole
+    assert sum(width > 1 for _, width in seen) == 3  # five distinct prompts of 7 tokens
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_out_of_memory_halves_and_keeps_what_is_finished(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """A device that fails above 3 rows, at once or in the middle of an answer."""
+    rows = mixed_rows()
+    whole = sample(llama, rows, SAMPLING, SOME)
+    monkeypatch.setattr(generate, "_largest", {})
+    asked: list[int] = []
+
+    def limited(module: Any, args: Any, kwargs: Any) -> None:
+        count = len(kwargs["input_ids"])
+        asked.append(count)
+        if count > 3 and len(asked) > step:
+            raise torch.OutOfMemoryError("no more")
+
+    handle = llama.register_forward_pre_hook(limited, with_kwargs=True)
+    streams: list[int] = []
+    original = generate.uniforms
+    monkeypatch.setattr(generate, "uniforms", lambda s, n: streams.append(s) or original(s, n))
+    try:
+        assert sample(llama, rows, SAMPLING, SOME) == whole
+        again = sample(llama, rows, SAMPLING, SOME)  # the size that fitted is remembered
+    finally:
+        handle.remove()
+    assert again == whole
+    finished = [r.stream for r, a in zip(rows, whole, strict=True) if len(a.ids) < step - 1]
+    assert bool(finished) == (step > 0)
+    assert all(streams[: -len(rows)].count(s) == 1 for s in finished)
+
+
+def test_one_row_that_does_not_fit(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(generate, "_largest", {})
+    monkeypatch.setattr(generate, "read", full)
+    with pytest.raises(UserError, match="not enough memory"):
+        sample(llama, mixed_rows(3), SAMPLING, SOME)
+
+
+@pytest.mark.parametrize("family", ["GPTNeoX", "Qwen2", "Gemma2", "Gemma3Text"])
+def test_other_architectures(family: str) -> None:
+    """Branching prefill, sliding windows and caches of other families equal rows alone."""
+    import transformers
+
+    sizes = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    if family.startswith("Gemma"):
+        sizes |= {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=4,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+        **sizes,
+    )
+    torch.manual_seed(5)
+    causal = {"Gemma3Text": "Gemma3"}.get(family, family) + "ForCausalLM"
+    model = getattr(transformers, causal)(config).eval()
+    rows = mixed_rows()
+    found = sample(model, rows, SAMPLING, SOME)
+    assert found == [sample(model, [row], SAMPLING, SOME)[0] for row in rows]
+    free = sample(model, [Row(r.ids, r.stream) for r in rows], SAMPLING, SOME)
+    assert free != found
 
 
 def test_streams_decide(llama: Any) -> None:
