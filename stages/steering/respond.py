@@ -24,7 +24,7 @@ from stages.steering.hooks import Intervention, check_vector
 if TYPE_CHECKING:
     import polars as pl
 
-CODE = 1  # raise when the way an answer is sampled changes
+CODE = 2  # raise when the way an answer is sampled changes
 UNSTEERED = "none"  # the source of conditions without a vector
 Kind = Literal["unsteered", "vector", "orthogonalised", "random", "ablation"]
 
@@ -131,7 +131,7 @@ def respond(
     for name, vector in vectors.items():
         check_vector(vector, width, name)
     units = _units(params, loaded, conditions, vectors, questions)
-    order = sorted(range(len(units)), key=lambda i: (len(units[i].row.ids), i))
+    order = sorted(range(len(units)), key=lambda i: (len(units[i].row.ids), units[i].row.ids, i))
     size = params.sampling.batch_size
     batches = [[units[i] for i in order[s : s + size]] for s in range(0, len(order), size)]
     end = end_of_turn(loaded.tokenizer, loaded.model.config)
