@@ -8,7 +8,8 @@ export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 P ?= smol
 
-.PHONY: help setup repro test test-fast lint format bench profile published serve clean
+.PHONY: help setup repro test test-fast lint format bench profile published steer plan status serve clean
+export PROMPT
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | \
@@ -45,6 +46,15 @@ published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed 
 
 profile: $(READY) ## Make profile P the active one (P=smol; refuses to drop edits).
 	@python -m stages.common.profile $(P)
+
+steer: $(READY) ## Answer with and without a vector: MODEL=finance VECTOR=profanity DOSE=0.1 PROMPT="..." [OUT=file].
+	@python -m stages.steering.show $(MODEL) $(VECTOR) $(if $(OUT),--out "$(OUT)") -- $(DOSE) "$$PROMPT"
+
+plan: $(READY) ## Print what the active profile will cost: tokens, hours, memory, disk, money.
+	@python -m stages.steering.plan
+
+status: $(READY) ## Print how much of each long stage is done, and what remains.
+	@python -m stages.steering.plan --status
 
 serve: ## Open the report on http://127.0.0.1:8000/report.html
 	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory plots 8000
