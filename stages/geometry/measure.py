@@ -40,6 +40,7 @@ MAIN = (
     "similarity.within_mean",
     "clusters.silhouette_k",
 )
+CONCLUSIONS = (*(f"verdict.{test}" for test in TESTS), "clusters.silhouette_k")
 
 
 @dataclass(frozen=True)
@@ -155,23 +156,33 @@ def _main_numbers(measured: Measured, rules: Geometry, vectors: Floats) -> dict[
     return {key: value for key, value in flat.items() if key.startswith(MAIN)}
 
 
-def survives(chosen: Battery, choices: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """For each conclusion, in how many of the defined choices of a kind it comes out the same."""
-    flat = chosen.flat()
-    kinds: dict[str, list[Mapping[str, Any]]] = {"contrasts": [], "blocks": [], "others": []}
-    for choice, numbers in choices.items():
-        if "status" not in numbers:
-            kind = (
-                "blocks" if choice.startswith(LAYER) else "contrasts" if "." in choice else "others"
-            )
-            kinds[kind].append(numbers)
-    table: dict[str, Any] = {}
-    for key in (*(f"verdict.{test}" for test in TESTS), "clusters.silhouette_k"):
-        table[key.replace(".", "_")] = {"selected": flat[key]} | {
-            kind: f"{sum(numbers[key] == flat[key] for numbers in group)} of {len(group)}"
+def survives(
+    chosen: Mapping[str, Any], kinds: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """For each conclusion, in how many of the choices of a kind it comes out the same.
+
+    Args:
+        chosen: flat battery of the vectors that the conclusions are about.
+        kinds: kind of choice -> flat numbers under each.
+    """
+    return {
+        key.replace(".", "_"): {"selected": chosen[key]}
+        | {
+            kind: f"{sum(numbers[key] == chosen[key] for numbers in group)} of {len(group)}"
             for kind, group in kinds.items()
         }
-    return table
+        for key in CONCLUSIONS
+    }
+
+
+def _kinds(choices: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The defined choices: contrasts with spans, blocks, and each other choice by itself."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for choice, numbers in choices.items():
+        if "status" not in numbers:
+            kind = "blocks" if choice.startswith(LAYER) else choice
+            kinds.setdefault("contrasts" if "." in kind else kind, []).append(numbers)
+    return kinds
 
 
 def metrics_of(
@@ -199,7 +210,7 @@ def metrics_of(
         "classical_stress": maps.classical_stress,
         "smacof_stress": maps.smacof_stress,
     }
-    metrics["survives"] = survives(chosen, choices)
+    metrics["survives"] = survives(chosen.flat(), _kinds(choices))
     return metrics
 
 

@@ -44,7 +44,7 @@ def test_metrics_hold_the_battery_and_its_sensitivity(metrics: dict) -> None:  #
     assert test1["selected"] == metrics["verdict"]["test1"]
     assert test1["contrasts"].endswith("of 6")
     assert test1["blocks"].endswith(f"of {LAYERS}")
-    assert test1["others"] == "2 of 2"
+    assert test1["per_model"] == test1["without_massive"] == "1 of 1"
 
 
 def test_plots_are_wide(metrics: dict) -> None:  # type: ignore[type-arg]
