@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from stages.common.params import Geometry
+from stages.geometry.cluster_angle import cluster_angle
 from stages.geometry.core_model import core_grams
 from stages.geometry.five import statistics
 from stages.geometry.gram import TINY, Floats
@@ -189,14 +191,19 @@ def curves(found: Sweep) -> tuple[list[str], list[list[object]]]:
     return header, rows
 
 
-def dimension_needed(angle_deg: float) -> float | str:
-    """Effective dimension above which this angle between clusters is no accident.
+def dimensions_needed(gram: Floats, members: Mapping[str, Sequence[int]]) -> dict[str, float | str]:
+    """Effective dimension above which the angle between two clusters is no accident, by pair.
 
     Cosines of independent isotropic directions in D dimensions have standard deviation
-    1 / sqrt(D); beyond the returned D the angle lies outside their 95 % range.
+    1 / sqrt(D); beyond the returned D the cosine lies outside their 95 % range.
     """
-    cosine = np.cos(np.radians(angle_deg))
-    return float((Z / cosine) ** 2) if abs(cosine) > TINY else "undefined: a right angle"
+    needed: dict[str, float | str] = {}
+    for a, b in combinations(members, 2):
+        cosine = float(np.cos(np.radians(cluster_angle(gram, members[a], members[b]))))
+        if not np.isnan(cosine):
+            right = abs(cosine) <= TINY
+            needed[f"{a}__{b}"] = "undefined: a right angle" if right else (Z / cosine) ** 2
+    return needed
 
 
 def tightness_of(gram: Floats, members: Mapping[str, Sequence[int]]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from stages.geometry.battery import battery
 from stages.paper import family as search
 from stages.paper.claims import CLAIMS, Claim, read_claims
 from stages.paper.gram import read_family, read_published_gram
-from stages.paper.published import Judged, claims_table, judge_all, metrics_of
+from stages.paper.published import Judged, calibration_of, claims_table, judge_all, metrics_of
 
 GRAM = read_published_gram()
 FAMILY = read_family(GRAM)
@@ -137,3 +137,17 @@ def test_edges_of_agreement() -> None:
     claim = next(c for c in LEDGER if c.id == "C012")
     assert claim.agrees(0, 0.2365, 0.3) and not claim.agrees(0, 0.2366, 0.3)
     assert isinstance(claim, Claim)
+
+
+def test_the_published_cosines_are_calibrated() -> None:
+    found, sweep = calibration_of(GRAM, FAMILY)
+    check_metrics(found)
+    mean = found["statistic"]["similarity"]["cross_mean"]
+    assert mean["low"] <= mean["observed"] <= mean["high"]
+    assert mean["no_core_full_width"]["p"] < 0.001  # no core is refuted if all 4096 count,
+    assert mean["no_core_at_dimension_needed"]["p"] > 0.05  # and fits if fewer do
+    assert mean["partitions"]["smallest_p"] == pytest.approx(1 / 15)
+    assert 0 < found["statistic"]["core"]["share"]["observed"] < 0.2
+    verdicts = {found["power_full_width"][f"test{i}"]["verdict_paper"] for i in range(1, 6)}
+    assert verdicts <= {"discriminates", "cannot discriminate", "reversed"}
+    assert sweep.shares[0] == 0.0
