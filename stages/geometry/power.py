@@ -17,10 +17,9 @@ import numpy as np
 from stages.common.params import Geometry
 from stages.geometry.cluster_angle import cluster_angle
 from stages.geometry.core_model import core_grams
-from stages.geometry.five import statistics
 from stages.geometry.gram import TINY, Floats
 from stages.geometry.similarity import across_mean, within
-from stages.geometry.verdict import TESTS, count, decide
+from stages.geometry.verdict import TESTS, count, decide, statistics
 
 POINTS, LARGEST = 11, 0.95  # shares in each sweep; the last share of the second
 LEVEL, POWER = 0.05, 0.8  # false positives and power that count as telling apart

@@ -15,10 +15,9 @@ import numpy as np
 
 from stages.common.params import Geometry
 from stages.geometry.core_model import core_grams
-from stages.geometry.five import statistics
 from stages.geometry.gram import Floats, angles_deg
 from stages.geometry.residual import reduction_pct, residual_cosines
-from stages.geometry.verdict import count, decide
+from stages.geometry.verdict import count, decide, statistics
 from stages.paper.gram import PublishedGram
 
 WIDTH = 4096  # of Llama-3.1-8B's residual stream

@@ -11,11 +11,10 @@ from stages.geometry import power, resampling
 from stages.geometry.battery import battery, cluster_indices
 from stages.geometry.core_model import core_grams, core_loadings, independent_grams
 from stages.geometry.core_share import core_share
-from stages.geometry.five import statistics
 from stages.geometry.gram import Floats, cosines, unit_gram
 from stages.geometry.p_values import p_value, partition_p
 from stages.geometry.similarity import across_mean
-from stages.geometry.verdict import TESTS
+from stages.geometry.verdict import TESTS, statistics
 
 NAMES = list("abcdef")
 CLUSTERS = {"x": ["a", "b"], "y": ["c", "d"], "z": ["e", "f"]}
