@@ -124,15 +124,14 @@ def _similarity(out: Battery, gram: Floats, names: Sequence[str], members: Membe
 def _pairs_and_triplets(out: Battery, gram: Floats, names: Sequence[str]) -> None:
     small = sub_grams(gram, subsets(len(names), 3))
     errors, volumes = triangle.planar_error(small), triangle.volume(small)
-    full, off = subspace.correlations(small)
-    singular = subspace.singular_values(small)
+    singular, full, off = subspace.low_rank(small)
     cosines = residual.residual_cosines(small)
     reductions, drops = residual.reduction_pct(small, cosines), residual.mean_drop(small, cosines)
     for t, triplet in enumerate(combinations(names, 3)):
         name = "__".join(triplet)
         out.put(f"triangle.{name}.error_deg", errors[..., t])
         out.put(f"triangle.{name}.volume", volumes[..., t])
-        for k in (1, 2):
+        for k in subspace.RANKS:
             out.put(f"subspace.{name}.rank{k}_r_full", full[..., t, k - 1], FLAT)
             out.put(f"subspace.{name}.rank{k}_r_offdiag", off[..., t, k - 1], FLAT)
         for k in (1, 2, 3):
