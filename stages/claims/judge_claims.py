@@ -66,18 +66,9 @@ def judge_claim(claim: Claim, metrics: Metrics, wide: float) -> Row:
     found = metrics.group("published", f"claims.{claim.id}.recomputed")
     parts = [found] if "value" in found else list(found.values())
     recomputed = tuple(
-        Measured(*(number(p.get(k)) for k in ("value", "low", "high"))) for p in parts
+        Measured(number(p.get("value")), number(p.get("low")), number(p.get("high"))) for p in parts
     )
     return Row(claim, measured, recomputed, published, outcome)
-
-
-def published_text(claim: Claim) -> str:
-    """What the paper prints, as text."""
-    numbers = [f"{n:g}" for n in claim.numbers]
-    if claim.reads == "between":
-        return " to ".join(numbers)
-    prefix = "" if claim.reads in ("equal", "words") else f"{claim.reads} "
-    return prefix + ("; ".join(numbers) or "in words")
 
 
 def numbers_text(values: Sequence[float | None], absent: str = "none") -> str:
@@ -113,7 +104,7 @@ def _claim_metrics(row: Row) -> dict[str, Any]:
         "formula": claim.formula,
         "needs": claim.needs,
         "reads": claim.reads,
-        "published": claim.numbers[0] if single else published_text(claim),
+        "published": claim.numbers[0] if single else claim.text,
         "verdict_published": row.verdict_published,
         "verdict_run": row.outcome.verdict,
         "note": row.note,
@@ -149,7 +140,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "section": lambda r: r.claim.section,
     "quantity": lambda r: r.claim.quantity,
     "unit": lambda r: r.claim.unit,
-    "published": lambda r: published_text(r.claim),
+    "published": lambda r: r.claim.text,
     "recomputed": lambda r: _values(r.recomputed),
     "verdict_published": lambda r: r.verdict_published,
     "ours": lambda r: _values(r.measured),

@@ -105,7 +105,7 @@ def sweep(
         tighter=shares > largest,
         independent={t: _share(codes[t] == 1.0, np.isfinite(codes[t])) for t in TESTS},
         defined={t: np.isfinite(codes[t]).mean(-1) for t in TESTS},
-        all_five=_share(count(codes.values()) == len(TESTS), whole),
+        all_five=_share(np.equal(count(codes.values()), len(TESTS)), whole),
         threshold=threshold,
         crossed=crossed,
         opposite=opposite,

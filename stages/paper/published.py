@@ -12,6 +12,7 @@ in plots/power_published.csv.
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,10 @@ def judge_all(claims: Sequence[Claim], gram: PublishedGram, family: Floats) -> l
             keys = how.keys or [metric.partition(":")[2] for metric in claim.metrics]
             found = [values[names][key] for key in keys]
         parts = tuple(_recomputed(array) for array in found)
-        judged.append(Judged(claim, parts, how.basis, _verdict(claim, parts, fitted=how.fitted)))
+        agree = all(claim.agrees(i, part.low, part.high) for i, part in enumerate(parts))
+        # a fit that misses settles nothing: other assumptions might reach the number
+        missed = "underdetermined" if how.fitted else "inconsistent"
+        judged.append(Judged(claim, parts, how.basis, "reproduced" if agree else missed))
     return judged
 
 
@@ -112,13 +116,6 @@ def _recomputed(array: Floats) -> Recomputed:
     flat = np.atleast_1d(array)
     middle = float(flat.mean()) if flat.size == 2 else float(flat[0])
     return Recomputed(middle, float(flat.min()), float(flat.max()))
-
-
-def _verdict(claim: Claim, parts: Sequence[Recomputed], *, fitted: bool) -> str:
-    """A fit that misses settles nothing: other assumptions might reach the number."""
-    if all(claim.agrees(i, part.low, part.high) for i, part in enumerate(parts)):
-        return "reproduced"
-    return "underdetermined" if fitted else "inconsistent"
 
 
 def metrics_of(judged: Sequence[Judged], gram: PublishedGram, family: Floats) -> dict[str, Any]:
@@ -188,37 +185,28 @@ def _extremes(values: Floats) -> dict[str, float]:
 
 def _claim_metrics(judged: Judged) -> dict[str, Any]:
     numbers = judged.claim.numbers
-    parts = [vars(part) for part in judged.parts]
     found: dict[str, Any] = {"verdict": judged.verdict, "basis": judged.basis}
-    if judged.claim.reads == "between" and numbers:
+    if judged.claim.reads == "between":
         found["printed"] = dict(zip(EDGES, numbers, strict=True))
-    elif len(numbers) == 1:
-        found["printed"] = numbers[0]
     elif numbers:
-        found["printed"] = {str(i + 1): number for i, number in enumerate(numbers)}
-    if len(parts) == 1:
-        found["recomputed"] = parts[0]
-    elif parts:
-        found["recomputed"] = {str(i + 1): part for i, part in enumerate(parts)}
+        found["printed"] = _by_part(numbers)
+    if judged.parts:
+        found["recomputed"] = _by_part([vars(part) for part in judged.parts])
     return found
+
+
+def _by_part(parts: Sequence[Any]) -> Any:
+    """The only part of a claim, or its parts by number."""
+    return parts[0] if len(parts) == 1 else {str(i): p for i, p in enumerate(parts, start=1)}
 
 
 def claims_table(judged: Sequence[Judged]) -> str:
     """All claims for people: printed, recomputed with its range, verdict."""
     rows = []
     for j in judged:
-        rows.append(
-            [
-                j.claim.id,
-                j.claim.quantity
-                if len(j.claim.quantity) <= SHOWN
-                else j.claim.quantity[: SHOWN - 3] + "...",
-                _printed(j.claim),
-                "; ".join(_range(part) for part in j.parts),
-                j.basis,
-                j.verdict,
-            ]
-        )
+        claim, parts = j.claim, "; ".join(_range(part) for part in j.parts)
+        shown = textwrap.shorten(claim.quantity, SHOWN, placeholder=" ...")
+        rows.append([claim.id, shown, claim.text, parts, j.basis, j.verdict])
     header = ["claim", "quantity", "printed", "follows from the paper", "basis", "verdict"]
     counts = Counter(j.verdict for j in judged)
     lines = [text_table(header, rows), ""]
@@ -226,13 +214,6 @@ def claims_table(judged: Sequence[Judged]) -> str:
     lines += ["", "What the published numbers cannot settle (hypotheses, not facts):"]
     lines += [f"  {j.claim.id}: {text}" for j in judged for text in j.claim.hypotheses]
     return "\n".join(lines)
-
-
-def _printed(claim: Claim) -> str:
-    numbers = [f"{number:g}" for number in claim.numbers]
-    signs = {"below": "< ", "above": "> "}
-    joined = " to ".join(numbers) if claim.reads == "between" else ", ".join(numbers)
-    return signs.get(claim.reads, "") + joined
 
 
 def _range(part: Recomputed) -> str:
