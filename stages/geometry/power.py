@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -105,15 +106,15 @@ def sweep(
         tighter=shares > largest,
         independent={t: _share(codes[t] == 1.0, np.isfinite(codes[t])) for t in TESTS},
         defined={t: np.isfinite(codes[t]).mean(-1) for t in TESTS},
-        all_five=_share(np.equal(count(codes.values()), len(TESTS)), whole),
+        all_five=_share(count(codes.values()) == len(TESTS), whole),
         threshold=threshold,
         crossed=crossed,
         opposite=opposite,
     )
 
 
-def _share(hits: np.ndarray, defined: np.ndarray) -> Floats:
-    """Share [S] of hits [S, B] among defined draws; 0 when none is defined."""
+def _share(hits: Any, defined: np.ndarray) -> Floats:
+    """Share [S] of hits, bool [S, B], among defined draws; 0 when none is defined."""
     share: Floats = (hits & defined).sum(-1) / np.maximum(defined.sum(-1), 1)
     return share
 

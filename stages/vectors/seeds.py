@@ -46,7 +46,7 @@ def main(params: Params) -> None:
     measured = read_measured(params)
     _check(params, measured)
     layers = dict(zip(measured.names, measured.layers.tolist(), strict=True))
-    own = measured.at(f"{CONTRAST}.{SPAN}", measured.layers.tolist())
+    own = measured.at(f"{CONTRAST}.{SPAN}", measured.layers)
     vectors = dict(zip(measured.names, own, strict=True))
     fresh = _train(params, layers)
     seeded = {m: np.stack([vectors[m], *fresh[m]]) for m in params.seeds.organisms}
