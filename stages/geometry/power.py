@@ -89,7 +89,7 @@ def sweep(
         found.append(statistics(grams, members, rules) | {REPLACEMENT: across_mean(grams, members)})
     draws = {name: np.stack([each[name] for each in found]) for name in SHARED_IS_LARGE}
     codes = decide(draws, rules)
-    whole = np.isfinite(np.stack(list(codes.values()))).all(0)
+    whole = np.isfinite(np.sum(list(codes.values()), axis=0))
     threshold, crossed, opposite = {}, {}, {}
     for name, values in draws.items():
         sign = 1.0 if SHARED_IS_LARGE[name] else -1.0
