@@ -20,11 +20,15 @@ from stages.common.errors import UserError
 from stages.common.params import BASE, Params, load_params
 from stages.geometry.calibration import Differences, calibrate
 from stages.geometry.gram import Floats
-from stages.geometry.measure import SELECTED, massive_dimensions
+from stages.geometry.measure import (
+    ACTIVATIONS,
+    SELECTED,
+    base_activations,
+    massive_dimensions,
+)
 from stages.geometry.power import curves
 from stages.geometry.table import csv_text
 
-ACTIVATIONS = Path("data/activations")
 METRICS = Path("metrics/calibration.json")
 POWER, NULLS = Path("plots/power.csv"), Path("plots/nulls.csv")
 FALLBACK = "model_contrast"
@@ -94,7 +98,7 @@ def read_differences(params: Params) -> tuple[Differences, str, str]:
             rows = rows - activations(_reference(params, contrast, slug), layer)
         return rows[harmful] - rows[neutral] if paired else rows
 
-    base = activations(BASE, middle)
+    base = base_activations(params.activations.spans, span, middle)
     data = Differences(
         names=names,
         clusters=params.clusters(),

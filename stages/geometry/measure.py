@@ -18,7 +18,7 @@ import numpy as np
 from stages.common.artifacts import read_json, read_parquet, read_tensors, write_metrics, write_text
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
-from stages.common.params import Geometry, Params, load_params
+from stages.common.params import BASE, Geometry, Params, load_params
 from stages.geometry import pca
 from stages.geometry.battery import battery
 from stages.geometry.gram import Floats, Ints, unit_gram
@@ -27,7 +27,7 @@ from stages.geometry.result import nest
 from stages.geometry.table import csv_text
 from stages.geometry.verdict import TESTS
 
-FOLDER = Path("data/vectors")
+FOLDER, ACTIVATIONS = Path("data/vectors"), Path("data/activations")
 SELECTED, VECTORS = FOLDER / "selected.safetensors", FOLDER / "vectors.safetensors"
 INDEX = FOLDER / "index.parquet"
 METRICS, PLOTS = Path("metrics/geometry.json"), Path("plots")
@@ -121,8 +121,14 @@ def massive_dimensions(rows: Floats, share: float) -> Ints:
     return order[:count]
 
 
-def sensitivity(measured: Measured, rules: Geometry) -> dict[str, dict[str, Any]]:
-    """Main numbers under every choice: contrast and span, and without massive dimensions.
+def base_activations(spans: Sequence[str], span: str, layer: int) -> Floats:
+    """The base's activations [prompts, width]; of the first of `spans` if `span` is not one."""
+    tensors, _ = read_tensors(ACTIVATIONS / f"{BASE}.safetensors")
+    return tensors[span if span in spans else spans[0]][:, layer].astype(np.float64)
+
+
+def sensitivity(measured: Measured, rules: Geometry, massive: Ints) -> dict[str, dict[str, Any]]:
+    """Main numbers under every choice: contrast and span, and without `massive` dimensions.
 
     Keys are `<contrast>.<span>` at the selected blocks, each block's number for the selected
     contrast (`layer.<l>`), each model at its own best block (`per_model`), and
@@ -143,7 +149,6 @@ def sensitivity(measured: Measured, rules: Geometry) -> dict[str, dict[str, Any]
             at = np.full_like(measured.layers, layer)
             found[f"{LAYER}{layer}"] = choice(measured.choice, at)
         found[PER_MODEL] = choice(measured.choice, measured.own_layers)
-    massive = massive_dimensions(measured.unit, rules.massive_share)
     found[NO_MASSIVE] = numbers(np.delete(measured.unit, massive, axis=1))
     return found
 
@@ -182,7 +187,9 @@ def main(params: Params) -> None:
     measured, rules = read_measured(params), params.geometry
     names, gram = measured.names, unit_gram(measured.unit)
     chosen = battery(gram, names, measured.clusters, rules, measured.norms)
-    choices = sensitivity(measured, rules)
+    middle = int(np.median(measured.layers))
+    base = base_activations(params.activations.spans, measured.choice.split(".")[1], middle)
+    choices = sensitivity(measured, rules, massive_dimensions(base, rules.massive_share))
     maps = mds(gram, params.run.seed)
     listed = {k: v for k, v in choices.items() if not k.startswith(LAYER)}  # the trace has those
     metrics = chosen.metrics() | {
