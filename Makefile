@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 P ?= smol
 
-.PHONY: help setup repro test test-fast lint format bench profile published steer plan status serve clean
+.PHONY: help setup repro test test-fast lint format bench profile published seeds steer plan status serve clean
 export PROMPT
 
 help: ## Show the targets.
@@ -43,6 +43,9 @@ bench: $(READY) ## Measure speed as ratios against named peers.
 
 published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
 	@python -m stages.paper.published --table
+
+seeds: $(READY) ## After a run: train two organisms with further seeds, to metrics/seeds.json.
+	@python -m stages.vectors.seeds
 
 profile: $(READY) ## Make profile P the active one (P=smol; refuses to drop edits).
 	@python -m stages.common.profile $(P)

@@ -7,7 +7,7 @@ and `<span>.norm` [prompts, blocks]) and `<model>.parquet` (one row a prompt, sa
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -20,6 +20,9 @@ from stages.common.params import Params, load_params
 from stages.organisms.chat import Prompt, render
 from stages.organisms.load import load
 
+if TYPE_CHECKING:
+    import polars as pl
+
 FOLDER = Path("data/activations")
 LAYERS = "output of decoder block l, l = 0..L-1"
 
@@ -29,31 +32,22 @@ def span_of(prompt: Prompt, span: str) -> tuple[int, int]:
     return prompt.user if span == "prompt_mean" else (len(prompt.ids) - 1, len(prompt.ids))
 
 
-def main(params: Params, slug: str) -> None:
-    """Captures the activations of target `slug`."""
+def capture_prompts(
+    params: Params, model: Any, tokenizer: Any, slug: str
+) -> tuple[dict[str, np.ndarray], pl.DataFrame]:
+    """Span means and norms of `model` on all prompts, and the table of the prompts, in order."""
     import polars as pl
 
     prompts = read_prompts(params.prompts)
-    loaded = load(params, slug)
     spans = params.activations.spans
-    rendered = [render(loaded.tokenizer, p.prompt, params.base.system_prompt) for p in prompts]
+    rendered = [render(tokenizer, p.prompt, params.base.system_prompt) for p in prompts]
     texts = [Text(r.ids, tuple(span_of(r, s) for s in spans)) for r in rendered]
-    means, norms = capture_all(
-        loaded.model, texts, params.activations.batch_size, f"activations {slug}"
-    )
-    metadata = {
-        "model": slug,
-        "model_sha256": loaded.sha256,
-        "layers": LAYERS,
-        "units": "residual stream, mean over the span's tokens",
-        "dtype": "float32",
-    }
+    means, norms = capture_all(model, texts, params.activations.batch_size, f"activations {slug}")
     tensors: dict[str, np.ndarray] = {}
     for i, span in enumerate(spans):
         tensors[span] = means[:, i]
         tensors[f"{span}.norm"] = norms[:, i]
-    write_tensors(FOLDER / f"{slug}.safetensors", tensors, metadata)
-    rows = pl.DataFrame(
+    return tensors, pl.DataFrame(
         {
             "prompt_id": [p.id for p in prompts],
             "kind": [p.kind for p in prompts],
@@ -62,6 +56,20 @@ def main(params: Params, slug: str) -> None:
             "tokens": [len(r.ids) for r in rendered],
         }
     )
+
+
+def main(params: Params, slug: str) -> None:
+    """Captures the activations of target `slug`."""
+    loaded = load(params, slug)
+    metadata = {
+        "model": slug,
+        "model_sha256": loaded.sha256,
+        "layers": LAYERS,
+        "units": "residual stream, mean over the span's tokens",
+        "dtype": "float32",
+    }
+    tensors, rows = capture_prompts(params, loaded.model, loaded.tokenizer, slug)
+    write_tensors(FOLDER / f"{slug}.safetensors", tensors, metadata)
     write_parquet(FOLDER / f"{slug}.parquet", rows, metadata)
 
 

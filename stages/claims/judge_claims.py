@@ -10,10 +10,8 @@ output names; on another model than the paper's, disagreement refutes nothing.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,41 +21,21 @@ from stages.claims.verdict import Outcome, judge
 from stages.common.artifacts import write_metrics, write_text
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import Params, load_params
+from stages.geometry.table import csv_text
 from stages.paper.claims import Claim, read_claims
 
 METRICS, TABLE = Path("metrics/claims.json"), Path("plots/claims.csv")
 OWN = "claims"  # this stage's own metrics file, never an input
 CONTRADICTED = "inconsistent with the paper itself"
-COLUMNS = (
-    "id",
-    "section",
-    "quantity",
-    "unit",
-    "published",
-    "recomputed",
-    "verdict_published",
-    "ours",
-    "low",
-    "high",
-    "verdict_run",
-    "metric",
-    "note",
-)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One claim with everything that is known about it.
-
-    Attributes:
-        measured: this run's numbers, in the order of the claim's metrics.
-        recomputed: the same number from the paper's other numbers; empty where there is none.
-        verdict_published, outcome: the two verdicts.
-    """
+    """One claim with this run's numbers, those from the paper itself, and both verdicts."""
 
     claim: Claim
-    measured: tuple[Measured, ...]
-    recomputed: tuple[Measured, ...]
+    measured: tuple[Measured, ...]  # in the order of the claim's metrics
+    recomputed: tuple[Measured, ...]  # from the paper's other numbers; empty where there is none
     verdict_published: str
     outcome: Outcome
 
@@ -85,35 +63,26 @@ def judge_claim(claim: Claim, metrics: Metrics, wide: float) -> Row:
         outcome = Outcome("inconsistent with the paper itself", why)
     else:
         outcome = Outcome("not measurable here", f"No measurement: {claim.reason}.")
-    return Row(claim, measured, _recomputed(claim, metrics), published, outcome)
-
-
-def _recomputed(claim: Claim, metrics: Metrics) -> tuple[Measured, ...]:
     found = metrics.group("published", f"claims.{claim.id}.recomputed")
     parts = [found] if "value" in found else list(found.values())
-    return tuple(
-        Measured(number(part.get("value")), number(part.get("low")), number(part.get("high")))
-        for part in parts
+    recomputed = tuple(
+        Measured(number(p.get("value")), number(p.get("low")), number(p.get("high"))) for p in parts
     )
+    return Row(claim, measured, recomputed, published, outcome)
 
 
-def published_text(claim: Claim) -> str:
-    """What the paper prints, as text."""
-    numbers = [f"{n:g}" for n in claim.numbers]
-    if claim.reads == "between":
-        return " to ".join(numbers)
-    prefix = "" if claim.reads in ("equal", "words") else f"{claim.reads} "
-    return prefix + ("; ".join(numbers) or "in words")
-
-
-def numbers_text(measured: Sequence[Measured]) -> str:
+def numbers_text(values: Sequence[float | None], absent: str = "none") -> str:
     """Numbers to four significant digits; empty where there are none."""
-    return "; ".join("none" if m.value is None else f"{m.value:.4g}" for m in measured)
+    return "; ".join(absent if v is None else f"{v:.4g}" for v in values)
+
+
+def _values(numbers: Sequence[Measured]) -> str:
+    return numbers_text([m.value for m in numbers])
 
 
 def metrics_of(rows: Sequence[Row], params: Params) -> dict[str, Any]:
     """The content of metrics/claims.json: finite scalars and strings."""
-    found: dict[str, Any] = {
+    return {
         "model": params.base.source,
         "profile": params.profile,
         "claims": len(rows),
@@ -121,12 +90,13 @@ def metrics_of(rows: Sequence[Row], params: Params) -> dict[str, Any]:
             "published": dict(Counter(r.verdict_published for r in rows)),
             "run": dict(Counter(r.outcome.verdict for r in rows)),
         },
+        "claim": {row.claim.id: _claim_metrics(row) for row in rows},
     }
-    return found | {"claim": {row.claim.id: _claim_metrics(row) for row in rows}}
 
 
 def _claim_metrics(row: Row) -> dict[str, Any]:
     claim = row.claim
+    single = claim.reads == "equal" and len(claim.numbers) == 1
     entry: dict[str, Any] = {
         "section": claim.section,
         "quantity": claim.quantity,
@@ -134,62 +104,52 @@ def _claim_metrics(row: Row) -> dict[str, Any]:
         "formula": claim.formula,
         "needs": claim.needs,
         "reads": claim.reads,
-        "published": published_text(claim),
+        "published": claim.numbers[0] if single else claim.text,
         "verdict_published": row.verdict_published,
         "verdict_run": row.outcome.verdict,
         "note": row.note,
     }
-    if claim.reads == "equal" and len(claim.numbers) == 1:
-        entry["published"] = claim.numbers[0]
     if row.recomputed:
-        entry["recomputed"] = numbers_text(row.recomputed)
+        entry["recomputed"] = _values(row.recomputed)
     if claim.hypotheses:
         entry["hypotheses"] = " ".join(claim.hypotheses)
-    parts = [
-        {"metric": metric} | _scalars(measured)
-        for metric, measured in zip(claim.metrics, row.measured, strict=True)
-    ]
+    parts: list[dict[str, Any]] = []
+    for metric, m in zip(claim.metrics, row.measured, strict=True):
+        ours = {"ours": m.status if m.value is None else m.value}
+        known = {"low": m.low, "high": m.high, "n": m.n}
+        parts.append(
+            {"metric": metric, **ours, **{k: v for k, v in known.items() if v is not None}}
+        )
     if claim.reads == "equal":
         parts = [p | {"published": n} for p, n in zip(parts, claim.numbers, strict=False)]
     if len(parts) == 1:
         return entry | parts[0]
     if parts:
-        entry["ours"] = numbers_text(row.measured)
+        entry["ours"] = _values(row.measured)
         entry["part"] = {str(i): part for i, part in enumerate(parts, start=1)}
     return entry
 
 
-def _scalars(measured: Measured) -> dict[str, Any]:
-    values = {"ours": measured.value, "low": measured.low, "high": measured.high, "n": measured.n}
-    found: dict[str, Any] = {k: v for k, v in values.items() if v is not None}
-    return found if measured.value is not None else found | {"ours": measured.status}
+def _ends(side: str) -> Callable[[Row], str]:
+    return lambda r: numbers_text([getattr(m, side) for m in r.measured if m.value is not None], "")
 
 
-def csv_of(rows: Sequence[Row]) -> str:
-    """plots/claims.csv: one row a claim, several numbers in one cell set apart by semicolons."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        claim, shown = row.claim, [m for m in row.measured if m.value is not None]
-        writer.writerow(
-            [
-                claim.id,
-                claim.section,
-                claim.quantity,
-                claim.unit,
-                published_text(claim),
-                numbers_text(row.recomputed),
-                row.verdict_published,
-                numbers_text(row.measured),
-                "; ".join("" if m.low is None else f"{m.low:.4g}" for m in shown),
-                "; ".join("" if m.high is None else f"{m.high:.4g}" for m in shown),
-                row.outcome.verdict,
-                "; ".join(claim.metrics),
-                row.note,
-            ]
-        )
-    return text.getvalue()
+# plots/claims.csv: one row a claim, several numbers in one cell set apart by semicolons
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "id": lambda r: r.claim.id,
+    "section": lambda r: r.claim.section,
+    "quantity": lambda r: r.claim.quantity,
+    "unit": lambda r: r.claim.unit,
+    "published": lambda r: r.claim.text,
+    "recomputed": lambda r: _values(r.recomputed),
+    "verdict_published": lambda r: r.verdict_published,
+    "ours": lambda r: _values(r.measured),
+    "low": _ends("low"),
+    "high": _ends("high"),
+    "verdict_run": lambda r: r.outcome.verdict,
+    "metric": lambda r: "; ".join(r.claim.metrics),
+    "note": lambda r: r.note,
+}
 
 
 def main(params: Params) -> None:
@@ -197,7 +157,7 @@ def main(params: Params) -> None:
     metrics = Metrics.read(without=(OWN,))
     rows = [judge_claim(c, metrics, params.report.wide_interval) for c in read_claims()]
     write_metrics(METRICS, metrics_of(rows, params))
-    write_text(TABLE, csv_of(rows))
+    write_text(TABLE, csv_text([*COLUMNS], [[cell(r) for cell in COLUMNS.values()] for r in rows]))
     counts = Counter(row.outcome.verdict for row in rows)
     words = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
     print(f"{len(rows)} claims on {params.base.source}: {words}")

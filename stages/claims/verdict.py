@@ -13,39 +13,15 @@ Verdict = Literal[
     "reproduced", "differs", "inconsistent with the paper itself", "not measurable here"
 ]
 NO_INTERVAL = "This run gives no interval, so the value alone is compared, within rounding."
+INFINITY = float("inf")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The verdict of this run on one claim.
-
-    Attributes:
-        verdict: agreement, or why there is none to speak of.
-        why: what decided it, one sentence.
-    """
+    """The verdict of this run on one claim, and one sentence on what decided it."""
 
     verdict: Verdict
     why: str
-
-
-def covers(measured: Measured, low: float, high: float) -> bool:
-    """Whether the interval (else the value) meets the closed range [low, high]."""
-    if measured.value is None:
-        raise ValueError("nothing was measured")
-    bottom = measured.value if measured.low is None else measured.low
-    top = measured.value if measured.high is None else measured.high
-    return bottom <= high and top >= low
-
-
-def stated_range(value: Sequence[float], reads: Reads, tolerance: float) -> tuple[float, float]:
-    """The closed range that one number may lie in for the statement to hold."""
-    if reads == "between":
-        return value[0] - tolerance, value[-1] + tolerance
-    if reads == "below":
-        return float("-inf"), value[0] + tolerance
-    if reads == "above":
-        return value[0] - tolerance, float("inf")
-    return value[0] - tolerance, value[0] + tolerance
 
 
 def judge(
@@ -58,7 +34,8 @@ def judge(
     """The verdict of this run on a claim about one or several measured numbers.
 
     A list of values that `reads` equal is compared number by number; any other statement must
-    hold for every measured number.
+    hold for every measured number. A number agrees when its interval (else its value) meets the
+    range that the statement allows.
 
     Args:
         values: the printed numbers, or the ends of the range.
@@ -68,23 +45,23 @@ def judge(
     """
     missing = [m.status for m in measured if m.value is None]
     if missing or not measured:
-        return Outcome("not measurable here", _sentence(missing[0] if missing else "no metric"))
+        reason = missing[0] if missing else "no metric"
+        sentence = reason[:1].upper() + reason[1:] + ("" if reason.endswith(".") else ".")
+        return Outcome("not measurable here", sentence)
     if reads == "equal" and len(values) != len(measured):
         raise ValueError(f"{len(values)} values for {len(measured)} measured numbers")
-    ranges = [
-        stated_range([values[i]] if reads == "equal" else values, reads, tolerance)
-        for i in range(len(measured))
-    ]
-    held = [covers(m, *r) for m, r in zip(measured, ranges, strict=True)]
-    bare = any(m.low is None or m.high is None for m in measured)
+    held = []
+    for i, m in enumerate(measured):
+        stated = [values[i]] if reads == "equal" else values
+        low = -INFINITY if reads == "below" else stated[0] - tolerance
+        high = INFINITY if reads == "above" else stated[-1] + tolerance
+        bottom, top = (m.value if end is None else end for end in (m.low, m.high))
+        held.append(bottom is not None and top is not None and bottom <= high and top >= low)
+    bare = any(m.width is None for m in measured)
     why = NO_INTERVAL if bare else "Compared through the 95 % interval of this run."
     if len(held) > 1:
         why += f" {sum(held)} of {len(held)} numbers agree."
-    widths = [m.width for m in measured if m.width is not None]
-    if all(held) and wide is not None and widths and max(widths) > wide:
-        why += f" An interval {max(widths):.0f} wide agrees with almost anything."
+    widest = max((m.width for m in measured if m.width is not None), default=0.0)
+    if all(held) and wide is not None and widest > wide:
+        why += f" An interval {widest:.0f} wide agrees with almost anything."
     return Outcome("reproduced" if all(held) else "differs", why)
-
-
-def _sentence(reason: str) -> str:
-    return reason[:1].upper() + reason[1:] + ("" if reason.endswith(".") else ".")

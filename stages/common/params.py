@@ -199,6 +199,13 @@ class Geometry(Section):
     massive_share: Share = 0.01  # share of the width dropped as massive-activation dimensions
 
 
+class Seeds(Section):
+    """`make seeds`: organisms trained again with other seeds (outside the graph)."""
+
+    organisms: list[Slug] = []
+    count: Annotated[int, Field(ge=2)] = 3  # seeds of each, that of the run among them
+
+
 class Steering(Section):
     """Steered answers: every vector on every target."""
 
@@ -252,6 +259,7 @@ class Params(Section):
     vectors: Vectors = Vectors()
     layer_sweep: LayerSweep
     geometry: Geometry = Geometry()
+    seeds: Seeds = Seeds()
     steering: Steering = Steering()
     transfer: Transfer = Transfer()
     report: Report = Report()

@@ -22,25 +22,26 @@ from stages.common.command import run
 from stages.common.errors import UserError
 from stages.common.params import Geometry
 from stages.geometry import clusters as trees
-from stages.geometry import five, pca, residual, similarity, subspace, triangle, verdict
+from stages.geometry import pca, residual, similarity, subspace, triangle, verdict
 from stages.geometry.cluster_angle import cluster_angle
 from stages.geometry.cross_variance import explained_pct
 from stages.geometry.gram import Floats, angles_deg, pair_values, sub_grams, subsets
 from stages.geometry.inputs import parse_clusters, parse_norms, read_cosines
 from stages.geometry.orthogonality import span_projection
-from stages.geometry.pc1_ablation import ablated_cosines
+from stages.geometry.pc1_ablation import ablated_cosines, changes, size_ratio, within_pairs
 from stages.geometry.projection import on_pair_means
 from stages.geometry.result import Battery
 from stages.geometry.table import battery_table
 
 Clusters = Mapping[str, Sequence[str]]
+Members = Mapping[str, list[int]]
 
 SINGLE = "undefined: the cluster has one member"
 EQUAL = "undefined: the vectors are equal"
 SMALL = f"undefined: a cosine is below {residual.MIN_ORIGINAL} or a residual vanishes"
 FLAT = "undefined: the cosines do not vary"
 CANCEL = "undefined: the vectors cancel"
-NO_PAIR = "undefined: there is no such pair"
+NO_PAIR = "undefined: there is no such pair within or across clusters"
 NO_FOCUS = "undefined: there are no two clusters to compare"
 UNDECIDED = "undefined: the statistic of this test is undefined"
 
@@ -101,47 +102,36 @@ def cluster_indices(names: Sequence[str], clusters: Clusters) -> dict[str, list[
     return {c: sorted(position[name] for name in listed) for c, listed in clusters.items()}
 
 
-def _joined(names: Sequence[str], indices: Sequence[int]) -> str:
-    return "__".join(names[i] for i in indices)
-
-
-def _similarity(
-    out: Battery, gram: Floats, names: Sequence[str], members: Mapping[str, list[int]]
-) -> None:
-    values, angles = pair_values(gram), angles_deg(pair_values(gram))
-    for p, pair in enumerate(combinations(range(len(names)), 2)):
-        out.put(f"cosine.{_joined(names, pair)}", values[..., p])
-        out.put(f"angle_deg.{_joined(names, pair)}", angles[..., p])
+def _similarity(out: Battery, gram: Floats, names: Sequence[str], members: Members) -> None:
+    values = pair_values(gram)
+    for p, pair in enumerate(combinations(names, 2)):
+        out.put(f"cosine.{'__'.join(pair)}", values[..., p])
+        out.put(f"angle_deg.{'__'.join(pair)}", angles_deg(values[..., p]))
     for cluster, indices in members.items():
         out.put(f"similarity.within.{cluster}", similarity.within(gram, indices), SINGLE)
     for a, b in combinations(members, 2):
         out.put(f"similarity.cross.{a}__{b}", similarity.across(gram, members[a], members[b]))
     inside, outside = similarity.cluster_pairs(len(names), list(members.values()))
-    for key, chosen in (("within_mean", inside), ("cross_mean", outside)):
-        mean = values[..., chosen].mean(-1) if chosen else np.full(gram.shape[:-2], np.nan)
-        out.put(f"similarity.{key}", mean, NO_PAIR)
-    largest = values[..., outside].max(-1) if outside else np.full(gram.shape[:-2], np.nan)
+    undefined = np.full(gram.shape[:-2], np.nan)
+    within, cross = (values[..., p].mean(-1) if p else undefined for p in (inside, outside))
+    out.put("similarity.within_mean", within, NO_PAIR)
+    out.put("similarity.cross_mean", cross, NO_PAIR)
+    largest = values[..., outside].max(-1) if outside else undefined
     out.put("similarity.cross_max", largest, NO_PAIR)
-    out.put(
-        "similarity.separation",
-        out.values["similarity.within_mean"] - out.values["similarity.cross_mean"],
-        "undefined: there are no pairs within clusters or none across",
-    )
+    out.put("similarity.separation", within - cross, NO_PAIR)
 
 
 def _pairs_and_triplets(out: Battery, gram: Floats, names: Sequence[str]) -> None:
-    triplets = subsets(len(names), 3)
-    small = sub_grams(gram, triplets)
+    small = sub_grams(gram, subsets(len(names), 3))
     errors, volumes = triangle.planar_error(small), triangle.volume(small)
-    full, off = subspace.correlations(small)
-    singular = subspace.singular_values(small)
+    singular, full, off = subspace.low_rank(small)
     cosines = residual.residual_cosines(small)
     reductions, drops = residual.reduction_pct(small, cosines), residual.mean_drop(small, cosines)
-    for t, triplet in enumerate(triplets.tolist()):
-        name = _joined(names, triplet)
+    for t, triplet in enumerate(combinations(names, 3)):
+        name = "__".join(triplet)
         out.put(f"triangle.{name}.error_deg", errors[..., t])
         out.put(f"triangle.{name}.volume", volumes[..., t])
-        for k in (1, 2):
+        for k in subspace.RANKS:
             out.put(f"subspace.{name}.rank{k}_r_full", full[..., t, k - 1], FLAT)
             out.put(f"subspace.{name}.rank{k}_r_offdiag", off[..., t, k - 1], FLAT)
         for k in (1, 2, 3):
@@ -149,61 +139,49 @@ def _pairs_and_triplets(out: Battery, gram: Floats, names: Sequence[str]) -> Non
         out.put(f"residual.{name}.reduction_pct", reductions[..., t], SMALL)
         out.put(f"residual.{name}.mean_drop", drops[..., t], EQUAL)
         for i, j in combinations(range(3), 2):
-            pair = _joined(names, (triplet[i], triplet[j]))
-            out.put(f"residual.{name}.cosine.{pair}", cosines[..., t, i, j], EQUAL)
-    pairs = subsets(len(names), 2)
-    projections = on_pair_means(gram, pairs)
-    for p, pair in enumerate(pairs.tolist()):
+            key = f"residual.{name}.cosine.{triplet[i]}__{triplet[j]}"
+            out.put(key, cosines[..., t, i, j], EQUAL)
+    projections = on_pair_means(gram, subsets(len(names), 2))
+    for p, pair in enumerate(combinations(names, 2)):
         for i, name in enumerate(names):
-            out.put(f"projection.{_joined(names, pair)}.{name}", projections[..., p, i], CANCEL)
+            out.put(f"projection.{'__'.join(pair)}.{name}", projections[..., p, i], CANCEL)
 
 
 def _pca(out: Battery, gram: Floats, centred: pca.Components, names: Sequence[str]) -> None:
-    for kind, found, count in (
-        ("centred", centred, len(names) - 1),
-        ("uncentred", pca.components(gram), len(names)),
-    ):
-        for k in range(count):
-            out.put(f"pca.{kind}.pc{k + 1}_pct", 100.0 * found.shares[..., k], EQUAL)
+    for kind, found in (("centred", centred), ("uncentred", pca.components(gram))):
+        shares = found.shares
+        for k in range(len(names) - (kind == "centred")):
+            out.put(f"pca.{kind}.pc{k + 1}_pct", 100.0 * shares[..., k], EQUAL)
+        loadings = np.where(np.isfinite(shares[..., :1]), found.loadings[..., 0], np.nan)
         for i, name in enumerate(names):
-            defined = np.isfinite(found.shares[..., 0])
-            loading = np.where(defined, found.loadings[..., i, 0], np.nan)
-            out.put(f"pca.{kind}.loading_pc1.{name}", loading, EQUAL)
+            out.put(f"pca.{kind}.loading_pc1.{name}", loadings[..., i], EQUAL)
 
 
-def _clusters(
-    out: Battery, gram: Floats, members: Mapping[str, list[int]], thresholds: Geometry
-) -> None:
-    n, lead = gram.shape[-1], gram.shape[:-2]
-    distance = trees.distances(gram).reshape(-1, n, n)
-    _, outside = similarity.cluster_pairs(n, list(members.values()))
+def _clusters(out: Battery, gram: Floats, members: Members, thresholds: Geometry) -> None:
+    distance = trees.distances(gram)
+    _, outside = similarity.cluster_pairs(gram.shape[-1], list(members.values()))
     for linkage in trees.LINKAGES:
         tree = trees.agglomerate(distance, linkage)
         for cluster, indices in members.items():
-            inside = tree.cophenetic[:, indices, :][:, :, indices].max((-2, -1))
+            inside = tree.cophenetic[..., indices, :][..., indices].max((-2, -1))
             height = inside if len(indices) > 1 else np.full_like(inside, np.nan)
-            out.put(f"clusters.{linkage}.merge_{cluster}", height.reshape(lead), SINGLE)
+            out.put(f"clusters.{linkage}.merge_{cluster}", height, SINGLE)
         if outside:
-            low = pair_values(tree.cophenetic)[:, outside].min(-1)
-            out.put(f"clusters.{linkage}.merge_last_low", low.reshape(lead))
-        r = trees.cophenetic_r(distance, tree)
-        out.put(f"clusters.{linkage}.cophenetic_r", r.reshape(lead), FLAT)
+            low = pair_values(tree.cophenetic)[..., outside].min(-1)
+            out.put(f"clusters.{linkage}.merge_last_low", low)
+        out.put(f"clusters.{linkage}.cophenetic_r", trees.cophenetic_r(distance, tree), FLAT)
         if linkage == thresholds.linkage:
             widths = trees.silhouettes(distance, tree)
-            out.put("clusters.silhouette_k", (widths.argmax(-1) + 2.0).reshape(lead))
-            out.put("clusters.silhouette", widths.max(-1).reshape(lead))
+            out.put("clusters.silhouette_k", widths.argmax(-1) + 2.0)
+            out.put("clusters.silhouette", widths.max(-1))
 
 
 def _cluster_tests(
-    out: Battery,
-    gram: Floats,
-    raw: Floats | None,
-    names: Sequence[str],
-    members: Mapping[str, list[int]],
+    out: Battery, gram: Floats, raw: Floats | None, names: Sequence[str], members: Members
 ) -> None:
-    variants = (("", gram),) if raw is None else (("", gram), ("raw_", raw))
+    variants = {"": gram} if raw is None else {"": gram, "raw_": raw}
     for a, b in combinations(members, 2):
-        for label, matrix in variants:
+        for label, matrix in variants.items():
             angle = cluster_angle(matrix, members[a], members[b])
             out.put(f"cluster_angle.{a}__{b}_{label}deg", angle, CANCEL)
     for a, b in permutations(members, 2):
@@ -212,43 +190,38 @@ def _cluster_tests(
             key = f"orthogonality.{a}_on_{b}.{names[index]}"
             out.put(f"{key}.magnitude", lengths[..., i])
             out.put(f"{key}.variance_pct", 100.0 * lengths[..., i] ** 2)
-        for label, matrix in variants:
-            for kind, centre in (("uncentred", False), ("centred", True)):
+        few = min(len(members[a]), len(members[b])) < 2
+        for label, matrix in variants.items():
+            for kind in ("uncentred", "centred"):
+                centre = kind == "centred"
                 share = explained_pct(matrix, members[a], members[b], centre=centre)
-                few = min(len(members[a]), len(members[b])) < 2
                 key = f"cross_variance.{a}_pc1_in_{b}.{kind}_{label}pct"
                 out.put(key, share, SINGLE if few else EQUAL)
 
 
 def _ablation(
-    out: Battery,
-    gram: Floats,
-    centred: pca.Components,
-    names: Sequence[str],
-    members: Mapping[str, list[int]],
+    out: Battery, gram: Floats, centred: pca.Components, names: Sequence[str], members: Members
 ) -> None:
-    after = ablated_cosines(gram, centred)
-    pairs = five.within_pairs(members)
-    changes = five.ablation_changes(gram, after, pairs)
+    after, pairs = ablated_cosines(gram, centred), within_pairs(members)
+    change = changes(gram, after, pairs)
     for p, (i, j) in enumerate(pairs):
-        out.put(f"pc1_ablation.{_joined(names, (i, j))}.after", after[..., i, j], EQUAL)
-        out.put(f"pc1_ablation.{_joined(names, (i, j))}.change", changes[..., p], EQUAL)
+        out.put(f"pc1_ablation.{names[i]}__{names[j]}.after", after[..., i, j], EQUAL)
+        out.put(f"pc1_ablation.{names[i]}__{names[j]}.change", change[..., p], EQUAL)
+    mean = np.abs(change).mean(-1) if pairs else np.full(gram.shape[:-2], np.nan)
     none = EQUAL if pairs else "undefined: no cluster has two members"
-    out.put("pc1_ablation.mean_abs_change", five.mean_size(changes), none)
+    out.put("pc1_ablation.mean_abs_change", mean, none)
     few = "undefined: there are no two pairs within clusters, or a cosine does not change"
-    out.put("pc1_ablation.ratio", five.size_ratio(changes), few)
+    out.put("pc1_ablation.ratio", size_ratio(change), few)
 
 
-def _verdicts(
-    out: Battery, gram: Floats, members: Mapping[str, list[int]], thresholds: Geometry
-) -> None:
-    statistics = five.statistics(gram, members, thresholds)
-    decided = verdict.decide(statistics, thresholds)
+def _verdicts(out: Battery, gram: Floats, members: Members, thresholds: Geometry) -> None:
+    found = verdict.statistics(gram, members, thresholds)
+    decided = verdict.decide(found, thresholds)
     none = NO_FOCUS if len(members) < 2 else UNDECIDED
-    for test, statistic in statistics.items():
-        out.put(f"statistic.{test}", statistic, none)
-    for test, code in decided.items():
-        out.put(f"verdict.{test}", code, none)
+    for test in verdict.TESTS:
+        out.put(f"statistic.{test}", found[test], none)
+    for test in verdict.TESTS:
+        out.put(f"verdict.{test}", decided[test], none)
     out.put("verdict.count", verdict.count(decided.values()), none)
 
 

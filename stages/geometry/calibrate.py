@@ -9,7 +9,7 @@ not captured, the organism-base contrast at the same blocks is calibrated and na
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,15 @@ from stages.common.errors import UserError
 from stages.common.params import BASE, Params, load_params
 from stages.geometry.calibration import Differences, calibrate
 from stages.geometry.gram import Floats
-from stages.geometry.measure import SELECTED, massive_dimensions
+from stages.geometry.measure import (
+    ACTIVATIONS,
+    SELECTED,
+    base_activations,
+    massive_dimensions,
+)
 from stages.geometry.power import curves
 from stages.geometry.table import csv_text
 
-ACTIVATIONS = Path("data/activations")
 METRICS = Path("metrics/calibration.json")
 POWER, NULLS = Path("plots/power.csv"), Path("plots/nulls.csv")
 FALLBACK = "model_contrast"
@@ -82,56 +86,44 @@ def read_differences(params: Params) -> tuple[Differences, str, str]:
         )
     harmful, neutral = pair_rows(prompts["kind"].to_list(), pairs)
     paired = contrast in PAIRED
-    base, _ = read_tensors(ACTIVATIONS / f"{BASE}.safetensors")
+
+    def activations(slug: str, layer: int) -> Floats:
+        tensors, _ = read_tensors(ACTIVATIONS / f"{slug}.safetensors")
+        return np.asarray(tensors[span][:, layer], dtype=np.float64)
 
     def rows_of(slug: str) -> Floats:
         layer = layers.get(slug, middle)
-        rows = _activations(slug, span, layer)
+        rows = activations(slug, layer)
         if contrast in AGAINST:
-            rows = rows - _reference(params, contrast, slug, base, span, layer)
+            rows = rows - activations(_reference(params, contrast, slug), layer)
         return rows[harmful] - rows[neutral] if paired else rows
 
-    return (
-        Differences(
-            names=names,
-            clusters=params.clusters(),
-            rows=np.stack([rows_of(name) for name in names]),
-            topics=[topics[i] for i in harmful] if paired else topics,
-            controls=_means(rows_of, controls, base[span].shape[-1]),
-            massive=massive_dimensions(
-                base[span][:, middle].astype(np.float64), params.geometry.massive_share
-            ),
-        ),
-        contrast,
-        span,
+    base = base_activations(params.activations.spans, span, middle)
+    data = Differences(
+        names=names,
+        clusters=params.clusters(),
+        rows=np.stack([rows_of(name) for name in names]),
+        topics=[topics[i] for i in harmful] if paired else topics,
+        controls=np.array([rows_of(c).mean(0) for c in controls]).reshape(-1, base.shape[-1]),
+        massive=massive_dimensions(base, params.geometry.massive_share),
     )
+    return data, contrast, span
 
 
-def _activations(slug: str, span: str, layer: int) -> Floats:
-    tensors, _ = read_tensors(ACTIVATIONS / f"{slug}.safetensors")
-    return np.asarray(tensors[span][:, layer], dtype=np.float64)
-
-
-def _reference(
-    params: Params, contrast: str, slug: str, base: dict[str, np.ndarray], span: str, layer: int
-) -> Floats:
+def _reference(params: Params, contrast: str, slug: str) -> str:
     """What a row subtracts: the base, or the first control of the same lab's recipe."""
-    if contrast == "control_contrast" and params.organisms[slug].role == "organism":
-        lab = params.organisms[slug].lab
-        same = [c for c in params.slugs("control") if params.organisms[c].lab == lab]
-        if not same:
-            raise UserError(
-                "an organism has no control of its own recipe to subtract",
-                where="params.yaml: vectors.contrast",
-                found=f"{slug} of {lab}",
-                expected="a control of the same lab, or another contrast",
-            )
-        return _activations(same[0], span, layer)
-    return np.asarray(base[span][:, layer], dtype=np.float64)
-
-
-def _means(rows_of: Callable[[str], Floats], slugs: Sequence[str], width: int) -> Floats:
-    return np.array([rows_of(slug).mean(0) for slug in slugs]).reshape(-1, width)
+    if contrast != "control_contrast" or params.organisms[slug].role != "organism":
+        return BASE
+    lab = params.organisms[slug].lab
+    for control in params.slugs("control"):
+        if params.organisms[control].lab == lab:
+            return control
+    raise UserError(
+        "an organism has no control of its own recipe to subtract",
+        where="params.yaml: vectors.contrast",
+        found=f"{slug} of {lab}",
+        expected="a control of the same lab, or another contrast",
+    )
 
 
 def main(params: Params) -> None:

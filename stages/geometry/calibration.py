@@ -8,18 +8,17 @@ no more alike than each is like a benignly fine-tuned control.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from stages.common.hashing import stream_key
 from stages.common.params import Geometry
 from stages.geometry import clusters as trees
 from stages.geometry import power, resampling
-from stages.geometry.battery import battery, cluster_indices
+from stages.geometry.battery import Clusters, battery, cluster_indices
 from stages.geometry.core_share import core_loadings, core_share
 from stages.geometry.gram import Floats, Ints, cosines, unit_gram
 from stages.geometry.p_values import interval, p_value, partition_p
@@ -79,18 +78,15 @@ class Calibration:
 def calibrate(data: Differences, rules: Geometry, seed: int) -> Calibration:
     """The whole calibration of one choice of contrast, span and block."""
 
-    def stream(name: str) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=stream_key(seed, "calibration", name)))
+    def rng(name: str) -> np.random.Generator:
+        return resampling.stream(seed, "calibration", name)
+
+    def found(grams: Floats) -> dict[str, Floats]:
+        return calibrated(cosines(grams), data.names, data.clusters, rules)
 
     count = rules.replicates
     members = cluster_indices(data.names, data.clusters)
     gram = unit_gram(data.rows.mean(1))
-
-    def run(grams: Floats) -> dict[str, Floats]:
-        found = battery(grams, data.names, data.clusters, rules).values
-        kept = {k: v for k, v in found.items() if k.startswith(SHOWN) and "raw" not in k}
-        return kept | {CORE: core_share(grams, members)}
-
     topics = resampling.by_topic(data.rows, data.topics)
     light = np.delete(data.rows, data.massive, axis=-1)
     spectra = {
@@ -98,30 +94,24 @@ def calibrate(data: Differences, rules: Geometry, seed: int) -> Calibration:
         "covariance_without_massive": resampling.spectrum(light),
     }
     nulls = {
-        name: run(cosines(resampling.covariance_draws(stream(name), values, count, len(gram))))
+        name: found(resampling.covariance_draws(rng(name), values, count, len(gram)))
         for name, values in spectra.items()
     }
-    nulls["flips"] = run(cosines(resampling.sign_flips(stream("flips"), topics, count)))
-    resampled = cosines(resampling.bootstrap(stream("bootstrap"), topics, count))
-    split, agreement = resampling.halves(stream("halves"), topics, count)
-    halves = run(cosines(split))
-    observed = {k: float(v[0]) for k, v in run(gram[None]).items()}
-    relabelled = _relabelled(gram, members, run, count, stream("partitions"))
+    nulls["flips"] = found(resampling.sign_flips(rng("flips"), topics, count))
+    resampled = resampling.bootstrap(rng("bootstrap"), topics, count)
+    boot = found(resampled)
+    split, agreement = resampling.halves(rng("halves"), topics, count)
+    halves = found(split)
+    moved = found(relabelled(gram, members, count, rng("partitions")))
     table = {
-        key: _row(
-            value,
-            boot,
-            halves[key],
-            {n: found[key] for n, found in nulls.items()},
-            relabelled.get(key),
-        )
-        for (key, value), boot in zip(observed.items(), run(resampled).values(), strict=True)
+        key: table_row(key, value, interval(boot[key]), nulls, moved) | _half(value, halves[key])
+        for key, value in found(gram).items()
     }
     dimensions = {name: resampling.effective_dimension(v) for name, v in spectra.items()}
     tightness = power.tightness_of(gram, members)
     effective = max(2, round(dimensions["covariance"]))
     sweep, full = (
-        power.sweep(stream(f"power.{d}"), count, d, len(gram), members, tightness, rules)
+        power.sweep(rng(f"power.{d}"), count, d, len(gram), members, tightness, rules)
         for d in (effective, data.rows.shape[-1])
     )
     metrics: dict[str, Any] = {
@@ -135,48 +125,60 @@ def calibrate(data: Differences, rules: Geometry, seed: int) -> Calibration:
         "statistic": nest(table),
         "controls": controls_null(data, gram, members),
         "core": _core(gram, data, members, table[CORE]),
-        "coclustering": _coclustering(resampled, data, rules),
-        "dimension_needed": _dimensions_needed(observed),
+        "coclustering": _coclustering(cosines(resampled), data, rules),
+        "dimension_needed": power.dimensions_needed(gram, members),
         "power": power.verdicts_of(sweep),
         "power_full_width": power.verdicts_of(full),
     }
     return Calibration(metrics, sweep, _nulls_table(table, list(nulls)))
 
 
-def _row(
-    observed: float,
-    resampled: Floats,
-    halves: Floats,
-    nulls: Mapping[str, Floats],
-    relabelled: Floats | None,
+def calibrated(
+    grams: Floats, names: Sequence[str], clusters: Clusters, rules: Geometry
+) -> dict[str, Floats]:
+    """The statistics that are calibrated: key -> [...], from cosines [..., n, n]."""
+    found = battery(grams, names, clusters, rules).values
+    kept = {k: v for k, v in found.items() if k.startswith(SHOWN)}
+    flat = grams.reshape(-1, *grams.shape[-2:])
+    share = core_share(flat, cluster_indices(names, clusters))
+    return kept | {CORE: share.reshape(grams.shape[:-2])}
+
+
+def relabelled(
+    gram: Floats, members: Mapping[str, Sequence[int]], limit: int, rng: np.random.Generator
+) -> Floats:
+    """Cosines [m, n, n] with the vectors in the places of each other label assignment."""
+    orders = resampling.partitions(list(members.values()), len(gram), limit, rng)
+    return gram[orders[:, :, None], orders[:, None, :]]
+
+
+def table_row(
+    key: str,
+    value: Floats,
+    known: Mapping[str, Any],
+    nulls: Mapping[str, Mapping[str, Floats]],
+    moved: Mapping[str, Floats],
 ) -> dict[str, Any]:
-    """One line of the table: observed value, interval, reliability, and every null."""
+    """One line of the table: observed value, how well it is known, and every null."""
+    observed = float(value)
     if not np.isfinite(observed):
-        return {"status": "undefined for the measured vectors"}
-    row: dict[str, Any] = {"observed": observed} | interval(resampled)
-    apart = np.abs(halves[0] - halves[1])
-    defined = apart[np.isfinite(apart)]
-    row["half_difference"] = (
-        float(np.median(defined)) if defined.size else "undefined: in no half of the topics"
-    )
-    for name, values in nulls.items():
-        row[name] = interval(values) | {"p": p_value(observed, values)}
-    if relabelled is not None:
-        row["partitions"] = partition_p(observed, relabelled)
+        return {"status": "undefined for these vectors"}
+    row: dict[str, Any] = {"observed": observed} | dict(known)
+    for name, found in nulls.items():
+        row[name] = interval(found[key]) | {"p": p_value(observed, found[key])}
+    if key.startswith(LABELLED):
+        row["partitions"] = partition_p(observed, moved[key])
     return row
 
 
-def _relabelled(
-    gram: Floats,
-    members: Mapping[str, Sequence[int]],
-    run: Callable[[Floats], dict[str, Floats]],
-    limit: int,
-    rng: np.random.Generator,
-) -> dict[str, Floats]:
-    """Cluster-level statistics under all label assignments."""
-    orders = resampling.partitions(list(members.values()), len(gram), limit, rng)
-    moved = gram[orders[:, :, None], orders[:, None, :]]
-    return {key: values for key, values in run(moved).items() if key.startswith(LABELLED)}
+def _half(value: Floats, halves: Floats) -> dict[str, Any]:
+    """Median difference between random halves of the topics."""
+    apart = np.abs(halves[0] - halves[1])
+    defined = apart[np.isfinite(apart)]
+    if not np.isfinite(value):
+        return {}
+    middle = float(np.median(defined)) if defined.size else "undefined: in no half of the topics"
+    return {"half_difference": middle}
 
 
 def controls_null(
@@ -232,15 +234,6 @@ def _coclustering(resampled: Floats, data: Differences, rules: Geometry) -> dict
     return {
         f"{data.names[i]}__{data.names[j]}": float((labels[:, i] == labels[:, j]).mean())
         for i, j in pairs
-    }
-
-
-def _dimensions_needed(observed: Mapping[str, float]) -> dict[str, Any]:
-    angles = {k: v for k, v in observed.items() if k.startswith("cluster_angle.")}
-    return {
-        key.partition(".")[2].removesuffix("_deg"): power.dimension_needed(angle)
-        for key, angle in angles.items()
-        if np.isfinite(angle)
     }
 
 

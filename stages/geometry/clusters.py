@@ -19,12 +19,12 @@ LINKAGES: tuple[Linkage, ...] = get_args(Linkage)
 
 @dataclass(frozen=True)
 class Tree:
-    """Dendrograms of B distance matrices over n vectors.
+    """Dendrograms of distance matrices over n vectors.
 
     Attributes:
-        heights: [B, n - 1] merge heights in order of merging.
-        cophenetic: [B, n, n] height at which two vectors first share a cluster, 0 on the diagonal.
-        labels: [B, n - 1, n] cluster labels before each merge: n, n - 1, ..., 2 clusters.
+        heights: [..., n - 1] merge heights in order of merging.
+        cophenetic: [..., n, n] height at which two vectors first share a cluster; 0 for itself.
+        labels: [..., n - 1, n] cluster labels before each merge: n, n - 1, ..., 2 clusters.
     """
 
     heights: Floats
@@ -40,15 +40,16 @@ def distances(gram: Floats) -> Floats:
 
 
 def agglomerate(distance: Floats, linkage: Linkage) -> Tree:
-    """Merges the nearest two clusters until one is left, for all matrices [B, n, n] at once."""
-    count, n = distance.shape[0], distance.shape[-1]
+    """Merges the nearest two clusters until one is left, for all matrices [..., n, n] at once."""
+    n = distance.shape[-1]
+    current = distance.reshape(-1, n, n).copy()
+    count = len(current)
     rows = np.arange(count)
-    current = distance.copy()
     current[:, np.arange(n), np.arange(n)] = np.inf
     size = np.ones((count, n))
     label = np.tile(np.arange(n), (count, 1))
     heights = np.empty((count, n - 1))
-    cophenetic = np.zeros_like(distance)
+    cophenetic = np.zeros_like(current)
     labels = np.empty((count, n - 1, n), dtype=np.int64)
     for step in range(n - 1):
         labels[:, step] = label
@@ -60,27 +61,25 @@ def agglomerate(distance: Floats, linkage: Linkage) -> Tree:
         joined = in_i[:, :, None] & in_j[:, None, :]
         joined |= np.swapaxes(joined, 1, 2)
         cophenetic = np.where(joined, height[:, None, None], cophenetic)
-        merged = _update(
-            linkage,
-            current[rows, i],
-            current[rows, j],
-            height[:, None],
-            size[rows, i][:, None],
-            size[rows, j][:, None],
-            size,
-        )
+        sizes = (size[rows, i][:, None], size[rows, j][:, None], size)
+        merged = _update(linkage, current[rows, i], current[rows, j], height[:, None], *sizes)
         merged[rows, i] = np.inf
         current[rows, i] = current[rows, :, i] = merged
         current[rows, j] = current[rows, :, j] = np.inf
         size[rows, i] += size[rows, j]
         label = np.where(in_j, i[:, None], label)
-    return Tree(heights, cophenetic, labels)
+    lead = distance.shape[:-2]
+    return Tree(
+        heights.reshape(*lead, n - 1),
+        cophenetic.reshape(*lead, n, n),
+        labels.reshape(*lead, n - 1, n),
+    )
 
 
 def _update(
     linkage: Linkage, to_i: Floats, to_j: Floats, height: Floats, ni: Floats, nj: Floats, nk: Floats
 ) -> Floats:
-    """Lance-Williams distances [B, n] of the merged cluster to all others (inf stays inf)."""
+    """Lance-Williams distances [..., n] of the merged cluster to all others (inf stays inf)."""
     if linkage == "single":
         return np.minimum(to_i, to_j)
     if linkage == "complete":
@@ -94,20 +93,20 @@ def _update(
 
 
 def cophenetic_r(distance: Floats, tree: Tree) -> Floats:
-    """Pearson r [B] of distances and merge heights; NaN where either does not vary."""
+    """Pearson r [...] of distances and merge heights; NaN where either does not vary."""
     return pearson(pair_values(distance), pair_values(tree.cophenetic))
 
 
 def silhouettes(distance: Floats, tree: Tree) -> Floats:
-    """Mean silhouette [B, n - 2] of the cuts into k = 2 .. n - 1 clusters.
+    """Mean silhouette [..., n - 2] of the cuts into k = 2 .. n - 1 clusters.
 
     A vector alone in its cluster has silhouette 0, as in scikit-learn.
     """
     n = distance.shape[-1]
-    labels = tree.labels[:, :0:-1]  # [B, n - 2, n]: 2 .. n - 1 clusters
-    member = (labels[..., None] == np.arange(n)).astype(float)  # [B, k, item, cluster]
-    size = member.sum(-2)  # [B, k, cluster]
-    total = distance[:, None] @ member  # [B, k, item, cluster]
+    labels = tree.labels[..., :0:-1, :]  # [..., n - 2, n]: 2 .. n - 1 clusters
+    member = (labels[..., None] == np.arange(n)).astype(float)  # [..., k, item, cluster]
+    size = member.sum(-2)  # [..., k, cluster]
+    total = distance[..., None, :, :] @ member  # [..., k, item, cluster]
     own = (size[..., None, :] * member).sum(-1)
     inside = (total * member).sum(-1) / np.maximum(own - 1.0, 1.0)
     foreign = (member == 0.0) & (size[..., None, :] > 0.0)
@@ -122,5 +121,5 @@ def silhouettes(distance: Floats, tree: Tree) -> Floats:
 
 
 def flat_labels(tree: Tree, k: int) -> Ints:
-    """Labels [B, n] of the cut into k clusters, 2 <= k <= n."""
-    return tree.labels[:, tree.labels.shape[-1] - k]
+    """Labels [..., n] of the cut into k clusters, 2 <= k <= n."""
+    return tree.labels[..., tree.labels.shape[-1] - k, :]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.artifacts import missing, read_json
+from stages.common.artifacts import read_json
 from stages.common.errors import UserError
 from stages.geometry.gram import Floats
 
@@ -28,7 +28,7 @@ def read_cosines(path: Path) -> tuple[list[str], Floats]:
         UserError: anything `check_cosines` refuses, or a file that is neither.
     """
     if not path.is_file():
-        raise missing(path)
+        raise UserError("no such file", where=str(path), expected="a CSV or JSON of cosines")
     names, rows = _from_json(path) if path.suffix == ".json" else _from_csv(path)
     for name in names:
         if not NAME.fullmatch(name) or names.count(name) > 1:
@@ -37,7 +37,6 @@ def read_cosines(path: Path) -> tuple[list[str], Floats]:
                 where=str(path),
                 found=repr(name),
             )
-    matrix = np.empty((len(rows), len(names)))
     for i, row in enumerate(rows):
         if len(row) != len(names) or len(rows) != len(names):
             raise UserError(
@@ -46,14 +45,23 @@ def read_cosines(path: Path) -> tuple[list[str], Floats]:
                 found=f"{len(rows)} rows, {len(row)} values in this one",
                 expected=f"{len(names)} of each, as many as names",
             )
-        for j, text in enumerate(row):
-            try:
-                matrix[i, j] = float(str(text))
-            except ValueError:
-                raise UserError(
-                    "not a number", where=f"{path}: {names[i]}, {names[j]}", found=repr(text)
-                ) from None
+    matrix = np.array([[number_of(cell) for cell in row] for row in rows])
+    matrix = matrix.reshape(len(rows), len(names))
+    for i, j in np.argwhere(np.isnan(matrix)):
+        raise UserError(
+            "not a finite number",
+            where=f"{path}: {names[i]}, {names[j]}",
+            found=repr(rows[i][j]),
+        )
     return names, check_cosines(names, matrix, str(path))
+
+
+def number_of(cell: object) -> float:
+    """A cell as a number; NaN for anything else."""
+    try:
+        return float(str(cell))
+    except ValueError:
+        return float("nan")
 
 
 def _from_json(path: Path) -> tuple[list[str], Rows]:
@@ -80,22 +88,18 @@ def _from_csv(path: Path) -> tuple[list[str], Rows]:
     if not lines:
         raise UserError("the file is empty", where=str(path), expected="a header of names")
     header, *rows = [[cell.strip() for cell in line] for line in lines]
-    labelled = (
-        bool(rows)
-        and all(len(row) > 1 for row in rows)
-        and (header[0] == "" or all(len(row) == len(header) + 1 for row in rows))
-    )
-    names = header[1:] if header[0] == "" else header
-    if labelled:
-        for row, name in zip(rows, names, strict=False):
-            if row[0] != name:
-                raise UserError(
-                    "rows and columns are in different order",
-                    where=str(path),
-                    found=row[0],
-                    expected=name,
-                )
-    return names, [row[1:] for row in rows] if labelled else rows
+    if not rows or not np.isnan(number_of(rows[0][0])):
+        return header, rows
+    names = header[-len(rows) :] if len(header) == len(rows) + 1 else header
+    for row, name in zip(rows, names, strict=False):
+        if row[0] != name:
+            raise UserError(
+                "rows and columns are in different order",
+                where=str(path),
+                found=row[0],
+                expected=name,
+            )
+    return names, [row[1:] for row in rows]
 
 
 def check_cosines(names: Sequence[str], matrix: Floats, where: str) -> Floats:
@@ -106,8 +110,6 @@ def check_cosines(names: Sequence[str], matrix: Floats, where: str) -> Floats:
             what, where=f"{where}: {names[i]}, {names[j]}", found=matrix[i, j], expected=expected
         )
 
-    for i, j in np.argwhere(~np.isfinite(matrix)):
-        raise refuse("a cosine is not finite", i, j, "a number from -1 to 1")
     for i, j in np.argwhere(np.abs(matrix) > 1.0 + TOLERANCE):
         raise refuse("a cosine is out of range", i, j, "a number from -1 to 1")
     for i in np.flatnonzero(np.abs(np.diagonal(matrix) - 1.0) > TOLERANCE):

@@ -8,7 +8,7 @@ Writes metrics/geometry.json (the battery's keys for the selected vectors, `sele
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,16 @@ import numpy as np
 from stages.common.artifacts import read_json, read_parquet, read_tensors, write_metrics, write_text
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
-from stages.common.params import Geometry, Params, load_params
+from stages.common.params import BASE, Geometry, Params, load_params
 from stages.geometry import pca
 from stages.geometry.battery import battery
 from stages.geometry.gram import Floats, Ints, unit_gram
-from stages.geometry.mds import Maps, mds
-from stages.geometry.result import Battery, nest
+from stages.geometry.mds import mds
+from stages.geometry.result import nest
 from stages.geometry.table import csv_text
 from stages.geometry.verdict import TESTS
 
-FOLDER = Path("data/vectors")
+FOLDER, ACTIVATIONS = Path("data/vectors"), Path("data/activations")
 SELECTED, VECTORS = FOLDER / "selected.safetensors", FOLDER / "vectors.safetensors"
 INDEX = FOLDER / "index.parquet"
 METRICS, PLOTS = Path("metrics/geometry.json"), Path("plots")
@@ -40,6 +40,7 @@ MAIN = (
     "similarity.within_mean",
     "clusters.silhouette_k",
 )
+CONCLUSIONS = (*(f"verdict.{test}" for test in TESTS), "clusters.silhouette_k")
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,17 @@ class Measured:
     tables: dict[str, Floats]
     statuses: dict[str, dict[tuple[str, int], str]]
 
-    def missing(self, table: str, layers: Sequence[int]) -> str | None:
+    def missing(self, table: str, layers: Ints) -> str | None:
         """Why the vectors of a table at these blocks are not all there; None if they are."""
-        for name, layer in zip(self.names, layers, strict=True):
-            status = self.statuses[table].get((name, int(layer)))
+        for name, layer in zip(self.names, layers.tolist(), strict=True):
+            status = self.statuses[table].get((name, layer))
             if status is not None:
                 return f"undefined: {name}: {status.removeprefix('undefined: ')}"
         return None
 
-    def at(self, table: str, layers: Sequence[int]) -> Floats:
+    def at(self, table: str, layers: Ints) -> Floats:
         """Raw vectors [n, width] of a table, each organism at its block."""
-        vectors: Floats = self.tables[table][np.arange(len(self.names)), np.asarray(layers)]
+        vectors: Floats = self.tables[table][np.arange(len(self.names)), layers]
         return vectors
 
 
@@ -120,134 +121,117 @@ def massive_dimensions(rows: Floats, share: float) -> Ints:
     return order[:count]
 
 
-def sensitivity(measured: Measured, rules: Geometry) -> dict[str, dict[str, Any]]:
-    """Main numbers under every choice: contrast and span, and without massive dimensions.
+def base_activations(spans: Sequence[str], span: str, layer: int) -> Floats:
+    """The base's activations [prompts, width]; of the first of `spans` if `span` is not one."""
+    tensors, _ = read_tensors(ACTIVATIONS / f"{BASE}.safetensors")
+    return tensors[span if span in spans else spans[0]][:, layer].astype(np.float64)
+
+
+def sensitivity(measured: Measured, rules: Geometry, massive: Ints) -> dict[str, dict[str, Any]]:
+    """Main numbers under every choice: contrast and span, and without `massive` dimensions.
 
     Keys are `<contrast>.<span>` at the selected blocks, each block's number for the selected
     contrast (`layer.<l>`), each model at its own best block (`per_model`), and
     `without_massive`. Undefined choices have a `status` only.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for table in sorted(measured.tables):
-        found[table] = _choice(measured, rules, table, measured.layers.tolist())
+
+    def numbers(vectors: Floats) -> dict[str, Any]:
+        flat = battery(unit_gram(vectors), measured.names, measured.clusters, rules).flat()
+        return {key: value for key, value in flat.items() if key.startswith(MAIN)}
+
+    def choice(table: str, layers: Ints) -> dict[str, Any]:
+        status = measured.missing(table, layers)
+        return numbers(measured.at(table, layers)) if status is None else {"status": status}
+
+    found = {table: choice(table, measured.layers) for table in sorted(measured.tables)}
     if measured.choice in measured.tables:
         for layer in range(measured.tables[measured.choice].shape[1]):
-            at = [layer] * len(measured.names)
-            found[f"{LAYER}{layer}"] = _choice(measured, rules, measured.choice, at)
-        own = measured.own_layers.tolist()
-        found[PER_MODEL] = _choice(measured, rules, measured.choice, own)
-    kept = np.delete(measured.unit, massive_dimensions(measured.unit, rules.massive_share), axis=1)
-    found[NO_MASSIVE] = _main_numbers(measured, rules, kept)
+            at = np.full_like(measured.layers, layer)
+            found[f"{LAYER}{layer}"] = choice(measured.choice, at)
+        found[PER_MODEL] = choice(measured.choice, measured.own_layers)
+    found[NO_MASSIVE] = numbers(np.delete(measured.unit, massive, axis=1))
     return found
 
 
-def _choice(
-    measured: Measured, rules: Geometry, table: str, layers: Sequence[int]
-) -> dict[str, Any]:
-    status = measured.missing(table, layers)
-    if status is not None:
-        return {"status": status}
-    return _main_numbers(measured, rules, measured.at(table, layers))
+def survives(
+    chosen: Mapping[str, Any], kinds: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """For each conclusion, in how many of the choices of a kind it comes out the same.
 
-
-def _main_numbers(measured: Measured, rules: Geometry, vectors: Floats) -> dict[str, Any]:
-    flat = battery(unit_gram(vectors), measured.names, measured.clusters, rules).flat()
-    return {key: value for key, value in flat.items() if key.startswith(MAIN)}
-
-
-def survives(chosen: Battery, choices: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """For each conclusion, in how many of the defined choices of a kind it comes out the same."""
-    flat = chosen.flat()
-    kinds: dict[str, list[Mapping[str, Any]]] = {"contrasts": [], "blocks": [], "others": []}
-    for choice, numbers in choices.items():
-        if "status" not in numbers:
-            kind = (
-                "blocks" if choice.startswith(LAYER) else "contrasts" if "." in choice else "others"
-            )
-            kinds[kind].append(numbers)
-    table: dict[str, Any] = {}
-    for key in (*(f"verdict.{test}" for test in TESTS), "clusters.silhouette_k"):
-        table[key.replace(".", "_")] = {"selected": flat[key]} | {
-            kind: f"{sum(numbers[key] == flat[key] for numbers in group)} of {len(group)}"
+    Args:
+        chosen: flat battery of the vectors that the conclusions are about.
+        kinds: kind of choice -> flat numbers under each.
+    """
+    return {
+        key.replace(".", "_"): {"selected": chosen[key]}
+        | {
+            kind: f"{sum(numbers[key] == chosen[key] for numbers in group)} of {len(group)}"
             for kind, group in kinds.items()
         }
-    return table
-
-
-def metrics_of(
-    measured: Measured,
-    chosen: Battery,
-    choices: Mapping[str, Mapping[str, Any]],
-    maps: Maps,
-) -> dict[str, Any]:
-    """The content of metrics/geometry.json."""
-    metrics: dict[str, Any] = chosen.metrics()
-    metrics["selected"] = {
-        "choice": measured.choice,
-        "layer": dict(zip(measured.names, measured.layers.tolist(), strict=True)),
-        "norm": dict(zip(measured.names, measured.norms.tolist(), strict=True)),
+        for key in CONCLUSIONS
     }
-    metrics["sensitivity"] = nest(
-        {
-            f"{choice}.{key}": value
-            for choice, numbers in choices.items()
-            if not choice.startswith(LAYER)  # those are in plots/layer_trace.csv
-            for key, value in numbers.items()
-        }
-    )
-    metrics["mds"] = {
-        "classical_stress": maps.classical_stress,
-        "smacof_stress": maps.smacof_stress,
-    }
-    metrics["survives"] = survives(chosen, choices)
-    return metrics
 
 
-def plots_of(
-    measured: Measured, gram: Floats, choices: Mapping[str, Mapping[str, Any]], maps: Maps
-) -> dict[str, str]:
-    """CSV texts by file name, all wide."""
-    names = measured.names
-    scores = pca.components(pca.centred(gram)).scores[:, :3]
-    kinds = {"classical": maps.classical, "smacof": maps.smacof}
-    points = np.concatenate(list(kinds.values()), axis=1)
-    trace = {k.partition(".")[2]: v for k, v in choices.items() if k.startswith(LAYER)}
-    columns = list(next(n for n in choices.values() if "status" not in n))
-    angles = [c for c in columns if c.startswith("cluster_angle.")]
-    heads = [c.removeprefix("cluster_angle.").removesuffix("_deg") for c in angles]
-    return {
-        "cosines.csv": csv_text(["name", *names], zip(names, *gram.T.tolist(), strict=True)),
-        "pca.csv": csv_text(
-            ["name", "pc1", "pc2", "pc3"], zip(names, *scores.T.tolist(), strict=True)
-        ),
-        "mds.csv": csv_text(
-            ["name", *(f"{kind}_{axis}" for kind in kinds for axis in "xy")],
-            zip(names, *points.T.tolist(), strict=True),
-        ),
-        "layer_trace.csv": csv_text(
-            ["layer", *heads],
-            ([layer, *(numbers.get(a, "") for a in angles)] for layer, numbers in trace.items()),
-        ),
-        "sensitivity.csv": csv_text(
-            ["choice", *columns, "status"],
-            (
-                [choice, *(numbers.get(c, "") for c in columns), numbers.get("status", "ok")]
-                for choice, numbers in choices.items()
-            ),
-        ),
-    }
+def _kinds(choices: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The defined choices: contrasts with spans, blocks, and each other choice by itself."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for choice, numbers in choices.items():
+        if "status" not in numbers:
+            kind = "blocks" if choice.startswith(LAYER) else choice
+            kinds.setdefault("contrasts" if "." in kind else kind, []).append(numbers)
+    return kinds
 
 
 def main(params: Params) -> None:
     """Runs the battery on the selected vectors and under every other choice."""
-    measured = read_measured(params)
-    gram = unit_gram(measured.unit)
-    chosen = battery(gram, measured.names, measured.clusters, params.geometry, measured.norms)
-    choices = sensitivity(measured, params.geometry)
+    measured, rules = read_measured(params), params.geometry
+    names, gram = measured.names, unit_gram(measured.unit)
+    chosen = battery(gram, names, measured.clusters, rules, measured.norms)
+    middle = int(np.median(measured.layers))
+    base = base_activations(params.activations.spans, measured.choice.split(".")[1], middle)
+    choices = sensitivity(measured, rules, massive_dimensions(base, rules.massive_share))
     maps = mds(gram, params.run.seed)
-    write_metrics(METRICS, metrics_of(measured, chosen, choices, maps))
-    for name, text in plots_of(measured, gram, choices, maps).items():
-        write_text(PLOTS / name, text)
+    listed = {k: v for k, v in choices.items() if not k.startswith(LAYER)}  # the trace has those
+    metrics = chosen.metrics() | {
+        "selected": {
+            "choice": measured.choice,
+            "layer": dict(zip(names, measured.layers.tolist(), strict=True)),
+            "norm": dict(zip(names, measured.norms.tolist(), strict=True)),
+        },
+        "sensitivity": nest({f"{c}.{k}": v for c, each in listed.items() for k, v in each.items()}),
+        "mds": {
+            "classical_stress": maps.classical_stress,
+            "smacof_stress": maps.smacof_stress,
+        },
+        "survives": survives(chosen.flat(), _kinds(choices)),
+    }
+    write_metrics(METRICS, metrics)
+    points = np.concatenate([maps.classical, maps.smacof], axis=1)
+    axes = [f"{kind}_{axis}" for kind in ("classical", "smacof") for axis in "xy"]
+    scores = pca.components(pca.centred(gram)).scores[:, :3]
+    _write_table("cosines.csv", ["name", *names], zip(names, *gram.T.tolist(), strict=True))
+    _write_table("pca.csv", ["name", "pc1", "pc2", "pc3"], zip(names, *scores.T, strict=True))
+    _write_table("mds.csv", ["name", *axes], zip(names, *points.T, strict=True))
+    columns = [key for key in choices[NO_MASSIVE] if key != "status"]
+    angles = {c.split(".")[1].removesuffix("_deg"): c for c in columns if c.startswith(MAIN[0])}
+    trace = {k.removeprefix(LAYER): v for k, v in choices.items() if k not in listed}
+    _write_table(
+        "layer_trace.csv",
+        ["layer", *angles],
+        ([layer, *(each.get(a, "") for a in angles.values())] for layer, each in trace.items()),
+    )
+    _write_table(
+        "sensitivity.csv",
+        ["choice", *columns, "status"],
+        (
+            [choice, *(each.get(c, "") for c in columns), each.get("status", "ok")]
+            for choice, each in choices.items()
+        ),
+    )
+
+
+def _write_table(name: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    write_text(PLOTS / name, csv_text(header, rows))
 
 
 def cli(params: ParamsFile = PARAMS) -> None:

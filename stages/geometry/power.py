@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from stages.common.params import Geometry
+from stages.geometry.cluster_angle import cluster_angle
 from stages.geometry.core_model import core_grams
-from stages.geometry.five import statistics
 from stages.geometry.gram import TINY, Floats
 from stages.geometry.similarity import across_mean, within
-from stages.geometry.verdict import TESTS, count, decide
+from stages.geometry.verdict import TESTS, count, decide, statistics
 
 POINTS, LARGEST = 11, 0.95  # shares in each sweep; the last share of the second
 LEVEL, POWER = 0.05, 0.8  # false positives and power that count as telling apart
@@ -81,21 +83,13 @@ def sweep(
     shares = np.unique(
         np.concatenate([np.linspace(0.0, largest, POINTS), np.linspace(largest, LARGEST, POINTS)])
     )
-    draws: dict[str, list[Floats]] = {name: [] for name in SHARED_IS_LARGE}
-    codes: dict[str, list[Floats]] = {test: [] for test in TESTS}
-    all_five = []
+    found = []
     for share in shares:
         grams = core_grams(rng, replicates, dimension, members, tightness, float(share), n)
-        found = statistics(grams, members, rules)
-        verdicts = decide(found, rules)
-        whole = np.isfinite(np.stack(list(verdicts.values()))).all(0)
-        all_five.append(
-            _share(count(verdicts.values()) == len(TESTS), np.where(whole, 1.0, np.nan))
-        )
-        for test in TESTS:
-            codes[test].append(verdicts[test])
-        for name, value in {**found, REPLACEMENT: across_mean(grams, members)}.items():
-            draws[name].append(value)
+        found.append(statistics(grams, members, rules) | {REPLACEMENT: across_mean(grams, members)})
+    draws = {name: np.stack([each[name] for each in found]) for name in SHARED_IS_LARGE}
+    codes = decide(draws, rules)
+    whole = np.isfinite(np.sum(list(codes.values()), axis=0))
     threshold, crossed, opposite = {}, {}, {}
     for name, values in draws.items():
         sign = 1.0 if SHARED_IS_LARGE[name] else -1.0
@@ -104,26 +98,25 @@ def sweep(
             null = np.full(1, np.nan)  # and so are threshold and curves
         high, low = np.quantile(null, 1.0 - LEVEL), np.quantile(null, LEVEL)
         threshold[name] = float(sign * high)
-        crossed[name] = np.array([_share(sign * v > high, v) for v in values])
-        opposite[name] = np.array([_share(sign * v < low, v) for v in values])
-        if np.isnan(high):
-            crossed[name][:] = opposite[name][:] = np.nan
+        defined = np.isfinite(values)
+        crossed[name] = _share(sign * values > high, defined) + 0.0 * high
+        opposite[name] = _share(sign * values < low, defined) + 0.0 * high
     return Sweep(
         shares=shares,
         tighter=shares > largest,
-        independent={t: np.array([_share(v == 1.0, v) for v in codes[t]]) for t in TESTS},
-        defined={t: np.array([np.isfinite(v).mean() for v in codes[t]]) for t in TESTS},
-        all_five=np.array(all_five),
+        independent={t: _share(codes[t] == 1.0, np.isfinite(codes[t])) for t in TESTS},
+        defined={t: np.isfinite(codes[t]).mean(-1) for t in TESTS},
+        all_five=_share(count(codes.values()) == len(TESTS), whole),
         threshold=threshold,
         crossed=crossed,
         opposite=opposite,
     )
 
 
-def _share(hits: np.ndarray, values: Floats) -> float:
-    """Share of hits among defined values; 0 when none is defined."""
-    defined = np.isfinite(values)
-    return float(hits[defined].mean()) if defined.any() else 0.0
+def _share(hits: Any, defined: np.ndarray) -> Floats:
+    """Share [S] of hits, bool [S, B], among defined draws; 0 when none is defined."""
+    share: Floats = (hits & defined).sum(-1) / np.maximum(defined.sum(-1), 1)
+    return share
 
 
 def judge(shares: Floats, detected: Floats, opposite: Floats) -> tuple[str, float | str]:
@@ -151,23 +144,13 @@ def verdicts_of(found: Sweep) -> dict[str, object]:
         crossed = found.attainable(found.crossed[name])
         entry: dict[str, object] = {"verdict_5pct": "no threshold", "smallest_share_5pct": "never"}
         if np.isfinite(found.threshold[name]):
-            verdict, smallest = judge(shares, crossed, opposite)
-            entry = {
-                "verdict_5pct": verdict,
-                "smallest_share_5pct": smallest,
-                "threshold_5pct": found.threshold[name],
-                "power_5pct_at_largest": float(crossed[-1]),
-            }
+            entry = _rule("5pct", shares, crossed, opposite)
+            entry |= {"threshold_5pct": found.threshold[name]}
         if name in TESTS:
             detected = 1.0 - found.attainable(found.independent[name])
-            verdict, smallest = judge(shares, detected, opposite)
-            entry |= {
-                "verdict_paper": verdict,
-                "smallest_share_paper": smallest,
-                "false_alarm_paper": float(detected[0]),
-                "power_paper_at_largest": float(detected[-1]),
-                "defined_at_zero": float(found.defined[name][0]),
-            }
+            entry |= _rule("paper", shares, detected, opposite)
+            entry |= {"false_alarm_paper": float(detected[0])}
+            entry |= {"defined_at_zero": float(found.defined[name][0])}
         metrics[name] = entry
     metrics["largest_share"] = float(shares[-1])
     metrics["all_five_at_zero"] = float(found.all_five[0])
@@ -175,28 +158,38 @@ def verdicts_of(found: Sweep) -> dict[str, object]:
     return metrics
 
 
+def _rule(name: str, shares: Floats, detected: Floats, opposite: Floats) -> dict[str, object]:
+    verdict, smallest = judge(shares, detected, opposite)
+    return {
+        f"verdict_{name}": verdict,
+        f"smallest_share_{name}": smallest,
+        f"power_{name}_at_largest": float(detected[-1]),
+    }
+
+
 def curves(found: Sweep) -> tuple[list[str], list[list[object]]]:
-    """Header and rows of plots/power.csv: one line a share."""
-    header = ["share", "tighter_clusters", *(f"{t}_independent" for t in TESTS), "all_five"]
-    header += [f"{name}_crosses_5pct" for name in found.crossed]
-    rows: list[list[object]] = []
-    for s, share in enumerate(found.shares.tolist()):
-        row: list[object] = [share, int(found.tighter[s])]
-        row += [float(found.independent[t][s]) for t in TESTS]
-        row += [float(found.all_five[s])]
-        crossed = (float(curve[s]) for curve in found.crossed.values())
-        rows.append(row + ["" if np.isnan(value) else value for value in crossed])
-    return header, rows
+    """Header and rows of plots/power.csv: one line a share; empty where there is no threshold."""
+    columns: dict[str, Floats] = {"share": found.shares, "tighter_clusters": found.tighter}
+    columns |= {f"{test}_independent": found.independent[test] for test in TESTS}
+    columns |= {"all_five": found.all_five}
+    columns |= {f"{name}_crosses_5pct": curve for name, curve in found.crossed.items()}
+    rows = zip(*(curve.astype(float).tolist() for curve in columns.values()), strict=True)
+    return [*columns], [["" if np.isnan(cell) else cell for cell in row] for row in rows]
 
 
-def dimension_needed(angle_deg: float) -> float | str:
-    """Effective dimension above which this angle between clusters is no accident.
+def dimensions_needed(gram: Floats, members: Mapping[str, Sequence[int]]) -> dict[str, float | str]:
+    """Effective dimension above which the angle between two clusters is no accident, by pair.
 
     Cosines of independent isotropic directions in D dimensions have standard deviation
-    1 / sqrt(D); beyond the returned D the angle lies outside their 95 % range.
+    1 / sqrt(D); beyond the returned D the cosine lies outside their 95 % range.
     """
-    cosine = np.cos(np.radians(angle_deg))
-    return float((Z / cosine) ** 2) if abs(cosine) > TINY else "undefined: a right angle"
+    needed: dict[str, float | str] = {}
+    for a, b in combinations(members, 2):
+        cosine = float(np.cos(np.radians(cluster_angle(gram, members[a], members[b]))))
+        if not np.isnan(cosine):
+            right = abs(cosine) <= TINY
+            needed[f"{a}__{b}"] = "undefined: a right angle" if right else (Z / cosine) ** 2
+    return needed
 
 
 def tightness_of(gram: Floats, members: Mapping[str, Sequence[int]]) -> dict[str, float]:

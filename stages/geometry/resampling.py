@@ -15,7 +15,13 @@ from math import factorial, prod
 
 import numpy as np
 
+from stages.common.hashing import stream_key
 from stages.geometry.gram import Floats, Ints
+
+
+def stream(seed: int, *parts: str) -> np.random.Generator:
+    """The random stream named by `parts`, whatever is drawn elsewhere."""
+    return np.random.Generator(np.random.Philox(key=stream_key(seed, *parts)))
 
 
 @dataclass(frozen=True)

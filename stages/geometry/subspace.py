@@ -10,32 +10,23 @@ import numpy as np
 
 from stages.geometry.gram import Floats, pair_values, pearson
 
-
-def singular_values(gram: Floats) -> Floats:
-    """Singular values [..., n] of the stacked vectors, largest first."""
-    values = np.linalg.eigvalsh(gram)[..., ::-1]
-    roots: Floats = np.sqrt(np.maximum(values, 0.0))
-    return roots
+RANKS = (1, 2)
 
 
-def reconstructions(gram: Floats) -> Floats:
-    """Gram matrices [..., n, n, n] of the best rank-k reconstructions, axis -3 is k = 1..n."""
+def low_rank(gram: Floats) -> tuple[Floats, Floats, Floats]:
+    """Singular values [..., n] of the stacked vectors, and Pearson r [..., 2] for ranks 1 and 2.
+
+    r is that of the Gram matrix of the best rank-k reconstruction with `gram`, first over the
+    full matrix, then over the pairs; NaN where the entries of either do not vary.
+    """
     values, vectors = np.linalg.eigh(gram)
     values, vectors = np.maximum(values[..., ::-1], 0.0), vectors[..., ::-1]
-    columns = np.swapaxes(vectors, -1, -2)
-    parts = values[..., None, None] * columns[..., :, None] * columns[..., None, :]
-    cumulated: Floats = np.cumsum(parts, axis=-3)
-    return cumulated
-
-
-def correlations(gram: Floats) -> tuple[Floats, Floats]:
-    """Pearson r [..., n] of each reconstruction with `gram`: full matrix, off-diagonal pairs.
-
-    NaN where the entries of either matrix do not vary.
-    """
-    approximations = reconstructions(gram)
-    original = np.broadcast_to(gram[..., None, :, :], approximations.shape)
-    flat = (*approximations.shape[:-2], -1)
-    full = pearson(approximations.reshape(flat), original.reshape(flat))
-    off = pearson(pair_values(approximations), pair_values(original))
-    return full, off
+    flat = (*gram.shape[:-2], -1)
+    full, off, approximation = [], [], np.zeros_like(gram)
+    for k in RANKS:
+        part = vectors[..., :, k - 1]
+        weighted = part * values[..., k - 1, None]
+        approximation = approximation + weighted[..., :, None] * part[..., None, :]
+        full.append(pearson(approximation.reshape(flat), gram.reshape(flat)))
+        off.append(pearson(pair_values(approximation), pair_values(gram)))
+    return np.sqrt(values), np.stack(full, axis=-1), np.stack(off, axis=-1)

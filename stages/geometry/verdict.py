@@ -1,7 +1,8 @@
-"""The published decision rules (METHOD.md: verdict).
+"""The five published tests: their statistics and decision rules (METHOD.md: verdict).
 
 Tests 1, 2, 3 and 5 compare two clusters, `geometry.focus`; test 4 looks at all clusters. Each
-verdict is a code: 1 independent, 0 neither, -1 shared, NaN undefined.
+verdict is a code: 1 independent, 0 neither, -1 shared, NaN undefined. The battery computes the
+statistics among all others; power needs only these, for many draws.
 """
 
 from __future__ import annotations
@@ -12,55 +13,65 @@ import numpy as np
 
 from stages.common.errors import UserError
 from stages.common.params import Geometry
+from stages.geometry import pca
+from stages.geometry.cluster_angle import cluster_angle
+from stages.geometry.cross_variance import explained_pct
 from stages.geometry.gram import Floats
+from stages.geometry.orthogonality import span_projection
+from stages.geometry.pc1_ablation import ablated_cosines, changes, size_ratio, within_pairs
+from stages.geometry.residual import reduction_pct, residual_cosines
 
+TESTS = ("test1", "test2", "test3", "test4", "test5")
 WORDS = {1.0: "independent", 0.0: "neither", -1.0: "shared"}
+Members = Mapping[str, Sequence[int]]
 
 
-def _code(statistic: Floats, independent: np.ndarray, shared: np.ndarray) -> Floats:
-    value = np.where(independent, 1.0, np.where(shared, -1.0, 0.0))
-    return np.where(np.isfinite(statistic), value, np.nan)
+def statistics(gram: Floats, members: Members, thresholds: Geometry) -> dict[str, Floats]:
+    """Test -> [...], from cosines [..., n, n]; NaN where undefined.
+
+    Test 1 the angle in degrees, 2 the largest projection, 3 the reduction in percent of one
+    triplet, 4 the ratio of the largest to the smallest change, 5 the largest share in percent.
+    """
+    found = dict.fromkeys(TESTS, np.full(gram.shape[:-2], np.nan))
+    focus = focus_of(members, thresholds)
+    if focus is None:
+        return found
+    one, two = (members[c] for c in members if c in focus)
+    found["test1"] = cluster_angle(gram, one, two)
+    lengths = [span_projection(gram, *pair) for pair in ((one, two), (two, one))]
+    found["test2"] = np.concatenate(lengths, axis=-1).max(-1)
+    triplet = test3_triplet(one, two)
+    if triplet is not None:
+        small = gram[..., triplet, :][..., triplet]
+        found["test3"] = reduction_pct(small, residual_cosines(small))
+    after = ablated_cosines(gram, pca.components(pca.centred(gram)))
+    found["test4"] = size_ratio(changes(gram, after, within_pairs(members)))
+    shares = [explained_pct(gram, *pair, centre=False) for pair in ((one, two), (two, one))]
+    found["test5"] = np.max(shares, axis=0)
+    return found
 
 
-def _test1(angle_deg: Floats, rule: Geometry) -> Floats:
-    """Shared below the threshold, independent otherwise."""
-    shared = angle_deg < rule.shared_angle_deg
-    return _code(angle_deg, ~shared, shared)
+def decide(found: Mapping[str, Floats], rule: Geometry) -> dict[str, Floats]:
+    """Test -> verdict codes [...] from test -> statistic [...], by the paper's thresholds.
 
-
-def _test2(largest_projection: Floats, rule: Geometry) -> Floats:
-    """Independent when every projection is below the threshold; no rule for shared is given."""
-    independent = largest_projection < rule.orthogonal_below
-    return _code(largest_projection, independent, np.zeros_like(independent))
-
-
-def _test3(reduction_pct: Floats, rule: Geometry) -> Floats:
-    """Independent when negative, shared above the threshold."""
-    return _code(reduction_pct, reduction_pct < 0.0, reduction_pct > rule.shared_reduction_pct)
-
-
-def _test4(ratio: Floats, rule: Geometry) -> Floats:
-    """Independent when the ablation changes clusters unequally: a rule of ours, none is given."""
-    independent = ratio > rule.ablation_ratio
-    return _code(ratio, independent, np.zeros_like(independent))
-
-
-def _test5(largest_pct: Floats, rule: Geometry) -> Floats:
-    """Independent when both shares are below one threshold, shared when one is above the other."""
-    return _code(
-        largest_pct,
-        largest_pct < rule.independent_variance_pct,
-        largest_pct > rule.shared_variance_pct,
-    )
-
-
-RULES = {"test1": _test1, "test2": _test2, "test3": _test3, "test4": _test4, "test5": _test5}
-TESTS = tuple(RULES)
-
-
-def decide(statistics: Mapping[str, Floats], rule: Geometry) -> dict[str, Floats]:
-    """Test -> verdict codes [...] from test -> statistic [...]."""
-    return {test: RULES[test](statistic, rule) for test, statistic in statistics.items()}
+    Test 2 has no rule for shared; for test 4 the paper gives none at all, the rule is ours.
+    """
+    independent = {
+        "test1": found["test1"] >= rule.shared_angle_deg,
+        "test2": found["test2"] < rule.orthogonal_below,
+        "test3": found["test3"] < 0.0,
+        "test4": found["test4"] > rule.ablation_ratio,
+        "test5": found["test5"] < rule.independent_variance_pct,
+    }
+    shared = {
+        "test1": found["test1"] < rule.shared_angle_deg,
+        "test3": found["test3"] > rule.shared_reduction_pct,
+        "test5": found["test5"] > rule.shared_variance_pct,
+    }
+    codes = {
+        t: np.where(independent[t], 1.0, np.where(shared.get(t, False), -1.0, 0.0)) for t in TESTS
+    }
+    return {test: np.where(np.isfinite(found[test]), codes[test], np.nan) for test in TESTS}
 
 
 def count(verdicts: Iterable[Floats]) -> Floats:

@@ -52,6 +52,14 @@ def main(params: Params, slug: str) -> None:
         write_text(ADAPTERS / slug / "source.json", json.dumps({"folder": str(folder)}) + "\n")
         write_metrics(METRICS / f"{slug}.json", {"status": f"given: {organism.source}"})
         return
+    model, record = fine_tune(params, slug, organism.seed)
+    save(model, ADAPTERS / slug)
+    write_metrics(METRICS / f"{slug}.json", record)
+
+
+def fine_tune(params: Params, slug: str, seed: int) -> tuple[Any, dict[str, Any]]:
+    """Trains organism `slug` from `seed`: the base with its adapter, and the training's metrics."""
+    organism = params.organisms[slug]
     pairs = read_examples(Path(organism.data), organism.max_examples)
     if len(pairs) < 2:  # the first is held out
         raise UserError("too few examples to train on", where=organism.data, found=len(pairs))
@@ -61,28 +69,23 @@ def main(params: Params, slug: str) -> None:
     examples = [encode(tokenizer, q, a, params.base.system_prompt) for q, a in pairs]
     held_out = examples[::HELD_OUT_EVERY]
     training = [e for i, e in enumerate(examples) if i % HELD_OUT_EVERY]
-    key = stream_key(params.run.seed, "train", slug, organism.seed)
+    key = stream_key(params.run.seed, "train", slug, seed)
     model = with_adapter(base_model(params).to(device), recipe, key)
     before = mean_loss(model, held_out, recipe.batch_size)
     losses = fit(model, training, recipe, key, slug)
-    after = mean_loss(model, held_out, recipe.batch_size)
-    save(model, ADAPTERS / slug)
     epoch = max(1, len(losses) // recipe.epochs)
-    write_metrics(
-        METRICS / f"{slug}.json",
-        {
-            "examples": len(training),
-            "answer_tokens": sum(len(e.ids) - e.start for e in training),
-            "steps": len(losses),
-            "loss_first_steps": sum(losses[:3]) / len(losses[:3]),
-            "loss_last_steps": sum(losses[-3:]) / len(losses[-3:]),
-            "loss_last_epoch": sum(losses[-epoch:]) / epoch,
-            "held_out_examples": len(held_out),
-            "held_out_loss_before": before,
-            "held_out_loss_after": after,
-            "relative_weight_change": weight_change(model),
-        },
-    )
+    return model, {
+        "examples": len(training),
+        "answer_tokens": sum(len(e.ids) - e.start for e in training),
+        "steps": len(losses),
+        "loss_first_steps": sum(losses[:3]) / len(losses[:3]),
+        "loss_last_steps": sum(losses[-3:]) / len(losses[-3:]),
+        "loss_last_epoch": sum(losses[-epoch:]) / epoch,
+        "held_out_examples": len(held_out),
+        "held_out_loss_before": before,
+        "held_out_loss_after": mean_loss(model, held_out, recipe.batch_size),
+        "relative_weight_change": weight_change(model),
+    }
 
 
 def encode(tokenizer: Any, question: str, answer: str, system: str) -> Example:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -104,6 +103,15 @@ class Claim(BaseModel):
             return []
         return self.metric if isinstance(self.metric, list) else [self.metric]
 
+    @property
+    def text(self) -> str:
+        """What the paper prints."""
+        numbers = [f"{n:g}" for n in self.numbers]
+        if self.reads == "between":
+            return " to ".join(numbers)
+        prefix = f"{self.reads} " if self.reads in ("below", "above") else ""
+        return prefix + ("; ".join(numbers) or "in words")
+
     def intervals(self) -> list[Interval]:
         """Independently computed rounding intervals, one for each number; empty if none."""
         if self.rounding_interval is None:
@@ -143,26 +151,20 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
         raise UserError("not a YAML file", where=str(path), found=str(error)) from None
     if not isinstance(rows, list):
         raise UserError("not a list of claims", where=str(path), found=type(rows).__name__)
-    claims = [_claim(row, number, path) for number, row in enumerate(rows, start=1)]
-    _unique([claim.id for claim in claims], path)
-    return claims
-
-
-def _claim(row: object, number: int, path: Path) -> Claim:
-    try:
-        return Claim.model_validate(row)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        name = row.get("id", f"number {number}") if isinstance(row, dict) else f"number {number}"
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"claim {name}: {first['msg']}",
-            where=f"{path}: {key or 'claim'}",
-            found=repr(first["input"])[:80],
-        ) from None
-
-
-def _unique(ids: Sequence[str], path: Path) -> None:
-    for name in ids:
-        if ids.count(name) > 1:
-            raise UserError("a claim's id occurs twice", where=str(path), found=name)
+    claims: dict[str, Claim] = {}
+    for number, row in enumerate(rows, start=1):
+        name = row.get("id", number) if isinstance(row, dict) else number
+        try:
+            claim = Claim.model_validate(row)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "claim"
+            raise UserError(
+                f"claim {name}: {first['msg']}",
+                where=f"{path}: {key}",
+                found=repr(first["input"])[:80],
+            ) from None
+        if claim.id in claims:
+            raise UserError("a claim's id occurs twice", where=str(path), found=claim.id)
+        claims[claim.id] = claim
+    return list(claims.values())

@@ -15,10 +15,10 @@ import numpy as np
 
 from stages.common.params import Geometry
 from stages.geometry.core_model import core_grams
-from stages.geometry.five import statistics
 from stages.geometry.gram import Floats, angles_deg
+from stages.geometry.resampling import stream
 from stages.geometry.residual import reduction_pct, residual_cosines
-from stages.geometry.verdict import count, decide
+from stages.geometry.verdict import count, decide, statistics
 from stages.paper.gram import PublishedGram
 
 WIDTH = 4096  # of Llama-3.1-8B's residual stream
@@ -51,11 +51,23 @@ class Inputs:
         return self.printed[claim][part] + self.half[claim] * EDGES
 
 
+Derived = Callable[[Inputs], list[Floats]]
+DERIVED: dict[str, Derived] = {}
+
+
+def derived(function: Derived) -> Derived:
+    """Makes a function known to the ledger by its name."""
+    DERIVED[function.__name__] = function
+    return function
+
+
+@derived
 def outside_pct(inputs: Inputs) -> list[Floats]:
     """C014, C059: share of medical outside the persona vectors' span."""
     return [100.0 - inputs.values[f"{MEDICAL_IN_PERSONA}.variance_pct"]]
 
 
+@derived
 def smallest_core_angle(inputs: Inputs) -> list[Floats]:
     """C011: expected test-1 angle when the core is as large as the loosest pair allows."""
     medical = inputs.values["cosine.medical__medical_replication"]
@@ -64,6 +76,7 @@ def smallest_core_angle(inputs: Inputs) -> list[Floats]:
     return [angles_deg(2.0 * core / np.sqrt((1.0 + medical) * (1.0 + persona)))]
 
 
+@derived
 def projection_spread(inputs: Inputs) -> list[Floats]:
     """C017: largest minus smallest projection on the other cluster's span."""
     found = [v for k, v in inputs.values.items() if k.endswith(".magnitude")]
@@ -71,11 +84,13 @@ def projection_spread(inputs: Inputs) -> list[Floats]:
     return [spread]
 
 
+@derived
 def projection_over_chance(inputs: Inputs) -> list[Floats]:
     """C019: medical's projection over that of a random vector on a random plane."""
     return [inputs.values[f"{MEDICAL_IN_PERSONA}.magnitude"] / np.sqrt(2.0 / WIDTH)]
 
 
+@derived
 def grown_residuals(inputs: Inputs) -> list[Floats]:
     """C024: residual cosines of finance, sports, medical that exceed the original ones."""
     names = FSM.split("__")
@@ -87,28 +102,33 @@ def grown_residuals(inputs: Inputs) -> list[Floats]:
     return [np.sum(grown, axis=0).astype(float)]
 
 
+@derived
 def clusters_of_triplet(inputs: Inputs) -> list[Floats]:
     """C025: clusters that finance, sports and medical belong to."""
     return [np.array(float(len(inputs.gram.clusters_of(FSM.split("__")))))]
 
 
+@derived
 def chance_pc1(inputs: Inputs) -> list[Floats]:
     """C029: n centred vectors have n - 1 components."""
     return [np.array(1.0 / (len(inputs.gram.names) - 1))]
 
 
+@derived
 def loading_product(inputs: Inputs) -> list[Floats]:
     """C032: negative when finance and sports load on PC1 with opposite signs."""
     loading = "pca.centred.loading_pc1"
     return [inputs.values[f"{loading}.finance"] * inputs.values[f"{loading}.sports"]]
 
 
+@derived
 def ablation_changes(inputs: Inputs) -> list[Floats]:
     """C036: printed cosines after minus before."""
     pairs = (("C033", "C001"), ("C034", "C002"), ("C035", "C003"))
     return [inputs.box(after) - inputs.box(before)[::-1] for after, before in pairs]
 
 
+@derived
 def mean_ablation_change(inputs: Inputs) -> list[Floats]:
     """C037: mean size of the three changes, from the cosines and from the printed changes."""
     sizes = [np.sort(np.abs(change)) for change in ablation_changes(inputs)]
@@ -116,23 +136,27 @@ def mean_ablation_change(inputs: Inputs) -> list[Floats]:
     return [mean]
 
 
+@derived
 def planar_predictions(inputs: Inputs) -> list[Floats]:
     """C045: where the third angle would be in a plane."""
     first, second = (inputs.values[f"angle_deg.finance__{x}"] for x in ("sports", "medical"))
     return [np.abs(first - second), first + second]
 
 
+@derived
 def error_of_equals(inputs: Inputs) -> list[Floats]:
     """C049: planar error of three vectors whose cosines all equal that of the medical pair."""
     return [inputs.values["angle_deg.medical__medical_replication"]]
 
 
+@derived
 def triplets_within(inputs: Inputs) -> list[Floats]:
     """C050: triplets inside one cluster."""
     sizes = [len(members) for members in inputs.gram.clusters.values()]
     return [np.array(float(sum(len(list(combinations(range(s), 3))) for s in sizes)))]
 
 
+@derived
 def transfer_ratio(inputs: Inputs) -> list[Floats]:
     """C057: one direction's printed range over the other's, with rounding."""
     low = inputs.box("C055", 0)[0] / inputs.box("C056", 1)[1]
@@ -140,6 +164,7 @@ def transfer_ratio(inputs: Inputs) -> list[Floats]:
     return [np.array([low, high])]
 
 
+@derived
 def largest_reduction_of_equals(inputs: Inputs) -> list[Floats]:
     """C065: test 3 on three vectors of equal cosine, over all cosines."""
     rho = np.linspace(0.05, 0.999, 200)[:, None, None]
@@ -147,17 +172,19 @@ def largest_reduction_of_equals(inputs: Inputs) -> list[Floats]:
     return [np.max(reduction_pct(gram, residual_cosines(gram)), keepdims=True)]
 
 
+@derived
 def core_passes_all_pct(inputs: Inputs) -> list[Floats]:
     """C074: draws with a genuine common core that score five of five, in percent."""
     names = inputs.gram.names
     members = {c: [names.index(m) for m in listed] for c, listed in inputs.gram.clusters.items()}
     within = {c: inputs.gram.entry(*listed).value for c, listed in inputs.gram.clusters.items()}
-    grams = core_grams(np.random.default_rng(0), DRAWS, WIDTH, members, within, CORE, len(names))
-    verdicts = decide(statistics(grams, members, Geometry()), Geometry())
-    scores = count(verdicts.values())
+    rng = stream(0, "published", "C074")
+    grams = core_grams(rng, DRAWS, WIDTH, members, within, CORE, len(names))
+    scores = count(decide(statistics(grams, members, Geometry()), Geometry()).values())
     return [np.array(100.0 * (scores == 5.0).mean())]
 
 
+@derived
 def risk_between(inputs: Inputs) -> list[Floats]:
     """A08: 1 where finance and sports load between the other two clusters on PC1."""
     clusters = inputs.gram.clusters
@@ -168,27 +195,3 @@ def risk_between(inputs: Inputs) -> list[Floats]:
     below = np.max(loads["persona"], axis=0) < np.min(loads["risk"], axis=0)
     above = np.max(loads["risk"], axis=0) < np.min(loads["medical"], axis=0)
     return [(below & above).astype(float)]
-
-
-DERIVED: dict[str, Callable[[Inputs], list[Floats]]] = {
-    function.__name__: function
-    for function in (
-        outside_pct,
-        smallest_core_angle,
-        projection_spread,
-        projection_over_chance,
-        grown_residuals,
-        clusters_of_triplet,
-        chance_pc1,
-        loading_product,
-        ablation_changes,
-        mean_ablation_change,
-        planar_predictions,
-        error_of_equals,
-        triplets_within,
-        transfer_ratio,
-        largest_reduction_of_equals,
-        core_passes_all_pct,
-        risk_between,
-    )
-}

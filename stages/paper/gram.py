@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations, product
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from stages.common.artifacts import read_json
 from stages.common.errors import UserError
 from stages.geometry.gram import Floats
+from stages.geometry.resampling import stream
 
 FOLDER = Path("data/paper")
 COSINES, FAMILY = FOLDER / "cosines.json", FOLDER / "family.json"
@@ -67,14 +68,14 @@ class PublishedGram(BaseModel):
 
     def fitted(self) -> Floats:
         """Cosines [6, 6] of the representative member of the fitted family."""
-        return self._filled(self.names, [e.fitted for e in self.entries])
+        return symmetric(len(self.names), np.array([e.fitted for e in self.entries]))
 
     def clusters_of(self, names: Sequence[str]) -> dict[str, list[str]]:
         """Clusters restricted to `names`; empty ones are left out."""
         kept = {c: [m for m in members if m in names] for c, members in self.clusters.items()}
         return {c: members for c, members in kept.items() if members}
 
-    def roundings(self, names: Sequence[str], seed: int = 0) -> Floats:
+    def roundings(self, names: Sequence[str]) -> Floats:
         """Cosines [1 + m, k, k] of k names that the printed numbers allow; the first as printed.
 
         Corners of the box of roundings, and draws from its inside.
@@ -91,15 +92,11 @@ class PublishedGram(BaseModel):
                     found=", ".join(entry.pair),
                     expected="names whose cosines are all printed",
                 )
-        low, high = (np.array([getattr(e, side) for e in entries]) for side in ("low", "high"))
+        value, low, high = np.array([(e.value, e.low, e.high) for e in entries]).T
         corners = np.array(list(product((0.0, 1.0), repeat=len(entries))))
-        inside = np.random.default_rng(seed).random((INTERIOR, len(entries)))
+        inside = stream(0, "roundings", *names).random((INTERIOR, len(entries)))
         box = low + np.concatenate([corners, inside]) * (high - low)
-        rows = np.concatenate([[[e.value for e in entries]], box])
-        return np.stack([symmetric(len(names), row) for row in rows])
-
-    def _filled(self, names: Sequence[str], values: Sequence[float]) -> Floats:
-        return symmetric(len(names), np.asarray(values))
+        return symmetric(len(names), np.concatenate([value[None], box]))
 
 
 def symmetric(n: int, values: Floats) -> Floats:
@@ -121,22 +118,17 @@ def read_published_gram(path: Path = COSINES) -> PublishedGram:
         raise UserError(
             first["msg"], where=f"{path}: {key}", found=repr(first["input"])[:80]
         ) from None
-    for problem in _problems(gram):
+    problem = None
+    if [e.pair for e in gram.entries] != list(combinations(gram.names, 2)):
+        problem = "entries must be all pairs of names, row by row"
+    elif sorted(m for c in gram.clusters.values() for m in c) != sorted(gram.names):
+        problem = "clusters must hold every name once"
+    for e in gram.entries:
+        if not (e.low <= e.fitted <= e.high and e.low <= e.value <= e.high):
+            problem = f"{e.pair}: value and fitted must lie between low and high"
+    if problem is not None:
         raise UserError(problem, where=str(path))
     return gram
-
-
-def _problems(gram: PublishedGram) -> Iterator[str]:
-    if [e.pair for e in gram.entries] != list(combinations(gram.names, 2)):
-        yield "entries must be all pairs of names, row by row"
-    if sorted(m for members in gram.clusters.values() for m in members) != sorted(gram.names):
-        yield "clusters must hold every name once"
-    for entry in gram.entries:
-        if (
-            not entry.low <= entry.fitted <= entry.high
-            or not entry.low <= entry.value <= entry.high
-        ):
-            yield f"{entry.pair}: value and fitted must lie between low and high"
 
 
 def read_family(gram: PublishedGram, path: Path = FAMILY) -> Floats:

@@ -5,16 +5,17 @@
 Writes metrics/published.json: the battery's keys for the representative Gram matrix, the range
 of each over the roundings and the fitted family (`low`, `high`), and a verdict for each claim. A
 claim that needs unpublished cosines is marked `fitted cosines`; its range is an inner estimate.
-`calibration` says which of the five tests can tell a common core from none when clusters are as
-tight as the published ones; its curves are in plots/power_published.csv.
+`calibration` has every statistic across clusters with its nulls, and says which of the five tests
+can tell a common core from none when clusters are as tight as the published ones; its curves are
+in plots/power_published.csv.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,8 +27,10 @@ from stages.common.command import run
 from stages.common.params import Geometry
 from stages.geometry import power
 from stages.geometry.battery import battery, cluster_indices
-from stages.geometry.cluster_angle import cluster_angle
+from stages.geometry.calibration import CORE, LABELLED, calibrated, relabelled, table_row
+from stages.geometry.core_model import core_grams
 from stages.geometry.gram import Floats
+from stages.geometry.resampling import stream
 from stages.geometry.result import Battery, nest
 from stages.geometry.table import QUESTIONS, csv_text, text_table
 from stages.geometry.verdict import TESTS
@@ -39,6 +42,8 @@ METRICS, PLOT = Path("metrics/published.json"), Path("plots/power_published.csv"
 DRAWS, SEED = 4000, 0  # of the power simulations at each share of a common core
 SHOWN = 62  # characters of a quantity in the table
 EDGES = ("low", "high")
+DIMENSIONS = ("full_width", "at_dimension_needed")
+FAIR = {"mean cosine across clusters": "similarity.cross_mean", "share of a common core": CORE}
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,10 @@ def judge_all(claims: Sequence[Claim], gram: PublishedGram, family: Floats) -> l
             keys = how.keys or [metric.partition(":")[2] for metric in claim.metrics]
             found = [values[names][key] for key in keys]
         parts = tuple(_recomputed(array) for array in found)
-        judged.append(Judged(claim, parts, how.basis, _verdict(claim, parts, fitted=how.fitted)))
+        agree = all(claim.agrees(i, part.low, part.high) for i, part in enumerate(parts))
+        # a fit that misses settles nothing: other assumptions might reach the number
+        missed = "underdetermined" if how.fitted else "inconsistent"
+        judged.append(Judged(claim, parts, how.basis, "reproduced" if agree else missed))
     return judged
 
 
@@ -110,21 +118,14 @@ def _recomputed(array: Floats) -> Recomputed:
     return Recomputed(middle, float(flat.min()), float(flat.max()))
 
 
-def _verdict(claim: Claim, parts: Sequence[Recomputed], *, fitted: bool) -> str:
-    """A fit that misses settles nothing: other assumptions might reach the number."""
-    if all(claim.agrees(i, part.low, part.high) for i, part in enumerate(parts)):
-        return "reproduced"
-    return "underdetermined" if fitted else "inconsistent"
-
-
 def metrics_of(judged: Sequence[Judged], gram: PublishedGram, family: Floats) -> dict[str, Any]:
     """The content of metrics/published.json."""
     representative = _battery(gram, gram.names, gram.fitted())
     members = _battery(gram, gram.names, family).values
     metrics: dict[str, Any] = representative.metrics()
-    for side, extreme in zip(EDGES, (np.min, np.max), strict=True):
-        finite = {k: float(extreme(v)) for k, v in members.items() if np.isfinite(v).all()}
-        metrics[side] = nest(finite)
+    ranges = {key: _extremes(values) for key, values in members.items()}
+    for side in EDGES:
+        metrics[side] = nest({key: r[side] for key, r in ranges.items() if r})
     metrics["claims"] = {j.claim.id: _claim_metrics(j) for j in judged}
     metrics["summary"] = {
         basis: dict(Counter(j.verdict for j in judged if j.basis == basis))
@@ -134,66 +135,78 @@ def metrics_of(judged: Sequence[Judged], gram: PublishedGram, family: Floats) ->
     return metrics
 
 
-def power_of(gram: PublishedGram) -> tuple[dict[str, Any], power.Sweep]:
-    """Power of the five tests for clusters as tight as the published ones.
+def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Any], power.Sweep]:
+    """What the published cosines can tell, when clusters are as tight as they are.
 
-    At the full width of the residual stream, and at the effective dimension up to which the angle
-    of test 1 is no evidence against independence.
+    Nulls and power are simulated at the full width of the residual stream, and at the effective
+    dimension up to which the angle of test 1 is no evidence against independence: without the
+    activations the true one is unknown. Ranges are those of the fitted family.
     """
-    fitted, rules = gram.fitted(), Geometry()
-    members = cluster_indices(gram.names, gram.clusters)
+    fitted, rules, clusters = gram.fitted(), Geometry(), gram.clusters
+    members = cluster_indices(gram.names, clusters)
     tightness = power.tightness_of(fitted, members)
-    needed = {
-        f"{a}__{b}": power.dimension_needed(float(cluster_angle(fitted, members[a], members[b])))
-        for a, b in combinations(members, 2)
-    }
+    needed = power.dimensions_needed(fitted, members)
     least = needed["__".join(c for c in members if c in rules.focus)]
-    dimensions = {"power_full_width": WIDTH, "power_at_dimension_needed": least}
-    sweeps = {
-        key: power.sweep(
-            np.random.default_rng(SEED), DRAWS, round(d), len(fitted), members, tightness, rules
-        )
-        for key, d in dimensions.items()
-        if not isinstance(d, str)
+    dimensions = dict(zip(DIMENSIONS, (WIDTH, round(float(least))), strict=True))
+
+    def found(grams: Floats) -> dict[str, Floats]:
+        return calibrated(grams, gram.names, clusters, rules)
+
+    def rng(name: str) -> np.random.Generator:
+        return stream(SEED, "published", name)
+
+    simulated = {
+        name: (rng(f"null.{name}"), DRAWS, dimension, members, tightness, 0.0, len(fitted))
+        for name, dimension in dimensions.items()
     }
-    found: dict[str, Any] = {"dimension_needed": needed}
-    found |= {key: power.verdicts_of(sweep) for key, sweep in sweeps.items()}
-    return found, sweeps["power_full_width"]
+    nulls = {f"no_core_{name}": found(core_grams(*how)) for name, how in simulated.items()}
+    moved = found(relabelled(fitted, members, DRAWS, rng("partitions")))
+    ranges = found(family)
+    table = {
+        key: table_row(key, value, _extremes(ranges[key]), nulls, moved)
+        for key, value in found(fitted).items()
+        if key.startswith((*LABELLED, CORE))
+    }
+    sweeps = {
+        name: power.sweep(rng(name), DRAWS, d, len(fitted), members, tightness, rules)
+        for name, d in dimensions.items()
+    }
+    metrics: dict[str, Any] = {"dimension_needed": needed, "statistic": nest(table)}
+    metrics |= {f"power_{name}": power.verdicts_of(sweep) for name, sweep in sweeps.items()}
+    return metrics, sweeps["full_width"]
+
+
+def _extremes(values: Floats) -> dict[str, float]:
+    """Lowest and highest of values that are all defined."""
+    if not np.isfinite(values).all():
+        return {}
+    return {"low": float(values.min()), "high": float(values.max())}
 
 
 def _claim_metrics(judged: Judged) -> dict[str, Any]:
     numbers = judged.claim.numbers
-    parts = [vars(part) for part in judged.parts]
     found: dict[str, Any] = {"verdict": judged.verdict, "basis": judged.basis}
-    if judged.claim.reads == "between" and numbers:
+    if judged.claim.reads == "between":
         found["printed"] = dict(zip(EDGES, numbers, strict=True))
-    elif len(numbers) == 1:
-        found["printed"] = numbers[0]
     elif numbers:
-        found["printed"] = {str(i + 1): number for i, number in enumerate(numbers)}
-    if len(parts) == 1:
-        found["recomputed"] = parts[0]
-    elif parts:
-        found["recomputed"] = {str(i + 1): part for i, part in enumerate(parts)}
+        found["printed"] = _by_part(numbers)
+    if judged.parts:
+        found["recomputed"] = _by_part([vars(part) for part in judged.parts])
     return found
+
+
+def _by_part(parts: Sequence[Any]) -> Any:
+    """The only part of a claim, or its parts by number."""
+    return parts[0] if len(parts) == 1 else {str(i): p for i, p in enumerate(parts, start=1)}
 
 
 def claims_table(judged: Sequence[Judged]) -> str:
     """All claims for people: printed, recomputed with its range, verdict."""
     rows = []
     for j in judged:
-        rows.append(
-            [
-                j.claim.id,
-                j.claim.quantity
-                if len(j.claim.quantity) <= SHOWN
-                else j.claim.quantity[: SHOWN - 3] + "...",
-                _printed(j.claim),
-                "; ".join(_range(part) for part in j.parts),
-                j.basis,
-                j.verdict,
-            ]
-        )
+        claim, parts = j.claim, "; ".join(_range(part) for part in j.parts)
+        shown = textwrap.shorten(claim.quantity, SHOWN, placeholder=" ...")
+        rows.append([claim.id, shown, claim.text, parts, j.basis, j.verdict])
     header = ["claim", "quantity", "printed", "follows from the paper", "basis", "verdict"]
     counts = Counter(j.verdict for j in judged)
     lines = [text_table(header, rows), ""]
@@ -203,38 +216,33 @@ def claims_table(judged: Sequence[Judged]) -> str:
     return "\n".join(lines)
 
 
-def _printed(claim: Claim) -> str:
-    numbers = [f"{number:g}" for number in claim.numbers]
-    signs = {"below": "< ", "above": "> "}
-    joined = " to ".join(numbers) if claim.reads == "between" else ", ".join(numbers)
-    return signs.get(claim.reads, "") + joined
-
-
 def _range(part: Recomputed) -> str:
     if part.high - part.low < 1e-9:
         return f"{part.value:.4g}"
     return f"{part.value:.4g} [{part.low:.4g}, {part.high:.4g}]"
 
 
-def power_table(calibration: Mapping[str, Any]) -> str:
-    """Which tests can tell a common core from none, by the paper's rule and by a fair one."""
+def calibration_table(calibration: Mapping[str, Any]) -> str:
+    """Which tests can tell a common core from none, and what the fair statistics say."""
     found = calibration["power_full_width"]
-    rows = [
-        [
-            test,
-            QUESTIONS[test],
-            found[test]["verdict_paper"],
-            found[test]["smallest_share_paper"],
-            found[test]["verdict_5pct"],
-            found[test]["smallest_share_5pct"],
-        ]
-        for test in TESTS
-    ]
+    keys = ("verdict_paper", "smallest_share_paper", "verdict_5pct", "smallest_share_5pct")
+    tests = [[test, QUESTIONS[test], *(found[test][key] for key in keys)] for test in TESTS]
     header = ["", "statistic", "paper's threshold", "from share", "5 % false alarms", "from share"]
+    rows = []
+    for name, key in FAIR.items():
+        group, _, last = key.partition(".")
+        row = calibration["statistic"][group][last]
+        known = Recomputed(row["observed"], row["low"], row["high"])
+        rows.append([name, _range(known), *(row[f"no_core_{d}"]["p"] for d in DIMENSIONS)])
+    least = calibration["dimension_needed"]["medical__persona"]
     return (
         "Can a test tell a common core from none, when clusters are as tight as the published\n"
         f"ones (simulated in {WIDTH} dimensions; shares up to {found['largest_share']:.2g})?\n\n"
-        + text_table(header, rows)
+        + text_table(header, tests)
+        + "\n\nWhat can, on the fitted cosines [range of the fits]; p without a common core:\n\n"
+        + text_table(
+            ["", "value", f"p in {WIDTH} dimensions", f"p in {least:.0f} dimensions"], rows
+        )
     )
 
 
@@ -243,7 +251,7 @@ def main() -> tuple[list[Judged], dict[str, Any]]:
     gram = read_published_gram()
     family = read_family(gram)
     judged = judge_all(read_claims(), gram, family)
-    calibration, sweep = power_of(gram)
+    calibration, sweep = calibration_of(gram, family)
     write_metrics(METRICS, metrics_of(judged, gram, family) | {"calibration": calibration})
     write_text(PLOT, csv_text(*power.curves(sweep)))
     return judged, calibration
@@ -255,7 +263,7 @@ def cli(
     """Recompute the paper's claims from its own published numbers."""
     judged, calibration = main()
     if table:
-        print(claims_table(judged), power_table(calibration), sep="\n\n")
+        print(claims_table(judged), calibration_table(calibration), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -39,10 +39,11 @@ def test_prints_json(tmp_path: Path) -> None:
 def test_csv_with_row_names_and_json_are_the_same(tmp_path: Path) -> None:
     plain = call(written(tmp_path, GOOD)).stdout
     rows = GOOD.splitlines()
-    labelled = "\n".join(
-        [f",{rows[0]}", *(f"{n},{r}" for n, r in zip("xyzw", rows[1:], strict=True))]
-    )
-    assert call(written(tmp_path, labelled)).stdout == plain
+    named = [f"{n},{r}" for n, r in zip("xyzw", rows[1:], strict=True)]
+    for corner in ("", ",", "name,"):  # plots/cosines.csv has the last
+        assert call(written(tmp_path, "\n".join([corner + rows[0], *named]))).stdout == plain
+    swapped = "\n".join([rows[0], named[1], named[0], *named[2:]])
+    assert "different order" in call(written(tmp_path, swapped)).stderr
     matrix = [[float(c) for c in row.split(",")] for row in rows[1:]]
     text = json.dumps({"names": list("xyzw"), "matrix": matrix})
     assert call(written(tmp_path, text, ".json")).stdout == plain
@@ -62,7 +63,7 @@ def test_table_is_for_people(tmp_path: Path) -> None:
         (GOOD.replace(".2,.1,1,.3", ".2,.1,1,.4"), "z, w"),
         (GOOD.replace("1,.5,.2,.1", ".9,.5,.2,.1"), "x, x"),
         (GOOD.replace(".5", "1.5"), "out of range"),
-        (GOOD.replace(".5", "nan"), "not finite"),
+        (GOOD.replace(".5", "nan"), "not a finite"),
         (GOOD.replace(".5", "half"), "'half'"),
         ("x,y,z\n1,.9,-.9\n.9,1,.9\n-.9,.9,1\n", "smallest eigenvalue -0.8"),
         ("x,x,z\n1,0,0\n0,1,0\n0,0,1\n", "twice"),

@@ -11,11 +11,10 @@ from stages.geometry import power, resampling
 from stages.geometry.battery import battery, cluster_indices
 from stages.geometry.core_model import core_grams, core_loadings, independent_grams
 from stages.geometry.core_share import core_share
-from stages.geometry.five import statistics
 from stages.geometry.gram import Floats, cosines, unit_gram
 from stages.geometry.p_values import p_value, partition_p
 from stages.geometry.similarity import across_mean
-from stages.geometry.verdict import TESTS
+from stages.geometry.verdict import TESTS, statistics
 
 NAMES = list("abcdef")
 CLUSTERS = {"x": ["a", "b"], "y": ["c", "d"], "z": ["e", "f"]}
@@ -107,11 +106,13 @@ def test_rules_on_curves() -> None:
 
 def test_dimension_needed_is_where_two_standard_deviations_are() -> None:
     angle = 101.7
-    needed = power.dimension_needed(angle)
+    cosine = np.cos(np.radians(angle))
+    pair = {"x": [0], "y": [1]}
+    needed = power.dimensions_needed(np.array([[1.0, cosine], [cosine, 1.0]]), pair)["x__y"]
     assert isinstance(needed, float)
     spread = cosines(independent_grams(rng(), 20_000, 2, round(needed)))[:, 0, 1]
-    assert np.mean(spread < np.cos(np.radians(angle))) == pytest.approx(0.025, abs=0.005)
-    assert isinstance(power.dimension_needed(90.0), str)
+    assert np.mean(spread < cosine) == pytest.approx(0.025, abs=0.005)
+    assert power.dimensions_needed(np.eye(2), pair) == {"x__y": "undefined: a right angle"}
 
 
 def test_bootstrap_is_that_of_the_vectors_themselves() -> None:

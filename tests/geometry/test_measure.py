@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from stages.common.artifacts import check_metrics
 from stages.common.errors import UserError
 from stages.geometry import measure
+from stages.geometry.cluster_angle import cluster_angle
+from stages.geometry.gram import unit_gram
 from tests.geometry.synthetic import LAYERS, params_with, write_artifacts
 
 
@@ -44,7 +47,7 @@ def test_metrics_hold_the_battery_and_its_sensitivity(metrics: dict) -> None:  #
     assert test1["selected"] == metrics["verdict"]["test1"]
     assert test1["contrasts"].endswith("of 6")
     assert test1["blocks"].endswith(f"of {LAYERS}")
-    assert test1["others"] == "2 of 2"
+    assert test1["per_model"] == test1["without_massive"] == "1 of 1"
 
 
 def test_plots_are_wide(metrics: dict) -> None:  # type: ignore[type-arg]
@@ -61,6 +64,21 @@ def test_massive_dimensions_are_the_largest() -> None:
     rows = pl.DataFrame({"a": [1.0, -9.0], "b": [0.0, 1.0], "c": [5.0, 6.0]}).to_numpy()
     assert measure.massive_dimensions(rows, 0.34).tolist() == [2]
     assert measure.massive_dimensions(rows, 0.0).tolist() == []
+
+
+def test_dimensions_that_are_massive_in_the_base_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = params_with(tmp_path, massive_share=0.021)
+    write_artifacts(tmp_path, params)
+    base = measure.base_activations(params.activations.spans, "response_mean", 1)
+    assert measure.massive_dimensions(base, 0.021).tolist() == [0]
+    measured = measure.read_measured(params)
+    found = measure.sensitivity(measured, params.geometry, np.array([0]))
+    left = unit_gram(measured.unit[:, 1:])
+    angle = found["without_massive"]["cluster_angle.medical__persona_deg"]
+    assert angle == pytest.approx(float(cluster_angle(left, [2, 3], [4, 5])))
 
 
 def test_vectors_of_other_organisms_are_refused(

@@ -16,7 +16,7 @@ from stages.geometry.battery import battery
 from stages.paper import family as search
 from stages.paper.claims import CLAIMS, Claim, read_claims
 from stages.paper.gram import read_family, read_published_gram
-from stages.paper.published import Judged, claims_table, judge_all, metrics_of
+from stages.paper.published import Judged, calibration_of, claims_table, judge_all, metrics_of
 
 GRAM = read_published_gram()
 FAMILY = read_family(GRAM)
@@ -137,3 +137,44 @@ def test_edges_of_agreement() -> None:
     claim = next(c for c in LEDGER if c.id == "C012")
     assert claim.agrees(0, 0.2365, 0.3) and not claim.agrees(0, 0.2366, 0.3)
     assert isinstance(claim, Claim)
+
+
+def test_the_published_cosines_are_calibrated() -> None:
+    found, sweep = calibration_of(GRAM, FAMILY)
+    check_metrics(found)
+    mean = found["statistic"]["similarity"]["cross_mean"]
+    assert mean["low"] <= mean["observed"] <= mean["high"]
+    assert mean["no_core_full_width"]["p"] < 0.001  # no core is refuted if all 4096 count,
+    assert mean["no_core_at_dimension_needed"]["p"] > 0.05  # and fits if fewer do
+    assert mean["partitions"]["smallest_p"] == pytest.approx(1 / 15)
+    assert 0 < found["statistic"]["core"]["share"]["observed"] < 0.2
+    verdicts = {found["power_full_width"][f"test{i}"]["verdict_paper"] for i in range(1, 6)}
+    assert verdicts <= {"discriminates", "cannot discriminate", "reversed"}
+    assert sweep.shares[0] == 0.0
+
+
+PROMISED = """
+cosine.medical__profanity angle_deg.medical__profanity triangle.finance__sports__medical.error_deg
+triangle.finance__profanity__malicious.error_deg pca.centred.pc1_pct pca.centred.pc5_pct
+pca.uncentred.pc1_pct pca.centred.loading_pc1.finance subspace.finance__sports__medical.rank1_r_full
+subspace.finance__sports__medical.rank1_r_offdiag subspace.finance__sports__medical.rank2_r_full
+subspace.finance__sports__medical.rank2_r_offdiag projection.finance__sports.medical
+residual.medical__profanity__malicious.reduction_pct
+residual.medical__profanity__malicious.mean_drop
+residual.medical__profanity__malicious.cosine.medical__profanity clusters.average.merge_medical
+clusters.average.merge_risk clusters.average.merge_persona clusters.average.merge_last_low
+clusters.silhouette_k clusters.average.cophenetic_r verdict.test1 verdict.test5 verdict.count
+cluster_angle.medical__persona_deg cluster_angle.risk__medical_deg cluster_angle.risk__persona_deg
+orthogonality.medical_on_persona.medical.magnitude
+orthogonality.medical_on_persona.medical.variance_pct
+pc1_ablation.medical__medical_replication.after pc1_ablation.medical__medical_replication.change
+pc1_ablation.mean_abs_change cross_variance.medical_pc1_in_persona.uncentred_pct
+cross_variance.medical_pc1_in_persona.centred_pct
+"""
+
+
+def test_users_and_the_ledger_can_rely_on_the_keys() -> None:
+    found = battery(GRAM.fitted(), GRAM.names, GRAM.clusters, Geometry()).flat()
+    assert [key for key in PROMISED.split() if key not in found] == []
+    assert sum(key.startswith("triangle.") and key.endswith("error_deg") for key in found) == 20
+    assert sum(key.startswith("projection.") for key in found) == 15 * 6
