@@ -140,7 +140,7 @@ def fit(
     seen: Features,
     labels: np.ndarray,
     groups: np.ndarray,
-    layers: Sequence[int],
+    counted: np.ndarray,
     params: Probe,
     aspect: str,
 ) -> tuple[Choice, Linear]:
@@ -150,21 +150,21 @@ def fit(
         seen: features of n labelled answers.
         labels: 0-100 [n].
         groups: question of each answer [n]; folds never split a question.
-        layers: blocks of the features, in order.
+        counted: answers [n] that choose and calibrate; all of them train.
     """
     from sklearn.metrics import roc_auc_score
 
     best: tuple[Choice, np.ndarray] | None = None
-    for layer, pooling, strength in product(layers, POOLINGS, params.regularisation):
+    for layer, pooling, strength in product(params.layers, POOLINGS, params.regularisation):
         trial = Choice(layer, pooling, strength, aspect == "coherent", 0.0)
-        values = _out_of_fold(design(seen, layers, trial), labels, groups, params.folds, trial)
-        auroc = float(roc_auc_score(labels >= CUT, values))
+        values = _out_of_fold(design(seen, params.layers, trial), labels, groups, params.folds, trial)
+        auroc = float(roc_auc_score(labels[counted] >= CUT, values[counted]))
         if best is None or auroc > best[0].cv_auroc:
             best = Choice(layer, pooling, strength, trial.text, auroc), values
     assert best is not None  # the params hold at least one layer and strength
     choice, values = best
-    linear = _fit_linear(design(seen, layers, choice), labels, choice)
-    slope, offset = _platt(values, labels)
+    linear = _fit_linear(design(seen, params.layers, choice), labels, choice)
+    slope, offset = _platt(values[counted], labels[counted])
     return choice, Linear(linear.mean, linear.scale, linear.weight, linear.bias, slope, offset)
 
 
