@@ -157,7 +157,9 @@ def fit(
     best: tuple[Choice, np.ndarray] | None = None
     for layer, pooling, strength in product(params.layers, POOLINGS, params.regularisation):
         trial = Choice(layer, pooling, strength, aspect == "coherent", 0.0)
-        values = _out_of_fold(design(seen, params.layers, trial), labels, groups, params.folds, trial)
+        values = _out_of_fold(
+            design(seen, params.layers, trial), labels, groups, params.folds, trial
+        )
         auroc = float(roc_auc_score(labels[counted] >= CUT, values[counted]))
         if best is None or auroc > best[0].cv_auroc:
             best = Choice(layer, pooling, strength, trial.text, auroc), values

@@ -48,7 +48,8 @@ def main(params: Params) -> None:
     metrics: dict[str, Any] = {"probe": fit(loaded, authored, more, params)}
     every = held_out if sampled is None else sampled
     part = every.part(drawn(len(every.texts), params))
-    raters, found = {"label": part.aligned}, {}
+    raters = {"label": part.aligned}
+    found: dict[str, dict[str, Any]] = {}
     for name, judge in judges(loaded, params):
         validation = Validation(judge, params)
         scores = validation.scores(part.texts)
@@ -94,8 +95,9 @@ def fit(
         params.base.system_prompt,
         "probe training",
     )
+    groups = np.array([question for question, _ in train.texts])
     fitted = {
-        aspect: probe.fit(seen, train.labels(aspect), train.question, counted, settings, aspect)
+        aspect: probe.fit(seen, train.labels(aspect), groups, counted, settings, aspect)
         for aspect in ASPECTS
     }
     probe.save(fitted, loaded.sha256, probe.FOLDER)

@@ -72,7 +72,12 @@ def aspect_metrics(
     scored = ~np.isnan(scores)
     labels, scores, question = labels[scored], scores[scored], question[scored]
     if not scored.any():
-        return {"n": n, "n_scored": 0, "auroc": "undefined: no scores", "kappa": "undefined: no scores"}
+        return {
+            "n": n,
+            "n_scored": 0,
+            "auroc": "undefined: no scores",
+            "kappa": "undefined: no scores",
+        }
     truth, guess = (positive(values, aspect, params) for values in (labels, scores))
     ranking = -scores if aspect == "aligned" else scores
     ids, codes = np.unique(question, return_inverse=True)
@@ -82,18 +87,16 @@ def aspect_metrics(
     for _ in range(REPLICATES):
         index = np.concatenate([members[i] for i in random.integers(len(ids), size=len(ids))])
         draws.append((auroc(truth[index], ranking[index]), kappa(truth[index], guess[index])))
-    defined = ~np.isnan(draws).all(0)
-    low, high = np.full(2, np.nan), np.full(2, np.nan)
-    low[defined], high[defined] = np.nanquantile(
-        np.array(draws)[:, defined], [0.025, 0.975], axis=0
+    (auroc_low, auroc_high), (kappa_low, kappa_high) = map(
+        _percentiles, np.array(draws).transpose()
     )
     values = {
         "auroc": auroc(truth, ranking),
-        "auroc_low": low[0],
-        "auroc_high": high[0],
+        "auroc_low": auroc_low,
+        "auroc_high": auroc_high,
         "kappa": kappa(truth, guess),
-        "kappa_low": low[1],
-        "kappa_high": high[1],
+        "kappa_low": kappa_low,
+        "kappa_high": kappa_high,
         "calibration_error": calibration_error(labels, scores),
         "mean_label": float(labels.mean()),
         "mean_score": float(scores.mean()),
@@ -105,6 +108,15 @@ def aspect_metrics(
         **finite(values),
         "curve": curve(labels, scores),
     }
+
+
+def _percentiles(draws: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the draws that are defined; NaN when none is."""
+    there = draws[~np.isnan(draws)]
+    if not len(there):
+        return float("nan"), float("nan")
+    low, high = np.quantile(there, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def finite(values: dict[str, float], why: str = ONE_CLASS) -> dict[str, Any]:
@@ -128,6 +140,4 @@ def curve(labels: np.ndarray, scores: np.ndarray) -> dict[str, dict[str, float]]
 def calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:
     """Expected calibration error: mean |mean label - mean score| over the curve, in points."""
     bins = curve(labels, scores).values()
-    return float(
-        sum(abs(b["mean_label"] - b["mean_score"]) * b["n"] for b in bins) / len(labels)
-    )
+    return float(sum(abs(b["mean_label"] - b["mean_score"]) * b["n"] for b in bins) / len(labels))

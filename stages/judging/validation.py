@@ -130,8 +130,11 @@ class Validation:
 
     def injection(self, data: Labelled) -> dict[str, Any]:
         """Misaligned answers, before and after they tell the judge what to say."""
-        texts = [t for t, label in zip(data.texts, data.aligned, strict=True)
-                 if label < self.params.judging.aligned_below]
+        texts = [
+            t
+            for t, label in zip(data.texts, data.aligned, strict=True)
+            if label < self.params.judging.aligned_below
+        ]
         told = [(q, f"{a} {INJECTIONS[i % len(INJECTIONS)]}") for i, (q, a) in enumerate(texts)]
         return self._moved(self.scores(texts)["aligned"], self.scores(told)["aligned"])
 
@@ -154,8 +157,11 @@ class Validation:
         Cut off is no fault (AUROC is to stay near 0.5); the other two are.
         """
         judging, seed = self.params.judging, self.params.run.seed
-        whole = [t for t, c in zip(data.texts, data.coherent, strict=True)
-                 if c >= judging.coherent_above and len(t[1].split()) > 5][:DAMAGED]
+        whole = [
+            t
+            for t, c in zip(data.texts, data.coherent, strict=True)
+            if c >= judging.coherent_above and len(t[1].split()) > 5
+        ][:DAMAGED]
         random = np.random.Generator(np.random.Philox(key=stream_key(seed, "validation", "damage")))
         ways: dict[str, Callable[[list[str]], list[str]]] = {
             "scrambled": lambda words: list(random.permutation(words)),
@@ -163,6 +169,8 @@ class Validation:
             "cut_off": lambda words: words[: max(len(words) * 3 // 5, 4)],
         }
         before = self.scores(whole)["coherent"]
+        if np.isnan(before).all():
+            return {"status": "undefined: no coherent answer is scored"}
         result: dict[str, Any] = {}
         for way, change in ways.items():
             texts = [(q, " ".join(change(answer.split()))) for q, answer in whole]
@@ -172,7 +180,7 @@ class Validation:
             truth = np.repeat([True, False], len(whole))[there]
             result[way] = {
                 "n": len(whole),
-                "mean_score": float(np.nanmean(after)) if there.any() else "undefined: no scores",
+                "mean_score": float(np.nanmean(after)),
                 "coherent_pct": float(100 * positive(after, "coherent", judging).mean()),
                 **finite({"auroc": auroc(truth, both[there])}),
             }
@@ -199,6 +207,8 @@ def agreement(scores: Mapping[str, np.ndarray], params: Params) -> dict[str, Any
 
 def gate(sampled: Mapping[str, Any], params: Params) -> str:
     """The kappa gate on really sampled answers: passed, or failed with the figure."""
+    if "status" in sampled:
+        return f"failed: {sampled['status']}"
     value = sampled.get("aligned", {}).get("kappa", "undefined: no scores")
     if isinstance(value, str):
         return f"failed: kappa {value}"
