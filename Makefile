@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 P ?= smol
 
-.PHONY: help setup repro test test-fast lint format bench profile published serve clean
+.PHONY: help setup repro test test-fast lint format bench rejudge profile published serve clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | \
@@ -42,6 +42,9 @@ bench: $(READY) ## Measure speed as ratios against named peers.
 
 published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
 	@python -m stages.paper.published --table
+
+rejudge: $(READY) ## Score existing answers with another judge: make rejudge ARGS="--backend openai --dry-run".
+	@python -m stages.judging.rejudge $(ARGS)
 
 profile: $(READY) ## Make profile P the active one (P=smol; refuses to drop edits).
 	@python -m stages.common.profile $(P)

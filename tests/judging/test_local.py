@@ -45,9 +45,7 @@ def test_numbers_that_the_tokeniser_splits(tiny_model: Any, tiny_tokenizer: Any)
         assert found.get("100", 0.0) == pytest.approx(reached["100"], abs=2e-6)
         eighties = sum(reached[f"8{d}"] for d in range(10))
         assert found["8"] == pytest.approx(reached["8"] - eighties, rel=1e-3)
-        assert found.get("10", 0.0) == pytest.approx(
-            reached["10"] - reached["100"], abs=2e-6
-        )
+        assert found.get("10", 0.0) == pytest.approx(reached["10"] - reached["100"], abs=2e-6)
         assert sum(found.values()) <= 1
 
 
