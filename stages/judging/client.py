@@ -217,8 +217,13 @@ def run_async(work: Coroutine[Any, Any, Read]) -> Read:
 
     async def main() -> Read:
         task = asyncio.current_task()
-        if task and threading.current_thread() is threading.main_thread():
-            stop = lambda: (stopped.set(), task.cancel())
+        assert task is not None
+
+        def stop() -> None:
+            stopped.set()
+            task.cancel()
+
+        if threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
         return await work
 
