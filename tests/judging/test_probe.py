@@ -81,12 +81,10 @@ def test_labels_that_follow_the_question_alone_are_not_learnt() -> None:
 
 
 def test_score_by_hand() -> None:
-    linear = Linear(
-        np.array([1.0, 0.0]), np.array([2.0, 1.0]), np.array([1.0, -1.0]), 0.5, 2.0, 1.0
-    )
-    x = np.array([[3.0, 0.0], [1.0, 1.0]])
-    np.testing.assert_allclose(linear.decision(x), [1.5, -0.5])
-    np.testing.assert_allclose(linear.score(x), [100 / (1 + np.exp(-4.0)), 50.0])
+    linear = Linear(np.array([2.0, -1.0]), 0.5)
+    x = np.array([[1.0, 0.5], [-0.5, -0.5]])
+    np.testing.assert_allclose(linear.decision(x), [2.0, 0.0])
+    np.testing.assert_allclose(linear.score(x), [100 / (1 + np.exp(-2.0)), 50.0])
 
 
 def test_saved_and_loaded_probes_score_the_same(tmp_path: Path) -> None:
