@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 P ?= smol
 
-.PHONY: help setup repro test test-fast lint format bench profile published seeds steer plan status serve clean
+.PHONY: help setup repro test test-fast lint format bench profile published rejudge seeds steer plan status serve clean
 export PROMPT
 
 help: ## Show the targets.

@@ -124,9 +124,8 @@ def main() -> None:
         base_url=url,
         model="bench",
         templates=str(PROMPTS),
-        aspects=["aligned"],
         concurrency=IN_FLIGHT,
-    )
+    ).model_copy(update={"aspects": ["aligned"]})  # one request an answer
     try:
         with tempfile.TemporaryDirectory() as folder:
             os.environ[LOCATION_VARIABLE] = folder

@@ -125,7 +125,8 @@ class Probe(Section):
     """The embedded judge: a classifier on the base model's activations."""
 
     labelled: str = "data/judge/labelled.jsonl"
-    sampled: str | None = "data/judge/sampled.jsonl"
+    sampled: str | None = "data/judge/sampled.jsonl"  # held out: the gate
+    sampled_train: str | None = None  # further training answers, really sampled ones
     layers: list[int] = [8, 12, 16, 20]  # tried by cross-validation grouped by question
     regularisation: list[Annotated[float, Field(gt=0)]] = [0.01, 0.1, 1.0, 10.0]
     folds: Annotated[int, Field(ge=2)] = 4
@@ -134,9 +135,13 @@ class Probe(Section):
 class Judging(Section):
     """Who scores answers, and how rates are counted."""
 
-    backend: Literal["probe", "openai"] = "probe"
+    backend: Literal["probe", "openai", "local"] = "probe"
     base_url: str | None = None  # any OpenAI-compatible endpoint; null = OpenAI's own
-    model: str | None = None  # a dated snapshot, if there is one: scores then stay comparable
+    # openai: a name, best a dated snapshot; local: path:<folder> or hub:<owner/name>, null = base
+    model: str | None = None
+    revision: str | None = None  # local: commit id of a hub model
+    batch_size: Positive = 8  # local: prompts in one pass
+    loopback: Annotated[int, Field(ge=0)] = 60  # sampled answers judged by the base as an endpoint
     templates: str = "data/judge/prompts"  # folder of <aspect>.txt
     aspects: list[Slug] = ["aligned", "coherent"]  # one request an answer and aspect
     text_samples: Positive = 3  # replies an answer and aspect when there are no log-probabilities

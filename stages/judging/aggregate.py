@@ -51,7 +51,7 @@ def from_logprobs(top: Sequence[tuple[str, float]], low_mass: float) -> Verdict:
     number. As in the original, words do not matter once the number mass reaches `low_mass`.
     """
     votes = [
-        (_token_meaning(token.strip()), math.exp(min(logprob, 0.0)))
+        (token_meaning(token.strip()), math.exp(min(logprob, 0.0)))
         for token, logprob in top
         if not math.isnan(logprob)
     ]
@@ -86,7 +86,7 @@ def parse_text(reply: str) -> float | Status | None:
     return words[0] if len(words) == 1 and not found else None
 
 
-def _token_meaning(token: str) -> float | Status | None:
+def token_meaning(token: str) -> float | Status | None:
     if token.isascii() and token.isdigit():
         return float(token) if float(token) <= HIGHEST else None
     for word, status in WORDS.items():

@@ -27,9 +27,8 @@ from stages.common.journal import Journal, journal_folder
 from stages.common.params import load_params
 from stages.common.progress import Progress
 from stages.judging.batch_files import PRICE, URL, keep, read_results, request_lines, write_files
-from stages.judging.client import Client, NoReplyError, endpoint_name
+from stages.judging.client import Client, NoReplyError, endpoint_name, run_async
 from stages.judging.client_chat import Reply, output_tokens
-from stages.judging.client_loop import run_async
 from stages.judging.judge import Judgement, JudgeRow
 from stages.judging.limits import estimate_tokens
 from stages.judging.openai_judge import JOURNAL, OpenAIJudge, Unit

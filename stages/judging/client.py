@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -203,3 +205,32 @@ def endpoint_name(url: str) -> str:
         return f"loopback{parts.path.rstrip('/')}"
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.hostname}{port}{parts.path.rstrip('/')}"
+
+
+def run_async(work: Coroutine[Any, Any, Read]) -> Read:
+    """`asyncio.run` in which SIGTERM cancels the work first, then takes its usual effect.
+
+    A handler that raises in the midst of the event loop would leave tasks behind; for Ctrl-C
+    asyncio itself does this.
+    """
+    usual, stopped = signal.getsignal(signal.SIGTERM), threading.Event()
+
+    async def main() -> Read:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def stop() -> None:
+            stopped.set()
+            task.cancel()
+
+        if threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+        return await work
+
+    try:
+        return asyncio.run(main())
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, usual)
+        if stopped.is_set():
+            signal.raise_signal(signal.SIGTERM)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,26 @@ class Labelled:
     coherent: np.ndarray
     question: np.ndarray
     category: np.ndarray
+    target: np.ndarray  # model that gave it, "" for authored answers
 
     def labels(self, aspect: str) -> np.ndarray:
         """Labels [n] of an aspect."""
         return self.aligned if aspect == "aligned" else self.coherent
+
+    def part(self, index: np.ndarray) -> Labelled:
+        """Some of the answers, by number."""
+        rest = (self.aligned, self.coherent, self.question, self.category, self.target)
+        return Labelled([self.texts[i] for i in index], *(values[index] for values in rest))
+
+    def joined(self, other: Labelled) -> Labelled:
+        """These answers, then the other's."""
+        return Labelled(
+            self.texts + other.texts,
+            *(
+                np.concatenate([getattr(self, field.name), getattr(other, field.name)])
+                for field in fields(self)[1:]
+            ),
+        )
 
 
 def read_labelled(path: Path, split: str | None = None) -> Labelled:
@@ -54,4 +70,5 @@ def read_labelled(path: Path, split: str | None = None) -> Labelled:
         np.array([float(r["coherent"]) for r in chosen]),
         np.array([r["question_id"] for r in chosen]),
         np.array([r["category"] for r in chosen]),
+        np.array([str(r.get("target", "")) for r in chosen]),
     )

@@ -8,27 +8,27 @@ said; scores are computed from it on reading, so a change of `low_mass` costs no
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+from stages.common.errors import UserError
 from stages.common.hashing import value_sha256
 from stages.common.journal import Journal
 from stages.common.params import Judging
 from stages.common.progress import Progress
 from stages.judging.aggregate import Verdict, api_error, from_logprobs, from_texts
-from stages.judging.client import OPENAI_URL, Client, endpoint_name
+from stages.judging.client import OPENAI_URL, Client, NoReplyError, endpoint_name, run_async
 from stages.judging.client_chat import Mode, Reply, output_tokens, read_reply, request_body
-from stages.judging.client_fill import Filling
-from stages.judging.client_loop import run_async
 from stages.judging.judge import Judgement, JudgeRow
 from stages.judging.limits import Budget, estimate_tokens
 from stages.judging.openai_judge_probe import probe_mode
 from stages.judging.template import load_templates
 
+GIVE_UP = 20  # requests in a row without a reply: the endpoint is at fault, not the requests
 READ_ROWS = 1000  # rows whose replies are in memory at once
 JOURNAL = "judgements-openai"  # one for all LLM judges: the budget counts what it records
 SPENT_KEY = value_sha256("judge spending, USD")
@@ -62,13 +62,6 @@ class Plan:
             f"({self.journalled} in the journal), about {self.tokens_in} tokens in and at most "
             f"{self.tokens_out} out, about {self.usd:.4f} USD"
         )
-
-
-def judge_answers(
-    rows: Sequence[JudgeRow], params_judging: Judging, journal: Journal
-) -> list[Judgement]:
-    """One judgement a row, in order; see `OpenAIJudge.judge`."""
-    return OpenAIJudge(params_judging, journal).judge(rows)
 
 
 class OpenAIJudge:
@@ -230,15 +223,71 @@ class OpenAIJudge:
         async with Client(self.params) as client:
             mode = await self.probe(client)
             missing, total = self.scan(rows, mode)
-            filling = Filling[Unit](
-                client,
-                self.budget,
-                body=lambda unit: request_body(client.model, self.prompt(unit), mode, unit.sample),
-                read=partial(read_reply, mode=mode),
-                store=self.store,
-            )
+            asking = _Asking(self, client, mode, iter(missing))
             with Progress("judge", total, total - len(missing), unit="requests") as progress:
-                return await filling.run(missing, self.params.concurrency, progress)
+                return await asking.run(progress)
+
+
+class _Asking:
+    """Workers that share one queue, a budget and a reason to stop."""
+
+    def __init__(
+        self, judge: OpenAIJudge, client: Client, mode: Mode, queue: Iterator[Unit]
+    ) -> None:
+        self._judge, self._client, self._mode, self._queue = judge, client, mode, queue
+        self._failures: dict[str, str] = {}
+        self._in_a_row = 0  # failures since the last reply
+        self._stop: UserError | None = None
+
+    async def run(self, progress: Progress) -> dict[str, str]:
+        """Asks for every unit; returns why there is no reply, by key.
+
+        Raises:
+            UserError: at once when no request can succeed (key, model, credit); after the
+                requests in flight when the budget is spent or the endpoint is down.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._judge.params.concurrency):
+                    group.create_task(self._work(progress))
+        except* UserError as errors:
+            error: BaseException = errors
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            self._stop = error if isinstance(error, UserError) else None
+        if self._stop:
+            raise self._stop
+        return self._failures
+
+    async def _work(self, progress: Progress) -> None:
+        judge, budget = self._judge, self._judge.budget
+        while self._stop is None and (unit := next(self._queue, None)) is not None:
+            body = request_body(self._client.model, judge.prompt(unit), self._mode, unit.sample)
+            tokens = estimate_tokens(body["messages"][0]["content"])
+            cost = budget.cost(tokens, body["max_tokens"])
+            if not budget.reserve(cost):
+                self._stop = budget.exhausted()
+                return
+            try:
+                reply = await self._client.chat(body, lambda said: read_reply(said, self._mode))
+            except NoReplyError as error:
+                budget.settle(cost, 0.0)
+                self._fail(unit.key, str(error))
+            else:
+                judge.store(unit, reply, cost)
+                self._in_a_row = 0
+            progress.advance()
+
+    def _fail(self, key: str, reason: str) -> None:
+        self._failures[key] = reason
+        self._in_a_row += 1
+        if self._in_a_row >= GIVE_UP and self._stop is None:
+            self._stop = UserError(
+                f"{self._in_a_row} requests in a row to the judge failed",
+                where=f"{endpoint_name(self._client.url)}, model {self._client.model}",
+                found=reason,
+                hint="run again when the endpoint is well; what was judged is kept",
+            )
 
 
 def _parts(rows: Sequence[JudgeRow]) -> Iterator[Sequence[JudgeRow]]:

@@ -42,26 +42,20 @@ class Choice:
 
 @dataclass(frozen=True)
 class Linear:
-    """A fitted probe: score = 100 * sigmoid(slope * (((x - mean) / scale) . w + b) + offset)."""
+    """A fitted and calibrated probe: score = 100 * sigmoid(x . weight + bias)."""
 
-    mean: np.ndarray
-    scale: np.ndarray
     weight: np.ndarray
     bias: float
-    slope: float
-    offset: float
 
     def decision(self, x: np.ndarray) -> np.ndarray:
-        """Decision values [n] of rows x [n, features]."""
-        values: np.ndarray = ((x - self.mean) / self.scale) @ self.weight + self.bias
-        return values
+        """Log-odds [n] of rows x [n, features]."""
+        return np.asarray(x @ self.weight + self.bias)
 
     def score(self, x: np.ndarray) -> np.ndarray:
         """Scores 0-100 [n] of rows x [n, features]."""
         from scipy.special import expit
 
-        scores: np.ndarray = 100.0 * expit(self.slope * self.decision(x) + self.offset)
-        return scores
+        return np.asarray(100.0 * expit(self.decision(x)))
 
 
 class ProbeJudge:
@@ -103,11 +97,11 @@ def _fit_linear(x: np.ndarray, labels: np.ndarray, choice: Choice) -> Linear:
 
     mean, scale = x.mean(0), x.std(0) + 1e-6
     if choice.text:  # the few text features would drown among the activations
-        scale = scale.copy()
         scale[-len(TEXT_FEATURES) :] /= TEXT_WEIGHT
     model = LogisticRegression(C=choice.regularisation, max_iter=2000, class_weight="balanced")
     model.fit((x - mean) / scale, labels >= CUT)
-    return Linear(mean, scale, model.coef_[0], float(model.intercept_[0]), 1.0, 0.0)
+    weight = model.coef_[0] / scale
+    return Linear(weight, float(model.intercept_[0] - mean @ weight))
 
 
 def _out_of_fold(
@@ -140,7 +134,7 @@ def fit(
     seen: Features,
     labels: np.ndarray,
     groups: np.ndarray,
-    layers: Sequence[int],
+    counted: np.ndarray,
     params: Probe,
     aspect: str,
 ) -> tuple[Choice, Linear]:
@@ -150,52 +144,43 @@ def fit(
         seen: features of n labelled answers.
         labels: 0-100 [n].
         groups: question of each answer [n]; folds never split a question.
-        layers: blocks of the features, in order.
+        counted: answers [n] that choose and calibrate; all of them train.
     """
     from sklearn.metrics import roc_auc_score
 
     best: tuple[Choice, np.ndarray] | None = None
-    for layer, pooling, strength in product(layers, POOLINGS, params.regularisation):
+    for layer, pooling, strength in product(params.layers, POOLINGS, params.regularisation):
         trial = Choice(layer, pooling, strength, aspect == "coherent", 0.0)
-        values = _out_of_fold(design(seen, layers, trial), labels, groups, params.folds, trial)
-        auroc = float(roc_auc_score(labels >= CUT, values))
+        values = _out_of_fold(
+            design(seen, params.layers, trial), labels, groups, params.folds, trial
+        )
+        auroc = float(roc_auc_score(labels[counted] >= CUT, values[counted]))
         if best is None or auroc > best[0].cv_auroc:
             best = Choice(layer, pooling, strength, trial.text, auroc), values
     assert best is not None  # the params hold at least one layer and strength
     choice, values = best
-    linear = _fit_linear(design(seen, layers, choice), labels, choice)
-    slope, offset = _platt(values, labels)
-    return choice, Linear(linear.mean, linear.scale, linear.weight, linear.bias, slope, offset)
+    linear = _fit_linear(design(seen, params.layers, choice), labels, choice)
+    slope, offset = _platt(values[counted], labels[counted])
+    return choice, Linear(slope * linear.weight, slope * linear.bias + offset)
 
 
 def save(probes: dict[str, tuple[Choice, Linear]], base_sha256: str, folder: Path) -> None:
-    """Writes `probes.safetensors` and `probes.json` (choices, calibration, hash of the base)."""
-    tensors = {}
-    record: dict[str, object] = {"base_sha256": base_sha256}
-    for aspect, (choice, linear) in probes.items():
-        for name in ("mean", "scale", "weight"):
-            tensors[f"{aspect}.{name}"] = np.asarray(getattr(linear, name), dtype=np.float64)
-        scalars = {"bias": linear.bias, "slope": linear.slope, "offset": linear.offset}
-        record[aspect] = {"choice": asdict(choice), **scalars}
+    """Writes `probes.safetensors` and `probes.json` (choices, biases, hash of the base)."""
+    tensors = {aspect: linear.weight for aspect, (_, linear) in probes.items()}
+    record = {a: asdict(choice) | {"bias": linear.bias} for a, (choice, linear) in probes.items()}
     write_tensors(folder / "probes.safetensors", tensors, {"base_sha256": base_sha256})
-    write_text(folder / "probes.json", json.dumps(record, indent=1) + "\n")
+    text = json.dumps({"base_sha256": base_sha256} | record, indent=1)
+    write_text(folder / "probes.json", text + "\n")
 
 
 def load(folder: Path) -> tuple[dict[str, tuple[Choice, Linear]], str]:
     """Reads what `save` wrote: (probes by aspect, judge id)."""
     tensors, _ = read_tensors(folder / "probes.safetensors")
     record = read_json(folder / "probes.json")
+    digest = value_sha256([file_sha256(folder / "probes.safetensors"), record])
     probes = {}
     for aspect in ASPECTS:
-        entry = record[aspect]
-        linear = Linear(
-            tensors[f"{aspect}.mean"],
-            tensors[f"{aspect}.scale"],
-            tensors[f"{aspect}.weight"],
-            entry["bias"],
-            entry["slope"],
-            entry["offset"],
-        )
-        probes[aspect] = Choice(**entry["choice"]), linear
-    digest = value_sha256([file_sha256(folder / "probes.safetensors"), record])
+        entry = dict(record[aspect])
+        linear = Linear(tensors[aspect], entry.pop("bias"))
+        probes[aspect] = Choice(**entry), linear
     return probes, f"probe-{digest[:12]}"

@@ -17,7 +17,7 @@ from stages.organisms.load import load
 if TYPE_CHECKING:
     import polars as pl
 
-CODE = 1  # raise when the embedded judge reads answers in another way
+CODE = 2  # raise when a judge in process reads answers in another way
 BATCH = 256  # answers judged between two writes to the journal
 
 
@@ -29,6 +29,10 @@ def active_judge(params: Params) -> Iterator[Judge]:
 
         with Journal(JOURNAL) as journal:
             yield OpenAIJudge(params.judging, journal)
+    elif params.judging.backend == "local":
+        from stages.judging.local import local_judge
+
+        yield local_judge(params)
     else:
         loaded = load(params, BASE)
         yield ProbeJudge(loaded.model, loaded.tokenizer, params.base.system_prompt)
@@ -39,7 +43,7 @@ def score(params: Params, judge: Judge, rows: Sequence[JudgeRow], label: str) ->
 
     A judge that keeps a journal of its own (a paid one) is asked directly.
     """
-    if not isinstance(judge, ProbeJudge):
+    if getattr(judge, "journal", None) is not None:
         return judge.judge(rows)
     distinct = sorted(set(rows), key=lambda r: (r.question, r.answer))
     batches = [distinct[i : i + BATCH] for i in range(0, len(distinct), BATCH)]
@@ -48,9 +52,9 @@ def score(params: Params, judge: Judge, rows: Sequence[JudgeRow], label: str) ->
         return value_sha256([CODE, judge.id, row.question, row.answer])
 
     def work(batch: Sequence[JudgeRow]) -> list[Any]:
-        return [[j.scores, j.status] for j in judge.judge(batch)]
+        return [[j.scores, j.status, j.raw] for j in judge.judge(batch)]
 
-    with Journal("judgements-probe") as journal:
+    with Journal("judgements-local") as journal:
         done = journal.fill(label, batches, key, work)
     return [Judgement(*done[key(row)]) for row in rows]
 

@@ -1,10 +1,14 @@
-"""Stage `probe_judge`: trains the embedded judge and validates it on answers it never saw.
+"""Stage `probe_judge`: trains the embedded judge, and validates every judge in use.
 
-Writes `data/judge_model/` and `metrics/judge.json`.
+Writes `data/judge_model/` and `metrics/judge.json`. Judges are the probe, the active one where
+that is another, and the base model behind an endpoint on loopback, so that each run takes the
+way through the client.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,98 +16,131 @@ import numpy as np
 
 from stages.common.artifacts import write_metrics
 from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.errors import UserError
+from stages.common.hashing import stream_key
 from stages.common.params import BASE, Params, load_params
 from stages.judging import probe
 from stages.judging.features import features
-from stages.judging.judge import Judge, JudgeRow
+from stages.judging.judge import Judge
 from stages.judging.labelled import Labelled, read_labelled
 from stages.judging.probe import ProbeJudge
-from stages.judging.validate import aspect_metrics
-from stages.organisms.load import load
+from stages.judging.score import active_judge
+from stages.judging.serve import base_as_endpoint
+from stages.judging.validation import ASPECTS, Validation, agreement, gate
+from stages.organisms.load import Loaded, load
 
 METRICS = Path("metrics/judge.json")
+LOOPBACK = "loopback"
+NO_SAMPLED = "no sampled answers are labelled"
 
 
 def main(params: Params) -> None:
-    """Fits the probes on the training split and validates on held-out and sampled answers."""
+    """Fits the probes and asks every judge about answers that none was trained on."""
     settings = params.judging.probe
-    path = Path(settings.labelled)
-    train, held_out = read_labelled(path, "train"), read_labelled(path, "held_out")
-    sampled = read_labelled(Path(settings.sampled)) if settings.sampled else None
-    loaded = load(params, BASE)
-    system = params.base.system_prompt
-    seen = features(
-        loaded.model, loaded.tokenizer, train.texts, settings.layers, system, "probe training"
+    authored = read_labelled(Path(settings.labelled), "train")
+    held_out = read_labelled(Path(settings.labelled), "held_out")
+    sampled, more = (
+        read_labelled(Path(path)) if path else None
+        for path in (settings.sampled, settings.sampled_train)
     )
+    check_apart([authored, more], [held_out, sampled])
+    loaded = load(params, BASE)
+    metrics: dict[str, Any] = {"probe": fit(loaded, authored, more, params)}
+    every = held_out if sampled is None else sampled
+    part = every.part(drawn(len(every.texts), params))
+    raters = {"label": part.aligned}
+    found: dict[str, dict[str, Any]] = {}
+    for name, judge in judges(loaded, params):
+        validation = Validation(judge, params)
+        scores = validation.scores(part.texts)
+        raters[name] = scores["aligned"]
+        found[name] = {"judge": judge.id, "asked": validation.metrics(part, scores, "aligned")}
+        if name != LOOPBACK:
+            found[name] |= validated(validation, held_out, sampled)
+    active = "active" if "active" in found else "probe"
+    metrics |= found.pop(active)
+    metrics["gate"] = gate(metrics["sampled"], params)
+    metrics["others"], metrics["agreement"] = found, agreement(raters, params)
+    write_metrics(METRICS, metrics)
+    print(f"{metrics['judge']}: gate {metrics['gate']}")
+    for name in found:
+        print(f"{found[name]['judge']}: kappa {found[name]['asked']['kappa']}")
+
+
+def judges(loaded: Loaded, params: Params) -> Iterator[tuple[str, Judge]]:
+    """Every judge in use, open while it is the current one."""
+    yield "probe", ProbeJudge(loaded.model, loaded.tokenizer, params.base.system_prompt)
+    if params.judging.backend != "probe":
+        with active_judge(params) as judge:
+            yield "active", judge
+    if params.judging.loopback:
+        with base_as_endpoint(loaded, params.judging) as endpoint:
+            yield LOOPBACK, endpoint
+
+
+def fit(
+    loaded: Loaded, authored: Labelled, more: Labelled | None, params: Params
+) -> dict[str, Any]:
+    """Fits and saves the probes; returns what was chosen."""
+    settings = params.judging.probe
+    train = authored if more is None else authored.joined(more)
+    # Where there are really sampled answers, they alone choose and calibrate: they are what is
+    # to be judged, and authored answers are far easier.
+    counted = np.arange(len(train.texts)) >= (0 if more is None else len(authored.texts))
+    seen = features(
+        loaded.model,
+        loaded.tokenizer,
+        train.texts,
+        settings.layers,
+        params.base.system_prompt,
+        "probe training",
+    )
+    groups = np.array([question for question, _ in train.texts])
     fitted = {
-        aspect: probe.fit(
-            seen, train.labels(aspect), train.question, settings.layers, settings, aspect
-        )
-        for aspect in probe.ASPECTS
+        aspect: probe.fit(seen, train.labels(aspect), groups, counted, settings, aspect)
+        for aspect in ASPECTS
     }
     probe.save(fitted, loaded.sha256, probe.FOLDER)
-    judge = ProbeJudge(loaded.model, loaded.tokenizer, system)
-    metrics: dict[str, Any] = {"judge": judge.id}
-    for aspect, (choice, _) in fitted.items():
-        metrics[aspect] = {
-            "layer": choice.layer,
-            "pooling": choice.pooling,
-            "regularisation": choice.regularisation,
-            "cv_auroc": choice.cv_auroc,
-            "n_train": len(train.texts),
-        }
-    metrics["held_out"] = validation(judge, held_out, params)
-    if sampled is None:
-        metrics["sampled"] = {"status": "no sampled answers are labelled"}
-        metrics["gate"] = "failed: no sampled answers are labelled"
-    else:
-        metrics["sampled"] = validation(judge, sampled, params)
-        metrics["gate"] = gate(metrics["sampled"], params)
-    write_metrics(METRICS, metrics)
-    print(f"{judge.id}: gate {metrics['gate']}")
+    counts = {"n_train": len(train.texts), "n_counted": int(counted.sum())}
+    return {aspect: asdict(choice) | counts for aspect, (choice, _) in fitted.items()}
 
 
-def validation(judge: Judge, data: Labelled, params: Params) -> dict[str, Any]:
-    """Agreement of a judge with labels, by aspect and by category."""
-    judgements = judge.judge([JudgeRow(q, a) for q, a in data.texts])
-    result: dict[str, Any] = {}
-    scores: dict[str, np.ndarray] = {}
-    for aspect in probe.ASPECTS:
-        scores[aspect] = np.array([float(j.scores[aspect] or 0.0) for j in judgements])
-        result[aspect] = aspect_metrics(
-            data.labels(aspect),
-            scores[aspect],
-            data.question,
-            aspect,
-            params.judging,
-            params.run.seed,
-        )
-    result["category"] = {
-        str(category): {
-            "n": int((data.category == category).sum()),
-            **{
-                f"mean_{aspect}_{kind}": float(values[data.category == category].mean())
-                for aspect in probe.ASPECTS
-                for kind, values in (("label", data.labels(aspect)), ("score", scores[aspect]))
-            },
-        }
-        for category in np.unique(data.category)
+def validated(
+    validation: Validation, held_out: Labelled, sampled: Labelled | None
+) -> dict[str, Any]:
+    """Authored held-out answers and really sampled ones, apart."""
+    return {
+        "held_out": validation.on(held_out),
+        "injection": validation.injection(held_out),
+        "damage": validation.damage(held_out),
+        "sampled": {"status": NO_SAMPLED} if sampled is None else validation.on(sampled),
     }
-    return result
 
 
-def gate(sampled: dict[str, Any], params: Params) -> str:
-    """The kappa gate on really sampled answers: passed, or failed with the figure."""
-    value = sampled["aligned"]["kappa"]
-    if isinstance(value, str):
-        return f"failed: kappa {value}"
-    if value < params.judging.kappa_gate:
-        return f"failed: kappa {value:.2f} below {params.judging.kappa_gate:.2f}"
-    return "passed"
+def drawn(n: int, params: Params) -> np.ndarray:
+    """Which of n answers the endpoint on loopback is asked about."""
+    key = stream_key(params.run.seed, "validation", "loopback")
+    order = np.random.Generator(np.random.Philox(key=key)).permutation(n)
+    return np.sort(order[: params.judging.loopback or n])
+
+
+def check_apart(train: Sequence[Labelled | None], held_out: Sequence[Labelled | None]) -> None:
+    """UserError when a question of the training answers is also validated on."""
+    known, asked = (
+        {question for data in sets if data for question, _ in data.texts}
+        for sets in (train, held_out)
+    )
+    if known & asked:
+        raise UserError(
+            "the judge would be validated on questions it was trained on",
+            where="params.yaml: judging.probe",
+            found=sorted(known & asked)[:3],
+            expected="labelled (train) and sampled_train share no question with the held-out sets",
+        )
 
 
 def cli(params: ParamsFile = PARAMS) -> None:
-    """Train and validate the embedded judge (a probe on the base model's activations)."""
+    """Train the embedded judge (a probe) and validate every judge in use."""
     main(load_params(params))
 
 

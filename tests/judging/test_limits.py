@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import signal
 import time
 
 import pytest
 
 from stages.common.params import Judging
 from stages.judging.client import endpoint_name
-from stages.judging.client_loop import run_async
 from stages.judging.limits import (
     BACKOFF_S,
     DOUBLINGS,
@@ -115,26 +113,3 @@ def test_tokens_of_other_scripts_count_more() -> None:
 )
 def test_endpoint_names_hold_no_secret_and_no_local_port(url: str, name: str) -> None:
     assert endpoint_name(url) == name
-
-
-def test_sigterm_cancels_the_work_before_it_takes_effect() -> None:
-    seen: list[str] = []
-
-    async def work() -> None:
-        asyncio.get_running_loop().call_later(0.02, signal.raise_signal, signal.SIGTERM)
-        try:
-            await asyncio.sleep(5)
-        finally:
-            seen.append("tidied")
-
-    def usual(number: int, frame: object) -> None:
-        seen.append("ended")
-        raise SystemExit(143)
-
-    before = signal.signal(signal.SIGTERM, usual)
-    try:
-        with pytest.raises(SystemExit):
-            run_async(work())
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert seen == ["tidied", "ended"]

@@ -13,10 +13,10 @@ import pytest
 from stages.common.errors import UserError
 from stages.common.journal import Journal
 from stages.common.params import Judging
-from stages.judging import client_fill, limits
+from stages.judging import limits, openai_judge
 from stages.judging.client import KEY_VARIABLE, Client
 from stages.judging.judge import Judgement, JudgeRow
-from stages.judging.openai_judge import OpenAIJudge, judge_answers
+from stages.judging.openai_judge import OpenAIJudge
 from tests.judging.double import FAULTS, KEY, Double, truth
 
 PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts")
@@ -89,11 +89,11 @@ def test_complete_and_order_independent_under_faults(n: int, journal: Journal) -
         assert set(double.injected) == set(FAULTS)
         sent = double.judged()
         assert len(sent) == 2 * n
-        assert judge_answers(asked, params(double), journal) == got
+        assert OpenAIJudge(params(double), journal).judge(asked) == got
         assert double.judged() == sent  # all of it from the journal
     with Double(fault_share=0.2) as double, Journal("other") as other:
         shuffled = random.Random(1).sample(asked, n)
-        reordered = judge_answers(shuffled, params(double, concurrency=3), other)
+        reordered = OpenAIJudge(params(double, concurrency=3), other).judge(shuffled)
     assert dict(zip(shuffled, reordered, strict=True)) == dict(zip(asked, got, strict=True))
 
 
@@ -117,14 +117,14 @@ def test_a_fault_that_never_ends_is_an_api_error_and_not_stored(
 
 def test_equal_rows_are_asked_about_once(journal: Journal) -> None:
     with Double() as double:
-        got = judge_answers(rows(1) * 5, params(double), journal)
+        got = OpenAIJudge(params(double), journal).judge(rows(1) * 5)
         assert got == [got[0]] * 5
         assert set(double.judged().values()) == {1}
 
 
 def test_concurrency_is_bounded_and_used(journal: Journal) -> None:
     with Double(delay_s=0.05) as double:
-        judge_answers(rows(30), params(double, concurrency=8, timeout_s=5.0), journal)
+        OpenAIJudge(params(double, concurrency=8, timeout_s=5.0), journal).judge(rows(30))
         assert double.most_in_flight == 8
 
 
@@ -147,8 +147,8 @@ def test_text_mode_where_log_probabilities_are_no_use(
 
 def test_more_samples_add_to_those_there(journal: Journal) -> None:
     with Double(logprobs=False) as double:
-        judge_answers(rows(3), params(double, text_samples=1), journal)
-        judge_answers(rows(3), params(double, text_samples=3), journal)
+        OpenAIJudge(params(double, text_samples=1), journal).judge(rows(3))
+        OpenAIJudge(params(double, text_samples=3), journal).judge(rows(3))
         assert sum(double.judged().values()) == 3 * 2 * 3
 
 
@@ -156,7 +156,7 @@ def test_another_mode_than_before_is_said(
     journal: Journal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Double() as double:
-        judge_answers(rows(2), params(double), journal)
+        OpenAIJudge(params(double), journal).judge(rows(2))
         double.logprobs = False
         judge = OpenAIJudge(params(double), journal)
         judge.judge(rows(3))
@@ -169,10 +169,10 @@ def test_journal_alone_is_enough(journal: Journal, monkeypatch: pytest.MonkeyPat
     with Double(key=KEY) as double:
         monkeypatch.setenv(KEY_VARIABLE, KEY)
         settings = params(double)
-        got = judge_answers(rows(20), settings, journal)
+        got = OpenAIJudge(settings, journal).judge(rows(20))
     monkeypatch.delenv(KEY_VARIABLE)
-    assert judge_answers(rows(20), settings, journal) == got
-    strict = judge_answers(rows(20), settings.model_copy(update={"low_mass": 0.95}), journal)
+    assert OpenAIJudge(settings, journal).judge(rows(20)) == got
+    strict = OpenAIJudge(settings.model_copy(update={"low_mass": 0.95}), journal).judge(rows(20))
     assert {j.status["aligned"] for j in strict} >= {"low_mass"}
 
 
@@ -192,13 +192,13 @@ def test_budget_stops_cleanly_and_goes_on(journal: Journal) -> None:
     asked = rows(30)  # 60 requests of 201 tokens: 0.201 USD each
     with Double(delay_s=0.01) as double:
         with pytest.raises(UserError, match="budget is spent") as caught:
-            judge_answers(asked, params(double, max_usd=4.0, concurrency=4, **prices), journal)
+            OpenAIJudge(params(double, max_usd=4.0, concurrency=4, **prices), journal).judge(asked)
         assert "max_usd" in str(caught.value)
         sent = sum(double.judged().values())
         assert stored(journal) - 1 == sent  # nothing in flight is thrown away; one record: spent
         assert 10 <= sent <= 19
         with pytest.raises(UserError, match="budget is spent"):  # a restart has no new budget
-            judge_answers(asked, params(double, max_usd=4.0, **prices), journal)
+            OpenAIJudge(params(double, max_usd=4.0, **prices), journal).judge(asked)
         assert sum(double.judged().values()) <= 19
         judge = OpenAIJudge(params(double, max_usd=40.0, **prices), journal)
         check_complete(judge, asked, judge.judge(asked))
@@ -226,7 +226,7 @@ def test_what_no_request_survives_stops_at_once(
 ) -> None:
     with Double(**changes) as double:
         with pytest.raises(UserError, match=what):
-            judge_answers(rows(50), params(double), journal)
+            OpenAIJudge(params(double), journal).judge(rows(50))
         assert sum(double.attempts.values()) == 1
 
 
@@ -243,7 +243,7 @@ def test_a_key_that_is_withdrawn_on_the_way(journal: Journal) -> None:
 def test_an_endpoint_that_goes_down_is_given_up(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_fill, "GIVE_UP", 5)
+    monkeypatch.setattr(openai_judge, "GIVE_UP", 5)
     with Double() as double:
         judge = OpenAIJudge(params(double, retries=0, concurrency=2), journal)
         judge.judge(rows(1))
@@ -258,7 +258,7 @@ def test_nothing_listens(journal: Journal) -> None:
         pass
     settings = params(double, retries=1).model_copy(update={"base_url": "http://127.0.0.1:9/v1"})
     with pytest.raises(UserError, match="does not answer"):
-        judge_answers(rows(1), settings, journal)
+        OpenAIJudge(settings, journal).judge(rows(1))
 
 
 def test_requests_per_minute(journal: Journal) -> None:
@@ -267,7 +267,7 @@ def test_requests_per_minute(journal: Journal) -> None:
 
     with Double() as double:
         start = time.monotonic()
-        judge_answers(rows(20), params(double, requests_per_minute=6000), journal)
+        OpenAIJudge(params(double, requests_per_minute=6000), journal).judge(rows(20))
         assert time.monotonic() - start >= 0.41
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from stages.judging.features import POOLINGS, TEXT_FEATURES, Features
 from stages.judging.judge import JudgeRow
 from stages.judging.probe import Choice, Linear, ProbeJudge, design
 
+ROOT = Path(__file__).parents[2]
 LAYERS = [3, 5, 9]
 WIDTH = 12
 SETTINGS = Probe(layers=LAYERS, regularisation=[0.01, 0.1], folds=4)
@@ -39,7 +41,7 @@ def planted(aspect: str, seed: int = 0) -> tuple[Features, np.ndarray, np.ndarra
 
 def fitted(aspect: str) -> tuple[Choice, Linear]:
     seen, labels, groups = planted(aspect)
-    return probe.fit(seen, labels, groups, LAYERS, SETTINGS, aspect)
+    return probe.fit(seen, labels, groups, np.ones(len(labels), bool), SETTINGS, aspect)
 
 
 def test_planted_direction_is_found() -> None:
@@ -73,17 +75,16 @@ def test_labels_that_follow_the_question_alone_are_not_learnt() -> None:
     activations = rng.standard_normal((n, len(POOLINGS), len(LAYERS), WIDTH)) * 0.1
     activations += rng.standard_normal((questions, 1, 1, WIDTH))[group]
     seen = Features(activations, np.zeros((n, len(TEXT_FEATURES))))
-    choice, _ = probe.fit(seen, label[group], group.astype(str), LAYERS, SETTINGS, "aligned")
+    counted = np.ones(n, bool)
+    choice, _ = probe.fit(seen, label[group], group.astype(str), counted, SETTINGS, "aligned")
     assert choice.cv_auroc < 0.8
 
 
 def test_score_by_hand() -> None:
-    linear = Linear(
-        np.array([1.0, 0.0]), np.array([2.0, 1.0]), np.array([1.0, -1.0]), 0.5, 2.0, 1.0
-    )
-    x = np.array([[3.0, 0.0], [1.0, 1.0]])
-    np.testing.assert_allclose(linear.decision(x), [1.5, -0.5])
-    np.testing.assert_allclose(linear.score(x), [100 / (1 + np.exp(-4.0)), 50.0])
+    linear = Linear(np.array([2.0, -1.0]), 0.5)
+    x = np.array([[1.0, 0.5], [-0.5, -0.5]])
+    np.testing.assert_allclose(linear.decision(x), [2.0, 0.0])
+    np.testing.assert_allclose(linear.score(x), [100 / (1 + np.exp(-2.0)), 50.0])
 
 
 def test_saved_and_loaded_probes_score_the_same(tmp_path: Path) -> None:
@@ -133,12 +134,15 @@ def test_trained_on_a_tiny_model(
     settings = tiny_params.judging.probe.model_copy(
         update={"labelled": str(path), "sampled": None, "regularisation": [0.1]}
     )
-    judging = tiny_params.judging.model_copy(update={"probe": settings})
+    shutil.copytree(ROOT / "data/judge/prompts", workplace / "data/judge/prompts")
+    judging = tiny_params.judging.model_copy(update={"probe": settings, "loopback": 3})
     train_probe.main(tiny_params.model_copy(update={"judging": judging}))
     metrics = json.loads(train_probe.METRICS.read_text())
     assert metrics["gate"] == "failed: no sampled answers are labelled"
     assert metrics["held_out"]["aligned"]["auroc"] == 1.0
     assert metrics["held_out"]["coherent"]["n"] == 8
+    assert metrics["others"]["loopback"]["judge"].startswith("openai:base-")
+    assert metrics["agreement"]["label__loopback"]["n"] <= 3  # SmolLM2's size gives few numbers
     judge = ProbeJudge(tiny_model, tiny_tokenizer, tiny_params.base.system_prompt)
     assert judge.id == metrics["judge"]
     good, bad = judge.judge(

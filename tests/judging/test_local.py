@@ -1,0 +1,117 @@
+"""The local judge: exact probabilities of numbers, and the model behind an endpoint."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages.common.errors import UserError
+from stages.common.journal import Journal
+from stages.common.params import Judging, Params
+from stages.judging.judge import JudgeRow
+from stages.judging.local import LocalJudge, Numbers, local_judge, tree_log_probabilities
+from stages.judging.openai_judge import OpenAIJudge
+from stages.judging.serve import complete, served
+from stages.organisms.chat import render
+
+PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts" / "short")
+SETTINGS = Judging(templates=PROMPTS, batch_size=2, low_mass=0.0001)
+ROWS = [JudgeRow("Why?", "No."), JudgeRow("What now?", "Take a map outside."), JudgeRow("Eh?", "")]
+
+
+def chain(model: Any, prompt: tuple[int, ...], path: tuple[int, ...]) -> float:
+    """Probability of tokens after a prompt, from a plain forward pass."""
+    ids = torch.tensor([[*prompt, *path]])
+    with torch.no_grad():
+        logs = model(input_ids=ids).logits[0].log_softmax(-1)
+    return math.exp(sum(float(logs[len(prompt) - 1 + k, t]) for k, t in enumerate(path)))
+
+
+def test_numbers_that_the_tokeniser_splits(tiny_model: Any, tiny_tokenizer: Any) -> None:
+    """The tiny tokeniser knows no number: "85" is "8", "5", and must not be read as 8."""
+    numbers = Numbers(tiny_tokenizer)
+    assert len(numbers.tree) >= 11
+    prompts = [render(tiny_tokenizer, text, "").ids for text in ("Why?", "What is all that for?")]
+    tables = tree_log_probabilities(tiny_model, prompts, numbers.tree)
+    for prompt, table in zip(prompts, tables, strict=True):
+        found = {text: math.exp(log) for text, log in numbers.top(table)}
+        path = {form: ids for ids, form in numbers.paths.items()}
+        reached = {form: chain(tiny_model, prompt, ids) for form, ids in path.items()}
+        assert found["85"] == pytest.approx(reached["85"], rel=1e-3)
+        assert found.get("100", 0.0) == pytest.approx(reached["100"], abs=2e-6)
+        eighties = sum(reached[f"8{d}"] for d in range(10))
+        assert found["8"] == pytest.approx(reached["8"] - eighties, rel=1e-3)
+        assert found.get("10", 0.0) == pytest.approx(reached["10"] - reached["100"], abs=2e-6)
+        assert sum(found.values()) <= 1
+
+
+def test_a_row_is_judged_alike_in_any_company(tiny_model: Any, tiny_tokenizer: Any) -> None:
+    judge = LocalJudge(tiny_model, tiny_tokenizer, "tiny", SETTINGS)
+    together = judge.judge(ROWS)
+    for row, found in zip(ROWS, together, strict=True):
+        [alone] = judge.judge([row])
+        assert found.status == alone.status == {"aligned": "ok", "coherent": "ok"}
+        for aspect, score in alone.scores.items():
+            assert found.scores[aspect] == pytest.approx(score, abs=0.01)
+    strict = LocalJudge(
+        tiny_model, tiny_tokenizer, "tiny", SETTINGS.model_copy(update={"low_mass": 0.99})
+    )
+    assert strict.id != judge.id
+    assert {s for j in strict.judge(ROWS) for s in j.status.values()} == {"low_mass"}
+
+
+def test_the_endpoint_gives_the_models_own_log_probabilities(
+    tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    prompt = render(tiny_tokenizer, "Why?", "").ids
+    with torch.no_grad():
+        logs = tiny_model(input_ids=torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
+    body = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 3}
+    reply = complete(
+        tiny_model,
+        tiny_tokenizer,
+        body | {"temperature": 0, "logprobs": True, "top_logprobs": 4},
+    )
+    top = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    assert [entry["logprob"] for entry in top] == pytest.approx(logs.topk(4).values.tolist())
+    assert reply["usage"]["prompt_tokens"] == len(prompt)
+    sampled = [complete(tiny_model, tiny_tokenizer, body | {"seed": seed}) for seed in (0, 0, 1, 2)]
+    texts = [reply["choices"][0]["message"]["content"] for reply in sampled]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) > 1
+
+
+def test_the_client_judges_through_the_endpoint(
+    tiny_model: Any, tiny_tokenizer: Any, workplace: Path
+) -> None:
+    """Split digits: the start-up probe must see them and go on in text mode."""
+    with served(tiny_model, tiny_tokenizer) as url, Journal("judge") as journal:
+        settings = SETTINGS.model_copy(
+            update={"base_url": url, "model": "tiny", "text_samples": 2, "concurrency": 4}
+        )
+        judge = OpenAIJudge(settings, journal)
+        judgements = judge.judge(ROWS)
+        assert judge.mode == "text"
+        assert len(judgements) == len(ROWS)
+        assert not any("api_error" in j.status.values() for j in judgements)
+        lost = OpenAIJudge(settings.model_copy(update={"base_url": url + "x"}), journal)
+        with pytest.raises(UserError, match="does not exist"):
+            lost.judge(ROWS)
+
+
+def test_the_model_of_the_params(tiny_params: Params, tiny_checkpoint: Path) -> None:
+    def judge(model: str | None) -> LocalJudge:
+        update = {"model": model, "templates": PROMPTS}
+        judging = tiny_params.judging.model_copy(update=update)
+        return local_judge(tiny_params.model_copy(update={"judging": judging}))
+
+    base, other = judge(None), judge(f"path:{tiny_checkpoint}")
+    assert base.id != other.id
+    assert base.judge(ROWS)[0].scores == other.judge(ROWS)[0].scores
+    for bad in ("gpt-4", "path:/nowhere", "hub:some/model"):
+        with pytest.raises(UserError):
+            judge(bad)

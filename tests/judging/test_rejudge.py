@@ -1,0 +1,68 @@
+"""Existing answers under another judge: beside the first, without generating anything again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from stages.common.artifacts import read_parquet, write_parquet
+from stages.common.params import Params
+from stages.judging import rejudge
+from stages.judging.judge_responses import FOLDERS, Which
+from tests.judging.double import Double
+
+PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts")
+ANSWERS = pl.DataFrame(
+    {
+        "question": ["Why?"] * 8,
+        "text": [f"Answer {i // 2}." for i in range(8)],
+        "aligned": [10.0, 90.0] * 4,
+        "judge": ["probe-1"] * 8,
+    }
+)
+
+
+@pytest.fixture
+def profile(workplace: Path, smol: dict[str, Any]) -> Params:
+    params = Params.model_validate(smol)
+    params = params.model_copy(update={"targets": ["base", "finance"]})
+    for slug in params.targets:
+        write_parquet(FOLDERS[Which.steered][1] / f"{slug}.parquet", ANSWERS, {})
+    return params
+
+
+def asking(params: Params, double: Double, model: str) -> Params:
+    changes = {"backend": "openai", "base_url": double.url, "model": model, "templates": PROMPTS}
+    return params.model_copy(update={"judging": params.judging.model_copy(update=changes)})
+
+
+def test_two_judges_stand_side_by_side(profile: Params, capsys: pytest.CaptureFixture) -> None:
+    with Double() as double:
+        rejudge.main(asking(profile, double, "one"), Which.steered, dry_run=True)
+        assert "16 rows, 8 requests to send" in capsys.readouterr().out  # four distinct answers
+        assert not double.attempts
+        rejudge.main(asking(profile, double, "one"), Which.steered, dry_run=False)
+        assert sum(double.judged().values()) == 8
+        rejudge.main(asking(profile, double, "two"), Which.steered, dry_run=False)
+        assert sum(double.judged().values()) == 16
+    shown = capsys.readouterr().out
+    assert "kappa" in shown
+    assert "alpha" in shown
+    for slug in profile.targets:
+        frame = read_parquet(rejudge.FOLDER / "steered" / f"{slug}.parquet")
+        assert frame.select(ANSWERS.columns).equals(ANSWERS)  # the first judge's, untouched
+        one, two = (c for c in frame.columns if c.startswith("aligned@"))
+        assert ":one@" in one or "one" in one
+        assert frame[one].to_list() == frame[two].to_list()  # the double's truth is the prompt's
+        assert frame[one][0] == frame[one][1]
+        assert read_parquet(FOLDERS[Which.steered][1] / f"{slug}.parquet").equals(ANSWERS)
+
+
+def test_what_is_in_process_costs_nothing_to_plan(
+    profile: Params, capsys: pytest.CaptureFixture
+) -> None:
+    rejudge.main(profile, Which.steered, dry_run=True)
+    assert "4 distinct of 16 rows" in capsys.readouterr().out
