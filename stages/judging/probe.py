@@ -20,14 +20,13 @@ import numpy as np
 from stages.common.artifacts import read_json, read_tensors, write_tensors, write_text
 from stages.common.hashing import file_sha256, value_sha256
 from stages.common.params import Judging
-from stages.judging.features import POOLINGS, TEXT_FEATURES, Features, features
+from stages.judging.features import POOLINGS, Features, features
 from stages.judging.judge import Judgement, JudgeRow
 from stages.judging.validate import auroc, kappa, positive
 
 FOLDER = Path("data/judge_model")
 ASPECTS = ("aligned", "coherent")
-CUT = 50.0  # labels at or above count as positive for the fit
-TEXT_WEIGHT = 10.0  # scale of the few text features beside hundreds of activation features
+COUNTED_WEIGHT = 3.0  # of a sampled answer in the fit, beside the authored ones' 1
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ class Choice:
     pooling: str
     regularisation: float
     text: bool  # likelihood and repetition features beside the activations
-    cv_auroc: float
+    cv_spearman: float = -1.0  # out of fold, as all of these
+    cv_auroc: float = 0.0
     cv_kappa: float = 0.0
 
 
@@ -95,28 +95,33 @@ def design(seen: Features, layers: Sequence[int], choice: Choice) -> np.ndarray:
     return np.hstack([*parts, seen.text] if choice.text else parts)
 
 
-def _fit_linear(x: np.ndarray, labels: np.ndarray, choice: Choice) -> Linear:
+def _fit_linear(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, choice: Choice) -> Linear:
     """Logistic regression on soft labels: an answer counts as good to the share of its label."""
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = x.mean(0), (x.std(0) + 1e-6) * np.sqrt(len(choice.layers))
-    if choice.text:  # the few text features would drown among the activations
-        scale[-len(TEXT_FEATURES) :] /= TEXT_WEIGHT
     z, share = (x - mean) / scale, labels / 100
     model = LogisticRegression(C=choice.regularisation, max_iter=1000)
-    model.fit(np.vstack([z, z]), np.repeat([1, 0], len(z)), np.concatenate([share, 1 - share]))
+    soft = np.concatenate([weights * share, weights * (1 - share)])
+    model.fit(np.vstack([z, z]), np.repeat([1, 0], len(z)), soft)
     weight = model.coef_[0] / scale
     return Linear(weight, float(model.intercept_[0] - mean @ weight))
 
 
 def _out_of_fold(
-    x: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int, choice: Choice
+    x: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    groups: np.ndarray,
+    folds: int,
+    choice: Choice,
 ) -> np.ndarray:
     from sklearn.model_selection import GroupKFold
 
     values = np.zeros(len(labels))
     for train, test in GroupKFold(folds).split(x, groups=groups):
-        values[test] = _fit_linear(x[train], labels[train], choice).decision(x[test])
+        fitted = _fit_linear(x[train], labels[train], weights[train], choice)
+        values[test] = fitted.decision(x[test])
     return values
 
 
@@ -174,22 +179,24 @@ def fit(
         groups: question of each answer [n]; folds never split a question.
         counted: answers [n] that choose and calibrate; all of them train.
     """
+    from scipy.stats import spearmanr
+
     settings = params.probe
+    weights = np.where(counted, 1.0 if counted.all() else COUNTED_WEIGHT, 1.0)
     best: tuple[Choice, np.ndarray] | None = None
     sets: list[tuple[int, ...]] = [(layer,) for layer in settings.layers]
     if len(sets) > 1:
         sets.append(tuple(settings.layers))
     for layers, pooling, strength in product(sets, POOLINGS, settings.regularisation):
-        trial = Choice(layers, pooling, strength, aspect == "coherent", 0.0)
-        values = _out_of_fold(
-            design(seen, settings.layers, trial), labels, groups, settings.folds, trial
-        )
-        found = auroc(labels[counted] >= CUT, values[counted])
-        if best is None or found > best[0].cv_auroc:
-            best = Choice(layers, pooling, strength, trial.text, found), values
+        trial = Choice(layers, pooling, strength, aspect == "coherent")
+        x = design(seen, settings.layers, trial)
+        values = _out_of_fold(x, labels, weights, groups, settings.folds, trial)
+        found = float(spearmanr(labels[counted], values[counted]).statistic)
+        if best is None or found > best[0].cv_spearman:
+            best = replace(trial, cv_spearman=found), values
     assert best is not None  # the params hold at least one layer and strength
     choice, values = best
-    linear = _fit_linear(design(seen, settings.layers, choice), labels, choice)
+    linear = _fit_linear(design(seen, settings.layers, choice), labels, weights, choice)
     values, known = values[counted], labels[counted]
     if settings.calibration == "share":
         cut = params.aligned_below if aspect == "aligned" else params.coherent_above
@@ -199,8 +206,13 @@ def fit(
     fitted = Linear(slope * linear.weight, slope * linear.bias + offset)
     # Of out-of-fold scores, so that settings can be compared without the held-out answers.
     scores = Linear(np.array([slope]), offset).score(values[:, None])
-    cv_kappa = kappa(positive(known, aspect, params), positive(scores, aspect, params))
-    return replace(choice, cv_kappa=cv_kappa if np.isfinite(cv_kappa) else 0.0), fitted
+    truth, guess = (positive(v, aspect, params) for v in (known, scores))
+    found, agreed = auroc(truth, -scores if aspect == "aligned" else scores), kappa(truth, guess)
+    return replace(choice, cv_auroc=_or_zero(found), cv_kappa=_or_zero(agreed)), fitted
+
+
+def _or_zero(value: float) -> float:
+    return value if np.isfinite(value) else 0.0
 
 
 def save(probes: dict[str, tuple[Choice, Linear]], base_sha256: str, folder: Path) -> None:
