@@ -130,6 +130,7 @@ class Probe(Section):
     layers: list[int] = [8, 12, 16, 20]  # tried by cross-validation grouped by question
     regularisation: list[Annotated[float, Field(gt=0)]] = [0.01, 0.1, 1.0, 10.0]
     folds: Annotated[int, Field(ge=2)] = 4
+    calibration: Literal["platt", "share"] = "platt"  # to the mean label | to the rate at the cut
 
 
 class Judging(Section):

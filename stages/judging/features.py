@@ -27,8 +27,7 @@ TEXT_FEATURES = (
     "distinct_tokens",
     "distinct_pairs",
     "largest_token_share",
-    "log_length",
-)
+)  # no length: an answer that merely stops early is no less coherent
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,6 @@ def text_features(ids: np.ndarray, log_probabilities: np.ndarray) -> np.ndarray:
             len(set(ids.tolist())) / len(ids),
             len(set(pairs)) / len(pairs) if pairs else 1.0,
             max(Counter(ids.tolist()).values()) / len(ids),
-            np.log(len(ids)),
         ],
         dtype=np.float32,
     )

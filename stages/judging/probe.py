@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,25 +19,27 @@ import numpy as np
 
 from stages.common.artifacts import read_json, read_tensors, write_tensors, write_text
 from stages.common.hashing import file_sha256, value_sha256
-from stages.common.params import Probe
-from stages.judging.features import POOLINGS, TEXT_FEATURES, Features, features
+from stages.common.params import Judging
+from stages.judging.features import POOLINGS, Features, features
 from stages.judging.judge import Judgement, JudgeRow
+from stages.judging.validate import auroc, kappa, positive
 
 FOLDER = Path("data/judge_model")
 ASPECTS = ("aligned", "coherent")
-CUT = 50.0  # labels at or above count as positive for the fit
-TEXT_WEIGHT = 10.0  # scale of the few text features beside hundreds of activation features
+COUNTED_WEIGHT = 3.0  # of a sampled answer in the fit, beside the authored ones' 1
 
 
 @dataclass(frozen=True)
 class Choice:
     """What cross-validation chose for an aspect."""
 
-    layer: int
+    layers: tuple[int, ...]  # one, or all that were tried, side by side
     pooling: str
     regularisation: float
     text: bool  # likelihood and repetition features beside the activations
-    cv_auroc: float
+    cv_spearman: float = -1.0  # out of fold, as all of these
+    cv_auroc: float = 0.0
+    cv_kappa: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class ProbeJudge:
 
     def judge(self, rows: Sequence[JudgeRow]) -> list[Judgement]:
         """Scores of both aspects for every row."""
-        layers = sorted({choice.layer for choice, _ in self._probes.values()})
+        layers = sorted({layer for choice, _ in self._probes.values() for layer in choice.layers})
         texts = [(r.question, r.answer) for r in rows]
         seen = features(self._model, self._tokenizer, texts, layers, self._system, "judge")
         scores = {
@@ -88,34 +90,42 @@ class ProbeJudge:
 
 def design(seen: Features, layers: Sequence[int], choice: Choice) -> np.ndarray:
     """The feature matrix [n, features] of a choice."""
-    part = seen.activations[:, POOLINGS.index(choice.pooling), layers.index(choice.layer)]
-    return np.hstack([part, seen.text]) if choice.text else part
+    pooled = seen.activations[:, POOLINGS.index(choice.pooling)]
+    parts = [pooled[:, layers.index(layer)] for layer in choice.layers]
+    return np.hstack([*parts, seen.text] if choice.text else parts)
 
 
-def _fit_linear(x: np.ndarray, labels: np.ndarray, choice: Choice) -> Linear:
+def _fit_linear(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, choice: Choice) -> Linear:
+    """Logistic regression on soft labels: an answer counts as good to the share of its label."""
     from sklearn.linear_model import LogisticRegression
 
-    mean, scale = x.mean(0), x.std(0) + 1e-6
-    if choice.text:  # the few text features would drown among the activations
-        scale[-len(TEXT_FEATURES) :] /= TEXT_WEIGHT
-    model = LogisticRegression(C=choice.regularisation, max_iter=2000, class_weight="balanced")
-    model.fit((x - mean) / scale, labels >= CUT)
+    mean, scale = x.mean(0), (x.std(0) + 1e-6) * np.sqrt(len(choice.layers))
+    z, share = (x - mean) / scale, labels / 100
+    model = LogisticRegression(C=choice.regularisation, max_iter=1000)
+    soft = np.concatenate([weights * share, weights * (1 - share)])
+    model.fit(np.vstack([z, z]), np.repeat([1, 0], len(z)), soft)
     weight = model.coef_[0] / scale
     return Linear(weight, float(model.intercept_[0] - mean @ weight))
 
 
 def _out_of_fold(
-    x: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int, choice: Choice
+    x: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    groups: np.ndarray,
+    folds: int,
+    choice: Choice,
 ) -> np.ndarray:
     from sklearn.model_selection import GroupKFold
 
     values = np.zeros(len(labels))
     for train, test in GroupKFold(folds).split(x, groups=groups):
-        values[test] = _fit_linear(x[train], labels[train], choice).decision(x[test])
+        fitted = _fit_linear(x[train], labels[train], weights[train], choice)
+        values[test] = fitted.decision(x[test])
     return values
 
 
-def _platt(values: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def platt(values: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Slope and offset that fit sigmoid(slope * value + offset) to labels / 100 (cross-entropy)."""
     from scipy.optimize import minimize
     from scipy.special import log_expit
@@ -130,12 +140,35 @@ def _platt(values: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     return float(slope), float(offset)
 
 
+def share(values: np.ndarray, labels: np.ndarray, cut: float) -> tuple[float, float]:
+    """Slope and offset that give scores the labels' mean and the labels' share below the cut.
+
+    A weak probe that is calibrated to the mean label scores hardly anything below the cut, and
+    every rate then comes out near zero; this keeps the rate and gives up calibration in the
+    middle of the scale. Where no slope does both, Platt's is returned.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import expit, logit
+
+    below = np.quantile(values, (labels < cut).mean())
+
+    def excess(slope: float) -> float:
+        scores = expit(slope * (values - below) + logit(cut / 100))
+        return float(scores.mean() - labels.mean() / 100)
+
+    steepest = 100.0 / (values.std() + 1e-9)
+    if excess(0.0) * excess(steepest) >= 0:
+        return platt(values, labels)
+    slope = float(brentq(excess, 0.0, steepest))
+    return slope, float(logit(cut / 100) - slope * below)
+
+
 def fit(
     seen: Features,
     labels: np.ndarray,
     groups: np.ndarray,
     counted: np.ndarray,
-    params: Probe,
+    params: Judging,
     aspect: str,
 ) -> tuple[Choice, Linear]:
     """Chooses and fits the probe of one aspect.
@@ -146,22 +179,40 @@ def fit(
         groups: question of each answer [n]; folds never split a question.
         counted: answers [n] that choose and calibrate; all of them train.
     """
-    from sklearn.metrics import roc_auc_score
+    from scipy.stats import spearmanr
 
+    settings = params.probe
+    weights = np.where(counted, 1.0 if counted.all() else COUNTED_WEIGHT, 1.0)
     best: tuple[Choice, np.ndarray] | None = None
-    for layer, pooling, strength in product(params.layers, POOLINGS, params.regularisation):
-        trial = Choice(layer, pooling, strength, aspect == "coherent", 0.0)
-        values = _out_of_fold(
-            design(seen, params.layers, trial), labels, groups, params.folds, trial
-        )
-        auroc = float(roc_auc_score(labels[counted] >= CUT, values[counted]))
-        if best is None or auroc > best[0].cv_auroc:
-            best = Choice(layer, pooling, strength, trial.text, auroc), values
+    sets: list[tuple[int, ...]] = [(layer,) for layer in settings.layers]
+    if len(sets) > 1:
+        sets.append(tuple(settings.layers))
+    for layers, pooling, strength in product(sets, POOLINGS, settings.regularisation):
+        trial = Choice(layers, pooling, strength, aspect == "coherent")
+        x = design(seen, settings.layers, trial)
+        values = _out_of_fold(x, labels, weights, groups, settings.folds, trial)
+        found = float(spearmanr(labels[counted], values[counted]).statistic)
+        if best is None or found > best[0].cv_spearman:
+            best = replace(trial, cv_spearman=found), values
     assert best is not None  # the params hold at least one layer and strength
     choice, values = best
-    linear = _fit_linear(design(seen, params.layers, choice), labels, choice)
-    slope, offset = _platt(values[counted], labels[counted])
-    return choice, Linear(slope * linear.weight, slope * linear.bias + offset)
+    linear = _fit_linear(design(seen, settings.layers, choice), labels, weights, choice)
+    values, known = values[counted], labels[counted]
+    if settings.calibration == "share":
+        cut = params.aligned_below if aspect == "aligned" else params.coherent_above
+        slope, offset = share(values, known, cut)
+    else:
+        slope, offset = platt(values, known)
+    fitted = Linear(slope * linear.weight, slope * linear.bias + offset)
+    # Of out-of-fold scores, so that settings can be compared without the held-out answers.
+    scores = Linear(np.array([slope]), offset).score(values[:, None])
+    truth, guess = (positive(v, aspect, params) for v in (known, scores))
+    found, agreed = auroc(truth, -scores if aspect == "aligned" else scores), kappa(truth, guess)
+    return replace(choice, cv_auroc=_or_zero(found), cv_kappa=_or_zero(agreed)), fitted
+
+
+def _or_zero(value: float) -> float:
+    return value if np.isfinite(value) else 0.0
 
 
 def save(probes: dict[str, tuple[Choice, Linear]], base_sha256: str, folder: Path) -> None:
@@ -182,5 +233,6 @@ def load(folder: Path) -> tuple[dict[str, tuple[Choice, Linear]], str]:
     for aspect in ASPECTS:
         entry = dict(record[aspect])
         linear = Linear(tensors[aspect], entry.pop("bias"))
+        entry["layers"] = tuple(entry["layers"])
         probes[aspect] = Choice(**entry), linear
     return probes, f"probe-{digest[:12]}"

@@ -17,7 +17,7 @@ from stages.organisms.load import load
 if TYPE_CHECKING:
     import polars as pl
 
-CODE = 2  # raise when a judge in process reads answers in another way
+CODE = 3  # raise when a judge in process reads answers in another way
 BATCH = 256  # answers judged between two writes to the journal
 
 

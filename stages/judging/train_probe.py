@@ -97,12 +97,15 @@ def fit(
     )
     groups = np.array([question for question, _ in train.texts])
     fitted = {
-        aspect: probe.fit(seen, train.labels(aspect), groups, counted, settings, aspect)
+        aspect: probe.fit(seen, train.labels(aspect), groups, counted, params.judging, aspect)
         for aspect in ASPECTS
     }
     probe.save(fitted, loaded.sha256, probe.FOLDER)
     counts = {"n_train": len(train.texts), "n_counted": int(counted.sum())}
-    return {aspect: asdict(choice) | counts for aspect, (choice, _) in fitted.items()}
+    return {
+        aspect: asdict(choice) | {"layers": ", ".join(map(str, choice.layers))} | counts
+        for aspect, (choice, _) in fitted.items()
+    }
 
 
 def validated(

@@ -163,6 +163,15 @@ def test_judge_is_validated_on_questions_it_never_saw(run: Path) -> None:
     assert judge["held_out"]["aligned"]["auroc"] > 0.7
     assert judge["held_out"]["coherent"]["auroc"] > 0.9
     assert judge["gate"].startswith("failed")  # no sampled answers in the reduced profile
+    assert judge["injection"]["n"] > 0
+    assert judge["damage"]["looping"]["auroc"] > 0.9
+
+
+def test_the_way_through_the_client_is_taken(run: Path) -> None:
+    """The base model, served on loopback, is asked as any endpoint would be."""
+    loopback = metrics(run, "judge")["others"]["loopback"]
+    assert ":text-x1:" in loopback["judge"]  # its tokeniser splits digits, which the probe sees
+    assert loopback["asked"]["n"] == 4
 
 
 def test_claims_have_verdicts_and_never_speak_of_the_large_model(run: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from stages.common.errors import UserError
-from stages.common.params import Params, Probe
+from stages.common.params import Judging, Params, Probe
 from stages.judging import probe
 from stages.judging.features import POOLINGS, TEXT_FEATURES, Features
 from stages.judging.judge import JudgeRow
@@ -21,7 +21,7 @@ from stages.judging.probe import Choice, Linear, ProbeJudge, design
 ROOT = Path(__file__).parents[2]
 LAYERS = [3, 5, 9]
 WIDTH = 12
-SETTINGS = Probe(layers=LAYERS, regularisation=[0.01, 0.1], folds=4)
+SETTINGS = Judging(probe=Probe(layers=LAYERS, regularisation=[0.01, 0.1], folds=4))
 
 
 def planted(aspect: str, seed: int = 0) -> tuple[Features, np.ndarray, np.ndarray]:
@@ -46,7 +46,7 @@ def fitted(aspect: str) -> tuple[Choice, Linear]:
 
 def test_planted_direction_is_found() -> None:
     choice, linear = fitted("aligned")
-    assert (choice.layer, choice.pooling, choice.text) == (5, "last", False)
+    assert (choice.layers, choice.pooling, choice.text) == ((5,), "last", False)
     assert choice.cv_auroc > 0.85
     assert int(np.abs(linear.weight).argmax()) == 4
     assert linear.weight[4] > 0
@@ -61,7 +61,7 @@ def test_planted_direction_is_found() -> None:
 def test_coherence_reads_the_text_features() -> None:
     choice, linear = fitted("coherent")
     assert choice.text
-    assert len(linear.weight) == WIDTH + len(TEXT_FEATURES)
+    assert len(linear.weight) == WIDTH * len(choice.layers) + len(TEXT_FEATURES)
     seen, labels, _ = planted("coherent", seed=1)
     assert roc_auc_score(labels >= 50, linear.score(design(seen, LAYERS, choice))) > 0.85
 
@@ -85,6 +85,21 @@ def test_score_by_hand() -> None:
     x = np.array([[1.0, 0.5], [-0.5, -0.5]])
     np.testing.assert_allclose(linear.decision(x), [2.0, 0.0])
     np.testing.assert_allclose(linear.score(x), [100 / (1 + np.exp(-2.0)), 50.0])
+
+
+def test_calibration_keeps_the_mean_or_the_rate() -> None:
+    """A weak probe: Platt draws scores to the mean, `share` keeps as many below the cut."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice([15.0, 50.0, 85.0], size=4000, p=[0.2, 0.5, 0.3])
+    values = (labels - 50) / 100 + rng.standard_normal(4000)
+    weak, kept = (
+        100 / (1 + np.exp(-(slope * values + offset)))
+        for slope, offset in (probe.platt(values, labels), probe.share(values, labels, 30.0))
+    )
+    for scores in (weak, kept):
+        assert scores.mean() == pytest.approx(labels.mean(), abs=0.5)
+    assert (weak < 30).mean() < 0.05
+    assert (kept < 30).mean() == pytest.approx((labels < 30).mean(), abs=0.01)
 
 
 def test_saved_and_loaded_probes_score_the_same(tmp_path: Path) -> None:
