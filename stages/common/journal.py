@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -165,10 +166,14 @@ class Journal:
         values = self.get([k for batch in keys for k in batch])
         missing = [i for i, batch in enumerate(keys) if any(k not in values for k in batch)]
         done = total - sum(len(keys[i]) for i in missing)
+        first, start = done, time.monotonic()
         with Progress(label, total, done, unit="units") as progress:
             for i in missing:
                 fresh = dict(zip(keys[i], work(batches[i]), strict=True))
                 self.put(fresh)
                 values.update(fresh)
                 progress.advance(len(keys[i]))
+                about = {"label": label, "total": total, "first": first, "done": progress.done}
+                about |= {"seconds": time.monotonic() - start}
+                self.path.with_suffix(".progress.json").write_text(json.dumps(about))
         return values
