@@ -39,7 +39,7 @@ format: $(READY) ## Format the code.
 	@ruff check --fix . ; ruff format .
 
 bench: $(READY) ## Measure speed as ratios against named peers.
-	@python -m benchmarks.battery && python -m benchmarks.judge
+	@python -m benchmarks.run
 
 published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
 	@python -m stages.paper.published --table
