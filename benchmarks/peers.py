@@ -94,7 +94,7 @@ def extraction(model: Any, tokenizer: Any) -> dict[str, Any]:
         theirs = train_steering_vector(model, tokenizer, pairs).layer_activations
         hidden = batched_get_hiddens(model, tokenizer, texts, [5, 20], 16)
     difference = mine[:PAIRS].mean(0) - mine[PAIRS:].mean(0)
-    gaps = [np.abs(difference[k] - v.numpy()).max() for k, v in theirs.items() if k != 29]
+    gaps = [np.abs(difference[k] - v.numpy()).max() for k, v in theirs.items()]
     gaps += [np.abs(mine[:, k] - hidden[k]).max() for k in (5, 20)]
     scale = np.abs(mine[:, :-1]).max()
     tokens = sum(map(len, ids))
