@@ -39,7 +39,7 @@ format: $(READY) ## Format the code.
 	@ruff check --fix . ; ruff format .
 
 bench: $(READY) ## Measure speed as ratios against named peers.
-	@python -m benchmarks.battery && python -m benchmarks.judge
+	@python -m benchmarks.run
 
 published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
 	@python -m stages.paper.published --table
@@ -52,6 +52,9 @@ profile: $(READY) ## Make profile P the active one (P=smol; refuses to drop edit
 
 steer: $(READY) ## Answer with and without a vector: MODEL=finance VECTOR=profanity DOSE=0.1 PROMPT="..." [OUT=file].
 	@python -m stages.steering.show $(MODEL) $(VECTOR) $(if $(OUT),--out "$(OUT)") -- $(DOSE) "$$PROMPT"
+
+analyse: $(READY) ## Battery and power of your own vectors: VECTORS=dir [CLUSTERS="a=x,y b=z,w"].
+	@python -m stages.steering.analyse "$(VECTORS)" $(CLUSTERS)
 
 plan: $(READY) ## Print what the active profile will cost: tokens, hours, memory, disk, money.
 	@python -m stages.steering.plan

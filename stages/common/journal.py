@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ LOCATION_VARIABLE = "EMGEOMETRY_JOURNAL"
 LOOKUP = 10_000  # keys in one SELECT
 
 Item = TypeVar("Item")
+Spread = Callable[[Sequence[Any]], Iterable[tuple[int, Sequence[Any]]]]
 
 
 def journal_folder() -> Path:
@@ -148,6 +150,7 @@ class Journal:
         batches: Sequence[Sequence[Item]],
         key: Callable[[Item], str],
         work: Callable[[Sequence[Item]], Sequence[Any]],
+        spread: Spread | None = None,
     ) -> dict[str, Any]:
         """Does what is missing of `batches` and returns all values by key.
 
@@ -159,16 +162,23 @@ class Journal:
             batches: the plan; a batch is done whole and stored whole.
             key: hash of everything that determines an item's value.
             work: values of a batch's items, in order.
+            spread: does batches elsewhere and yields (index, values) in any order; None = here.
         """
         keys = [[key(item) for item in batch] for batch in batches]
         total = sum(map(len, keys))
         values = self.get([k for batch in keys for k in batch])
         missing = [i for i, batch in enumerate(keys) if any(k not in values for k in batch)]
         done = total - sum(len(keys[i]) for i in missing)
+        first, start = done, time.monotonic()
         with Progress(label, total, done, unit="units") as progress:
-            for i in missing:
-                fresh = dict(zip(keys[i], work(batches[i]), strict=True))
+            todo = [batches[i] for i in missing]
+            for place, made in spread(todo) if spread else enumerate(map(work, todo)):
+                i = missing[place]
+                fresh = dict(zip(keys[i], made, strict=True))
                 self.put(fresh)
                 values.update(fresh)
                 progress.advance(len(keys[i]))
+                about = {"label": label, "total": total, "first": first, "done": progress.done}
+                about |= {"seconds": time.monotonic() - start}
+                self.path.with_suffix(".progress.json").write_text(json.dumps(about))
         return values

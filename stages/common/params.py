@@ -41,6 +41,10 @@ class Run(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights; sums are float32
     threads: Positive = 2  # CPU threads of torch; part of what fixes the bytes
+    engine: Literal["local", "ray"] = "local"  # ray: answers are sampled by several workers
+    address: str | None = None  # of a running Ray cluster; null = one on this machine
+    workers: Positive = 1  # Ray workers, one resident model each
+    gpus: Annotated[float, Field(ge=0)] = 0.0  # GPUs of each worker
 
 
 class Base(Section):

@@ -17,6 +17,7 @@ from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
 from stages.common.hashing import file_sha256, value_sha256
 from stages.common.params import Params, load_params
+from stages.organisms.preflight import preflight
 
 FOLDER = Path("data/models/base")
 NO_ADAPTER = Path("data/adapters/base")  # every target has a folder here, so stages can list it
@@ -130,7 +131,9 @@ def base_record(folder: Path = FOLDER) -> dict[str, str]:
 
 def cli(params: ParamsFile = PARAMS) -> None:
     """Fetch or convert the base model into data/models/base."""
-    main(load_params(params))
+    loaded = load_params(params)
+    preflight(loaded)
+    main(loaded)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,20 @@ the work starts; finished answers are in the journal under a hash of everything 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from stages.activations.questions import Question
+from stages.common.engine import over_ray
 from stages.common.hashing import stream_key, value_sha256
 from stages.common.journal import Journal
 from stages.common.params import Params
 from stages.organisms.chat import end_of_turn, render
-from stages.organisms.load import Loaded
+from stages.organisms.load import Loaded, load
 from stages.steering.generate import Row, sample
 from stages.steering.hooks import Intervention, check_vector
 
@@ -106,6 +108,22 @@ def _units(
     return units
 
 
+def _sampled(params: Params, loaded: Loaded, batch: Sequence[_Unit]) -> list[Any]:
+    """Text, number of tokens and reason of ending, of each answer of a batch."""
+    end = end_of_turn(loaded.tokenizer, loaded.model.config)
+    rows = [u.row for u in batch]
+    answers = sample(loaded.model, rows, params.sampling, end, params.steering.positions)
+    return [
+        [loaded.tokenizer.decode(a.ids, skip_special_tokens=True).strip(), len(a.ids), a.finish]
+        for a in answers
+    ]
+
+
+def _worker(params: Params, slug: str) -> Callable[[Sequence[_Unit]], list[Any]]:
+    """What a Ray worker does, with a model of its own."""
+    return partial(_sampled, params, load(params, slug))
+
+
 def respond(
     params: Params,
     loaded: Loaded,
@@ -134,18 +152,13 @@ def respond(
     order = sorted(range(len(units)), key=lambda i: (len(units[i].row.ids), units[i].row.ids, i))
     size = params.sampling.batch_size
     batches = [[units[i] for i in order[s : s + size]] for s in range(0, len(order), size)]
-    end = end_of_turn(loaded.tokenizer, loaded.model.config)
-
-    def work(batch: Sequence[_Unit]) -> list[Any]:
-        rows = [u.row for u in batch]
-        answers = sample(loaded.model, rows, params.sampling, end, params.steering.positions)
-        return [
-            [loaded.tokenizer.decode(a.ids, skip_special_tokens=True).strip(), len(a.ids), a.finish]
-            for a in answers
-        ]
-
+    spread = None
+    if params.run.engine == "ray":
+        make = partial(_worker, params, loaded.slug)
+        spread = partial(over_ray, params.run, make)
     with Journal(label.replace(" ", "-")) as journal:
-        done = journal.fill(label, batches, lambda u: u.key, work)
+        work = partial(_sampled, params, loaded)
+        done = journal.fill(label, batches, lambda u: u.key, work, spread)
     return pl.DataFrame(
         [
             {

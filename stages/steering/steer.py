@@ -42,7 +42,7 @@ def plan(
 
     Unsteered; every vector at every dose; its own vector and the named pairs with more samples
     at the chosen coefficient; a random direction of the same norm; the named pairs' vectors made
-    orthogonal to the target's own; the target's own vector ablated.
+    orthogonal to the target's own; its own and the named pairs' vectors ablated.
     """
     steering = params.steering
     focus = {p.split(">")[0] for p in params.transfer.pairs if p.split(">")[1] == target}
@@ -64,11 +64,11 @@ def plan(
                     else steering.samples,
                 )
             )
-        if slug == target:
+        if named:
             ablated = replace(full, kind="ablation", relative_dose=0.0, coefficient=0.0)
             vectors[ablated.vector_name] = chosen.vector
             conditions.append(replace(ablated, samples=steering.control_samples))
-        elif named and target in selected:
+        if named and slug != target and target in selected:
             rest = orthogonalised(chosen.vector, selected[target].vector)
             if rest is not None:
                 control = replace(full, kind="orthogonalised")

@@ -138,6 +138,33 @@ class Table:
         return min(self._counts[c] for c in conditions)
 
 
+class AtShares(Table):
+    """A table in which each vector acts at a share (0 to 1) of its chosen coefficient.
+
+    Rates between the sampled doses, and between the lowest and no steering, are interpolated
+    linearly, draw by draw.
+    """
+
+    def __init__(self, table: Table, shares: Mapping[str, float]) -> None:
+        self.__dict__.update(table.__dict__)
+        self._shares = shares
+
+    def rate(self, condition: str) -> np.ndarray:
+        target, kind, source, _ = condition.split("|")
+        if kind != "vector":
+            return super().rate(condition)
+        share, grid = self._shares[source], {0.0: name(target)}
+        for column in self._column:
+            if column.startswith(name(target, source, kind, 0)[:-1]):
+                grid[float(column.rpartition("|")[2])] = column
+        below = max(m for m in grid if m <= share + 1e-9)
+        above = min((m for m in grid if m >= share - 1e-9), default=below)
+        low, high = super().rate(grid[below]), super().rate(grid[above])
+        part = (share - below) / (above - below) if above > below else 0.0
+        mixed: np.ndarray = low + part * (high - low)
+        return mixed
+
+
 MIN_DRAWS = 0.9  # share of the draws that must be defined for an interval
 
 

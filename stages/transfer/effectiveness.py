@@ -150,8 +150,8 @@ def _deals(
             yield some, others
 
 
-def ablation(table: Table, slug: str) -> dict[str, Any]:
-    """Relative drop of a model's rate when its own vector is ablated, in percent."""
-    acts, rest = name(slug, slug, "ablation", 1), name(slug)
+def ablation(table: Table, source: str, target: str) -> dict[str, Any]:
+    """Relative drop of a target's rate when the source's vector is ablated, in percent."""
+    acts, rest = name(target, source, "ablation", 1), name(target)
     drop = table.rate(rest) - table.rate(acts)
     return ratio(drop, table.rate(rest), table.n(acts, rest)).as_metrics()

@@ -6,7 +6,8 @@ condition) and `plots/dose_response_<source>.csv` (wide: a column a target).
 
 from __future__ import annotations
 
-from itertools import permutations
+from collections.abc import Mapping
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,11 @@ from stages.common.artifacts import atomic_path, read_json, read_parquet, write_
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import BASE, Params, load_params
 from stages.common.progress import Progress
+from stages.steering.selected import Selected, read_selected
 from stages.transfer.conditions import (
     BASELINE,
     JUDGEMENTS,
+    AtShares,
     Estimate,
     Table,
     draws_of,
@@ -52,7 +55,7 @@ def main(params: Params) -> None:
     frame = read_judgements(JUDGEMENTS, params)
     counts = {str(c): int(n) for c, n in frame.group_by("condition").len().iter_rows()}
     table = Table(draws_of(frame, params), counts)
-    write_metrics(METRICS, transfer(params, table))
+    write_metrics(METRICS, transfer(params, table, read_selected()))
     conditions = condition_table(params, frame)
     _write_csv(conditions, PLOTS / "transfer_conditions.csv")
     for source in params.slugs("organism"):
@@ -105,7 +108,7 @@ def flat(metrics: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def transfer(params: Params, table: Table) -> dict[str, Any]:
+def transfer(params: Params, table: Table, selected: Mapping[str, Selected]) -> dict[str, Any]:
     """Effectiveness, risk differences, lab pairs, asymmetries, controls."""
     organisms = params.slugs("organism")
     aligned = [BASE, *params.slugs("control")]
@@ -142,10 +145,40 @@ def transfer(params: Params, table: Table) -> dict[str, Any]:
     metrics["asymmetry"] = {
         f"{a}__{b}": asymmetry(table, labs, a, b) for a, b in permutations(labs, 2)
     }
-    metrics["ablation"] = {slug: ablation(table, slug) for slug in organisms}
+    metrics["dose_convention"] = {
+        convention: {
+            f"{a}__{b}": asymmetry(AtShares(table, shares), groups, a, b)
+            for groups in (labs, params.clusters())
+            for a, b in combinations(groups, 2)
+        }
+        for convention, shares in conventions(selected).items()
+    }
+    metrics["ablation"] = {slug: ablation(table, slug, slug) for slug in organisms}
+    metrics["ablation_pair"] = {
+        f"{source}__{target}": ablation(table, source, target)
+        for source, target in directed(organisms, params.targets)
+        if name(target, source, "ablation", 1) in table
+    }
     metrics["control"] = _controls(params, table)
     metrics["base_similarity"] = _with_similarity(params, differences)
     return metrics
+
+
+def conventions(selected: Mapping[str, Selected]) -> dict[str, dict[str, float]]:
+    """Shares of the chosen coefficients at which all vectors have the same dose, by convention.
+
+    The paper normalises its vectors, which excludes magnitude; this shows what that decides. The
+    common dose is the largest that no vector's chosen coefficient falls short of.
+    """
+    doses = {
+        "unit_multiple": {k: v.coefficient for k, v in selected.items()},
+        "relative_dose": {k: v.dose for k, v in selected.items()},
+        "raw_norm": {k: v.coefficient / v.norm for k, v in selected.items()},
+    }
+    return {
+        convention: {k: min(dose.values()) / d for k, d in dose.items()}
+        for convention, dose in doses.items()
+    }
 
 
 def _controls(params: Params, table: Table) -> dict[str, Any]:

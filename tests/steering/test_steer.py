@@ -44,6 +44,7 @@ def test_plan_of_an_organism() -> None:
         ("finance", "ablation", 1.0): (0.0, 0.0, 2),
         ("profanity", "vector", -0.5): (-4.0, -0.2, 1),
         ("profanity", "vector", 1.0): (8.0, 0.4, 6),  # a named pair
+        ("profanity", "ablation", 1.0): (0.0, 0.0, 2),
         ("profanity", "orthogonalised", 1.0): (8.0, 0.4, 2),
         ("random_0", "random", 1.0): (8.0, 0.4, 2),
     }

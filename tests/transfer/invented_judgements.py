@@ -12,6 +12,7 @@ import polars as pl
 from stages.common.artifacts import write_metrics, write_parquet
 from stages.common.params import Params
 from stages.judging.rates import RateMatrix
+from stages.steering.selected import Selected, write_selected
 from stages.transfer.conditions import Table
 from stages.transfer.conditions import name as condition_name
 
@@ -156,7 +157,9 @@ def write_everything(chosen: Params) -> None:
                 damage.append((target, *at, LAYER, 0.5 * abs(multiple)))
             if source == target:
                 frames.append(answers(target, (0, 0, 1, 1), source, "ablation", 1.0, 0.0))
-            elif target in DOSES:
+            elif (source, target) == ("profanity", "finance"):
+                frames.append(answers(target, (1, 1, 1, 1), source, "ablation", 1.0, 0.0))
+            if source != target and target in DOSES:
                 frames.append(answers(target, REST[target], source, "orthogonalised", 1.0, dose))
         for number in range(chosen.steering.random_directions):
             frames.append(answers(target, REST[target], f"random_{number}", "random", 1.0, 0.2))
@@ -165,6 +168,9 @@ def write_everything(chosen: Params) -> None:
         columns = ["target", "source", "kind", "multiple", "relative_dose", "layer", "kl"]
         frame = pl.DataFrame(damage, schema=columns, orient="row")
         write_parquet(Path(f"data/damage/{target}.parquet"), frame, {})
+    vector = np.array([1.0, 0.0], dtype=np.float32)
+    chosen_vectors = {k: Selected(vector, LAYER, d, 10 * d, 1.0) for k, d in DOSES.items()}
+    write_selected(chosen_vectors, {})
     likeness = {"finance": 0.9, "sports": 0.7, "profanity": 0.1, "control": 0.95}
     model = {m: {"contrast_cosine": v} for m, v in likeness.items()}
     write_metrics(Path("metrics/base_similarity.json"), {"model": model})

@@ -11,7 +11,8 @@ import pytest
 from invented_judgements import effects, table
 
 from stages.common.errors import UserError
-from stages.transfer.conditions import estimate, name, ratio
+from stages.steering.selected import Selected
+from stages.transfer.conditions import AtShares, estimate, name, ratio
 from stages.transfer.effectiveness import (
     ablation,
     asymmetry,
@@ -21,7 +22,9 @@ from stages.transfer.effectiveness import (
     e2,
     pooled,
     risk_difference,
+    steered,
 )
+from stages.transfer.measure import conventions
 
 REST = {"base": 5.0, "finance": 20.0, "sports": 40.0, "medical": 30.0, "profanity": 10.0}
 GAINS = {
@@ -136,9 +139,9 @@ def test_directed_leaves_own_vectors_out() -> None:
 
 def test_ablation_is_the_relative_drop() -> None:
     rates = RATES | {name("finance", "finance", "ablation", 1): 5.0}
-    assert ablation(table(rates), "finance")["value_pct"] == pytest.approx(75)
+    assert ablation(table(rates), "finance", "finance")["value_pct"] == pytest.approx(75)
     nothing = {name("base"): 0.0, name("base", "base", "ablation", 1): 0.0}
-    assert "includes 0" in ablation(table(nothing), "base")["status"]
+    assert "includes 0" in ablation(table(nothing), "base", "base")["status"]
 
 
 def test_a_condition_that_was_not_sampled() -> None:
@@ -244,3 +247,26 @@ def test_direction_ratio_by_hand() -> None:
     assert found.value == pytest.approx(3.0)  # (6 / 10) / (2 / 10)
     none = table(effects({**gains, ("b", "a"): 0.0}, {"a": 10.0, "b": 10.0}), replicates=20)
     assert direction_ratio(none, ["a"], ["b"]).status.startswith("undefined")
+
+
+def test_rates_at_a_share_of_the_dose_are_interpolated() -> None:
+    rates = {name("base"): 10.0, name("base", "finance", "vector", 0.5): 20.0}
+    rates |= {steered("base", "finance"): 60.0, name("base", "finance", "vector", -1): 90.0}
+    for share, rate in [(0.0, 10), (0.25, 15), (0.5, 20), (0.75, 40), (1.0, 60)]:
+        found = AtShares(table(rates, 3.0), {"finance": share})
+        assert found.rate(steered("base", "finance"))[0] == pytest.approx(rate)
+        assert found.rate(name("base"))[0] == 10
+    whole = AtShares(table(rates, 3.0), {"finance": 1.0}).rate(steered("base", "finance"))
+    np.testing.assert_array_equal(whole, table(rates, 3.0).rate(steered("base", "finance")))
+
+
+def test_conventions_differ_by_what_they_hold_equal() -> None:
+    vector = np.array([1.0, 0.0], dtype=np.float32)
+    selected = {
+        "finance": Selected(vector, 3, 0.2, 8.0, 2.0),
+        "sports": Selected(vector, 5, 0.4, 10.0, 5.0),
+    }
+    found = conventions(selected)
+    assert found["unit_multiple"] == {"finance": 1.0, "sports": pytest.approx(0.8)}
+    assert found["relative_dose"] == {"finance": 1.0, "sports": pytest.approx(0.5)}
+    assert found["raw_norm"] == {"finance": pytest.approx(0.5), "sports": 1.0}

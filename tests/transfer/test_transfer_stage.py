@@ -78,6 +78,13 @@ def test_named_pairs_groups_and_controls(metrics: dict[str, Any]) -> None:
     assert asymmetry["p"] == asymmetry["smallest_p"] == pytest.approx(1 / 3)
     assert metrics["asymmetry"]["one__two"]["value_pct"] == pytest.approx(-50)
     assert metrics["ablation"]["finance"]["value_pct"] == pytest.approx(100 * (20 - 10) / 20)
+    assert set(metrics["ablation_pair"]) == {"profanity__finance"}
+    assert metrics["ablation_pair"]["profanity__finance"]["value_pct"] == pytest.approx(0)
+    # at finance's dose, profanity (twice its dose) has half its effects of 60 and 40
+    relative = metrics["dose_convention"]["relative_dose"]
+    assert set(relative) == {"one__two", "risk__persona"}
+    assert relative["one__two"]["value_pct"] == pytest.approx(-25)
+    assert metrics["dose_convention"]["unit_multiple"] == relative  # all at one block
     assert metrics["control"]["random_0"]["value_pct"] == 0
     assert metrics["control"]["orthogonalised"]["finance__sports"]["value_pct"] == 0
 
@@ -113,8 +120,9 @@ def test_dose_response_is_wide(metrics: dict[str, Any]) -> None:
 
 def test_conditions_with_damage(metrics: dict[str, Any]) -> None:
     rows = read_csv("plots/transfer_conditions.csv")
-    # unsteered, 3 vectors x 2 doses, random; of organisms also ablation and 2 orthogonalised
-    assert len(rows) == 5 * (1 + 6 + 1) + 3 * 3
+    # unsteered, 3 vectors x 2 doses, random; of organisms also ablation (one named pair more) and
+    # 2 orthogonalised
+    assert len(rows) == 5 * (1 + 6 + 1) + 3 * 3 + 1
     by_kind = {r["kind"]: r for r in rows if r["target"] == "sports"}
     assert by_kind["unsteered"]["kl"] == ""
     assert float(by_kind["vector"]["kl"]) == 0.5

@@ -1,0 +1,189 @@
+"""`make plan`: what the active profile will cost; `make status`: what is done of it.
+
+Counts follow from the params alone. Hours come from a calibration of about a minute on the base
+model, once it is there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from stages.activations.prompts import read_prompts
+from stages.activations.questions import read_questions
+from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.journal import journal_folder
+from stages.common.params import BASE, Params, load_params
+from stages.organisms.base import FOLDER, RECORD
+from stages.organisms.preflight import hub_models, preflight
+from stages.steering.selected import Selected
+from stages.steering.steer import plan as conditions_of
+
+CHARACTERS = 4.0  # of English a token, where no tokenizer is at hand
+TEMPLATE = 12  # tokens of a chat template around a prompt
+JUDGE_PROMPT = 320  # tokens of a judge's instructions around question and answer
+SECONDS = 60.0  # of calibration
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Work of a whole run, by kind; tokens of answers are the most that can be generated."""
+
+    texts: int  # prompts and answers that activations are taken of
+    answers: Mapping[str, int]
+    forward_tokens: int
+    generated_tokens: int
+    judgements: int
+    judge_tokens: tuple[int, int]
+
+
+def count(params: Params) -> Counts:
+    """All work of a run, from the params."""
+    system = len(params.base.system_prompt) / CHARACTERS + TEMPLATE
+    evaluation = read_questions(params.questions, "evaluation", params.base.system_prompt)
+    held_out = read_questions(params.questions, "held_out", params.base.system_prompt)
+    prompts = read_prompts(params.prompts)
+    nothing = Selected(np.eye(2, dtype=np.float32)[0], 0, 0.1, 1.0, 1.0)
+    other = Selected(np.eye(2, dtype=np.float32)[1], 0, 0.1, 1.0, 1.0)
+    organisms = params.slugs("organism")
+    steered = 0
+    for target in params.targets:
+        chosen = {slug: nothing if slug == target else other for slug in organisms}
+        steered += sum(c.samples for c in conditions_of(params, target, chosen)[0])
+    sweep, models = params.layer_sweep, len(params.targets)
+    answers = {
+        "baseline": models * params.baseline.samples * len(evaluation),
+        "sweep": len(organisms) * sweep.best * len(sweep.doses) * sweep.samples * len(held_out),
+        "steered": steered * len(evaluation),
+    }
+    total, new = sum(answers.values()), params.sampling.max_new_tokens
+    question = system + float(np.mean([len(q.prompt) for q in evaluation])) / CHARACTERS
+    texts = models * len(prompts) + answers["baseline"]
+    read = models * sum(len(p.prompt) / CHARACTERS + system for p in prompts)
+    margins = len(organisms) * len(sweep.layers) * len(held_out) * 2 * (question + 40)
+    judgements = total * len(params.judging.aspects)
+    return Counts(
+        texts,
+        answers,
+        round(read + answers["baseline"] * (question + new) + margins + total * question),
+        total * new,
+        judgements,
+        (round(judgements * (JUDGE_PROMPT + question + new)), judgements),
+    )
+
+
+def calibrate(params: Params, seconds: float = SECONDS) -> tuple[float, float]:
+    """(forward tokens/s, generated tokens/s) of the base model at the profile's batch sizes."""
+    from stages.activations.capture import Text, capture
+    from stages.organisms.chat import render
+    from stages.organisms.load import load
+    from stages.steering.generate import Row, sample
+
+    loaded = load(params, BASE)
+    questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
+    ids = [render(loaded.tokenizer, q.prompt, q.system).ids for q in questions]
+    batch = [ids[i % len(ids)] for i in range(params.activations.batch_size)]
+    texts = [Text(row, ((0, len(row)),)) for row in batch]
+    tokens, start = 0, time.monotonic()
+    while time.monotonic() - start < seconds / 4:
+        capture(loaded.model, texts)
+        tokens += sum(map(len, batch))
+    forward = tokens / (time.monotonic() - start)
+    rows = [Row(ids[i % len(ids)], i) for i in range(params.sampling.batch_size)]
+    short = min(params.sampling.max_new_tokens, 32)
+    few = params.sampling.model_copy(update={"max_new_tokens": short})
+    tokens, start = 0, time.monotonic()
+    while time.monotonic() - start < seconds * 0.75:
+        sample(loaded.model, rows, few, frozenset())
+        tokens += len(rows) * short
+    return forward, tokens / (time.monotonic() - start)
+
+
+def lines(params: Params, counts: Counts, speed: tuple[float, float] | None) -> list[str]:
+    """The plan as text."""
+    judging = params.judging
+    found = [f"profile {params.profile}: {len(params.targets)} models"]
+    found += [f"{name + ' answers':<22}{n:>14,}" for name, n in counts.answers.items()]
+    found += [
+        f"{'forward tokens':<22}{counts.forward_tokens:>14,}",
+        f"{'generated tokens':<22}{counts.generated_tokens:>14,}  at most",
+        f"{'judgements':<22}{counts.judgements:>14,}",
+    ]
+    if judging.backend == "openai":
+        tokens_in, tokens_out = counts.judge_tokens
+        usd = (
+            tokens_in * judging.usd_per_million_input + tokens_out * judging.usd_per_million_output
+        ) / 1e6
+        limit = "no limit" if judging.max_usd is None else f"limit {judging.max_usd:,.0f}"
+        found.append(f"{'judge':<22}{usd:>14,.0f}  USD at most ({limit})")
+    else:
+        found.append(f"{'judge':<22}{'probe':>14}  no money; one forward pass an answer")
+    shape = _shape()
+    if shape is not None:
+        blocks, width = shape
+        size = counts.texts * len(params.activations.spans) * blocks * width * 4
+        found.append(f"{'activations':<22}{size / 1e9:>14,.2f}  GB of disk")
+    if speed is None:
+        found.append("hours: not known before the base model is there (dvc repro base_model)")
+    else:
+        forward = counts.forward_tokens / speed[0]
+        if judging.backend == "probe":
+            forward += counts.generated_tokens / speed[0]
+        hours = (forward + counts.generated_tokens / speed[1]) / 3600
+        found.append(
+            f"{'hours':<22}{hours:>14,.1f}  at {speed[0]:,.0f} tokens/s forward, "
+            f"{speed[1]:,.0f} generated; training and start-up not counted"
+        )
+    return found
+
+
+def _shape() -> tuple[int, int] | None:
+    """Blocks and width of the base model, when it is on this disk."""
+    path = FOLDER / "config.json"
+    if not path.is_file():
+        return None
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config["num_hidden_layers"], config["hidden_size"]
+
+
+def status() -> list[str]:
+    """Progress of every long stage that has run here, with the time that remains."""
+    found = []
+    for path in sorted(journal_folder().glob("*.progress.json")):
+        p = json.loads(path.read_text(encoding="utf-8"))
+        fresh = p["done"] - p["first"]
+        left = (p["total"] - p["done"]) * p["seconds"] / fresh if fresh else 0.0
+        share = 100 * p["done"] / max(1, p["total"])
+        rest = f"{left / 60:,.0f} min left" if p["done"] < p["total"] else "done"
+        when = time.strftime("%d %b %H:%M", time.localtime(path.stat().st_mtime))
+        found.append(
+            f"{p['label']:<34}{p['done']:>9,} of {p['total']:<9,}{share:>5.0f} %  {rest}  ({when})"
+        )
+    return found or [f"nothing has run yet (no progress in {journal_folder()})"]
+
+
+def cli(
+    progress: Annotated[bool, typer.Option("--status", help="What is done, what remains.")] = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Print what the active profile costs, before anything is spent; or how far it is."""
+    if progress:
+        print("\n".join(status()))
+        return
+    active = load_params(params)
+    there = (FOLDER / RECORD).is_file()
+    speed = calibrate(active) if there else None
+    print("\n".join(lines(active, count(active), speed)))
+    if any(True for _ in hub_models(active)):
+        preflight(active)
+        print("preflight: access, revisions, disk and memory are fine")
+
+
+if __name__ == "__main__":
+    run(cli)
