@@ -2,11 +2,13 @@
 
     python -m stages.report.make_report
 
-Writes `plots/figure1..4.{png,svg}` and `plots/report.html`, from metrics, plots and judged
-answers. An input that is missing is named where it would stand.
+Writes `plots/figure1..4.{png,svg}`, `plots/report.html` and `plots/claims_<unit>.csv`, from
+metrics, plots and judged answers. An input that is missing is named where it would stand.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from markupsafe import Markup
 
@@ -14,6 +16,8 @@ from stages.claims.lookup import Metrics
 from stages.common.artifacts import write_text
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import Params, load_params
+from stages.paper.claims import read_claims
+from stages.paper.tag import series_files
 from stages.report.figures import PLOTS, draw_all
 from stages.report.html import MAIN_FIGURES, Picture, render
 from stages.report.samples import read_answers
@@ -28,6 +32,11 @@ def main(params: Params) -> None:
     metrics = Metrics.read()
     with styled():
         pictures = [_picture(drawn) for drawn in draw_all(params, metrics)]
+    ours = (
+        (c, [metrics.measured(*m.split(":", 1)).value for m in c.metrics]) for c in read_claims()
+    )
+    for name, text in series_files(ours).items():
+        write_text(Path(name), text)
     files = {
         name: (PLOTS / name).read_text(encoding="utf-8")
         for name in OFFERED
