@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 P ?= smol
 
-.PHONY: help setup repro test test-fast lint format bench profile published rejudge seeds steer plan status serve clean
+.PHONY: help setup repro test test-fast lint format bench published seeds paper-tag verify-cache profile steer plan status serve
 export PROMPT
 
 help: ## Show the targets.
@@ -46,6 +46,11 @@ published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed 
 
 seeds: $(READY) ## After a run: train two organisms with further seeds, to metrics/seeds.json.
 	@python -m stages.vectors.seeds
+paper-tag: $(READY) ## Write the local Git tag `paper`, for `dvc metrics diff paper` and `dvc plots diff paper`.
+	@python -m stages.paper.tag
+
+verify-cache: $(READY) ## Check cache and remote against their names (ARGS=--repair mends or drops).
+	@python -m stages.common.verify_cache $(ARGS)
 
 profile: $(READY) ## Make profile P the active one (P=smol; refuses to drop edits).
 	@python -m stages.common.profile $(P)
