@@ -84,12 +84,17 @@ def files_of(claims: Sequence[Claim]) -> dict[str, str]:
 
 
 def _entry(claim: Claim) -> dict[str, Any]:
-    numbers = printed(claim)
-    entry: dict[str, Any] = {"quantity": claim.quantity, "verdict_run": "as published"}
-    if len(numbers) == 1:
-        return entry | {"ours": numbers[0]}
-    parts = {str(i): {"ours": number} for i, number in enumerate(numbers, start=1)}
-    return entry | ({"part": parts} if parts else {})
+    """As in metrics/claims.json of a run; equal texts make no row in a diff."""
+    numbers, same = printed(claim), ("section", "quantity", "unit", "formula", "needs", "reads")
+    entry = {k: getattr(claim, k) for k in same} | {"verdict_run": "as published"}
+    parts: list[dict[str, Any]] = [
+        {"metric": metric, "ours": number}
+        | ({"published": number} if claim.reads == "equal" else {})
+        for metric, number in zip(claim.metrics, numbers, strict=False)
+    ]
+    if len(parts) == 1:
+        return entry | parts[0]
+    return entry | ({"part": {str(i): part for i, part in enumerate(parts, 1)}} if parts else {})
 
 
 def write_tag(folder: Path = Path()) -> str:
