@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from markupsafe import Markup
 from stages.claims.lookup import Metrics, number
 from stages.common.params import Params
 from stages.report.answer import first_items, sentences, warnings
+from stages.report.chart import library
 from stages.report.figures import model_name
 from stages.report.provenance import provenance
 from stages.report.samples import Answer
@@ -50,12 +52,13 @@ DETAILS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure on the page; `svg` is this project's own markup."""
+    """A figure on the page: `svg` as drawn, and `spec` to draw it again with values on hovering."""
 
     name: str
     title: str
     caption: str
     svg: Markup
+    spec: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,12 @@ def own_file(name: str) -> Markup:
     if "</" in text:
         raise ValueError(f"{name} holds an end tag and cannot stand inside a page")
     return Markup(text)  # noqa: S704 (a file of this package, checked above)
+
+
+def json_script(value: object) -> Markup:
+    """JSON that can stand in a script element: no character of it ends one."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True)
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 (no markup is left in it)
 
 
 def claim_rows(metrics: Metrics) -> list[dict[str, Any]]:
@@ -165,6 +174,8 @@ def render(
         .render(
             style=own_file("style.css"),
             script=own_file("script.js"),
+            library=Markup(library()) if pictures else "",  # noqa: S704 (the charts' library)
+            charts=json_script({picture.name: picture.spec for picture in pictures}),
             contents=CONTENTS,
             model=model,
             profile=params.profile,
