@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 P ?= smol
 
-.PHONY: help setup repro test test-fast lint format bench published seeds paper-tag verify-cache profile steer plan status serve
+.PHONY: help setup repro test test-fast lint format bench published seeds deps paper-tag verify-cache profile steer plan status serve
 export PROMPT
 
 help: ## Show the targets.
@@ -46,6 +46,9 @@ published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed 
 
 seeds: $(READY) ## After a run: train two organisms with further seeds, to metrics/seeds.json.
 	@python -m stages.vectors.seeds
+deps: $(READY) ## Write the code that each stage runs into dvc.yaml, read from the imports.
+	@python -m stages.common.deps
+
 paper-tag: $(READY) ## Write the local Git tag `paper`, for `dvc metrics diff paper` and `dvc plots diff paper`.
 	@python -m stages.paper.tag
 
