@@ -47,10 +47,9 @@ def compact(files: set[str]) -> list[str]:
     """The files in order; a folder instead of its modules where all of them are meant."""
     found = []
     for folder in sorted({Path(f).parent for f in files}):
-        inside = {f.as_posix() for f in folder.rglob("*") if f.suffix not in ("", ".pyc")}
-        inside = {f for f in inside if not f.endswith("__init__.py")}
         mine = {f for f in files if Path(f).parent == folder}
-        whole = len(mine) > 1 and {f for f in inside if f.endswith(".py")} == mine
+        inside = {f.as_posix() for f in folder.rglob("*.py") if f.name != "__init__.py"}
+        whole = len(mine) > 1 and inside == mine
         found += [folder.as_posix()] if whole else sorted(mine)
     return found
 
@@ -92,7 +91,7 @@ def main(graph: Path = GRAPH) -> None:
     for name, entry in whole["stages"].items():
         stage = entry.get("do", entry)
         if used(stage) != listed(stage):
-            others = [d for d in stage.get("deps", []) if not str(d).startswith(f"{PACKAGE}/")]
+            others = [d for d in stage.get("deps", []) if not listed({"deps": [d]})]
             stage["deps"] = CommentedSeq([*compact(used(stage)), *others])
             stage["deps"].fa.set_flow_style()
             changed.append(name)

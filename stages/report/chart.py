@@ -88,14 +88,6 @@ def _rounded(text: str) -> float:
     return float(f"{float(text):.5g}")
 
 
-def library() -> str:
-    """Vega, Vega-Lite and the embedding as one script that needs no network."""
-    import vl_convert as vlc
-
-    text: str = vlc.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-
-
 def data(rows: Iterable[Mapping[str, object]]) -> Any:
     """A chart of these rows."""
     import altair as alt

@@ -15,8 +15,8 @@ from markupsafe import Markup
 from stages.claims.lookup import Metrics, number
 from stages.common.params import Params
 from stages.report.answer import first_items, sentences, warnings
-from stages.report.chart import library
 from stages.report.figures import model_name
+from stages.report.library import library
 from stages.report.provenance import provenance
 from stages.report.samples import Answer
 from stages.report.tables import Table

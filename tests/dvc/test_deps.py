@@ -30,6 +30,19 @@ def test_a_stage_lists_the_code_that_it_runs_and_no_other(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_what_lies_beside_its_code(stage: str) -> None:
+    """Templates and the like, which no import names."""
+    beside = {
+        file
+        for folder in {Path(name).parent for name in used(STAGES[stage])}
+        for file in folder.rglob("*")
+        if file.is_file() and file.suffix not in (".py", ".pyc")
+    }
+    deps = [Path(str(dep)) for dep in STAGES[stage]["deps"]]
+    assert all(any(file.is_relative_to(dep) for dep in deps) for file in beside), beside
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_lists_sections_of_params_that_exist(stage: str) -> None:
     for key in STAGES[stage].get("params", []):
         section = str(key).split(".")[0]

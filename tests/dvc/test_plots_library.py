@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.report.plots_page import cli
+from stages.report.library import cli
 from tests.dvc.conftest import Place
 
 
@@ -17,6 +17,6 @@ def test_dvc_writes_a_page_that_fetches_nothing(place: Place) -> None:
     place.dvc("plots", "show", "-o", "out")
     page = Path(place.folder / "out/index.html").read_text(encoding="utf-8")
     assert "window.vegaEmbed" in page
-    assert "vegaEmbed('#plot" in page
+    assert "vegaEmbed('#curve_csv'" in page
     assert '<script src="' not in page
     assert "{plot_divs}" not in page
