@@ -63,11 +63,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Download:
-    """A file inside the page."""
+    """A table inside the page, in one or two forms: file name -> data address."""
 
-    name: str
     what: str
-    href: str
+    files: Mapping[str, str]
 
 
 def environment() -> Environment:
@@ -133,17 +132,20 @@ def _measured(part: Mapping[str, Any]) -> str:
 
 
 def downloads(tables: Sequence[Table], files: Mapping[str, str]) -> list[Download]:
-    """Every table as CSV and LaTeX, and further text files by name."""
-    found = [_download(name, "text/csv", text, "as in plots/") for name, text in files.items()]
+    """Every table as CSV and LaTeX, and further CSV files by name."""
+    found = [Download("as in plots/", {n: _address("csv", text)}) for n, text in files.items()]
     for table in tables:
-        found.append(_download(f"{table.name}.csv", "text/csv", table.csv(), table.caption))
-        found.append(_download(f"{table.name}.tex", "text/x-tex", table.latex(), "LaTeX"))
+        forms = {
+            f"{table.name}.csv": _address("csv", table.csv()),
+            f"{table.name}.tex": _address("x-tex", table.latex()),
+        }
+        found.append(Download(table.caption, forms))
     return found
 
 
-def _download(name: str, kind: str, text: str, what: str) -> Download:
+def _address(kind: str, text: str) -> str:
     data = base64.b64encode(text.encode("utf-8", "replace")).decode()
-    return Download(name, what, f"data:{kind};charset=utf-8;base64,{data}")
+    return f"data:text/{kind};charset=utf-8;base64,{data}"
 
 
 def render(

@@ -28,8 +28,10 @@ def draw_lines(frame: pl.DataFrame, columns: Mapping[str, str], x: str, y: str, 
     tidy = rows.unpivot(labels, index="x", variable_name="of", value_name="y")
     tidy = tidy.with_columns(pl.col("x", "y").cast(pl.Float64, strict=False))
     legend = alt.Legend(columns=1, title=key)
+    whole = frame[first].dtype.is_integer()
+    axis = alt.Axis(tickMinStep=1, format="d") if whole else alt.Axis()
     base = data(tidy.drop_nulls().to_dicts()).encode(
-        x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False)),
+        x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False), axis=axis),
         y=alt.Y("y:Q", title=y),
         color=alt.Color("of:N", scale=scale(labels), legend=legend),
     )
