@@ -21,8 +21,8 @@ INSTEAD = {
     "make test": "make -n test",
     "make serve": "make -n serve",
     "pip install -e '.[s3]'": "pip --version",
-    "dvc exp run -S transfer.bootstrap=250": "dvc exp run --help",
-    "dvc exp run -S geometry.replicates=300 --queue": "dvc exp run --help",
+    "dvc exp run -S transfer.bootstrap=250 --name more-draws": "dvc exp run --help",
+    "dvc exp run -S geometry.replicates=300 --name fewer-replicates --queue": "dvc exp run -h",
     "dvc queue start": "dvc queue status",
     "dvc repro --pull --allow-missing": "dvc repro --help",
 }
