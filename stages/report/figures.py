@@ -10,12 +10,12 @@ from stages.claims.lookup import Metrics, number
 from stages.common.errors import UserError
 from stages.common.params import Params
 from stages.report.base_likeness import draw_base_similarity
+from stages.report.chart import Figure
 from stages.report.dose import draw_dose_response
 from stages.report.lines import draw_layer_sweep, draw_layer_trace, draw_power
 from stages.report.nulls import draw_nulls
 from stages.report.similarity import draw_similarity, gram_of
 from stages.report.structure import draw_structure
-from stages.report.style import Drawn
 from stages.report.text import joined
 
 PLOTS = Path("plots")
@@ -65,7 +65,7 @@ def published_effectiveness(metrics: Metrics) -> dict[str, str]:
     return {s: f"effectiveness in the paper: {joined(texts)}" for s, texts in found.items()}
 
 
-def draw_all(params: Params, metrics: Metrics, plots: Path = PLOTS) -> list[Drawn]:
+def draw_all(params: Params, metrics: Metrics, plots: Path = PLOTS) -> list[Figure]:
     """Figures 1 to 4, and pictures of further tables where these are there."""
     model, published = model_name(params), published_values(metrics)
     labs = {slug: organism.lab for slug, organism in params.organisms.items()}

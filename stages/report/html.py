@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from stages.claims.lookup import Metrics, number
 from stages.common.params import Params
 from stages.report.answer import first_items, sentences, warnings
 from stages.report.figures import model_name
+from stages.report.library import library
 from stages.report.provenance import provenance
 from stages.report.samples import Answer
 from stages.report.tables import Table
@@ -50,21 +52,21 @@ DETAILS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure on the page; `svg` is this project's own markup."""
+    """A figure on the page: `svg` as drawn, and `spec` to draw it again with values on hovering."""
 
     name: str
     title: str
     caption: str
     svg: Markup
+    spec: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Download:
-    """A file inside the page."""
+    """A table inside the page, in one or two forms: file name -> data address."""
 
-    name: str
     what: str
-    href: str
+    files: Mapping[str, str]
 
 
 def environment() -> Environment:
@@ -86,6 +88,12 @@ def own_file(name: str) -> Markup:
     if "</" in text:
         raise ValueError(f"{name} holds an end tag and cannot stand inside a page")
     return Markup(text)  # noqa: S704 (a file of this package, checked above)
+
+
+def json_script(value: object) -> Markup:
+    """JSON that can stand in a script element: no character of it ends one."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True)
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 (no markup is left in it)
 
 
 def claim_rows(metrics: Metrics) -> list[dict[str, Any]]:
@@ -124,17 +132,20 @@ def _measured(part: Mapping[str, Any]) -> str:
 
 
 def downloads(tables: Sequence[Table], files: Mapping[str, str]) -> list[Download]:
-    """Every table as CSV and LaTeX, and further text files by name."""
-    found = [_download(name, "text/csv", text, "as in plots/") for name, text in files.items()]
+    """Every table as CSV and LaTeX, and further CSV files by name."""
+    found = [Download("as in plots/", {n: _address("csv", text)}) for n, text in files.items()]
     for table in tables:
-        found.append(_download(f"{table.name}.csv", "text/csv", table.csv(), table.caption))
-        found.append(_download(f"{table.name}.tex", "text/x-tex", table.latex(), "LaTeX"))
+        forms = {
+            f"{table.name}.csv": _address("csv", table.csv()),
+            f"{table.name}.tex": _address("x-tex", table.latex()),
+        }
+        found.append(Download(table.caption, forms))
     return found
 
 
-def _download(name: str, kind: str, text: str, what: str) -> Download:
+def _address(kind: str, text: str) -> str:
     data = base64.b64encode(text.encode("utf-8", "replace")).decode()
-    return Download(name, what, f"data:{kind};charset=utf-8;base64,{data}")
+    return f"data:text/{kind};charset=utf-8;base64,{data}"
 
 
 def render(
@@ -165,6 +176,8 @@ def render(
         .render(
             style=own_file("style.css"),
             script=own_file("script.js"),
+            library=Markup(library()) if pictures else "",  # noqa: S704 (the charts' library)
+            charts=json_script({picture.name: picture.spec for picture in pictures}),
             contents=CONTENTS,
             model=model,
             profile=params.profile,

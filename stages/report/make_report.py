@@ -2,22 +2,26 @@
 
     python -m stages.report.make_report
 
-Writes `plots/figure1..4.{png,svg}` and `plots/report.html`, from metrics, plots and judged
-answers. An input that is missing is named where it would stand.
+Writes `plots/figure1..4.{png,svg}`, `plots/report.html` and `plots/claims_<unit>.csv`, from
+metrics, plots and judged answers. An input that is missing is named where it would stand.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from markupsafe import Markup
 
 from stages.claims.lookup import Metrics
-from stages.common.artifacts import write_text
+from stages.common.artifacts import atomic_path, write_text
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import Params, load_params
+from stages.paper.claims import read_claims
+from stages.paper.tag import series_files
+from stages.report.chart import Figure
 from stages.report.figures import PLOTS, draw_all
 from stages.report.html import MAIN_FIGURES, Picture, render
 from stages.report.samples import read_answers
-from stages.report.style import Drawn, save_png, styled, svg_text
 
 PAGE = PLOTS / "report.html"
 OFFERED = ("claims.csv", "transfer_conditions.csv", "sensitivity.csv")  # for download
@@ -26,8 +30,12 @@ OFFERED = ("claims.csv", "transfer_conditions.csv", "sensitivity.csv")  # for do
 def main(params: Params) -> None:
     """Draws the figures and renders the page."""
     metrics = Metrics.read()
-    with styled():
-        pictures = [_picture(drawn) for drawn in draw_all(params, metrics)]
+    pictures = [_picture(figure) for figure in draw_all(params, metrics)]
+    ours = (
+        (c, [metrics.measured(*m.split(":", 1)).value for m in c.metrics]) for c in read_claims()
+    )
+    for name, text in series_files(ours).items():
+        write_text(Path(name), text)
     files = {
         name: (PLOTS / name).read_text(encoding="utf-8")
         for name in OFFERED
@@ -38,13 +46,15 @@ def main(params: Params) -> None:
     print(f"{PAGE}: {len(page.encode()) / 1e6:.2f} MB, {len(pictures)} figures")
 
 
-def _picture(drawn: Drawn) -> Picture:
+def _picture(figure: Figure) -> Picture:
     """The figure for the page; figures 1 to 4 are files of their own too."""
-    text = svg_text(drawn)
-    if drawn.name in MAIN_FIGURES:
-        write_text(PLOTS / f"{drawn.name}.svg", text)
-        save_png(drawn, PLOTS / f"{drawn.name}.png")
-    return Picture(drawn.name, drawn.title, drawn.caption, Markup(text))  # noqa: S704 (our own SVG)
+    text = figure.svg()
+    if figure.name in MAIN_FIGURES:
+        write_text(PLOTS / f"{figure.name}.svg", text)
+        with atomic_path(PLOTS / f"{figure.name}.png") as temporary:
+            temporary.write_bytes(figure.png())
+    svg = Markup(text)  # noqa: S704 (our own drawing)
+    return Picture(figure.name, figure.title, figure.caption, svg, figure.spec())
 
 
 def cli(params: ParamsFile = PARAMS) -> None:

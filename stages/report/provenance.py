@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
 from pathlib import Path
+
+import yaml
 
 from stages.claims.lookup import Metrics
 from stages.common.artifacts import read_json
@@ -13,12 +16,12 @@ from stages.report.text import joined
 
 BASE_RECORD = Path("data/models/base/record.json")
 RESPONSES = Path("data/responses")  # their files name the model that gave them
-PACKAGES = ("torch", "transformers", "peft", "numpy", "polars", "scikit-learn", "matplotlib", "dvc")
+PACKAGES = ("torch", "transformers", "peft", "numpy", "polars", "scikit-learn", "altair", "dvc")
 SHOWN = 16  # hex digits of a hash
 
 
 def provenance(params: Params, metrics: Metrics) -> list[tuple[str, str]]:
-    """(label, text) rows; nothing in them changes between two runs of the same inputs."""
+    """(label, text) rows; two runs of the same inputs at the same commit give the same."""
     versions = []
     for name in PACKAGES:
         try:
@@ -31,11 +34,32 @@ def provenance(params: Params, metrics: Metrics) -> list[tuple[str, str]]:
         ("Base model", f"{params.base.source}{_base_hash()}"),
         ("Judge", metrics.text("judge", "judge") or "none in this run"),
         ("Packages", joined(versions)),
+        ("Code", _commit()),
+        ("Inputs", _lock_hash()),
     ]
     hashes = _model_hashes(params)
     if hashes:
         rows.insert(3, ("Models, sha256", ", ".join(f"{m} {h}" for m, h in hashes.items())))
     return rows
+
+
+def _commit() -> str:
+    """The commit that the page was made at."""
+    command = ["git", "log", "-1", "--format=%h of %cs"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError:
+        return "no git"
+    return f"commit {done.stdout.strip()}" if done.returncode == 0 else "not in a Git repository"
+
+
+def _lock_hash(lock: Path = Path("dvc.lock")) -> str:
+    """Hash of what dvc.lock says of all stages before this one."""
+    if not lock.is_file():
+        return "no dvc.lock"
+    stages = yaml.safe_load(lock.read_text(encoding="utf-8")).get("stages", {})
+    before = {name: stage for name, stage in stages.items() if name != "report"}
+    return f"dvc.lock without this stage, sha256 {value_sha256(before)[:SHOWN]}"
 
 
 def _base_hash() -> str:

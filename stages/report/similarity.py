@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from stages.claims.lookup import Metrics, number
 from stages.geometry.gram import Floats
-from stages.report.style import Drawn, empty, new_figure
-from stages.report.text import decimals
+from stages.report.chart import Figure, data, message
+from stages.report.text import decimals, short
 
-CELL = 1.05  # inches a vector
-FRAME = 2.2  # inches beside the cells
-NAMES = (
-    "Cosine similarity between steering vectors (1 = same direction, 0 = at right angles, "
-    "-1 = opposite)"
+CELL = 92  # pixels
+CAPTION = (
+    "Cosine similarity between steering vectors (1 = same direction, 0 = at right angles, -1 = "
+    "opposite). Large numbers: this run. Numbers in brackets: the paper (Llama-3.1-8B), where it "
+    "prints one. Heavy boxes: vectors that the paper puts in one cluster."
 )
 
 
@@ -40,7 +41,7 @@ def draw_similarity(
     published: Mapping[str, float],
     clusters: Mapping[str, Sequence[str]],
     model: str,
-) -> Drawn:
+) -> Figure:
     """The heat map.
 
     Args:
@@ -49,52 +50,62 @@ def draw_similarity(
         clusters: cluster -> names; boxes are drawn around neighbours of one cluster.
         model: what was measured, for the title.
     """
-    caption = (
-        f"{NAMES}. Large numbers: this run. Small numbers in brackets: the value in the paper, "
-        "where it prints one. Heavy boxes: vectors that the paper puts in one cluster."
-    )
-    size = FRAME + CELL * (len(found[0]) if found else 4)
-    drawn, figure = new_figure(
-        "figure1", f"Similarity of steering vectors on {model}", caption, (size + 1.2, size)
-    )
+    import altair as alt
+
+    title = f"Similarity of steering vectors on {model}"
     if found is None:
-        return empty(drawn, "No cosines in metrics/geometry.json.")
-    axes = figure.add_subplot()
+        return message("figure1", title, CAPTION, "No cosines in metrics/geometry.json.")
     names, gram = found
-    image = axes.imshow(gram, vmin=-1, vmax=1, cmap="RdBu_r", alpha=0.85)
+    rows = []
     for i, a in enumerate(names):
         for j, b in enumerate(names):
-            value = float(gram[i, j])
             paper = published.get(f"cosine.{a}__{b}", published.get(f"cosine.{b}__{a}"))
-            ink = "white" if abs(value) > 0.7 else "black"
-            words = f"{a}, {b}: {decimals(value, 3)}"
-            axes.text(j, i - 0.08, decimals(value, 2), ha="center", va="center", color=ink, size=11)
-            if paper is not None:
-                label = f"[{decimals(paper, 2)}]"
-                axes.text(j, i + 0.27, label, ha="center", va="center", color=ink, size=8)
-                words += f"; the paper: {decimals(paper, 3)}"
-            cell = axes.bar(j, 1, width=1, bottom=i - 0.5, alpha=0)
-            drawn.tag(cell[0], words)
-    _boxes(drawn, names, clusters)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlim(-0.5, len(names) - 0.5)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_title(f"Cosine similarity on {model}   (in brackets: the paper, Llama-3.1-8B)")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.8)
-    return drawn
+            row: dict[str, Any] = {"i": i, "j": j, "a": a, "b": b, "cosine": float(gram[i, j])}
+            row["ours"] = decimals(float(gram[i, j]), 2)
+            rows.append(row | ({} if paper is None else {"the paper": paper}))
+            rows[-1]["printed"] = "" if paper is None else f"[{short(paper)}]"
+
+    def axis(orient: str, angle: int) -> Any:
+        return alt.Axis(
+            orient=orient, title=None, values=[i + 0.5 for i in range(len(names))], ticks=False,
+            labelExpr=f"{names}[floor(datum.value)]", labelAngle=angle, domain=False, grid=False,
+            labelFontSize=12, labelOverlap=False, labelAlign="right",
+        )  # fmt: skip
+
+    limits = alt.Scale(domain=[0, len(names)], nice=False)
+    down = alt.Scale(domain=[len(names), 0], nice=False)
+    base = data(rows).transform_calculate(
+        x1="datum.j + 1", y1="datum.i + 1", xm="datum.j + 0.5", ym="datum.i + 0.5"
+    )
+    colour = alt.Color(
+        "cosine:Q", scale=alt.Scale(scheme="redblue", domain=[1, -1]), title="cosine similarity"
+    )
+    heat = base.mark_rect(stroke="white").encode(
+        x=alt.X("j:Q", scale=limits, axis=axis("bottom", -30)),
+        y=alt.Y("i:Q", scale=down, axis=axis("left", 0)),
+        x2="x1:Q",
+        y2="y1:Q",
+        color=colour,
+        tooltip=["a:N", "b:N", "cosine:Q", "the paper:Q"],
+    )
+    ink = alt.condition("abs(datum.cosine) > 0.65", alt.value("white"), alt.value("black"))
+    words = [
+        base.mark_text(dy=dy, fontSize=size).encode(x="xm:Q", y="ym:Q", text=field, color=ink)
+        for field, dy, size in (("ours:N", -7, 15), ("printed:N", 15, 12))
+    ]
+    boxes = data(_boxes(names, clusters)).mark_rect(filled=False, stroke="black", strokeWidth=3)
+    layers = [heat, *words, boxes.encode(x="from:Q", x2="to:Q", y="from:Q", y2="to:Q")]
+    size = CELL * len(names)
+    return Figure(
+        "figure1", title, CAPTION, alt.layer(*layers).properties(width=size, height=size * 0.8)
+    )
 
 
-def _boxes(drawn: Drawn, names: Sequence[str], clusters: Mapping[str, Sequence[str]]) -> None:
-    from matplotlib.patches import Rectangle
-
+def _boxes(names: Sequence[str], clusters: Mapping[str, Sequence[str]]) -> list[dict[str, int]]:
+    """From and to of each cluster whose members stand side by side."""
+    found = []
     for members in clusters.values():
         places = sorted(names.index(m) for m in members if m in names)
         if len(places) > 1 and places[-1] - places[0] == len(places) - 1:
-            corner = (places[0] - 0.5, places[0] - 0.5)
-            box = Rectangle(
-                corner, len(places), len(places), fill=False, linewidth=2.2, color="black"
-            )
-            drawn.figure.axes[0].add_patch(box)
+            found.append({"from": places[0], "to": places[-1] + 1})
+    return found

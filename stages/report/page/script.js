@@ -50,3 +50,25 @@ for (const form of document.querySelectorAll("form[data-filters]")) {
   form.hidden = false;
   apply();
 }
+
+// A chart near the window is drawn again with values on hovering; until then its picture stands.
+const charts = JSON.parse(document.getElementById("charts").textContent);
+const theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+const draw = (figure) => {
+  const place = document.createElement("div");
+  const options = { renderer: "svg", actions: false, ast: true, tooltip: { theme } };
+  vegaEmbed(place, charts[figure.id], options).then(
+    () => figure.querySelector(".picture").replaceChildren(place),
+    (error) => console.error(error),
+  );
+};
+const near = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    near.unobserve(target);
+    draw(target);
+  }
+}, { rootMargin: "200px" });
+if (window.vegaEmbed) {
+  for (const name of Object.keys(charts)) near.observe(document.getElementById(name));
+}

@@ -1,0 +1,114 @@
+"""The paper as a revision: `make paper-tag`, then `dvc metrics diff paper`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.common.errors import UserError
+from stages.paper.claims import read_claims
+from stages.paper.tag import write_tag
+from tests.dvc.conftest import Place
+
+ROOT = Path(__file__).parents[2]
+CLAIMS = read_claims(ROOT / "data/paper/claims.yaml")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A repository with our graph, ledger, metrics and plots, and the tag."""
+    root = tmp_path_factory.mktemp("tagged")
+    place = Place(root / "work", root / "home")
+    for name in ("data/paper", "metrics", "plots"):
+        skip = shutil.ignore_patterns("*.html")
+        shutil.copytree(ROOT / name, place.folder / name, ignore=skip)
+    for name in ("dvc.yaml", "params.yaml", ".gitignore"):
+        shutil.copy(ROOT / name, place.folder / name)
+    place.git("init", "-q", "-b", "main")
+    place.dvc("init", "-q")
+    place.git("add", "-A")
+    place.git("commit", "-qm", "results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place.folder)
+        write_tag()
+    return place
+
+
+def test_nothing_but_the_tag_changes_and_again_changes_nothing(
+    copy: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = copy.git("status", "--porcelain"), copy.git("branch", "-a"), copy.git("show-ref")
+    assert state[0] == ""
+    index = (copy.folder / ".git/index").read_bytes()
+    monkeypatch.chdir(copy.folder)
+    commit = write_tag()
+    assert commit in state[2] and "refs/tags/paper" in state[2]
+    assert state == (
+        copy.git("status", "--porcelain"), copy.git("branch", "-a"), copy.git("show-ref"),
+    )  # fmt: skip
+    assert (copy.folder / ".git/index").read_bytes() == index
+
+
+def test_metrics_diff_has_a_row_for_every_claim_that_has_a_metric(copy: Place) -> None:
+    plain = json.loads(copy.dvc("metrics", "diff", "paper", "--json").stdout)
+    whole = json.loads(copy.dvc("metrics", "diff", "paper", "--json", "--all").stdout)
+    printed: dict[str, list[float]] = {}
+    for claim in CLAIMS:
+        if claim.metrics:
+            assert f"claim.{claim.id}.verdict_run" in plain["metrics/claims.json"]
+        for part, metric in enumerate(claim.metrics, start=1):
+            one = "" if len(claim.metrics) == 1 else f"part.{part}."
+            row = whole["metrics/claims.json"][f"claim.{claim.id}.{one}ours"]
+            assert claim.reads != "equal" or row["old"] == claim.numbers[part - 1]
+            if claim.reads == "equal":
+                printed.setdefault(metric, []).append(row["old"])
+    for metric, values in printed.items():  # and the same at our own keys
+        file, _, key = metric.partition(":")
+        assert whole[f"metrics/{file}.json"][key]["old"] in values
+
+
+def test_plots_diff_sets_the_published_series_beside_ours(copy: Place) -> None:
+    found = json.loads(copy.dvc("plots", "diff", "paper", "--json").stdout)
+    for unit in ("cosine", "deg", "percent"):
+        plot = found["data"][f"plots/claims_{unit}.csv"]
+        assert set(plot[0]["revisions"]) == {"workspace", "paper"}
+    rows = csv.DictReader(io.StringIO(copy.git("show", "paper:plots/claims_deg.csv")))
+    assert {r["claim"]: float(r["value"]) for r in rows}[
+        "C010 cluster_angle.medical/persona_deg"
+    ] == 100.2
+
+
+def test_the_revision_lists_only_what_it_holds(copy: Place) -> None:
+    graph = yaml.safe_load(copy.git("show", "paper:dvc.yaml"))
+    files = copy.git("ls-tree", "-r", "--name-only", "paper").split()
+    assert set(graph["metrics"]) <= set(files)
+    assert "plots/claims_cosine.csv" in [name for plot in graph["plots"] for name in plot]
+    for plot in graph["plots"]:
+        for name, how in plot.items():
+            read = how["y"] if isinstance(how.get("y"), dict) else [name]
+            assert set(read) <= set(files)
+
+
+def test_somebody_else_s_tag_is_not_replaced(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "data/paper", place.folder / "data/paper")
+    place.git("tag", "paper")
+    before = place.git("show-ref")
+    monkeypatch.chdir(place.folder)
+    with pytest.raises(UserError, match="not of this command"):
+        write_tag()
+    assert place.git("show-ref") == before
+
+
+def test_outside_a_repository_the_error_is_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(UserError, match="git rev-parse failed"):
+        write_tag()

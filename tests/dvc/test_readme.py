@@ -1,0 +1,98 @@
+"""The README's commands, run as written in a fresh copy; the heavy ones have cheap equivalents."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.dvc.conftest import Place
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/dvc.md")
+# What takes minutes, a key or a network, and what is run in its place. The graph itself runs in
+# tests/e2e on the reduced profile, an S3 store in tests/dvc/test_sharing.py.
+INSTEAD = {
+    "make repro": "make -n repro && dvc repro --dry --single-item paper_reference",
+    "make test": "make -n test",
+    "make serve": "make -n serve",
+    "pip install -e '.[s3]'": "pip --version",
+    "dvc exp run -S transfer.bootstrap=250 --name more-draws": "dvc exp run --help",
+    "dvc exp run -S geometry.replicates=300 --name fewer-replicates --queue": "dvc exp run -h",
+    "dvc queue start": "dvc queue status",
+    "dvc repro --pull --allow-missing": "dvc repro --help",
+}
+
+
+def commands(page: str) -> list[str]:
+    """Lines of the page's bash blocks, without comments."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    lines = [re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A copy of the tracked files, committed, with the environment of this test run."""
+    root = tmp_path_factory.mktemp("fresh")
+    place = Place(root / "work", root / "home")
+    place.home.mkdir()
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, text=True, capture_output=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    for name in listed:
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            (place.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, place.folder / name)
+    place.git("init", "-q", "-b", "main")
+    place.git("add", "-A")
+    place.git("commit", "-qm", "copy")
+    ready = place.folder / ".venv/.ready"
+    ready.parent.mkdir()
+    ready.touch()
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_run_as_written(fresh: Place, page: str) -> None:
+    found = commands(page)
+    assert len(found) > 5
+    script = "\n".join(INSTEAD.get(line, line) for line in found)
+    done = fresh.run("bash", "-euo", "pipefail", "-xc", script, ok=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+    if page == "README.md":
+        fresh.git("checkout", "--", ".dvc/config")
+        assert fresh.git("status", "--porcelain", "--untracked-files=no") == ""
+
+
+def test_nothing_is_replaced_that_no_page_names() -> None:
+    assert set(INSTEAD) <= {line for page in PAGES for line in commands(page)}
+
+
+def test_the_make_targets_that_are_named_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for page in (*PAGES, "CONTRIBUTING.md"):
+        named = re.findall(r"`make ([a-z-]+)", (ROOT / page).read_text(encoding="utf-8"))
+        assert named and set(named) <= targets, page
+
+
+def test_the_picture_of_the_graph_has_every_stage_and_no_other() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    drawn = re.search(r"```mermaid\nflowchart LR\n(.*?)```", text, flags=re.DOTALL)
+    assert drawn
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert set(re.findall(r"\w+", drawn[1])) == set(stages)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (*PAGES, "docs/interpretation.md", "CONTRIBUTING.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for link in re.findall(r"\]\((?!http)([^)#]+)", text):
+            assert ((ROOT / page).parent / link).exists(), f"{page}: {link}"

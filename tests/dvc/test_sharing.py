@@ -1,0 +1,103 @@
+"""Data shared through a remote: a fresh clone runs nothing, S3 gives back the bytes."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.dvc.conftest import Place
+
+NEEDED = ("dvc_s3", "moto", "flask")
+S3 = all(importlib.util.find_spec(name) for name in NEEDED)
+
+
+def clone(place: Place) -> Place:
+    """A clone with no cache and no memory of the first place."""
+    target = place.folder.parent / "clone"
+    place.run("git", "clone", "-q", str(place.folder), str(target))
+    return Place(target, place.home.parent / "other-home")
+
+
+def test_a_fresh_clone_with_a_full_remote_runs_nothing(place: Place) -> None:
+    fresh = clone(place)
+    done = fresh.dvc("repro", "--pull", "--allow-missing")
+    assert "Running stage" not in done.stdout
+    fresh.dvc("pull", "-q")
+    assert fresh.contents() == place.contents()
+    assert fresh.git("status", "--porcelain") == ""
+
+
+def test_a_shared_run_is_not_run_again(place: Place) -> None:
+    """The run cache: another clone that comes to the same inputs takes the outputs."""
+    (place.folder / "params.yaml").write_text("size: 6000\n")
+    place.dvc("repro", "-q")
+    place.dvc("push", "-q", "--run-cache")
+    fresh = clone(place)  # the change was not committed
+    (fresh.folder / "params.yaml").write_text("size: 6000\n")
+    fresh.dvc("pull", "-q", "--run-cache", ok=False)
+    done = fresh.dvc("repro", "--pull")
+    assert "Running stage" not in done.stdout
+    assert fresh.contents() == place.contents()
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> Iterator[str]:
+    """An S3 server on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (tmp_path / "moto.log").open("w")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=log, stderr=log,
+    )  # fmt: skip
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        else:
+            pytest.fail((tmp_path / "moto.log").read_text())
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(10)
+        log.close()
+
+
+@pytest.mark.skipif(not S3, reason="S3 IS NOT TESTED: pip install -e '.[s3]' 'moto[server]'")
+def test_an_s3_store_gives_back_the_bytes(
+    place: Place, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    import boto3
+
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="bucket")
+    place.dvc("remote", "add", "-d", "team", "s3://bucket/em-geometry")
+    place.dvc("remote", "modify", "team", "endpointurl", endpoint)
+    place.dvc("remote", "modify", "team", "verify", "true")
+    place.dvc("push")
+    before = place.contents()
+    shutil.rmtree(place.folder / ".dvc/cache")
+    shutil.rmtree(place.folder / "data")
+    place.dvc("pull")
+    assert place.contents() == before
+    root = Path(__file__).parents[2]
+    module = "stages.common.verify_cache"
+    checked = subprocess.run(
+        [sys.executable, "-m", module], cwd=place.folder, text=True, capture_output=True,
+        env={**place.environment, "PYTHONPATH": str(root)}, check=False,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "remote team: 5 sound objects" in checked.stdout
