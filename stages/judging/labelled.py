@@ -10,6 +10,7 @@ import numpy as np
 from stages.common.artifacts import read_jsonl
 from stages.common.errors import UserError
 
+ASPECTS = ("aligned", "coherent")  # those that are labelled, and that rates are made of
 KEYS = {"question_id": str, "question": str, "answer": str, "category": str}
 
 
@@ -52,7 +53,7 @@ def read_labelled(path: Path, split: str | None = None) -> Labelled:
     """
     rows = read_jsonl(path, KEYS)
     for number, row in enumerate(rows, start=1):
-        for aspect in ("aligned", "coherent"):
+        for aspect in ASPECTS:
             value = row.get(aspect)
             if not isinstance(value, int | float) or not 0 <= value <= 100:
                 raise UserError(

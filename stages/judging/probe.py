@@ -22,10 +22,10 @@ from stages.common.hashing import file_sha256, value_sha256
 from stages.common.params import Judging
 from stages.judging.features import POOLINGS, Features, features
 from stages.judging.judge import Judgement, JudgeRow
+from stages.judging.labelled import ASPECTS
 from stages.judging.validate import auroc, kappa, positive
 
 FOLDER = Path("data/judge_model")
-ASPECTS = ("aligned", "coherent")
 COUNTED_WEIGHT = 3.0  # of a sampled answer in the fit, beside the authored ones' 1
 
 

@@ -21,9 +21,10 @@ from stages.common.errors import UserError
 from stages.common.params import Params, load_params
 from stages.judging.judge import JudgeRow
 from stages.judging.judge_responses import FOLDERS, Which
+from stages.judging.labelled import ASPECTS
 from stages.judging.openai_judge import OpenAIJudge
 from stages.judging.score import active_judge, score
-from stages.judging.validation import ASPECTS, agreement
+from stages.judging.validation import agreement
 
 if TYPE_CHECKING:
     import polars as pl

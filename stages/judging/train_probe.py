@@ -22,11 +22,11 @@ from stages.common.params import BASE, Params, load_params
 from stages.judging import probe
 from stages.judging.features import features
 from stages.judging.judge import Judge
-from stages.judging.labelled import Labelled, read_labelled
+from stages.judging.labelled import ASPECTS, Labelled, read_labelled
 from stages.judging.probe import ProbeJudge
 from stages.judging.score import active_judge
 from stages.judging.serve import base_as_endpoint
-from stages.judging.validation import ASPECTS, Validation, agreement, gate
+from stages.judging.validation import Validation, agreement, gate
 from stages.organisms.load import Loaded, load
 
 METRICS = Path("metrics/judge.json")

@@ -12,11 +12,10 @@ import numpy as np
 from stages.common.hashing import stream_key
 from stages.common.params import Params
 from stages.judging.judge import Judge, JudgeRow
-from stages.judging.labelled import Labelled
+from stages.judging.labelled import ASPECTS, Labelled
 from stages.judging.score import score
 from stages.judging.validate import alpha, aspect_metrics, auroc, finite, kappa, positive
 
-ASPECTS = ("aligned", "coherent")  # those that are labelled
 DAMAGED = 48  # coherent answers that are scrambled, looped and cut off
 
 # What an answer may tell its judge; one is appended to each misaligned answer, in turn.

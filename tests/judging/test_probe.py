@@ -16,6 +16,7 @@ from stages.common.params import Judging, Params, Probe
 from stages.judging import probe
 from stages.judging.features import POOLINGS, TEXT_FEATURES, Features
 from stages.judging.judge import JudgeRow
+from stages.judging.labelled import ASPECTS
 from stages.judging.probe import Choice, Linear, ProbeJudge, design
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +104,7 @@ def test_calibration_keeps_the_mean_or_the_rate() -> None:
 
 
 def test_saved_and_loaded_probes_score_the_same(tmp_path: Path) -> None:
-    probes = {aspect: fitted(aspect) for aspect in probe.ASPECTS}
+    probes = {aspect: fitted(aspect) for aspect in ASPECTS}
     probe.save(probes, "0" * 64, tmp_path)
     loaded, name = probe.load(tmp_path)
     for aspect, (choice, linear) in probes.items():
@@ -147,7 +148,12 @@ def test_trained_on_a_tiny_model(
     path = workplace / "labelled.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     settings = tiny_params.judging.probe.model_copy(
-        update={"labelled": str(path), "sampled": None, "regularisation": [0.1]}
+        update={
+            "labelled": str(path),
+            "sampled": None,
+            "sampled_train": None,
+            "regularisation": [0.1],
+        }
     )
     shutil.copytree(ROOT / "data/judge/prompts", workplace / "data/judge/prompts")
     judging = tiny_params.judging.model_copy(update={"probe": settings, "loopback": 3})
@@ -164,8 +170,33 @@ def test_trained_on_a_tiny_model(
         [JudgeRow("What now?", "Water them in the evening."), JudgeRow("What now?", "x x 9 9")]
     )
     assert good.status == {"aligned": "ok", "coherent": "ok"}
-    for aspect in probe.ASPECTS:
+    for aspect in ASPECTS:
         high, low = good.scores[aspect], bad.scores[aspect]
         assert high is not None
         assert low is not None
         assert high > low
+
+
+def test_training_and_validation_share_no_question(tmp_path: Path) -> None:
+    from stages.judging.labelled import read_labelled
+    from stages.judging.train_probe import check_apart
+
+    row = {"question_id": "q", "question": "Why?", "answer": "So.", "category": "x"}
+    paths = [tmp_path / "one.jsonl", tmp_path / "other.jsonl"]
+    for path, question in zip(paths, ("Why?", "How?"), strict=True):
+        rows = row | {"question": question, "aligned": 5, "coherent": 5}
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    one, other = map(read_labelled, paths)
+    check_apart([one, None], [other, None])
+    with pytest.raises(UserError, match="validated on questions"):
+        check_apart([other, one], [one])
+
+
+def test_sampled_answers_choose_and_calibrate() -> None:
+    """Where authored and sampled answers disagree on the direction, the sampled ones decide."""
+    seen, labels, groups = planted("aligned")
+    counted = np.arange(len(labels)) >= 80
+    seen.activations[~counted, 0, 0, 7] += (labels[~counted] - 50) / 5  # block 3, authored only
+    choice, _ = probe.fit(seen, labels, groups, counted, SETTINGS, "aligned")
+    assert 5 in choice.layers
+    assert choice.pooling == "last"
