@@ -1,7 +1,7 @@
 """Agglomerative clustering of many distance matrices at once (METHOD.md: clusters).
 
 The merges are found by Lance-Williams updates, one loop over the n - 1 merges and none over
-replicates. Distances are 1 - cos; heights agree with `scipy.cluster.hierarchy.linkage`.
+replicates. Distances are 1 - cos; trees agree with `scipy.cluster.hierarchy.linkage`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ class Tree:
     """Dendrograms of distance matrices over n vectors.
 
     Attributes:
-        heights: [..., n - 1] merge heights in order of merging.
         cophenetic: [..., n, n] height at which two vectors first share a cluster; 0 for itself.
         labels: [..., n - 1, n] cluster labels before each merge: n, n - 1, ..., 2 clusters.
     """
 
-    heights: Floats
     cophenetic: Floats
     labels: Ints
 
@@ -48,7 +46,6 @@ def agglomerate(distance: Floats, linkage: Linkage) -> Tree:
     current[:, np.arange(n), np.arange(n)] = np.inf
     size = np.ones((count, n))
     label = np.tile(np.arange(n), (count, 1))
-    heights = np.empty((count, n - 1))
     cophenetic = np.zeros_like(current)
     labels = np.empty((count, n - 1, n), dtype=np.int64)
     for step in range(n - 1):
@@ -56,7 +53,6 @@ def agglomerate(distance: Floats, linkage: Linkage) -> Tree:
         flat = current.reshape(count, -1).argmin(1)
         i, j = np.minimum(flat // n, flat % n), np.maximum(flat // n, flat % n)
         height = current[rows, i, j]
-        heights[:, step] = height
         in_i, in_j = label == i[:, None], label == j[:, None]
         joined = in_i[:, :, None] & in_j[:, None, :]
         joined |= np.swapaxes(joined, 1, 2)
@@ -69,11 +65,7 @@ def agglomerate(distance: Floats, linkage: Linkage) -> Tree:
         size[rows, i] += size[rows, j]
         label = np.where(in_j, i[:, None], label)
     lead = distance.shape[:-2]
-    return Tree(
-        heights.reshape(*lead, n - 1),
-        cophenetic.reshape(*lead, n, n),
-        labels.reshape(*lead, n - 1, n),
-    )
+    return Tree(cophenetic.reshape(*lead, n, n), labels.reshape(*lead, n - 1, n))
 
 
 def _update(
