@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 P ?= smol
 
-.PHONY: help setup repro test test-fast lint format bench published seeds deps paper-tag verify-cache profile steer plan status serve
+.PHONY: help setup repro test test-fast lint format bench published seeds rejudge deps paper-tag verify-cache profile steer analyse plan status serve
 export PROMPT
 
 help: ## Show the targets.
@@ -48,6 +48,10 @@ published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed 
 
 seeds: $(READY) ## After a run: train two organisms with further seeds, to metrics/seeds.json.
 	@python -m stages.vectors.seeds
+
+rejudge: $(READY) ## Score existing answers with another judge: make rejudge ARGS="--backend openai --dry-run".
+	@python -m stages.judging.rejudge $(ARGS)
+
 deps: $(READY) ## Write the code that each stage runs into dvc.yaml, read from the imports.
 	@python -m stages.common.deps
 
