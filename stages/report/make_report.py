@@ -2,7 +2,7 @@
 
     python -m stages.report.make_report
 
-Writes `plots/figure1..4.{png,svg}`, `plots/report.html` and `plots/claims_<unit>.csv`, from
+Writes `plots/figure1..5.{png,svg}`, `plots/report.html` and `plots/claims_<unit>.csv`, from
 metrics, plots and judged answers. An input that is missing is named where it would stand.
 """
 
@@ -19,8 +19,9 @@ from stages.common.params import Params, load_params
 from stages.paper.claims import read_claims
 from stages.paper.tag import series_files
 from stages.report.chart import Figure
-from stages.report.figures import PLOTS, draw_all
+from stages.report.figures import PLOTS, draw_all, model_name, read_table
 from stages.report.html import MAIN_FIGURES, Picture, render
+from stages.report.ledger import draw_ledger
 from stages.report.samples import read_answers
 
 PAGE = PLOTS / "report.html"
@@ -36,6 +37,9 @@ def main(params: Params) -> None:
     )
     for name, text in series_files(ours).items():
         write_text(Path(name), text)
+    claims = read_table(PLOTS / "claims.csv")
+    if claims is not None:
+        draw_ledger(claims, model_name(params), PLOTS)
     files = {
         name: (PLOTS / name).read_text(encoding="utf-8")
         for name in OFFERED
