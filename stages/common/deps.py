@@ -83,10 +83,10 @@ def main(graph: Path = GRAPH) -> None:
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedSeq
 
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, WIDE
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    whole = yaml.load(graph)
+    round_trip = YAML()  # keeps comments; builds no objects
+    round_trip.preserve_quotes, round_trip.width = True, WIDE
+    round_trip.indent(mapping=2, sequence=4, offset=2)
+    whole = round_trip.load(graph)
     changed = []
     for name, entry in whole["stages"].items():
         stage = entry.get("do", entry)
@@ -97,7 +97,7 @@ def main(graph: Path = GRAPH) -> None:
             changed.append(name)
     if changed:
         text = io.StringIO()
-        yaml.dump(whole, text)
+        round_trip.dump(whole, text)
         write_text(graph, re.sub(r" +\n", "\n", text.getvalue()))
     print(f"{graph}: {', '.join(changed) or 'nothing'} changed")
 

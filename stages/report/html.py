@@ -16,7 +16,6 @@ from stages.claims.lookup import Metrics, number
 from stages.common.params import Params
 from stages.report.answer import first_items, sentences, warnings
 from stages.report.figures import model_name
-from stages.report.library import library
 from stages.report.provenance import provenance
 from stages.report.samples import Answer
 from stages.report.tables import Table
@@ -24,6 +23,7 @@ from stages.report.tables_calibration import nulls_table, story, tests_table
 from stages.report.tables_models import judge_tables, organisms_table, vectors_table
 from stages.report.tables_transfer import transfer_tables
 from stages.report.text import MINUS, NONE, short, visible
+from stages.report.vega import vega_script
 
 TEMPLATES = Path(__file__).parent / "page"
 MAIN_FIGURES = ("figure1", "figure2", "figure3", "figure4")
@@ -176,7 +176,7 @@ def render(
         .render(
             style=own_file("style.css"),
             script=own_file("script.js"),
-            library=Markup(library()) if pictures else "",  # noqa: S704 (the charts' library)
+            library=Markup(vega_script()) if pictures else "",  # noqa: S704 (the charts' library)
             charts=json_script({picture.name: picture.spec for picture in pictures}),
             contents=CONTENTS,
             model=model,

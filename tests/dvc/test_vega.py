@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.report.library import cli
+from stages.report.vega import cli
 from tests.dvc.conftest import Place
 
 

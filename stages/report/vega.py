@@ -1,6 +1,6 @@
 """The charts' library as text, inlined in the report and in the page of `dvc plots`.
 
-    python -m stages.report.library .venv/plots.html
+    python -m stages.report.vega .venv/plots.html
 
 DVC's own page of `dvc plots show` and `dvc plots diff` loads the library from a CDN when it is
 opened; the one that this writes for `make setup` holds it.
@@ -23,7 +23,7 @@ HEAD = """<!DOCTYPE html>
 TAIL = "</script></head>\n<body>\n{plot_divs}\n</body></html>\n"
 
 
-def library() -> str:
+def vega_script() -> str:
     """Vega, Vega-Lite and the embedding as one script that needs no network."""
     import vl_convert as vlc
 
@@ -33,7 +33,7 @@ def library() -> str:
 
 def cli(page: Annotated[Path, typer.Argument(help="Where to write it.")]) -> None:
     """Write the page for `dvc config plots.html_template`."""
-    write_text(page, HEAD + library() + TAIL)
+    write_text(page, HEAD + vega_script() + TAIL)
 
 
 if __name__ == "__main__":
