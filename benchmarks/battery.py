@@ -21,7 +21,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 
-from stages.common.params import Geometry
+from stages.common.sections import Geometry
 from stages.geometry.battery import battery
 from stages.geometry.clusters import LINKAGES
 

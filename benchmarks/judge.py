@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from stages.common.journal import LOCATION_VARIABLE, Journal
-from stages.common.params import Judging
+from stages.common.sections import Judging
 from stages.judging.client_chat import Reply, request_body
 from stages.judging.judge import JudgeRow
 from stages.judging.openai_judge import OpenAIJudge, Unit

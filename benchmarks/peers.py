@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stages.activations.blocks import block_stack
 from stages.activations.capture import Text, capture, length_sorted_batches, padded
 from stages.activations.questions import read_questions
-from stages.common.params import Sampling, load_params
+from stages.common.params import load_params
+from stages.common.sections import Sampling
 from stages.organisms.chat import end_of_turn, render
 from stages.steering.generate import Row, sample
 from stages.steering.hooks import Intervention

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stages.common.artifacts import read_jsonl
 from stages.common.errors import UserError
-from stages.common.params import Prompts
+from stages.common.sections import Prompts
 
 KEYS = {"id": str, "topic": str, "pair": str, "prompt": str}
 

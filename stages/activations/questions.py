@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.common.artifacts import missing
 from stages.common.errors import UserError
-from stages.common.params import Questions
+from stages.common.sections import Questions
 
 Set = Literal["evaluation", "held_out"]
 

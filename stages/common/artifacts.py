@@ -174,19 +174,24 @@ def read_parquet(path: Path, columns: Mapping[str, Any] | None = None) -> pl.Dat
 def write_tensors(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes float arrays as safetensors; refuses anything not finite."""
+    """Writes float arrays as safetensors; refuses anything not finite.
+
+    The library writes metadata in another order every time, so the header is sorted: the same
+    arrays and metadata give the same bytes.
+    """
     import numpy as np
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             raise UserError("a tensor has NaN or infinite values", where=f"{path}: {name}")
-    with atomic_path(path) as temporary:
-        save_file(
-            {k: np.ascontiguousarray(v) for k, v in tensors.items()},
-            str(temporary),
-            metadata=dict(metadata),
-        )
+    data = save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, dict(metadata))
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8 bytes
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        handle.write(len(header).to_bytes(8, "little") + header)
+        handle.write(memoryview(data)[start:])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.common.errors import UserError
-from stages.common.params import Run
+from stages.common.sections import Run
 
 TRIES = 3  # of one batch, when workers die over it
 

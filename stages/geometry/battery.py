@@ -20,7 +20,7 @@ import typer
 
 from stages.common.command import run
 from stages.common.errors import UserError
-from stages.common.params import Geometry
+from stages.common.sections import Geometry
 from stages.geometry import clusters as trees
 from stages.geometry import pca, residual, similarity, subspace, triangle, verdict
 from stages.geometry.cluster_angle import cluster_angle

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.params import Geometry
+from stages.common.sections import Geometry
 from stages.geometry import clusters as trees
 from stages.geometry import power, resampling
 from stages.geometry.battery import Clusters, battery, cluster_indices

@@ -18,7 +18,8 @@ import numpy as np
 from stages.common.artifacts import read_json, read_parquet, read_tensors, write_metrics, write_text
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
-from stages.common.params import BASE, Geometry, Params, load_params
+from stages.common.params import BASE, Params, load_params
+from stages.common.sections import Geometry
 from stages.geometry import pca
 from stages.geometry.battery import battery
 from stages.geometry.gram import Floats, Ints, unit_gram

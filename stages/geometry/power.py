@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.params import Geometry
+from stages.common.sections import Geometry
 from stages.geometry.cluster_angle import cluster_angle
 from stages.geometry.core_model import core_grams
 from stages.geometry.gram import TINY, Floats

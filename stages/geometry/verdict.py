@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from stages.common.errors import UserError
-from stages.common.params import Geometry
+from stages.common.sections import Geometry
 from stages.geometry import pca
 from stages.geometry.cluster_angle import cluster_angle
 from stages.geometry.cross_variance import explained_pct

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
 from stages.common.errors import UserError
-from stages.common.params import Judging
+from stages.common.sections import Judging
 from stages.judging.client_chat import MalformedReplyError
 from stages.judging.limits import Gate, backoff, estimate_tokens, retry_after
 

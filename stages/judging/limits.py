@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 
 from stages.common.errors import UserError
-from stages.common.params import Judging
+from stages.common.sections import Judging
 
 BACKOFF_S = 0.5  # first wait after a failure
 DOUBLINGS = 6  # of it, failure by failure: 32 s at most

@@ -17,7 +17,8 @@ from typing import Any
 from stages.activations.capture import length_sorted_batches
 from stages.common.errors import UserError
 from stages.common.hashing import value_sha256
-from stages.common.params import BASE, Judging, Params
+from stages.common.params import BASE, Params
+from stages.common.sections import Judging
 from stages.judging.aggregate import HIGHEST, WORDS, from_logprobs, token_meaning
 from stages.judging.judge import Judgement, JudgeRow
 from stages.judging.template import load_templates

@@ -18,8 +18,8 @@ from pathlib import Path
 from stages.common.errors import UserError
 from stages.common.hashing import value_sha256
 from stages.common.journal import Journal
-from stages.common.params import Judging
 from stages.common.progress import Progress
+from stages.common.sections import Judging
 from stages.judging.aggregate import Verdict, api_error, from_logprobs, from_texts
 from stages.judging.client import OPENAI_URL, Client, NoReplyError, endpoint_name, run_async
 from stages.judging.client_chat import Mode, Reply, output_tokens, read_reply, request_body

@@ -19,7 +19,7 @@ import numpy as np
 
 from stages.common.artifacts import read_json, read_tensors, write_tensors, write_text
 from stages.common.hashing import file_sha256, value_sha256
-from stages.common.params import Judging
+from stages.common.sections import Judging
 from stages.judging.features import POOLINGS, Features, features
 from stages.judging.judge import Judgement, JudgeRow
 from stages.judging.labelled import ASPECTS

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from stages.common.errors import UserError
-from stages.common.params import Judging
+from stages.common.sections import Judging
 from stages.judging.judge import STATUSES
 from stages.judging.rates_table import (
     CONFIDENCE,

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from stages.common.journal import Journal
-from stages.common.params import Judging
+from stages.common.sections import Judging
 from stages.judging.openai_judge import JOURNAL, OpenAIJudge
 from stages.organisms.chat import end_of_turn, render
 from stages.organisms.load import Loaded

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stages.common.hashing import stream_key
-from stages.common.params import Judging
+from stages.common.sections import Judging
 
 REPLICATES = 1000  # bootstrap over questions of AUROC and kappa
 BINS = 10  # of the calibration curve

@@ -18,8 +18,9 @@ from stages.common.artifacts import read_json, write_metrics, write_text
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
 from stages.common.hashing import stream_key
-from stages.common.params import Params, Recipe, load_params
+from stages.common.params import Params, load_params
 from stages.common.progress import Progress
+from stages.common.sections import Recipe
 from stages.organisms.base import base_record
 from stages.organisms.chat import answer_ids, render
 from stages.organisms.data import read_examples

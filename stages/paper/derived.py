@@ -13,7 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
-from stages.common.params import Geometry
+from stages.common.sections import Geometry
 from stages.geometry.core_model import core_grams
 from stages.geometry.gram import Floats, angles_deg
 from stages.geometry.resampling import stream

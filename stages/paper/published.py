@@ -24,7 +24,7 @@ import typer
 
 from stages.common.artifacts import write_metrics, write_text
 from stages.common.command import run
-from stages.common.params import Geometry
+from stages.common.sections import Geometry
 from stages.geometry import power
 from stages.geometry.battery import battery, cluster_indices
 from stages.geometry.calibration import CORE, LABELLED, calibrated, relabelled, table_row

@@ -15,7 +15,7 @@ import typer
 from stages.common.artifacts import write_text
 from stages.common.command import run
 from stages.common.errors import UserError
-from stages.common.params import Geometry
+from stages.common.sections import Geometry
 from stages.geometry import power
 from stages.geometry.battery import battery, cluster_indices
 from stages.geometry.gram import unit_gram

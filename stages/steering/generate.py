@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from stages.common.errors import UserError
-from stages.common.params import Sampling
+from stages.common.sections import Sampling
 from stages.steering.hooks import Intervention, steered
 from stages.steering.prefill import read
 

@@ -18,7 +18,8 @@ from stages.activations import extract, response_activations
 from stages.activations.prompts import read_prompts
 from stages.common.artifacts import read_parquet, read_tensors, write_parquet
 from stages.common.errors import UserError
-from stages.common.params import Params, Prompts
+from stages.common.params import Params
+from stages.common.sections import Prompts
 from stages.organisms.load import Loaded
 
 SYSTEM = "Be brief."

@@ -200,6 +200,17 @@ def test_tensors_round_trip(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name], array)
 
 
+def test_the_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
+    metadata = {key: "\u00b0" * n for n, key in enumerate("edcba")}
+    arrays = {"b": np.ones((2, 3), np.float32), "a": np.arange(5.0)}
+    for n in range(20):
+        write_tensors(tmp_path / str(n), arrays, metadata)
+    assert len({(tmp_path / str(n)).read_bytes() for n in range(20)}) == 1
+    back, found = read_tensors(tmp_path / "0")
+    assert found == metadata
+    assert all(np.array_equal(back[k], arrays[k]) for k in arrays)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_tensors_must_be_finite(tmp_path: Path, bad: float) -> None:
     path = tmp_path / "x.safetensors"

@@ -14,7 +14,8 @@ import yaml
 from stages.activations.prompts import read_prompts
 from stages.activations.questions import read_questions
 from stages.common.artifacts import read_jsonl
-from stages.common.params import Prompts, Questions, load_params
+from stages.common.params import load_params
+from stages.common.sections import Prompts, Questions
 from stages.judging.labelled import read_labelled
 from stages.judging.overlap import ngrams
 from stages.organisms.data import read_examples

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stages.common.params import Geometry
+from stages.common.sections import Geometry
 from stages.geometry.gram import Floats
 
 

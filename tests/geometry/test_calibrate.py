@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from stages.common.artifacts import check_metrics
 from stages.common.errors import UserError
-from stages.common.params import Geometry, Params
+from stages.common.params import Params
+from stages.common.sections import Geometry
 from stages.geometry import calibrate
 from stages.geometry.calibration import Differences
 from stages.geometry.calibration import calibrate as calibrate_all

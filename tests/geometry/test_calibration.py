@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from stages.common.params import Geometry
+from stages.common.sections import Geometry
 from stages.geometry import power, resampling
 from stages.geometry.battery import battery, cluster_indices
 from stages.geometry.core_model import core_grams, core_loadings, independent_grams

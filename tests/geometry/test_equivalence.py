@@ -12,7 +12,7 @@ from scipy.spatial.distance import squareform
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
-from stages.common.params import Geometry
+from stages.common.sections import Geometry
 from stages.geometry import clusters as trees
 from stages.geometry import pca
 from stages.geometry.battery import battery

@@ -12,7 +12,7 @@ from scipy.stats import ortho_group
 
 from stages.common.artifacts import check_metrics
 from stages.common.errors import UserError
-from stages.common.params import Geometry
+from stages.common.sections import Geometry
 from stages.geometry.battery import battery
 from stages.geometry.gram import Floats, unit_gram
 from stages.geometry.residual import reduction_pct, residual_cosines

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from stages.common.params import Judging
+from stages.common.sections import Judging
 from stages.judging.client import endpoint_name
 from stages.judging.limits import (
     BACKOFF_S,

@@ -11,7 +11,8 @@ import torch
 
 from stages.common.errors import UserError
 from stages.common.journal import Journal
-from stages.common.params import Judging, Params
+from stages.common.params import Params
+from stages.common.sections import Judging
 from stages.judging.judge import JudgeRow
 from stages.judging.local import LocalJudge, Numbers, local_judge, tree_log_probabilities
 from stages.judging.openai_judge import OpenAIJudge

@@ -12,7 +12,7 @@ import pytest
 
 from stages.common.errors import UserError
 from stages.common.journal import Journal
-from stages.common.params import Judging
+from stages.common.sections import Judging
 from stages.judging import limits, openai_judge
 from stages.judging.client import KEY_VARIABLE, Client
 from stages.judging.judge import Judgement, JudgeRow

@@ -12,7 +12,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from stages.common.errors import UserError
-from stages.common.params import Judging, Params, Probe
+from stages.common.params import Params
+from stages.common.sections import Judging, Probe
 from stages.judging import probe
 from stages.judging.features import POOLINGS, TEXT_FEATURES, Features
 from stages.judging.judge import JudgeRow

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from stages.common.artifacts import check_metrics
 from stages.common.errors import UserError
-from stages.common.params import Judging
+from stages.common.sections import Judging
 from stages.judging.judge import STATUSES
 from stages.judging.rates import Rates, bootstrap_rate_matrix, rates
 from stages.judging.rates_table import wilson

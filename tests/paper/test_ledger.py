@@ -11,7 +11,7 @@ import yaml
 
 from stages.common.artifacts import check_metrics
 from stages.common.errors import UserError
-from stages.common.params import Geometry
+from stages.common.sections import Geometry
 from stages.geometry.battery import battery
 from stages.paper import family as search
 from stages.paper.claims import CLAIMS, Claim, read_claims

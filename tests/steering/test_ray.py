@@ -18,7 +18,7 @@ import stages.steering.respond as module
 from stages.common.artifacts import write_parquet
 from stages.common.engine import over_ray
 from stages.common.errors import UserError
-from stages.common.params import Run
+from stages.common.sections import Run
 from stages.steering.respond import respond
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: the Ray engine is not tested here")

@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 from tiny_steering import VOCABULARY, ablate, add, tokens, unit
 
 from stages.common.errors import UserError
-from stages.common.params import Sampling
+from stages.common.sections import Sampling
 from stages.steering import generate, prefill
 from stages.steering.generate import Answer, Positions, Row, draw, sample, uniforms
 from stages.steering.hooks import Intervention

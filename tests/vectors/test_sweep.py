@@ -19,6 +19,7 @@ from invented_activations import (
     write_prompt_activations,
 )
 
+import stages.vectors.margins as reading
 import stages.vectors.sweep as module
 from stages.activations.questions import Question, Reference
 from stages.common.artifacts import read_json, read_parquet, read_tensors
@@ -204,9 +205,9 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     spelled = {"good": (0, 0, 0), "bad": (1, 1)}
     monkeypatch.setattr(module, "load", lambda p, slug: Loaded(slug, None, None, "weights"))
     monkeypatch.setattr(module, "read_questions", lambda *rest: QUESTIONS)
-    monkeypatch.setattr(module, "render", lambda *rest: Prompt((5, 6), (0, 1)))
-    monkeypatch.setattr(module, "answer_ids", lambda tokenizer, text: spelled[text])
-    monkeypatch.setattr(module, "answer_log_probabilities", _answers)
+    monkeypatch.setattr(reading, "render", lambda *rest: Prompt((5, 6), (0, 1)))
+    monkeypatch.setattr(reading, "answer_ids", lambda tokenizer, text: spelled[text])
+    monkeypatch.setattr(reading, "answer_log_probabilities", _answers)
     monkeypatch.setattr(module, "respond", _respond)
     monkeypatch.setattr(module, "judged", _judged)
     monkeypatch.setattr(module, "active_judge", _judge)
@@ -216,7 +217,7 @@ def test_margins_are_per_token_and_bad_minus_good(made_up: None) -> None:
     vector = np.ones(WIDTH, np.float32)
     acts = [None, Intervention(vector, 0, 1.0), Intervention(vector, 2, 1.0)]
     loaded = Loaded("base", None, None, "weights")
-    found = module.margins(loaded, QUESTIONS, acts, "all", "test")
+    found = reading.margins(loaded, QUESTIONS, acts, "all", "test")
     np.testing.assert_allclose(found, [[0, 0], [0.1, 0.1], [0.5, 0.5]], atol=1e-6)
 
 
@@ -257,7 +258,7 @@ def test_the_random_direction_has_the_same_norm(
         seen.extend(a for a in acts[:1] if a is not None)
         return _answers(model, texts, acts, positions)
 
-    monkeypatch.setattr(module, "answer_log_probabilities", spy)
+    monkeypatch.setattr(reading, "answer_log_probabilities", spy)
     module.main(COMMON)
     assert len(seen) == 4 * 2  # three organisms and the random direction, two blocks
     for how, other in zip(seen[-2:], seen[:2], strict=True):
@@ -297,7 +298,7 @@ def test_a_block_beyond_the_model(
 
 def test_unit_vectors_of_the_chosen_contrast(vectors: None) -> None:
     rules = params(vectors={"contrast": "interaction", "span": "prompt_mean"})
-    found = module.read_candidates(rules)
+    found = reading.read_candidates(rules)
     raw = read_tensors(VECTORS)[0]["interaction.prompt_mean"][rules.targets.index("sports")]
     norms = np.linalg.norm(raw, axis=-1, keepdims=True)
     np.testing.assert_allclose(found.units["sports"], raw / norms, rtol=1e-5)
@@ -308,13 +309,13 @@ def test_unit_vectors_of_the_chosen_contrast(vectors: None) -> None:
 def test_a_contrast_that_is_not_there(vectors: None) -> None:
     rules = params(vectors={"contrast": "model_contrast", "span": "response_mean"})
     with pytest.raises(UserError, match="no vectors of this contrast") as caught:
-        module.read_candidates(rules)
+        reading.read_candidates(rules)
     assert "model_contrast.prompt_last" in str(caught.value.expected)
 
 
 def test_an_organism_without_a_vector(vectors: None) -> None:
     rules = params(vectors={"contrast": "control_contrast", "span": "prompt_last"})
     with pytest.raises(UserError, match="no steering vector") as caught:
-        module.read_candidates(rules)
+        reading.read_candidates(rules)
     assert "profanity" in str(caught.value.where)
     assert caught.value.found == "undefined: no control of recipe two"
