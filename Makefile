@@ -40,8 +40,8 @@ lint: $(READY) ## Check style, types and the order of the folders.
 format: $(READY) ## Format the code.
 	@ruff check --fix . ; ruff format .
 
-bench: $(READY) ## Measure speed as ratios against named peers.
-	@python -m benchmarks.run
+bench: $(READY) ## Measure speed as ratios against named peers (ARGS="extraction steering ..." for parts).
+	@python -m benchmarks.run $(ARGS)
 
 published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
 	@python -m stages.paper.published --table

@@ -31,7 +31,7 @@ from stages.steering.generate import Row, sample
 from stages.steering.hooks import Intervention
 
 ROUNDS = 3
-PAIRS, BATCH = 24, 16
+PAIRS, BATCH = 64, 16  # all prompts of the small profile, its batch size
 CONDITIONS = int(os.environ.get("BENCH_CONDITIONS", "54"))  # 6 vectors x 9 targets, as in the paper
 NEW_TOKENS, LAYERS, COEFFICIENT = 16, (14, 18), 20.0
 
