@@ -75,7 +75,8 @@ def transfer_tables(params: Params, metrics: Metrics) -> list[Table]:
         ),
     ]
     tables += [_named(metrics), _groups(metrics, "lab_pair", "laboratories")]
-    tables += [_groups(metrics, "cluster_pair", "clusters"), _asymmetry(metrics), _control(metrics)]
+    tables += [_groups(metrics, "cluster_pair", "clusters"), _asymmetry(metrics)]
+    tables += [_conventions(metrics), _control(metrics)]
     return [table for table in tables if table.rows]
 
 
@@ -130,6 +131,32 @@ def _asymmetry(metrics: Metrics) -> Table:
     )
 
 
+def _conventions(metrics: Metrics) -> Table:
+    """Asymmetry once more, with the vectors' strengths made equal in three ways."""
+    conventions = list(metrics.group(FILE, "dose_convention"))
+    directions = dict.fromkeys(
+        key for name in conventions for key in metrics.group(FILE, f"dose_convention.{name}")
+    )
+    rows = [
+        [
+            *cells(_pair(key)),
+            *(
+                estimate_cell(metrics.measured(FILE, f"dose_convention.{name}.{key}"))
+                for name in conventions
+            ),
+        ]
+        for key in directions
+    ]
+    return Table(
+        "transfer_conventions",
+        "The same asymmetry with vectors of equal strength, in percentage points [95 % interval]",
+        ["direction", *(name.replace("_", " ") for name in conventions)],
+        rows,
+        "Equal multiple of the unit vector, equal share of the target's residual norm, and the "
+        "vectors' own lengths: an asymmetry that one of them removes is one of magnitude.",
+    )
+
+
 def _control(metrics: Metrics) -> Table:
     rows = []
     for name in metrics.group(FILE, "control"):
@@ -143,6 +170,11 @@ def _control(metrics: Metrics) -> Table:
     for slug in metrics.group(FILE, "ablation"):
         cell = estimate_cell(metrics.measured(FILE, f"ablation.{slug}"), " %")
         rows.append([*cells(f"{slug}, own vector ablated: relative drop of the rate"), cell])
+    for key in metrics.group(FILE, "ablation_pair"):
+        cell = estimate_cell(metrics.measured(FILE, f"ablation_pair.{key}"), " %")
+        rows.append(
+            [*cells(f"{_pair(key)}, ablated in the target: relative drop of the rate"), cell]
+        )
     return Table(
         "transfer_control",
         "Controls: change of misaligned answers, in percentage points [95 % interval]",
