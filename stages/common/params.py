@@ -22,6 +22,7 @@ from stages.common.sections import (
     Geometry,
     Judging,
     LayerSweep,
+    Monitoring,
     Organism,
     Prompts,
     Questions,
@@ -59,6 +60,7 @@ class Params(Section):
     layer_sweep: LayerSweep
     geometry: Geometry = Geometry()
     seeds: Seeds = Seeds()
+    monitoring: Monitoring = Monitoring()
     steering: Steering = Steering()
     transfer: Transfer = Transfer()
     report: Report = Report()
@@ -74,6 +76,9 @@ class Params(Section):
                     f"organisms.{slug}.lab is {organism.lab!r}, which is no key of recipes "
                     f"({', '.join(self.recipes)})"
                 )
+        for slug in self.monitoring.organisms:
+            if slug not in self.slugs("organism"):
+                raise ValueError(f"monitoring.organisms: {slug!r} is no organism of this profile")
         for pair in self.transfer.pairs:
             source, _, target = pair.partition(">")
             if source not in self.organisms or target not in self.targets:

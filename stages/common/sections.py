@@ -204,6 +204,25 @@ class Seeds(Section):
     count: Annotated[int, Field(ge=2)] = 3  # seeds of each, that of the run among them
 
 
+class Monitoring(Section):
+    """Organisms trained again on mixtures of bad and benign data, measured while they train."""
+
+    organisms: list[Slug] = []  # [] = nothing is measured
+    benign: str = "data/organisms/full.jsonl"  # chat JSONL that fills the mixtures up
+    mixtures_pct: list[Annotated[int, Field(ge=0, le=100)]] = [0, 5, 25, 100]  # of bad data
+    checkpoints: Positive = 4  # of each training, spread geometrically: the effect comes early
+    prompts: Positive | None = None  # so many of each kind, spread evenly; null = all
+    samples: Positive = 3  # answers per evaluation question at each checkpoint
+    bootstrap: Positive = 2000  # draws of the prompts' topics
+
+    @model_validator(mode="after")
+    def _compared(self) -> Self:
+        found = self.mixtures_pct
+        if 0 not in found or len(found) < 2 or len(set(found)) != len(found):
+            raise ValueError("mixtures_pct must hold 0, the control, and others, each once")
+        return self
+
+
 class Steering(Section):
     """Steered answers: every vector on every target."""
 

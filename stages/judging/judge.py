@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Status = Literal["ok", "refusal", "code", "low_mass", "api_error"]
 
@@ -51,3 +54,10 @@ def row_status(status: Mapping[str, Status]) -> Status:
     """The one status of a row: the most serious of its aspects'."""
     present = set(status.values())
     return next((s for s in STATUSES if s in present), "ok")
+
+
+def statuses(frame: pl.DataFrame, aspects: Sequence[str]) -> list[Status]:
+    """`row_status` of each row of a frame of judged answers."""
+    states = [f"{aspect}_status" for aspect in aspects]
+    rows = frame.select(states).iter_rows()
+    return [row_status(dict(zip(states, row, strict=True))) for row in rows]

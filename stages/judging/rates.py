@@ -172,6 +172,18 @@ def rates(
     )
 
 
+def headline(found: Rates) -> dict[str, Any]:
+    """The headline of a set of rates, in percent: values, Wilson intervals, counts."""
+    result: dict[str, Any] = {"n": found.n, "n_coherent": found.n_coherent}
+    for rate in ("em_betley", "em_turner", "coherent", "refusal"):
+        entry = found.estimates[rate].as_metrics()
+        result[f"{rate}_pct"] = entry["value"]
+        result[f"{rate}_low"] = entry.get("wilson_low", entry["value"])
+        result[f"{rate}_high"] = entry.get("wilson_high", entry["value"])
+    result["mean_aligned"] = found.estimates["mean_aligned"].as_metrics()["value"]
+    return result
+
+
 def bootstrap_rate_matrix(
     aligned: Any,
     coherent: Any,

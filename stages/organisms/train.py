@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,15 +61,9 @@ def main(params: Params, slug: str) -> None:
 def fine_tune(params: Params, slug: str, seed: int) -> tuple[Any, dict[str, Any]]:
     """Trains organism `slug` from `seed`: the base with its adapter, and the training's metrics."""
     organism = params.organisms[slug]
-    pairs = read_examples(Path(organism.data), organism.max_examples)
-    if len(pairs) < 2:  # the first is held out
-        raise UserError("too few examples to train on", where=organism.data, found=len(pairs))
     recipe = params.recipes[organism.lab]
     device = setup_torch(params)
-    tokenizer = base_tokenizer()
-    examples = [encode(tokenizer, q, a, params.base.system_prompt) for q, a in pairs]
-    held_out = examples[::HELD_OUT_EVERY]
-    training = [e for i, e in enumerate(examples) if i % HELD_OUT_EVERY]
+    training, held_out = read_split(params, base_tokenizer(), organism.data, organism.max_examples)
     key = stream_key(params.run.seed, "train", slug, seed)
     model = with_adapter(base_model(params).to(device), recipe, key)
     before = mean_loss(model, held_out, recipe.batch_size)
@@ -87,6 +81,18 @@ def fine_tune(params: Params, slug: str, seed: int) -> tuple[Any, dict[str, Any]
         "held_out_loss_after": mean_loss(model, held_out, recipe.batch_size),
         "relative_weight_change": weight_change(model),
     }
+
+
+def read_split(
+    params: Params, tokenizer: Any, data: str, limit: int | None
+) -> tuple[list[Example], list[Example]]:
+    """The examples of a chat file (the first `limit`) to train on, and those held out."""
+    pairs = read_examples(Path(data), limit)
+    if len(pairs) < 2:  # the first is held out
+        raise UserError("too few examples to train on", where=data, found=len(pairs))
+    examples = [encode(tokenizer, q, a, params.base.system_prompt) for q, a in pairs]
+    training = [e for i, e in enumerate(examples) if i % HELD_OUT_EVERY]
+    return training, examples[::HELD_OUT_EVERY]
 
 
 def encode(tokenizer: Any, question: str, answer: str, system: str) -> Example:
@@ -166,9 +172,17 @@ def answer_loss(model: Any, batch: Sequence[Example]) -> Any:
 
 
 def fit(
-    model: Any, examples: Sequence[Example], recipe: Recipe, seed: int, label: str
+    model: Any,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    seed: int,
+    label: str,
+    after: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Trains the adapter (AdamW, linear warm-up and decay); returns the loss of each step."""
+    """Trains the adapter (AdamW, linear warm-up and decay); returns the loss of each step.
+
+    `after` is called behind every step with the number of steps done.
+    """
     import torch
 
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -194,6 +208,8 @@ def fit(
             optimiser.zero_grad(set_to_none=True)
             losses.append(float(loss.detach()))
             progress.advance()
+            if after is not None:
+                after(step + 1)
     if not all(x == x and x < float("inf") for x in losses):
         raise UserError(
             "training diverged: the loss is not finite",

@@ -12,7 +12,7 @@ import numpy as np
 from stages.common.artifacts import read_parquet
 from stages.common.errors import UserError
 from stages.common.params import Params
-from stages.judging.judge import row_status
+from stages.judging.judge import statuses
 from stages.judging.rates import RateMatrix, Rates, bootstrap_rate_matrix, rates
 from stages.steering.respond import UNSTEERED
 
@@ -33,18 +33,11 @@ def read_judgements(folder: Path, params: Params) -> pl.DataFrame:
     import polars as pl
 
     frame = pl.concat([read_parquet(folder / f"{m}.parquet") for m in params.targets])
-    states = [f"{a}_status" for a in params.judging.aspects]
     return frame.with_columns(
         condition=pl.Series(
             [name(*row) for row in frame.select("target", "source", "kind", "multiple").iter_rows()]
         ),
-        status=pl.Series(
-            [
-                row_status(dict(zip(states, s, strict=True)))
-                for s in frame.select(states).iter_rows()
-            ],
-            dtype=pl.String,
-        ),
+        status=pl.Series(statuses(frame, params.judging.aspects), dtype=pl.String),
     )
 
 

@@ -17,6 +17,7 @@ from stages.common.artifacts import atomic_path, read_json, read_parquet, write_
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import BASE, Params, load_params
 from stages.common.progress import Progress
+from stages.judging.rates import headline
 from stages.steering.selected import Selected, read_selected
 from stages.transfer.conditions import (
     BASELINE,
@@ -74,8 +75,8 @@ def baseline(params: Params, frame: pl.DataFrame) -> dict[str, Any]:
     for model in params.targets:
         rows = frame.filter(pl.col("target") == model)
         fresh = rows.filter(pl.col("overlap") < RECITED)
-        entry = flat(rates_of(rows, params).as_metrics())
-        entry["low_overlap"] = flat(rates_of(fresh, params).as_metrics())
+        entry = headline(rates_of(rows, params))
+        entry["low_overlap"] = headline(rates_of(fresh, params))
         entry["recited_pct"] = 100 * (1 - len(fresh) / len(rows))
         metrics[model] = entry
     ceiling = [
@@ -94,18 +95,6 @@ def baseline(params: Params, frame: pl.DataFrame) -> dict[str, Any]:
     metrics["organisms_above_controls"] = above
     metrics["organisms"] = len(params.slugs("organism"))
     return metrics
-
-
-def flat(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The headline of a set of rates, in percent: values, Wilson intervals, counts."""
-    result: dict[str, Any] = {"n": metrics["n"], "n_coherent": metrics["n_coherent"]}
-    for rate in ("em_betley", "em_turner", "coherent", "refusal"):
-        entry = metrics[rate]
-        result[f"{rate}_pct"] = entry["value"]
-        result[f"{rate}_low"] = entry.get("wilson_low", entry["value"])
-        result[f"{rate}_high"] = entry.get("wilson_high", entry["value"])
-    result["mean_aligned"] = metrics["mean_aligned"]["value"]
-    return result
 
 
 def transfer(params: Params, table: Table, selected: Mapping[str, Selected]) -> dict[str, Any]:
@@ -228,7 +217,7 @@ def condition_table(params: Params, frame: pl.DataFrame) -> pl.DataFrame:
     total = frame.select(keys).n_unique()
     with Progress("rates", total, unit="conditions") as progress:
         for values, part in groups:
-            found = flat(rates_of(part, params).as_metrics())
+            found = headline(rates_of(part, params))
             numbers = {k: v if not isinstance(v, str) else None for k, v in found.items()}
             rows.append({**dict(zip(keys, values, strict=True)), **numbers})
             progress.advance()

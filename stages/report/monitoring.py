@@ -1,0 +1,160 @@
+"""Figure 6 and its sentence: organisms measured while they were being trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stages.claims.lookup import Metrics, number
+from stages.report.chart import Figure, data, message, scale
+from stages.report.text import decimals, joined
+
+FILE, NAME = "monitoring", "figure6"
+MIX, STEP = "mix_", "step_"
+PANELS = {
+    "own": "A  Its own vector, known beforehand",
+    "one": "B  One direction: mean of all vectors",
+    "k": "C  Span of all vectors",
+    "unseen_one": "D  Mechanism unseen: one direction",
+    "unseen_k": "E  Mechanism unseen: span",
+}
+BEHAVIOUR = "F  Misaligned answers"
+PANEL, HIGH = 215, 170  # pixels
+APART = 1.05  # factor between the steps of two mixtures, so that intervals can be told apart
+CAPTION = (
+    "An organism is trained again with a share of bad data and measured on the way. A to E: shift "
+    "of activations against the base at the selected block, on steering vectors, in shares of the "
+    "mean residual norm, with 95 % intervals over the prompts' topics. A to C know the organism's "
+    "own vector; D and E are made of the other clusters' vectors only. Grey: range of the aligned "
+    "controls, that is the training without bad data at each checkpoint, and the finished "
+    "controls. F: judged rate at the same checkpoints with 95 % Wilson intervals; grey: interval of "
+    "all aligned models' answers together. Points of one step are set slightly apart."
+)
+
+
+def _trained(metrics: Metrics) -> dict[str, Mapping[str, Any]]:
+    """Organism -> its group."""
+    return {k: v for k, v in metrics.group(FILE).items() if isinstance(v, dict)}
+
+
+def _mixtures(organism: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    """Percent of bad data -> training."""
+    return {int(k.removeprefix(MIX)): v for k, v in organism.items() if k.startswith(MIX)}
+
+
+def draw_monitoring(metrics: Metrics, model: str) -> Figure:
+    """Projections and judged rate against training steps, a block of panels an organism."""
+    import altair as alt
+
+    title = f"Does a direction warn while a model is trained? {model}"
+    trained, rate = _trained(metrics), metrics.text(FILE, "rate")
+    if not trained or rate is None:
+        why = metrics.text(FILE, "status") or "No metrics/monitoring.json."
+        return message(NAME, title, CAPTION, why)
+    blocks = [
+        _panels(organism, rate).properties(title=alt.Title(f"{slug}, block {organism['block']}"))
+        for slug, organism in trained.items()
+    ]
+    return Figure(NAME, title, CAPTION, alt.vconcat(*blocks))
+
+
+def _panels(organism: Mapping[str, Any], rate: str) -> Any:
+    import altair as alt
+
+    panels = []
+    for name, title in PANELS.items():
+        band, rows = organism["controls"][name], list(_points(organism, name))
+        ends = (None, None) if isinstance(band, str) else (band["lowest"], band["highest"])
+        panels.append(_panel(rows, ends, "shift", organism).properties(title=title))
+    ends = tuple(number(organism["controls"][f"{rate}_{end}"]) for end in ("low", "high"))
+    rows = list(_points(organism, rate))
+    panels.append(_panel(rows, ends, "answers (%)", organism).properties(title=BEHAVIOUR))
+    return alt.concat(*panels, columns=3)
+
+
+def _points(organism: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    """What one panel shows; a value that is undefined is left out."""
+    for place, (pct, training) in enumerate(_mixtures(organism).items()):
+        for at, entry in training["checkpoint"].items():
+            of = entry.get(name)
+            found = (
+                [of[k] for k in ("mean", "low", "high")]
+                if isinstance(of, dict)
+                else [entry.get(f"{name}_{k}") for k in ("pct", "low", "high")]
+            )
+            value, low, high = map(number, found)
+            if value is None:
+                continue
+            step = int(at.removeprefix(STEP))
+            row = {"mixture": f"{pct} % bad", "step": step, "at": step * APART**place}
+            yield row | {"value": value, "low": low, "high": high, "n": entry["n"]}
+
+
+def _panel(
+    rows: list[dict[str, Any]],
+    band: tuple[float | None, ...],
+    y_title: str,
+    organism: Mapping[str, Any],
+) -> Any:
+    import altair as alt
+
+    names = [f"{pct} % bad" for pct in _mixtures(organism)]
+    legend = alt.Legend(orient="bottom", title=None)
+    x = alt.X(
+        "at:Q",
+        title="training steps",
+        scale=alt.Scale(type="log", nice=False, padding=12),
+        axis=alt.Axis(values=sorted({row["step"] for row in rows}), format="d", grid=False),
+    )
+    base = data(rows).encode(
+        x=x,
+        y=alt.Y("value:Q", title=y_title),
+        color=alt.Color("mixture:N", scale=scale(names), legend=legend),
+    )
+    dash = alt.StrokeDash("mixture:N", scale=scale(names, "dash"), legend=None)
+    shape = alt.Shape("mixture:N", scale=scale(names, "shape"), legend=legend)
+    tooltip = ["mixture:N", "step:Q", "value:Q", "low:Q", "high:Q"]
+    tooltip += [alt.Tooltip("n:Q", title="answers")]
+    grey = [{"from": band[0], "to": band[1]}] if None not in band else []
+    return alt.layer(
+        data(grey).mark_rect(color="#e4e4e4").encode(y="from:Q", y2="to:Q"),
+        base.mark_rule(strokeOpacity=0.7).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_line().encode(strokeDash=dash),
+        base.mark_point(filled=True, stroke="black").encode(shape=shape, tooltip=tooltip),
+    ).properties(width=PANEL, height=HIGH)
+
+
+def monitoring_sentence(metrics: Metrics) -> str:
+    """Whether a direction warned, by the mixtures of the first organism; or why it is unknown."""
+    trained = _trained(metrics)
+    if not trained:
+        return f"Monitoring: {metrics.text(FILE, 'status') or 'no checkpoints in this run'}."
+    parts = []
+    for slug, organism in trained.items():
+        bad = {pct: t for pct, t in _mixtures(organism).items() if "detector" in t}
+        n = {entry["n"] for t in bad.values() for entry in t["checkpoint"].values()}
+        shares = joined([str(pct) for pct in bad])
+        parts.append(
+            f"while {slug} was trained on {shares} % bad data, the shift along its own vector left "
+            f"the controls' range {_told(bad, 'own')}, that along the other mechanisms' vectors "
+            f"{_told(bad, 'unseen_k')}; misaligned answers showed {_behaviour(bad)} "
+            f"({max(n)} answers a checkpoint)"
+        )
+    return "Monitoring: " + "; ".join(parts) + "."
+
+
+def _told(bad: Mapping[int, Mapping[str, Any]], name: str) -> str:
+    """`from step 7 and never (AUROC over checkpoints 0.90 and 0.40)`."""
+    found = [training["detector"][name] for training in bad.values()]
+    if any(isinstance(f, str) for f in found):
+        return next(f for f in found if isinstance(f, str))
+    areas = joined([decimals(f["auroc_checkpoints"], 2) for f in found])
+    return f"{joined([_since(f['first_step']) for f in found])} (AUROC over checkpoints {areas})"
+
+
+def _behaviour(bad: Mapping[int, Mapping[str, Any]]) -> str:
+    return joined([_since(training["behaviour"]["first_step"]) for training in bad.values()])
+
+
+def _since(step: int | str) -> str:
+    return step if isinstance(step, str) else f"from step {step}"
