@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stages.claims.lookup import Measured, Metrics
 from stages.common.params import Params
+from stages.report.monitoring import monitoring_sentence
 from stages.report.tables_calibration import TESTS
 from stages.report.text import counted, decimals, joined, with_interval
 
@@ -36,8 +37,13 @@ class Warning:
 
 
 def sentences(metrics: Metrics, model: str) -> list[str]:
-    """Three sentences: geometry, behaviour, transfer; each says what is missing."""
-    return [_geometry(metrics, model), _behaviour(metrics, model), _transfer(metrics)]
+    """Geometry, behaviour, transfer, monitoring; each sentence says what is missing."""
+    return [
+        _geometry(metrics, model),
+        _behaviour(metrics, model),
+        _transfer(metrics),
+        monitoring_sentence(metrics),
+    ]
 
 
 def _geometry(metrics: Metrics, model: str) -> str:

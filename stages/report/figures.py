@@ -13,6 +13,7 @@ from stages.report.base_likeness import draw_base_similarity
 from stages.report.chart import Figure
 from stages.report.dose import draw_dose_response
 from stages.report.lines import draw_layer_sweep, draw_layer_trace, draw_power
+from stages.report.monitoring import draw_monitoring
 from stages.report.nulls import draw_nulls
 from stages.report.similarity import draw_similarity, gram_of
 from stages.report.structure import draw_structure
@@ -66,7 +67,7 @@ def published_effectiveness(metrics: Metrics) -> dict[str, str]:
 
 
 def draw_all(params: Params, metrics: Metrics, plots: Path = PLOTS) -> list[Figure]:
-    """Figures 1 to 4, and pictures of further tables where these are there."""
+    """Figures 1 to 4 and 6, and pictures of further tables where these are there."""
     model, published = model_name(params), published_values(metrics)
     labs = {slug: organism.lab for slug, organism in params.organisms.items()}
     controls, clusters = params.slugs("control"), params.clusters()
@@ -90,6 +91,7 @@ def draw_all(params: Params, metrics: Metrics, plots: Path = PLOTS) -> list[Figu
             params.slugs("organism"),
             model,
         ),
+        draw_monitoring(metrics, model),
     ]
     for name, draw in (
         ("layer_sweep", draw_layer_sweep),

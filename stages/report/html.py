@@ -26,7 +26,7 @@ from stages.report.text import MINUS, NONE, short, visible
 from stages.report.vega import vega_script
 
 TEMPLATES = Path(__file__).parent / "page"
-MAIN_FIGURES = ("figure1", "figure2", "figure3", "figure4")
+MAIN_FIGURES = ("figure1", "figure2", "figure3", "figure4", "figure6")
 SWEEP_FIGURES = ("layer_sweep",)
 CONTENTS = (
     ("answer", "The answer"),

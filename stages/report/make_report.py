@@ -2,7 +2,7 @@
 
     python -m stages.report.make_report
 
-Writes `plots/figure1..5.{png,svg}`, `plots/report.html` and `plots/claims_<unit>.csv`, from
+Writes `plots/figure1..6.{png,svg}`, `plots/report.html` and `plots/claims_<unit>.csv`, from
 metrics, plots and judged answers. An input that is missing is named where it would stand.
 """
 
@@ -51,7 +51,7 @@ def main(params: Params) -> None:
 
 
 def _picture(figure: Figure) -> Picture:
-    """The figure for the page; figures 1 to 4 are files of their own too."""
+    """The figure for the page; the main figures are files of their own too."""
     text = figure.svg()
     if figure.name in MAIN_FIGURES:
         write_text(PLOTS / f"{figure.name}.svg", text)

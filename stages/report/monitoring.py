@@ -27,8 +27,8 @@ CAPTION = (
     "mean residual norm, with 95 % intervals over the prompts' topics. A to C know the organism's "
     "own vector; D and E are made of the other clusters' vectors only. Grey: range of the aligned "
     "controls, that is the training without bad data at each checkpoint, and the finished "
-    "controls. F: judged rate at the same checkpoints with 95 % Wilson intervals; grey: interval of "
-    "all aligned models' answers together. Points of one step are set slightly apart."
+    "controls. F: judged rate at the same checkpoints with 95 % Wilson intervals; grey: interval "
+    "of all aligned models' answers together. Points of one step are set slightly apart."
 )
 
 
@@ -61,15 +61,23 @@ def draw_monitoring(metrics: Metrics, model: str) -> Figure:
 def _panels(organism: Mapping[str, Any], rate: str) -> Any:
     import altair as alt
 
-    panels = []
-    for name, title in PANELS.items():
-        band, rows = organism["controls"][name], list(_points(organism, name))
-        ends = (None, None) if isinstance(band, str) else (band["lowest"], band["highest"])
-        panels.append(_panel(rows, ends, "shift", organism).properties(title=title))
-    ends = tuple(number(organism["controls"][f"{rate}_{end}"]) for end in ("low", "high"))
-    rows = list(_points(organism, rate))
-    panels.append(_panel(rows, ends, "answers (%)", organism).properties(title=BEHAVIOUR))
+    shown = {name: (title, "shift") for name, title in PANELS.items()}
+    panels = [
+        _panel(list(_points(organism, name)), _band(organism, name), y_title, organism).properties(
+            title=title
+        )
+        for name, (title, y_title) in {**shown, rate: (BEHAVIOUR, "answers (%)")}.items()
+    ]
     return alt.concat(*panels, columns=3)
+
+
+def _band(organism: Mapping[str, Any], name: str) -> list[dict[str, float]]:
+    """Range of the controls' means, or interval of the aligned answers' rate."""
+    null = organism["controls"]
+    found = null.get(name, {"lowest": null.get(f"{name}_low"), "highest": null.get(f"{name}_high")})
+    if isinstance(found, str) or isinstance(found["lowest"], str):
+        return []
+    return [{"from": found["lowest"], "to": found["highest"]}]
 
 
 def _points(organism: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
@@ -92,7 +100,7 @@ def _points(organism: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
 
 def _panel(
     rows: list[dict[str, Any]],
-    band: tuple[float | None, ...],
+    band: list[dict[str, float]],
     y_title: str,
     organism: Mapping[str, Any],
 ) -> Any:
@@ -115,9 +123,8 @@ def _panel(
     shape = alt.Shape("mixture:N", scale=scale(names, "shape"), legend=legend)
     tooltip = ["mixture:N", "step:Q", "value:Q", "low:Q", "high:Q"]
     tooltip += [alt.Tooltip("n:Q", title="answers")]
-    grey = [{"from": band[0], "to": band[1]}] if None not in band else []
     return alt.layer(
-        data(grey).mark_rect(color="#e4e4e4").encode(y="from:Q", y2="to:Q"),
+        data(band).mark_rect(color="#e4e4e4").encode(y="from:Q", y2="to:Q"),
         base.mark_rule(strokeOpacity=0.7).encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_line().encode(strokeDash=dash),
         base.mark_point(filled=True, stroke="black").encode(shape=shape, tooltip=tooltip),
