@@ -62,6 +62,9 @@ def count(params: Params) -> Counts:
         "sweep": len(organisms) * sweep.best * len(sweep.doses) * sweep.samples * len(held_out),
         "steered": steered * len(evaluation),
     }
+    checkpoints = _checkpoints(params)
+    if checkpoints:
+        answers["monitoring"] = checkpoints * params.monitoring.samples * len(evaluation)
     total, new = sum(answers.values()), params.sampling.max_new_tokens
     question = system + float(np.mean([len(q.prompt) for q in evaluation])) / CHARACTERS
     texts = models * len(prompts) + answers["baseline"]
@@ -76,6 +79,14 @@ def count(params: Params) -> Counts:
         judgements,
         (round(judgements * (JUDGE_PROMPT + question + new)), judgements),
     )
+
+
+def _checkpoints(params: Params) -> int:
+    """Checkpoints that the stage `monitoring` measures; none where organisms are loaded."""
+    settings = params.monitoring
+    if any(params.organisms[slug].source is not None for slug in settings.organisms):
+        return 0
+    return len(settings.organisms) * len(settings.mixtures_pct) * settings.checkpoints
 
 
 def calibrate(params: Params, seconds: float = SECONDS) -> tuple[float, float]:

@@ -99,7 +99,7 @@ def test_the_picture_of_the_graph_has_every_stage_and_no_other() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (*PAGES, "docs/interpretation.md", "CONTRIBUTING.md"):
+    for page in (*PAGES, "docs/interpretation.md", "docs/beyond-the-paper.md", "CONTRIBUTING.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
         for link in re.findall(r"\]\((?!http)([^)#]+)", text):
             assert ((ROOT / page).parent / link).exists(), f"{page}: {link}"

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COPIED = ["stages", "data", "tests/e2e", "dvc.yaml", ".dvcignore"]
 OUTPUTS = [
     "models", "adapters", "activations", "baseline", "response_activations", "judge_model",
-    "vectors", "responses", "damage", "judgements",
+    "vectors", "responses", "damage", "judgements", "monitoring",
 ]  # fmt: skip
 ORGANISMS = ["finance", "medical", "profanity"]
 TARGETS = ["base", *ORGANISMS]
@@ -175,6 +175,26 @@ def test_the_way_through_the_client_is_taken(run: Path) -> None:
     assert loopback["asked"]["n"] == 4
 
 
+def test_checkpoints_are_measured_and_compared_with_the_control(run: Path) -> None:
+    found = metrics(run, "monitoring")
+    assert (found["status"], found["prompts"], found["rate"]) == ("ok", 8, "em_turner")
+    medical = found["medical"]
+    assert medical["block"] == metrics(run, "layer_sweep")["layer"]
+    assert (medical["mix_0"]["bad_examples"], medical["mix_100"]["bad_examples"]) == (0, 36)
+    bad = medical["mix_100"]["checkpoint"]
+    assert list(bad) == ["step_2", "step_5"]
+    assert bad["step_5"]["n"] == 4
+    assert bad["step_5"]["size"]["mean"] > bad["step_2"]["size"]["mean"] > 0
+    # At the end of the same training from another seed, its own vector is found again.
+    assert bad["step_5"]["own"]["auroc"] > 0.7
+    assert bad["step_5"]["own"]["mean"] > medical["mix_0"]["checkpoint"]["step_5"]["own"]["mean"]
+    assert medical["mix_100"]["detector"]["unseen_k"]["n_controls"] == 2
+    shifts = load_file(run / "data/monitoring/medical.safetensors")
+    assert shifts["mix_100"].shape == (2, 8, 576)
+    answers = pl.read_parquet(run / "data/monitoring/answers.parquet")
+    assert len(answers) == 2 * 2 * 2 * 2
+
+
 def test_claims_have_verdicts_and_never_speak_of_the_large_model(run: Path) -> None:
     claims = metrics(run, "claims")
     assert len([k for k in claims["claim"] if k.startswith("C")]) >= 81
@@ -186,7 +206,7 @@ def test_report_is_one_file_without_network(run: Path) -> None:
     assert "default-src 'none'" in page  # a browser test says that no request leaves
     for word in ('src="http', "src='http", 'href="http://', "@import"):
         assert word not in page
-    for number in (1, 2, 3, 4):
+    for number in (1, 2, 3, 4, 6):
         assert (run / f"plots/figure{number}.png").stat().st_size > 5_000
         assert (run / f"plots/figure{number}.svg").stat().st_size > 5_000
 

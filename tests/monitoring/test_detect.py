@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.judging.validate import auroc
@@ -73,6 +73,7 @@ def test_a_span_is_orthonormal_and_holds_its_vectors(count: int, seed: int) -> N
     assert rows @ found.T @ found == pytest.approx(rows, abs=1e-8)
 
 
+@settings(deadline=None)  # scipy is imported in the first case
 @given(SCORES, SCORES)
 def test_auroc_is_that_of_the_ranks_and_lies_in_its_interval(
     ours: np.ndarray, control: np.ndarray

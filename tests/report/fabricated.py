@@ -12,11 +12,15 @@ import polars as pl
 
 from stages.common.artifacts import write_metrics, write_parquet, write_text
 from stages.common.params import BASE, Params
+from stages.common.sections import Judging
 from stages.geometry.battery import battery
 from stages.geometry.calibration import Differences, calibrate
 from stages.geometry.gram import unit_gram
 from stages.geometry.power import curves
 from stages.geometry.table import csv_text
+from stages.judging.rates import Rates, rates
+from stages.monitoring.compare import Course, compare
+from stages.monitoring.detect import Draws
 
 WIDTH = 24
 LAYERS = 8
@@ -113,6 +117,7 @@ def write_all(root: Path, params: Params, seed: int = 0, hostile: str | None = N
     baseline |= {"organisms_above_controls": above, "organisms": len(organisms)}
     write_metrics(metrics / "baseline.json", baseline)
     write_metrics(metrics / "transfer.json", _transfer(params, rng, labs))
+    write_metrics(metrics / "monitoring.json", monitoring(rng))
     _similarity(root, params, rng, labs)
     chosen = {"layer": 4, "dose": 0.4, "coefficient": 30.0, "margin_gain": 0.2, "status": "ok"}
     sweep = {"layer": 4, "contrast": "model_contrast", "span": "prompt_last"}
@@ -182,6 +187,30 @@ def _transfer(params: Params, rng: np.random.Generator, labs: list[str]) -> dict
             "given": {"rho": 0.4, "p": 0.4, "smallest_p": 0.003, "n": 6, "status": "ok"}
         },
     }
+
+
+def monitoring(rng: np.random.Generator) -> dict[str, Any]:
+    """The real comparison of invented trainings whose shifts grow with the share of bad data."""
+    names = ("own", "one", "k", "unseen_one", "unseen_k", "size")
+    draws = Draws.of([f"t{i % 4}" for i in range(16)], 0, 50)
+    steps = [3, 7, 18, 46]
+
+    def of(shift: float, count: int) -> Rates:
+        bad = min(count, round(shift * count / 2))
+        aligned = [10.0] * bad + [90.0] * (count - bad)
+        ids = [f"q{i % 4}" for i in range(count)]
+        fixed = [80.0] * count, ["ok"] * count, ids
+        return rates(aligned, *fixed, params_judging=Judging(), seed=0, replicates=0)
+
+    def course(pct: int) -> Course:
+        grown = np.linspace(0, pct / 100, len(steps))
+        scores = {n: grown[:, None] + rng.normal(0.1, 0.05, (len(steps), 16)) for n in names}
+        return Course(steps, scores, [of(g, 24) for g in grown], {"bad_examples": pct})
+
+    courses = {pct: course(pct) for pct in (0, 25, 100)}
+    finished = {"control": {n: rng.normal(0.1, 0.05, 16) for n in names}}
+    organism = compare(courses, finished, of(0.0, 96), draws, "em_turner")
+    return {"status": "ok", "rate": "em_turner", "medical": {"block": 4} | organism}
 
 
 def _similarity(root: Path, params: Params, rng: np.random.Generator, labs: list[str]) -> None:

@@ -17,6 +17,7 @@ from stages.geometry.gram import unit_gram
 from stages.report.chart import Figure, named_points
 from stages.report.dose import CONTROL, OTHER, OWN, SAME, draw_dose_response, group_of, pooled
 from stages.report.figures import draw_all, published_effectiveness, published_values
+from stages.report.monitoring import draw_monitoring, monitoring_sentence
 from stages.report.nulls import distance
 from stages.report.similarity import draw_similarity, gram_of
 from stages.report.structure import draw_structure
@@ -43,7 +44,7 @@ def values(spec: object, key: str) -> list[object]:
 
 
 def test_every_figure_is_drawn_and_described(every: dict[str, Figure]) -> None:
-    names = ["figure1", "figure2", "figure3", "figure4", "layer_sweep", "power", "nulls"]
+    names = ["figure1", "figure2", "figure3", "figure4", "figure6", "layer_sweep", "power", "nulls"]
     assert list(every) == names
     texts = [figure.svg() for figure in every.values()]
     ids = [i for text in texts for i in re.findall(r'\bid="([^"]+)"', text)]
@@ -93,9 +94,10 @@ def test_what_is_missing_is_said_in_place(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     texts = [figure.svg() for figure in draw_all(params, Metrics.read())]
-    assert len(texts) == 4
+    assert len(texts) == 5
     assert "No cosines" in texts[0]
     assert "transfer_conditions.csv" in texts[3]
+    assert "monitoring.json" in texts[4]
 
 
 def test_an_undefined_cosine_leaves_no_matrix() -> None:
@@ -136,3 +138,27 @@ def test_distance_from_a_null_is_one_at_either_end_of_its_interval() -> None:
     assert distance(0, 0, 4, 10) == -1
     assert distance(4, 0, 4, 10) == 0
     assert distance(1, 1, 1, 1) is None
+
+
+def test_monitoring_shows_every_checkpoint_beside_the_controls(inputs: Path) -> None:
+    metrics = Metrics.read()
+    figure = draw_monitoring(metrics, "m")
+    checkpoints = 3 * 4
+    assert values(figure.spec(), "mixture").count("100 % bad") >= 6 * 4
+    medical = metrics.group("monitoring", "medical")
+    last = medical["mix_100"]["checkpoint"]["step_46"]
+    shown = values(figure.spec(), "value")
+    assert len(shown) == 6 * checkpoints  # five detectors and the judged rate
+    assert pytest.approx(last["unseen_k"]["mean"], rel=1e-4) in shown
+    highest = medical["controls"]["own"]["highest"]
+    assert pytest.approx(highest, rel=1e-4) in values(figure.spec(), "to")
+    said = monitoring_sentence(metrics)
+    assert "25 and 100 % bad data" in said and "24 answers a checkpoint" in said
+    assert "AUROC over checkpoints" in said
+
+
+def test_monitoring_that_was_not_possible_says_why() -> None:
+    metrics = Metrics({"monitoring": {"status": "not measurable: organisms are loaded"}})
+    assert "organisms are loaded" in draw_monitoring(metrics, "m").svg()
+    assert monitoring_sentence(metrics) == "Monitoring: not measurable: organisms are loaded."
+    assert "no checkpoints" in monitoring_sentence(Metrics({}))
