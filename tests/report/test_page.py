@@ -119,7 +119,17 @@ def test_everything_missing_is_said_in_place(
 
 
 @pytest.mark.parametrize(
-    "gone", ["geometry", "calibration", "baseline", "transfer", "judge", "claims", "published"]
+    "gone",
+    [
+        "geometry",
+        "calibration",
+        "baseline",
+        "transfer",
+        "judge",
+        "claims",
+        "published",
+        "monitoring",
+    ],
 )
 def test_any_one_metrics_file_may_be_missing(inputs: Path, params: Params, gone: str) -> None:
     (inputs / "metrics" / f"{gone}.json").unlink(missing_ok=True)
