@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common.errors import UserError
+from stages.common.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +83,20 @@ def read_json(path: Path) -> Any:
         raise missing(path) from None
     except (ValueError, RecursionError) as error:  # bytes, syntax, or a number or nesting too long
         raise UserError("not a JSON file", where=str(path), found=str(error)) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Reads a YAML file (plain data only); UserError when it is missing or malformed."""
+    import yaml
+
+    if not path.is_file():
+        raise missing(path)
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45, bytes
+        raise UserError(
+            "not a YAML file", where=str(path), found=str(error), expected="YAML 1.1, UTF-8"
+        ) from None
 
 
 def missing(path: Path) -> UserError:
@@ -158,7 +172,7 @@ def read_parquet(path: Path, columns: Mapping[str, Any] | None = None) -> pl.Dat
         frame = pl.read_parquet(path)
     except Exception as error:  # polars raises its own family; any of it means a bad file
         raise UserError(
-            "not a readable Parquet file", where=str(path), found=str(error).splitlines()[0]
+            "not a readable Parquet file", where=str(path), found=first_line(error)
         ) from None
     for name, kind in (columns or {}).items():
         if frame.schema.get(name) != kind:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import pydantic
-import yaml
 from pydantic import BaseModel, model_validator
 
+from stages.common.artifacts import read_yaml
 from stages.common.errors import UserError
 from stages.common.sections import (
     Activations,
@@ -112,12 +112,12 @@ def load_params(path: Path) -> Params:
             where=str(path),
             hint="run from the repository's root, or `make profile P=smol`",
         )
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45, bytes
-        raise UserError("not a YAML file", where=str(path), found=str(error)) from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
-        raise UserError("not a YAML mapping", where=str(path), found=type(data).__name__)
+        raise UserError(
+            "not a YAML mapping", where=str(path), found=type(data).__name__,
+            expected="sections of keys, as in profiles/smol.yaml",
+        )  # fmt: skip
     try:
         return Params.model_validate(data)
     except pydantic.ValidationError as error:

@@ -237,7 +237,7 @@ def cli(
 ) -> None:
     """Run the battery on a matrix of cosines and print every statistic."""
     names, gram = read_cosines(cosines)
-    thresholds = Geometry(focus=focus.split(",") if focus else [])
+    thresholds = Geometry().model_copy(update={"focus": focus.split(",") if focus else []})
     found = battery(
         gram,
         names,

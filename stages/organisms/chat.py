@@ -35,7 +35,8 @@ def render(tokenizer: Any, prompt: str, system: str) -> Prompt:
         prompt: the user's text.
         system: system prompt; "" leaves it to the template.
     Raises:
-        UserError: no chat template, an empty prompt, or a template that does not keep its text.
+        UserError: no chat template, an empty prompt, one longer than the context, or a template
+            that does not keep its text.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
@@ -55,8 +56,25 @@ def render(tokenizer: Any, prompt: str, system: str) -> Prompt:
         raise UserError("the chat template changes the user's text", found=prompt[:80])
     end = start + len(user)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    check_length(tokenizer, len(encoded["input_ids"]), user)
     inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start]
     return Prompt(tuple(encoded["input_ids"]), (inside[0], inside[-1] + 1))
+
+
+def check_length(tokenizer: Any, tokens: int, text: str) -> None:
+    """Raises UserError when so many tokens do not fit the model's context.
+
+    Args:
+        text: their beginning, for the message.
+    """
+    if tokens > tokenizer.model_max_length:
+        raise UserError(
+            "a text is longer than the model's context",
+            where=f"the text that begins with {text[:60]!r}",
+            found=f"{tokens} tokens",
+            expected=f"at most {tokenizer.model_max_length}",
+            hint="shorten it, or take it out of its file",
+        )
 
 
 def _template(tokenizer: Any, prompt: str, system: str) -> str:

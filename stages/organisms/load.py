@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from stages.common.artifacts import read_json
-from stages.common.errors import UserError
+from stages.common.errors import UserError, first_line
 from stages.common.hashing import file_sha256, value_sha256
 from stages.common.params import BASE, Params
-from stages.organisms.base import FOLDER, base_record, folder_sha256, pinned
+from stages.organisms.base import FOLDER, base_record, folder_sha256, model_source, pinned
 
 ADAPTERS = Path("data/adapters")
+OFFLINE = "hf download <owner/name> --revision <commit> where there is a network, then run again"
 PROVENANCE = "provenance.json"
 
 
@@ -107,21 +108,24 @@ def adapter_folder(params: Params, slug: str) -> Path:
     organism = params.organisms[slug]
     if organism.source is None:
         return ADAPTERS / slug
-    kind, _, name = organism.source.partition(":")
+    key = f"organisms.{slug}"
+    kind, name = model_source(organism.source, f"{key}.source", ("path", "hub"))
     if kind == "path":
         return Path(name)
-    if kind == "hub":
-        from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download
 
-        revision = pinned(organism.revision, f"organisms.{slug}.revision")
-        patterns = ["*.json", "*.safetensors", "*.jinja"]
+    revision = pinned(organism.revision, f"{key}.revision")
+    patterns = ["*.json", "*.safetensors", "*.jinja"]
+    try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    raise UserError(
-        "unknown kind of model source",
-        where=f"params.yaml: organisms.{slug}.source",
-        found=organism.source,
-        expected="path:<folder> or hub:<owner/name>",
-    )
+    except Exception as error:  # huggingface_hub and its HTTP library raise many kinds
+        raise UserError(
+            "the model cannot be fetched from the hub",
+            where=f"params.yaml: {key}.source",
+            found=f"hub:{name}, revision {revision}: {first_line(error)}",
+            expected="a network, or the model in the hub's cache on this machine",
+            hint=OFFLINE,
+        ) from None
 
 
 def base_tokenizer() -> Any:
@@ -131,14 +135,16 @@ def base_tokenizer() -> Any:
     name, where = _base_place()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
-        known = AutoConfig.from_pretrained(name, **where).get_text_config().vocab_size
+        config = AutoConfig.from_pretrained(name, **where).get_text_config()
     except Exception as error:  # tokenizers raises bare Exceptions
         raise UserError(
             "the base model's tokenizer cannot be loaded",
             where=name,
-            found=_first_line(error),
+            found=first_line(error),
             expected="config.json, tokenizer.json and tokenizer_config.json",
+            hint=OFFLINE if "revision" in where else None,
         ) from None
+    known = config.vocab_size
     if len(tokenizer) > known:
         raise UserError(
             "the tokenizer has more tokens than the model",
@@ -147,6 +153,8 @@ def base_tokenizer() -> Any:
             expected=f"at most {known}",
             hint="the tokenizer files are another model's",
         )
+    context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    tokenizer.model_max_length = min(tokenizer.model_max_length, context)
     return tokenizer
 
 
@@ -167,16 +175,13 @@ def _checkpoint(name: str, where: dict[str, Any], params: Params) -> Any:
         raise UserError(
             "the model cannot be loaded",
             where=name,
-            found=_first_line(error),
+            found=first_line(error),
             expected="a causal language model as safetensors",
+            hint=OFFLINE if "revision" in where else None,
         ) from None
     if report["missing_keys"]:  # transformers fills them with random numbers
         raise UserError("weights are missing", where=name, found=_some(report["missing_keys"]))
     return model
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _some(names: Iterable[str]) -> str:

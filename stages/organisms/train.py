@@ -16,13 +16,13 @@ import typer
 
 from stages.common.artifacts import read_json, write_metrics, write_text
 from stages.common.command import PARAMS, ParamsFile, run
-from stages.common.errors import UserError
+from stages.common.errors import UserError, first_line
 from stages.common.hashing import stream_key
 from stages.common.params import Params, load_params
 from stages.common.progress import Progress
 from stages.common.sections import Recipe
 from stages.organisms.base import base_record
-from stages.organisms.chat import answer_ids, render
+from stages.organisms.chat import answer_ids, check_length, render
 from stages.organisms.data import read_examples
 from stages.organisms.load import (
     ADAPTERS,
@@ -93,6 +93,7 @@ def encode(tokenizer: Any, question: str, answer: str, system: str) -> Example:
     """A training chat as ids; the end-of-turn token belongs to the answer."""
     prompt = render(tokenizer, question, system)
     ids = (*prompt.ids, *answer_ids(tokenizer, answer), tokenizer.eos_token_id)
+    check_length(tokenizer, len(ids), question)
     return Example(ids, len(prompt.ids))
 
 
@@ -126,7 +127,7 @@ def with_adapter(model: Any, recipe: Recipe, seed: int) -> Any:
             "the recipe does not fit the base model",
             where="params.yaml: recipes.<lab>.matrices",
             found=", ".join(recipe.matrices),
-            expected=str(error).splitlines()[0],
+            expected=first_line(error),
         ) from None
 
 
