@@ -19,7 +19,7 @@ Interval = tuple[float, float]
 Formula = Literal[  # the definitions that claims are recomputed by
     "similarity", "triangle", "pca", "subspace", "projection", "residual", "clusters",
     "cluster_angle", "orthogonality", "pc1_ablation", "cross_variance", "verdict", "capture",
-    "em_betley", "transfer", "asymmetry", "models", "citation",
+    "em_betley", "transfer", "asymmetry", "models", "citation", "E1", "similarity to base",
 ]  # fmt: skip
 Verdict = Literal["reproduced", "inconsistent", "underdetermined", "needs models"]
 
