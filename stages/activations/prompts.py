@@ -38,6 +38,7 @@ def read_prompts(params: Prompts) -> list[ActivationPrompt]:
                 "a prompt's id occurs twice or its text is empty",
                 where=f"{params.neutral}, {params.harmful}",
                 found=prompt.id,
+                expected="distinct ids, and texts",
             )
         seen.add(prompt.id)
     return prompts

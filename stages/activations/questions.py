@@ -73,11 +73,18 @@ def read_questions(params: Questions, which: Set, system: str) -> list[Question]
     content = _read(path)
     entries = [q for q in content.questions if q.set == which][: params.limit]
     if not entries:
-        raise UserError("no questions of this set", where=str(path), expected=f"set: {which}")
+        raise UserError(
+            "no questions of this set",
+            where=str(path),
+            expected=f"set: {which}",
+            found=f"{len(content.questions)} questions of other sets",
+        )
     ids = [q.id for q in content.questions]
     for name in ids:
         if ids.count(name) > 1:
-            raise UserError("a question id occurs twice", where=str(path), found=name)
+            raise UserError(
+                "a question id occurs twice", where=str(path), found=name, expected="distinct ids"
+            )
     chosen = params.variants if which == "evaluation" else ["plain"]
     for name in chosen:
         if name not in content.variants:

@@ -111,6 +111,7 @@ def load_params(path: Path) -> Params:
             "no params file",
             where=str(path),
             hint="run from the repository's root, or `make profile P=smol`",
+            found="nothing there",
         )
     data = read_yaml(path)
     if not isinstance(data, dict):
@@ -140,7 +141,10 @@ def _explain(error: pydantic.ValidationError, path: Path) -> UserError:
         )
     found = None if first["type"] == "missing" else repr(first["input"])[:100]
     return UserError(
-        f"{key or 'params'}: {first['msg']}{more}", where=f"{path}: {key}", found=found
+        f"{key or 'params'}: {first['msg']}{more}",
+        where=f"{path}: {key}",
+        found=found,
+        hint="profiles/smol.yaml shows every key, with what it means",
     )
 
 

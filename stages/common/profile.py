@@ -34,6 +34,7 @@ def switch(name: str, params: Path = PARAMS, folder: Path = FOLDER) -> None:
             "the active params hold edits that are in no profile",
             where=str(params),
             hint=f"save them (cp {params} {folder}/mine.yaml), then switch",
+            found="other text than that of any file of " + str(folder),
         )
     write_text(params, profiles[name].read_text(encoding="utf-8"))
     print(f"{params} is now {profiles[name]}")

@@ -43,17 +43,25 @@ def render(tokenizer: Any, prompt: str, system: str) -> Prompt:
             "the tokenizer has no chat template",
             where=str(tokenizer.name_or_path),
             hint="use an instruction-tuned model, or add chat_template.jinja to its folder",
+            found="chat_template is not set",
         )
     user = prompt.strip()
     if not user:
-        raise UserError("a prompt is empty", found=repr(prompt))
+        raise UserError(
+            "a prompt is empty", found=repr(prompt), where="a user turn", expected="a text"
+        )
     text = _template(tokenizer, prompt, system)
     # The prompt may also stand in the system prompt or the template ("assistant"), so the place
     # is found with a text that cannot.
     place = _template(tokenizer, PLACEHOLDER, system).find(PLACEHOLDER)
     start = text.find(user, max(place, 0))
     if place < 0 or start < 0 or text[place:start].strip():
-        raise UserError("the chat template changes the user's text", found=prompt[:80])
+        raise UserError(
+            "the chat template changes the user's text",
+            found=prompt[:80],
+            where=str(tokenizer.name_or_path),
+            expected="a template that keeps it as it is",
+        )
     end = start + len(user)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     check_length(tokenizer, len(encoded["input_ids"]), user)

@@ -180,7 +180,12 @@ def _checkpoint(name: str, where: dict[str, Any], params: Params) -> Any:
             hint=OFFLINE if "revision" in where else None,
         ) from None
     if report["missing_keys"]:  # transformers fills them with random numbers
-        raise UserError("weights are missing", where=name, found=_some(report["missing_keys"]))
+        raise UserError(
+            "weights are missing",
+            where=name,
+            found=_some(report["missing_keys"]),
+            expected="all tensors of the architecture in config.json",
+        )
     return model
 
 
@@ -239,6 +244,7 @@ def _merge(model: Any, folder: Path, params: Params, base_sha256: str) -> tuple[
             where=str(weights),
             found=f"missing: {_some(expected - names) or 'none'}; "
             f"unknown: {_some(foreign) or 'none'}",
+            expected="one tensor each for the matrices and blocks of adapter_config.json",
         )
     return adapted.merge_and_unload(), file_sha256(weights)
 
@@ -252,11 +258,19 @@ def _adapter_names(weights: Path) -> set[str]:
         tensors = load_file(str(weights))
     except (SafetensorError, OSError) as error:
         raise UserError(
-            "not a readable safetensors file", where=str(weights), found=str(error)
+            "not a readable safetensors file",
+            where=str(weights),
+            found=str(error),
+            hint="train it again (dvc repro), or copy it again from its source",
         ) from None
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise UserError("a tensor has NaN or infinite values", where=f"{weights}: {name}")
+            raise UserError(
+                "a tensor has NaN or infinite values",
+                where=f"{weights}: {name}",
+                found=f"{int((~tensor.isfinite()).sum())} of {tensor.numel()} values",
+                expected="finite numbers",
+            )
     return set(tensors)
 
 
@@ -270,7 +284,12 @@ def _check_base(folder: Path, config: Path, params: Params, base_sha256: str) ->
         expected = expected.partition(":")[2]
     record, settings = read_json(source), read_json(config)
     if not isinstance(record, dict) or not isinstance(settings, dict):
-        raise UserError("not a JSON object", where=f"{source}, {config}")
+        raise UserError(
+            "not a JSON object",
+            where=f"{source}, {config}",
+            found=f"{type(record).__name__}, {type(settings).__name__}",
+            expected="JSON objects",
+        )
     found = record.get(key)
     if found != expected:
         raise UserError(

@@ -63,7 +63,12 @@ def fine_tune(params: Params, slug: str, seed: int) -> tuple[Any, dict[str, Any]
     organism = params.organisms[slug]
     pairs = read_examples(Path(organism.data), organism.max_examples)
     if len(pairs) < 2:  # the first is held out
-        raise UserError("too few examples to train on", where=organism.data, found=len(pairs))
+        raise UserError(
+            "too few examples to train on",
+            where=organism.data,
+            found=len(pairs),
+            expected="2 or more: every tenth, the first among them, is held out",
+        )
     recipe = params.recipes[organism.lab]
     device = setup_torch(params)
     tokenizer = base_tokenizer()
@@ -200,6 +205,7 @@ def fit(
             "training diverged: the loss is not finite",
             where=f"organism {label}",
             hint="lower learning_rate in its recipe",
+            found=next(x for x in losses if not x < float("inf")),
         )
     return losses
 

@@ -35,7 +35,10 @@ def read_table(path: Path) -> pl.DataFrame | None:
         return pl.read_csv(path, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(
-            "not a readable CSV file", where=str(path), found=first_line(error)
+            "not a readable CSV file",
+            where=str(path),
+            found=first_line(error),
+            hint="run the stage that writes it again",
         ) from None
 
 

@@ -54,7 +54,9 @@ def folder_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
     for path in files:
         found = read_vectors(path, layer=-1)
         if len(found) != 1:
-            raise UserError("one vector a file", where=str(path), found=f"{len(found)} vectors")
+            raise UserError(
+                "one vector a file", where=str(path), found=f"{len(found)} vectors", expected="1"
+            )
         rows.append(found[0])
         check_vector(found[0].vector, rows[0].vector.size, str(path))
     blocks = sorted({row.layer for row in rows})

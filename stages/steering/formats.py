@@ -29,7 +29,12 @@ def only_additions(rows: Sequence[Intervention], positions: str, what: str) -> N
         reason = f"a constant acts at all positions, not only on the {positions}"
     else:
         return
-    raise UserError(f"this steering cannot be {what}", found=reason)
+    raise UserError(
+        f"this steering cannot be {what}",
+        found=reason,
+        where="the interventions",
+        expected="additions at all positions",
+    )
 
 
 def write_vectors(path: Path, rows: Sequence[Intervention], positions: str = "all") -> None:
@@ -43,14 +48,24 @@ def write_vectors(path: Path, rows: Sequence[Intervention], positions: str = "al
     for row in rows:
         summed[row.layer] = summed.get(row.layer, 0.0) + row.coefficient * row.vector
     if path.suffix == ".gguf" and 0 in summed:
-        raise UserError("a GGUF control vector cannot act on block 0", where=str(path))
+        raise UserError(
+            "a GGUF control vector cannot act on block 0",
+            where=str(path),
+            found="block 0",
+            expected="a later block, or another format",
+        )
     if path.suffix == ".pt" and len(summed) > 1:
         raise UserError(
             "one block a file", where=str(path), found=f"blocks {sorted(summed)}",
             hint="lm-eval's `steered` model would apply the last one's vector at every block",
         )  # fmt: skip
     if path.suffix not in SUFFIXES:
-        raise UserError("unknown format", where=str(path), expected=" or ".join(SUFFIXES))
+        raise UserError(
+            "unknown format",
+            where=str(path),
+            expected=" or ".join(SUFFIXES),
+            found=path.suffix or "no suffix",
+        )
     units = {k: (v / np.linalg.norm(v), float(np.linalg.norm(v))) for k, v in summed.items()}
     if path.suffix == ".safetensors":
         about = {"coefficients": json.dumps({str(k): c for k, (_, c) in units.items()})}
@@ -108,14 +123,19 @@ def read_vectors(path: Path, layer: int | None = None) -> list[Intervention]:
     elif path.suffix == ".pt":
         tensors, coefficients = _torch_file(path)
     else:
-        raise UserError("unknown format", where=str(path), expected=" or ".join(SUFFIXES))
+        raise UserError(
+            "unknown format",
+            where=str(path),
+            expected=" or ".join(SUFFIXES),
+            found=path.suffix or "no suffix",
+        )
     rows = []
     for name, tensor in tensors.items():
         number = name.rpartition(".")[2]
         if not number.isdigit() and (layer is None or len(tensors) > 1):
             raise UserError(
                 "which block does this vector act on?", where=f"{path}: {name}",
-                expected="names like layers.14, or one tensor and its block",
+                expected="names like layers.14, or one tensor and its block", found=name,
             )  # fmt: skip
         block = int(number) if number.isdigit() else layer
         assert block is not None
