@@ -139,7 +139,7 @@ def _explain(error: pydantic.ValidationError, path: Path) -> UserError:
             expected="one of " + ", ".join(known) if known else None,
             hint=f"did you mean {near[0]!r}?" if near else "remove it",
         )
-    found = None if first["type"] == "missing" else repr(first["input"])[:100]
+    found = "no such key" if first["type"] == "missing" else repr(first["input"])[:100]
     return UserError(
         f"{key or 'params'}: {first['msg']}{more}",
         where=f"{path}: {key}",

@@ -16,7 +16,9 @@ from stages.geometry.gram import Floats
 
 TOLERANCE = 1e-6  # slack of symmetry, diagonal, range and smallest eigenvalue
 Rows = Sequence[Sequence[object]]
-NAME = re.compile(r"(?!.*__)[^\s.]+")  # keys of metrics join names by `__` and nest at dots
+NAME = re.compile(
+    r"(?!.*__)[^\s.\x00-\x1f\x7f]+"
+)  # keys of metrics join names by `__` and nest at dots
 
 
 def read_cosines(path: Path) -> tuple[list[str], Floats]:

@@ -108,20 +108,19 @@ def adapter_folder(params: Params, slug: str) -> Path:
     organism = params.organisms[slug]
     if organism.source is None:
         return ADAPTERS / slug
-    key = f"organisms.{slug}"
-    kind, name = model_source(organism.source, f"{key}.source", ("path", "hub"))
+    kind, name = model_source(organism.source, f"organisms.{slug}.source", ("path", "hub"))
     if kind == "path":
         return Path(name)
     from huggingface_hub import snapshot_download
 
-    revision = pinned(organism.revision, f"{key}.revision")
+    revision = pinned(organism.revision, f"organisms.{slug}.revision")
     patterns = ["*.json", "*.safetensors", "*.jinja"]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # huggingface_hub and its HTTP library raise many kinds
         raise UserError(
             "the model cannot be fetched from the hub",
-            where=f"params.yaml: {key}.source",
+            where=f"params.yaml: organisms.{slug}.source",
             found=f"hub:{name}, revision {revision}: {first_line(error)}",
             expected="a network, or the model in the hub's cache on this machine",
             hint=OFFLINE,

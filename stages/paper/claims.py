@@ -37,7 +37,7 @@ class Recomputation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    subgram: list[str] | None = None
+    subgram: Annotated[list[str], Field(min_length=3)] | None = None
     fitted: bool = False
     arithmetic: bool = False
     keys: list[str] | None = None

@@ -42,8 +42,9 @@ def data(path: Path, change: Callable[[Any], object]) -> Damage:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         change(found)
-        dump = json.dumps if path.suffix == ".json" else yaml.safe_dump
-        path.write_text(dump(found), encoding="utf-8")
+        is_json = path.suffix == ".json"
+        text = json.dumps(found) if is_json else yaml.safe_dump(found, sort_keys=False)
+        path.write_text(text, encoding="utf-8")
 
     return damage
 

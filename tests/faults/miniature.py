@@ -80,7 +80,7 @@ def build(root: Path, checkpoint: Path) -> Path:
         Path("cosines.csv").write_text("a,b,c\n1,0.5,0\n0.5,1,0\n0,0,1\n")
         for earlier in EARLIER:
             Path(earlier).parent.mkdir(parents=True, exist_ok=True)
-            Path(earlier).write_bytes(b"an earlier run's bytes")
+            Path(earlier).write_bytes(b'{"an": "earlier run"}\n')
     return root
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+import sys
 import traceback
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def call(module: str, *arguments: str) -> Result:
         return CliRunner().invoke(application(importlib.import_module(module).cli), arguments)
     finally:
         signal.signal(signal.SIGTERM, usual)
+        if "torch" in sys.modules:  # `load` turns gradients off for its process
+            sys.modules["torch"].set_grad_enabled(True)
 
 
 def finished(module: str, *arguments: str) -> Result:

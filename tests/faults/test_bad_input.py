@@ -251,7 +251,8 @@ TABLE = [
     row("cosines: JSON of numbers", JSON_COSINES, put(MATRIX, "[1, 2]"), "matrix"),
     row("cosines: ragged JSON", JSON_COSINES,
         put(MATRIX, '{"names": ["a", "b"], "matrix": [[1], [0, 1]]}'), "square"),
-    row("cosines: unknown focus", (*COSINES, "--focus", "Risk,x"), lambda: None, "Risk"),
+    row("cosines: unknown focus", (*COSINES, "x=a,b", "y=c", "--focus", "Risk,x"), lambda: None,
+        "Risk"),
     row("cosines: norms of no length", (*COSINES, "--norms", "1,0,nan"), lambda: None, "norms"),
     row("paper cosines: missing", PUBLISHED, GRAM.unlink, str(GRAM)),
     row("paper cosines: malformed", PUBLISHED, put(GRAM, "{"), "not a JSON file"),
@@ -288,7 +289,7 @@ TABLE = [
         data(LEDGER, lambda d: d[0].update(published={"subgram": ["medical", "nobody"]})),
         "C001", "nobody"),
     row("claims: derivation without its inputs", PUBLISHED, data(LEDGER, lambda d: d[0].update(
-        published={"subgram": ["finance", "sports"], "derived": "outside_pct"})),
+        published={"subgram": ["finance", "sports", "medical"], "derived": "outside_pct"})),
         "C001", "outside_pct"),
 ]  # fmt: skip
 
