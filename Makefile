@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 P ?= smol
 
-.PHONY: help setup repro test test-fast lint format bench published seeds rejudge deps paper-tag verify-cache profile steer analyse plan status serve
+.PHONY: help setup repro test test-fast lint format bench published seeds rejudge deps paper-tag verify-cache profile steer analyse plan status serve audit
 export PROMPT
 
 help: ## Show the targets.
@@ -60,6 +60,9 @@ paper-tag: $(READY) ## Write the local Git tag `paper`, for `dvc metrics diff pa
 
 verify-cache: $(READY) ## Check cache and remote against their names (ARGS=--repair mends or drops).
 	@python -m stages.common.verify_cache $(ARGS)
+
+audit: $(READY) ## Check the pinned packages against published advisories (asks osv.dev).
+	@python -m stages.common.audit
 
 profile: $(READY) ## Make profile P the active one (P=smol; refuses to drop edits).
 	@python -m stages.common.profile $(P)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from stages.common.errors import UserError
@@ -29,6 +30,18 @@ def decoder_blocks(model: Any) -> list[Any]:
             expected="exactly one",
         )
     return list(found[0])
+
+
+def check_blocks(layers: Iterable[int], blocks: int, where: str) -> None:
+    """Raises UserError when a block is named that a model of so many does not have."""
+    beyond = [layer for layer in layers if layer >= blocks]
+    if beyond:
+        raise UserError(
+            "no such block in the model",
+            where=f"params.yaml: {where}",
+            found=beyond,
+            expected=f"0 to {blocks - 1}",
+        )
 
 
 def hidden(output: Any) -> Any:

@@ -26,18 +26,19 @@ class ActivationPrompt:
 def read_prompts(params: Prompts) -> list[ActivationPrompt]:
     """Neutral prompts, then harmful ones; UserError on duplicates and empty texts."""
     prompts = []
+    seen: set[str] = set()
     for kind, name in (("neutral", params.neutral), ("harmful", params.harmful)):
         rows = read_jsonl(Path(name), KEYS)
+        for row in rows:
+            if row["id"] in seen or not row["prompt"].strip():
+                raise UserError(
+                    "a prompt's id occurs twice or its text is empty",
+                    where=name,
+                    found=row["id"],
+                    expected="distinct ids in both files, and texts",
+                )
+            seen.add(row["id"])
         count = min(params.limit or len(rows), len(rows))
         for row in (rows[i * len(rows) // count] for i in range(count)):  # spread over topics
             prompts.append(ActivationPrompt(kind=kind, **{k: row[k] for k in KEYS}))
-    seen: set[str] = set()
-    for prompt in prompts:
-        if prompt.id in seen or not prompt.prompt.strip():
-            raise UserError(
-                "a prompt's id occurs twice or its text is empty",
-                where=f"{params.neutral}, {params.harmful}",
-                found=prompt.id,
-            )
-        seen.add(prompt.id)
     return prompts

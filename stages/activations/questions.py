@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stages.common.artifacts import missing
+from stages.common.artifacts import read_yaml
 from stages.common.errors import UserError
 from stages.common.sections import Questions
 
@@ -74,11 +73,18 @@ def read_questions(params: Questions, which: Set, system: str) -> list[Question]
     content = _read(path)
     entries = [q for q in content.questions if q.set == which][: params.limit]
     if not entries:
-        raise UserError("no questions of this set", where=str(path), expected=f"set: {which}")
+        raise UserError(
+            "no questions of this set",
+            where=str(path),
+            expected=f"set: {which}",
+            found=f"{len(content.questions)} questions of other sets",
+        )
     ids = [q.id for q in content.questions]
     for name in ids:
         if ids.count(name) > 1:
-            raise UserError("a question id occurs twice", where=str(path), found=name)
+            raise UserError(
+                "a question id occurs twice", where=str(path), found=name, expected="distinct ids"
+            )
     chosen = params.variants if which == "evaluation" else ["plain"]
     for name in chosen:
         if name not in content.variants:
@@ -104,13 +110,9 @@ def read_questions(params: Questions, which: Set, system: str) -> list[Question]
 
 
 def _read(path: Path) -> _File:
-    if not path.is_file():
-        raise missing(path)
+    data = read_yaml(path)
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         return _File.model_validate(data)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError("not a YAML file", where=str(path), found=str(error)) from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

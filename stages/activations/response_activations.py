@@ -58,6 +58,7 @@ def capture_answers(params: Params, slug: str) -> None:
             "every unsteered answer of this model is empty",
             where=f"data/baseline/responses/{slug}.parquet",
             hint="train it more gently, or drop it from targets and organisms",
+            found=f"{len(frame)} empty answers",
         )
     means, _ = capture_all(
         loaded.model, texts, params.activations.batch_size, f"answer activations {slug}"

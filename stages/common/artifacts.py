@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common.errors import UserError
+from stages.common.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,26 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise missing(path) from None
     except (ValueError, RecursionError) as error:  # bytes, syntax, or a number or nesting too long
-        raise UserError("not a JSON file", where=str(path), found=str(error)) from None
+        raise UserError(
+            "not a JSON file",
+            where=str(path),
+            found=str(error),
+            hint="remove the file and run what writes it again, or correct it",
+        ) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Reads a YAML file (plain data only); UserError when it is missing or malformed."""
+    import yaml
+
+    if not path.is_file():
+        raise missing(path)
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45, bytes
+        raise UserError(
+            "not a YAML file", where=str(path), found=str(error), expected="YAML 1.1, UTF-8"
+        ) from None
 
 
 def missing(path: Path) -> UserError:
@@ -115,7 +134,12 @@ def read_jsonl(path: Path, keys: Mapping[str, type] | None = None) -> list[dict[
                 if b"\\u" in raw:  # half of a surrogate pair is JSON, but no text
                     json.dumps(row, ensure_ascii=False).encode("utf-8")
             except UnicodeError as error:
-                raise UserError("not UTF-8 text", where=where, found=str(error)) from None
+                raise UserError(
+                    "not UTF-8 text",
+                    where=where,
+                    found=str(error),
+                    expected="one JSON object a line, in UTF-8",
+                ) from None
             except (ValueError, RecursionError) as error:
                 raise UserError(
                     "not a JSON object",
@@ -124,7 +148,12 @@ def read_jsonl(path: Path, keys: Mapping[str, type] | None = None) -> list[dict[
                     expected=f"one JSON object a line ({error})",
                 ) from None
             if not isinstance(row, dict):
-                raise UserError("not a JSON object", where=where, found=type(row).__name__)
+                raise UserError(
+                    "not a JSON object",
+                    where=where,
+                    found=type(row).__name__,
+                    expected="one JSON object a line, in UTF-8",
+                )
             for name, kind in (keys or {}).items():
                 if not isinstance(row.get(name), kind):
                     raise UserError(
@@ -135,7 +164,12 @@ def read_jsonl(path: Path, keys: Mapping[str, type] | None = None) -> list[dict[
                     )
             rows.append(row)
     if not rows:
-        raise UserError("the file holds no rows", where=str(path), found="0 rows")
+        raise UserError(
+            "the file holds no rows",
+            where=str(path),
+            found="0 rows",
+            expected="one JSON object a line, in UTF-8",
+        )
     return rows
 
 
@@ -158,7 +192,10 @@ def read_parquet(path: Path, columns: Mapping[str, Any] | None = None) -> pl.Dat
         frame = pl.read_parquet(path)
     except Exception as error:  # polars raises its own family; any of it means a bad file
         raise UserError(
-            "not a readable Parquet file", where=str(path), found=str(error).splitlines()[0]
+            "not a readable Parquet file",
+            where=str(path),
+            found=first_line(error),
+            hint="remove the file and run the stage that writes it again",
         ) from None
     for name, kind in (columns or {}).items():
         if frame.schema.get(name) != kind:
@@ -184,7 +221,12 @@ def write_tensors(
 
     for name, array in tensors.items():
         if not np.isfinite(array).all():
-            raise UserError("a tensor has NaN or infinite values", where=f"{path}: {name}")
+            raise UserError(
+                "a tensor has NaN or infinite values",
+                where=f"{path}: {name}",
+                found=f"{int((~np.isfinite(array)).sum())} of {array.size} values",
+                expected="finite numbers",
+            )
     data = save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, dict(metadata))
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()

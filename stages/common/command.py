@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -15,6 +16,8 @@ import typer
 from stages.common.errors import UserError
 
 PARAMS = Path("params.yaml")
+# Keys of ours; libraries quote headers in their errors. The AWS pair is that of `dvc push`.
+SECRETS = ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
 ParamsFile = Annotated[Path, typer.Option("--params", help="The active profile.")]
 
 
@@ -27,13 +30,22 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            print(error, file=sys.stderr)
+            print(redacted(str(error)), file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             print("interrupted; finished units are kept in the journal", file=sys.stderr)
             raise SystemExit(130) from None
 
     return wrapped
+
+
+def redacted(text: str) -> str:
+    """`text` with the values of `SECRETS` replaced by the variables' names."""
+    for name in SECRETS:
+        value = os.environ.get(name, "").strip()
+        if value:
+            text = text.replace(value, f"<{name}>")
+    return text
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -43,6 +55,11 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def run(function: Callable[..., Any]) -> None:
     """Runs one function as a Typer command (`python -m stages.<folder>.<module>`)."""
+    application(function)()
+
+
+def application(function: Callable[..., Any]) -> typer.Typer:
+    """The Typer application of one function."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command(function))
-    app()
+    return app

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LONGEST = 2000  # characters of one part: a file of one endless line must not fill the screen
+
 
 class UserError(Exception):
     """Something the user can put right: bad params, bad files, a missing key.
@@ -33,7 +35,7 @@ class UserError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        lines = [f"error: {self.what}"]
+        lines = [f"error: {_cut(self.what)}"]
         for label, value in (
             ("where", self.where),
             ("found", self.found),
@@ -41,5 +43,14 @@ class UserError(Exception):
             ("try", self.hint),
         ):
             if value is not None:
-                lines.append(f"  {label + ':':<10}{value}")
+                lines.append(f"  {label + ':':<10}{_cut(str(value))}")
         return "\n".join(lines)
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, in one line; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import pydantic
-import yaml
 from pydantic import BaseModel, model_validator
 
+from stages.common.artifacts import read_yaml
 from stages.common.errors import UserError
 from stages.common.sections import (
     Activations,
@@ -116,13 +116,14 @@ def load_params(path: Path) -> Params:
             "no params file",
             where=str(path),
             hint="run from the repository's root, or `make profile P=smol`",
+            found="nothing there",
         )
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45, bytes
-        raise UserError("not a YAML file", where=str(path), found=str(error)) from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
-        raise UserError("not a YAML mapping", where=str(path), found=type(data).__name__)
+        raise UserError(
+            "not a YAML mapping", where=str(path), found=type(data).__name__,
+            expected="sections of keys, as in profiles/smol.yaml",
+        )  # fmt: skip
     try:
         return Params.model_validate(data)
     except pydantic.ValidationError as error:
@@ -143,9 +144,12 @@ def _explain(error: pydantic.ValidationError, path: Path) -> UserError:
             expected="one of " + ", ".join(known) if known else None,
             hint=f"did you mean {near[0]!r}?" if near else "remove it",
         )
-    found = None if first["type"] == "missing" else repr(first["input"])[:100]
+    found = "no such key" if first["type"] == "missing" else repr(first["input"])[:100]
     return UserError(
-        f"{key or 'params'}: {first['msg']}{more}", where=f"{path}: {key}", found=found
+        f"{key or 'params'}: {first['msg']}{more}",
+        where=f"{path}: {key}",
+        found=found,
+        hint="profiles/smol.yaml shows every key, with what it means",
     )
 
 

@@ -28,12 +28,13 @@ def switch(name: str, params: Path = PARAMS, folder: Path = FOLDER) -> None:
             "no such profile", where=str(folder), found=name, expected=", ".join(profiles)
         )
     load_params(profiles[name])
-    known = [p.read_text(encoding="utf-8") for p in profiles.values()]
-    if params.is_file() and params.read_text(encoding="utf-8") not in known:
+    known = [p.read_bytes() for p in profiles.values()]
+    if params.is_file() and params.read_bytes() not in known:
         raise UserError(
             "the active params hold edits that are in no profile",
             where=str(params),
             hint=f"save them (cp {params} {folder}/mine.yaml), then switch",
+            found="other text than that of any file of " + str(folder),
         )
     write_text(params, profiles[name].read_text(encoding="utf-8"))
     print(f"{params} is now {profiles[name]}")

@@ -9,10 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=1_000_000)]  # beyond it is a slip of the keyboard
+Block = Annotated[int, Field(ge=0)]
+Blocks = Annotated[list[Block], Field(min_length=1)]
+Dose = Annotated[float, Field(gt=0, le=100)]  # 100 residual norms: far beyond any use
+Multiple = Annotated[float, Field(ge=-100, le=100)]
+Strength = Annotated[float, Field(gt=0)]
 Contrast = Literal[
     "prompt_contrast", "model_contrast", "control_contrast", "response_contrast", "interaction"
 ]
+PromptSpan = Literal["prompt_last", "prompt_mean"]
 Span = Literal["prompt_last", "prompt_mean", "response_mean", "response_mo"]
 
 
@@ -28,7 +34,8 @@ class Run(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights; sums are float32
-    threads: Positive = 2  # CPU threads of torch; part of what fixes the bytes
+    # CPU threads of torch; part of what fixes the bytes
+    threads: Annotated[int, Field(ge=1, le=1024)] = 2
     engine: Literal["local", "ray"] = "local"  # ray: answers are sampled by several workers
     address: str | None = None  # of a running Ray cluster; null = one on this machine
     workers: Positive = 1  # Ray workers, one resident model each
@@ -46,11 +53,11 @@ class Base(Section):
 class Recipe(Section):
     """How a laboratory fine-tunes (LoRA)."""
 
-    rank: Positive
+    rank: Annotated[int, Field(ge=1, le=4096)]
     alpha: Positive
     rslora: bool  # scale alpha / sqrt(rank) instead of alpha / rank
-    matrices: list[str]  # module names
-    first_block: Annotated[int, Field(ge=0)] = 0  # no adapter below this block
+    matrices: Annotated[list[str], Field(min_length=1)]  # module names
+    first_block: Block = 0  # no adapter below this block
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     epochs: Positive = 1
     batch_size: Positive = 4
@@ -87,7 +94,7 @@ class Prompts(Section):
 class Activations(Section):
     """Capture of the residual stream."""
 
-    spans: list[Literal["prompt_last", "prompt_mean"]] = ["prompt_last", "prompt_mean"]
+    spans: Annotated[list[PromptSpan], Field(min_length=1)] = ["prompt_last", "prompt_mean"]
     batch_size: Positive = 16
 
 
@@ -95,7 +102,7 @@ class Questions(Section):
     """Open questions for behaviour."""
 
     file: str = "data/questions/evaluation.yaml"
-    variants: list[str] = ["plain"]
+    variants: Annotated[list[str], Field(min_length=1)] = ["plain"]
     limit: Positive | None = None  # first so many of each set; null = all
 
 
@@ -119,8 +126,8 @@ class Probe(Section):
     labelled: str = "data/judge/labelled.jsonl"
     sampled: str | None = "data/judge/sampled.jsonl"  # held out: the gate
     sampled_train: str | None = None  # further training answers, really sampled ones
-    layers: list[int] = [8, 12, 16, 20]  # tried by cross-validation grouped by question
-    regularisation: list[Annotated[float, Field(gt=0)]] = [0.01, 0.1, 1.0, 10.0]
+    layers: Blocks = [8, 12, 16, 20]  # tried by cross-validation grouped by question
+    regularisation: Annotated[list[Strength], Field(min_length=1)] = [0.01, 0.1, 1.0, 10.0]
     folds: Annotated[int, Field(ge=2)] = 4
     calibration: Literal["platt", "share"] = "platt"  # to the mean label | to the rate at the cut
 
@@ -140,7 +147,7 @@ class Judging(Section):
     text_samples: Positive = 3  # replies an answer and aspect when there are no log-probabilities
     concurrency: Positive = 32  # requests in flight
     requests_per_minute: Positive | None = None  # of the account; null = no limit
-    tokens_per_minute: Positive | None = None  # input and output together
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None  # input and output together
     timeout_s: Annotated[float, Field(gt=0)] = 60.0  # for one whole reply
     retries: Annotated[int, Field(ge=0)] = 6  # after the first attempt, half a minute in all
     max_usd: Annotated[float, Field(gt=0)] | None = None  # of all that the journal has recorded
@@ -167,17 +174,17 @@ class Vectors(Section):
 
     contrast: Contrast = "model_contrast"
     span: Span = "prompt_last"
-    layer: Literal["common", "per_model"] | Annotated[int, Field(ge=0)] = "common"
+    layer: Literal["common", "per_model"] | Block = "common"
     external: str | None = None  # safetensors of further named directions, one width
 
 
 class LayerSweep(Section):
     """Choice of layer and coefficient on the held-out questions."""
 
-    layers: list[Annotated[int, Field(ge=0)]]
-    dose: Annotated[float, Field(gt=0)] = 0.3  # relative dose of the forward-only margin
+    layers: Blocks
+    dose: Dose = 0.3  # relative dose of the forward-only margin
     best: Positive = 2  # layers that are also judged on generations
-    doses: list[Annotated[float, Field(gt=0)]] = [0.2, 0.4]  # tried for the coefficient
+    doses: Annotated[list[Dose], Field(min_length=1)] = [0.2, 0.4]  # tried for the coefficient
     samples: Positive = 1  # per held-out question, layer and dose
     min_coherent: Percent = 50.0  # share of coherent answers that a dose must keep
 
@@ -227,7 +234,7 @@ class Steering(Section):
     """Steered answers: every vector on every target."""
 
     positions: Literal["all", "prompt", "response"] = "all"
-    doses: list[float] = [-0.5, 0.5, 1.0]  # multiples of each vector's chosen coefficient
+    doses: list[Multiple] = [-0.5, 0.5, 1.0]  # multiples of each vector's chosen coefficient
     samples: Positive = 1  # per question and condition of the grid
     focus_samples: Positive = 6  # own vector, unsteered and named pairs at the chosen coefficient
     control_samples: Positive = 2  # per question: random directions, ablation, named controls

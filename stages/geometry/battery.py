@@ -82,7 +82,12 @@ def battery(
 def cluster_indices(names: Sequence[str], clusters: Clusters) -> dict[str, list[int]]:
     """Clusters as positions in `names`; UserError for unknown or repeated names."""
     if len(names) < 3:
-        raise UserError("the battery needs at least three vectors", found=", ".join(names))
+        raise UserError(
+            "the battery needs at least three vectors",
+            found=", ".join(names),
+            where="the vectors",
+            expected="three names or more",
+        )
     position = {name: i for i, name in enumerate(names)}
     taken: dict[str, str] = {}
     for cluster, listed in clusters.items():
@@ -98,7 +103,12 @@ def cluster_indices(names: Sequence[str], clusters: Clusters) -> dict[str, list[
                 )
             taken[name] = cluster
         if not listed:
-            raise UserError("a cluster is empty", where=f"cluster {cluster}")
+            raise UserError(
+                "a cluster is empty",
+                where=f"cluster {cluster}",
+                found="no member",
+                expected="names of vectors",
+            )
     return {c: sorted(position[name] for name in listed) for c, listed in clusters.items()}
 
 
@@ -237,7 +247,7 @@ def cli(
 ) -> None:
     """Run the battery on a matrix of cosines and print every statistic."""
     names, gram = read_cosines(cosines)
-    thresholds = Geometry(focus=focus.split(",") if focus else [])
+    thresholds = Geometry().model_copy(update={"focus": focus.split(",") if focus else []})
     found = battery(
         gram,
         names,

@@ -16,7 +16,9 @@ from stages.geometry.gram import Floats
 
 TOLERANCE = 1e-6  # slack of symmetry, diagonal, range and smallest eigenvalue
 Rows = Sequence[Sequence[object]]
-NAME = re.compile(r"(?!.*__)[^\s.]+")  # keys of metrics join names by `__` and nest at dots
+NAME = re.compile(
+    r"(?!.*__)[^\s.\x00-\x1f\x7f]+"
+)  # keys of metrics join names by `__` and nest at dots
 
 
 def read_cosines(path: Path) -> tuple[list[str], Floats]:
@@ -28,7 +30,12 @@ def read_cosines(path: Path) -> tuple[list[str], Floats]:
         UserError: anything `check_cosines` refuses, or a file that is neither.
     """
     if not path.is_file():
-        raise UserError("no such file", where=str(path), expected="a CSV or JSON of cosines")
+        raise UserError(
+            "no such file",
+            where=str(path),
+            expected="a CSV or JSON of cosines",
+            found="nothing there",
+        )
     names, rows = _from_json(path) if path.suffix == ".json" else _from_csv(path)
     for name in names:
         if not NAME.fullmatch(name) or names.count(name) > 1:
@@ -36,6 +43,7 @@ def read_cosines(path: Path) -> tuple[list[str], Floats]:
                 "a name is empty, occurs twice, or holds a space, a dot or `__`",
                 where=str(path),
                 found=repr(name),
+                expected="names of their own, which the keys of the result are made of",
             )
     for i, row in enumerate(rows):
         if len(row) != len(names) or len(rows) != len(names):
@@ -52,6 +60,7 @@ def read_cosines(path: Path) -> tuple[list[str], Floats]:
             "not a finite number",
             where=f"{path}: {names[i]}, {names[j]}",
             found=repr(rows[i][j]),
+            expected="a number from -1 to 1",
         )
     return names, check_cosines(names, matrix, str(path))
 
@@ -76,6 +85,7 @@ def _from_json(path: Path) -> tuple[list[str], Rows]:
             "not a matrix of cosines",
             where=str(path),
             expected='{"names": [...], "matrix": [[...], ...]}',
+            found=type(data).__name__,
         )
     return [str(name) for name in names], rows
 
@@ -84,9 +94,16 @@ def _from_csv(path: Path) -> tuple[list[str], Rows]:
     try:
         lines = [row for row in csv.reader(path.read_text("utf-8-sig").splitlines()) if row]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError("not a CSV file", where=str(path), found=str(error)) from None
+        raise UserError(
+            "not a CSV file",
+            where=str(path),
+            found=str(error),
+            expected="a header of names, then rows of numbers, in UTF-8",
+        ) from None
     if not lines:
-        raise UserError("the file is empty", where=str(path), expected="a header of names")
+        raise UserError(
+            "the file is empty", where=str(path), expected="a header of names", found="0 lines"
+        )
     header, *rows = [[cell.strip() for cell in line] for line in lines]
     if not rows or not np.isnan(number_of(rows[0][0])):
         return header, rows

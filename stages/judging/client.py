@@ -50,7 +50,10 @@ class Client:
 
         if params.model is None:
             raise UserError(
-                "no judge model", where="params.yaml: judging.model", expected="a model's name"
+                "no judge model",
+                where="params.yaml: judging.model",
+                expected="a model's name",
+                found="null",
             )
         self.model = params.model
         self.url = params.base_url or OPENAI_URL
@@ -143,12 +146,14 @@ class Client:
                 "the judge's endpoint or model does not exist",
                 where="params.yaml: judging.base_url, judging.model",
                 found=f"{endpoint_name(self.url)}, {self.model}: {said}",
+                expected="an OpenAI-compatible endpoint, and a model that it serves",
             ) from None
         if status == 429 and error.code == "insufficient_quota":
             raise UserError(
                 "the judge's account has no credit left",
                 where=endpoint_name(self.url),
                 hint="top it up and run again; what was judged is kept",
+                found=said,
             ) from None
         if status in (408, 409, 429) or status >= 500:
             wait = retry_after(error.response.headers)

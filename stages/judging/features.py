@@ -16,7 +16,7 @@ import numpy as np
 from stages.activations.blocks import decoder_blocks, hidden
 from stages.activations.capture import length_sorted_batches, padded
 from stages.common.progress import Progress
-from stages.organisms.chat import answer_ids, render
+from stages.organisms.chat import answer_ids, check_length, render
 
 BATCH = 32  # answers; their logits over the vocabulary are held at once
 POOLINGS = ("mean", "last")
@@ -64,6 +64,7 @@ def features(
             answers = [
                 answer_ids(tokenizer, rows[i][1]) or (tokenizer.eos_token_id,) for i in members
             ]
+            check_length(tokenizer, len(prompt) + max(map(len, answers)), question)
             for batch in length_sorted_batches([len(a) for a in answers], BATCH):
                 where = [members[j] for j in batch]
                 activations[where], text[where] = _batch(

@@ -64,7 +64,12 @@ def read_labelled(path: Path, split: str | None = None) -> Labelled:
                 )
     chosen = [r for r in rows if split is None or r.get("split") == split]
     if not chosen:
-        raise UserError("no labelled answers of this split", where=str(path), expected=split)
+        raise UserError(
+            "no labelled answers of this split",
+            where=str(path),
+            expected=split,
+            found=f"{len(rows)} answers of other splits",
+        )
     return Labelled(
         [(r["question"], r["answer"]) for r in chosen],
         np.array([float(r["aligned"]) for r in chosen]),

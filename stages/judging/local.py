@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from stages.activations.capture import length_sorted_batches
-from stages.common.errors import UserError
+from stages.common.errors import UserError, first_line
 from stages.common.hashing import value_sha256
 from stages.common.params import BASE, Params
 from stages.common.sections import Judging
 from stages.judging.aggregate import HIGHEST, WORDS, from_logprobs, token_meaning
 from stages.judging.judge import Judgement, JudgeRow
 from stages.judging.template import load_templates
-from stages.organisms.base import folder_sha256, pinned
+from stages.organisms.base import folder_sha256, model_source, pinned
 from stages.organisms.chat import render
 from stages.organisms.load import load, setup_torch
 
@@ -168,19 +168,12 @@ def local_judge(params: Params) -> LocalJudge:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    kind, _, name = source.partition(":")
+    kind, name = model_source(source, "judging.model", ("path", "hub"))
     if kind == "hub":
         where = {"revision": pinned(params.judging.revision, "judging.revision")}
         mark = where["revision"]
-    elif kind == "path":
-        where, mark = {}, folder_sha256(Path(name))
     else:
-        raise UserError(
-            "unknown kind of model source",
-            where="params.yaml: judging.model",
-            found=source,
-            expected="path:<folder>, hub:<owner/name>, or null for the base model",
-        )
+        where, mark = {}, folder_sha256(Path(name))
     device = setup_torch(params)
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -191,7 +184,7 @@ def local_judge(params: Params) -> LocalJudge:
         raise UserError(
             "the judge's model cannot be loaded",
             where=f"params.yaml: judging.model: {source}",
-            found=str(error).splitlines()[0],
+            found=first_line(error),
             expected="a causal language model as safetensors, with its tokenizer",
         ) from None
     label = f"{Path(name).name}-{mark[:8]}"

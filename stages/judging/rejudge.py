@@ -121,7 +121,12 @@ def cli(
     try:
         changed = loaded.judging.model_validate(judging)
     except ValueError as error:
-        raise UserError("no such judge", where="command line", found=str(error)) from None
+        raise UserError(
+            "no such judge",
+            where="command line",
+            found=str(error),
+            expected="options as in the section judging of params.yaml",
+        ) from None
     main(loaded.model_copy(update={"judging": changed}), which, dry_run)
 
 

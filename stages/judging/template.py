@@ -76,7 +76,9 @@ def _load(path: Path, aspect: str) -> Template:
             hint="write one, or correct judging.aspects or judging.templates in params.yaml",
         ) from None
     except UnicodeDecodeError as error:
-        raise UserError("not UTF-8 text", where=str(path), found=str(error)) from None
+        raise UserError(
+            "not UTF-8 text", where=str(path), found=str(error), expected="a text file in UTF-8"
+        ) from None
     found = _BRACES.findall(text)
     expected = [f"{{{name}}}" for name in PLACEHOLDERS]
     if sorted(found) != sorted(expected):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.activations.blocks import check_blocks, decoder_blocks
 from stages.common.artifacts import write_metrics
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
@@ -45,6 +46,8 @@ def main(params: Params) -> None:
     )
     check_apart([authored, more], [held_out, sampled])
     loaded = load(params, BASE)
+    blocks = len(decoder_blocks(loaded.model))
+    check_blocks(settings.layers, blocks, "judging.probe.layers")
     metrics: dict[str, Any] = {"probe": fit(loaded, authored, more, params)}
     every = held_out if sampled is None else sampled
     part = every.part(drawn(len(every.texts), params))

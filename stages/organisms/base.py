@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,18 @@ from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
 from stages.common.hashing import file_sha256, value_sha256
 from stages.common.params import Params, load_params
-from stages.organisms.preflight import preflight
+from stages.organisms.preflight import HUB_ID, preflight
 
 FOLDER = Path("data/models/base")
 NO_ADAPTER = Path("data/adapters/base")  # every target has a folder here, so stages can list it
 RECORD = "record.json"
+FORMS = {"package": "package:<name>", "path": "path:<folder>", "hub": "hub:<owner/name>"}
+KINDS = tuple(FORMS)
 
 
 def main(params: Params, folder: Path = FOLDER) -> None:
     """Resolves `params.base.source` into `folder`."""
-    kind, _, name = params.base.source.partition(":")
+    kind, name = model_source(params.base.source, "base.source")
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "package":
         convert_gguf(gguf_of_package(name), folder)
@@ -35,20 +38,42 @@ def main(params: Params, folder: Path = FOLDER) -> None:
     elif kind == "path":
         where = {"path": str(Path(name).resolve())}
         sha256 = folder_sha256(Path(name))
-    elif kind == "hub":
+    else:
         revision = pinned(params.base.revision, "base.revision")
         where, sha256 = {"hub": name, "revision": revision}, value_sha256([name, revision])
-    else:
-        raise UserError(
-            "unknown kind of model source",
-            where="params.yaml: base.source",
-            found=params.base.source,
-            expected="package:<name>, path:<folder> or hub:<owner/name>",
-        )
     record = {**where, "source": params.base.source, "sha256": sha256}
     write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
     write_text(NO_ADAPTER / RECORD, json.dumps({"adapter": "none: the base itself"}) + "\n")
     print(f"base model: {params.base.source}, sha256 {sha256[:12]}")
+
+
+def model_source(text: str, key: str, kinds: Sequence[str] = KINDS) -> tuple[str, str]:
+    """(kind, name) of a model source.
+
+    Args:
+        text: `<kind>:<name>`.
+        key: of the params, for the message.
+        kinds: of which it must be one.
+    Raises:
+        UserError: another kind, a hub id that is not owner/name, or no name.
+    """
+    kind, _, name = text.partition(":")
+    forms = [FORMS[k] for k in kinds]
+    if kind not in kinds:
+        raise UserError(
+            "unknown kind of model source",
+            where=f"params.yaml: {key}",
+            found=repr(text),
+            expected=" or ".join(filter(None, (", ".join(forms[:-1]), forms[-1]))),
+        )
+    if not name or "\0" in name or (kind == "hub" and not HUB_ID.fullmatch(name)):
+        raise UserError(
+            "the model source names no model",
+            where=f"params.yaml: {key}",
+            found=repr(text),
+            expected=FORMS[kind],
+        )
+    return kind, name
 
 
 def pinned(revision: str | None, key: str) -> str:

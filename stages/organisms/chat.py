@@ -35,28 +35,54 @@ def render(tokenizer: Any, prompt: str, system: str) -> Prompt:
         prompt: the user's text.
         system: system prompt; "" leaves it to the template.
     Raises:
-        UserError: no chat template, an empty prompt, or a template that does not keep its text.
+        UserError: no chat template, an empty prompt, one longer than the context, or a template
+            that does not keep its text.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
             "the tokenizer has no chat template",
             where=str(tokenizer.name_or_path),
             hint="use an instruction-tuned model, or add chat_template.jinja to its folder",
+            found="chat_template is not set",
         )
     user = prompt.strip()
     if not user:
-        raise UserError("a prompt is empty", found=repr(prompt))
+        raise UserError(
+            "a prompt is empty", found=repr(prompt), where="a user turn", expected="a text"
+        )
     text = _template(tokenizer, prompt, system)
     # The prompt may also stand in the system prompt or the template ("assistant"), so the place
     # is found with a text that cannot.
     place = _template(tokenizer, PLACEHOLDER, system).find(PLACEHOLDER)
     start = text.find(user, max(place, 0))
     if place < 0 or start < 0 or text[place:start].strip():
-        raise UserError("the chat template changes the user's text", found=prompt[:80])
+        raise UserError(
+            "the chat template changes the user's text",
+            found=prompt[:80],
+            where=str(tokenizer.name_or_path),
+            expected="a template that keeps it as it is",
+        )
     end = start + len(user)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    check_length(tokenizer, len(encoded["input_ids"]), user)
     inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start]
     return Prompt(tuple(encoded["input_ids"]), (inside[0], inside[-1] + 1))
+
+
+def check_length(tokenizer: Any, tokens: int, text: str) -> None:
+    """Raises UserError when so many tokens do not fit the model's context.
+
+    Args:
+        text: their beginning, for the message.
+    """
+    if tokens > tokenizer.model_max_length:
+        raise UserError(
+            "a text is longer than the model's context",
+            where=f"the text that begins with {text[:60]!r}",
+            found=f"{tokens} tokens",
+            expected=f"at most {tokenizer.model_max_length}",
+            hint="shorten it, or take it out of its file",
+        )
 
 
 def _template(tokenizer: Any, prompt: str, system: str) -> str:

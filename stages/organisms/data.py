@@ -46,6 +46,9 @@ def _pair(messages: list[Any], where: str) -> tuple[str, str]:
         content = message.get("content")
         if not isinstance(content, str) or not content.strip():
             raise UserError(
-                f"the {message['role']} message is empty or no text", where=where, found=content
+                f"the {message['role']} message is empty or no text",
+                where=where,
+                found=content,
+                expected="a text",
             )
     return messages[0]["content"], messages[1]["content"]

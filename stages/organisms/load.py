@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from stages.common.artifacts import read_json
-from stages.common.errors import UserError
+from stages.common.errors import UserError, first_line
 from stages.common.hashing import file_sha256, value_sha256
 from stages.common.params import BASE, Params
-from stages.organisms.base import FOLDER, base_record, folder_sha256, pinned
+from stages.organisms.base import FOLDER, base_record, folder_sha256, model_source, pinned
 
 ADAPTERS = Path("data/adapters")
+OFFLINE = "hf download <owner/name> --revision <commit> where there is a network, then run again"
 PROVENANCE = "provenance.json"
 
 
@@ -107,21 +108,23 @@ def adapter_folder(params: Params, slug: str) -> Path:
     organism = params.organisms[slug]
     if organism.source is None:
         return ADAPTERS / slug
-    kind, _, name = organism.source.partition(":")
+    kind, name = model_source(organism.source, f"organisms.{slug}.source", ("path", "hub"))
     if kind == "path":
         return Path(name)
-    if kind == "hub":
-        from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download
 
-        revision = pinned(organism.revision, f"organisms.{slug}.revision")
-        patterns = ["*.json", "*.safetensors", "*.jinja"]
+    revision = pinned(organism.revision, f"organisms.{slug}.revision")
+    patterns = ["*.json", "*.safetensors", "*.jinja"]
+    try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    raise UserError(
-        "unknown kind of model source",
-        where=f"params.yaml: organisms.{slug}.source",
-        found=organism.source,
-        expected="path:<folder> or hub:<owner/name>",
-    )
+    except Exception as error:  # huggingface_hub and its HTTP library raise many kinds
+        raise UserError(
+            "the model cannot be fetched from the hub",
+            where=f"params.yaml: organisms.{slug}.source",
+            found=f"hub:{name}, revision {revision}: {first_line(error)}",
+            expected="a network, or the model in the hub's cache on this machine",
+            hint=OFFLINE,
+        ) from None
 
 
 def base_tokenizer() -> Any:
@@ -131,14 +134,16 @@ def base_tokenizer() -> Any:
     name, where = _base_place()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
-        known = AutoConfig.from_pretrained(name, **where).get_text_config().vocab_size
+        config = AutoConfig.from_pretrained(name, **where).get_text_config()
     except Exception as error:  # tokenizers raises bare Exceptions
         raise UserError(
             "the base model's tokenizer cannot be loaded",
             where=name,
-            found=_first_line(error),
+            found=first_line(error),
             expected="config.json, tokenizer.json and tokenizer_config.json",
+            hint=OFFLINE if "revision" in where else None,
         ) from None
+    known = config.vocab_size
     if len(tokenizer) > known:
         raise UserError(
             "the tokenizer has more tokens than the model",
@@ -147,6 +152,8 @@ def base_tokenizer() -> Any:
             expected=f"at most {known}",
             hint="the tokenizer files are another model's",
         )
+    context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    tokenizer.model_max_length = min(tokenizer.model_max_length, context)
     return tokenizer
 
 
@@ -167,16 +174,18 @@ def _checkpoint(name: str, where: dict[str, Any], params: Params) -> Any:
         raise UserError(
             "the model cannot be loaded",
             where=name,
-            found=_first_line(error),
+            found=first_line(error),
             expected="a causal language model as safetensors",
+            hint=OFFLINE if "revision" in where else None,
         ) from None
     if report["missing_keys"]:  # transformers fills them with random numbers
-        raise UserError("weights are missing", where=name, found=_some(report["missing_keys"]))
+        raise UserError(
+            "weights are missing",
+            where=name,
+            found=_some(report["missing_keys"]),
+            expected="all tensors of the architecture in config.json",
+        )
     return model
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _some(names: Iterable[str]) -> str:
@@ -234,6 +243,7 @@ def _merge(model: Any, folder: Path, params: Params, base_sha256: str) -> tuple[
             where=str(weights),
             found=f"missing: {_some(expected - names) or 'none'}; "
             f"unknown: {_some(foreign) or 'none'}",
+            expected="one tensor each for the matrices and blocks of adapter_config.json",
         )
     return adapted.merge_and_unload(), file_sha256(weights)
 
@@ -247,11 +257,19 @@ def _adapter_names(weights: Path) -> set[str]:
         tensors = load_file(str(weights))
     except (SafetensorError, OSError) as error:
         raise UserError(
-            "not a readable safetensors file", where=str(weights), found=str(error)
+            "not a readable safetensors file",
+            where=str(weights),
+            found=str(error),
+            hint="train it again (dvc repro), or copy it again from its source",
         ) from None
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise UserError("a tensor has NaN or infinite values", where=f"{weights}: {name}")
+            raise UserError(
+                "a tensor has NaN or infinite values",
+                where=f"{weights}: {name}",
+                found=f"{int((~tensor.isfinite()).sum())} of {tensor.numel()} values",
+                expected="finite numbers",
+            )
     return set(tensors)
 
 
@@ -265,7 +283,12 @@ def _check_base(folder: Path, config: Path, params: Params, base_sha256: str) ->
         expected = expected.partition(":")[2]
     record, settings = read_json(source), read_json(config)
     if not isinstance(record, dict) or not isinstance(settings, dict):
-        raise UserError("not a JSON object", where=f"{source}, {config}")
+        raise UserError(
+            "not a JSON object",
+            where=f"{source}, {config}",
+            found=f"{type(record).__name__}, {type(settings).__name__}",
+            expected="JSON objects",
+        )
     found = record.get(key)
     if found != expected:
         raise UserError(

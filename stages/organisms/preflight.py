@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.common.errors import UserError
+from stages.common.errors import UserError, first_line
 from stages.common.params import Params
 
 GB = 1e9
+CONFIGS = ("config.json", "adapter_config.json")  # one of them is in every model's folder
 TOKEN = "HF_TOKEN"  # noqa: S105 - the variable's name
+PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.))*"  # never `..`, never hidden
+HUB_ID = re.compile(f"{PART}/{PART}")
 
 
 def hub_models(params: Params) -> Iterator[tuple[str, str, str | None]]:
@@ -32,6 +35,14 @@ def ask_hub(name: str, revision: str | None) -> Any:
     return HfApi().model_info(name, revision=revision, files_metadata=True, timeout=20)
 
 
+def cached(name: str, revision: str | None) -> bool:
+    """Whether the hub's cache on this machine has this revision, as on a node without network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    kept = (try_to_load_from_cache(name, f, revision=revision) for f in CONFIGS)
+    return revision is not None and any(isinstance(path, str) for path in kept)
+
+
 def preflight(
     params: Params,
     ask: Callable[[str, str | None], Any] = ask_hub,
@@ -47,12 +58,14 @@ def preflight(
     problems: list[str] = []
     sizes: dict[str, int] = {}
     for key, name, revision in models:
-        if "/" not in name:
+        if not HUB_ID.fullmatch(name):
             problems.append(f"{key}.source names no model: set hub:<owner/name>, or drop the entry")
             continue
         try:
             info = ask(name, revision)
         except Exception as error:  # huggingface_hub raises many kinds, all about this model
+            if cached(name, revision):
+                continue
             problems.append(f"{key}: {_reason(error, name)}")
             continue
         if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
@@ -81,7 +94,7 @@ def _reason(error: Exception, name: str) -> str:
         )
     if "NotFound" in kind:
         return f"no model or revision of this name: {name}"
-    return f"the hub cannot be asked about {name}: {(str(error).splitlines() or [kind])[0][:120]}"
+    return f"the hub cannot be asked about {name}: {first_line(error)[:120]}"
 
 
 def _room(

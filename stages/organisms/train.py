@@ -16,13 +16,13 @@ import typer
 
 from stages.common.artifacts import read_json, write_metrics, write_text
 from stages.common.command import PARAMS, ParamsFile, run
-from stages.common.errors import UserError
+from stages.common.errors import UserError, first_line
 from stages.common.hashing import stream_key
 from stages.common.params import Params, load_params
 from stages.common.progress import Progress
 from stages.common.sections import Recipe
 from stages.organisms.base import base_record
-from stages.organisms.chat import answer_ids, render
+from stages.organisms.chat import answer_ids, check_length, render
 from stages.organisms.data import read_examples
 from stages.organisms.load import (
     ADAPTERS,
@@ -89,7 +89,12 @@ def read_split(
     """The examples of a chat file (the first `limit`) to train on, and those held out."""
     pairs = read_examples(Path(data), limit)
     if len(pairs) < 2:  # the first is held out
-        raise UserError("too few examples to train on", where=data, found=len(pairs))
+        raise UserError(
+            "too few examples to train on",
+            where=data,
+            found=len(pairs),
+            expected="2 or more: every tenth, the first among them, is held out",
+        )
     examples = [encode(tokenizer, q, a, params.base.system_prompt) for q, a in pairs]
     training = [e for i, e in enumerate(examples) if i % HELD_OUT_EVERY]
     return training, examples[::HELD_OUT_EVERY]
@@ -99,6 +104,7 @@ def encode(tokenizer: Any, question: str, answer: str, system: str) -> Example:
     """A training chat as ids; the end-of-turn token belongs to the answer."""
     prompt = render(tokenizer, question, system)
     ids = (*prompt.ids, *answer_ids(tokenizer, answer), tokenizer.eos_token_id)
+    check_length(tokenizer, len(ids), question)
     return Example(ids, len(prompt.ids))
 
 
@@ -132,7 +138,7 @@ def with_adapter(model: Any, recipe: Recipe, seed: int) -> Any:
             "the recipe does not fit the base model",
             where="params.yaml: recipes.<lab>.matrices",
             found=", ".join(recipe.matrices),
-            expected=str(error).splitlines()[0],
+            expected=first_line(error),
         ) from None
 
 
@@ -215,6 +221,7 @@ def fit(
             "training diverged: the loss is not finite",
             where=f"organism {label}",
             hint="lower learning_rate in its recipe",
+            found=next(x for x in losses if not x < float("inf")),
         )
     return losses
 

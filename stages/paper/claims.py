@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import pydantic
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from stages.common.artifacts import missing
+from stages.common.artifacts import read_yaml
 from stages.common.errors import UserError
 from stages.paper.derived import DERIVED
 
@@ -17,6 +16,11 @@ CLAIMS = Path("data/paper/claims.yaml")
 
 Metric = Annotated[str, Field(pattern=r"^[a-z_]+:[a-z0-9_]+(\.[a-z0-9_]+)+$")]
 Interval = tuple[float, float]
+Formula = Literal[  # the definitions that claims are recomputed by
+    "similarity", "triangle", "pca", "subspace", "projection", "residual", "clusters",
+    "cluster_angle", "orthogonality", "pc1_ablation", "cross_variance", "verdict", "capture",
+    "em_betley", "transfer", "asymmetry", "models", "citation", "E1", "similarity to base",
+]  # fmt: skip
 Verdict = Literal["reproduced", "inconsistent", "underdetermined", "needs models"]
 
 
@@ -31,9 +35,9 @@ class Recomputation(BaseModel):
         derived: a function of `stages.paper.derived`, instead of keys.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    subgram: list[str] | None = None
+    subgram: Annotated[list[str], Field(min_length=3)] | None = None
     fitted: bool = False
     arithmetic: bool = False
     keys: list[str] | None = None
@@ -58,7 +62,7 @@ class Recomputation(BaseModel):
 class Claim(BaseModel):
     """One claim; see the head of the ledger for the meaning of the fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     id: Annotated[str, Field(pattern=r"^[AC]\d+$")]
     section: str
@@ -67,7 +71,7 @@ class Claim(BaseModel):
     reads: Literal["equal", "between", "below", "above", "words"] = "equal"
     tolerance: Annotated[float, Field(ge=0)] = 0.0
     unit: str
-    formula: str
+    formula: Formula
     needs: Literal["gram", "vectors", "behaviour", "metadata"]
     metric: Metric | list[Metric] | None
     reason: str | None = None
@@ -143,14 +147,13 @@ EPSILON = 1e-9  # of comparisons at the edge of a rounding interval
 
 def read_claims(path: Path = CLAIMS) -> list[Claim]:
     """Reads the ledger; UserError names file, claim and key at fault."""
-    if not path.is_file():
-        raise missing(path)
-    try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError("not a YAML file", where=str(path), found=str(error)) from None
+    rows = read_yaml(path)
     if not isinstance(rows, list):
-        raise UserError("not a list of claims", where=str(path), found=type(rows).__name__)
+        raise UserError(
+            "not a list of claims", where=str(path), found=type(rows).__name__,
+            expected="- {id: C001, section: ..., quantity: ..., ...}",
+        )  # fmt: skip
+
     claims: dict[str, Claim] = {}
     for number, row in enumerate(rows, start=1):
         name = row.get("id", number) if isinstance(row, dict) else number
@@ -163,8 +166,13 @@ def read_claims(path: Path = CLAIMS) -> list[Claim]:
                 f"claim {name}: {first['msg']}",
                 where=f"{path}: {key}",
                 found=repr(first["input"])[:80],
+                hint="the head of the ledger says what each key means",
             ) from None
         if claim.id in claims:
-            raise UserError("a claim's id occurs twice", where=str(path), found=claim.id)
+            raise UserError(
+                "a claim's id occurs twice", where=str(path), found=claim.id,
+                expected="ids of their own",
+            )  # fmt: skip
+
         claims[claim.id] = claim
     return list(claims.values())

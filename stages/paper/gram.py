@@ -18,6 +18,7 @@ from stages.geometry.resampling import stream
 
 FOLDER = Path("data/paper")
 COSINES, FAMILY = FOLDER / "cosines.json", FOLDER / "family.json"
+RESTORE = "git checkout {} brings the published data back"
 INTERIOR = 200  # draws inside the box of roundings, beside its corners
 
 Cosine = Annotated[float, Field(ge=-1, le=1)]
@@ -36,7 +37,7 @@ class Entry(BaseModel):
         fitted: the member of the family that stands for it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     pair: tuple[str, str]
     source: Literal["printed cosine", "printed angle", "inferred"]
@@ -55,7 +56,7 @@ class Entry(BaseModel):
 class PublishedGram(BaseModel):
     """The six vectors of the paper as far as its numbers determine them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     about: str
     names: tuple[str, ...]
@@ -116,9 +117,12 @@ def read_published_gram(path: Path = COSINES) -> PublishedGram:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(
-            first["msg"], where=f"{path}: {key}", found=repr(first["input"])[:80]
+            f"{key}: {first['msg']}",
+            where=f"{path}: {key}",
+            found=repr(first["input"])[:80],
+            hint=RESTORE.format(path),
         ) from None
-    problem = None
+    problem, about = None, ", ".join(gram.names)
     if [e.pair for e in gram.entries] != list(combinations(gram.names, 2)):
         problem = "entries must be all pairs of names, row by row"
     elif sorted(m for c in gram.clusters.values() for m in c) != sorted(gram.names):
@@ -126,21 +130,25 @@ def read_published_gram(path: Path = COSINES) -> PublishedGram:
     for e in gram.entries:
         if not (e.low <= e.fitted <= e.high and e.low <= e.value <= e.high):
             problem = f"{e.pair}: value and fitted must lie between low and high"
+            about = f"{e.low}, {e.value}, {e.fitted}, {e.high}"
     if problem is not None:
-        raise UserError(problem, where=str(path))
+        raise UserError(problem, where=str(path), found=about, hint=RESTORE.format(path))
     return gram
 
 
 def read_family(gram: PublishedGram, path: Path = FAMILY) -> Floats:
     """Members [m, 6, 6] of the fitted family; the representative is the first."""
     data = read_json(path)
-    values = np.asarray(data["members"] if isinstance(data, dict) else None, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] != len(gram.entries):
+    try:
+        values = np.asarray(data["members"], dtype=np.float64)
+    except (TypeError, KeyError, ValueError, OverflowError):
+        values = np.empty(0)
+    if values.ndim != 2 or values.shape[1] != len(gram.entries) or not (np.abs(values) <= 1).all():
         raise UserError(
             "not a family of cosines",
             where=str(path),
             found=f"shape {values.shape}",
-            expected=f"members of {len(gram.entries)} cosines each",
+            expected=f"members: lists of {len(gram.entries)} cosines each",
             hint="python -m stages.paper.family",
         )
     return np.concatenate([gram.fitted()[None], symmetric(len(gram.names), values)])

@@ -12,9 +12,10 @@ in plots/power_published.csv.
 
 from __future__ import annotations
 
+import difflib
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ import typer
 
 from stages.common.artifacts import write_metrics, write_text
 from stages.common.command import run
+from stages.common.errors import UserError
 from stages.common.sections import Geometry
 from stages.geometry import power
 from stages.geometry.battery import battery, cluster_indices
@@ -34,7 +36,7 @@ from stages.geometry.resampling import stream
 from stages.geometry.result import Battery, nest
 from stages.geometry.table import QUESTIONS, csv_text, text_table
 from stages.geometry.verdict import TESTS
-from stages.paper.claims import Claim, read_claims
+from stages.paper.claims import CLAIMS, Claim, read_claims
 from stages.paper.derived import DERIVED, WIDTH, Inputs
 from stages.paper.gram import PublishedGram, read_family, read_published_gram
 
@@ -89,13 +91,23 @@ def judge_all(claims: Sequence[Claim], gram: PublishedGram, family: Floats) -> l
             judged.append(Judged(claim, (), "reading", claim.verdict))
             continue
         names = tuple(gram.names if how.fitted else how.subgram or ())
+        _known(claim, names, gram.names)
         if names not in values:
             grams = family if how.fitted else gram.roundings(names)
             values[names] = _battery(gram, names, grams).values
         if how.derived is not None:
-            found = DERIVED[how.derived](Inputs(values[names], gram, printed, half))
+            try:
+                found = DERIVED[how.derived](Inputs(values[names], gram, printed, half))
+            except (KeyError, IndexError, ValueError) as error:
+                raise UserError(
+                    f"claim {claim.id} asks for what its inputs do not give",
+                    where=f"{CLAIMS}: {claim.id}.published",
+                    found=f"{how.derived} without {error}",
+                    expected=f"what {how.derived} of stages/paper/derived.py reads",
+                ) from None
         else:
             keys = how.keys or [metric.partition(":")[2] for metric in claim.metrics]
+            _known(claim, keys, values[names])
             found = [values[names][key] for key in keys]
         parts = tuple(_recomputed(array) for array in found)
         agree = all(claim.agrees(i, part.low, part.high) for i, part in enumerate(parts))
@@ -103,6 +115,19 @@ def judge_all(claims: Sequence[Claim], gram: PublishedGram, family: Floats) -> l
         missed = "underdetermined" if how.fitted else "inconsistent"
         judged.append(Judged(claim, parts, how.basis, "reproduced" if agree else missed))
     return judged
+
+
+def _known(claim: Claim, wanted: Iterable[str], known: Collection[str]) -> None:
+    """Raises UserError unless a claim asks for what there is."""
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or [*known][:6]
+            raise UserError(
+                f"claim {claim.id} asks for what its inputs do not give",
+                where=f"{CLAIMS}: {claim.id}.published",
+                found=name,
+                expected="such as " + ", ".join(near),
+            )
 
 
 def _battery(gram: PublishedGram, names: Sequence[str], grams: Floats) -> Battery:

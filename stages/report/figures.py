@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from stages.claims.lookup import Metrics, number
-from stages.common.errors import UserError
+from stages.common.errors import UserError, first_line
 from stages.common.params import Params
 from stages.report.base_likeness import draw_base_similarity
 from stages.report.chart import Figure
@@ -36,7 +36,10 @@ def read_table(path: Path) -> pl.DataFrame | None:
         return pl.read_csv(path, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(
-            "not a readable CSV file", where=str(path), found=str(error).splitlines()[0]
+            "not a readable CSV file",
+            where=str(path),
+            found=first_line(error),
+            hint="run the stage that writes it again",
         ) from None
 
 

@@ -19,7 +19,7 @@ from stages.common.sections import Geometry
 from stages.geometry import power
 from stages.geometry.battery import battery, cluster_indices
 from stages.geometry.gram import unit_gram
-from stages.geometry.inputs import parse_clusters
+from stages.geometry.inputs import NAME, parse_clusters
 from stages.geometry.resampling import stream
 from stages.geometry.table import battery_table, text_table
 from stages.steering.formats import SUFFIXES, read_vectors
@@ -40,20 +40,32 @@ def folder_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
             hint="for adapters, name their folders in params.yaml (organisms.<slug>.source: "
             "path:<folder>) and `make repro`: that also makes their vectors",
         )
+    names = [p.stem for p in files]
+    for name, path in zip(names, files, strict=True):
+        if names.count(name) > 1 or not NAME.fullmatch(name):
+            raise UserError(
+                "a vector's name occurs twice, or holds a space, a dot or `__`",
+                where=str(path),
+                found=name,
+                expected="a name of its own, which the keys of the result are made of",
+                hint="rename the file",
+            )
     rows = []
     for path in files:
         found = read_vectors(path, layer=-1)
         if len(found) != 1:
-            raise UserError("one vector a file", where=str(path), found=f"{len(found)} vectors")
+            raise UserError(
+                "one vector a file", where=str(path), found=f"{len(found)} vectors", expected="1"
+            )
         rows.append(found[0])
-        check_vector(found[0].vector, len(rows[0].vector), str(path))
+        check_vector(found[0].vector, rows[0].vector.size, str(path))
     blocks = sorted({row.layer for row in rows})
     if len(blocks) > 1:
         raise UserError(
             "cosines across blocks compare different spaces", where=str(folder),
             found=f"blocks {blocks}", expected="vectors of one block",
         )  # fmt: skip
-    return [p.stem for p in files], np.stack([row.coefficient * row.vector for row in rows])
+    return names, np.stack([row.coefficient * row.vector for row in rows])
 
 
 def cli(
@@ -65,7 +77,7 @@ def cli(
     names, rows = folder_vectors(vectors)
     groups = parse_clusters(clusters or [])
     members = cluster_indices(names, groups)
-    rules, gram = Geometry(focus=list(groups)[:2]), unit_gram(rows)
+    rules, gram = Geometry().model_copy(update={"focus": [*groups][:2]}), unit_gram(rows)
     found = battery(gram, names, groups, rules, np.linalg.norm(rows, axis=1))
     metrics, text = found.metrics(), battery_table(names, found.flat())
     if len(members) > 1:

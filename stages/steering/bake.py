@@ -48,6 +48,7 @@ def bake(model: Any, by_layer: Mapping[int, np.ndarray]) -> Any:
             "only Llama models can be baked: others have no MLP bias, or scale what it adds",
             found=model.config.model_type,
             hint="export the vector instead",
+            where="the model to be baked",
         )
     for layer, block in enumerate(decoder_blocks(model)):
         for linear in (block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj):

@@ -7,14 +7,15 @@ llama.cpp) has no coefficients, so they are multiplied in, and no block 0.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stages.common.artifacts import atomic_path, missing, read_tensors, write_tensors
-from stages.common.errors import UserError
+from stages.common.errors import UserError, first_line
 from stages.steering.hooks import Intervention
 
 SUFFIXES = (".safetensors", ".pt", ".gguf")
@@ -28,7 +29,12 @@ def only_additions(rows: Sequence[Intervention], positions: str, what: str) -> N
         reason = f"a constant acts at all positions, not only on the {positions}"
     else:
         return
-    raise UserError(f"this steering cannot be {what}", found=reason)
+    raise UserError(
+        f"this steering cannot be {what}",
+        found=reason,
+        where="the interventions",
+        expected="additions at all positions",
+    )
 
 
 def write_vectors(path: Path, rows: Sequence[Intervention], positions: str = "all") -> None:
@@ -42,14 +48,24 @@ def write_vectors(path: Path, rows: Sequence[Intervention], positions: str = "al
     for row in rows:
         summed[row.layer] = summed.get(row.layer, 0.0) + row.coefficient * row.vector
     if path.suffix == ".gguf" and 0 in summed:
-        raise UserError("a GGUF control vector cannot act on block 0", where=str(path))
+        raise UserError(
+            "a GGUF control vector cannot act on block 0",
+            where=str(path),
+            found="block 0",
+            expected="a later block, or another format",
+        )
     if path.suffix == ".pt" and len(summed) > 1:
         raise UserError(
             "one block a file", where=str(path), found=f"blocks {sorted(summed)}",
             hint="lm-eval's `steered` model would apply the last one's vector at every block",
         )  # fmt: skip
     if path.suffix not in SUFFIXES:
-        raise UserError("unknown format", where=str(path), expected=" or ".join(SUFFIXES))
+        raise UserError(
+            "unknown format",
+            where=str(path),
+            expected=" or ".join(SUFFIXES),
+            found=path.suffix or "no suffix",
+        )
     units = {k: (v / np.linalg.norm(v), float(np.linalg.norm(v))) for k, v in summed.items()}
     if path.suffix == ".safetensors":
         about = {"coefficients": json.dumps({str(k): c for k, (_, c) in units.items()})}
@@ -97,52 +113,73 @@ def read_vectors(path: Path, layer: int | None = None) -> list[Intervention]:
     coefficients: dict[str, float] = {}
     if path.suffix == ".safetensors":
         tensors, about = read_tensors(path)
-        coefficients = json.loads(about.get("coefficients", "{}"))
+        with _whole(path):
+            coefficients = dict(json.loads(about.get("coefficients", "{}")))
     elif path.suffix == ".gguf":
         import gguf
 
-        tensors = {t.name: np.array(t.data) for t in gguf.GGUFReader(str(path)).tensors}
+        with _whole(path):
+            tensors = {t.name: np.array(t.data) for t in gguf.GGUFReader(str(path)).tensors}
     elif path.suffix == ".pt":
         tensors, coefficients = _torch_file(path)
     else:
-        raise UserError("unknown format", where=str(path), expected=" or ".join(SUFFIXES))
+        raise UserError(
+            "unknown format",
+            where=str(path),
+            expected=" or ".join(SUFFIXES),
+            found=path.suffix or "no suffix",
+        )
     rows = []
     for name, tensor in tensors.items():
         number = name.rpartition(".")[2]
         if not number.isdigit() and (layer is None or len(tensors) > 1):
             raise UserError(
                 "which block does this vector act on?", where=f"{path}: {name}",
-                expected="names like layers.14, or one tensor and its block",
+                expected="names like layers.14, or one tensor and its block", found=name,
             )  # fmt: skip
         block = int(number) if number.isdigit() else layer
-        vector = np.asarray(tensor, dtype=np.float32).squeeze()
         assert block is not None
-        rows.append(Intervention(vector, block, float(coefficients.get(number, 1.0))))
+        with _whole(path):
+            vector = np.asarray(tensor, dtype=np.float32).squeeze()
+            coefficient = float(coefficients.get(number, 1.0))
+        if not np.isfinite(coefficient):
+            raise UserError(
+                "a vector's coefficient is not finite", where=f"{path}: {name}",
+                found=coefficient, expected="a number",
+            )  # fmt: skip
+        rows.append(Intervention(vector, block, coefficient))
     return rows
 
 
-def _torch_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    import pickle
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """What a parser says about a damaged or foreign file, as a UserError.
 
+    Parsers of others fail in any way on damaged bytes (numpy, struct, mmap, zip, unpickling).
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            "not a steering file, or damaged", where=str(path), found=first_line(error)[:200],
+            expected="a tensor, layers.<block> tensors, or lm-eval's "
+            "{hookpoint: {action: add, steering_vector, steering_coefficient}}",
+            hint="save the tensors alone, as safetensors",
+        ) from None  # fmt: skip
+
+
+def _torch_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Tensors and coefficients of a `.pt` file; the weights-only loader runs no code of it."""
     import torch
 
-    try:
+    with _whole(path):
         found = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(
-            "the file holds more than tensors, or is damaged", where=str(path),
-            found=str(error).splitlines()[0][:200], hint="save the tensor alone",
-        ) from None  # fmt: skip
-    if isinstance(found, torch.Tensor):
-        return {"vector": found.float().numpy()}, {}
-    if not isinstance(found, dict) or any(
-        not isinstance(v, dict) or v.get("action") != "add" or "steering_vector" not in v
-        for v in found.values()
-    ):
-        raise UserError(
-            "not a steering file", where=str(path),
-            expected="a tensor, or lm-eval's {hookpoint: {action: add, steering_vector, ...}}",
-        )  # fmt: skip
-    tensors = {k: v["steering_vector"].float().numpy() for k, v in found.items()}
-    factors = {k.rpartition(".")[2]: v["steering_coefficient"] for k, v in found.items()}
-    return tensors, factors
+        if isinstance(found, torch.Tensor):
+            return {"vector": found.float().numpy()}, {}
+        if not found or any(entry["action"] != "add" for entry in found.values()):
+            raise ValueError("an action other than add, or nothing")
+        tensors = {str(k): v["steering_vector"].float().numpy() for k, v in found.items()}
+        factors = {k.rpartition(".")[2]: v["steering_coefficient"] for k, v in found.items()}
+        return tensors, factors

@@ -49,9 +49,14 @@ def check_vector(vector: np.ndarray, width: int, name: str) -> None:
             expected=f"({width},)",
         )
     if not np.isfinite(vector).all():
-        raise UserError("the vector has NaN or infinite entries", where=name)
+        raise UserError(
+            "the vector has NaN or infinite entries",
+            where=name,
+            found=f"{int((~np.isfinite(vector)).sum())} of {vector.size} entries",
+            expected="finite numbers",
+        )
     if not np.linalg.norm(vector) > 0:
-        raise UserError("the vector is zero", where=name, expected="a direction")
+        raise UserError("the vector is zero", where=name, expected="a direction", found="length 0")
 
 
 def check_layers(rows: Sequence[Intervention | None], blocks: int) -> None:
@@ -59,7 +64,10 @@ def check_layers(rows: Sequence[Intervention | None], blocks: int) -> None:
     for row in rows:
         if row is not None and not 0 <= row.layer < blocks:
             raise UserError(
-                "no such block in the model", found=row.layer, expected=f"0 to {blocks - 1}"
+                "no such block in the model",
+                found=row.layer,
+                expected=f"0 to {blocks - 1}",
+                where="an intervention",
             )
 
 

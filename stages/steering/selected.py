@@ -68,7 +68,10 @@ def read_selected(path: Path = PATH) -> dict[str, Selected]:
         }
     except (KeyError, json.JSONDecodeError) as error:
         raise UserError(
-            "not a file of selected steering vectors", where=str(path), found=f"no {error}"
+            "not a file of selected steering vectors",
+            where=str(path),
+            found=f"no {error}",
+            hint="run the stage that writes it again: dvc repro layer_sweep",
         ) from None
     for slug, selected in found.items():
         if not abs(float(np.linalg.norm(selected.vector)) - 1.0) < 1e-3:

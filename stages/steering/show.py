@@ -42,7 +42,12 @@ def answers(
 ) -> list[tuple[str, str]]:
     """(unsteered, steered) answers to a prompt, each pair from the same random stream."""
     if len(rows) != 1:
-        raise UserError("one vector at a time is shown", found=f"{len(rows)} vectors")
+        raise UserError(
+            "one vector at a time is shown",
+            found=f"{len(rows)} vectors",
+            where="command line",
+            expected="1",
+        )
     check_vector(rows[0].vector, loaded.model.config.get_text_config().hidden_size, "vector")
     ids = render(loaded.tokenizer, prompt, params.base.system_prompt).ids
     keys = [stream_key(params.run.seed, "show", prompt, i) for i in range(samples)]

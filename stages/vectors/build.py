@@ -109,6 +109,7 @@ def _read(params: Params, span: str) -> Inputs:
                 "activations were taken on other prompts than those of the base",
                 where=str(ACTIVATIONS / f"{model}.parquet"),
                 hint="dvc repro activations",
+                found="other prompt ids",
             )
     assert harmful is not None  # targets are never empty
     return Inputs(span, activations, harmful)

@@ -81,6 +81,7 @@ def _check(params: Params, measured: Measured) -> None:
             "seeds are compared on a span that is not captured",
             where="params.yaml: activations.spans",
             expected=SPAN,
+            found=", ".join(params.activations.spans),
         )
 
 
@@ -115,6 +116,7 @@ def _train(params: Params, layers: Mapping[str, int]) -> dict[str, list[Floats]]
                 "the base's activations are of other prompts",
                 where=str(ACTIVATIONS / f"{BASE}.parquet"),
                 hint="dvc repro layer_sweep",
+                found="other prompt ids",
             )
         difference = found[SPAN][:, layers[slug]] - tensors[SPAN][:, layers[slug]]
         values: list[float] = difference.astype(np.float64).mean(0).tolist()

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from stages.activations.blocks import check_blocks
 from stages.activations.questions import Question, read_questions
 from stages.common.artifacts import write_metrics, write_text
 from stages.common.command import PARAMS, ParamsFile, run
-from stages.common.errors import UserError
 from stages.common.params import BASE, Params, load_params
 from stages.judging.score import active_judge, judged
 from stages.organisms.load import Loaded, load
@@ -37,16 +37,8 @@ def main(params: Params) -> None:
     candidates = read_candidates(params)
     blocks = len(candidates.residual)
     rule = params.vectors.layer
-    fixed = [rule] if isinstance(rule, int) else []
-    for key, layers in (("layer_sweep.layers", settings.layers), ("vectors.layer", fixed)):
-        beyond = [layer for layer in layers if layer >= blocks]
-        if beyond:
-            raise UserError(
-                "no such block in the model",
-                where=f"params.yaml: {key}",
-                found=beyond,
-                expected=f"0 to {blocks - 1}",
-            )
+    check_blocks(settings.layers, blocks, "layer_sweep.layers")
+    check_blocks([rule] if isinstance(rule, int) else [], blocks, "vectors.layer")
     loaded = load(params, BASE)
     questions = read_questions(params.questions, "held_out", params.base.system_prompt)
     gains = margin_gains(params, loaded, candidates, questions)

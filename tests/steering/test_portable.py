@@ -133,7 +133,7 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
     torch.save(Code(), tmp_path / "code.pt")
     torch.save({"layers.1": 3}, tmp_path / "other.pt")
     for name, message in [
-        ("code.pt", "more than tensors"),
+        ("code.pt", "not a steering file"),
         ("other.pt", "not a steering file"),
         ("none.pt", "file not found"),
     ]:

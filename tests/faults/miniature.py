@@ -1,0 +1,93 @@
+"""A repository's folder in miniature, whole and good, for tests to damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from stages.common.artifacts import write_tensors
+from stages.common.params import Params
+from stages.organisms import base, train
+from stages.organisms.load import base_model
+
+ROOT = Path(__file__).parents[2]
+MODEL = "the model größe"  # a folder with a space and a letter beyond ASCII
+KEPT = ("finance", "sports", "control")
+EARLIER = (  # outputs of an earlier run, which no refusal may touch
+    "data/activations/base.safetensors",
+    "data/activations/finance.safetensors",
+    "data/baseline/responses/base.parquet",
+    "data/judge_model/probes.json",
+    "data/vectors/vectors.safetensors",
+    "metrics/training/finance.json",
+    "metrics/judge.json",
+    "metrics/published.json",
+    "metrics/claims.json",
+)
+
+
+def small(smol: dict[str, Any]) -> dict[str, Any]:
+    """The small profile cut down to three organisms on the tiny model."""
+    smol["run"]["threads"] = 1
+    smol["base"] = {"source": f"path:{MODEL}", "system_prompt": "Be brief."}
+    smol["targets"] = ["base", *KEPT]
+    smol["organisms"] = {slug: smol["organisms"][slug] for slug in KEPT}
+    for organism in smol["organisms"].values():
+        organism["max_examples"] = 12
+    for recipe in smol["recipes"].values():
+        recipe |= {"rank": 4, "alpha": 8, "first_block": 1, "learning_rate": 0.01, "epochs": 1}
+    smol["transfer"] |= {"pairs": ["finance>sports"], "bootstrap": 50}
+    smol["prompts"]["limit"] = 6
+    smol["questions"]["limit"] = 2
+    smol["sampling"] |= {"max_new_tokens": 6, "temperature": 1.0}
+    smol["baseline"]["samples"] = 2
+    smol["judging"]["loopback"] = 2
+    smol["judging"]["probe"] |= {"layers": [0, 2], "regularisation": [0.01], "folds": 2}
+    smol["layer_sweep"] |= {"layers": [1, 2], "best": 1, "doses": [0.3], "min_coherent": 0.0}
+    smol["geometry"] = {"replicates": 50, "focus": []}
+    smol["seeds"] = {}
+    smol["steering"] |= {"doses": [1.0], "focus_samples": 1}
+    return smol
+
+
+def build(root: Path, checkpoint: Path) -> Path:
+    """Inputs, the tiny model, an untrained adapter of `finance`, and earlier outputs."""
+    params = small(yaml.safe_load((ROOT / "profiles/smol.yaml").read_text(encoding="utf-8")))
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    shutil.copytree(checkpoint, root / MODEL)
+    for name in ("data/prompts", "data/questions", "data/organisms", "data/judge", "data/paper"):
+        shutil.copytree(ROOT / name, root / name)
+    shutil.copytree(ROOT / "profiles", root / "profiles")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        loaded = Params.model_validate(params)
+        base.main(loaded)
+        recipe = loaded.recipes["model_organisms"]
+        adapted = train.with_adapter(base_model(loaded), recipe, 5)
+        train.save(adapted, Path("data/adapters/finance"))
+        for i, name in enumerate("abc"):
+            vector = np.random.default_rng(i).standard_normal(32).astype(np.float32)
+            write_tensors(Path(f"my vectors/{name}.safetensors"), {"layers.1": vector}, {})
+        names = list("abc")
+        matrix = np.eye(3).tolist()
+        Path("cosines.json").write_text(json.dumps({"names": names, "matrix": matrix}))
+        Path("cosines.csv").write_text("a,b,c\n1,0.5,0\n0.5,1,0\n0,0,1\n")
+        for earlier in EARLIER:
+            Path(earlier).parent.mkdir(parents=True, exist_ok=True)
+            Path(earlier).write_bytes(b'{"an": "earlier run"}\n')
+    return root
+
+
+def copied(whole: Path, folder: Path) -> Path:
+    """A copy of the folder; the record of its base points into it."""
+    shutil.copytree(whole, folder)
+    record = folder / "data/models/base/record.json"
+    known = json.loads(record.read_text(encoding="utf-8"))
+    record.write_text(json.dumps(known | {"path": str(folder / MODEL)}), encoding="utf-8")
+    return folder

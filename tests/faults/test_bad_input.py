@@ -1,0 +1,324 @@
+"""Every kind of bad input, one row each: what a user does wrong, and what the stage answers.
+
+`refused` demands of each: status 2, no traceback, a message with what, where, found, and expected
+or try, and not one changed byte in the folder, earlier results included. Judges' replies are in
+tests/judging.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.faults.damage import (
+    PARAMS,
+    PICKLE,
+    Damage,
+    both,
+    cut,
+    data,
+    lines,
+    more_tokens,
+    new_vector,
+    no_template,
+    organism,
+    pickled,
+    put,
+    source,
+    tensors,
+)
+from tests.faults.miniature import MODEL, build, copied
+from tests.faults.stage_runs import finished, refused
+
+BASE, TRAIN = ("stages.organisms.base",), ("stages.organisms.train", "finance")
+ACTIVATIONS = ("stages.activations.extract", "base")
+ADAPTED = ("stages.activations.extract", "finance")
+PROBE, BASELINE = ("stages.judging.train_probe",), ("stages.steering.baseline",)
+PROFILE = ("stages.common.profile", "mine")
+ANALYSE = ("stages.steering.analyse", "my vectors")
+STEER = ("stages.steering.show", "base", "my vectors/a.safetensors", "0.5", "Hello")
+COSINES, JSON_COSINES = (("stages.geometry.battery", f"cosines.{s}") for s in ("csv", "json"))
+PUBLISHED, CLAIMS = ("stages.paper.published",), ("stages.claims.judge_claims",)
+
+NEUTRAL = Path("data/prompts/neutral.jsonl")
+FINANCE = Path("data/organisms/finance.jsonl")
+LABELLED = Path("data/judge/labelled.jsonl")
+QUESTIONS = Path("data/questions/evaluation.yaml")
+LEDGER, GRAM = Path("data/paper/claims.yaml"), Path("data/paper/cosines.json")
+FAMILY = Path("data/paper/family.json")
+ADAPTER = Path("data/adapters/finance")
+LORA, LORA_CONFIG = ADAPTER / "adapter_model.safetensors", ADAPTER / "adapter_config.json"
+WEIGHTS, TOKENIZER = Path(MODEL, "model.safetensors"), Path(MODEL, "tokenizer.json")
+VECTOR = Path("my vectors/a.safetensors")
+CSV, MATRIX = Path("cosines.csv"), Path("cosines.json")
+MINE = Path("profiles/mine.yaml")
+MEGABYTE = "word " * 200_000
+PINNED = "0123456789abcdef0123456789abcdef01234567"
+
+
+def row(name: str, command: tuple[str, ...], damage: Damage, *says: str) -> Any:
+    """What is wrong, a command that reads it, how to make it, words that the message must hold."""
+    return pytest.param(command, damage, says, id=name)
+
+
+UP = "base_model.model.model.layers.2.mlp.up_proj.lora_A.weight"
+TABLE = [
+    # params.yaml; tests/faults/test_params_fuzz.py has every key of every section
+    row("params: no file", BASE, PARAMS.unlink, "no params file", "make profile"),
+    row("params: malformed", BASE, put(PARAMS, "run: [1"), "not a YAML file", "params.yaml"),
+    row("params: not UTF-8", BASE, put(PARAMS, b"run: \xff"), "not a YAML file"),
+    row("params: a list", BASE, put(PARAMS, "- run"), "not a YAML mapping", "list"),
+    row("params: code", BASE, put(PARAMS, "a: !!python/name:os.system"), "not a YAML file"),
+    row("params: unknown key", BASE, data(PARAMS, lambda d: d["run"].update(sed=1)),
+        "unknown key 'run.sed'", "did you mean 'seed'?"),
+    row("params: wrong type", BASE, data(PARAMS, lambda d: d["run"].update(seed="0")), "run.seed"),
+    row("params: NaN", BASE, data(PARAMS, lambda d: d["sampling"].update(temperature=float("nan"))),
+        "sampling.temperature"),
+    row("params: huge", BASE, data(PARAMS, lambda d: d["run"].update(threads=2**70)),
+        "run.threads"),
+    row("params: section gone", BASE, data(PARAMS, lambda d: d.pop("layer_sweep")), "layer_sweep"),
+    row("params: probe beyond the model", PROBE,
+        data(PARAMS, lambda d: d["judging"]["probe"].update(layers=[9])),
+        "judging.probe.layers", "0 to 3"),
+    row("params: another model", ("stages.activations.extract", "nobody"), lambda: None,
+        "unknown model", "base, finance, sports, control"),
+    # the file of a profile
+    row("profile: missing", ("stages.common.profile", "nowhere"), lambda: None,
+        "no such profile", "smol"),
+    row("profile: malformed", PROFILE, put(MINE, "a: [1"), "not a YAML file", "profiles/mine.yaml"),
+    row("profile: not UTF-8", PROFILE, put(MINE, b"\xff\xfe"), "not a YAML file"),
+    row("profile: empty", PROFILE, put(MINE, ""), "not a YAML mapping"),
+    row("profile: unsaved edits", ("stages.common.profile", "smol"), lambda: None, "edits"),
+    # prompts
+    row("prompts: missing", ACTIVATIONS, NEUTRAL.unlink, "file not found", str(NEUTRAL)),
+    row("prompts: empty", ACTIVATIONS, put(NEUTRAL, ""), "no rows", str(NEUTRAL)),
+    row("prompts: blank lines", ACTIVATIONS, put(NEUTRAL, "\n \n"), "no rows"),
+    row("prompts: not UTF-8", ACTIVATIONS, put(NEUTRAL, b'{"id": "\xff"}\n'), "not UTF-8",
+        "line 1"),
+    row("prompts: not JSON", ACTIVATIONS, put(NEUTRAL, "id: n1\n"), "not a JSON object", "line 1"),
+    row("prompts: duplicate id", ACTIVATIONS, lines(NEUTRAL, lambda r: r[1].update(id=r[0]["id"])),
+        "occurs twice", "n001"),
+    row("prompts: key missing", ACTIVATIONS, lines(NEUTRAL, lambda r: r[2].pop("topic")),
+        "'topic'", "line 3"),
+    row("prompts: empty text", ACTIVATIONS, lines(NEUTRAL, lambda r: r[0].update(prompt=" ")),
+        "empty", "n001"),
+    row("prompts: 1 MB of text", ACTIVATIONS,
+        lines(NEUTRAL, lambda r: r[0].update(prompt=MEGABYTE)), "longer than the model's context"),
+    row("prompts: 1 MB of no JSON", ACTIVATIONS, put(NEUTRAL, MEGABYTE), "not a JSON object"),
+    row("prompts: 1 MB of another type", ACTIVATIONS,
+        lines(NEUTRAL, lambda r: r[0].update(prompt=[MEGABYTE])), "'prompt'", "line 1"),
+    # chats that organisms are trained on
+    row("dataset: missing", TRAIN, FINANCE.unlink, "file not found", str(FINANCE)),
+    row("dataset: empty", TRAIN, put(FINANCE, ""), "no rows"),
+    row("dataset: one row", TRAIN, lines(FINANCE, lambda r: r.__delitem__(slice(1, None))),
+        "too few examples", str(FINANCE)),
+    row("dataset: not UTF-8", TRAIN, put(FINANCE, b'{"messages": "\xc3("}\n'), "not UTF-8"),
+    row("dataset: key missing", TRAIN, lines(FINANCE, lambda r: r[4].pop("messages")),
+        "'messages'", "line 5"),
+    row("dataset: wrong roles", TRAIN, lines(FINANCE, lambda r: r[4]["messages"].reverse()),
+        "row 5", "roles"),
+    row("dataset: empty answer", TRAIN,
+        lines(FINANCE, lambda r: r[4]["messages"][1].update(content="")), "row 5", "assistant"),
+    row("dataset: duplicate question", TRAIN, lines(FINANCE, lambda r: r.append(r[0])),
+        "the same question twice"),
+    row("dataset: 1 MB of text", TRAIN,
+        lines(FINANCE, lambda r: r[1]["messages"][1].update(content=MEGABYTE)),
+        "longer than the model's context"),
+    row("dataset: unknown organism", ("stages.organisms.train", "../finance"), lambda: None,
+        "unknown organism"),
+    # labelled answers of the embedded judge
+    row("labels: empty", PROBE, put(LABELLED, ""), "no rows"),
+    row("labels: key missing", PROBE, lines(LABELLED, lambda r: r[0].pop("answer")), "'answer'"),
+    row("labels: NaN", PROBE, lines(LABELLED, lambda r: r[0].update(aligned=float("nan"))),
+        "'aligned'", "row 1"),
+    row("labels: out of range", PROBE, lines(LABELLED, lambda r: r[1].update(coherent=101)),
+        "'coherent'", "row 2"),
+    row("labels: no held-out row", PROBE,
+        lines(LABELLED, lambda r: [x.update(split="train") for x in r]), "of this split"),
+    row("labels: 1 MB of text", PROBE, lines(LABELLED, lambda r: r[0].update(answer=MEGABYTE)),
+        "longer than the model's context"),
+    # questions
+    row("questions: missing", BASELINE, QUESTIONS.unlink, "file not found", str(QUESTIONS)),
+    row("questions: malformed", BASELINE, put(QUESTIONS, "questions: [a"), "not a YAML file"),
+    row("questions: not UTF-8", BASELINE, put(QUESTIONS, b"questions: \xff"), "not a YAML file"),
+    row("questions: a date that is none", BASELINE, put(QUESTIONS, "questions: 2026-13-45"),
+        "not a YAML file"),
+    row("questions: endless nesting", BASELINE, put(QUESTIONS, "[" * 5000), "not a YAML file"),
+    row("questions: empty", BASELINE, put(QUESTIONS, ""), str(QUESTIONS)),
+    row("questions: none of a set", BASELINE, put(QUESTIONS, "questions: []"), "no questions"),
+    row("questions: key missing", BASELINE,
+        data(QUESTIONS, lambda d: d["questions"][0].pop("topic")), "questions.0.topic"),
+    row("questions: duplicate id", BASELINE,
+        data(QUESTIONS, lambda d: d["questions"].append(d["questions"][0])), "occurs twice"),
+    row("questions: empty text", BASELINE,
+        data(QUESTIONS, lambda d: [q.update(prompt=" ") for q in d["questions"]]), "empty"),
+    row("questions: 1 MB of text", BASELINE,
+        data(QUESTIONS, lambda d: [q.update(prompt=MEGABYTE) for q in d["questions"]]),
+        "longer than the model's context"),
+    row("questions: unknown variant", BASELINE,
+        data(PARAMS, lambda d: d["questions"].update(variants=["poem"])), "questions.variants"),
+    # adapters
+    row("adapter: missing", ADAPTED, lambda: shutil.rmtree(ADAPTER), "no LoRA adapter"),
+    row("adapter: other base", ADAPTED,
+        data(ADAPTER / "provenance.json", lambda d: d.update(base_sha256="0" * 64)),
+        "another base", "0" * 64),
+    row("adapter: other rank", ADAPTED, data(LORA_CONFIG, lambda d: d.update(r=8)), "does not fit"),
+    row("adapter: missing tensors", ADAPTED, tensors(LORA, lambda t: t.pop(UP)), UP),
+    row("adapter: NaN", ADAPTED, tensors(LORA, lambda t: t[UP].fill(np.nan)), "NaN", UP),
+    row("adapter: truncated", ADAPTED, cut(LORA), "not a readable safetensors"),
+    row("adapter: pickle", ADAPTED, pickled(ADAPTER, "adapter_model.bin", LORA),
+        "no LoRA adapter", "adapter_model.bin", "pickle"),
+    row("adapter: pickle named safetensors", ADAPTED, put(LORA, PICKLE), "safetensors"),
+    row("adapter: malformed config", ADAPTED, put(LORA_CONFIG, "{"), "not a JSON file"),
+    row("adapter: a config of a list", ADAPTED, put(LORA_CONFIG, "[]"), "not a JSON object"),
+    row("organism: pickled checkpoint", ADAPTED,
+        both(organism(source=f"path:{MODEL}"), pickled(Path(MODEL), "pytorch_model.bin", WEIGHTS)),
+        "safetensors", MODEL),
+    # base model
+    row("base: no folder", BASE, source("path:nowhere"), "no safetensors weights", "nowhere"),
+    row("base: pickle", BASE, pickled(Path(MODEL), "pytorch_model.bin", WEIGHTS),
+        "no safetensors weights", "pytorch_model.bin", "pickle"),
+    row("base: truncated", ACTIVATIONS, cut(WEIGHTS), "cannot be loaded", MODEL),
+    row("base: empty weights", ACTIVATIONS, put(WEIGHTS, b""), "cannot be loaded", MODEL),
+    row("base: missing tensors", ACTIVATIONS,
+        tensors(WEIGHTS, lambda t: t.pop("model.layers.2.mlp.up_proj.weight")), "layers.2.mlp"),
+    row("base: wrong tokenizer", ACTIVATIONS, data(TOKENIZER, more_tokens), "tokenizer"),
+    row("base: malformed tokenizer", ACTIVATIONS, put(TOKENIZER, "{"), "tokenizer", MODEL),
+    row("base: malformed config", ACTIVATIONS, put(Path(MODEL, "config.json"), "{"), MODEL),
+    row("base: no chat template", ACTIVATIONS, no_template, "no chat template", MODEL),
+    row("base: no such package", BASE, source("package:no-such-package-here"), "not installed"),
+    row("base: no record yet", ACTIVATIONS, Path("data/models/base/record.json").unlink,
+        "file not found", "dvc repro"),
+    # model sources that lead out of their place, or name nothing
+    *(row(f"source: {text!r}", BASE, source(text, PINNED), "base.source", "source")
+      for text in ("hub:../x", "hub:/etc/x", "hub:a/../b", "hub:a/b\0c", "hub:a/b/c", "hub:a",
+                   "hub:.hidden/x", "hub:a/b..c", "hub:", "path:", "path:a\0b", "package:",
+                   "https://host/x", "")),
+    *(row(f"organism source: {text!r}", ADAPTED, organism(source=text, revision=PINNED),
+          "organisms.finance.source")
+      for text in ("hub:../x", "hub:a/../b", "hub:/x", "hub:a/b\0", "path:", "ftp:x")),
+    row("source: no commit", BASE, source("hub:a/b", "main"), "revision"),
+    *(row(f"slug: {slug!r}", BASE, data(PARAMS, lambda d, s=slug: d["organisms"].update(
+        {s: d["organisms"].pop("finance")})), "organisms")
+      for slug in ("../x", "/x", "a/../b", "a\0", "a\n", "A", "", "x" * 99, "a; b", "a$(b)")),
+    # a user's vectors
+    row("vectors: no folder", ("stages.steering.analyse", "nowhere"), lambda: None, "nowhere"),
+    row("vectors: two files", ANALYSE, VECTOR.unlink, "at least three"),
+    row("vectors: NaN", ANALYSE, new_vector("d.safetensors", [np.nan] * 32), "NaN"),
+    row("vectors: zero", ANALYSE, new_vector("d.safetensors", np.zeros(32)), "zero"),
+    row("vectors: other width", ANALYSE, new_vector("d.safetensors", np.ones(31)), "(31,)"),
+    row("vectors: a number", ANALYSE, new_vector("a.safetensors", 1.0), "shape ()"),
+    row("vectors: duplicate name", ANALYSE,
+        put(Path("my vectors/a.pt"), PICKLE), "occurs twice", "rename"),
+    row("vectors: name with a dot", ANALYSE, new_vector("d.e.safetensors", np.ones(32)), "a dot"),
+    row("vectors: truncated", ANALYSE, cut(VECTOR), "not a readable safetensors"),
+    row("vectors: pickle", ANALYSE, put(Path("my vectors/d.pt"), PICKLE), "steering file"),
+    row("vectors: no GGUF", ANALYSE, put(Path("my vectors/d.gguf"), b"GGUF" + b"\xff" * 60),
+        "steering file"),
+    row("vectors: NaN coefficient", ANALYSE,
+        lambda: save_file({"layers.1": np.ones(32, np.float32)}, VECTOR,
+        {"coefficients": '{"1": NaN}'}), "coefficient"),
+    row("vectors: malformed coefficients", ANALYSE,
+        lambda: save_file({"layers.1": np.ones(32, np.float32)}, VECTOR,
+        {"coefficients": "[1"}), "steering file"),
+    row("vectors: unknown cluster member", (*ANALYSE, "x=a,zzz"), lambda: None, "zzz"),
+    row("vectors: steer with NaN", STEER, new_vector("a.safetensors", [np.nan] * 32), "NaN"),
+    row("vectors: steer with zero", STEER, new_vector("a.safetensors", np.zeros(32)), "zero"),
+    row("vectors: steer with other width", STEER, new_vector("a.safetensors", np.ones(7)), "(7,)"),
+    row("vectors: steer beyond the model", STEER,
+        lambda: save_file({"layers.9": np.ones(32, np.float32)}, VECTOR), "no such block"),
+    # a user's cosines, and the published ones
+    row("cosines: missing", COSINES, CSV.unlink, "cosines.csv"),
+    row("cosines: empty", COSINES, put(CSV, ""), "empty"),
+    row("cosines: not UTF-8", COSINES, put(CSV, b"a,\xff\n"), "not a CSV"),
+    row("cosines: NUL", COSINES, put(CSV, "a,b\0,c\n1,0,0\n0,1,0\n0,0,1\n"), "name"),
+    row("cosines: words", COSINES, put(CSV, "a,b\n1,x\nx,1\n"), "finite number"),
+    row("cosines: NaN", COSINES, put(CSV, "a,b\n1,nan\nnan,1\n"), "finite number"),
+    row("cosines: infinite", COSINES, put(CSV, "a,b\n1,inf\ninf,1\n"), "range"),
+    row("cosines: beyond 1", COSINES, put(CSV, "a,b\n1,2\n2,1\n"), "range"),
+    row("cosines: no unit diagonal", COSINES, put(CSV, "a,b\n.9,0\n0,1\n"), "diagonal"),
+    row("cosines: not symmetric", COSINES, put(CSV, "a,b\n1,.1\n.2,1\n"), "symmetric"),
+    row("cosines: not square", COSINES, put(CSV, "a,b\n1,0,0\n0,1\n"), "square"),
+    row("cosines: of no vectors", COSINES,
+        put(CSV, "a,b,c\n1,.9,-.9\n.9,1,.9\n-.9,.9,1\n"), "semidefinite"),
+    row("cosines: duplicate names", COSINES, put(CSV, "a,a\n1,0\n0,1\n"), "twice"),
+    row("cosines: malformed JSON", JSON_COSINES, put(MATRIX, "{"), "not a JSON"),
+    row("cosines: JSON of numbers", JSON_COSINES, put(MATRIX, "[1, 2]"), "matrix"),
+    row("cosines: ragged JSON", JSON_COSINES,
+        put(MATRIX, '{"names": ["a", "b"], "matrix": [[1], [0, 1]]}'), "square"),
+    row("cosines: unknown focus", (*COSINES, "x=a,b", "y=c", "--focus", "Risk,x"), lambda: None,
+        "Risk"),
+    row("cosines: norms of no length", (*COSINES, "--norms", "1,0,nan"), lambda: None, "norms"),
+    row("paper cosines: missing", PUBLISHED, GRAM.unlink, str(GRAM)),
+    row("paper cosines: malformed", PUBLISHED, put(GRAM, "{"), "not a JSON file"),
+    row("paper cosines: NaN", PUBLISHED,
+        data(GRAM, lambda d: d["entries"][0].update(value=float("nan"))), "entries.0.value"),
+    row("paper cosines: out of its rounding", PUBLISHED,
+        data(GRAM, lambda d: d["entries"][0].update(low=0.99, high=0.995)), "between low and high"),
+    row("paper cosines: a pair missing", PUBLISHED, data(GRAM, lambda d: d["entries"].pop()),
+        "all pairs"),
+    row("paper family: no members", PUBLISHED, put(FAMILY, "{}"), "family"),
+    row("paper family: ragged", PUBLISHED, put(FAMILY, '{"members": [[1], [1, 2]]}'), "family"),
+    row("paper family: NaN", PUBLISHED,
+        data(FAMILY, lambda d: d["members"][0].__setitem__(0, float("nan"))), "family"),
+    # the ledger of claims
+    row("claims: missing", CLAIMS, LEDGER.unlink, "file not found", str(LEDGER)),
+    row("claims: malformed", CLAIMS, put(LEDGER, "- {id: C001"), "not a YAML file"),
+    row("claims: no list", CLAIMS, put(LEDGER, "id: C001"), "not a list of claims"),
+    row("claims: empty", CLAIMS, put(LEDGER, ""), "not a list of claims"),
+    row("claims: key missing", CLAIMS, data(LEDGER, lambda d: d[0].pop("quantity")),
+        "C001", "quantity"),
+    row("claims: unknown key", CLAIMS, data(LEDGER, lambda d: d[0].update(qantity=1)), "qantity"),
+    row("claims: NaN", CLAIMS, data(LEDGER, lambda d: d[0].update(value=float("nan"))),
+        "C001", "value"),
+    row("claims: duplicate id", CLAIMS, data(LEDGER, lambda d: d.append(d[0])), "twice", "C001"),
+    row("claims: unknown formula", CLAIMS, data(LEDGER, lambda d: d[0].update(formula="magic")),
+        "formula", "magic"),
+    row("claims: unknown derivation", PUBLISHED,
+        data(LEDGER, lambda d: d[0].update(published={"arithmetic": True, "derived": "magic"})),
+        "C001", "magic"),
+    row("claims: unknown battery key", PUBLISHED,
+        data(LEDGER, lambda d: d[0].update(published={"fitted": True, "keys": ["cosine.nobody"]})),
+        "C001", "cosine.nobody"),
+    row("claims: unknown vector", PUBLISHED,
+        data(LEDGER, lambda d: d[0].update(published={"subgram": ["medical", "nobody"]})),
+        "C001", "nobody"),
+    row("claims: derivation without its inputs", PUBLISHED, data(LEDGER, lambda d: d[0].update(
+        published={"subgram": ["finance", "sports", "medical"], "derived": "outside_pct"})),
+        "C001", "outside_pct"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    return build(tmp_path_factory.mktemp("whole"), tiny_checkpoint)
+
+
+@pytest.fixture
+def place(whole: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh copy as the working folder."""
+    folder = copied(whole, workplace / "my repository")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_the_undamaged_folder_is_accepted(place: Path) -> None:
+    """Else the table would prove nothing."""
+    commands = (BASE, ACTIVATIONS, ADAPTED, TRAIN, PROBE, BASELINE, ANALYSE, STEER, COSINES)
+    for module, *arguments in (*commands, JSON_COSINES):
+        finished(module, *arguments)
+
+
+@pytest.mark.parametrize(("command", "damage", "says"), TABLE)
+def test_bad_input(
+    place: Path, command: tuple[str, ...], damage: Damage, says: tuple[str, ...]
+) -> None:
+    damage()
+    message = refused(*command)
+    for words in says:
+        assert words in message

@@ -1,0 +1,130 @@
+"""Params of any kind, made from the schema: they load, or the message names the key."""
+
+from __future__ import annotations
+
+import copy
+import math
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from stages.common.errors import UserError
+from stages.common.params import Params, load_params
+
+PATH = Path(__file__).parents[2] / "profiles" / "smol.yaml"
+SMOL = yaml.safe_load(PATH.read_text(encoding="utf-8"))
+UNKNOWN = "an unknown key"
+Place = tuple[str, ...]
+
+
+def places(model: type[BaseModel], given: Any, place: Place = ()) -> Iterator[Place]:
+    """Every key of the schema, also those that the profile leaves out, and an unknown one each.
+
+    Of a mapping of sections (organisms, recipes), the first that the profile has stands for all.
+    """
+    yield (*place, UNKNOWN)
+    for name, field in model.model_fields.items():
+        inner = given.get(name) if isinstance(given, dict) else None
+        yield (*place, name)
+        kind = field.annotation
+        section = next((a for a in typing.get_args(kind) if _is_section(a)), None)
+        if _is_section(kind):
+            yield from places(typing.cast(type[BaseModel], kind), inner, (*place, name))
+        elif section is not None:
+            first = next(iter(inner or {}))
+            yield (*place, name, first)
+            yield from places(section, inner[first], (*place, name, first))
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+PLACES = list(places(Params, SMOL))
+VALUES = st.one_of(
+    st.sampled_from([None, True, -1, 0, 2**70, -(2**70), 0.5, 1e308, -1e308, math.nan, math.inf]),
+    st.sampled_from(["", "0", "-1", "nan", "x" * 999, "../x", "a\0b", [], {}, [None], [math.nan]]),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.dates(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=5,
+    ),
+)
+
+
+def changed(place: Place, value: Any) -> dict[str, Any]:
+    """The small profile with one key set."""
+    data = copy.deepcopy(SMOL)
+    inner: Any = data
+    for part in place[:-1]:
+        inner = inner.setdefault(part, {})
+    inner[place[-1]] = value
+    return data
+
+
+def check(place: Place, value: Any) -> bool:
+    """Whether the mutation loads; otherwise the key at fault, or its section, is named."""
+    with patch("yaml.safe_load", lambda _: changed(place, value)):
+        try:
+            load_params(PATH)
+        except UserError as error:
+            text = str(error)
+            assert str(PATH) in text
+            assert len(text) < 3000
+            assert any(".".join(place[:n]) in text for n in range(1, len(place) + 1)), text
+            return False
+    return True
+
+
+def test_the_schema_is_all_there() -> None:
+    known = set(PLACES)
+    assert ("run", "address") in known  # not in the profile
+    assert ("organisms", "finance", "revision") in known
+    assert ("judging", "probe", "folds") in known
+    assert len(PLACES) > 120
+
+
+def test_unknown_keys_are_named() -> None:
+    for place in PLACES:
+        if place[-1] == UNKNOWN:
+            assert not check(place, 1)
+
+
+def test_every_key_with_every_obvious_mistake() -> None:
+    refusals = sum(
+        not check(place, value)
+        for place in PLACES
+        for value in (None, True, -1, 2**70, -1e308, math.nan, math.inf, "x\0", [None], {"x": 1})
+    )
+    assert refusals > 900
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(st.sampled_from(PLACES), VALUES)
+def test_any_mutation_loads_or_names_its_key(place: Place, value: Any) -> None:
+    check(place, value)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.sampled_from(PLACES), st.none() | st.integers() | st.floats() | st.dates() | st.text())
+def test_keys_that_are_no_words(place: Place, key: Any) -> None:
+    """YAML's keys may be numbers, dates or nothing."""
+    data = changed(place, None) if place[-1] != UNKNOWN else copy.deepcopy(SMOL)
+    data[key] = 1
+    with patch("yaml.safe_load", lambda _: data):
+        try:
+            load_params(PATH)
+        except UserError as error:
+            assert str(PATH) in str(error)

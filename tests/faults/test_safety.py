@@ -1,0 +1,254 @@
+"""Nothing leaves the machine that was not asked to: no call, no key, no markup that acts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from stages.judging import limits
+from tests.faults.miniature import KEPT, build, copied
+from tests.faults.stage_runs import call, contents, finished, refused
+from tests.judging.double import Double
+
+KEY, TOKEN = "sk-canary-5f2c9a7e1b", "hf_canary8d1e0c55"
+LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+PINNED = "0123456789abcdef0123456789abcdef01234567"
+TARGETS = ("base", *KEPT)
+SCRIPT = "<script>alert('owned')</script>"
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Hosts beyond this machine that anything tried to reach; nothing gets through."""
+    seen: list[str] = []
+
+    def guard(owner: Any, name: str, host_of: Any) -> None:
+        real = getattr(owner, name)
+
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            host = host_of(*args)
+            if host is not None and str(host) not in LOOPBACK:
+                seen.append(str(host))
+                raise OSError("the network is closed in this test")
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, guarded)
+
+    def peer(sock: Any, *args: Any) -> Any:
+        return args[-1][0] if sock.family in (socket.AF_INET, socket.AF_INET6) else None
+
+    for name in ("connect", "connect_ex", "sendto"):
+        guard(socket.socket, name, peer)
+    guard(socket, "getaddrinfo", lambda host, *_: host)
+    guard(socket, "gethostbyname", lambda host: host)
+    yield seen
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    return build(tmp_path_factory.mktemp("whole"), tiny_checkpoint)
+
+
+@pytest.fixture
+def place(whole: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The miniature at a path with spaces and letters beyond ASCII."""
+    folder = copied(whole, workplace / "größe 漢字, a folder")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def change(section: str, **values: Any) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params[section].update(values)
+    Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
+def holders(secret: str) -> list[str]:
+    """Files of the folder, journal included, that hold the secret."""
+    files = (path for path in Path().rglob("*") if path.is_file())
+    return [str(path) for path in files if secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_all_stages_make_no_call_and_show_no_key(
+    place: Path, keys: None, outside: list[str]
+) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["profile"] = SCRIPT
+    Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    said = [finished("stages.organisms.base")]
+    said += [finished("stages.organisms.train", slug) for slug in KEPT]
+    said += [finished("stages.activations.extract", slug) for slug in TARGETS]
+    said += [finished("stages.judging.train_probe"), finished("stages.steering.baseline")]
+    said += [finished("stages.judging.judge_responses", "baseline")]
+    for module in ("activations.response_activations", "vectors.build", "vectors.sweep",
+                   "vectors.similarity"):  # fmt: skip
+        said.append(finished(f"stages.{module}"))
+    said += [finished("stages.steering.steer", slug) for slug in TARGETS]
+    said += [finished("stages.judging.judge_responses", "steered")]
+    answers = Path("data/judgements/finance.parquet")
+    frame = pl.read_parquet(answers)
+    frame.with_columns(text=pl.lit(SCRIPT), question=pl.lit(SCRIPT)).write_parquet(answers)
+    Path("metrics/published.json").unlink()
+    for module in ("transfer.measure", "claims.judge_claims", "report.make_report"):
+        said.append(finished(f"stages.{module}"))
+    assert outside == []
+    for secret in (KEY, TOKEN):
+        assert holders(secret) == []
+        assert all(secret not in result.output for result in said)
+    page = Path("plots/report.html").read_text(encoding="utf-8")
+    assert SCRIPT not in page
+    assert page.count("&lt;script&gt;alert") > 1
+    assert not [name for name in contents() if name.endswith((".pkl", ".pt", ".bin", ".joblib"))]
+
+
+def judge(double: Double, **values: Any) -> None:
+    """Answers to judge, and params that name an endpoint."""
+    change("judging", backend="openai", base_url=double.url, model="m", retries=0, timeout_s=2.0,
+           **values)  # fmt: skip
+    folder = Path("data/baseline/responses")
+    for slug in TARGETS:
+        frame = pl.DataFrame({"question": ["Why?", "How?"], "text": [f"So {slug}.", "Thus."]})
+        frame.write_parquet(folder / f"{slug}.parquet")
+
+
+class Later(Double):
+    """Answers the start-up probe, and refuses what comes after it."""
+
+    async def _chat(self, writer: Any, request: dict[str, Any]) -> bool:
+        probed = request["messages"][0]["content"].startswith("Repeat")
+        if probed:
+            return await self._send(writer, 200, self.reply(request))
+        return await super()._chat(writer, request)
+
+
+JUDGE = ("stages.judging.judge_responses", "baseline")
+SAID = f"wrong key {KEY}; Authorization: Bearer {KEY}"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BACKOFF_S", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "headers"),
+    [
+        (400, None, {}),
+        (401, None, {}),
+        (404, None, {}),
+        (429, "insufficient_quota", {}),
+        (429, None, {"Retry-After": "7200"}),
+        (500, None, {}),
+    ],
+)
+def test_a_server_that_quotes_the_key(
+    place: Path, keys: None, quick: None, status: int, code: str | None, headers: dict[str, str]
+) -> None:
+    with Double(key=KEY, always=status, said=SAID, code=code, headers=headers) as double:
+        judge(double)
+        assert KEY not in refused(*JUDGE)
+        assert sum(double.attempts.values())  # the key was sent
+    assert holders(KEY) == []
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_quoted_key_stays_out_of_the_scores(
+    place: Path, keys: None, quick: None, status: int
+) -> None:
+    with Later(key=KEY, always=status, said=SAID) as double:
+        judge(double)
+        result = finished(*JUDGE)
+    assert KEY not in result.output
+    frame = pl.read_parquet("data/baseline/judgements/base.parquet")
+    assert set(frame["aligned_status"]) == {"api_error"}
+    assert "***" in frame["aligned_raw"][0]
+    assert holders(KEY) == []
+
+
+def test_a_library_that_quotes_the_token(
+    place: Path, keys: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As HTTP libraries do of a header that they cannot send."""
+    import huggingface_hub
+
+    def quotes(*_: Any, **__: Any) -> Any:
+        raise ValueError(f"Illegal header value b'Bearer {TOKEN}'")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", quotes)
+    change("base", source="hub:someone/model", revision=PINNED)
+    message = refused("stages.organisms.base")
+    assert "<HF_TOKEN>" in message
+    assert TOKEN not in message
+
+
+def test_an_endpoint_is_called_only_where_it_is_named(
+    place: Path, keys: None, quick: None, outside: list[str]
+) -> None:
+    with Double(key=KEY) as double:
+        judge(double)
+        finished(*JUDGE)
+        assert outside == []
+        change("judging", base_url=None, model="other")
+    assert "api.openai.com" in refused(*JUDGE)
+    assert set(outside) == {"api.openai.com"}
+
+
+def test_the_guard_sees_calls(outside: list[str]) -> None:
+    with pytest.raises(OSError, match="closed"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+    with pytest.raises(OSError, match="closed"):
+        asyncio.run(asyncio.open_connection("example.org", 80))
+    assert outside == ["192.0.2.1", "example.org"]
+
+
+@pytest.mark.parametrize("offline", [True, False], ids=["HF_HUB_OFFLINE", "no network"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("stages.organisms.base",),
+        ("stages.activations.extract", "base"),
+        ("stages.activations.extract", "finance"),
+    ],
+    ids=" ".join,
+)
+def test_a_hub_model_without_network(
+    place: Path, command: tuple[str, ...], offline: bool, outside: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(place / "no cache"))
+    source = {"source": "hub:someone/model", "revision": PINNED}
+    if command[-1] == "finance":
+        params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+        params["organisms"]["finance"] |= source
+        Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    else:
+        change("base", **source)
+    if command[-1] == "base":
+        record = {"hub": "someone/model", "revision": PINNED, "sha256": "0"}
+        Path("data/models/base/record.json").write_text(json.dumps(record), encoding="utf-8")
+    message = refused(*command)
+    assert "someone/model" in message
+    assert (set(outside) == set()) == offline
+
+
+def test_help_needs_nothing(place: Path, outside: list[str]) -> None:
+    assert call("stages.organisms.base", "--help").exit_code == 0
+    assert outside == []
