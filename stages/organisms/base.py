@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from stages.common.artifacts import read_json, write_text
+from stages.common.artifacts import read_json, versions, write_text
+from stages.common.atomic import atomic_folder
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
 from stages.common.hashing import file_sha256, value_sha256
@@ -27,9 +28,10 @@ RECORD = "record.json"
 def main(params: Params, folder: Path = FOLDER) -> None:
     """Resolves `params.base.source` into `folder`."""
     kind, _, name = params.base.source.partition(":")
-    folder.mkdir(parents=True, exist_ok=True)
     if kind == "package":
-        convert_gguf(gguf_of_package(name), folder)
+        gguf = gguf_of_package(name)
+        with atomic_folder(folder) as temporary:
+            convert_gguf(gguf, temporary)
         where = {"path": "."}
         sha256 = folder_sha256(folder)
     elif kind == "path":
@@ -45,7 +47,7 @@ def main(params: Params, folder: Path = FOLDER) -> None:
             found=params.base.source,
             expected="package:<name>, path:<folder> or hub:<owner/name>",
         )
-    record = {**where, "source": params.base.source, "sha256": sha256}
+    record = {**where, "source": params.base.source, "sha256": sha256, "versions": versions()}
     write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
     write_text(NO_ADAPTER / RECORD, json.dumps({"adapter": "none: the base itself"}) + "\n")
     print(f"base model: {params.base.source}, sha256 {sha256[:12]}")
