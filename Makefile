@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 P ?= smol
 
-.PHONY: help setup repro test test-fast lint format bench published seeds rejudge deps paper-tag verify-cache profile steer analyse plan status serve audit
+.PHONY: help setup repro test test-fast faults lint format bench published seeds rejudge deps paper-tag verify-cache profile steer analyse plan status serve audit
 export PROMPT
 
 help: ## Show the targets.
@@ -32,7 +32,10 @@ test: $(READY) ## Run all tests, among them the whole graph on a reduced profile
 	@python -m pytest
 
 test-fast: $(READY) ## Run the unit tests only (seconds).
-	@python -m pytest -m "not slow"
+	@python -m pytest -m "not slow and not faults"
+
+faults: $(READY) ## Kill, fill, damage and overload it: every fault test at full length (20 minutes).
+	@python -m pytest -m "" --durations=10 tests/faults
 
 lint: $(READY) ## Check style, types and the order of the folders.
 	@ruff check . && ruff format --check . && mypy && lint-imports

@@ -1,44 +1,28 @@
-"""Reading and writing artifacts: every write is atomic, every read is checked.
-
-A half-written file never takes the place of an earlier good one: data go to a temporary
-file in the same folder, are flushed to disk, and are renamed.
-"""
+"""Reading and writing artifacts: every write is atomic (atomic.py), every read is checked."""
 
 from __future__ import annotations
 
-import contextlib
+import importlib.metadata
 import json
 import math
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.common.atomic import atomic_path
 from stages.common.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
+VERSION = "0.1.0"  # of this project; a test compares it with pyproject.toml
 
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it replaces `path`, else it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(fd)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+def versions() -> str:
+    """What made an artifact: this project, torch and transformers, as one line."""
+    packages = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers")]
+    return ", ".join([f"em-geometry {VERSION}", *packages])
 
 
 def write_text(path: Path, text: str) -> None:
@@ -174,10 +158,10 @@ def read_jsonl(path: Path, keys: Mapping[str, type] | None = None) -> list[dict[
 
 
 def write_parquet(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str]) -> None:
-    """Writes a Parquet file with string metadata in its footer."""
+    """Writes a Parquet file with string metadata, and `versions`, in its footer."""
     import pyarrow.parquet as pq
 
-    table = frame.to_arrow().replace_schema_metadata(dict(metadata))
+    table = frame.to_arrow().replace_schema_metadata({**metadata, "versions": versions()})
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
@@ -211,7 +195,7 @@ def read_parquet(path: Path, columns: Mapping[str, Any] | None = None) -> pl.Dat
 def write_tensors(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes float arrays as safetensors; refuses anything not finite.
+    """Writes float arrays as safetensors, with `versions`; refuses anything not finite.
 
     The library writes metadata in another order every time, so the header is sorted: the same
     arrays and metadata give the same bytes.
@@ -227,7 +211,8 @@ def write_tensors(
                 found=f"{int((~np.isfinite(array)).sum())} of {array.size} values",
                 expected="finite numbers",
             )
-    data = save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, dict(metadata))
+    about = {**metadata, "versions": versions()}
+    data = save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, about)
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8 bytes

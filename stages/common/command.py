@@ -35,6 +35,9 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             print("interrupted; finished units are kept in the journal", file=sys.stderr)
             raise SystemExit(130) from None
+        except _Terminated:
+            print("terminated; finished units are kept in the journal", file=sys.stderr)
+            raise SystemExit(143) from None
 
     return wrapped
 
@@ -48,9 +51,12 @@ def redacted(text: str) -> str:
     return text
 
 
+class _Terminated(SystemExit):
+    """SIGTERM, told where it is caught: a handler that prints can meet a print under way."""
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
-    print("terminated; finished units are kept in the journal", file=sys.stderr)
-    raise SystemExit(143)
+    raise _Terminated(143)
 
 
 def run(function: Callable[..., Any]) -> None:

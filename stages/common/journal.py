@@ -15,7 +15,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -58,15 +58,10 @@ class Journal:
         from filelock import FileLock, Timeout
 
         folder = journal_folder()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                "the journal's folder cannot be made", where=str(folder), found=error.strerror
-            ) from None
         self.path = folder / f"{name}.sqlite"
         self._lock = FileLock(str(self.path) + ".lock", timeout=1)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout:
             raise UserError(
@@ -74,19 +69,33 @@ class Journal:
                 where=str(self.path),
                 hint="wait for it, or stop it; finished units are kept",
             ) from None
-        self._db = sqlite3.connect(self.path)
+        except OSError as error:
+            raise UserError(
+                "the journal's folder cannot be made or written to",
+                where=str(folder),
+                found=error.strerror or str(error),
+                hint="make it writable, or name another one in " + LOCATION_VARIABLE,
+            ) from None
         try:
             with self._explained():
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=NORMAL")
-                self._db.execute(
-                    "CREATE TABLE IF NOT EXISTS units (key TEXT PRIMARY KEY, "
-                    "value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
-                )
+                self._db = self._opened()
         except UserError:
-            self._db.close()
             self._lock.release()
             raise
+
+    def _opened(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path)
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=NORMAL")
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS units (key TEXT PRIMARY KEY, "
+                "value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
+            )
+        except sqlite3.Error:
+            database.close()
+            raise
+        return database
 
     def __enter__(self) -> Self:
         return self
@@ -180,5 +189,12 @@ class Journal:
                 progress.advance(len(keys[i]))
                 about = {"label": label, "total": total, "first": first, "done": progress.done}
                 about |= {"seconds": time.monotonic() - start}
-                self.path.with_suffix(".progress.json").write_text(json.dumps(about))
+                self._tell(about)
         return values
+
+    def _tell(self, about: Mapping[str, Any]) -> None:
+        """How far the work is, for `make status`; on a full disk the next `put` says so."""
+        told, new = (self.path.with_suffix(f".progress.{end}") for end in ("json", "new"))
+        with suppress(OSError):
+            new.write_text(json.dumps(about))
+            new.replace(told)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.common.artifacts import read_json, write_text
+from stages.common.artifacts import read_json, versions, write_text
+from stages.common.atomic import atomic_folder
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
 from stages.common.hashing import file_sha256, value_sha256
@@ -30,9 +31,10 @@ KINDS = tuple(FORMS)
 def main(params: Params, folder: Path = FOLDER) -> None:
     """Resolves `params.base.source` into `folder`."""
     kind, name = model_source(params.base.source, "base.source")
-    folder.mkdir(parents=True, exist_ok=True)
     if kind == "package":
-        convert_gguf(gguf_of_package(name), folder)
+        gguf = gguf_of_package(name)
+        with atomic_folder(folder) as temporary:
+            convert_gguf(gguf, temporary)
         where = {"path": "."}
         sha256 = folder_sha256(folder)
     elif kind == "path":
@@ -41,7 +43,7 @@ def main(params: Params, folder: Path = FOLDER) -> None:
     else:
         revision = pinned(params.base.revision, "base.revision")
         where, sha256 = {"hub": name, "revision": revision}, value_sha256([name, revision])
-    record = {**where, "source": params.base.source, "sha256": sha256}
+    record = {**where, "source": params.base.source, "sha256": sha256, "versions": versions()}
     write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
     write_text(NO_ADAPTER / RECORD, json.dumps({"adapter": "none: the base itself"}) + "\n")
     print(f"base model: {params.base.source}, sha256 {sha256[:12]}")

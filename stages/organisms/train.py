@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from stages.common.artifacts import read_json, write_metrics, write_text
+from stages.common.artifacts import read_json, versions, write_metrics, write_text
+from stages.common.atomic import atomic_folder
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError, first_line
 from stages.common.hashing import stream_key
@@ -251,15 +252,15 @@ def weight_change(model: Any) -> float:
 
 def save(model: Any, folder: Path) -> None:
     """Saves the adapter as a PEFT folder with the hash of its base."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(str(folder))
-    config = folder / "adapter_config.json"
-    settings = read_json(config)
-    settings["target_modules"].sort()  # peft holds a set: in another order in every process
-    write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
-    (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
-    provenance = {"base_sha256": base_record()["sha256"]}
-    write_text(folder / PROVENANCE, json.dumps(provenance) + "\n")
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(str(temporary))
+        config = temporary / "adapter_config.json"
+        settings = read_json(config)
+        settings["target_modules"].sort()  # peft holds a set: in another order in every process
+        write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        (temporary / "README.md").unlink(missing_ok=True)  # peft's empty model card
+        provenance = {"base_sha256": base_record()["sha256"], "versions": versions()}
+        write_text(temporary / PROVENANCE, json.dumps(provenance) + "\n")
 
 
 def cli(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.common.artifacts import atomic_path
+from stages.common.atomic import atomic_path
 
 if TYPE_CHECKING:
     import polars as pl

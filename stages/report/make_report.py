@@ -13,7 +13,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from stages.claims.lookup import Metrics
-from stages.common.artifacts import atomic_path, write_text
+from stages.common.artifacts import write_text
+from stages.common.atomic import atomic_path
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import Params, load_params
 from stages.paper.claims import read_claims

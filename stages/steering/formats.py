@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.artifacts import atomic_path, missing, read_tensors, write_tensors
+from stages.common.artifacts import missing, read_tensors, write_tensors
+from stages.common.atomic import atomic_path
 from stages.common.errors import UserError, first_line
 from stages.steering.hooks import Intervention
 

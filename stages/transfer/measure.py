@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.common.artifacts import atomic_path, read_json, read_parquet, write_metrics
+from stages.common.artifacts import read_json, read_parquet, write_metrics
+from stages.common.atomic import atomic_path
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import BASE, Params, load_params
 from stages.common.progress import Progress

@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.common.artifacts import (
-    atomic_path,
     check_metrics,
     read_json,
     read_jsonl,
@@ -27,6 +26,7 @@ from stages.common.artifacts import (
     write_tensors,
     write_text,
 )
+from stages.common.atomic import atomic_path
 from stages.common.errors import UserError
 
 

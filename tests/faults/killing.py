@@ -1,0 +1,167 @@
+"""`dvc repro` under SIGKILL: where it strikes is read from what the stages print."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.e2e.graph import environment
+
+REPRO = [sys.executable, "-m", "dvc", "repro"]
+STAGE = re.compile(r"Running stage '(.+)'")
+PROGRESS = re.compile(r"(.+): (\d+) of \d+ (\S+?)( already done|,| in \d+ s)")
+UNTIL = "in "  # of the last line of a piece of work
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One SIGKILL.
+
+    Attributes:
+        lines: of progress that the stage prints before it; 0 = while it starts and loads.
+        delay: seconds after that line.
+        group: the whole process group, DVC among it; else the stage alone.
+    """
+
+    lines: int
+    delay: float
+    group: bool
+
+
+def told(lines: list[str]) -> Counter[str]:
+    """Lines of progress by stage, of an undisturbed run."""
+    found: Counter[str] = Counter()
+    stage = ""
+    for line in lines:
+        if match := STAGE.search(line):
+            stage = match[1]
+        elif progress(line):
+            found[stage] += 1
+    return found
+
+
+def progress(line: str) -> re.Match[str] | None:
+    """A line that says that units were finished."""
+    match = PROGRESS.match(line)
+    return match if match and match[4] == "," else None
+
+
+def planned(
+    kills: Mapping[str, int], told: Mapping[str, int], rng: random.Random
+) -> dict[str, list[Kill]]:
+    """Kills by stage instance, so many of each stage as `kills` says, in seeded places.
+
+    The n kills of an instance together fall within its lines, as what was finished before one of
+    them is not printed again.
+    """
+    spread: dict[str, int] = defaultdict(int)
+    for stage, number in kills.items():
+        instances = sorted(name for name in told if name.split("@")[0] == stage)
+        rng.shuffle(instances)
+        for i in range(number):
+            spread[instances[i % len(instances)]] += 1
+    plan = {}
+    for name, number in sorted(spread.items()):
+        plan[name] = []
+        for _ in range(number):
+            lines = rng.randint(0, told[name] // number)
+            delay = rng.uniform(0.0, 0.3) if lines else rng.uniform(0.5, 4.0)
+            plan[name].append(Kill(lines, delay, group=rng.random() < 0.5))
+    return plan
+
+
+class Repro:
+    """`dvc repro` in a folder, again and again, until no kill is left and it ends by itself."""
+
+    def __init__(self, folder: Path, plan: dict[str, list[Kill]]) -> None:
+        self.folder, self.plan = folder, plan
+        self.log: list[str] = []
+        self.struck: list[str] = []
+        self.starts = 0
+        self._kept: dict[str, int] = {}  # units that a journal holds, by label
+
+    def run(self) -> None:
+        while self._start():
+            assert self.starts < 100, "the kills do not end"
+
+    def _start(self) -> bool:
+        """One `dvc repro`; True when it was killed."""
+        self.starts += 1
+        process = subprocess.Popen(
+            REPRO,
+            cwd=self.folder,
+            env=environment() | {"PYTHONUNBUFFERED": "1"},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        struck = self._watch(process, iter(process.stdout))
+        process.wait(timeout=60)
+        assert (process.returncode == 0) != struck, "".join(self.log[-60:])
+        return struck
+
+    def _watch(self, process: subprocess.Popen[str], lines: Iterator[str]) -> bool:
+        stage, kill, seen, labels, struck = "", None, 0, set[str](), False
+        for line in lines:
+            self.log.append(line)
+            if struck:
+                continue  # what was under way
+            if match := STAGE.search(line):
+                stage, seen = match[1], 0
+                kill = self.plan.get(stage, [])[:1]
+            if match := PROGRESS.match(line):
+                self._check_kept(match, labels)
+            seen += progress(line) is not None
+            if kill and seen == kill[0].lines:
+                time.sleep(kill[0].delay)
+                struck = self._strike(process, kill[0])
+                if struck:
+                    self.struck.append(f"{stage} {kill[0]}")
+                    self.plan[stage].pop(0)
+                kill = None
+        return struck
+
+    def _check_kept(self, match: re.Match[str], labels: set[str]) -> None:
+        """What a journal once held is not made again."""
+        label, done, unit, rest = match[1], int(match[2]), match[3], match[4]
+        if unit != "units":
+            return
+        kept = self._kept.get(label, 0)
+        if label not in labels and kept:
+            assert rest == " already done" and done >= kept, f"{match[0]}: {kept} were finished"
+        labels.add(label)
+        self._kept[label] = max(kept, done)
+
+    def _strike(self, process: subprocess.Popen[str], kill: Kill) -> bool:
+        """False when the stage has ended meanwhile."""
+        stages = []
+        for child in psutil.Process(process.pid).children(recursive=True):
+            try:
+                if any("stages." in word for word in child.cmdline()):
+                    stages.append(child)
+            except psutil.NoSuchProcess:
+                continue
+        if not stages:
+            return False
+        if kill.group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            for child in stages:
+                try:
+                    child.kill()
+                except psutil.NoSuchProcess:
+                    continue
+        return True
