@@ -14,6 +14,7 @@ from stages.report.chart import Figure
 from stages.report.dose import draw_dose_response
 from stages.report.lines import draw_layer_sweep, draw_layer_trace, draw_power
 from stages.report.nulls import draw_nulls
+from stages.report.prediction import draw_prediction
 from stages.report.similarity import draw_similarity, gram_of
 from stages.report.structure import draw_structure
 from stages.report.text import joined
@@ -96,6 +97,7 @@ def draw_all(params: Params, metrics: Metrics, plots: Path = PLOTS) -> list[Figu
         ("layer_trace", draw_layer_trace),
         ("power", draw_power),
         ("nulls", draw_nulls),
+        ("prediction", draw_prediction),
     ):
         table = read_table(plots / f"{name}.csv")
         if table is not None:

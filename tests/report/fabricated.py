@@ -17,6 +17,7 @@ from stages.geometry.calibration import Differences, calibrate
 from stages.geometry.gram import unit_gram
 from stages.geometry.power import curves
 from stages.geometry.table import csv_text
+from stages.transfer import predict
 
 WIDTH = 24
 LAYERS = 8
@@ -114,6 +115,7 @@ def write_all(root: Path, params: Params, seed: int = 0, hostile: str | None = N
     write_metrics(metrics / "baseline.json", baseline)
     write_metrics(metrics / "transfer.json", _transfer(params, rng, labs))
     _similarity(root, params, rng, labs)
+    _prediction(root, params, rng)
     chosen = {"layer": 4, "dose": 0.4, "coefficient": 30.0, "margin_gain": 0.2, "status": "ok"}
     sweep = {"layer": 4, "contrast": "model_contrast", "span": "prompt_last"}
     write_metrics(metrics / "layer_sweep.json", sweep | dict.fromkeys(organisms, chosen))
@@ -202,6 +204,18 @@ def _similarity(root: Path, params: Params, rng: np.random.Generator, labs: list
     frame = pl.DataFrame({"layer": range(LAYERS)} | dict(zip(models, walk.T, strict=True)))
     (root / "plots").mkdir(parents=True, exist_ok=True)
     frame.write_csv(root / "plots" / "base_similarity.csv")
+
+
+def _prediction(root: Path, params: Params, rng: np.random.Generator) -> None:
+    """The real correlations of invented predictors and outcomes."""
+    slugs = params.slugs("organism")
+    n = len(slugs)
+    x = {name: rng.normal(size=(n, n)) for name in predict.PREDICTORS}
+    y = {name: rng.normal(size=(1, n, n)) for name in predict.OUTCOMES}
+    y = {name: v + 0.2 * rng.normal(size=(20, n, n)) for name, v in y.items()}
+    write_metrics(root / "metrics" / "prediction.json", predict.prediction(x, y, 0))
+    (root / "plots").mkdir(parents=True, exist_ok=True)
+    predict.table(slugs, x, y).write_csv(root / "plots" / "prediction.csv")
 
 
 def _conditions(params: Params, rng: np.random.Generator) -> pl.DataFrame:
