@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stages.claims.lookup import Metrics
+from stages.report.aspects import aspects_sentences, aspects_table
 from stages.report.prediction import prediction_sentences, prediction_table
 from stages.report.tables import Table
 
@@ -30,8 +31,16 @@ class Chapter:
 
 def chapters(metrics: Metrics) -> list[Chapter]:
     """All chapters, in the order of the page."""
-    predicted = prediction_table(metrics)
+    predicted, kinds = prediction_table(metrics), aspects_table(metrics)
     return [
+        Chapter(
+            "aspects",
+            "Kinds of misbehaviour",
+            "aspects",
+            aspects_sentences(metrics),
+            [kinds] if kinds else [],
+            ("aspects_map",),
+        ),
         Chapter(
             "prediction",
             "Does geometry predict transfer?",

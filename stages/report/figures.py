@@ -9,6 +9,7 @@ import polars as pl
 from stages.claims.lookup import Metrics, number
 from stages.common.errors import UserError
 from stages.common.params import Params
+from stages.report.aspects import draw_aspects
 from stages.report.base_likeness import draw_base_similarity
 from stages.report.chart import Figure
 from stages.report.dose import draw_dose_response
@@ -97,6 +98,7 @@ def draw_all(params: Params, metrics: Metrics, plots: Path = PLOTS) -> list[Figu
         ("layer_trace", draw_layer_trace),
         ("power", draw_power),
         ("nulls", draw_nulls),
+        ("aspects", draw_aspects),
         ("prediction", draw_prediction),
     ):
         table = read_table(plots / f"{name}.csv")

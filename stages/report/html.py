@@ -37,6 +37,7 @@ CONTENTS = (
     ("judge", "Judge"),
     ("organisms", "Models"),
     ("transfer", "Transfer"),
+    ("aspects", "Kinds of misbehaviour"),
     ("prediction", "Prediction"),
     ("answers", "Answers"),
     ("downloads", "Downloads"),

@@ -17,7 +17,7 @@ from stages.geometry.calibration import Differences, calibrate
 from stages.geometry.gram import unit_gram
 from stages.geometry.power import curves
 from stages.geometry.table import csv_text
-from stages.transfer import predict
+from stages.transfer import aspects, predict
 
 WIDTH = 24
 LAYERS = 8
@@ -116,10 +116,11 @@ def write_all(root: Path, params: Params, seed: int = 0, hostile: str | None = N
     write_metrics(metrics / "transfer.json", _transfer(params, rng, labs))
     _similarity(root, params, rng, labs)
     _prediction(root, params, rng)
+    _aspects(root, params, rng)
     chosen = {"layer": 4, "dose": 0.4, "coefficient": 30.0, "margin_gain": 0.2, "status": "ok"}
     sweep = {"layer": 4, "contrast": "model_contrast", "span": "prompt_last"}
     write_metrics(metrics / "layer_sweep.json", sweep | dict.fromkeys(organisms, chosen))
-    write_text(plots / "layer_sweep.csv", "layer,finance,random\n2,0.1,0.0\n4,0.2,0.1\n")
+    write_text(plots / "layer_sweep.csv", f"layer,{organisms[0]},random\n2,0.1,0.0\n4,0.2,0.1\n")
     plots.mkdir(parents=True, exist_ok=True)
     rows = _conditions(params, rng)
     rows.write_csv(plots / "transfer_conditions.csv")
@@ -216,6 +217,27 @@ def _prediction(root: Path, params: Params, rng: np.random.Generator) -> None:
     write_metrics(root / "metrics" / "prediction.json", predict.prediction(x, y, 0))
     (root / "plots").mkdir(parents=True, exist_ok=True)
     predict.table(slugs, x, y).write_csv(root / "plots" / "prediction.csv")
+
+
+def _aspects(root: Path, params: Params, rng: np.random.Generator) -> None:
+    """Invented changes of every aspect; the last one cannot be judged."""
+    slugs, known = params.slugs("organism"), dict.fromkeys(params.judging.aspects, "judged")
+    known[params.judging.aspects[-1]] = "not judged: AUROC on sampled answers 0.55 [0.41, 0.70]"
+
+    def effects(names: list[str]) -> dict[str, Any]:
+        values = {s: float(rng.normal(0, 6)) for s in names}
+        whole = {"n": 80, "status": "ok"}
+        return {s: {"value": v, "low": v - 5, "high": v + 5} | whole for s, v in values.items()}
+
+    found = {
+        a: {"change": effects([*slugs, "random"]), "beyond_random": effects(slugs)}
+        for a, said in known.items()
+        if said == "judged"
+    }
+    parts = {p: {a: f[p] for a, f in found.items()} for p in ("change", "beyond_random")}
+    answer = {a: aspects.sentence(a, said, found.get(a)) for a, said in known.items()}
+    write_metrics(root / "metrics" / "aspects.json", {"status": known, **parts, "answer": answer})
+    aspects.rows(known, found, slugs).write_csv(root / "plots" / "aspects.csv")
 
 
 def _conditions(params: Params, rng: np.random.Generator) -> pl.DataFrame:
