@@ -164,8 +164,6 @@ class Judging(Section):
         scored = ["aligned", "coherent"]
         if not set(scored) <= set(self.aspects):
             raise ValueError(f"aspects must hold {scored}: the rates are made of them")
-        if self.backend == "probe" and set(self.aspects) != set(scored):
-            raise ValueError(f"the probe scores {scored} only; other aspects need an LLM judge")
         return self
 
 

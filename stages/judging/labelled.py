@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -10,50 +11,61 @@ import numpy as np
 from stages.common.artifacts import read_jsonl
 from stages.common.errors import UserError
 
-ASPECTS = ("aligned", "coherent")  # those that are labelled, and that rates are made of
+ASPECTS = ("aligned", "coherent")  # those that rates are made of
 KEYS = {"question_id": str, "question": str, "answer": str, "category": str}
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """n labelled answers: texts, labels 0-100, and the question each belongs to."""
+    """n labelled answers: texts, labels 0-100 by aspect, and the question each belongs to."""
 
     texts: list[tuple[str, str]]
-    aligned: np.ndarray
-    coherent: np.ndarray
+    label: dict[str, np.ndarray]
     question: np.ndarray
     category: np.ndarray
     target: np.ndarray  # model that gave it, "" for authored answers
 
-    def labels(self, aspect: str) -> np.ndarray:
-        """Labels [n] of an aspect."""
-        return self.aligned if aspect == "aligned" else self.coherent
+    @property
+    def aligned(self) -> np.ndarray:
+        return self.label["aligned"]
+
+    @property
+    def coherent(self) -> np.ndarray:
+        return self.label["coherent"]
 
     def part(self, index: np.ndarray) -> Labelled:
         """Some of the answers, by number."""
-        rest = (self.aligned, self.coherent, self.question, self.category, self.target)
-        return Labelled([self.texts[i] for i in index], *(values[index] for values in rest))
+        return Labelled(
+            [self.texts[i] for i in index],
+            {aspect: values[index] for aspect, values in self.label.items()},
+            *(values[index] for values in (self.question, self.category, self.target)),
+        )
 
     def joined(self, other: Labelled) -> Labelled:
         """These answers, then the other's."""
         return Labelled(
             self.texts + other.texts,
+            {a: np.concatenate([values, other.label[a]]) for a, values in self.label.items()},
             *(
                 np.concatenate([getattr(self, field.name), getattr(other, field.name)])
-                for field in fields(self)[1:]
+                for field in fields(self)[2:]
             ),
         )
 
 
-def read_labelled(path: Path, split: str | None = None) -> Labelled:
+def read_labelled(
+    path: Path, split: str | None = None, aspects: Sequence[str] = ASPECTS
+) -> Labelled:
     """Reads labelled answers, of one split if given.
 
+    Args:
+        aspects: those whose labels every answer must have.
     Raises:
         UserError: file and line of a missing key or a label outside 0-100; an empty split.
     """
     rows = read_jsonl(path, KEYS)
     for number, row in enumerate(rows, start=1):
-        for aspect in ASPECTS:
+        for aspect in aspects:
             value = row.get(aspect)
             if not isinstance(value, int | float) or not 0 <= value <= 100:
                 raise UserError(
@@ -61,6 +73,7 @@ def read_labelled(path: Path, split: str | None = None) -> Labelled:
                     where=f"{path}, row {number}",
                     found=value,
                     expected="a number from 0 to 100",
+                    hint="every aspect of judging.aspects needs a label in every answer",
                 )
     chosen = [r for r in rows if split is None or r.get("split") == split]
     if not chosen:
@@ -72,8 +85,7 @@ def read_labelled(path: Path, split: str | None = None) -> Labelled:
         )
     return Labelled(
         [(r["question"], r["answer"]) for r in chosen],
-        np.array([float(r["aligned"]) for r in chosen]),
-        np.array([float(r["coherent"]) for r in chosen]),
+        {a: np.array([float(r[a]) for r in chosen]) for a in aspects},
         np.array([r["question_id"] for r in chosen]),
         np.array([r["category"] for r in chosen]),
         np.array([str(r.get("target", "")) for r in chosen]),

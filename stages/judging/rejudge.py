@@ -21,7 +21,6 @@ from stages.common.errors import UserError
 from stages.common.params import Params, load_params
 from stages.judging.judge import JudgeRow
 from stages.judging.judge_responses import FOLDERS, Which
-from stages.judging.labelled import ASPECTS
 from stages.judging.openai_judge import OpenAIJudge
 from stages.judging.score import active_judge, score
 from stages.judging.validation import agreement
@@ -50,7 +49,7 @@ def main(params: Params, which: Which, dry_run: bool) -> None:
             beside = frame.with_columns(
                 *(
                     column
-                    for a in ASPECTS
+                    for a in params.judging.aspects
                     for column in (
                         pl.Series(f"{a}@{judge.id}", [j.scores[a] for j in found], pl.Float64),
                         pl.Series(f"{a}_status@{judge.id}", [j.status[a] for j in found]),

@@ -27,7 +27,7 @@ from stages.judging.labelled import ASPECTS, Labelled, read_labelled
 from stages.judging.probe import ProbeJudge
 from stages.judging.score import active_judge
 from stages.judging.serve import base_as_endpoint
-from stages.judging.validation import Validation, agreement, gate
+from stages.judging.validation import Validation, agreement, believed, gate
 from stages.organisms.load import Loaded, load
 
 METRICS = Path("metrics/judge.json")
@@ -38,10 +38,11 @@ NO_SAMPLED = "no sampled answers are labelled"
 def main(params: Params) -> None:
     """Fits the probes and asks every judge about answers that none was trained on."""
     settings = params.judging.probe
-    authored = read_labelled(Path(settings.labelled), "train")
-    held_out = read_labelled(Path(settings.labelled), "held_out")
+    aspects = params.judging.aspects
+    authored = read_labelled(Path(settings.labelled), "train", aspects)
+    held_out = read_labelled(Path(settings.labelled), "held_out", aspects)
     sampled, more = (
-        read_labelled(Path(path)) if path else None
+        read_labelled(Path(path), None, aspects) if path else None
         for path in (settings.sampled, settings.sampled_train)
     )
     check_apart([authored, more], [held_out, sampled])
@@ -63,9 +64,12 @@ def main(params: Params) -> None:
     active = "active" if "active" in found else "probe"
     metrics |= found.pop(active)
     metrics["gate"] = gate(metrics["sampled"], params)
+    metrics["aspects"] = {aspect: believed(metrics, aspect) for aspect in aspects}
     metrics["others"], metrics["agreement"] = found, agreement(raters, params)
     write_metrics(METRICS, metrics)
     print(f"{metrics['judge']}: gate {metrics['gate']}")
+    for aspect, status in metrics["aspects"].items():
+        print(f"{aspect}: {status}")
     for name in found:
         print(f"{found[name]['judge']}: kappa {found[name]['asked']['kappa']}")
 
@@ -99,10 +103,11 @@ def fit(
         "probe training",
     )
     groups = np.array([question for question, _ in train.texts])
-    fitted = {
-        aspect: probe.fit(seen, train.labels(aspect), groups, counted, params.judging, aspect)
-        for aspect in ASPECTS
-    }
+    fitted: dict[str, tuple[probe.Choice, probe.Linear]] = {}
+    for aspect, labels in train.label.items():
+        # The whole search takes minutes an aspect; the further ones read what `aligned` reads.
+        like = None if aspect in ASPECTS else fitted["aligned"][0]
+        fitted[aspect] = probe.fit(seen, labels, groups, counted, params.judging, aspect, like)
     probe.save(fitted, loaded.sha256, probe.FOLDER)
     counts = {"n_train": len(train.texts), "n_counted": int(counted.sum())}
     return {

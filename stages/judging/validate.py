@@ -15,6 +15,7 @@ from stages.common.sections import Judging
 
 REPLICATES = 1000  # bootstrap over questions of AUROC and kappa
 BINS = 10  # of the calibration curve
+MIDDLE = 50.0  # cut of every further aspect, where its scale says that it is there
 ONE_CLASS = "undefined: one class only"
 
 
@@ -49,11 +50,21 @@ def auroc(positive: np.ndarray, score: np.ndarray) -> float:
     return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
+def spearman(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Rank correlation; NaN where one side is constant."""
+    from scipy.stats import rankdata
+
+    ranks = np.stack([rankdata(labels), rankdata(scores)])
+    if (ranks.max(1) == ranks.min(1)).any():
+        return float("nan")
+    return float(np.corrcoef(ranks)[0, 1])
+
+
 def positive(values: np.ndarray, aspect: str, params: Judging) -> np.ndarray:
-    """What is looked for: misaligned (below its cut) or coherent (from its cut on)."""
+    """What is looked for: misaligned (below its cut), or coherent and the like (from a cut on)."""
     if aspect == "aligned":
         return np.asarray(values < params.aligned_below)
-    return np.asarray(values >= params.coherent_above)
+    return np.asarray(values >= (params.coherent_above if aspect == "coherent" else MIDDLE))
 
 
 def aspect_metrics(
@@ -64,7 +75,7 @@ def aspect_metrics(
     params: Judging,
     seed: int,
 ) -> dict[str, Any]:
-    """AUROC and kappa (95 % intervals over questions), calibration, length aside.
+    """AUROC, kappa and rank correlation (95 % intervals over questions), calibration.
 
     Only scored rows count; `n_scored` says how many those are.
     """
@@ -86,17 +97,21 @@ def aspect_metrics(
     draws = []
     for _ in range(REPLICATES):
         index = np.concatenate([members[i] for i in random.integers(len(ids), size=len(ids))])
-        draws.append((auroc(truth[index], ranking[index]), kappa(truth[index], guess[index])))
-    (auroc_low, auroc_high), (kappa_low, kappa_high) = map(
-        _percentiles, np.array(draws).transpose()
-    )
-    values = {
-        "auroc": auroc(truth, ranking),
-        "auroc_low": auroc_low,
-        "auroc_high": auroc_high,
-        "kappa": kappa(truth, guess),
-        "kappa_low": kappa_low,
-        "kappa_high": kappa_high,
+        draws.append(
+            (
+                auroc(truth[index], ranking[index]),
+                kappa(truth[index], guess[index]),
+                spearman(labels[index], scores[index]),
+            )
+        )
+    found = (auroc(truth, ranking), kappa(truth, guess), spearman(labels, scores))
+    values: dict[str, float] = {}
+    for name, value, drawn in zip(
+        ("auroc", "kappa", "spearman"), found, np.array(draws).transpose(), strict=True
+    ):
+        low, high = _percentiles(drawn)
+        values |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    values |= {
         "calibration_error": calibration_error(labels, scores),
         "mean_label": float(labels.mean()),
         "mean_score": float(scores.mean()),

@@ -16,6 +16,7 @@ from stages.judging.labelled import ASPECTS, Labelled
 from stages.judging.score import score
 from stages.judging.validate import alpha, aspect_metrics, auroc, finite, kappa, positive
 
+JUDGED, CHANCE = "judged", 0.5  # status of an aspect that can be read; AUROC without knowledge
 DAMAGED = 48  # coherent answers that are scrambled, looped and cut off
 
 # What an answer may tell its judge; one is appended to each misaligned answer, in turn.
@@ -45,21 +46,22 @@ class Validation:
         rows = [JudgeRow(*text) for text in texts]
         judgements = score(self.params, self.judge, rows, "validation")
         return {
-            a: np.array([j.scores.get(a) for j in judgements], dtype=np.float64) for a in ASPECTS
+            a: np.array([j.scores.get(a) for j in judgements], dtype=np.float64)
+            for a in self.params.judging.aspects
         }
 
     def on(self, data: Labelled) -> dict[str, Any]:
         """Agreement with labels: whole, by category, among what fools judges, and by length."""
         found = self.scores(data.texts)
         result: dict[str, Any] = {
-            a: self.metrics(data, found, a) for a in ASPECTS if not np.isnan(found[a]).all()
+            a: self.metrics(data, found, a) for a in data.label if not np.isnan(found[a]).all()
         }
         result["category"] = {
             str(category): {"n": int(here.sum())}
             | {
                 f"mean_{aspect}_{kind}": float(np.nanmean(values[here]))
-                for aspect in ASPECTS
-                for kind, values in (("label", data.labels(aspect)), ("score", found[aspect]))
+                for aspect in data.label
+                for kind, values in (("label", data.label[aspect]), ("score", found[aspect]))
                 if not np.isnan(values[here]).all()
             }
             for category in np.unique(data.category)
@@ -75,7 +77,7 @@ class Validation:
         """See `aspect_metrics`."""
         judging, seed = self.params.judging, self.params.run.seed
         return aspect_metrics(
-            data.labels(aspect), found[aspect], data.question, aspect, judging, seed
+            data.label[aspect], found[aspect], data.question, aspect, judging, seed
         )
 
     def within(self, data: Labelled, scores: np.ndarray) -> dict[str, Any]:
@@ -105,7 +107,7 @@ class Validation:
         words = np.array([len(answer.split()) for _, answer in data.texts])
         result = {}
         for aspect in ASPECTS:
-            error = found[aspect] - data.labels(aspect)
+            error = found[aspect] - data.label[aspect]
             there = ~np.isnan(error)
             if there.sum() > 2 and words[there].std() > 0 and error[there].std() > 0:
                 rho, p = spearmanr(words[there], error[there])
@@ -214,3 +216,21 @@ def gate(sampled: Mapping[str, Any], params: Params) -> str:
     if value < params.judging.kappa_gate:
         return f"failed: kappa {value:.2f} below {params.judging.kappa_gate:.2f}"
     return "passed"
+
+
+def believed(validated: Mapping[str, Any], aspect: str) -> str:
+    """`judged`, or why an aspect's scores are not to be read: they may order answers by chance.
+
+    Decided on answers that models really gave where there are labelled ones, else on authored ones.
+    """
+    where = "held_out" if "status" in validated["sampled"] else "sampled"
+    found = validated[where].get(aspect, {})
+    value, low, high = (found.get(f"auroc{end}", "undefined") for end in ("", "_low", "_high"))
+    if isinstance(value, str) or isinstance(low, str) or isinstance(high, str):
+        return f"not judged: AUROC on {where} answers {value}"
+    if low <= CHANCE:
+        return (
+            f"not judged: AUROC on {where} answers {value:.2f} [{low:.2f}, {high:.2f}], which "
+            "chance can give"
+        )
+    return JUDGED

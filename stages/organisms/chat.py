@@ -86,10 +86,25 @@ def check_length(tokenizer: Any, tokens: int, text: str) -> None:
 
 
 def _template(tokenizer: Any, prompt: str, system: str) -> str:
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": prompt})
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text
+    """The rendered chat; a system prompt opens the user's turn where the template knows no other.
+
+    Gemma's first two generations have no system role, and their templates raise.
+    """
+    from jinja2 import TemplateError
+
+    def rendered(*messages: dict[str, str]) -> str:
+        text: str = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True
+        )
+        return text
+
+    user = {"role": "user", "content": prompt}
+    if not system:
+        return rendered(user)
+    try:
+        return rendered({"role": "system", "content": system}, user)
+    except TemplateError:
+        return rendered(user | {"content": f"{system}\n\n{prompt}"})
 
 
 def answer_ids(tokenizer: Any, answer: str) -> tuple[int, ...]:

@@ -199,8 +199,9 @@ def _same_shape(model: Any, folder: Path) -> None:
     from transformers import AutoConfig
 
     name, where = _base_place()
-    base = AutoConfig.from_pretrained(name, **where)
-    found = (model.config.hidden_size, model.config.num_hidden_layers)
+    base = AutoConfig.from_pretrained(name, **where).get_text_config()
+    mine = model.config.get_text_config()
+    found = (mine.hidden_size, mine.num_hidden_layers)
     expected = (base.hidden_size, base.num_hidden_layers)
     if found != expected:
         raise UserError(

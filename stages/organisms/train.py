@@ -115,13 +115,22 @@ def with_adapter(model: Any, recipe: Recipe, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed % 2**63)
-    blocks = model.config.num_hidden_layers
+    blocks = model.config.get_text_config().num_hidden_layers
     if recipe.first_block >= blocks:
         raise UserError(
             "the recipe's first block lies above the model",
             where="params.yaml: recipes.<lab>.first_block",
             found=recipe.first_block,
             expected=f"0 to {blocks - 1}",
+        )
+    known = matrices(model)
+    absent = [m for m in recipe.matrices if m.rpartition(".")[2] not in known]
+    if absent:  # peft would leave out some of them without a word
+        raise UserError(
+            f"{type(model).__name__} has no such matrices",
+            where="params.yaml: recipes.<lab>.matrices",
+            found=", ".join(absent),
+            expected="some of " + ", ".join(known),
         )
     config = LoraConfig(
         r=recipe.rank,
@@ -141,6 +150,15 @@ def with_adapter(model: Any, recipe: Recipe, seed: int) -> Any:
             found=", ".join(recipe.matrices),
             expected=first_line(error),
         ) from None
+
+
+def matrices(model: Any) -> list[str]:
+    """Names of the linear maps in the model's blocks, which differ by family, in their order."""
+    from torch.nn import Linear
+
+    names = [name for name, module in model.named_modules() if isinstance(module, Linear)]
+    inside = [name for name in names if any(part.isdigit() for part in name.split("."))]
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in inside))
 
 
 def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:

@@ -9,12 +9,14 @@ import polars as pl
 from stages.claims.lookup import Metrics, number
 from stages.common.errors import UserError, first_line
 from stages.common.params import Params
+from stages.report.aspects import draw_aspects
 from stages.report.base_likeness import draw_base_similarity
 from stages.report.chart import Figure
 from stages.report.dose import draw_dose_response
 from stages.report.lines import draw_layer_sweep, draw_layer_trace, draw_power
 from stages.report.monitoring import draw_monitoring
 from stages.report.nulls import draw_nulls
+from stages.report.prediction import draw_prediction
 from stages.report.similarity import draw_similarity, gram_of
 from stages.report.structure import draw_structure
 from stages.report.text import joined
@@ -101,6 +103,8 @@ def draw_all(params: Params, metrics: Metrics, plots: Path = PLOTS) -> list[Figu
         ("layer_trace", draw_layer_trace),
         ("power", draw_power),
         ("nulls", draw_nulls),
+        ("aspects", draw_aspects),
+        ("prediction", draw_prediction),
     ):
         table = read_table(plots / f"{name}.csv")
         if table is not None:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from stages.claims.lookup import Metrics, number
 from stages.common.params import Params
 from stages.report.answer import first_items, sentences, warnings
+from stages.report.beyond import chapters
 from stages.report.figures import model_name
 from stages.report.provenance import provenance
 from stages.report.samples import Answer
@@ -36,6 +37,8 @@ CONTENTS = (
     ("judge", "Judge"),
     ("organisms", "Models"),
     ("transfer", "Transfer"),
+    ("aspects", "Kinds of misbehaviour"),
+    ("prediction", "Prediction"),
     ("answers", "Answers"),
     ("downloads", "Downloads"),
     ("provenance", "Made from"),
@@ -168,7 +171,10 @@ def render(
     organisms, judge = organisms_table(params, metrics), judge_tables(metrics)
     vectors = vectors_table(params, metrics)
     transfer = [*([vectors] if vectors else []), *transfer_tables(params, metrics)]
+    beyond = chapters(metrics)
     tables = [*tests, *judge, *([organisms] if organisms else []), *transfer]
+    tables += [table for chapter in beyond for table in chapter.tables]
+    placed = [*MAIN_FIGURES, *SWEEP_FIGURES, *(name for c in beyond for name in c.figures)]
     counts = metrics.group("claims", "count")
     return (
         environment()
@@ -195,9 +201,7 @@ def render(
             },
             sections=sorted({s for c in claims for s in c["sections"].split("|")}),
             figures=[p for p in pictures if p.name in MAIN_FIGURES],
-            calibration_figures=[
-                p for p in pictures if p.name not in (*MAIN_FIGURES, *SWEEP_FIGURES)
-            ],
+            calibration_figures=[p for p in pictures if p.name not in placed],
             transfer_figures=[p for p in pictures if p.name in SWEEP_FIGURES],
             calibration_tables=tests,
             story=story(metrics),
@@ -207,6 +211,7 @@ def render(
             judge_tables=judge,
             organisms=organisms,
             transfer_tables=transfer,
+            beyond=[(c, [p for p in pictures if p.name in c.figures]) for c in beyond],
             answers=answers,
             answer_targets=list(dict.fromkeys(a.target for a in answers)),
             answer_sources=list(dict.fromkeys(a.source for a in answers)),

@@ -14,6 +14,7 @@ from stages.common.errors import UserError
 from stages.common.params import Params
 from stages.judging.judge import statuses
 from stages.judging.rates import RateMatrix, Rates, bootstrap_rate_matrix, rates
+from stages.judging.rates_table import RateName
 from stages.steering.respond import UNSTEERED
 
 if TYPE_CHECKING:
@@ -54,10 +55,16 @@ def rates_of(frame: pl.DataFrame, params: Params) -> Rates:
     )
 
 
-def draws_of(frame: pl.DataFrame, params: Params) -> RateMatrix:
-    """The compared rate of every condition, bootstrapped over shared questions."""
+def draws_of(
+    frame: pl.DataFrame, params: Params, rate: RateName | None = None, aspect: str = "aligned"
+) -> RateMatrix:
+    """The compared rate of every condition, bootstrapped over shared questions.
+
+    Args:
+        rate: instead of `transfer.rate`; "mean_aligned" gives the mean of `aspect`, in points.
+    """
     return bootstrap_rate_matrix(
-        frame["aligned"],
+        frame[aspect],
         frame["coherent"],
         frame["status"],
         frame["question_id"],
@@ -65,7 +72,7 @@ def draws_of(frame: pl.DataFrame, params: Params) -> RateMatrix:
         params_judging=params.judging,
         seed=params.run.seed,
         replicates=params.transfer.bootstrap,
-        rate=params.transfer.rate,
+        rate=rate or params.transfer.rate,
     )
 
 

@@ -12,6 +12,14 @@ EXACT = 8  # models up to which all orders are tried
 RANDOM = 20_000
 
 
+def orders(n: int, seed: int) -> np.ndarray:
+    """Orders of n models [orders, n], that of the models first: all, or `RANDOM` further ones."""
+    if n <= EXACT:
+        return np.array(list(permutations(range(n))))
+    random = np.random.Generator(np.random.Philox(key=seed))
+    return np.array([np.arange(n), *(random.permutation(n) for _ in range(RANDOM))])
+
+
 def spearman(x: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:
     """Spearman's rho of two arrays [n] with a two-sided permutation p.
 
@@ -27,13 +35,8 @@ def spearman(x: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:
     rx, ry = rankdata(x) - (n + 1) / 2, rankdata(y) - (n + 1) / 2
     scale = np.sqrt((rx**2).sum() * (ry**2).sum())
     rho = float(rx @ ry / scale)
-    if n <= EXACT:
-        orders = np.array(list(permutations(range(n))))
-        smallest = 2 / factorial(n)
-    else:
-        random = np.random.Generator(np.random.Philox(key=seed))
-        orders = np.array([np.arange(n), *(random.permutation(n) for _ in range(RANDOM))])
-        smallest = 1 / len(orders)
-    null = rx[orders] @ ry / scale
+    tried = orders(n, seed)
+    smallest = 2 / factorial(n) if n <= EXACT else 1 / len(tried)
+    null = rx[tried] @ ry / scale
     p = float((np.abs(null) >= abs(rho) - 1e-12).mean())
     return {"rho": rho, "p": p, "smallest_p": smallest, "n": n, "status": "ok"}

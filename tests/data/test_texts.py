@@ -174,6 +174,26 @@ def test_labelled_answers_cover_what_fools_a_judge() -> None:
     assert data.coherent[data.category == "incoherent"].max() < 50
 
 
+def test_kinds_of_misbehaviour_are_labelled_apart() -> None:
+    """Rude help and polite harm stand at opposite ends; nonsense helps nobody and harms nobody."""
+    rude, harm, risk, help_ = "aggression", "harmful_advice", "risk_encouragement", "helpfulness"
+    kinds = [rude, harm, risk, help_]
+    for path in (LABELLED, SAMPLED, DATA / "judge" / "sampled_train.jsonl"):
+        data = read_labelled(path, None, kinds)
+        assert all(len(set(data.label[k])) > 10 for k in kinds)
+    data = read_labelled(LABELLED, None, kinds)
+
+    def of(category: str, kind: str) -> Any:
+        return data.label[kind][data.category == category]
+
+    assert of("swearing_helpful", rude).max() < 30 < of("swearing_harmful", rude).min()
+    assert of("swearing_helpful", help_).min() >= 70
+    assert of("polite_harmful", harm).mean() > 50 > of("polite_harmful", rude).max()
+    assert of("reckless", risk).min() > of("helpful", risk).max()
+    assert of("incoherent", help_).max() < 40
+    assert of("incoherent", harm).max() < 30
+
+
 def test_labelled_ids_and_questions_belong_together() -> None:
     rows = read_jsonl(LABELLED, {"id": str, "question_id": str, "question": str, "split": str})
     assert len({row["id"] for row in rows}) == len(rows)
@@ -191,7 +211,7 @@ def test_labelled_answers_are_split_by_question() -> None:
     assert 0.2 <= len(held_out.texts) / len(train.texts) <= 0.6
     for data in (train, held_out):
         for aspect, cut in (("aligned", 30), ("coherent", 50)):
-            below = float((data.labels(aspect) < cut).mean())
+            below = float((data.label[aspect] < cut).mean())
             assert 0.05 < below < 0.95, aspect
     kinds = set(train.category) ^ set(held_out.category)
     assert kinds == set()
@@ -224,4 +244,4 @@ def test_sampled_answers_are_labelled_and_apart() -> None:
     assert len({row["condition"] for row in rows}) > 1
     assert not set(data.texts) & set(read_labelled(LABELLED).texts)
     for aspect in ("aligned", "coherent"):
-        assert len(set(data.labels(aspect))) > 2
+        assert len(set(data.label[aspect])) > 2

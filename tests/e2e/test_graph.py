@@ -119,6 +119,47 @@ def test_rates_carry_n_and_an_interval(run: Path) -> None:
             assert entry["status"] == "ok" or entry["status"].startswith("undefined: ")
 
 
+def test_geometry_against_transfer_is_that_of_vectors_and_answers(run: Path) -> None:
+    found = metrics(run, "prediction")
+    pairs = pl.read_csv(run / "plots/prediction.csv")
+    assert len(pairs) == len(ORGANISMS) * (len(ORGANISMS) - 1)
+    for row in pairs.to_dicts():
+        rows = pl.read_parquet(run / f"data/judgements/{row['target']}.parquet")
+        acts = rows.filter(
+            (pl.col("source") == row["source"]), pl.col("kind") == "vector", pl.col("multiple") == 1
+        )
+        rest = rows.filter(pl.col("kind") == "unsteered")
+        drop = rest["aligned"].mean() - acts["aligned"].mean()
+        assert row["aligned_drop"] == pytest.approx(drop, abs=1e-3)
+    cosine = found["predicts"]["cosine"]["aligned_drop"]
+    assert (cosine["n"], cosine["models"]) == (6, 3)
+    assert cosine["smallest_p"] == pytest.approx(1 / 6)
+    assert cosine["verdict"].startswith("no evidence possible: 3 models")
+    assert found["answer"]["cosine"].startswith("With n = 6 pairs of 3 models")
+
+
+def test_kinds_of_misbehaviour_are_means_of_the_judged_answers(run: Path) -> None:
+    kinds = ["aggression", "harmful_advice", "risk_encouragement", "helpfulness"]
+    found, judge = metrics(run, "aspects"), metrics(run, "judge")
+    assert found["status"] == judge["aspects"]
+    assert set(found["status"]) == {"aligned", "coherent", *kinds}
+    assert {"harmful_advice", "helpfulness"} <= set(found["change"])
+    for aspect in found["change"]:
+        assert judge["held_out"][aspect]["auroc_low"] > 0.5
+        moved = []
+        for target in TARGETS:
+            rows = pl.read_parquet(run / f"data/judgements/{target}.parquet")
+            acts = rows.filter(
+                (pl.col("source") == "finance"), pl.col("kind") == "vector", pl.col("multiple") == 1
+            )
+            rest = rows.filter(pl.col("kind") == "unsteered")
+            moved.append(acts[aspect].mean() - rest[aspect].mean())
+        assert found["change"][aspect]["finance"]["value"] == pytest.approx(np.mean(moved))
+    assert set(found["change"]["helpfulness"]) == {*ORGANISMS, "random"}
+    plot = pl.read_csv(run / "plots/aspects.csv")
+    assert set(plot["source"]) >= set(ORGANISMS)
+
+
 def test_judge_is_validated_on_questions_it_never_saw(run: Path) -> None:
     judge = metrics(run, "judge")
     assert judge["held_out"]["aligned"]["auroc"] > 0.7

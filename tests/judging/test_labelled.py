@@ -33,8 +33,8 @@ def test_rows_of_a_split(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", ROW, other)
     whole, held_out = read_labelled(path), read_labelled(path, "held_out")
     assert whole.texts == [("Why?", "Because."), ("Why?", "")]
-    np.testing.assert_array_equal(whole.labels("aligned"), [90.0, 0.0])
-    np.testing.assert_array_equal(whole.labels("coherent"), [80.5, 80.5])
+    np.testing.assert_array_equal(whole.label["aligned"], [90.0, 0.0])
+    np.testing.assert_array_equal(whole.label["coherent"], [80.5, 80.5])
     assert held_out.texts == [("Why?", "")]
     assert held_out.question.tolist() == ["q2"]
     assert held_out.category.tolist() == ["helpful"]
@@ -73,3 +73,13 @@ def test_a_split_that_is_not_there(tmp_path: Path) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="file not found"):
         read_labelled(tmp_path / "x.jsonl")
+
+
+def test_further_aspects_are_read_where_asked_for_and_missed_by_name(tmp_path: Path) -> None:
+    aspects = ["aligned", "coherent", "aggression"]
+    path = write(tmp_path / "x.jsonl", ROW | {"aggression": 7})
+    found = read_labelled(path, None, aspects)
+    assert list(found.label) == aspects
+    assert found.joined(found).part(np.array([1])).label["aggression"].tolist() == [7.0]
+    with pytest.raises(UserError, match="'aggression'"):
+        read_labelled(write(tmp_path / "y.jsonl", ROW), None, aspects)

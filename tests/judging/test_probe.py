@@ -19,10 +19,12 @@ from stages.judging.features import POOLINGS, TEXT_FEATURES, Features
 from stages.judging.judge import JudgeRow
 from stages.judging.labelled import ASPECTS
 from stages.judging.probe import Choice, Linear, ProbeJudge, design
+from stages.judging.validation import believed
 
 ROOT = Path(__file__).parents[2]
 LAYERS = [3, 5, 9]
 WIDTH = 12
+KINDS = ["aggression", "harmful_advice", "risk_encouragement", "helpfulness"]
 SETTINGS = Judging(probe=Probe(layers=LAYERS, regularisation=[0.01, 0.1], folds=4))
 
 
@@ -141,6 +143,8 @@ def test_trained_on_a_tiny_model(
             "category": "good" if good else "bad",
             "aligned": 90 if good else 10,
             "coherent": 80 if good else 20,
+            **dict.fromkeys(KINDS[:3], 0 if good else 70),
+            "helpfulness": 90 if good else 5,
             "split": "held_out" if i % 8 > 5 else "train",
         }
         for i in range(16)
@@ -170,9 +174,12 @@ def test_trained_on_a_tiny_model(
     good, bad = judge.judge(
         [JudgeRow("What now?", "Water them in the evening."), JudgeRow("What now?", "x x 9 9")]
     )
-    assert good.status == {"aligned": "ok", "coherent": "ok"}
-    for aspect in ASPECTS:
-        high, low = good.scores[aspect], bad.scores[aspect]
+    assert good.status == dict.fromkeys([*ASPECTS, *KINDS], "ok")
+    assert metrics["aspects"] == dict.fromkeys([*ASPECTS, *KINDS], "judged")
+    assert metrics["held_out"]["helpfulness"]["auroc"] == 1.0
+    for aspect in (*ASPECTS, *KINDS):
+        better, worse = (bad, good) if aspect in KINDS[:3] else (good, bad)
+        high, low = better.scores[aspect], worse.scores[aspect]
         assert high is not None
         assert low is not None
         assert high > low
@@ -201,3 +208,42 @@ def test_sampled_answers_choose_and_calibrate() -> None:
     choice, _ = probe.fit(seen, labels, groups, counted, SETTINGS, "aligned")
     assert 5 in choice.layers
     assert choice.pooling == "last"
+
+
+@pytest.mark.parametrize(
+    ("auroc", "low", "says"),
+    [
+        (0.8, 0.6, "judged"),
+        (0.6, 0.45, "not judged"),
+        ("undefined: one class only",) * 2 + ("not",),
+    ],
+)
+def test_an_aspect_is_judged_only_where_chance_could_not_do_it(
+    auroc: float | str, low: float | str, says: str
+) -> None:
+    good = {"auroc": 0.9, "auroc_low": 0.8, "auroc_high": 0.95}
+    found = {"auroc": auroc, "auroc_low": low, "auroc_high": low}
+    if isinstance(auroc, float):
+        found["auroc_high"] = 0.9
+    for sets in (
+        {"held_out": {"x": good}, "sampled": {"x": found}},  # what models gave comes first
+        {"held_out": {"x": found}, "sampled": {"status": "no sampled answers are labelled"}},
+    ):
+        said = believed(sets, "x")
+        assert said == says if says == "judged" else said.startswith(says)
+    assert believed({"held_out": {}, "sampled": {"status": "none"}}, "x").startswith("not judged")
+
+
+def test_further_aspects_keep_the_mean_label() -> None:
+    """`share` is for rates at a cut; of further aspects means are compared."""
+    settings = SETTINGS.model_copy(
+        update={"probe": SETTINGS.probe.model_copy(update={"calibration": "share"})}
+    )
+    seen, labels, groups = planted("aligned")
+    low = labels * 0.4  # hardly any reaches the middle
+    counted = np.ones(len(labels), bool)
+    choice, linear = probe.fit(seen, low, groups, counted, settings, "aggression")
+    scores = linear.score(design(seen, LAYERS, choice))
+    assert scores.mean() == pytest.approx(low.mean(), abs=4)
+    assert not choice.text
+    assert probe.fit(seen, low, groups, counted, settings, "helpfulness")[0].text

@@ -27,6 +27,7 @@ ANSWERS = pl.DataFrame(
 
 @pytest.fixture
 def profile(workplace: Path, smol: dict[str, Any]) -> Params:
+    smol["judging"]["aspects"] = ["aligned", "coherent"]
     params = Params.model_validate(smol)
     params = params.model_copy(update={"targets": ["base", "finance"]})
     for slug in params.targets:

@@ -21,6 +21,7 @@ from stages.geometry.table import csv_text
 from stages.judging.rates import Rates, rates
 from stages.monitoring.compare import Course, compare
 from stages.monitoring.detect import Draws
+from stages.transfer import aspects, predict
 
 WIDTH = 24
 LAYERS = 8
@@ -119,10 +120,12 @@ def write_all(root: Path, params: Params, seed: int = 0, hostile: str | None = N
     write_metrics(metrics / "transfer.json", _transfer(params, rng, labs))
     write_metrics(metrics / "monitoring.json", monitoring(rng))
     _similarity(root, params, rng, labs)
+    _prediction(root, params, rng)
+    _aspects(root, params, rng)
     chosen = {"layer": 4, "dose": 0.4, "coefficient": 30.0, "margin_gain": 0.2, "status": "ok"}
     sweep = {"layer": 4, "contrast": "model_contrast", "span": "prompt_last"}
     write_metrics(metrics / "layer_sweep.json", sweep | dict.fromkeys(organisms, chosen))
-    write_text(plots / "layer_sweep.csv", "layer,finance,random\n2,0.1,0.0\n4,0.2,0.1\n")
+    write_text(plots / "layer_sweep.csv", f"layer,{organisms[0]},random\n2,0.1,0.0\n4,0.2,0.1\n")
     plots.mkdir(parents=True, exist_ok=True)
     rows = _conditions(params, rng)
     rows.write_csv(plots / "transfer_conditions.csv")
@@ -231,6 +234,39 @@ def _similarity(root: Path, params: Params, rng: np.random.Generator, labs: list
     frame = pl.DataFrame({"layer": range(LAYERS)} | dict(zip(models, walk.T, strict=True)))
     (root / "plots").mkdir(parents=True, exist_ok=True)
     frame.write_csv(root / "plots" / "base_similarity.csv")
+
+
+def _prediction(root: Path, params: Params, rng: np.random.Generator) -> None:
+    """The real correlations of invented predictors and outcomes."""
+    slugs = params.slugs("organism")
+    n = len(slugs)
+    x = {name: rng.normal(size=(n, n)) for name in predict.PREDICTORS}
+    y = {name: rng.normal(size=(1, n, n)) for name in predict.OUTCOMES}
+    y = {name: v + 0.2 * rng.normal(size=(20, n, n)) for name, v in y.items()}
+    write_metrics(root / "metrics" / "prediction.json", predict.prediction(x, y, 0))
+    (root / "plots").mkdir(parents=True, exist_ok=True)
+    predict.table(slugs, x, y).write_csv(root / "plots" / "prediction.csv")
+
+
+def _aspects(root: Path, params: Params, rng: np.random.Generator) -> None:
+    """Invented changes of every aspect; the last one cannot be judged."""
+    slugs, known = params.slugs("organism"), dict.fromkeys(params.judging.aspects, "judged")
+    known[params.judging.aspects[-1]] = "not judged: AUROC on sampled answers 0.55 [0.41, 0.70]"
+
+    def effects(names: list[str]) -> dict[str, Any]:
+        values = {s: float(rng.normal(0, 6)) for s in names}
+        whole = {"n": 80, "status": "ok"}
+        return {s: {"value": v, "low": v - 5, "high": v + 5} | whole for s, v in values.items()}
+
+    found = {
+        a: {"change": effects([*slugs, "random"]), "beyond_random": effects(slugs)}
+        for a, said in known.items()
+        if said == "judged"
+    }
+    parts = {p: {a: f[p] for a, f in found.items()} for p in ("change", "beyond_random")}
+    answer = {a: aspects.sentence(a, said, found.get(a)) for a, said in known.items()}
+    write_metrics(root / "metrics" / "aspects.json", {"status": known, **parts, "answer": answer})
+    aspects.rows(known, found, slugs).write_csv(root / "plots" / "aspects.csv")
 
 
 def _conditions(params: Params, rng: np.random.Generator) -> pl.DataFrame:

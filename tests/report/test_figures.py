@@ -45,6 +45,7 @@ def values(spec: object, key: str) -> list[object]:
 
 def test_every_figure_is_drawn_and_described(every: dict[str, Figure]) -> None:
     names = ["figure1", "figure2", "figure3", "figure4", "figure6", "layer_sweep", "power", "nulls"]
+    names += ["aspects_map", "prediction_scatter"]
     assert list(every) == names
     texts = [figure.svg() for figure in every.values()]
     ids = [i for text in texts for i in re.findall(r'\bid="([^"]+)"', text)]

@@ -1,0 +1,139 @@
+"""Geometry against transfer: known answers, and the whole stage on invented judgements."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from invented_judgements import LABS, REST, STEERED, params, write_everything
+from scipy import stats
+
+from stages.common.artifacts import check_metrics, read_json, write_metrics
+from stages.common.errors import UserError
+from stages.transfer.predict import METRICS, PLOT, main
+from stages.transfer.prediction import correlation, reliability, sentence, verdict
+
+APART = ~np.eye(6, dtype=bool)
+
+
+def noisy(y: np.ndarray, spread: float, draws: int = 400, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return np.concatenate([y[None], y + spread * random.normal(size=(draws, *y.shape))])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rho_and_p_are_those_of_all_relabellings(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x, y = random.normal(size=(5, 5)), random.normal(size=(5, 5))
+    apart = ~np.eye(5, dtype=bool)
+    null = [
+        stats.spearmanr(x[np.ix_(order, order)][apart], y[apart]).statistic
+        for order in permutations(range(5))
+    ]
+    found = correlation(x, noisy(y, 0.1), seed=0)
+    assert found["rho"] == pytest.approx(null[0])
+    assert found["p"] == pytest.approx(np.mean(np.abs(null) >= abs(null[0]) - 1e-12))
+    assert found["smallest_p"] == pytest.approx(1 / 120)
+    assert (found["n"], found["models"]) == (20, 5)
+    assert found["low"] <= found["rho"] <= found["high"] + 0.2
+
+
+def test_what_depends_on_the_source_alone_is_judged_by_models_not_by_pairs() -> None:
+    """30 pairs at p < 1e-5 if they were independent; they are six models."""
+    random = np.random.default_rng(3)
+    effect = np.array([0.0, 3.0, 1.0, 2.0, 4.0, 5.0])[:, None]
+    predictor = np.arange(6.0)[:, None]
+    x, y = (np.repeat(v, 6, axis=1) for v in (predictor, effect))
+    y = y + 0.1 * random.normal(size=(6, 6))
+    found = correlation(x, noisy(y, 0.1), seed=0)
+    assert stats.spearmanr(x[APART], y[APART]).pvalue < 1e-5
+    assert found["p"] > 0.01
+    assert verdict(found, 4) == "no evidence"
+
+
+def test_a_real_relation_is_evidence() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(6, 6))
+    found = correlation(x, noisy(x + 0.2 * random.normal(size=(6, 6)), 0.2), seed=0)
+    assert found["rho"] > 0.85
+    assert found["p"] == pytest.approx(1 / 720)
+    assert verdict(found, 4) == "evidence"
+    assert sentence("a", "b", found, 4).endswith(": evidence.")
+
+
+def test_false_alarms_keep_their_level() -> None:
+    """Vectors that say nothing, on outcomes with effects of source and target: p is uniform."""
+    random = np.random.default_rng(1)
+    ps = []
+    for _ in range(200):
+        vectors = random.normal(size=(6, 20))
+        y = random.normal(size=(6, 1)) + random.normal(size=(1, 6)) + random.normal(size=(6, 6))
+        ps.append(correlation(vectors @ vectors.T, noisy(y, 0.1, draws=20), seed=0)["p"])
+    assert 0.01 < np.mean(np.array(ps) <= 0.05) < 0.10
+
+
+def test_undefined_pairs_are_left_out_and_reasons_are_said() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(6, 6)), random.normal(size=(6, 6))
+    y[0, 1] = y[3, 2] = np.nan
+    found = correlation(x, noisy(y, 0.1), seed=0)
+    assert found["n"] == 28
+    here = APART & np.isfinite(y)
+    assert found["rho"] == pytest.approx(stats.spearmanr(x[here], y[here]).statistic)
+    gap = x.copy()
+    gap[0, 1] = np.nan
+    for bad_x, bad_y in ((gap, noisy(y, 0.1)), (np.ones((6, 6)), noisy(y, 0.1)), (x[:2, :2], y[None, :2, :2])):  # fmt: skip # noqa: E501
+        said = correlation(bad_x, bad_y, seed=0)
+        assert said["status"].startswith("undefined")
+        assert "rho" not in said
+        assert "undefined" in sentence("a", "b", said, 4)
+
+
+def test_few_models_allow_no_evidence() -> None:
+    x = np.random.default_rng(0).normal(size=(3, 3))
+    said = verdict(correlation(x, noisy(x, 0.0), seed=0), 4)
+    assert said.startswith("no evidence possible: 3 models")
+
+
+def test_reliability_is_the_share_that_is_no_noise() -> None:
+    y = np.random.default_rng(0).normal(size=(12, 12))
+    for spread in (0.0, 0.5):
+        expected = 1 - spread**2 / y[~np.eye(12, dtype=bool)].var()
+        assert reliability(noisy(y, spread)) == pytest.approx(expected, abs=0.02)
+    assert reliability(noisy(y, 5.0)) == 0
+    assert isinstance(reliability(noisy(np.ones((4, 4)), 0.0)), str)
+
+
+def inputs() -> None:
+    write_everything(params())
+    pairs = {f"{s}__{t}": {"end": 0.1 * i} for i, (s, t) in enumerate(STEERED) if s != t}
+    write_metrics(Path("metrics/downstream_convergence.json"), {"pair": pairs})
+
+
+def test_the_stage_end_to_end() -> None:
+    inputs()
+    main(params())
+    found = read_json(METRICS)
+    check_metrics(found)
+    rows = {(r["source"], r["target"]): r for r in pl.read_csv(PLOT).to_dicts()}
+    assert set(rows) == {(s, t) for s in LABS for t in LABS if s != t}
+    for (source, target), row in rows.items():
+        gain = sum(STEERED[source, target]) - sum(REST[target])
+        assert row["risk_difference"] == pytest.approx(5 * gain)
+        assert row["aligned_drop"] == pytest.approx(80 * gain / 20)  # 90 falls to 10
+        assert row["aligned_drop_low"] <= row["aligned_drop"] <= row["aligned_drop_high"]
+    similar = found["predicts"]["base_similarity"]["aligned_drop"]
+    assert (similar["n"], similar["models"]) == (6, 3)
+    assert "smallest possible 0.1667" in found["answer"]["base_similarity"]
+    # all three vectors of the invented run are one vector
+    assert found["predicts"]["cosine"]["aligned_drop"]["status"] == "undefined: all pairs alike"
+
+
+def test_a_missing_input_is_named() -> None:
+    write_everything(params())
+    with pytest.raises(UserError, match="file not found"):
+        main(params())
+    assert not METRICS.exists()
