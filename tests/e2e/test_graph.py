@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,62 +12,15 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from graph_copy import ROOT, dvc
 from safetensors.numpy import load_file
 
 from stages.common.artifacts import check_metrics
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
-COPIED = ["stages", "data", "tests/e2e", "dvc.yaml", ".dvcignore"]
-OUTPUTS = [
-    "models", "adapters", "activations", "baseline", "response_activations", "judge_model",
-    "vectors", "responses", "damage", "judgements",
-]  # fmt: skip
 ORGANISMS = ["finance", "medical", "profanity"]
 TARGETS = ["base", *ORGANISMS]
-
-
-def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    scripts = Path(sys.executable).parent
-    env = {
-        **os.environ,
-        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=folder,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the reduced graph has run."""
-    folder = tmp_path_factory.mktemp("graph") / "with space"
-    folder.mkdir()
-    for name in COPIED:
-        source, target = ROOT / name, folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            skip = shutil.ignore_patterns("__pycache__", *(OUTPUTS if name == "data" else ()))
-            shutil.copytree(source, target, ignore=skip)
-        else:
-            shutil.copy(source, target)
-    shutil.copy(ROOT / "tests/e2e/reduced.yaml", folder / "params.yaml")
-    rows = (ROOT / "data/judge/labelled.jsonl").read_text(encoding="utf-8").splitlines()
-    part = [r for r in rows if int(json.loads(r)["question_id"][1:]) % 4 == 0]
-    (folder / "tests/e2e/labelled.jsonl").write_text("\n".join(part) + "\n", encoding="utf-8")
-    assert dvc(folder, "init", "--no-scm", "-q").returncode == 0
-    done = dvc(folder, "repro")
-    assert done.returncode == 0, done.stdout[-6000:]
-    return folder
 
 
 def metrics(folder: Path, name: str) -> dict:
