@@ -71,10 +71,10 @@ analyse: $(READY) ## Battery and power of your own vectors: VECTORS=dir [CLUSTER
 	@python -m stages.steering.analyse "$(VECTORS)" $(CLUSTERS)
 
 plan: $(READY) ## Print what the active profile will cost: tokens, hours, memory, disk, money.
-	@python -m stages.steering.plan
+	@python -m stages.steering.plan $(if $(USD_PER_HOUR),--usd-per-hour $(USD_PER_HOUR))
 
 status: $(READY) ## Print how much of each long stage is done, and what remains.
-	@python -m stages.steering.plan --status
+	@python -m stages.steering.plan --status $(if $(USD_PER_HOUR),--usd-per-hour $(USD_PER_HOUR))
 
 serve: ## Open the report on http://127.0.0.1:8000/report.html
 	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory plots 8000
