@@ -73,14 +73,14 @@ profile: $(READY) ## Make profile P the active one (P=smol; refuses to drop edit
 steer: $(READY) ## Answer with and without a vector: MODEL=finance VECTOR=profanity DOSE=0.1 PROMPT="..." [OUT=file].
 	@python -m stages.steering.show $(MODEL) $(VECTOR) $(if $(OUT),--out "$(OUT)") -- $(DOSE) "$$PROMPT"
 
-analyse: $(READY) ## Battery and power of your own vectors: VECTORS=dir [CLUSTERS="a=x,y b=z,w"].
-	@python -m stages.steering.analyse "$(VECTORS)" $(CLUSTERS)
+analyse: $(READY) ## Battery and power of your own vectors or adapters: VECTORS=dir [CLUSTERS="a=x,y b=z,w"] [LAYER=14].
+	@python -m stages.steering.analyse "$(VECTORS)" $(CLUSTERS) $(if $(LAYER),--layer $(LAYER))
 
 plan: $(READY) ## Print what the active profile will cost: tokens, hours, memory, disk, money.
-	@python -m stages.steering.plan
+	@python -m stages.steering.plan $(if $(USD_PER_HOUR),--usd-per-hour $(USD_PER_HOUR))
 
 status: $(READY) ## Print how much of each long stage is done, and what remains.
-	@python -m stages.steering.plan --status
+	@python -m stages.steering.plan --status $(if $(USD_PER_HOUR),--usd-per-hour $(USD_PER_HOUR))
 
 serve: ## Open the report on http://127.0.0.1:8000/report.html
 	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory plots 8000

@@ -12,8 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from stages.activations.blocks import block_stack, decoder_blocks, hidden
 
 
@@ -70,8 +68,9 @@ def capture(model: Any, texts: Sequence[Text], side: str = "right") -> tuple[Any
 
     def read(module: Any, args: Any, output: Any) -> None:
         states = hidden(output).float()
-        means.append(torch.einsum("bst,btd->bsd", weights, states))
-        norms.append(torch.einsum("bst,bt->bs", weights, states.norm(dim=-1)))
+        here = weights.to(states.device)  # blocks may lie on several devices
+        means.append(torch.einsum("bst,btd->bsd", here, states).to(weights.device))
+        norms.append(torch.einsum("bst,bt->bs", here, states.norm(dim=-1)).to(weights.device))
 
     with ExitStack() as stack:
         for block in decoder_blocks(model):
@@ -82,26 +81,3 @@ def capture(model: Any, texts: Sequence[Text], side: str = "right") -> tuple[Any
                 input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
             )
     return torch.stack(means, dim=2), torch.stack(norms, dim=2)
-
-
-def capture_all(
-    model: Any, texts: Sequence[Text], batch_size: int, label: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """`capture` over any number of texts, in length-sorted batches, with progress.
-
-    Returns:
-        means float32 [texts, spans, blocks, width] and norms float32 [texts, spans, blocks],
-        in the order of `texts`.
-    """
-    from stages.common.progress import Progress
-
-    means: list[Any] = [None] * len(texts)
-    norms: list[Any] = [None] * len(texts)
-    with Progress(label, len(texts), unit="texts") as progress:
-        for batch in length_sorted_batches([len(t.ids) for t in texts], batch_size):
-            batch_means, batch_norms = capture(model, [texts[i] for i in batch])
-            for row, index in enumerate(batch):
-                means[index] = batch_means[row].cpu().numpy()
-                norms[index] = batch_norms[row].cpu().numpy()
-            progress.advance(len(batch))
-    return np.stack(means), np.stack(norms)

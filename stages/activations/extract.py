@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
-from stages.activations.capture import Text, capture_all
+from stages.activations.capture import Text
 from stages.activations.prompts import read_prompts
-from stages.common.artifacts import write_parquet, write_tensors
+from stages.activations.store import store
+from stages.common.artifacts import write_parquet
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import Params, load_params
 from stages.organisms.chat import Prompt, render
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 FOLDER = Path("data/activations")
-LAYERS = "output of decoder block l, l = 0..L-1"
 
 
 def span_of(prompt: Prompt, span: str) -> tuple[int, int]:
@@ -32,22 +31,14 @@ def span_of(prompt: Prompt, span: str) -> tuple[int, int]:
     return prompt.user if span == "prompt_mean" else (len(prompt.ids) - 1, len(prompt.ids))
 
 
-def capture_prompts(
-    params: Params, model: Any, tokenizer: Any, slug: str
-) -> tuple[dict[str, np.ndarray], pl.DataFrame]:
-    """Span means and norms of `model` on all prompts, and the table of the prompts, in order."""
+def prompt_texts(params: Params, tokenizer: Any) -> tuple[list[Text], pl.DataFrame]:
+    """All prompts with their spans, and the table of the prompts, in order."""
     import polars as pl
 
     prompts = read_prompts(params.prompts)
-    spans = params.activations.spans
     rendered = [render(tokenizer, p.prompt, params.base.system_prompt) for p in prompts]
-    texts = [Text(r.ids, tuple(span_of(r, s) for s in spans)) for r in rendered]
-    means, norms = capture_all(model, texts, params.activations.batch_size, f"activations {slug}")
-    tensors: dict[str, np.ndarray] = {}
-    for i, span in enumerate(spans):
-        tensors[span] = means[:, i]
-        tensors[f"{span}.norm"] = norms[:, i]
-    return tensors, pl.DataFrame(
+    texts = [Text(r.ids, tuple(span_of(r, s) for s in params.activations.spans)) for r in rendered]
+    return texts, pl.DataFrame(
         {
             "prompt_id": [p.id for p in prompts],
             "kind": [p.kind for p in prompts],
@@ -61,16 +52,10 @@ def capture_prompts(
 def main(params: Params, slug: str) -> None:
     """Captures the activations of target `slug`."""
     loaded = load(params, slug)
-    metadata = {
-        "model": slug,
-        "model_sha256": loaded.sha256,
-        "layers": LAYERS,
-        "units": "residual stream, mean over the span's tokens",
-        "dtype": "float32",
-    }
-    tensors, rows = capture_prompts(params, loaded.model, loaded.tokenizer, slug)
-    write_tensors(FOLDER / f"{slug}.safetensors", tensors, metadata)
-    write_parquet(FOLDER / f"{slug}.parquet", rows, metadata)
+    texts, rows = prompt_texts(params, loaded.tokenizer)
+    spans, path = params.activations.spans, FOLDER / f"{slug}.safetensors"
+    metadata = store(path, params, loaded, texts, spans, f"activations {slug}")
+    write_parquet(path.with_suffix(".parquet"), rows, metadata)
 
 
 def cli(

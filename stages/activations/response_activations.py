@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from stages.activations.capture import Text, capture_all
-from stages.activations.extract import LAYERS
+from stages.activations.capture import Text
 from stages.activations.questions import read_questions
-from stages.common.artifacts import read_parquet, write_tensors
+from stages.activations.store import store
+from stages.common.artifacts import read_parquet
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
 from stages.common.params import Params, load_params
@@ -60,21 +60,8 @@ def capture_answers(params: Params, slug: str) -> None:
             hint="train it more gently, or drop it from targets and organisms",
             found=f"{len(frame)} empty answers",
         )
-    means, _ = capture_all(
-        loaded.model, texts, params.activations.batch_size, f"answer activations {slug}"
-    )
-    write_tensors(
-        FOLDER / f"{slug}.safetensors",
-        {span: means[:, i] for i, span in enumerate(SPANS)},
-        {
-            "model": slug,
-            "model_sha256": loaded.sha256,
-            "layers": LAYERS,
-            "units": "residual stream, mean over the span's tokens",
-            "dtype": "float32",
-            "rows": json.dumps(kept),
-        },
-    )
+    path, about = FOLDER / f"{slug}.safetensors", {"rows": json.dumps(kept)}
+    store(path, params, loaded, texts, SPANS, f"answer activations {slug}", about, norms=False)
 
 
 def cli(params: ParamsFile = PARAMS) -> None:

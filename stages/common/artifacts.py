@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
+Put = Callable[[str, Sequence[int], Any], None]
 VERSION = "0.1.0"  # of this project; a test compares it with pyproject.toml
 
 
@@ -195,30 +197,64 @@ def read_parquet(path: Path, columns: Mapping[str, Any] | None = None) -> pl.Dat
 def write_tensors(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes float arrays as safetensors, with `versions`; refuses anything not finite.
+    """Writes float arrays as safetensors, with `versions`; refuses anything not finite."""
+    with tensor_file(path, {k: (v.dtype, v.shape) for k, v in tensors.items()}, metadata) as put:
+        for name, array in tensors.items():
+            put(name, range(1), array[None])
 
-    The library writes metadata in another order every time, so the header is sorted: the same
+
+@contextlib.contextmanager
+def tensor_file(
+    path: Path,
+    kinds: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+    metadata: Mapping[str, str],
+) -> Iterator[Put]:
+    """A safetensors file that is filled row by row, so that no whole tensor is in memory.
+
+    Yields `put(name, rows, values)`: values [len(rows), ...] go to those rows of a tensor, in any
+    order; every row must come. The library's layout, with `versions` and a sorted header: the same
     arrays and metadata give the same bytes.
+
+    Args:
+        kinds: dtype and shape of each tensor.
+    Raises:
+        UserError: a value that is not finite.
     """
     import numpy as np
-    from safetensors.numpy import save
 
-    for name, array in tensors.items():
-        if not np.isfinite(array).all():
-            raise UserError(
-                "a tensor has NaN or infinite values",
-                where=f"{path}: {name}",
-                found=f"{int((~np.isfinite(array)).sum())} of {array.size} values",
-                expected="finite numbers",
-            )
-    about = {**metadata, "versions": versions()}
-    data = save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, about)
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8 bytes
+    header: dict[str, Any] = {"__metadata__": {**metadata, "versions": versions()}}
+    starts, end = {}, 0
+    for name in sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name)):
+        dtype, shape = kinds[name]
+        assert dtype.kind == "f", f"{name} is {dtype}"
+        starts[name], end = end, end + dtype.itemsize * math.prod(shape)
+        header[name] = {
+            "dtype": f"F{8 * dtype.itemsize}",
+            "shape": list(shape),
+            "data_offsets": [starts[name], end],
+        }
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    written = 0
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        handle.write(len(header).to_bytes(8, "little") + header)
-        handle.write(memoryview(data)[start:])
+        handle.write(len(text).to_bytes(8, "little") + text)
+        first = handle.tell()
+
+        def put(name: str, rows: Sequence[int], values: np.ndarray) -> None:
+            nonlocal written
+            if not np.isfinite(values).all():
+                raise UserError(
+                    "a tensor has NaN or infinite values",
+                    where=f"{path}: {name}",
+                    found=f"{int((~np.isfinite(values)).sum())} of {values.size} values",
+                    expected="finite numbers",
+                )
+            for row, value in zip(rows, values.astype(kinds[name][0], "C"), strict=True):
+                handle.seek(first + starts[name] + row * value.nbytes)
+                written += handle.write(value.tobytes())
+
+        yield put
+        assert written == end, f"{end - written} bytes of {path} were not written"
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -1,14 +1,16 @@
 """`run.engine: ray`: the batches of a work plan spread over workers, one resident model each.
 
 Batches are fixed by the plan and every answer has its own random stream, so results do not depend
-on which worker did what. Only the driver writes the journal; a lost worker costs one batch.
+on which worker did what. Only the driver writes files and journals; a lost worker costs one batch.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
+import sys
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +18,126 @@ from stages.common.errors import UserError
 from stages.common.sections import Run
 
 TRIES = 3  # of one batch, when workers die over it
+WAIT = 60.0  # seconds without any result after which a missing worker is spoken of
+
+Make = tuple[Callable[..., Callable[[Any], Any]], tuple[Any, ...]]  # makes a work function
+Spread = Callable[[Sequence[Any]], Iterator[tuple[int, Any]]]
 
 
-class _Worker:
-    """Holds what `make` made (a function with its model) and applies it to batches."""
+def spread(run: Run, make: Callable[..., Callable[[Any], Any]], *arguments: Any) -> Spread | None:
+    """What does a list of batches elsewhere: (index, result) of each as it is finished.
 
-    def __init__(self, make: Callable[[], Callable[[Any], Any]], folder: str) -> None:
+    Args:
+        run: engine, address of the cluster, number of workers, GPUs or threads of each.
+        make: called with `arguments` inside a worker, once; returns the work function, which
+            then holds its model. All of it picklable.
+    Returns:
+        None when the run's engine is this process.
+    """
+    return None if run.engine == "local" else partial(cluster(run).spread, (make, arguments))
+
+
+@cache
+def cluster(run: Run) -> Cluster:
+    """The run's workers; they stay until this process ends, so that each imports only once."""
+    return Cluster(run)
+
+
+class Worker:
+    """Holds one work function with its model, and applies it to batches."""
+
+    def __init__(self, folder: str) -> None:
         os.chdir(folder)  # the repository, on a file system that all nodes share
-        self._make = make
+        self._number: int | None = None
         self._work: Callable[[Any], Any] | None = None
 
-    def do(self, batch: Any) -> Any:
-        if self._work is None:
-            self._work = self._make()
+    def ready(self) -> None:
+        """Answers once the worker runs."""
+
+    def do(self, number: int, make: Make, batch: Any) -> Any:
+        if self._work is None or number != self._number:
+            self._work = None  # two models may not fit
+            function, arguments = make
+            self._work, self._number = function(*arguments), number
         return self._work(batch)
 
 
-def over_ray(
-    run: Run,
-    make: Callable[[], Callable[[Any], Any]],
-    batches: Sequence[Any],
-    shares: dict[int, int] | None = None,
-) -> Iterator[tuple[int, Any]]:
-    """(index, result) of each batch as it is finished.
+class Cluster:
+    """Workers on Ray.
 
-    Args:
-        run: address of the cluster, number of workers, GPUs or threads of each.
-        make: picklable; makes the work function inside a worker, once.
-        shares: filled with the number of batches that each worker did.
+    Attributes:
+        shares: number of batches that each worker has done.
     Raises:
-        UserError: Ray is not installed or not reachable; one batch kills every worker.
+        UserError: Ray is not installed or not reachable, or this machine has too few GPUs.
     """
-    if not batches:
-        return
+
+    def __init__(self, run: Run) -> None:
+        ray = _connected(run)
+        self._actor = ray.remote(num_cpus=run.threads, num_gpus=run.gpus)(Worker)
+        self._makes: list[Make] = []  # so that a worker keeps its model from one call to the next
+        self._workers: dict[int, Any] = {}
+        self._idle: deque[int] = deque()
+        self._busy: dict[Any, int] = {}
+        self.shares: Counter[int] = Counter()
+        for who in range(run.workers):
+            self._start(who)
+
+    def _start(self, who: int) -> None:
+        """A new worker, which gets work as soon as it answers."""
+        self._workers[who] = self._actor.remote(str(Path.cwd()))
+        self._busy[self._workers[who].ready.remote()] = who
+
+    def spread(self, make: Make, batches: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """(index, result) of each batch as it is finished.
+
+        Raises:
+            UserError: one batch ends every worker; whatever a work function raises.
+        """
+        import ray
+
+        todo, tries = deque(range(len(batches))), [0] * len(batches)
+        doing: dict[int, int] = {}
+        if make not in self._makes:
+            self._makes.append(make)
+        number, made = self._makes.index(make), ray.put(make)
+        while todo or doing:
+            while todo and self._idle:
+                who, index = self._idle.popleft(), todo.popleft()
+                tries[index] += 1
+                doing[who] = index
+                self._busy[self._workers[who].do.remote(number, made, batches[index])] = who
+            ready, _ = ray.wait(list(self._busy), num_returns=1, timeout=WAIT)
+            if not ready:
+                if not doing:
+                    print(f"waiting for workers; {ray.available_resources()}", file=sys.stderr)
+                continue
+            who = self._busy.pop(ready[0])
+            mine = doing.pop(who, None)
+            try:
+                result = ray.get(ready[0])
+            except ray.exceptions.RayTaskError as error:
+                self._idle.append(who)
+                raise error.cause from None
+            except ray.exceptions.RayError as error:  # the worker is gone
+                if mine is None:
+                    raise UserError(
+                        "a Ray worker ends as it starts",
+                        found=str(error)[-300:],
+                        expected="this repository and its packages, at one path on every node",
+                    ) from None
+                if tries[mine] == TRIES:
+                    raise UserError("a batch ends every worker that takes it", found=mine) from None
+                todo.appendleft(mine)
+                self._start(who)
+                continue
+            self._idle.append(who)
+            if mine is not None:
+                self.shares[who] += 1
+                yield mine, result
+
+
+def _connected(run: Run) -> Any:
+    """Ray, connected to the run's cluster, or to one of our own with what the run asks for."""
     try:
         import ray
     except ImportError:
@@ -57,43 +146,18 @@ def over_ray(
             hint="pip install 'em-geometry[ray]', or run.engine: local",
         ) from None  # fmt: skip
     if not ray.is_initialized():
-        # A cluster of our own has exactly what the run asks for.
-        own = {} if run.address else {"num_cpus": run.workers * run.threads}
+        own: dict[str, Any] = {"num_cpus": run.workers * run.threads, "include_dashboard": False}
         try:
-            ray.init(address=run.address, log_to_driver=False, **own)
+            ray.init(address=run.address, log_to_driver=False, **({} if run.address else own))
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 "no Ray cluster can be reached", where="params.yaml: run.address",
                 found=f"{run.address}: {str(error)[:200]}", hint="ray start, or address: null",
             ) from None  # fmt: skip
-    actor = ray.remote(num_cpus=run.threads, num_gpus=run.gpus, max_restarts=-1)(_Worker)
-    workers = [actor.remote(make, str(Path.cwd())) for _ in range(min(run.workers, len(batches)))]
-    todo, tries = deque(range(len(batches))), [0] * len(batches)
-    busy: dict[Any, tuple[int, int]] = {}
-    idle = deque(range(len(workers)))
-    try:
-        while todo or busy:
-            while todo and idle:
-                who, index = idle.popleft(), todo.popleft()
-                tries[index] += 1
-                busy[workers[who].do.remote(batches[index])] = (who, index)
-            (ready,), _ = ray.wait(list(busy), num_returns=1)
-            who, index = busy.pop(ready)
-            try:
-                result = ray.get(ready)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
-            except ray.exceptions.RayError:  # the worker died; Ray starts it again
-                if tries[index] == TRIES:
-                    raise UserError(
-                        "a batch ends every worker that takes it", found=index
-                    ) from None
-                todo.appendleft(index)
-            else:
-                if shares is not None:
-                    shares[who] = shares.get(who, 0) + 1
-                yield index, result
-            idle.append(who)
-    finally:
-        for worker in workers:
-            ray.kill(worker)
+    there = ray.cluster_resources().get("GPU", 0.0)
+    if not run.address and run.workers * run.gpus > there:  # a remote cluster may grow
+        raise UserError(
+            "too few GPUs for the workers", where="params.yaml: run.workers, run.gpus",
+            found=f"{there:g} on this machine", expected=f"{run.workers * run.gpus:g}",
+        )  # fmt: skip
+    return ray

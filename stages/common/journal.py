@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from stages.common.engine import Spread
 from stages.common.errors import UserError
 from stages.common.progress import Progress
 
@@ -27,7 +28,6 @@ LOCATION_VARIABLE = "EMGEOMETRY_JOURNAL"
 LOOKUP = 10_000  # keys in one SELECT
 
 Item = TypeVar("Item")
-Spread = Callable[[Sequence[Any]], Iterable[tuple[int, Sequence[Any]]]]
 
 
 def journal_folder() -> Path:

@@ -33,10 +33,11 @@ class Run(Section):
 
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    device_map: str | None = None  # of transformers ("auto": over all GPUs); null = one device
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights; sums are float32
     # CPU threads of torch; part of what fixes the bytes
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
-    engine: Literal["local", "ray"] = "local"  # ray: answers are sampled by several workers
+    engine: Literal["local", "ray"] = "local"  # ray: several workers share long work
     address: str | None = None  # of a running Ray cluster; null = one on this machine
     workers: Positive = 1  # Ray workers, one resident model each
     gpus: Annotated[float, Field(ge=0)] = 0.0  # GPUs of each worker
@@ -140,7 +141,7 @@ class Judging(Section):
     # openai: a name, best a dated snapshot; local: path:<folder> or hub:<owner/name>, null = base
     model: str | None = None
     revision: str | None = None  # local: commit id of a hub model
-    batch_size: Positive = 8  # local: prompts in one pass
+    batch_size: Positive = 8  # local: prompts in one pass; probe: four times as many are a unit
     loopback: Annotated[int, Field(ge=0)] = 60  # sampled answers judged by the base as an endpoint
     templates: str = "data/judge/prompts"  # folder of <aspect>.txt
     aspects: list[Slug] = ["aligned", "coherent"]  # one request an answer and aspect

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,16 +49,19 @@ def features(
     rows: Sequence[tuple[str, str]],
     layers: Sequence[int],
     system: str,
-    label: str = "judge features",
+    label: str | None = None,
 ) -> Features:
-    """Features of (question, answer) rows; an empty answer counts as one end-of-turn token."""
+    """Features of (question, answer) rows; an empty answer counts as one end-of-turn token.
+
+    Progress is shown when there is a label.
+    """
     width = model.config.get_text_config().hidden_size
     activations = np.zeros((len(rows), len(POOLINGS), len(layers), width), dtype=np.float32)
     text = np.zeros((len(rows), len(TEXT_FEATURES)), dtype=np.float32)
     by_question: dict[str, list[int]] = {}
     for i, (question, _) in enumerate(rows):
         by_question.setdefault(question, []).append(i)
-    with Progress(label, len(rows), unit="answers") as progress:
+    with Progress(label, len(rows), unit="answers") if label else nullcontext() as progress:
         for question, members in by_question.items():
             prompt = render(tokenizer, question, system).ids
             answers = [
@@ -70,7 +73,8 @@ def features(
                 activations[where], text[where] = _batch(
                     model, prompt, [answers[j] for j in batch], layers
                 )
-                progress.advance(len(batch))
+                if progress:
+                    progress.advance(len(batch))
     return Features(activations, text)
 
 
@@ -84,7 +88,7 @@ def _batch(
     pooled: list[Any] = []
 
     def read(module: Any, args: Any, output: Any) -> None:
-        states = hidden(output).float()
+        states = hidden(output).float().to(mask.device)
         mean = torch.einsum("bt,btd->bd", mask.float(), states) / lengths[:, None]
         last = states[torch.arange(len(states), device=states.device), lengths - 1]
         pooled.append(torch.stack([mean, last], dim=1))

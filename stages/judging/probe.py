@@ -76,7 +76,7 @@ class ProbeJudge:
         """Scores of all aspects for every row."""
         layers = sorted({layer for choice, _ in self._probes.values() for layer in choice.layers})
         texts = [(r.question, r.answer) for r in rows]
-        seen = features(self._model, self._tokenizer, texts, layers, self._system, "judge")
+        seen = features(self._model, self._tokenizer, texts, layers, self._system)
         scores = {
             aspect: linear.score(design(seen, layers, choice))
             for aspect, (choice, linear) in self._probes.items()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from stages.common.engine import spread
 from stages.common.hashing import value_sha256
 from stages.common.journal import Journal
 from stages.common.params import BASE, Params
@@ -17,8 +19,8 @@ from stages.organisms.load import load
 if TYPE_CHECKING:
     import polars as pl
 
-CODE = 3  # raise when a judge in process reads answers in another way
-BATCH = 256  # answers judged between two writes to the journal
+CODE = 4  # raise when a judge in process reads answers in another way
+PASSES = 4  # batches of the judge between two writes to the journal
 
 
 @contextmanager
@@ -29,13 +31,27 @@ def active_judge(params: Params) -> Iterator[Judge]:
 
         with Journal(JOURNAL) as journal:
             yield OpenAIJudge(params.judging, journal)
-    elif params.judging.backend == "local":
+    else:
+        yield judge_in_process(params)
+
+
+def judge_in_process(params: Params) -> Judge:
+    """The probe or the local model."""
+    if params.judging.backend == "local":
         from stages.judging.local import local_judge
 
-        yield local_judge(params)
-    else:
-        loaded = load(params, BASE)
-        yield ProbeJudge(loaded.model, loaded.tokenizer, params.base.system_prompt)
+        return local_judge(params)
+    loaded = load(params, BASE)
+    return ProbeJudge(loaded.model, loaded.tokenizer, params.base.system_prompt)
+
+
+def _judged(judge: Judge, batch: Sequence[JudgeRow]) -> list[Any]:
+    return [[j.scores, j.status, j.raw] for j in judge.judge(batch)]
+
+
+def _worker(params: Params) -> Callable[[Sequence[JudgeRow]], list[Any]]:
+    """What a Ray worker does, with a judge of its own."""
+    return partial(_judged, judge_in_process(params))
 
 
 def score(params: Params, judge: Judge, rows: Sequence[JudgeRow], label: str) -> list[Judgement]:
@@ -46,16 +62,15 @@ def score(params: Params, judge: Judge, rows: Sequence[JudgeRow], label: str) ->
     if getattr(judge, "journal", None) is not None:
         return judge.judge(rows)
     distinct = sorted(set(rows), key=lambda r: (r.question, r.answer))
-    batches = [distinct[i : i + BATCH] for i in range(0, len(distinct), BATCH)]
+    size = PASSES * params.judging.batch_size
+    batches = [distinct[i : i + size] for i in range(0, len(distinct), size)]
 
     def key(row: JudgeRow) -> str:
         return value_sha256([CODE, judge.id, row.question, row.answer])
 
-    def work(batch: Sequence[JudgeRow]) -> list[Any]:
-        return [[j.scores, j.status, j.raw] for j in judge.judge(batch)]
-
+    over = spread(params.run, _worker, params)
     with Journal("judgements-local") as journal:
-        done = journal.fill(label, batches, key, work)
+        done = journal.fill(label, batches, key, partial(_judged, judge), over)
     return [Judgement(*done[key(row)]) for row in rows]
 
 

@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stages.activations.capture import Text, capture_all
+from stages.activations.capture import Text
 from stages.activations.extract import span_of
 from stages.activations.prompts import ActivationPrompt
 from stages.activations.questions import Question, read_questions
+from stages.activations.store import captured
 from stages.common.hashing import file_sha256, stream_key, value_sha256
 from stages.common.journal import Journal
 from stages.common.params import Params
@@ -174,8 +175,10 @@ def _activations(params: Params, plan: Plan, loaded: Loaded, block: int) -> np.n
     rendered = [render(loaded.tokenizer, p.prompt, system) for p in plan.prompts]
     texts = [Text(r.ids, (span_of(r, plan.span),)) for r in rendered]
     label = f"activations {loaded.slug}"
-    means, _ = capture_all(loaded.model, texts, params.activations.batch_size, label)
-    found: np.ndarray = means[:, 0, block]
+    batches = list(captured(loaded.model, texts, params.activations.batch_size, label))
+    found = np.empty((len(texts), batches[0][1].shape[-1]), dtype=np.float32)
+    for rows, means, _ in batches:
+        found[rows] = means[:, 0, block]
     return found
 
 

@@ -87,11 +87,13 @@ def load(params: Params, slug: str) -> Loaded:
             sha256 = value_sha256([base_sha256, adapter_sha256])
     model.requires_grad_(False)
     torch.set_grad_enabled(False)
-    return Loaded(slug, model.eval().to(device), tokenizer, sha256)
+    if params.run.device_map is None:  # else accelerate has placed it
+        model = model.to(device)
+    return Loaded(slug, model.eval(), tokenizer, sha256)
 
 
 def base_model(params: Params) -> Any:
-    """The base model on the CPU, in the run's dtype."""
+    """The base model in the run's dtype, on the CPU unless `run.device_map` says otherwise."""
     return _checkpoint(*_base_place(), params)
 
 
@@ -168,6 +170,7 @@ def _checkpoint(name: str, where: dict[str, Any], params: Params) -> Any:
             dtype=getattr(torch, params.run.dtype),
             use_safetensors=True,
             output_loading_info=True,
+            device_map=params.run.device_map,
             **where,
         )
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:

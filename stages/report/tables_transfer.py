@@ -10,6 +10,7 @@ from stages.report.tables import Cell, Table, cells, shade
 from stages.report.text import decimals, short, with_interval
 
 FILE = "transfer"
+CONVERGENCE = "downstream_convergence"
 OWN = "own"
 UNDEFINED = "undefined"
 
@@ -76,8 +77,28 @@ def transfer_tables(params: Params, metrics: Metrics) -> list[Table]:
     ]
     tables += [_named(metrics), _groups(metrics, "lab_pair", "laboratories")]
     tables += [_groups(metrics, "cluster_pair", "clusters"), _asymmetry(metrics)]
-    tables += [_conventions(metrics), _control(metrics)]
+    tables += [_conventions(metrics), _control(metrics), _convergence(metrics)]
     return [table for table in tables if table.rows]
+
+
+def _convergence(metrics: Metrics) -> Table:
+    rows = []
+    for kind, name in (("vectors", "steering vectors"), ("random", "random directions")):
+        keys = ("pairs", "middle", "end")
+        pairs, middle, end = (metrics.measured(CONVERGENCE, f"{kind}.{key}") for key in keys)
+        if middle.value is not None and end.value is not None:
+            half, last = decimals(middle.value, 2), with_interval(end, "", 2)
+            rows.append(cells(name, short(pairs.value), half, last, short(end.n)))
+    return Table(
+        "downstream_convergence",
+        "Do orthogonal vectors come to act alike? Mean absolute cosine of the effects of two "
+        "vectors, the second made orthogonal to the first [95 % interval over prompts]",
+        ["pairs of", "pairs", "half-way", "last block", "prompts"],
+        rows,
+        "Effects on the base model's residual stream; 0 at the block where they are added. Where "
+        "vectors differ from random directions, low cosine between them is no proof of separate "
+        "mechanisms. Pairs share vectors, so they are not independent.",
+    )
 
 
 def _pair(key: str) -> str:

@@ -1,27 +1,34 @@
-"""`make analyse VECTORS=dir`: the battery and its power on anybody's vectors, without a model.
+"""`make analyse VECTORS=dir`: the battery and its power on anybody's vectors or LoRA adapters.
 
-One file a vector (.safetensors, .pt, .gguf); writes `analysis.json` and `analysis.txt` beside them.
+One file a vector (.safetensors, .pt, .gguf), which needs no model; or one PEFT folder an adapter of
+the active profile's base model, whose vectors are made first (METHOD.md: `model_contrast`,
+`prompt_last`). Writes `analysis.json` and `analysis.txt` beside them.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
+from stages.activations.extract import prompt_texts
+from stages.activations.store import captured
 from stages.common.artifacts import write_text
-from stages.common.command import run
+from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
-from stages.common.sections import Geometry
+from stages.common.params import BASE, Params, load_params
+from stages.common.sections import Geometry, Organism
 from stages.geometry import power
 from stages.geometry.battery import battery, cluster_indices
 from stages.geometry.gram import unit_gram
 from stages.geometry.inputs import NAME, parse_clusters
 from stages.geometry.resampling import stream
 from stages.geometry.table import battery_table, text_table
+from stages.organisms.load import load
 from stages.steering.formats import SUFFIXES, read_vectors
 from stages.steering.hooks import check_vector
 
@@ -37,8 +44,7 @@ def folder_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
             where=str(folder),
             found=", ".join(p.name for p in files) or "no vector files",
             expected=f"a file a vector: {', '.join(SUFFIXES)}",
-            hint="for adapters, name their folders in params.yaml (organisms.<slug>.source: "
-            "path:<folder>) and `make repro`: that also makes their vectors",
+            hint="or a folder an adapter, with adapter_config.json",
         )
     names = [p.stem for p in files]
     for name, path in zip(names, files, strict=True):
@@ -68,13 +74,57 @@ def folder_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
     return names, np.stack([row.coefficient * row.vector for row in rows])
 
 
+def adapter_vectors(
+    adapters: Sequence[Path], params: Params, layer: int | None
+) -> tuple[list[str], np.ndarray]:
+    """Names and vectors [n, width] of LoRA adapters: adapter minus base on the profile's prompts.
+
+    Args:
+        adapters: PEFT folders.
+        layer: block; None = the middle one.
+    Raises:
+        UserError: fewer than three, an adapter of another base, no such block, no base model yet.
+    """
+    if len(adapters) < 3:
+        raise UserError("the battery needs at least three adapters", found=len(adapters))
+    organisms = {
+        p.name: Organism(lab="adapters", cluster="adapters", data="", source=f"path:{p}")
+        for p in adapters
+    }
+    spans = params.activations.model_copy(update={"spans": ["prompt_last"]})
+    params = params.model_copy(update={"organisms": organisms, "activations": spans})
+
+    def mean(slug: str) -> np.ndarray:
+        loaded = load(params, slug)
+        texts, _ = prompt_texts(params, loaded.tokenizer)
+        batches = captured(loaded.model, texts, spans.batch_size, f"activations {slug}")
+        sums = [means[:, 0].astype(np.float64).sum(0) for _, means, _ in batches]
+        return np.asarray(np.sum(sums, axis=0) / len(texts))
+
+    base = mean(BASE)
+    block = len(base) // 2 if layer is None else layer
+    if not 0 <= block < len(base):
+        raise UserError("no such block in the model", found=block, expected=f"0 to {len(base) - 1}")
+    print(f"adapter minus base at block {block}, the prompts' last token")
+    rows = np.stack([mean(slug)[block] - base[block] for slug in organisms]).astype(np.float32)
+    for slug, row in zip(organisms, rows, strict=True):
+        check_vector(row, rows.shape[1], slug)
+    return list(organisms), rows
+
+
 def cli(
-    vectors: Annotated[Path, typer.Argument(help="A folder with one file a vector.")],
+    vectors: Annotated[Path, typer.Argument(help="A folder with a file or adapter a vector.")],
     clusters: Annotated[list[str] | None, typer.Argument(help="name=member,member")] = None,
     seed: Annotated[int, typer.Option(help="Of the simulated vectors.")] = 0,
+    layer: Annotated[int | None, typer.Option(help="Of adapters' vectors.")] = None,
+    params: ParamsFile = PARAMS,
 ) -> None:
-    """Run the battery on a folder of vectors, and say which tests can tell what."""
-    names, rows = folder_vectors(vectors)
+    """Run the battery on a folder of vectors or adapters, and say which tests can tell what."""
+    adapters = sorted(p.parent for p in vectors.glob("*/adapter_config.json"))
+    if adapters:
+        names, rows = adapter_vectors(adapters, load_params(params), layer)
+    else:
+        names, rows = folder_vectors(vectors)
     groups = parse_clusters(clusters or [])
     members = cluster_indices(names, groups)
     rules, gram = Geometry().model_copy(update={"focus": [*groups][:2]}), unit_gram(rows)

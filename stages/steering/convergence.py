@@ -4,6 +4,7 @@ METHOD.md: transfer. Each pair's second vector is made orthogonal to the first; 
 at the first one's block. The cosine of their mean effects on the residual stream (last token of
 benign prompts) starts at 0 and is followed to the last block, beside that of two random orthogonal
 directions. Low cosine between vectors is no proof of separate mechanisms; this looks further down.
+Intervals are of a bootstrap over prompts; the pairs share vectors and are not independent.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from stages.activations.capture import Text, capture, padded
 from stages.activations.prompts import read_prompts
 from stages.common.artifacts import write_metrics
 from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.hashing import stream_key
 from stages.common.params import BASE, Params, load_params
 from stages.common.progress import Progress
 from stages.organisms.chat import render
@@ -28,23 +30,39 @@ from stages.steering.hooks import Intervention, steered
 from stages.steering.selected import Selected, read_selected
 
 METRICS = Path("metrics/downstream_convergence.json")
-PROMPTS = 4  # benign ones; effects are means over them
+PROMPTS = 16  # benign ones; effects are means over them
+RANDOM_PAIRS = 8  # of random directions
+RANDOM = "random"
+DRAWS = 1000  # of the bootstrap over prompts
 
 
 def last_states(model: Any, prompts: Sequence[tuple[int, ...]], how: Intervention | None) -> Any:
-    """Mean residual stream [blocks, width] at the last token, float64."""
+    """Residual stream [prompts, blocks, width] at the last token, float64."""
     texts = [Text(ids, ((len(ids) - 1, len(ids)),)) for ids in prompts]
     with steered(model, [how] * len(texts)) as steering:
         steering.mask = padded(prompts, "right", model.device)[1].bool()
         means, _ = capture(model, texts)
-    return means[:, 0].double().mean(0).cpu().numpy()
+    return means[:, 0].double().cpu().numpy()
 
 
-def cosines_by_block(first: np.ndarray, second: np.ndarray, layer: int) -> np.ndarray:
-    """Cosines of two effects [blocks, width] from block `layer` on."""
-    a, b = first[layer:], second[layer:]
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosines of the last dimension of two arrays."""
     found: np.ndarray = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
     return found
+
+
+def mean_abs(ends: np.ndarray, middles: np.ndarray, n: int) -> dict[str, Any]:
+    """Mean absolute cosine over pairs, and its 95 % interval over prompts.
+
+    Args:
+        ends: cosines at the last block [1 + draws, pairs], those of all prompts first.
+        middles: cosines in the middle [pairs].
+        n: number of prompts.
+    """
+    means = np.abs(ends).mean(1)
+    low, high = np.quantile(means[1:], [0.025, 0.975])
+    end = {"value": float(means[0]), "low": float(low), "high": float(high), "n": n}
+    return {"pairs": ends.shape[1], "middle": float(np.abs(middles).mean()), "end": end}
 
 
 def convergence(
@@ -60,21 +78,27 @@ def convergence(
         rest = orthogonalised(selected[b].vector, selected[a].vector)
         if rest is not None:
             pairs[f"{a}__{b}"] = (selected[a], rest, selected[b].coefficient)
-    one = random_direction(width, seed, "convergence_0")
-    other = orthogonalised(random_direction(width, seed, "convergence_1"), one)
-    assert other is not None  # two random directions are never parallel
-    chance = Selected(one, typical.layer, typical.dose, typical.coefficient, 1.0)
-    pairs["random"] = (chance, other, typical.coefficient)
+    for k in range(RANDOM_PAIRS):
+        one = random_direction(width, seed, f"convergence_{2 * k}")
+        other = orthogonalised(random_direction(width, seed, f"convergence_{2 * k + 1}"), one)
+        assert other is not None  # two random directions are never parallel
+        chance = Selected(one, typical.layer, typical.dose, typical.coefficient, 1.0)
+        pairs[f"{RANDOM}_{k}"] = (chance, other, typical.coefficient)
+    n = len(prompts)
+    random = np.random.Generator(np.random.Philox(key=stream_key(seed, "convergence")))
+    draws = np.vstack([np.ones(n), random.multinomial(n, np.full(n, 1 / n), DRAWS)]) / n
     known: dict[int, np.ndarray] = {}
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = {}
+    ends: dict[str, np.ndarray] = {}
     with Progress("downstream convergence", len(pairs), unit="pairs") as progress:
         for name, (first, rest, coefficient) in pairs.items():
             if id(first) not in known:
                 how = Intervention(first.vector, first.layer, first.coefficient)
                 known[id(first)] = last_states(model, prompts, how) - plain
             how = Intervention(rest, first.layer, coefficient)
-            effect = last_states(model, prompts, how) - plain
-            curve = cosines_by_block(known[id(first)], effect, first.layer)
+            one, two = known[id(first)], last_states(model, prompts, how) - plain
+            curve = cosines(one.mean(0), two.mean(0))[first.layer :]
+            ends[name] = cosines(draws @ one[:, -1], draws @ two[:, -1])
             found[name] = {
                 "layer": first.layer,
                 "start": float(curve[0]),
@@ -82,11 +106,16 @@ def convergence(
                 "end": float(curve[-1]),
             }
             progress.advance()
-    ends = [abs(v["end"]) for k, v in found.items() if k != "random"]
-    return {
-        "pair": found,
-        "mean_abs_end": float(np.mean(ends)) if ends else "undefined: one vector",
-    }
+    result: dict[str, Any] = {"pair": found}
+    for kind, chosen in (("random", True), ("vectors", False)):
+        names = [k for k in found if k.startswith(RANDOM) == chosen]
+        middles = np.array([found[k]["middle"] for k in names])
+        result[kind] = (
+            mean_abs(np.stack([ends[k] for k in names], axis=1), middles, n)
+            if names
+            else {"status": "undefined: one vector"}
+        )
+    return result
 
 
 def main(params: Params) -> None:

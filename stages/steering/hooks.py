@@ -114,11 +114,13 @@ class Steering:
         """The steered hidden states [batch, tokens, width] of one block."""
         import torch
 
-        for mode, (touched, vectors) in self._plan.get(layer, {}).items():
+        for mode, tensors in self._plan.get(layer, {}).items():
+            # A block may lie on another device than the model's first.
+            touched, vectors, mask = (t.to(states.device) for t in (*tensors, self.mask))
             change = vectors[:, None]
             if mode == "ablate":
                 change = -torch.einsum("btd,bd->bt", states.float(), vectors)[..., None] * change
-            where = touched[:, None, None] & self.mask.unsqueeze(-1)
+            where = touched[:, None, None] & mask.unsqueeze(-1)
             states = torch.where(where, states + change.to(states.dtype), states)
         return states
 

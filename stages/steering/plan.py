@@ -7,8 +7,10 @@ model, once it is there.
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -116,7 +118,20 @@ def calibrate(params: Params, seconds: float = SECONDS) -> tuple[float, float]:
     return forward, tokens / (time.monotonic() - start)
 
 
-def lines(params: Params, counts: Counts, speed: tuple[float, float] | None) -> list[str]:
+def judge_usd(params: Params, counts: Counts) -> float:
+    """What all judgements cost at most; 0 for a judge in process."""
+    if params.judging.backend != "openai":
+        return 0.0
+    prices = params.judging.usd_per_million_input, params.judging.usd_per_million_output
+    return sum(n * usd for n, usd in zip(counts.judge_tokens, prices, strict=True)) / 1e6
+
+
+def lines(
+    params: Params,
+    counts: Counts,
+    speed: tuple[float, float] | None,
+    usd_per_hour: float | None = None,
+) -> list[str]:
     """The plan as text."""
     judging = params.judging
     found = [f"profile {params.profile}: {len(params.targets)} models"]
@@ -127,10 +142,7 @@ def lines(params: Params, counts: Counts, speed: tuple[float, float] | None) -> 
         f"{'judgements':<22}{counts.judgements:>14,}",
     ]
     if judging.backend == "openai":
-        tokens_in, tokens_out = counts.judge_tokens
-        usd = (
-            tokens_in * judging.usd_per_million_input + tokens_out * judging.usd_per_million_output
-        ) / 1e6
+        usd = judge_usd(params, counts)
         limit = "no limit" if judging.max_usd is None else f"limit {judging.max_usd:,.0f}"
         found.append(f"{'judge':<22}{usd:>14,.0f}  USD at most ({limit})")
     else:
@@ -151,6 +163,8 @@ def lines(params: Params, counts: Counts, speed: tuple[float, float] | None) -> 
             f"{'hours':<22}{hours:>14,.1f}  at {speed[0]:,.0f} tokens/s forward, "
             f"{speed[1]:,.0f} generated; training and start-up not counted"
         )
+        if usd_per_hour is not None:
+            found.append(f"{'machine':<22}{hours * usd_per_hour:>14,.0f}  USD")
     return found
 
 
@@ -163,12 +177,22 @@ def _shape() -> tuple[int, int] | None:
     return config["num_hidden_layers"], config["hidden_size"]
 
 
-def status() -> list[str]:
-    """Progress of every long stage that has run here, with the time that remains."""
+def status(params: Params, usd_per_hour: float | None = None) -> list[str]:
+    """Progress of every long stage that has run here, and what remains of the whole run.
+
+    Args:
+        usd_per_hour: price of the machine; None = not counted.
+    """
     found = []
+    answers = {f"{kind} {slug}" for kind in ("baseline", "responses") for slug in params.targets}
+    answers.add("layer sweep answers")
+    done = fresh_answers = seconds = 0.0
     for path in sorted(journal_folder().glob("*.progress.json")):
         p = json.loads(path.read_text(encoding="utf-8"))
         fresh = p["done"] - p["first"]
+        if p["label"] in answers:
+            done, fresh_answers = done + p["done"], fresh_answers + fresh
+            seconds += p["seconds"]
         left = (p["total"] - p["done"]) * p["seconds"] / fresh if fresh else 0.0
         share = 100 * p["done"] / max(1, p["total"])
         rest = f"{left / 60:,.0f} min left" if p["done"] < p["total"] else "done"
@@ -176,21 +200,45 @@ def status() -> list[str]:
         found.append(
             f"{p['label']:<34}{p['done']:>9,} of {p['total']:<9,}{share:>5.0f} %  {rest}  ({when})"
         )
-    return found or [f"nothing has run yet (no progress in {journal_folder()})"]
+    if not found:
+        return [f"nothing has run yet (no progress in {journal_folder()})"]
+    counts = count(params)
+    total = sum(counts.answers.values())
+    share = f"{min(done, total):,.0f} of {total:,} answers"
+    if fresh_answers:
+        hours = max(0.0, total - done) * seconds / fresh_answers / 3600
+        money = "" if usd_per_hour is None else f", {hours * usd_per_hour:,.2f} USD of machine"
+        share += f"; {hours:,.2f} h of sampling left at the rate so far{money}"
+    found.append(f"whole run: {share}")
+    if params.judging.backend == "openai":
+        judged = min(_replies(), counts.judgements)
+        usd = judge_usd(params, counts) * (1 - judged / counts.judgements)
+        found.append(f"judge: {judged:,} of {counts.judgements:,} replies; {usd:,.2f} USD left")
+    return found
+
+
+def _replies() -> int:
+    """Replies of paid judges in the journal."""
+    path = journal_folder() / "judgements-openai.sqlite"
+    if not path.is_file():
+        return 0
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as journal:
+        return int(journal.execute("SELECT count(*) FROM units").fetchone()[0])
 
 
 def cli(
     progress: Annotated[bool, typer.Option("--status", help="What is done, what remains.")] = False,
+    usd_per_hour: Annotated[float | None, typer.Option(help="Price of the machine.")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Print what the active profile costs, before anything is spent; or how far it is."""
-    if progress:
-        print("\n".join(status()))
-        return
     active = load_params(params)
+    if progress:
+        print("\n".join(status(active, usd_per_hour)))
+        return
     there = (FOLDER / RECORD).is_file()
     speed = calibrate(active) if there else None
-    print("\n".join(lines(active, count(active), speed)))
+    print("\n".join(lines(active, count(active), speed, usd_per_hour)))
     if any(True for _ in hub_models(active)):
         preflight(active)
         print("preflight: access, revisions, disk and memory are fine")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stages.activations.questions import Question
-from stages.common.engine import over_ray
+from stages.common.engine import spread
 from stages.common.hashing import stream_key, value_sha256
 from stages.common.journal import Journal
 from stages.common.params import Params
@@ -152,13 +152,10 @@ def respond(
     order = sorted(range(len(units)), key=lambda i: (len(units[i].row.ids), units[i].row.ids, i))
     size = params.sampling.batch_size
     batches = [[units[i] for i in order[s : s + size]] for s in range(0, len(order), size)]
-    spread = None
-    if params.run.engine == "ray":
-        make = partial(_worker, params, loaded.slug)
-        spread = partial(over_ray, params.run, make)
+    over = spread(params.run, _worker, params, loaded.slug)
     with Journal(label.replace(" ", "-")) as journal:
         work = partial(_sampled, params, loaded)
-        done = journal.fill(label, batches, lambda u: u.key, work, spread)
+        done = journal.fill(label, batches, lambda u: u.key, work, over)
     return pl.DataFrame(
         [
             {

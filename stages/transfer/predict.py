@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.common.artifacts import atomic_path, read_json, write_metrics
+from stages.common.artifacts import read_json, write_metrics
+from stages.common.atomic import atomic_path
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import Params, load_params
 from stages.steering.selected import Selected, read_selected

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.activations.extract import LAYERS
+from stages.activations.store import LAYERS
 from stages.common.artifacts import read_parquet, read_tensors, write_parquet, write_tensors
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError

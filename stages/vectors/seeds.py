@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from stages.activations.extract import FOLDER as ACTIVATIONS
-from stages.activations.extract import capture_prompts
+from stages.activations.extract import prompt_texts
+from stages.activations.store import captured
 from stages.common.artifacts import read_parquet, read_tensors, write_metrics
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
@@ -36,7 +37,8 @@ from stages.organisms.load import base_tokenizer
 from stages.organisms.train import fine_tune
 
 METRICS = Path("metrics/seeds.json")
-CONTRAST, SPAN = "model_contrast", "prompt_last"
+CONTRAST: Final = "model_contrast"
+SPAN: Final = "prompt_last"
 GUESS = (85.0, 115.0)  # degrees, the paper's section 4.5
 CODE = 1  # raise when the way a vector is made changes
 
@@ -108,9 +110,7 @@ def _train(params: Params, layers: Mapping[str, int]) -> dict[str, list[Floats]]
     def vector(units: Sequence[tuple[str, int]]) -> list[list[float]]:
         ((slug, seed),) = units
         model, _ = fine_tune(params, slug, seed)
-        found, rows = capture_prompts(
-            params, model.merge_and_unload().eval(), base_tokenizer(), f"{slug}, seed {seed}"
-        )
+        texts, rows = prompt_texts(params, base_tokenizer())
         if rows["prompt_id"].to_list() != prompts:
             raise UserError(
                 "the base's activations are of other prompts",
@@ -118,7 +118,12 @@ def _train(params: Params, layers: Mapping[str, int]) -> dict[str, list[Floats]]
                 hint="dvc repro layer_sweep",
                 found="other prompt ids",
             )
-        difference = found[SPAN][:, layers[slug]] - tensors[SPAN][:, layers[slug]]
+        model = model.merge_and_unload().eval()
+        layer, span = layers[slug], params.activations.spans.index(SPAN)
+        difference = -tensors[SPAN][:, layer]
+        size = params.activations.batch_size
+        for where, means, _ in captured(model, texts, size, f"{slug}, seed {seed}"):
+            difference[where] += means[:, span, layer]
         values: list[float] = difference.astype(np.float64).mean(0).tolist()
         return [values]
 

@@ -13,10 +13,10 @@ from stages.activations.blocks import decoder_blocks
 from stages.activations.capture import (
     Text,
     capture,
-    capture_all,
     length_sorted_batches,
     padded,
 )
+from stages.activations.store import captured
 
 LENGTHS = (5, 9, 3, 12)
 
@@ -147,13 +147,16 @@ def test_hooks_leave_with_an_exception() -> None:
     assert not our_hooks(llama)
 
 
-def test_the_caller_order_is_kept(llama: Any) -> None:
-    means, norms = capture_all(llama, texts(), batch_size=3, label="test")
-    assert means.dtype == norms.dtype == np.float32
-    for row, text in enumerate(texts()):
-        alone_means, alone_norms = capture(llama, [text])
-        np.testing.assert_allclose(means[row], alone_means[0], rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(norms[row], alone_norms[0], rtol=1e-5, atol=1e-5)
+def test_batches_say_whose_they_are(llama: Any) -> None:
+    seen: list[int] = []
+    for rows, means, norms in captured(llama, texts(), batch_size=3, label="test"):
+        assert means.dtype == norms.dtype == np.float32
+        for row, mean, norm in zip(rows, means, norms, strict=True):
+            alone_means, alone_norms = capture(llama, [texts()[row]])
+            np.testing.assert_allclose(mean, alone_means[0], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(norm, alone_norms[0], rtol=1e-5, atol=1e-5)
+        seen += rows
+    assert sorted(seen) == list(range(len(texts())))
 
 
 def test_batches_hold_every_text_once_and_are_sorted() -> None:

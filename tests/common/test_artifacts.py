@@ -21,6 +21,7 @@ from stages.common.artifacts import (
     read_jsonl,
     read_parquet,
     read_tensors,
+    tensor_file,
     write_metrics,
     write_parquet,
     write_tensors,
@@ -209,6 +210,30 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
     back, found = read_tensors(tmp_path / "0")
     assert found == metadata
     assert all(np.array_equal(back[k], arrays[k]) for k in arrays)
+
+
+def test_rows_in_any_order_give_the_layout_of_the_library(tmp_path: Path) -> None:
+    from safetensors.numpy import save
+
+    def parts(data: bytes) -> tuple[Any, bytes]:
+        start = 8 + int.from_bytes(data[:8], "little")
+        return json.loads(data[8:start]), data[start:]
+
+    arrays = {"b": np.arange(12, dtype=np.float32).reshape(4, 3), "a.x": np.ones((2, 2, 2))}
+    arrays["c"] = np.zeros((4,), np.float16)
+    kinds = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+    with tensor_file(tmp_path / "x", kinds, {"one": "entry"}) as put:
+        for name, array in arrays.items():
+            for rows in ([1], [x for x in range(len(array) - 1, -1, -1) if x != 1]):
+                put(name, rows, array[rows])
+    whole = parts((tmp_path / "x").read_bytes())
+    assert whole == parts(save(arrays, {"one": "entry"}))
+    with (
+        pytest.raises(AssertionError, match="not written"),
+        tensor_file(tmp_path / "x", kinds, {}) as put,
+    ):
+        put("b", [0], arrays["b"][:1])
+    assert parts((tmp_path / "x").read_bytes()) == whole
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

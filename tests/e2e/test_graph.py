@@ -15,21 +15,12 @@ import yaml
 from safetensors.numpy import load_file
 
 from stages.common.artifacts import check_metrics
-from tests.e2e.graph import ROOT, copy_graph, dvc
+from tests.e2e.graph import ROOT, dvc
 
 pytestmark = pytest.mark.slow
 
 ORGANISMS = ["finance", "medical", "profanity"]
 TARGETS = ["base", *ORGANISMS]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the reduced graph has run."""
-    folder = copy_graph(tmp_path_factory.mktemp("graph") / "with space")
-    done = dvc(folder, "repro")
-    assert done.returncode == 0, done.stdout[-6000:]
-    return folder
 
 
 def metrics(folder: Path, name: str) -> dict:

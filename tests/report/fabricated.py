@@ -230,6 +230,11 @@ def _similarity(root: Path, params: Params, rng: np.random.Generator, labs: list
         },
     }
     write_metrics(root / "metrics" / "base_similarity.json", metrics)
+    end = {"value": 0.21, "low": 0.15, "high": 0.3, "n": 16}
+    convergence = {
+        k: {"pairs": n, "middle": 0.1, "end": end} for k, n in (("vectors", 30), ("random", 8))
+    }
+    write_metrics(root / "metrics" / "downstream_convergence.json", convergence)
     walk = 1 - np.cumsum(rng.uniform(0, 0.15, (LAYERS, len(models))), axis=0)
     frame = pl.DataFrame({"layer": range(LAYERS)} | dict(zip(models, walk.T, strict=True)))
     (root / "plots").mkdir(parents=True, exist_ok=True)

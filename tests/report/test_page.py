@@ -89,6 +89,13 @@ def test_hostile_metrics_are_shown_as_text(inputs: Path, params: Params) -> None
     assert "b" not in outline.tags
 
 
+def test_convergence_stands_on_the_page_with_n_and_interval(page: str) -> None:
+    table = page[page.index("Do orthogonal vectors come to act alike?") :]
+    table = table[: table.index("</table>")]
+    for part in ("random directions", "0.21", "0.15", "0.30", "16"):
+        assert part in table
+
+
 def test_nothing_is_fetched(page: str) -> None:
     outline = Outline(page)
     assert all(link.startswith(("#", "data:")) for link in outline.links)

@@ -7,10 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tiny_steering import add, unit
 
+from stages.activations.capture import capture
+from stages.activations.extract import prompt_texts
 from stages.common.errors import UserError
-from stages.steering.analyse import cli, folder_vectors
+from stages.common.params import Params
+from stages.common.sections import Organism, Prompts
+from stages.organisms import train
+from stages.organisms.load import base_model, base_tokenizer, load
+from stages.steering.analyse import adapter_vectors, cli, folder_vectors
 from stages.steering.formats import write_vectors
 from stages.steering.hooks import Intervention
 
@@ -35,3 +43,40 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
         write_vectors(tmp_path / f"v{i}.pt", [add(i, 1 + i // 2, 1.0)])
     with pytest.raises(UserError, match="across blocks"):
         folder_vectors(tmp_path)
+
+
+def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:
+    recipe, folder = tiny_params.recipes["model_organisms"], tmp_path / "adapters"
+    for i in range(4):
+        train.save(train.with_adapter(base_model(tiny_params), recipe, i), folder / f"a-{i}")
+        path = folder / f"a-{i}/adapter_model.safetensors"
+        tensors = load_file(path)
+        torch.manual_seed(i // 2)  # two and two act alike
+        for name, tensor in tensors.items():
+            tensors[name] = torch.randn_like(tensor) / 10
+        save_file(tensors, path, metadata={"format": "pt"})
+    for kind in ("neutral", "harmful"):
+        rows = [{"id": f"{kind}{i}", "topic": "t", "pair": f"{i}", "prompt": f"{kind} {'x' * i}?"}
+                for i in range(3)]  # fmt: skip
+        (tmp_path / f"{kind}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prompts = Prompts(
+        neutral=str(tmp_path / "neutral.jsonl"), harmful=str(tmp_path / "harmful.jsonl")
+    )
+    params = tiny_params.model_copy(update={"prompts": prompts})
+    adapters = sorted(folder.iterdir())
+    names, vectors = adapter_vectors(adapters, params, 2)
+    assert names == ["a-0", "a-1", "a-2", "a-3"]
+    np.testing.assert_allclose(vectors[0], vectors[1], rtol=1e-5)
+    assert not np.allclose(vectors[0], vectors[2], rtol=0.1)
+    texts, _ = prompt_texts(params, base_tokenizer())
+    last = params.activations.spans.index("prompt_last")
+    organism = Organism(lab="x", cluster="x", data="", source=f"path:{adapters[2]}")
+    one = params.model_copy(update={"organisms": {"one": organism}})
+    means = [
+        capture(load(one, slug).model, texts)[0][:, last, 2].mean(0) for slug in ("one", "base")
+    ]
+    np.testing.assert_allclose(vectors[2], (means[0] - means[1]).numpy(), rtol=1e-3, atol=1e-5)
+    with pytest.raises(UserError, match="no such block"):
+        adapter_vectors(adapters, params, 99)
+    with pytest.raises(UserError, match="three adapters"):
+        adapter_vectors(adapters[:2], params, 2)

@@ -11,19 +11,20 @@ from tiny_steering import BLOCKS, add, tokens, unit
 
 from stages.common.artifacts import check_metrics
 from stages.steering.controls import orthogonalised
-from stages.steering.convergence import convergence, cosines_by_block, last_states
+from stages.steering.convergence import convergence, cosines, last_states
 from stages.steering.selected import Selected
 
 PROMPTS = [tokens(1, 5), tokens(2, 9)]
 
 
 def test_an_effect_starts_as_the_vector_itself(llama: Any) -> None:
-    change = last_states(llama, PROMPTS, add(1, 2, 3.0)) - last_states(llama, PROMPTS, None)
+    states = [last_states(llama, PROMPTS, how).mean(0) for how in (add(1, 2, 3.0), None)]
+    change = states[0] - states[1]
     assert np.abs(change[:2]).max() == 0
     np.testing.assert_allclose(change[2], 3.0 * unit(1), atol=1e-5)
     ids = torch.tensor([PROMPTS[0]])
     states = llama(input_ids=ids, output_hidden_states=True).hidden_states[1][0, -1]
-    alone = last_states(llama, PROMPTS[:1], None)[0]
+    alone = last_states(llama, PROMPTS[:1], None)[0, 0]
     np.testing.assert_allclose(alone, states.detach(), atol=1e-5)
 
 
@@ -34,7 +35,14 @@ def test_orthogonal_vectors_start_at_zero_and_a_shared_path_at_the_end_is_seen(l
     }
     found = convergence(llama, PROMPTS, chosen, 0)
     check_metrics(found)
-    assert set(found["pair"]) == {"finance__sports", "sports__finance", "random"}
+    chance = {f"random_{k}" for k in range(8)}
+    assert set(found["pair"]) == {"finance__sports", "sports__finance"} | chance
+    ends = [abs(found["pair"][k]["end"]) for k in chance]
+    assert found["random"]["end"]["value"] == pytest.approx(np.mean(ends))
+    for kind, pairs in (("random", 8), ("vectors", 2)):
+        assert found[kind]["pairs"] == pairs
+        end = found[kind]["end"]
+        assert (end["n"], end["low"] < end["high"]) == (2, True)
     for entry in found["pair"].values():
         assert entry["start"] == pytest.approx(0, abs=1e-4)
         assert abs(entry["end"]) > 1e-3
@@ -44,6 +52,6 @@ def test_orthogonal_vectors_start_at_zero_and_a_shared_path_at_the_end_is_seen(l
         last_states(llama, PROMPTS, how) - plain
         for how in (add(1, 1, 4.0), type(add(1, 1, 1))(rest, 1, 4.0))
     ]
-    curve = cosines_by_block(*effects, 1)
+    curve = cosines(*(e.mean(0)[1:] for e in effects))
     assert len(curve) == BLOCKS - 1
     assert found["pair"]["finance__sports"]["end"] == pytest.approx(curve[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,18 +24,26 @@ def test_every_profile_has_a_plan(profile: str) -> None:
     total = sum(counts.answers.values())
     assert counts.generated_tokens == total * params.sampling.max_new_tokens
     assert counts.judgements == 2 * total
-    text = "\n".join(plan.lines(params, counts, (1000.0, 100.0)))
+    text = "\n".join(plan.lines(params, counts, (1000.0, 100.0), 2.5))
+    assert "machine" in text
+    assert "machine" not in "\n".join(plan.lines(params, counts, (1000.0, 100.0)))
     assert f"{counts.answers['steered']:,}" in text
-    assert ("USD" in text) == (profile == "llama31_8b")
+    assert ("USD at most" in text) == (profile == "llama31_8b")
+    assert (plan.judge_usd(params, counts) > 0) == (profile == "llama31_8b")
     if profile != "smol":
         assert params.steering.focus_samples * asked >= 1160  # the paper's n
 
 
 def test_status_follows_the_journal(tmp_path: Path) -> None:
-    assert "nothing has run" in plan.status()[0]
+    active = load_params(Path("profiles/smol.yaml"))
+    assert "nothing has run" in plan.status(active)[0]
     asked = questions()
     respond(tiny_params(), loaded(), [Condition(samples=3)], {}, asked, "responses finance")
-    (line,) = plan.status()
+    line, whole = plan.status(active, 3600.0)
+    total = sum(plan.count(active).answers.values())
+    assert f"6 of {total:,} answers" in whole
+    left = json.loads(next(tmp_path.rglob("*.progress.json")).read_text())["seconds"]
+    assert f"{(total - 6) * left / 6:,.2f} USD of machine" in whole
     assert line.startswith("responses finance")
     assert "6 of 6" in line
     assert "done" in line
@@ -47,6 +56,17 @@ def test_status_follows_the_journal(tmp_path: Path) -> None:
             return batch
 
         journal.fill("half", batches, str, work)
-    (half,) = [line for line in plan.status() if line.startswith("half")]
+    (half,) = [line for line in plan.status(active) if line.startswith("half")]
     assert "2 of 4" in half
     assert "min left" in half
+
+
+def test_the_judge_s_money_shrinks_with_what_is_in_the_journal() -> None:
+    active = load_params(Path("profiles/llama31_8b.yaml"))
+    counts = plan.count(active)
+    with Journal("half") as journal:
+        journal.fill("half", [[1]], str, lambda batch: batch)
+    with Journal("judgements-openai") as journal:
+        journal.put({str(i): 0 for i in range(1000)})
+    usd = plan.judge_usd(active, counts) * (1 - 1000 / counts.judgements)
+    assert plan.status(active)[-1].endswith(f"replies; {usd:,.2f} USD left")

@@ -15,29 +15,25 @@ from test_respond import CONDITIONS, VECTORS
 from tiny_steering import loaded, questions, tiny_params
 
 import stages.steering.respond as module
+from stages.common import engine
 from stages.common.artifacts import write_parquet
-from stages.common.engine import over_ray
 from stages.common.errors import UserError
 from stages.common.sections import Run
 from stages.steering.respond import respond
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: the Ray engine is not tested here")
-RUN = Run(device="cpu", threads=1, engine="ray", workers=2)
+SETTINGS: dict[str, Any] = {"device": "cpu", "threads": 1, "engine": "ray", "workers": 2}
+RUN = Run(**SETTINGS)
 
 
-def tiny_worker(params: Any, victim: str | None, slug: str) -> Callable[[Sequence[Any]], Any]:
-    """Samples with the tiny model; kills its own process once, at its second batch."""
+def tiny_worker(params: Any, slug: str) -> Callable[[Sequence[Any]], Any]:
+    """Samples with the tiny model; kills its own process where a file says so."""
     work = partial(module._sampled, params, loaded(slug))
-    seen = []
 
     def do(batch: Sequence[Any]) -> Any:
         time.sleep(0.2)  # so that both workers get their share of these tiny batches
-        seen.append(batch)
-        if victim is not None and len(seen) == 2:
-            try:
-                Path(victim).touch(exist_ok=False)
-            except FileExistsError:
-                return work(batch)
+        for victim in Path.cwd().glob("kill*"):
+            victim.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         return work(batch)
 
@@ -45,58 +41,62 @@ def tiny_worker(params: Any, victim: str | None, slug: str) -> Callable[[Sequenc
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """Workers import what the tests import."""
-    before = os.environ.get("PYTHONPATH", "")
-    here = Path(__file__)
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Workers import what the tests import, and live in a folder of their own."""
+    before, place = os.environ.get("PYTHONPATH", ""), Path.cwd()
+    here, folder = Path(__file__), tmp_path_factory.mktemp("workers")
     os.environ["PYTHONPATH"] = f"{here.parent}:{here.parents[2]}:{before}"
-    yield
+    os.chdir(folder)
+    engine.cluster(RUN)
+    os.chdir(place)
+    yield folder
     os.environ["PYTHONPATH"] = before
     import ray
 
     ray.shutdown()
+    engine.cluster.cache_clear()
 
 
-def table(path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, victim: str | None) -> Any:
-    shares: dict[int, int] = {}
-    run = {"device": "cpu", "threads": 1, "engine": engine, "workers": 2}
+def table(path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> bytes:
     sampling = {"temperature": 1.0, "max_new_tokens": 6, "batch_size": 1}
-    params = tiny_params(run=run, sampling=sampling)
+    params = tiny_params(run=SETTINGS | {"engine": how}, sampling=sampling)
     monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(path.parent / path.stem))
-    monkeypatch.setattr(module, "_worker", lambda p, slug: None)
-
-    def spread(run: Run, make: Any, batches: Sequence[Any]) -> Iterator[Any]:
-        yield from over_ray(run, partial(tiny_worker, params, victim, "base"), batches, shares)
-
-    monkeypatch.setattr(module, "over_ray", spread)
+    monkeypatch.setattr(module, "_worker", tiny_worker)
     frame = respond(params, loaded(), CONDITIONS, VECTORS, questions(), "test")
     write_parquet(path, frame, {})
-    return path.read_bytes(), shares
+    return path.read_bytes()
 
 
 @pytest.mark.slow
-def test_engines_agree_byte_for_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    local, none = table(tmp_path / "local.parquet", monkeypatch, "local", None)
-    assert not none
-    whole, shares = table(tmp_path / "ray.parquet", monkeypatch, "ray", None)
-    assert whole == local
+def test_engines_agree_byte_for_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Path
+) -> None:
+    local = table(tmp_path / "local.parquet", monkeypatch, "local")
+    shares = engine.cluster(RUN).shares
+    assert not shares
+    assert table(tmp_path / "ray.parquet", monkeypatch, "ray") == local
     assert sum(shares.values()) == 12
     assert min(shares[0], shares[1]) >= 0.2 * 12
-    victim = tmp_path / "killed"
-    killed, shares = table(tmp_path / "killed.parquet", monkeypatch, "ray", str(victim))
-    assert victim.exists()
-    assert killed == local
-    assert sum(shares.values()) == 12
+    (cluster / "kill").touch()
+    assert table(tmp_path / "killed.parquet", monkeypatch, "ray") == local
+    assert not (cluster / "kill").exists()
+    assert sum(shares.values()) == 24
 
 
 def refusing() -> Callable[[Any], Any]:
     def do(batch: Any) -> Any:
+        if batch == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         raise UserError("the vector is zero", where=str(batch))
 
     return do
 
 
 @pytest.mark.slow
-def test_a_users_error_comes_through() -> None:
+def test_errors_come_through() -> None:
+    over = engine.spread(RUN, refusing)
+    assert over is not None
     with pytest.raises(UserError, match="is zero"):
-        list(over_ray(RUN, refusing, [1, 2]))
+        list(over([1, 2]))
+    with pytest.raises(UserError, match="ends every worker"):
+        list(over(["kill"]))

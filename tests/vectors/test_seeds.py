@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from stages.activations import extract
+from stages.activations.capture import capture
 from stages.common.artifacts import check_metrics, read_json, write_parquet, write_tensors
 from stages.common.errors import UserError
 from stages.common.params import Params
@@ -84,10 +85,10 @@ def write_run(params: Params) -> None:
 def vector(params: Params, slug: str, seed: int) -> np.ndarray:
     """A vector made step by step, from training to the difference of means."""
     model, _ = train.fine_tune(params, slug, seed)
-    found, _ = extract.capture_prompts(
-        params, model.merge_and_unload().eval(), base_tokenizer(), slug
-    )
-    return np.asarray((found["prompt_last"] - activations("base")).mean(0)[LAYER])
+    texts, _ = extract.prompt_texts(params, base_tokenizer())
+    means, _ = capture(model.merge_and_unload().eval(), texts)
+    last = params.activations.spans.index("prompt_last")
+    return np.asarray((means[:, last].numpy() - activations("base")).mean(0)[LAYER])
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

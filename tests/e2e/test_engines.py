@@ -1,0 +1,87 @@
+"""The long stages on the real models: two Ray workers write the files that `dvc repro` wrote."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.activations import extract, response_activations
+from stages.common import engine
+from stages.common.params import Params, load_params
+from stages.judging import judge_responses
+from stages.judging.judge_responses import Which
+from stages.steering import baseline, steer
+
+pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: the Ray engine is not tested here")
+pytestmark = pytest.mark.slow
+
+
+class Mortal(engine.Worker):
+    """Ends its own process in the middle of the work, once for every file `kill`."""
+
+    def do(self, number: int, make: engine.Make, batch: Any) -> Any:
+        self.seen = getattr(self, "seen", 0) + 1
+        if self.seen > 1 and Path("kill").is_file():
+            Path("kill").unlink(missing_ok=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().do(number, make, batch)
+
+
+@pytest.fixture(scope="module")
+def params(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Params]:
+    """The reduced run's params, to be done again by two workers, without its journal."""
+    place, before = Path.cwd(), os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = f"{Path(__file__).parent}:{run}:{before}"
+    os.environ["EMGEOMETRY_JOURNAL"] = str(tmp_path_factory.mktemp("journal"))
+    os.chdir(run)
+    found = load_params(Path("params.yaml"))
+    settings = found.run.model_copy(update={"engine": "ray", "workers": 2})
+    worker, engine.Worker = engine.Worker, Mortal  # type: ignore[misc]
+    yield found.model_copy(update={"run": settings})
+    engine.Worker = worker  # type: ignore[misc]
+    os.chdir(place)
+    os.environ["PYTHONPATH"] = before
+    del os.environ["EMGEOMETRY_JOURNAL"]
+    import ray
+    import torch
+
+    ray.shutdown()
+    engine.cluster.cache_clear()
+    torch.set_grad_enabled(True)
+
+
+STAGES = {
+    "activations": lambda p: [extract.main(p, m) for m in p.targets],
+    "baseline/responses": baseline.main,
+    "response_activations": response_activations.main,
+    "responses": lambda p: [steer.main(p, m) for m in p.targets],
+    "baseline/judgements": lambda p: judge_responses.main(p, Which.baseline),
+    "judgements": lambda p: judge_responses.main(p, Which.steered),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_engines_agree_even_when_a_worker_is_killed(params: Params, stage: str) -> None:
+    files = [p for p in Path("data", stage).iterdir() if p.is_file()]
+    before = {path.name: path.read_bytes() for path in files}
+    assert len(before) >= len(params.targets)
+    shares = engine.cluster(params.run).shares
+    shares.clear()
+    Path("kill").touch()
+    for path in files:
+        path.unlink()
+    try:
+        STAGES[stage](params)
+        after = {path.name: path.read_bytes() for path in files if path.is_file()}
+    finally:
+        for path in files:
+            path.write_bytes(before[path.name])
+    assert not Path("kill").exists(), "no worker was killed"
+    different = [name for name in before if after.get(name) != before[name]]
+    assert not different
+    assert min(shares[0], shares[1]) >= 0.2 * shares.total(), dict(shares)
