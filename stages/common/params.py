@@ -76,9 +76,6 @@ class Params(Section):
                     f"organisms.{slug}.lab is {organism.lab!r}, which is no key of recipes "
                     f"({', '.join(self.recipes)})"
                 )
-        for slug in self.monitoring.organisms:
-            if slug not in self.slugs("organism"):
-                raise ValueError(f"monitoring.organisms: {slug!r} is no organism of this profile")
         for pair in self.transfer.pairs:
             source, _, target = pair.partition(">")
             if source not in self.organisms or target not in self.targets:

@@ -76,7 +76,7 @@ def compare(
         null[name] = np.array([*of.mean(1), *ends])
     metrics: dict[str, Any] = {
         "controls": {
-            "n": len(courses[CONTROL].steps) + len(finished),
+            "n_controls": len(courses[CONTROL].steps) + len(finished),
             **headline(aligned),
             **{
                 name: means

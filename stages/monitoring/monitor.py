@@ -109,8 +109,15 @@ def main(params: Params) -> None:
 
 
 def unmeasured(params: Params) -> str | None:
-    """Why there is nothing to train; None when there is."""
-    chosen = params.monitoring.organisms
+    """Why there is nothing to train; None when there is; UserError for an unknown organism."""
+    chosen, known = params.monitoring.organisms, params.slugs("organism")
+    if not set(chosen) <= set(known):
+        raise UserError(
+            "only organisms of the run can be monitored",
+            where="params.yaml: monitoring.organisms",
+            found=", ".join(chosen),
+            expected="of " + ", ".join(known),
+        )
     if not chosen:
         return "not measured: monitoring.organisms is empty"
     if any(params.organisms[slug].source is not None for slug in chosen):

@@ -86,7 +86,8 @@ def count(params: Params) -> Counts:
 def _checkpoints(params: Params) -> int:
     """Checkpoints that the stage `monitoring` measures; none where organisms are loaded."""
     settings = params.monitoring
-    if any(params.organisms[slug].source is not None for slug in settings.organisms):
+    known = [params.organisms.get(slug) for slug in settings.organisms]
+    if any(organism is None or organism.source is not None for organism in known):
         return 0
     return len(settings.organisms) * len(settings.mixtures_pct) * settings.checkpoints
 

@@ -110,8 +110,8 @@ def test_trainings_are_measured_compared_and_kept(
     assert last["n"] == 4
     assert 0 <= last["unseen_k"]["auroc"] <= 1
     assert "auroc" not in medical["mix_0"]["checkpoint"]["step_6"]["own"]
-    assert medical["controls"]["n"] == 3  # two checkpoints, one finished control
-    assert medical["controls"]["em_turner_pct"] <= 100 and medical["controls"]["n"] == 3
+    assert medical["controls"]["n_controls"] == 3  # two checkpoints, one finished control
+    assert medical["controls"]["n"] == 2 * 2 + 2 * 2 * 2  # base and control, the 0 % mixture
     detection = medical["mix_100"]["detector"]["own"]
     assert (detection["n_checkpoints"], detection["n_controls"]) == (2, 3)
     table = pl.read_csv(monitor.PLOT)
@@ -141,6 +141,12 @@ def test_without_a_training_the_stage_says_why(
     assert read_json(monitor.METRICS) == {"status": status}
     assert monitor.PLOT.read_text() == "step\n"
     assert monitor.FOLDER.is_dir()
+
+
+def test_an_unknown_organism_is_refused(smol: dict[str, Any]) -> None:
+    smol["monitoring"]["organisms"] = ["full"]  # a control
+    with pytest.raises(UserError, match="only organisms of the run"):
+        monitor.main(Params.model_validate(smol))
 
 
 def test_prompts_of_one_topic_are_refused(params: Params) -> None:
