@@ -27,7 +27,8 @@ def test_other_batches_give_the_same_tokens(
     monkeypatch.chdir(undisturbed.folder)
     monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(tmp_path / "journal"))
     params = load_params(Path("params.yaml"))
-    params.sampling.batch_size = size
+    sampling = params.sampling.model_copy(update={"batch_size": size})
+    params = params.model_copy(update={"sampling": sampling})
     conditions, vectors = plan(params, TARGET, read_selected())
     questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
     found = respond(params, load(params, TARGET), conditions, vectors, questions, "batches")
@@ -41,9 +42,9 @@ def test_threads_are_those_of_the_params(tiny_params: Params, threads: int) -> N
     import torch
 
     before = torch.get_num_threads()
-    tiny_params.run.threads = threads
+    run = tiny_params.run.model_copy(update={"threads": threads})
     try:
-        setup_torch(tiny_params)
+        setup_torch(tiny_params.model_copy(update={"run": run}))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
