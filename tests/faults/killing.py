@@ -21,7 +21,6 @@ from tests.e2e.graph import environment
 REPRO = [sys.executable, "-m", "dvc", "repro"]
 STAGE = re.compile(r"Running stage '(.+)'")
 PROGRESS = re.compile(r"(.+): (\d+) of \d+ (\S+?)( already done|,| in \d+ s)")
-UNTIL = "in "  # of the last line of a piece of work
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,8 @@ class Repro:
         assert process.stdout is not None
         struck = self._watch(process, iter(process.stdout))
         process.wait(timeout=60)
-        assert (process.returncode == 0) != struck, "".join(self.log[-60:])
+        said = "".join(self.log[-60:])
+        assert (process.returncode == 0) != struck, f"{self.struck}, {process.returncode}: {said}"
         return struck
 
     def _watch(self, process: subprocess.Popen[str], lines: Iterator[str]) -> bool:
@@ -148,7 +148,8 @@ class Repro:
     def _strike(self, process: subprocess.Popen[str], kill: Kill) -> bool:
         """False when the stage has ended meanwhile."""
         stages = []
-        for child in psutil.Process(process.pid).children(recursive=True):
+        below = psutil.Process(process.pid).children(recursive=True)
+        for child in below:
             try:
                 if any("stages." in word for word in child.cmdline()):
                     stages.append(child)
@@ -164,4 +165,5 @@ class Repro:
                     child.kill()
                 except psutil.NoSuchProcess:
                     continue
+        psutil.wait_procs(below if kill.group else stages, timeout=20)  # DVC asks which run
         return True

@@ -55,7 +55,7 @@ def test_a_stage_goes_on_after_kills_and_signals(tiny_params: Params) -> None:
     """SIGKILL, SIGTERM and Ctrl-C in turn, each a few batches further on."""
     params = tiny_params.model_dump(mode="json")
     params["targets"], params["organisms"] = ["base"], {}
-    params["baseline"]["samples"] = 12
+    params["baseline"]["samples"] = 24
     params["questions"]["file"] = str(ROOT / params["questions"]["file"])
     params["sampling"] |= {"batch_size": 8, "max_new_tokens": 48}
     Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")

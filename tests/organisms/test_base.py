@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stages.common.artifacts import versions
 from stages.common.errors import UserError
 from stages.common.params import Params
 from stages.organisms import base
@@ -36,6 +37,7 @@ def test_a_local_folder_is_recorded(tiny_params: Params, tiny_checkpoint: Path) 
         "path": str(tiny_checkpoint),
         "source": f"path:{tiny_checkpoint}",
         "sha256": base.folder_sha256(tiny_checkpoint),
+        "versions": versions(),
     }
     assert (base.NO_ADAPTER / base.RECORD).is_file()
 

@@ -1,0 +1,371 @@
+"""Full disks, read-only folders, torn files and two writers: a message, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.common.artifacts import (
+    read_json,
+    read_parquet,
+    read_tensors,
+    write_metrics,
+    write_parquet,
+    write_tensors,
+)
+from stages.common.atomic import PARTIAL, atomic_folder, atomic_path
+from stages.common.errors import UserError
+from stages.common.journal import Journal
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 256 * 1024  # bytes that the storage leaves; what is written at length has more
+HEAD = """
+import sys
+import numpy as np
+import polars as pl
+from pathlib import Path
+from stages.common.artifacts import write_metrics, write_parquet, write_tensors
+from stages.common.command import run
+from stages.common.journal import Journal
+n = int(sys.argv.pop(1))
+rng = np.random.default_rng(n)
+def answer(batch):
+    return [rng.bytes(4000).hex() for _ in batch]
+def fill():
+    with Journal("work") as journal:
+        journal.fill("work", [[i] for i in range(n)], str, answer)
+"""
+# What writes a lot of n = 1000 and little of n = 1.
+KINDS = {
+    "journal": "fill()",
+    "parquet": 'write_parquet(Path("out"), pl.DataFrame({"a": rng.random(1000 * n)}), {})',
+    "safetensors": 'write_tensors(Path("out"), {"a": rng.random(1000 * n)}, {})',
+    "metrics": 'write_metrics(Path("out"), {str(i): float(i) for i in range(100 * n)})',
+    "folder": """
+    from safetensors.numpy import save_file
+    from stages.common.atomic import atomic_folder
+    with atomic_folder(Path("out")) as temporary:
+        save_file({"a": rng.random(1000 * n)}, temporary / "model.safetensors")
+""",
+}
+
+
+def write(kind: str, folder: Path, n: int, limited: bool = False) -> subprocess.CompletedProcess:
+    """A command that writes, in a process of its own, with a limit on the size of files or none."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    return subprocess.run(
+        [sys.executable, "-c", HEAD + f"def main():\n    {KINDS[kind].strip()}\nrun(main)", str(n)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "EMGEOMETRY_JOURNAL": str(folder / "journal")},
+        text=True,
+        capture_output=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_FSIZE, (LIMIT, limit) if limited else (limit, limit)
+        ),
+    )
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """What lies there, the journal aside; nothing half-written may be among it."""
+    found = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "journal" not in path.parts
+    }
+    assert not [name for name in found if PARTIAL in name]
+    return found
+
+
+def journalled(folder: Path) -> int:
+    with sqlite3.connect(folder / "journal/work.sqlite") as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return int(database.execute("SELECT count(*) FROM units").fetchone()[0])
+
+
+def refused(done: subprocess.CompletedProcess, where: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert "error: " in done.stderr and where in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB with LIMIT bytes left, and a file `filler` that takes up the rest."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("NO RIGHT TO MOUNT: a full file system is not tested here")
+    try:
+        (folder / "filler").write_bytes(bytes(2**20 - LIMIT))
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_may_not_grow(kind: str, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE: what a quota does, without rights."""
+    small, large = (1, 1000)
+    assert write(kind, tmp_path, small).returncode == 0
+    before = results(tmp_path)
+    refused(
+        write(kind, tmp_path, large, limited=True), "work.sqlite" if kind == "journal" else "out"
+    )
+    assert results(tmp_path) == before
+    if kind == "journal":
+        kept = journalled(tmp_path)
+        assert 1 < kept < large
+    again = write(kind, tmp_path, large)
+    assert again.returncode == 0, again.stderr
+    if kind == "journal":
+        assert f"{kept} of {large} units already done" in again.stderr
+        assert journalled(tmp_path) == large
+    else:
+        assert results(tmp_path).keys() == before.keys() and results(tmp_path) != before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_disk(kind: str, small_disk: Path) -> None:
+    """ENOSPC, then the space is freed."""
+    small, large = 1, 60
+    assert write(kind, small_disk, small).returncode == 0
+    before = results(small_disk)
+    filler = small_disk / "filler"
+    room = os.statvfs(small_disk)
+    with filler.open("ab") as handle:  # leaves a tenth of what the large write needs
+        handle.write(bytes(max(0, room.f_bavail * room.f_frsize - LIMIT // 8)))
+    before["filler"] = filler.read_bytes()
+    refused(write(kind, small_disk, large), "work.sqlite" if kind == "journal" else "out")
+    assert results(small_disk) == before
+    filler.unlink()
+    again = write(kind, small_disk, large)
+    assert again.returncode == 0, again.stderr
+    if kind == "journal":
+        assert journalled(small_disk) == large
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_read_only_file_system(kind: str, tmp_path: Path) -> None:
+    """A read-only bind mount, which binds root too; else permissions."""
+    assert write(kind, tmp_path, 1).returncode == 0
+    before = results(tmp_path)
+    locked = [tmp_path, *(p for p in tmp_path.rglob("*"))]
+    mounted = not os.geteuid() and not subprocess.run(
+        ["mount", "--bind", str(tmp_path), str(tmp_path)], capture_output=True
+    ).returncode  # fmt: skip
+    if not mounted and not os.geteuid():
+        pytest.skip("ROOT WITHOUT THE RIGHT TO MOUNT: a read-only folder is not tested here")
+    if mounted:
+        remount = ["mount", "-o", "remount,ro,bind", str(tmp_path)]
+        subprocess.run(remount, check=True, capture_output=True)
+    else:
+        for path in locked:
+            path.chmod(path.stat().st_mode & ~0o222)
+    try:
+        refused(write(kind, tmp_path, 2), "journal" if kind == "journal" else "out")
+        assert results(tmp_path) == before
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+        else:
+            for path in locked:
+                path.chmod(path.stat().st_mode | 0o200)
+    assert write(kind, tmp_path, 2).returncode == 0
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    with pytest.raises(UserError, match="cannot write") as caught:
+        write_metrics(tmp_path / "data/m.json", {"a": 1})
+    assert str(tmp_path / "data/m.json") in str(caught.value)
+    (tmp_path / "m.json").mkdir()
+    with pytest.raises(UserError, match="cannot write"):
+        write_metrics(tmp_path / "m.json", {"a": 1})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "m.json"]
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_killed_in_the_middle_of_a_write(what: str, tmp_path: Path) -> None:
+    """The earlier result stands, and the next write takes away what was left."""
+    out = tmp_path / "o[u]t.safetensors"
+    atomic, part = ("atomic_path", "") if what == "file" else ("atomic_folder", " / 'part'")
+    code = (
+        f"import os\nfrom pathlib import Path\nfrom stages.common.atomic import {atomic}\n"
+        f"with {atomic}(Path({str(out)!r})) as temporary:\n"
+        f"    (temporary{part}).write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+
+    def written() -> bytes:
+        return (out if what == "file" else out / "part").read_bytes()
+
+    def whole(text: bytes) -> None:
+        if what == "file":
+            with atomic_path(out) as temporary:
+                temporary.write_bytes(text)
+        else:
+            with atomic_folder(out) as temporary:
+                (temporary / "part").write_bytes(text)
+
+    whole(b"earlier")
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == -signal.SIGKILL
+    assert written() == b"earlier"
+    left = [p for p in tmp_path.iterdir() if p != out]
+    assert left and all(PARTIAL in p.name for p in left)
+    whole(b"next")
+    assert written() == b"next"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_is_half_written_belongs_to_no_artifact() -> None:
+    """DVC and Git pass over it, wherever it lies."""
+    for name in (".dvcignore", ".gitignore"):
+        rules = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        assert {f".*{PARTIAL}", f".*{PARTIAL}.*"} <= set(rules)
+
+
+@pytest.fixture
+def journal_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(tmp_path))
+    return tmp_path / "work.sqlite"
+
+
+UNITS = {f"{i:04d}": f"value {i:04d} " * 40 for i in range(100)}
+
+
+def crash(path: Path) -> None:
+    """A process that is killed after it has stored UNITS one by one: they lie in the WAL."""
+    code = (
+        "import os\nfrom stages.common.journal import Journal\n"
+        "from tests.faults.test_storage import UNITS\n"
+        "journal = Journal('work')\n"
+        "for item in UNITS.items():\n    journal.put([item])\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == -signal.SIGKILL
+    assert wal(path).stat().st_size > 100_000
+
+
+def wal(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def remade() -> list[str]:
+    """Keys that were made again; in the end the journal is whole."""
+    made: list[str] = []
+
+    def work(batch: list[str]) -> list[str]:
+        made.extend(batch)
+        return [UNITS[key] for key in batch]
+
+    with Journal("work") as journal:
+        assert journal.fill("work", [[key] for key in UNITS], str, work) == UNITS  # type: ignore[arg-type]
+    with Journal("work") as journal:
+        assert journal.get(list(UNITS)) == UNITS
+    return made
+
+
+@pytest.mark.parametrize("cut", [1, 40, 4096 + 24, 20_000])
+def test_a_torn_last_record(journal_file: Path, cut: int) -> None:
+    """The log ends in the middle of a record: only the records that it cuts are made again."""
+    crash(journal_file)
+    with wal(journal_file).open("r+b") as handle:
+        handle.truncate(wal(journal_file).stat().st_size - cut)
+    made = remade()
+    assert made == list(UNITS)[-len(made) :]
+    assert 1 <= len(made) <= 1 + cut // 500
+
+
+def test_a_flipped_bit_in_the_log(journal_file: Path) -> None:
+    """SQLite's own checksums end the log there."""
+    crash(journal_file)
+    content = bytearray(wal(journal_file).read_bytes())
+    at = content.index(b"value 0060")
+    content[at + 7] ^= 1
+    wal(journal_file).write_bytes(content)
+    made = remade()
+    assert made == list(UNITS)[-len(made) :]
+    assert "0060" in made and len(made) < 60
+
+
+def test_a_flipped_bit_in_the_file(journal_file: Path) -> None:
+    """The value's checksum tells; that unit alone is made again."""
+    assert remade() == list(UNITS)
+    content = bytearray(journal_file.read_bytes())
+    at = content.index(b"value 0060")
+    content[at + 7] ^= 1
+    journal_file.write_bytes(content)
+    assert remade() == ["0060"]
+
+
+def test_a_clock_that_goes_back(journal_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour with every look at the clock: work, lock and what is told about it do not mind."""
+    now = [2_000_000_000.0]
+
+    def back() -> float:
+        now[0] -= 3600
+        return now[0]
+
+    monkeypatch.setattr(time, "time", back)
+    monkeypatch.setattr(time, "time_ns", lambda: int(back() * 1e9))
+    assert remade() == list(UNITS)
+    with Journal("work"), pytest.raises(UserError, match="another process"):
+        Journal("work")
+    about = read_json(journal_file.with_suffix(".progress.json"))
+    assert about["done"] == about["total"] == len(UNITS)
+    assert 0 <= about["seconds"] < 60
+
+
+def test_two_stages_on_one_journal(journal_file: Path) -> None:
+    """The second says so and exits with 2; the first is not disturbed."""
+    with Journal("work") as journal:
+        journal.put({"a": 1})
+        code = "from stages.common.journal import Journal\nfrom stages.common.command import run\n"
+        second = subprocess.run(
+            [sys.executable, "-c", code + "run(lambda: Journal('work'))"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, capture_output=True,
+        )  # fmt: skip
+        refused(second, "work.sqlite")
+        assert "another process is writing" in second.stderr
+        journal.put({"b": 2})
+        assert journal.get(["a", "b"]) == {"a": 1, "b": 2}
+
+
+def test_every_artifact_names_its_versions(tmp_path: Path) -> None:
+    """Torch, transformers and this project, in the same bytes each time."""
+    import importlib.metadata
+    import tomllib
+
+    import pyarrow.parquet as pq
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = ", ".join(
+        [f"em-geometry {project['version']}"]
+        + [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers")]
+    )
+    for number in "12":
+        write_parquet(tmp_path / f"{number}.parquet", pl.DataFrame({"a": [1]}), {"model": "x"})
+        write_tensors(tmp_path / f"{number}.safetensors", {"a": np.ones(2)}, {"model": "x"})
+    found = {
+        k.decode(): v.decode() for k, v in pq.read_schema(tmp_path / "1.parquet").metadata.items()
+    }
+    assert found["versions"] == read_tensors(tmp_path / "1.safetensors")[1]["versions"] == wanted
+    assert found["model"] == "x"
+    assert read_parquet(tmp_path / "1.parquet").columns == ["a"]
+    for kind in ("parquet", "safetensors"):
+        assert (tmp_path / f"1.{kind}").read_bytes() == (tmp_path / f"2.{kind}").read_bytes()
