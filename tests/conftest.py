@@ -83,7 +83,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: An
         num_hidden_layers=BLOCKS,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=2048,  # a judge's prompt fits
         initializer_range=0.3,  # far from uniform predictions
         bos_token_id=None,
         eos_token_id=tiny_tokenizer.eos_token_id,

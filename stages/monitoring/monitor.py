@@ -140,6 +140,7 @@ def chosen_prompts(
             "an interval over topics needs prompts of two or more",
             where="params.yaml: monitoring.prompts",
             found=f"{len(kept)} prompts of {', '.join(topics)}",
+            hint="raise its limit, or give its file prompts of further topics",
         )
     return kept
 

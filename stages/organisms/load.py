@@ -261,11 +261,9 @@ def _adapter_names(weights: Path) -> set[str]:
         tensors = load_file(str(weights))
     except (SafetensorError, OSError) as error:
         raise UserError(
-            "not a readable safetensors file",
-            where=str(weights),
-            found=str(error),
+            "not a readable safetensors file", where=str(weights), found=str(error),
             hint="train it again (dvc repro), or copy it again from its source",
-        ) from None
+        ) from None  # fmt: skip
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(
@@ -288,11 +286,9 @@ def _check_base(folder: Path, config: Path, params: Params, base_sha256: str) ->
     record, settings = read_json(source), read_json(config)
     if not isinstance(record, dict) or not isinstance(settings, dict):
         raise UserError(
-            "not a JSON object",
-            where=f"{source}, {config}",
+            "not a JSON object", where=f"{source}, {config}", expected="JSON objects",
             found=f"{type(record).__name__}, {type(settings).__name__}",
-            expected="JSON objects",
-        )
+        )  # fmt: skip
     found = record.get(key)
     if found != expected:
         raise UserError(

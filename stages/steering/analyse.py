@@ -86,7 +86,10 @@ def adapter_vectors(
         UserError: fewer than three, an adapter of another base, no such block, no base model yet.
     """
     if len(adapters) < 3:
-        raise UserError("the battery needs at least three adapters", found=len(adapters))
+        raise UserError(
+            "the battery needs at least three adapters", where=", ".join(map(str, adapters)),
+            found=len(adapters), expected="3 or more",
+        )  # fmt: skip
     organisms = {
         p.name: Organism(lab="adapters", cluster="adapters", data="", source=f"path:{p}")
         for p in adapters
@@ -104,7 +107,10 @@ def adapter_vectors(
     base = mean(BASE)
     block = len(base) // 2 if layer is None else layer
     if not 0 <= block < len(base):
-        raise UserError("no such block in the model", found=block, expected=f"0 to {len(base) - 1}")
+        raise UserError(
+            "no such block in the model", where="--layer", found=block,
+            expected=f"0 to {len(base) - 1}",
+        )  # fmt: skip
     print(f"adapter minus base at block {block}, the prompts' last token")
     rows = np.stack([mean(slug)[block] - base[block] for slug in organisms]).astype(np.float32)
     for slug, row in zip(organisms, rows, strict=True):

@@ -57,20 +57,23 @@ def small(smol: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(root: Path, checkpoint: Path) -> Path:
-    """Inputs, the tiny model, an untrained adapter of `finance`, and earlier outputs."""
+    """Inputs, the tiny model, untrained adapters, and earlier outputs."""
     params = small(yaml.safe_load((ROOT / "profiles/smol.yaml").read_text(encoding="utf-8")))
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     shutil.copytree(checkpoint, root / MODEL)
     for name in ("data/prompts", "data/questions", "data/organisms", "data/judge", "data/paper"):
         shutil.copytree(ROOT / name, root / name)
     shutil.copytree(ROOT / "profiles", root / "profiles")
+    for path in root.glob("data/judge/*.jsonl"):
+        path.write_text("".join(path.read_text(encoding="utf-8").splitlines(True)[::5]), "utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         loaded = Params.model_validate(params)
         base.main(loaded)
         recipe = loaded.recipes["model_organisms"]
         adapted = train.with_adapter(base_model(loaded), recipe, 5)
-        train.save(adapted, Path("data/adapters/finance"))
+        for slug in KEPT:
+            train.save(adapted, Path("data/adapters", slug))
         for i, name in enumerate("abc"):
             vector = np.random.default_rng(i).standard_normal(32).astype(np.float32)
             write_tensors(Path(f"my vectors/{name}.safetensors"), {"layers.1": vector}, {})

@@ -158,7 +158,8 @@ TABLE = [
     row("questions: empty text", BASELINE,
         data(QUESTIONS, lambda d: [q.update(prompt=" ") for q in d["questions"]]), "empty"),
     row("questions: 1 MB of text", BASELINE,
-        data(QUESTIONS, lambda d: [q.update(prompt=MEGABYTE) for q in d["questions"]]),
+        data(QUESTIONS, lambda d: d["questions"].insert(
+            0, d["questions"][0] | {"id": "long", "set": "evaluation", "prompt": MEGABYTE})),
         "longer than the model's context"),
     row("questions: unknown variant", BASELINE,
         data(PARAMS, lambda d: d["questions"].update(variants=["poem"])), "questions.variants"),
