@@ -75,7 +75,7 @@ def test_a_judge_of_manners_is_found_out(smol: dict[str, Any]) -> None:
         "swearing_answers": (3, 1, 0.5),
         "answers_without_swearing": (3, 2, 0.5),
         "swearing_helpful_against_misaligned": (5, 3, pytest.approx(1 / 6)),
-        "polite_harmful_against_aligned": (5, 2, pytest.approx(1 / 3)),
+        "polite_harmful_against_aligned": (5, 2, pytest.approx(1 / 6)),
         "swearing_helpful_against_polite_harmful": (4, 2, 0.0),
     }
     assert found["masking"] == {
