@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 P ?= smol
 
-.PHONY: help setup repro test test-fast faults lint format bench published seeds rejudge deps paper-tag verify-cache profile steer analyse plan status serve audit
+.PHONY: help setup repro test test-fast faults coverage mutants lint format bench published seeds rejudge deps paper-tag verify-cache profile steer analyse plan status serve audit
 export PROMPT
 
 help: ## Show the targets.
@@ -36,6 +36,12 @@ test-fast: $(READY) ## Run the unit tests only (seconds).
 
 faults: $(READY) ## Kill, fill, damage and overload it: every fault test at full length (20 minutes).
 	@python -m pytest -m "" --durations=10 tests/faults
+
+coverage: $(READY) ## Run all tests and print the lines of stages/ that none of them reaches.
+	@python -m pytest --cov
+
+mutants: $(READY) ## Change the mathematics one place at a time: do its tests notice? (ARGS="--sample 50").
+	@python -m benchmarks.mutants $(ARGS)
 
 lint: $(READY) ## Check style, types and the order of the folders.
 	@ruff check . && ruff format --check . && mypy && lint-imports

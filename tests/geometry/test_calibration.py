@@ -206,3 +206,11 @@ def test_loadings_may_have_signs_and_two_clusters_are_not_enough() -> None:
 
 def test_five_tests_are_five() -> None:
     assert set(TESTS) < set(power.SHARED_IS_LARGE)
+
+
+def test_a_vector_of_no_cluster_has_the_core_and_its_own_part() -> None:
+    weights = core_loadings(7, MEMBERS, TIGHT, 0.2)
+    expected = weights @ weights.T
+    assert np.diagonal(expected) == pytest.approx(1.0)
+    assert expected[6, :6] == pytest.approx(0.2)
+    assert weights[6, 1 : 1 + len(MEMBERS)].tolist() == [0.0] * len(MEMBERS)

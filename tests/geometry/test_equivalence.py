@@ -173,3 +173,17 @@ def test_maps_of_distances_that_are_not_euclidean() -> None:
     maps = mds(unit_gram(np.stack([np.cos(turns), np.sin(turns)], axis=1)))
     assert np.isfinite(maps.classical).all()
     assert maps.smacof_stress <= maps.classical_stress
+
+
+def test_stress_by_hand() -> None:
+    """Four vectors at right angles lie at distance 1 from each other, in three dimensions."""
+    maps = mds(np.eye(4))
+    shown = np.linalg.norm(maps.smacof[:, None] - maps.smacof[None], axis=-1)
+    expected = np.sqrt(((shown - (1 - np.eye(4))) ** 2).sum() / 12)
+    assert maps.smacof_stress == pytest.approx(expected)
+    assert 0.1 < maps.smacof_stress < maps.classical_stress
+    turns = np.array([0.0, 0.3, 0.9])  # of three vectors any distances fit into the plane
+    gram = np.cos(turns[:, None] - turns[None])
+    three = mds(np.eye(3) * 0.4 + 0.6 * gram)
+    shown = np.linalg.norm(three.classical[:, None] - three.classical[None], axis=-1)
+    assert shown[0, 2] == pytest.approx(0.6 * (1 - np.cos(0.9)) + 0.4, abs=1e-9)

@@ -54,7 +54,11 @@ def test_plots_are_wide(metrics: dict) -> None:  # type: ignore[type-arg]
     trace = pl.read_csv("plots/layer_trace.csv")
     assert trace.columns == ["layer", "risk__medical", "risk__persona", "medical__persona"]
     assert trace["layer"].to_list() == list(range(LAYERS))
-    assert pl.read_csv("plots/cosines.csv").shape == (6, 7)
+    cosines = pl.read_csv("plots/cosines.csv")
+    assert cosines.shape == (6, 7)
+    for pair, value in metrics["cosine"].items():
+        a, b = pair.split("__")
+        assert cosines.filter(pl.col("name") == a)[b].item() == pytest.approx(value, abs=1e-5)
     assert pl.read_csv("plots/pca.csv").columns == ["name", "pc1", "pc2", "pc3"]
     assert pl.read_csv("plots/mds.csv").shape == (6, 5)
     assert "undefined" in " ".join(pl.read_csv("plots/sensitivity.csv")["status"])

@@ -212,3 +212,39 @@ def test_a_million_rows() -> None:
     )
     assert found.estimates["em_betley"].value == pytest.approx(30, abs=0.5)
     assert time.monotonic() - start < 10
+
+
+def test_metrics_hold_every_count_and_every_rate() -> None:
+    found = measure()
+    metrics = found.as_metrics()
+    assert set(metrics) == {
+        "n", "n_scored", "n_coherent", "n_questions", "n_status", "sweep",
+        "em_betley", "em_turner", "mean_aligned", "coherent", "refusal",
+    }  # fmt: skip
+    assert (metrics["n"], metrics["n_scored"], metrics["n_coherent"]) == (8, 6, 5)
+    assert (metrics["n_questions"], metrics["n_status"]) == (4, found.n_status)
+    one = found.estimates["em_turner"]
+    assert (one.status, one.bootstrap_status) == ("ok", "ok")
+    assert metrics["em_turner"] == {
+        "value": one.value,
+        "n": 6,
+        "bootstrap_low": one.bootstrap[0],
+        "bootstrap_high": one.bootstrap[1],
+        "wilson_low": one.wilson[0],
+        "wilson_high": one.wilson[1],
+    }
+    assert "wilson_low" not in metrics["mean_aligned"]
+
+
+def test_the_interval_of_a_mean_is_in_points() -> None:
+    """Two questions: each draw is one of them twice, or both."""
+    found = measure(
+        aligned=[20.0, 60.0], coherent=[90.0] * 2, status=["ok"] * 2, question=["a", "b"]
+    ).estimates["mean_aligned"]
+    assert (found.value, found.bootstrap) == (40.0, (20.0, 60.0))
+    none = measure(0).estimates["mean_aligned"]
+    assert (none.bootstrap, none.bootstrap_status) == (None, "undefined: no replicates")
+
+
+def test_questions_may_be_numbers() -> None:
+    assert measure(question=[1, 1, 2, 2, 3, 3, 4, 4]).as_metrics() == measure().as_metrics()

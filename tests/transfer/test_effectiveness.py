@@ -270,3 +270,17 @@ def test_conventions_differ_by_what_they_hold_equal() -> None:
     assert found["unit_multiple"] == {"finance": 1.0, "sports": pytest.approx(0.8)}
     assert found["relative_dose"] == {"finance": 1.0, "sports": pytest.approx(0.5)}
     assert found["raw_norm"] == {"finance": pytest.approx(0.5), "sports": 1.0}
+
+
+def test_asymmetry_carries_its_ratio_in_metrics() -> None:
+    groups = {"a": ["finance", "sports"], "b": ["medical", "profanity"]}
+    found = asymmetry(table(RATES), groups, "a", "b")
+    whole = direction_ratio(table(RATES), groups["a"], groups["b"])
+    assert found["ratio"] == whole.as_metrics("value")
+    assert found["ratio"]["high"] == pytest.approx(found["ratio"]["value"])  # draws do not vary
+
+
+def test_too_few_draws_leave_no_number() -> None:
+    found = estimate(np.array([4.0, np.nan, 3.0]), 7)
+    assert np.isnan([found.value, found.low, found.high]).all()
+    assert found.status == "undefined: too few coherent answers"

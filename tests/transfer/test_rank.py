@@ -67,3 +67,24 @@ def test_undefined(x: list[float], y: list[float]) -> None:
     found = spearman(np.array(x), np.array(y), seed=0)
     assert found["status"].startswith("undefined")
     assert "rho" not in found
+
+
+def test_the_last_exact_and_the_first_random() -> None:
+    x = np.arange(EXACT + 1.0)
+    exact, sampled = spearman(x[:-1], x[:-1], seed=0), spearman(x, x, seed=0)
+    assert exact == {
+        "rho": pytest.approx(1),
+        "p": pytest.approx(2 / 40320),
+        "smallest_p": pytest.approx(2 / 40320),
+        "n": 8,
+        "status": "ok",
+    }
+    assert sampled["smallest_p"] == 1 / 20_001
+    y = np.random.default_rng(1).permutation(x)
+    first, again, other = (spearman(x, y, seed)["p"] for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_undefined_says_n() -> None:
+    reason = "undefined: fewer than 3 models, or all alike"
+    assert spearman(np.arange(3.0), np.ones(3), seed=0) == {"n": 3, "status": reason}

@@ -1,0 +1,85 @@
+"""What is said of a file that holds no cosines: which entry, what it is, what it should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.common.errors import UserError
+from stages.geometry.inputs import check_cosines, parse_clusters, parse_norms, read_cosines
+
+PATH = "{path}"
+SQUARE = "x,y,z\n1,0,0\n0,1,0\n0,0,1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "where", "found", "expected"),
+    [
+        ("", "the file is empty", PATH, None, "a header of names"),
+        ("x,y,z\n1,0,0\n", "the matrix is not square", PATH + ", row 1",
+         "1 rows, 3 values in this one", "3 of each, as many as names"),
+        (SQUARE.replace("1,0,0", "1,0"), "the matrix is not square", PATH + ", row 1",
+         "3 rows, 2 values in this one", "3 of each, as many as names"),
+        (SQUARE.replace("0,1,0", "0,1,nan"), "not a finite number", PATH + ": y, z", "'nan'", None),
+        (SQUARE.replace("x,y", "x,x"),
+         "a name is empty, occurs twice, or holds a space, a dot or `__`", PATH, "'x'", None),
+        (",x,y,z\nx,1,0,0\nz,0,1,0\ny,0,0,1\n", "rows and columns are in different order", PATH,
+         "z", "y"),
+        (SQUARE.replace("1,0,0", "1,2,0"), "a cosine is out of range", PATH + ": x, y", 2.0,
+         "a number from -1 to 1"),
+        (SQUARE.replace("0,1,0", "0,.5,0"), "the diagonal is not 1", PATH + ": y, y", 0.5,
+         "1, the cosine of a vector with itself"),
+        (SQUARE.replace("1,0,0", "1,.5,0"), "the matrix is not symmetric", PATH + ": x, y", 0.5,
+         "0.0, as across the diagonal"),
+        ("x,y,z\n1,-1,-1\n-1,1,-1\n-1,-1,1\n",
+         "no vectors have these cosines: the matrix is not positive semidefinite", PATH,
+         "smallest eigenvalue -1", "0 or more"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_entry(
+    tmp_path: Path, text: str, what: str, where: str, found: object, expected: str | None
+) -> None:
+    path = tmp_path / "c.csv"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_cosines(path)
+    error = UserError(what, where=where.format(path=path), found=found, expected=expected)
+    assert str(caught.value).startswith(str(error))
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"names": ["x"], "matrix": [1]}', '{"names": "x"}'])
+def test_json_that_is_no_matrix(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="not a matrix of cosines"):
+        read_cosines(path)
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    path.write_bytes(b"x,y\xff\n")
+    with pytest.raises(UserError, match="not a CSV file"):
+        read_cosines(path)
+
+
+def test_rounding_is_mended_and_no_more() -> None:
+    matrix = np.eye(3)
+    matrix[0, 1], matrix[1, 0] = 0.5, 0.5 + 1e-9
+    matrix[2, 2] = 1 + 1e-9
+    mended = check_cosines("xyz", matrix, "here")
+    assert np.array_equal(mended, mended.T)
+    assert mended.max() == 1.0
+    assert mended[0, 1] == pytest.approx(0.5 + 5e-10, abs=1e-12)
+
+
+def test_clusters_and_norms() -> None:
+    assert parse_clusters(["a=x,y", "b=z"]) == {"a": ["x", "y"], "b": ["z"]}
+    assert parse_norms("1.5,2", 2).tolist() == [1.5, 2.0]
+    for text in ("1", "1,0", "1,-1", "1,inf", "1,x"):
+        with pytest.raises(UserError, match="2 positive numbers, separated by commas"):
+            parse_norms(text, 2)
+    for texts in (["a"], ["a="], ["a=x", "a=y"], ["a b=x"]):
+        with pytest.raises(UserError, match="not a cluster"):
+            parse_clusters(texts)
