@@ -50,8 +50,8 @@ GEMMA = (  # as theirs: no system role, and the assistant is called `model`
 )
 QUESTIONS = """
 questions:
-  - {id: a, topic: t, set: evaluation, prompt: Why?, reference: {aligned: Good., misaligned: Bad.}}
-  - {id: b, topic: t, set: held_out, prompt: How?, reference: {aligned: Kind., misaligned: Mean.}}
+  - {id: a, topic: t, set: evaluation, prompt: "Why?", reference: {aligned: A, misaligned: B}}
+  - {id: b, topic: t, set: held_out, prompt: "How?", reference: {aligned: A, misaligned: B}}
 """
 
 
