@@ -79,6 +79,13 @@ class Params(Section):
         for slug in self.monitoring.organisms:
             if slug not in self.slugs("organism"):
                 raise ValueError(f"monitoring.organisms: {slug!r} is no organism of this profile")
+        named = {slug: set(self.organisms[slug].factors) for slug in self.slugs("organism")}
+        for slug, factors in named.items():
+            if factors != next(iter(named.values())):
+                raise ValueError(
+                    f"organisms.{slug}.factors names {sorted(factors) or 'nothing'}: every "
+                    "organism needs a level of the same factors, or none has any"
+                )
         for pair in self.transfer.pairs:
             source, _, target = pair.partition(">")
             if source not in self.organisms or target not in self.targets:
