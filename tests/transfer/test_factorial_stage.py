@@ -77,7 +77,7 @@ def test_effects_are_those_that_were_planted(metrics: dict[str, Any]) -> None:
     # profanity gains 60 on finance and 40 on sports and receives nothing; those two are even.
     given = metrics["asymmetry_pct"]["effect"]["content_persona"]
     assert given["value"] == pytest.approx(50)
-    assert given["low"] <= 50 <= given["high"]
+    assert (given["low"], given["high"]) == pytest.approx((50, 50))  # the same in every question
 
 
 def test_without_judged_answers_the_rest_stands(metrics: dict[str, Any]) -> None:
