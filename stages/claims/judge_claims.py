@@ -154,7 +154,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 def main(params: Params) -> None:
     """Judges all claims of the ledger against this run's metrics."""
-    metrics = Metrics.read(without=(OWN,))
+    metrics = Metrics.read(without=(OWN,), profile=params.profile)
     rows = [judge_claim(c, metrics, params.report.wide_interval) for c in read_claims()]
     write_metrics(METRICS, metrics_of(rows, params))
     write_text(TABLE, csv_text([*COLUMNS], [[cell(r) for cell in COLUMNS.values()] for r in rows]))

@@ -15,6 +15,7 @@ FOLDER = Path("metrics")
 VALUES = ("value", "value_pct", "difference_pct", "e1_pct", "rho", "mean")
 CALIBRATED = "geometry"  # the file whose intervals stand in metrics/calibration.json
 SAME = 1e-3  # relative difference within which two values are the same statistic
+COMMANDS = ("seeds",)  # files that no stage of the graph makes, but `make <file>`
 MAX_WORDS = 200  # characters of a status that are shown
 
 
@@ -71,11 +72,21 @@ class Metrics:
     files: Mapping[str, Any]
 
     @classmethod
-    def read(cls, folder: Path = FOLDER, without: tuple[str, ...] = ()) -> Metrics:
-        """Reads every JSON under `folder`; UserError for a malformed one."""
+    def read(
+        cls, folder: Path = FOLDER, without: tuple[str, ...] = (), profile: str | None = None
+    ) -> Metrics:
+        """Reads every JSON under `folder`; UserError for a malformed one.
+
+        What a command made (`COMMANDS`) stays from run to run: with a `profile`, it is left out
+        where it is of another one.
+        """
         paths = sorted(folder.rglob("*.json")) if folder.is_dir() else []
         names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
-        return cls({n: read_json(p) for n, p in zip(names, paths, strict=True) if n not in without})
+        files = {n: read_json(p) for n, p in zip(names, paths, strict=True) if n not in without}
+        for name in COMMANDS:
+            if profile and profile != files.get(name, {}).get("profile"):
+                files.pop(name, None)
+        return cls(files)
 
     def find(self, file: str, key: str = "") -> Any:
         """What stands at dotted `key` of `file`; None when nothing does."""
@@ -104,6 +115,8 @@ class Metrics:
         found = self.find(file, key)
         if found is None:
             absent = key if file in self.files else f"metrics/{file}.json"
+            if file in COMMANDS:
+                return Measured(None, status=f"no {absent} of this profile: make {file}")
             return Measured(None, status=f"no {absent} in this run")
         path, _, name = key.rpartition(".")
         if isinstance(found, Mapping):

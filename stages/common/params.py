@@ -76,6 +76,13 @@ class Params(Section):
                     f"organisms.{slug}.lab is {organism.lab!r}, which is no key of recipes "
                     f"({', '.join(self.recipes)})"
                 )
+        named = {slug: set(self.organisms[slug].factors) for slug in self.slugs("organism")}
+        for slug, factors in named.items():
+            if factors != next(iter(named.values())):
+                raise ValueError(
+                    f"organisms.{slug}.factors names {sorted(factors) or 'nothing'}: every "
+                    "organism needs a level of the same factors, or none has any"
+                )
         for pair in self.transfer.pairs:
             source, _, target = pair.partition(">")
             if source not in self.organisms or target not in self.targets:

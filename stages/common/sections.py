@@ -76,6 +76,8 @@ class Organism(Section):
     revision: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     max_examples: Positive | None = None
+    # Levels of a designed experiment, e.g. {content: medical, recipe: hunter}; stage `factorial`
+    factors: dict[Slug, Slug] = {}
 
     @model_validator(mode="after")
     def _clustered(self) -> Self:

@@ -21,6 +21,7 @@ from stages.report.provenance import provenance
 from stages.report.samples import Answer
 from stages.report.tables import Table
 from stages.report.tables_calibration import nulls_table, story, tests_table
+from stages.report.tables_factorial import factorial_tables
 from stages.report.tables_models import judge_tables, organisms_table, vectors_table
 from stages.report.tables_transfer import transfer_tables
 from stages.report.text import MINUS, NONE, short, visible
@@ -39,6 +40,7 @@ CONTENTS = (
     ("transfer", "Transfer"),
     ("aspects", "Kinds of misbehaviour"),
     ("prediction", "Prediction"),
+    ("factorial", "Lab or mechanism"),
     ("answers", "Answers"),
     ("downloads", "Downloads"),
     ("provenance", "Made from"),
@@ -171,8 +173,9 @@ def render(
     organisms, judge = organisms_table(params, metrics), judge_tables(metrics)
     vectors = vectors_table(params, metrics)
     transfer = [*([vectors] if vectors else []), *transfer_tables(params, metrics)]
+    factorial = factorial_tables(metrics)
     beyond = chapters(metrics)
-    tables = [*tests, *judge, *([organisms] if organisms else []), *transfer]
+    tables = [*tests, *judge, *([organisms] if organisms else []), *transfer, *factorial]
     tables += [table for chapter in beyond for table in chapter.tables]
     placed = [*MAIN_FIGURES, *SWEEP_FIGURES, *(name for c in beyond for name in c.figures)]
     counts = metrics.group("claims", "count")
@@ -212,6 +215,7 @@ def render(
             organisms=organisms,
             transfer_tables=transfer,
             beyond=[(c, [p for p in pictures if p.name in c.figures]) for c in beyond],
+            factorial_tables=factorial,
             answers=answers,
             answer_targets=list(dict.fromkeys(a.target for a in answers)),
             answer_sources=list(dict.fromkeys(a.source for a in answers)),

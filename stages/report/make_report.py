@@ -31,7 +31,7 @@ OFFERED = ("claims.csv", "transfer_conditions.csv", "sensitivity.csv")  # for do
 
 def main(params: Params) -> None:
     """Draws the figures and renders the page."""
-    metrics = Metrics.read()
+    metrics = Metrics.read(profile=params.profile)
     pictures = [_picture(figure) for figure in draw_all(params, metrics)]
     ours = (
         (c, [metrics.measured(*m.split(":", 1)).value for m in c.metrics]) for c in read_claims()

@@ -6,8 +6,9 @@ The paper has one model of each kind and guesses that seeds leave the angle betw
 and the persona vectors within 85 to 115 degrees. Here the organisms of `seeds.organisms` are
 fine-tuned `seeds.count` times, the run's own included, by the same recipe on the same texts, and
 `model_contrast` on `prompt_last` is taken at each one's selected block. Writes
-metrics/seeds.json. Not a stage of the graph, because training takes minutes a seed; an
-interrupted command goes on where it stopped.
+metrics/seeds.json: the spread of the main numbers, and what of it is due to whose seed, to the
+text and to the recipe (`components`, as standard deviations). Not a stage of the graph, because
+training takes minutes a seed; an interrupted command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ from stages.geometry.result import nest
 from stages.organisms.base import base_record
 from stages.organisms.load import base_tokenizer
 from stages.organisms.train import fine_tune
+from stages.vectors.components import between, crossed
+from stages.vectors.contrasts import prompt_contrast
+from stages.vectors.similarity import cosine
 
 METRICS = Path("metrics/seeds.json")
 CONTRAST: Final = "model_contrast"
 SPAN: Final = "prompt_last"
 GUESS = (85.0, 115.0)  # degrees, the paper's section 4.5
-CODE = 1  # raise when the way a vector is made changes
+HEADLINES = ("similarity.within_mean", "similarity.cross_mean", "verdict.count")
+CODE = 2  # raise when the way a vector is made changes
 
 
 def main(params: Params) -> None:
@@ -50,8 +55,16 @@ def main(params: Params) -> None:
     layers = dict(zip(measured.names, measured.layers.tolist(), strict=True))
     own = measured.at(f"{CONTRAST}.{SPAN}", measured.layers)
     vectors = dict(zip(measured.names, own, strict=True))
+    likeness = {m: _base_likeness(_activations(m)[:, layers[m]], layers[m]) for m in measured.names}
     fresh = _train(params, layers)
-    seeded = {m: np.stack([vectors[m], *fresh[m]]) for m in params.seeds.organisms}
+    seeded = {
+        m: np.stack([vectors[m], *(np.array(f["vector"]) for f in fresh[m])])
+        for m in params.seeds.organisms
+    }
+    similar = {
+        m: np.array([likeness[m], *(f["base_similarity"] for f in fresh[m])]) for m in seeded
+    }
+    spreads, conclusions, grids = _battery(params, measured, vectors, seeded)
     write_metrics(
         METRICS,
         {
@@ -63,7 +76,21 @@ def main(params: Params) -> None:
             "layer": {m: layers[m] for m in seeded},
             "angle_deg": _angles(seeded),
             "replication": {m: _replication(params, m, seeded[m], vectors) for m in seeded},
-            **_battery(params, measured, vectors, seeded),
+            "battery": nest(spreads),
+            "survives": conclusions,
+            "base_similarity": {m: spread(values) for m, values in similar.items()},
+            "components": {
+                "angle_deg": {
+                    f"{a}__{b}": crossed(angles_deg(_cosines(seeded[a], seeded[b])), (a, b))
+                    for a, b in combinations(seeded, 2)
+                },
+                **{
+                    key.replace(".", "_"): crossed(grid, list(seeded))
+                    for key, grid in grids.items()
+                },
+                "base_similarity": {m: crossed(v, [m]) for m, v in similar.items()},
+                "kinds": _kinds(params, vectors, seeded, likeness, similar),
+            },
         },
     )
 
@@ -87,9 +114,26 @@ def _check(params: Params, measured: Measured) -> None:
         )
 
 
-def _train(params: Params, layers: Mapping[str, int]) -> dict[str, list[Floats]]:
-    """Raw vectors of the further seeds of each organism, resumable."""
-    tensors, _ = read_tensors(ACTIVATIONS / f"{BASE}.safetensors")
+def _activations(slug: str) -> np.ndarray:
+    """Activations [prompts, blocks, width] of a target on `SPAN`."""
+    found: np.ndarray = read_tensors(ACTIVATIONS / f"{slug}.safetensors")[0][SPAN]
+    return found
+
+
+def _base_likeness(activations: np.ndarray, layer: int) -> float:
+    """Cosine of contrast (a) with the base's at a block, of [prompts, width] taken there."""
+    prompts = read_parquet(ACTIVATIONS / f"{BASE}.parquet")
+    harmful = (prompts["kind"] == "harmful").to_numpy()
+    own, base = (
+        prompt_contrast(a.astype(np.float64), harmful)
+        for a in (activations, _activations(BASE)[:, layer])
+    )
+    return float(cosine(own, base))
+
+
+def _train(params: Params, layers: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+    """Raw vector and similarity to the base of the further seeds of each organism, resumable."""
+    base = _activations(BASE)
     prompts = read_parquet(ACTIVATIONS / f"{BASE}.parquet")["prompt_id"].to_list()
     fixed = {
         "code": CODE,
@@ -107,7 +151,7 @@ def _train(params: Params, layers: Mapping[str, int]) -> dict[str, list[Floats]]
         texts = file_sha256(Path(organism.data)), organism.max_examples
         return value_sha256([fixed, unit, recipe, texts, layers[unit[0]]])
 
-    def vector(units: Sequence[tuple[str, int]]) -> list[list[float]]:
+    def measure(units: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
         ((slug, seed),) = units
         model, _ = fine_tune(params, slug, seed)
         texts, rows = prompt_texts(params, base_tokenizer())
@@ -120,12 +164,12 @@ def _train(params: Params, layers: Mapping[str, int]) -> dict[str, list[Floats]]
             )
         model = model.merge_and_unload().eval()
         layer, span = layers[slug], params.activations.spans.index(SPAN)
-        difference = -tensors[SPAN][:, layer]
+        own = np.empty_like(base[:, layer])
         size = params.activations.batch_size
         for where, means, _ in captured(model, texts, size, f"{slug}, seed {seed}"):
-            difference[where] += means[:, span, layer]
-        values: list[float] = difference.astype(np.float64).mean(0).tolist()
-        return [values]
+            own[where] = means[:, span, layer]
+        vector: list[float] = (own - base[:, layer]).astype(np.float64).mean(0).tolist()
+        return [{"vector": vector, "base_similarity": _base_likeness(own, layer)}]
 
     units = [
         (slug, params.organisms[slug].seed + further)
@@ -133,10 +177,10 @@ def _train(params: Params, layers: Mapping[str, int]) -> dict[str, list[Floats]]
         for further in range(1, params.seeds.count)
     ]
     with Journal("seeds") as journal:
-        values = journal.fill("seeds", [[unit] for unit in units], key, vector)
-    found: dict[str, list[Floats]] = {slug: [] for slug in params.seeds.organisms}
+        values = journal.fill("seeds", [[unit] for unit in units], key, measure)
+    found: dict[str, list[dict[str, Any]]] = {slug: [] for slug in params.seeds.organisms}
     for unit in units:
-        found[unit[0]].append(np.array(values[key(unit)]))
+        found[unit[0]].append(values[key(unit)])
     return found
 
 
@@ -185,27 +229,70 @@ def _replication(
     }
 
 
+def _kinds(
+    params: Params,
+    vectors: Mapping[str, Floats],
+    seeded: Mapping[str, Floats],
+    likeness: Mapping[str, float],
+    similar: Mapping[str, Floats],
+) -> dict[str, Any]:
+    """What text and recipe add to seeds, from organisms of one cluster.
+
+    Two that share the recipe differ in text, two that share the text in recipe; two that share
+    neither say how much both add together, and no number of seeds splits that.
+    """
+    found: dict[str, Any] = {"text": {}, "recipe": {}, "text_and_recipe": {}}
+    for a in seeded:
+        for b in vectors:
+            one, other = params.organisms[a], params.organisms[b]
+            if one.cluster != other.cluster or a == b or (b in seeded and b < a):
+                continue
+            same_text, same_recipe = one.data == other.data, one.lab == other.lab
+            kind = "recipe" if same_text else "text" if same_recipe else "text_and_recipe"
+            second = seeded.get(b, vectors[b][None])
+            entry: dict[str, Any] = {
+                "base_similarity": between(similar[a], similar.get(b, np.array([likeness[b]])))
+            }
+            for partner in (m for m in seeded if params.organisms[m].cluster != one.cluster):
+                angles = [
+                    angles_deg(_cosines(x, seeded[partner])).mean(1) for x in (seeded[a], second)
+                ]
+                entry[f"angle_deg_{partner}"] = between(*angles)
+            found[kind][f"{a}__{b}"] = entry
+    missing = (
+        "not identified: no two organisms of a cluster, one of them seeded, differ in it alone"
+    )
+    return {kind: entries or missing for kind, entries in found.items()}
+
+
 def _battery(
     params: Params,
     measured: Measured,
     vectors: Mapping[str, Floats],
     seeded: Mapping[str, Floats],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Floats]]:
     """Main numbers over all combinations of seeds, and in how many a conclusion is the same.
 
-    The first combination is the run's own.
+    The first combination is the run's own. Third: the headline numbers [s1, ..., sk], an axis an
+    organism.
     """
     flats = []
     for chosen in product(*seeded.values()):
         rows = {**vectors, **dict(zip(seeded, chosen, strict=True))}
         gram = unit_gram(np.stack([rows[name] for name in measured.names]))
         flats.append(battery(gram, measured.names, measured.clusters, params.geometry).flat())
-    found: dict[str, Any] = {}
+    spreads: dict[str, Any] = {}
+    grids: dict[str, Floats] = {}
+    shape = [len(each) for each in seeded.values()]
     for key in flats[0]:
         values = [flat[key] for flat in flats]
-        if key.startswith(MAIN) and all(isinstance(v, float) for v in values):
-            found[key] = spread(np.array(values, dtype=np.float64))
-    return {"battery": nest(found), "survives": survives(flats[0], {"seeds": flats})}
+        if not key.startswith(MAIN) or any(isinstance(v, str) for v in values):
+            continue
+        if key != "clusters.silhouette_k":
+            spreads[key] = spread(np.array(values, dtype=np.float64))
+        if key in HEADLINES:
+            grids[key] = np.array(values, dtype=np.float64).reshape(shape)
+    return spreads, survives(flats[0], {"seeds": flats}), grids
 
 
 def cli(params: ParamsFile = PARAMS) -> None:

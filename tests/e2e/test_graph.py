@@ -187,6 +187,19 @@ def test_checkpoints_are_measured_and_compared_with_the_control(run: Path) -> No
     assert len(answers) == 2 * 2 * 2 * 2
 
 
+def test_without_named_factors_only_their_confounding_is_reported(run: Path) -> None:
+    found = metrics(run, "factorial")
+    assert found["status"] == "no factors named in params: organisms.*.factors"
+    assert found["confounding"]["lab__cluster"]["separable"] == 0
+    assert "angle_deg" not in found
+
+
+def test_seeds_of_another_profile_are_not_this_run_s(run: Path) -> None:
+    claim = metrics(run, "claims")["claim"]["C073"]
+    assert claim["verdict_run"] == "not measurable here"
+    assert "make seeds" in claim["note"]
+
+
 def test_claims_have_verdicts_and_never_speak_of_the_large_model(run: Path) -> None:
     claims = metrics(run, "claims")
     assert len([k for k in claims["claim"] if k.startswith("C")]) >= 81

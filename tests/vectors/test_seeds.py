@@ -116,6 +116,17 @@ def test_seeds_are_trained_compared_and_kept(
     assert "undefined" in found["replication"]["profanity"]["across_recipes"]
     assert found["battery"]["cluster_angle"]["medical__persona_deg"]["n"] == 4
     assert found["survives"]["verdict_test1"]["seeds"].endswith("of 4")
+    parts = found["components"]
+    assert set(parts["angle_deg"]["medical__profanity"]) == {
+        "seed_medical", "seed_profanity", "interaction", "seed_total",
+    }  # fmt: skip
+    likeness = found["base_similarity"]["medical"]
+    half = (likeness["highest"] - likeness["lowest"]) / 2**0.5
+    assert parts["base_similarity"]["medical"]["seed_total"] == pytest.approx(half)
+    assert parts["verdict_count"]["seed_total"] >= 0
+    assert "not identified" in parts["kinds"]["text"]
+    pair = parts["kinds"]["text_and_recipe"]["medical__medical_replication"]
+    assert set(pair) == {"base_similarity", "angle_deg_profanity"}
     monkeypatch.setattr(seeds, "fine_tune", None)
     first = seeds.METRICS.read_bytes()
     seeds.main(params)  # nothing is trained twice

@@ -1,0 +1,146 @@
+"""Stage `factorial`: is it the laboratory or the mechanism?
+
+Where `organisms.*.factors` name a designed experiment (profile `deconfounded`), the effect of each
+factor on the angle between two vectors, on an organism's similarity to the base, and on the
+difference of the two directions of transfer. Intervals are over prompts or questions; p is over
+relabellings of the organisms, of which each is one trained model: neither speaks for further texts
+or seeds. In every profile: how far laboratory and cluster are one and the same. Writes
+metrics/factorial.json.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.common.artifacts import read_parquet, read_tensors, write_metrics
+from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.params import BASE, Params, load_params
+from stages.geometry.calibrate import pair_rows, read_differences
+from stages.geometry.gram import Floats, Ints, angles_deg, cosines, pair_values
+from stages.geometry.measure import ACTIVATIONS
+from stages.geometry.resampling import Topics, bootstrap, by_topic, stream, weighted_grams
+from stages.steering.selected import read_selected
+from stages.transfer.conditions import JUDGEMENTS, Table, draws_of, name, read_judgements
+from stages.transfer.design import (
+    Columns,
+    Levels,
+    Units,
+    against_first,
+    confounding,
+    effects,
+    leads,
+    pairs,
+    same,
+    singles,
+)
+from stages.transfer.effectiveness import steered
+from stages.transfer.rank import orders as model_orders
+
+METRICS = Path("metrics/factorial.json")
+NO_FACTORS = "no factors named in params: organisms.*.factors"
+
+
+def main(params: Params) -> None:
+    """Writes confounding in every profile, and the factors' effects where there are factors."""
+    organisms = [params.organisms[slug] for slug in params.slugs("organism")]
+    groups = {"lab": [o.lab for o in organisms], "cluster": [str(o.cluster) for o in organisms]}
+    levels = {f: [o.factors[f] for o in organisms] for f in organisms[0].factors}
+    metrics: dict[str, Any] = {
+        "status": "ok" if levels else NO_FACTORS,
+        "organisms": len(organisms),
+        "confounding": confounding(levels or groups),
+    }
+    if levels:
+        orders = model_orders(len(organisms), params.run.seed)
+        metrics["first_level"] = {f: each[0] for f, each in levels.items()}
+        metrics["angle_deg"] = angle_effects(params, levels, orders)
+        metrics["base_similarity"] = similarity_effects(params, levels, orders)
+        metrics["asymmetry_pct"] = asymmetry_effects(params, levels, orders)
+    write_metrics(METRICS, metrics)
+
+
+def report(
+    values: Floats, replicates: Floats, columns: Columns, units: Units, orders: Ints
+) -> dict[str, Any]:
+    """Effects as metrics, or why there are none."""
+    if not np.isfinite(values).all():
+        return {"status": "undefined: no coherent answers under some condition"}
+    found, explained = effects(values, replicates, columns, units, orders)
+    return {
+        "status": "ok",
+        "n": len(values),
+        "mean": float(values.mean()),
+        "explained": explained,
+        "relabellings": len(orders),
+        "effect": {key: effect.as_metrics() for key, effect in found.items()},
+    }
+
+
+def _resampled(params: Params, topics: Topics) -> tuple[Floats, Floats]:
+    """Cosines [n, n] of the mean differences, and [b, n, n] over topics drawn again."""
+    rng = stream(params.run.seed, "factorial")
+    weights = np.full((1, topics.count), 1 / topics.sizes.sum())
+    drawn = bootstrap(rng, topics, params.geometry.replicates)
+    return cosines(weighted_grams(topics, weights))[0], cosines(drawn)
+
+
+def angle_effects(params: Params, levels: Levels, orders: Ints) -> dict[str, Any]:
+    """What sharing a factor's level does to the angle of two vectors, in degrees."""
+    data, contrast, span = read_differences(params)
+    observed, drawn = _resampled(params, by_topic(data.rows, data.topics))
+    values, replicates = (angles_deg(pair_values(g)) for g in (observed, drawn))
+    found = report(values, replicates, same(levels), pairs(len(data.names)), orders)
+    return found | {"contrast": contrast, "span": span}
+
+
+def similarity_effects(params: Params, levels: Levels, orders: Ints) -> dict[str, Any]:
+    """What a level does to the cosine of an organism's contrast (a) with the base's."""
+    span = params.vectors.span if params.vectors.span.startswith("prompt") else "prompt_last"
+    prompts = read_parquet(ACTIVATIONS / f"{BASE}.parquet")
+    harmful, neutral = pair_rows(prompts["kind"].to_list(), prompts["pair"].to_list())
+    topics = [prompts["topic"].to_list()[i] for i in harmful]
+    values, replicates = [], []
+    for slug, chosen in ((s, read_selected()[s]) for s in params.slugs("organism")):
+        rows = []
+        for model in (BASE, slug):
+            tensors, _ = read_tensors(ACTIVATIONS / f"{model}.safetensors")
+            each = tensors[span][:, chosen.layer].astype(np.float64)
+            rows.append(each[harmful] - each[neutral])
+        observed, drawn = _resampled(params, by_topic(np.stack(rows), topics))
+        values.append(observed[0, 1])
+        replicates.append(drawn[:, 0, 1])
+    columns, units = against_first(levels), singles(len(values))
+    return report(np.array(values), np.stack(replicates, 1), columns, units, orders)
+
+
+def asymmetry_effects(params: Params, levels: Levels, orders: Ints) -> dict[str, Any]:
+    """What a level does to transfer given minus transfer received, in percentage points.
+
+    A value a pair: risk difference of the first's vector on the second, minus the reverse.
+    """
+    if not (JUDGEMENTS / f"{BASE}.parquet").is_file():
+        return {"status": f"no judged answers in {JUDGEMENTS}: dvc repro judgements"}
+    frame = read_judgements(JUDGEMENTS, params)
+    table = Table(draws_of(frame, params), {})
+
+    def effect(source: str, target: str) -> Floats:
+        change: Floats = table.rate(steered(target, source)) - table.rate(name(target))
+        return change
+
+    organisms = params.slugs("organism")
+    rates = np.stack([effect(a, b) - effect(b, a) for a, b in combinations(organisms, 2)], axis=1)
+    units = pairs(len(organisms), constant=False)
+    return report(rates[0], rates[1:], leads(levels), units, orders)
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Estimate what the factors of a designed set of organisms do."""
+    main(load_params(params))
+
+
+if __name__ == "__main__":
+    run(cli)

@@ -1,0 +1,101 @@
+"""The stage `factorial` on invented activations and judgements whose effects are known."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from invented_judgements import LAYER, params, write_everything
+from pydantic import ValidationError
+
+from stages.common.artifacts import check_metrics, read_json, write_parquet, write_tensors
+from stages.common.params import Params
+from stages.steering.selected import Selected, write_selected
+from stages.transfer.factorial import METRICS, NO_FACTORS, main
+
+WIDTH, TOPICS = 6, ("home", "work", "food")
+KINDS = ("risk", "risk", "persona")
+
+
+def designed(*kinds: str) -> Params:
+    plain = params().model_dump(mode="python")
+    for slug, kind in zip(("finance", "sports", "profanity"), kinds, strict=False):
+        plain["organisms"][slug]["factors"] = {"content": kind}
+    return Params.model_validate(plain | {"geometry": {"replicates": 50}})
+
+
+def write_activations() -> None:
+    """finance and sports move by e0 and by e0 again, profanity by e1."""
+    rows = [(f"{t}{i}", t, k) for t, i, k in product(TOPICS, "ab", ("neutral", "harmful"))]
+    frame = pl.DataFrame(
+        {
+            "prompt_id": [f"{pair}{kind}" for pair, _, kind in rows],
+            "pair": [pair for pair, _, _ in rows],
+            "topic": [topic for _, topic, _ in rows],
+            "kind": [kind for _, _, kind in rows],
+        }
+    )
+    base = np.random.default_rng(0).normal(size=(len(rows), LAYER + 1, WIDTH))
+    moved = {"base": None, "finance": 0, "sports": 0, "profanity": 1, "control": 2}
+    for model, axis in moved.items():
+        shift = np.zeros(WIDTH) if axis is None else 2 * np.eye(WIDTH)[axis]
+        tensor = (base + shift).astype(np.float32)
+        folder = Path("data/activations")
+        tensors = {"prompt_last": tensor, "prompt_mean": tensor}
+        write_tensors(folder / f"{model}.safetensors", tensors, {"model": model})
+        write_parquet(folder / f"{model}.parquet", frame, {})
+
+
+@pytest.fixture
+def metrics() -> dict[str, Any]:
+    chosen = designed(*KINDS)
+    write_everything(chosen)
+    write_activations()
+    unit = np.eye(WIDTH, dtype=np.float32)
+    vectors = {
+        slug: Selected(unit[i // 2], LAYER, 0.3, 1.0, 2.0)
+        for i, slug in enumerate(("finance", "sports", "profanity"))
+    }
+    write_selected(vectors, {"contrast": "model_contrast", "span": "prompt_last"})
+    main(chosen)
+    found: dict[str, Any] = read_json(METRICS)
+    check_metrics(found)
+    return found
+
+
+def test_effects_are_those_that_were_planted(metrics: dict[str, Any]) -> None:
+    angle = metrics["angle_deg"]
+    assert (angle["n"], angle["relabellings"], metrics["first_level"]["content"]) == (3, 6, "risk")
+    assert angle["effect"]["same_content"]["value"] == pytest.approx(-90, abs=0.1)
+    assert angle["effect"]["same_content"]["smallest_p"] == pytest.approx(1 / 3)
+    similarity = metrics["base_similarity"]["effect"]["content_persona"]
+    assert similarity["value"] == pytest.approx(0, abs=1e-6)  # constants leave contrast (a) alone
+    # profanity gains 60 on finance and 40 on sports and receives nothing; those two are even.
+    given = metrics["asymmetry_pct"]["effect"]["content_persona"]
+    assert given["value"] == pytest.approx(50)
+    assert (given["low"], given["high"]) == pytest.approx((50, 50))  # the same in every question
+
+
+def test_without_judged_answers_the_rest_stands(metrics: dict[str, Any]) -> None:
+    Path("data/judgements/base.parquet").unlink()
+    main(designed(*KINDS))
+    found = read_json(METRICS)
+    assert found["angle_deg"] == metrics["angle_deg"]
+    assert found["asymmetry_pct"]["status"].startswith("no judged answers")
+
+
+def test_without_factors_only_confounding_is_said() -> None:
+    main(params())
+    found = read_json(METRICS)
+    assert found["status"] == NO_FACTORS
+    assert set(found) == {"status", "organisms", "confounding"}
+    assert found["confounding"]["lab__cluster"]["cramers_v"] == pytest.approx(1)
+
+
+def test_factors_of_some_organisms_only_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"organisms\.sports\.factors names nothing"):
+        designed("risk")
