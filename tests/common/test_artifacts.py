@@ -22,6 +22,7 @@ from stages.common.artifacts import (
     read_parquet,
     read_tensors,
     tensor_file,
+    versions,
     write_metrics,
     write_parquet,
     write_tensors,
@@ -195,7 +196,7 @@ def test_tensors_round_trip(tmp_path: Path) -> None:
     arrays = {"a": np.arange(6.0).reshape(2, 3).T, "b": np.float32([[1]])}
     write_tensors(path, arrays, {"span": "prompt_last"})
     found, metadata = read_tensors(path)
-    assert metadata == {"span": "prompt_last"}
+    assert metadata == {"span": "prompt_last", "versions": versions()}
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype
         np.testing.assert_array_equal(found[name], array)
@@ -208,7 +209,7 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
         write_tensors(tmp_path / str(n), arrays, metadata)
     assert len({(tmp_path / str(n)).read_bytes() for n in range(20)}) == 1
     back, found = read_tensors(tmp_path / "0")
-    assert found == metadata
+    assert found == metadata | {"versions": versions()}
     assert all(np.array_equal(back[k], arrays[k]) for k in arrays)
 
 
@@ -227,7 +228,7 @@ def test_rows_in_any_order_give_the_layout_of_the_library(tmp_path: Path) -> Non
             for rows in ([1], [x for x in range(len(array) - 1, -1, -1) if x != 1]):
                 put(name, rows, array[rows])
     whole = parts((tmp_path / "x").read_bytes())
-    assert whole == parts(save(arrays, {"one": "entry"}))
+    assert whole == parts(save(arrays, {"one": "entry", "versions": versions()}))
     with (
         pytest.raises(AssertionError, match="not written"),
         tensor_file(tmp_path / "x", kinds, {}) as put,
