@@ -117,6 +117,8 @@ class Cluster:
                 result = ray.get(ready[0])
             except ray.exceptions.RayTaskError as error:
                 self._idle.append(who)
+                if mine is None:  # of an earlier list, which has ended with another's error
+                    continue
                 raise error.cause from None
             except ray.exceptions.RayError as error:  # the worker is gone
                 if mine is None:

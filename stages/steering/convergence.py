@@ -97,7 +97,7 @@ def convergence(
                 known[id(first)] = last_states(model, prompts, how) - plain
             how = Intervention(rest, first.layer, coefficient)
             one, two = known[id(first)], last_states(model, prompts, how) - plain
-            curve = cosines(one.mean(0), two.mean(0))[first.layer :]
+            curve = cosines(one.mean(0)[first.layer :], two.mean(0)[first.layer :])
             ends[name] = cosines(draws @ one[:, -1], draws @ two[:, -1])
             found[name] = {
                 "layer": first.layer,

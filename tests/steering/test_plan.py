@@ -23,7 +23,7 @@ def test_every_profile_has_a_plan(profile: str) -> None:
     assert counts.answers["baseline"] == 10 * params.baseline.samples * asked
     total = sum(counts.answers.values())
     assert counts.generated_tokens == total * params.sampling.max_new_tokens
-    assert counts.judgements == 2 * total
+    assert counts.judgements == len(params.judging.aspects) * total
     text = "\n".join(plan.lines(params, counts, (1000.0, 100.0), 2.5))
     assert "machine" in text
     assert "machine" not in "\n".join(plan.lines(params, counts, (1000.0, 100.0)))
