@@ -93,7 +93,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _remove_partial(path: Path) -> None:
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}{path.suffix}"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}*"):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:

@@ -34,6 +34,7 @@ from stages.geometry.gram import Floats
 from stages.geometry.measure import read_measured
 from stages.geometry.table import csv_text
 from stages.judging.judge import statuses
+from stages.judging.labelled import ASPECTS
 from stages.judging.rates import Rates, rates
 from stages.judging.score import active_judge, judged
 from stages.monitoring.checkpoints import Plan, Trajectory, trajectories
@@ -197,13 +198,12 @@ def _rates(params: Params, frames: Sequence[pl.DataFrame]) -> Rates:
     """Rates of all the answers together, with Wilson intervals only."""
     import polars as pl
 
-    aspects = params.judging.aspects
-    columns = ["question_id", *(c for a in aspects for c in (a, f"{a}_status"))]
+    columns = ["question_id", *(c for a in ASPECTS for c in (a, f"{a}_status"))]
     frame = pl.concat([f.select(columns) for f in frames])
     return rates(
         frame["aligned"],
         frame["coherent"],
-        statuses(frame, aspects),
+        statuses(frame, ASPECTS),
         frame["question_id"],
         params_judging=params.judging,
         seed=params.run.seed,

@@ -61,14 +61,17 @@ def preflight(
         if not HUB_ID.fullmatch(name):
             problems.append(f"{key}.source names no model: set hub:<owner/name>, or drop the entry")
             continue
+        loose = revision is None or not re.fullmatch("[0-9a-f]{40}", revision)
         try:
             info = ask(name, revision)
         except Exception as error:  # huggingface_hub raises many kinds, all about this model
             if cached(name, revision):
                 continue
             problems.append(f"{key}: {_reason(error, name)}")
+            if loose:
+                problems.append(f"{key}.revision is not pinned: {revision!r} is no commit id")
             continue
-        if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
+        if loose:
             problems.append(f"{key}.revision is not pinned; the newest commit is {info.sha}")
         files = [f for f in info.siblings if f.rfilename.endswith(".safetensors")]
         if not files:

@@ -29,6 +29,7 @@ from stages.common.errors import UserError
 from stages.common.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
+DISK = 8 * 2**20  # holds the large journal twice: once in its log
 LIMIT = 256 * 1024  # bytes that the storage leaves; what is written at length has more
 HEAD = """
 import sys
@@ -102,14 +103,14 @@ def refused(done: subprocess.CompletedProcess, where: str) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB with LIMIT bytes left, and a file `filler` that takes up the rest."""
+    """A file system of DISK bytes with LIMIT left, and a file `filler` that takes up the rest."""
     folder = tmp_path / "small"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("NO RIGHT TO MOUNT: a full file system is not tested here")
     try:
-        (folder / "filler").write_bytes(bytes(2**20 - LIMIT))
+        (folder / "filler").write_bytes(bytes(DISK - LIMIT))
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -17,7 +17,7 @@ SQUARE = "x,y,z\n1,0,0\n0,1,0\n0,0,1\n"
 @pytest.mark.parametrize(
     ("text", "what", "where", "found", "expected"),
     [
-        ("", "the file is empty", PATH, None, "a header of names"),
+        ("", "the file is empty", PATH, "0 lines", "a header of names"),
         ("x,y,z\n1,0,0\n", "the matrix is not square", PATH + ", row 1",
          "1 rows, 3 values in this one", "3 of each, as many as names"),
         (SQUARE.replace("1,0,0", "1,0"), "the matrix is not square", PATH + ", row 1",

@@ -44,8 +44,10 @@ def labelled(
     n = len(rows)
     return Labelled(
         [(f"Q{i}?", row[0]) for i, row in enumerate(rows)],
-        np.array([row[1] for row in rows], float),
-        np.array([row[2] for row in rows], float),
+        {
+            "aligned": np.array([row[1] for row in rows], float),
+            "coherent": np.array([row[2] for row in rows], float),
+        },
         np.array([f"q{i}" for i in range(n)]),
         np.array([row[3] for row in rows]),
         np.array(targets if targets is not None else [""] * n),

@@ -149,7 +149,9 @@ def test_monitoring_shows_every_checkpoint_beside_the_controls(inputs: Path) -> 
     medical = metrics.group("monitoring", "medical")
     last = medical["mix_100"]["checkpoint"]["step_46"]
     shown = values(figure.spec(), "value")
-    assert len(shown) == 6 * checkpoints  # five detectors and the judged rate
+    assert (
+        len(shown) == 3 * 6 * checkpoints
+    )  # interval, line and points of five detectors and the rate
     assert pytest.approx(last["unseen_k"]["mean"], rel=1e-4) in shown
     highest = medical["controls"]["own"]["highest"]
     assert pytest.approx(highest, rel=1e-4) in values(figure.spec(), "to")
