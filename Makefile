@@ -38,9 +38,11 @@ faults: $(READY) ## Kill, fill, damage and overload it: every fault test at full
 	@python -m pytest -m "" --durations=10 tests/faults
 
 coverage: $(READY) ## Run all tests and print the lines of stages/ that none of them reaches.
+	@python -m pip install --quiet -e '.[health]'
 	@python -m pytest --cov
 
 mutants: $(READY) ## Change the mathematics one place at a time: do its tests notice? (ARGS="--sample 50").
+	@python -m pip install --quiet -e '.[health]'
 	@python -m benchmarks.mutants $(ARGS)
 
 lint: $(READY) ## Check style, types and the order of the folders.
