@@ -108,6 +108,11 @@ def judge() -> dict[str, Any]:
     return {"judge_vs_httpx": entry(j["judge_per_s"], j["bare_httpx_per_s"], "judgements/s", 1)}
 
 
+def memory() -> dict[str, Any]:
+    m = figures(sys.executable, "-m", "benchmarks.memory")
+    return {"memory_growth_mb": entry(m["growth_mb"], None, "MB for 3,000 more prompts", 3000)}
+
+
 def start() -> dict[str, Any]:
     slowest = max(seconds([sys.executable, "-m", module, "--help"]) for module in HELP)
     rows = {"help_s": entry(slowest, None, "s", len(HELP))}
@@ -119,7 +124,7 @@ def start() -> dict[str, Any]:
     return rows
 
 
-PARTS = {p.__name__: p for p in (extraction, steering, battery, judge, start)}
+PARTS = {p.__name__: p for p in (extraction, steering, battery, judge, memory, start)}
 
 
 def main() -> None:
