@@ -42,7 +42,8 @@ def params(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Para
     found = load_params(Path("params.yaml"))
     settings = found.run.model_copy(update={"engine": "ray", "workers": 2})
     worker, engine.Worker = engine.Worker, Mortal  # type: ignore[misc]
-    yield found.model_copy(update={"run": settings})
+    # Two models are enough for workers to change from one to the other.
+    yield found.model_copy(update={"run": settings, "targets": found.targets[:2]})
     engine.Worker = worker  # type: ignore[misc]
     os.chdir(place)
     os.environ["PYTHONPATH"] = before
@@ -67,7 +68,7 @@ STAGES = {
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_engines_agree_even_when_a_worker_is_killed(params: Params, stage: str) -> None:
-    files = [p for p in Path("data", stage).iterdir() if p.is_file()]
+    files = [p for p in Path("data", stage).iterdir() if p.stem in params.targets]
     before = {path.name: path.read_bytes() for path in files}
     assert len(before) >= len(params.targets)
     shares = engine.cluster(params.run).shares
