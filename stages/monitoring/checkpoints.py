@@ -31,7 +31,7 @@ from stages.organisms.train import fit, read_split, with_adapter
 from stages.steering.respond import CODE as RESPOND_CODE
 from stages.steering.respond import Condition, respond
 
-CODE = 1  # raise when the way a checkpoint is made or measured changes
+CODE = 2  # raise when the way a checkpoint is made or measured changes
 
 Item = TypeVar("Item")
 
@@ -142,7 +142,9 @@ def _train(
     bad, _ = read(organism.data, organism.max_examples)
     benign, _ = read(params.monitoring.benign, organism.max_examples)
     seed = stream_key(params.run.seed, "monitoring", slug)
-    examples, count = mixture(bad, benign, pct, seed)
+    # A stream of its own: with that of the batches' order, all bad examples would come first.
+    chosen = stream_key(params.run.seed, "monitoring", slug, "mixture")
+    examples, count = mixture(bad, benign, pct, chosen)
     total = recipe.epochs * -(-len(examples) // recipe.batch_size)
     steps = checkpoint_steps(total, params.monitoring.checkpoints)
     model = with_adapter(base_model(params).to(device), recipe, seed)
