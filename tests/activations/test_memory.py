@@ -7,7 +7,7 @@ import pytest
 from benchmarks import memory
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_four_thousand_prompts_need_the_memory_of_one_thousand() -> None:
     found = memory.main()
     assert found["file_mb_4000"] > 120  # so much would be seen if it were kept

@@ -72,7 +72,6 @@ def test_a_stage_goes_on_after_kills_and_signals(tiny_params: Params) -> None:
         (signal.SIGKILL, -9, ""),
         (signal.SIGTERM, 143, "terminated"),
         (signal.SIGINT, 130, "interrupted"),
-        (signal.SIGKILL, -9, ""),
     ):
         process = start()
         assert process.stderr is not None
@@ -88,8 +87,6 @@ def test_a_stage_goes_on_after_kills_and_signals(tiny_params: Params) -> None:
         assert process.wait(timeout=60) == status, rest
         assert word in rest
         assert "Traceback" not in rest
-        if word:  # ended by itself: nothing is left open
-            assert not JOURNAL.with_name(JOURNAL.name + "-wal").exists()
         assert not OUT.exists() or not list(OUT.iterdir())
         assert units() >= kept + 3 * 8
         kept = units()

@@ -84,7 +84,7 @@ def holders(secret: str) -> list[str]:
     return [str(path) for path in files if secret.encode() in path.read_bytes()]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_all_stages_make_no_call_and_show_no_key(
     place: Path, keys: None, outside: list[str]
 ) -> None:
