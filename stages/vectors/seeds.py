@@ -4,11 +4,9 @@
 
 The paper has one model of each kind and guesses that seeds leave the angle between the medical
 and the persona vectors within 85 to 115 degrees. Here the organisms of `seeds.organisms` are
-fine-tuned `seeds.count` times, the run's own included, by the same recipe on the same texts, and
-`model_contrast` on `prompt_last` is taken at each one's selected block. Writes
-metrics/seeds.json: the spread of the main numbers, and what of it is due to whose seed, to the
-text and to the recipe (`components`, as standard deviations). Not a stage of the graph, because
-training takes minutes a seed; an interrupted command goes on where it stopped.
+fine-tuned `seeds.count` times on the same texts, and `model_contrast` on `prompt_last` is taken
+at each one's selected block. Writes metrics/seeds.json, with what of the spread is due to seeds,
+text and recipe (`components`). No stage of the graph: it takes minutes; interrupted, it goes on.
 """
 
 from __future__ import annotations
