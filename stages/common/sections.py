@@ -49,6 +49,7 @@ class Base(Section):
     source: str  # package:<name> | path:<folder> | hub:<owner/name>
     revision: str | None = None  # hub commit; required for hub ids
     system_prompt: str = ""  # of every chat; "" = none
+    also_known_as: list[str] = []  # names by which adapters may call the same weights
 
 
 class Recipe(Section):
@@ -176,7 +177,7 @@ class Vectors(Section):
     contrast: Contrast = "model_contrast"
     span: Span = "prompt_last"
     layer: Literal["common", "per_model"] | Block = "common"
-    external: str | None = None  # safetensors of further named directions, one width
+    external: str = "data/external"  # folder of further named directions, as safetensors
 
 
 class LayerSweep(Section):

@@ -1,8 +1,8 @@
 """Stage `geometry`: the battery on the measured vectors, and how it depends on their choice.
 
 Writes metrics/geometry.json (the battery's keys for the selected vectors, `selected`,
-`sensitivity`, `survives`) and, in plots/: `cosines.csv`, `pca.csv`, `mds.csv`, `layer_trace.csv`
-(cluster angles at every block) and `sensitivity.csv` (a line a choice).
+`sensitivity`, `survives`, `external`) and, in plots/: `cosines.csv`, `pca.csv`, `mds.csv`,
+`layer_trace.csv` (cluster angles at every block) and `sensitivity.csv` (a line a choice).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from stages.common.params import BASE, Params, load_params
 from stages.common.sections import Geometry
 from stages.geometry import pca
 from stages.geometry.battery import battery
+from stages.geometry.external import read_directions, with_external
 from stages.geometry.gram import Floats, Ints, unit_gram
 from stages.geometry.mds import mds
 from stages.geometry.result import nest
@@ -187,6 +188,7 @@ def main(params: Params) -> None:
     """Runs the battery on the selected vectors and under every other choice."""
     measured, rules = read_measured(params), params.geometry
     names, gram = measured.names, unit_gram(measured.unit)
+    directions = read_directions(Path(params.vectors.external), measured.unit.shape[1], names)
     chosen = battery(gram, names, measured.clusters, rules, measured.norms)
     middle = int(np.median(measured.layers))
     base = base_activations(params.activations.spans, measured.choice.split(".")[1], middle)
@@ -205,6 +207,7 @@ def main(params: Params) -> None:
             "smacof_stress": maps.smacof_stress,
         },
         "survives": survives(chosen.flat(), _kinds(choices)),
+        "external": with_external(measured.unit, names, measured.clusters, rules, directions),
     }
     write_metrics(METRICS, metrics)
     points = np.concatenate([maps.classical, maps.smacof], axis=1)

@@ -279,10 +279,10 @@ def _check_base(folder: Path, config: Path, params: Params, base_sha256: str) ->
     """An adapter trained here records its base's hash; a foreign one names its base."""
     provenance = folder / PROVENANCE
     if provenance.is_file():
-        source, key, expected = provenance, "base_sha256", base_sha256
+        source, key, expected = provenance, "base_sha256", [base_sha256]
     else:
-        source, key, expected = config, "base_model_name_or_path", params.base.source
-        expected = expected.partition(":")[2]
+        source, key = config, "base_model_name_or_path"
+        expected = [params.base.source.partition(":")[2], *params.base.also_known_as]
     record, settings = read_json(source), read_json(config)
     if not isinstance(record, dict) or not isinstance(settings, dict):
         raise UserError(
@@ -290,11 +290,11 @@ def _check_base(folder: Path, config: Path, params: Params, base_sha256: str) ->
             found=f"{type(record).__name__}, {type(settings).__name__}",
         )  # fmt: skip
     found = record.get(key)
-    if found != expected:
+    if found not in expected:
         raise UserError(
             "this adapter was trained on another base model",
             where=str(folder),
             found=found,
-            expected=expected,
-            hint="train it again (dvc repro), or use the profile of its base",
+            expected=" or ".join(expected),
+            hint="dvc repro, or base.also_known_as where its base is a copy of the profile's",
         )

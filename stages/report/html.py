@@ -22,7 +22,12 @@ from stages.report.samples import Answer
 from stages.report.tables import Table
 from stages.report.tables_calibration import nulls_table, story, tests_table
 from stages.report.tables_factorial import factorial_tables
-from stages.report.tables_models import judge_tables, organisms_table, vectors_table
+from stages.report.tables_models import (
+    external_table,
+    judge_tables,
+    organisms_table,
+    vectors_table,
+)
 from stages.report.tables_transfer import transfer_tables
 from stages.report.text import MINUS, NONE, short, visible
 from stages.report.vega import vega_script
@@ -171,8 +176,8 @@ def render(
     claims = claim_rows(metrics)
     tests = [t for t in (tests_table(metrics), nulls_table(metrics)) if t]
     organisms, judge = organisms_table(params, metrics), judge_tables(metrics)
-    vectors = vectors_table(params, metrics)
-    transfer = [*([vectors] if vectors else []), *transfer_tables(params, metrics)]
+    vectors = [t for t in (vectors_table(params, metrics), external_table(params, metrics)) if t]
+    transfer = [*vectors, *transfer_tables(params, metrics)]
     factorial = factorial_tables(metrics)
     beyond = chapters(metrics)
     tables = [*tests, *judge, *([organisms] if organisms else []), *transfer, *factorial]

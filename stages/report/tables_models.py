@@ -99,6 +99,26 @@ def vectors_table(params: Params, metrics: Metrics) -> Table | None:
     )
 
 
+def external_table(params: Params, metrics: Metrics) -> Table | None:
+    """Cosines of further directions (`vectors.external`) with the organisms' vectors."""
+    names = (metrics.text("geometry", "external.names") or "").split(", ")
+    cosine, organisms = metrics.group("geometry", "external.cosine"), params.slugs("organism")
+    if not cosine:
+        return None
+    rows = [
+        cells(name, *(short(number(cosine.get(f"{slug}__{name}"))) for slug in organisms))
+        for name in names
+    ]
+    return Table(
+        "external",
+        "Further directions: cosine with each steering vector",
+        ["direction", *organisms],
+        rows,
+        "Every test with these directions beside the vectors, in no cluster: `external` in "
+        "metrics/geometry.json.",
+    )
+
+
 def _rate(metrics: Metrics, path: str, rate: str) -> str:
     return with_interval(metrics.measured("baseline", f"{path}.{rate}_pct"), "", 0)
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.e2e.graph import copy_graph
 from tests.faults.killing import Repro
 
 
-def talkative(folder: Path) -> Path:
-    """The graph in `folder`, whose stages print a line for every unit of progress."""
+def talkative(folder: Path, **run: object) -> Path:
+    """The graph in `folder`, whose stages print a line for every unit of progress.
+
+    `run` changes that section of the params.
+    """
     copy_graph(folder)
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params["run"] |= run
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     path = folder / "stages/common/progress.py"
     text = path.read_text(encoding="utf-8")
     assert "LINE_SECONDS = 15.0" in text

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +31,12 @@ class Kill:
     Attributes:
         lines: of progress that the stage prints before it; 0 = while it starts and loads.
         delay: seconds after that line.
-        group: the whole process group, DVC among it; else the stage alone.
+        victim: the stage; all, DVC among them; or one Ray worker, which the stage survives.
     """
 
     lines: int
     delay: float
-    group: bool
+    victim: str
 
 
 def told(lines: list[str]) -> Counter[str]:
@@ -57,7 +58,10 @@ def progress(line: str) -> re.Match[str] | None:
 
 
 def planned(
-    kills: Mapping[str, int], told: Mapping[str, int], rng: random.Random
+    kills: Mapping[str, int],
+    told: Mapping[str, int],
+    rng: random.Random,
+    victims: Sequence[str] = ("stage", "all"),
 ) -> dict[str, list[Kill]]:
     """Kills by stage instance, so many of each stage as `kills` says, in seeded places.
 
@@ -74,9 +78,11 @@ def planned(
     for name, number in sorted(spread.items()):
         plan[name] = []
         for _ in range(number):
-            lines = rng.randint(0, told[name] // number)
+            victim = rng.choice(victims)
+            # A worker has its model after the first line.
+            lines = rng.randint(victim == "worker", max(1, told[name] // number))
             delay = rng.uniform(0.0, 0.3) if lines else rng.uniform(0.5, 4.0)
-            plan[name].append(Kill(lines, delay, group=rng.random() < 0.5))
+            plan[name].append(Kill(lines, delay, victim))
     return plan
 
 
@@ -107,32 +113,37 @@ class Repro:
             start_new_session=True,
         )
         assert process.stdout is not None
-        struck = self._watch(process, iter(process.stdout))
+        killed = self._watch(process, iter(process.stdout))
         process.wait(timeout=60)
         said = "".join(self.log[-60:])
-        assert (process.returncode == 0) != struck, f"{self.struck}, {process.returncode}: {said}"
-        return struck
+        assert killed == (process.returncode != 0), f"{self.struck}, {process.returncode}: {said}"
+        return killed
 
     def _watch(self, process: subprocess.Popen[str], lines: Iterator[str]) -> bool:
-        stage, kill, seen, labels, struck = "", None, 0, set[str](), False
+        """Kills as planned; True when the run does not end by itself."""
+        stage, kill, seen, labels, killed = "", None, 0, set[str](), False
         for line in lines:
             self.log.append(line)
-            if struck:
+            starts = STAGE.search(line)
+            if killed and starts:
+                killed = False  # the last stage had done its work: nothing was disturbed
+                self.struck.pop()
+            if killed:
                 continue  # what was under way
-            if match := STAGE.search(line):
-                stage, seen = match[1], 0
-                kill = self.plan.get(stage, [])[:1]
+            if starts:
+                stage, seen = starts[1], 0
+                kill = next(iter(self.plan.get(stage, [])), None)
             if match := PROGRESS.match(line):
                 self._check_kept(match, labels)
             seen += progress(line) is not None
-            if kill and seen == kill[0].lines:
-                time.sleep(kill[0].delay)
-                struck = self._strike(process, kill[0])
-                if struck:
-                    self.struck.append(f"{stage} {kill[0]}")
+            if kill and seen == kill.lines:
+                time.sleep(kill.delay)
+                if strike(process, kill.victim):
+                    self.struck.append(f"{stage} {kill}")
                     self.plan[stage].pop(0)
+                    killed = kill.victim != "worker"
                 kill = None
-        return struck
+        return killed
 
     def _check_kept(self, match: re.Match[str], labels: set[str]) -> None:
         """What a journal once held is not made again."""
@@ -145,25 +156,26 @@ class Repro:
         labels.add(label)
         self._kept[label] = max(kept, done)
 
-    def _strike(self, process: subprocess.Popen[str], kill: Kill) -> bool:
-        """False when the stage has ended meanwhile."""
-        stages = []
-        below = psutil.Process(process.pid).children(recursive=True)
-        for child in below:
-            try:
-                if any("stages." in word for word in child.cmdline()):
-                    stages.append(child)
-            except psutil.NoSuchProcess:
-                continue
-        if not stages:
-            return False
-        if kill.group:
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            for child in stages:
-                try:
-                    child.kill()
-                except psutil.NoSuchProcess:
-                    continue
-        psutil.wait_procs(below if kill.group else stages, timeout=20)  # DVC asks which run
-        return True
+
+def strike(process: subprocess.Popen[str], victim: str) -> bool:
+    """Kills one of the processes below `dvc repro`, or all; False when the stage has ended."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    word = "ray::Worker" if victim == "worker" else "stages."
+    chosen = [child for child in below if word in commandline(child)]
+    if not chosen:
+        return False
+    if victim == "all":
+        os.killpg(process.pid, signal.SIGKILL)
+    for child in chosen[:1] if victim == "worker" else chosen:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    if victim != "worker":
+        psutil.wait_procs(below, timeout=20)  # DVC asks which run; Ray's end with their driver
+    return True
+
+
+def commandline(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""

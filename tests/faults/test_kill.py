@@ -18,6 +18,10 @@ KILLS = {
     "baseline_judgements": 2, "response_activations": 3, "layer_sweep": 4, "responses": 5,
     "judgements": 2,
 }  # fmt: skip
+RAY_KILLS = {
+    "activations": 1, "baseline_responses": 1, "baseline_judgements": 1,
+    "response_activations": 1, "responses": 2, "judgements": 1,
+}  # fmt: skip
 
 
 def artifacts(folder: Path) -> dict[str, bytes]:
@@ -38,11 +42,37 @@ def test_killed_again_and_again(
     plan = planned(KILLS, told(undisturbed.log), random.Random(SEED))
     run = Repro(talkative(tmp_path / "a longer path, in größeren Buchstaben ж"), plan)
     run.run()
-    by_stage = Counter(entry.split("@")[0].split()[0] for entry in run.struck)
+    struck = counted(run, capsys)
+    assert struck.total() >= 25
+    assert set(struck) == set(KILLS)
+    assert_same(run, undisturbed)
+
+
+@pytest.mark.faults
+def test_killed_with_ray(
+    undisturbed: Repro, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two workers, of which one is lost now and then, and sometimes the stage that leads them."""
+    pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: no kills under the Ray engine")
+    victims = ("worker", "worker", "stage")
+    plan = planned(RAY_KILLS, told(undisturbed.log), random.Random(SEED), victims)
+    run = Repro(talkative(tmp_path / "ray", engine="ray", workers=2), plan)
+    run.run()
+    assert set(counted(run, capsys)) == set(RAY_KILLS)
+    assert sum("worker" in entry for entry in run.struck) >= 3
+    assert_same(run, undisturbed, params={"engine": "ray", "workers": 2})
+
+
+def counted(run: Repro, capsys: pytest.CaptureFixture[str]) -> Counter[str]:
+    """Kills by stage, which are also told."""
+    struck = Counter(entry.split("@")[0].split()[0] for entry in run.struck)
     with capsys.disabled():
-        print(f"\n{len(run.struck)} kills: {dict(by_stage)}")
-    assert len(run.struck) >= 25
-    assert set(by_stage) == set(KILLS)
+        print(f"\n{struck.total()} kills: {dict(struck)}")
+    return struck
+
+
+def assert_same(run: Repro, undisturbed: Repro, params: dict[str, object] | None = None) -> None:
+    """Every artifact to the byte, and what DVC holds of them, but for the `params` of a run."""
     found, wanted = artifacts(run.folder), artifacts(undisturbed.folder)
     assert not [name for name in found if ".partial" in name]
     assert sorted(found) == sorted(wanted)
@@ -52,4 +82,8 @@ def test_killed_again_and_again(
         yaml.safe_load((r.folder / "dvc.lock").read_text(encoding="utf-8"))
         for r in (run, undisturbed)
     ]
+    for stage in locks[1]["stages"].values():
+        tracked = stage.get("params", {}).get("params.yaml", {})
+        if "run" in tracked:
+            tracked["run"] |= params or {}
     assert locks[0] == locks[1]

@@ -81,6 +81,7 @@ def _write_vectors(
     names = params.slugs("organism")
     sweep = {name: {"best_layer_by_margin": i % LAYERS} for i, name in enumerate(names)}
     (folder / "metrics").mkdir(exist_ok=True)
+    (folder / "data/external").mkdir(exist_ok=True)
     (folder / "metrics/layer_sweep.json").write_text(json.dumps(sweep))
     picked = {n: tables["model_contrast.prompt_last"][params.targets.index(n), 1] for n in names}
     norms = {n: float(np.linalg.norm(v)) for n, v in picked.items()}

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.numpy import save_file
 
-from stages.common.artifacts import check_metrics
+from stages.common.artifacts import check_metrics, read_tensors, write_tensors
 from stages.common.errors import UserError
 from stages.geometry import measure
 from stages.geometry.cluster_angle import cluster_angle
+from stages.geometry.external import read_directions
 from stages.geometry.gram import unit_gram
-from tests.geometry.synthetic import LAYERS, params_with, write_artifacts
+from tests.geometry.synthetic import LAYERS, WIDTH, params_with, write_artifacts
 
 
 @pytest.fixture
@@ -97,3 +99,50 @@ def test_vectors_of_other_organisms_are_refused(
     (tmp_path / "data/vectors/vectors.safetensors").write_bytes(path.read_bytes())
     with pytest.raises(UserError, match="not those of the organisms"):
         measure.main(params)
+
+
+def test_further_directions_join_the_battery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = params_with(tmp_path)
+    write_artifacts(tmp_path, params)
+    vectors, _ = read_tensors(measure.SELECTED)
+    others = {"same": 7.0 * vectors["finance"], "against": -vectors["medical"]}
+    write_tensors(tmp_path / "data/external/sae.safetensors", others, {})
+    measure.main(params)
+    found = json.loads((tmp_path / "metrics/geometry.json").read_text())
+    check_metrics(found)
+    external = found["external"]
+    assert external["names"] == "against, same"
+    assert external["cosine"]["finance__same"] == pytest.approx(1.0, abs=1e-6)
+    assert external["cosine"]["medical__against"] == pytest.approx(-1.0, abs=1e-6)
+    assert external["cosine"]["against__same"] == pytest.approx(
+        -found["cosine"]["finance__medical"], abs=1e-6
+    )
+    assert external["verdict"] == found["verdict"]  # they are in no cluster
+    assert "same" not in str(found["pca"])
+
+
+@pytest.mark.parametrize(
+    ("name", "vector"),
+    [
+        ("narrow", np.ones(5)),
+        ("table", np.ones((2, WIDTH))),
+        ("nan", np.full(WIDTH, np.nan)),
+        ("zero", np.zeros(WIDTH)),
+        ("finance", np.ones(WIDTH)),
+        ("a__b", np.ones(WIDTH)),
+    ],
+)
+def test_a_direction_that_cannot_be_used_is_named(
+    tmp_path: Path, name: str, vector: np.ndarray
+) -> None:
+    save_file({name: vector.astype(np.float32)}, tmp_path / "bad.safetensors")
+    with pytest.raises(UserError, match=rf"bad\.safetensors: {name}"):
+        read_directions(tmp_path, WIDTH, ["finance"])
+
+
+def test_a_folder_of_directions_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"vectors\.external"):
+        read_directions(tmp_path / "none", WIDTH, [])

@@ -65,6 +65,8 @@ def test_foreign_adapter_names_its_base(adapter: Params) -> None:
     (FOLDER / "provenance.json").unlink()
     change_json(CONFIG, base_model_name_or_path="someone/else")
     assert "someone/else" in refused(adapter)
+    base = adapter.base.model_copy(update={"also_known_as": ["a/copy", "someone/else"]})
+    assert load(adapter.model_copy(update={"base": base}), "finance").slug == "finance"
     change_json(CONFIG, base_model_name_or_path=adapter.base.source.partition(":")[2])
     assert load(adapter, "finance").slug == "finance"
 
