@@ -7,6 +7,9 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 P ?= smol
+# Two files of tests at a time; threads that wait leave the core to the other one.
+SPREAD := -n 2 --dist loadfile
+test coverage faults: export OMP_WAIT_POLICY := passive
 
 .PHONY: help setup repro test test-fast faults coverage mutants lint format bench published seeds rejudge deps paper-tag verify-cache profile steer analyse plan status serve audit
 export PROMPT
@@ -29,7 +32,7 @@ repro: $(READY) ## Run the whole analysis of the active profile (params.yaml), t
 	@dvc repro
 
 test: $(READY) ## Run all tests, among them the whole graph on a reduced profile.
-	@python -m pytest
+	@python -m pytest $(SPREAD)
 
 test-fast: $(READY) ## Run the unit tests only (seconds).
 	@python -m pytest -m "not slow and not faults"
@@ -39,7 +42,7 @@ faults: $(READY) ## Kill, fill, damage and overload it: every fault test at full
 
 coverage: $(READY) ## Run all tests and print the lines of stages/ that none of them reaches.
 	@python -m pip install --quiet -e '.[health]'
-	@python -m pytest --cov
+	@python -m pytest --cov $(SPREAD)
 
 mutants: $(READY) ## Change the mathematics one place at a time: do its tests notice? (ARGS="--sample 50").
 	@python -m pip install --quiet -e '.[health]'

@@ -28,6 +28,11 @@ SENTENCES = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The whole graph first: one worker of `make test` runs it while the other does the rest."""
+    items.sort(key=lambda item: "tests/e2e/" not in item.path.as_posix())
+
+
 @pytest.fixture(autouse=True)
 def _gradients_back_on() -> Iterator[None]:
     """`load` turns gradients off for its process; the next test must not feel it."""
