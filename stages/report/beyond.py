@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from stages.claims.lookup import Metrics
 from stages.report.aspects import aspects_sentences, aspects_table
+from stages.report.monitoring import monitoring_sentence, monitoring_table
 from stages.report.prediction import prediction_sentences, prediction_table
 from stages.report.tables import Table
 
@@ -32,7 +33,16 @@ class Chapter:
 def chapters(metrics: Metrics) -> list[Chapter]:
     """All chapters, in the order of the page."""
     predicted, kinds = prediction_table(metrics), aspects_table(metrics)
+    trained = monitoring_table(metrics)
     return [
+        Chapter(
+            "monitoring",
+            "Does a direction warn during training?",
+            "monitoring",
+            [monitoring_sentence(metrics)],
+            [trained] if trained else [],
+            ("figure6",),
+        ),
         Chapter(
             "aspects",
             "Kinds of misbehaviour",

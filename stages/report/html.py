@@ -33,7 +33,7 @@ from stages.report.text import MINUS, NONE, short, visible
 from stages.report.vega import vega_script
 
 TEMPLATES = Path(__file__).parent / "page"
-MAIN_FIGURES = ("figure1", "figure2", "figure3", "figure4", "figure6")
+MAIN_FIGURES = ("figure1", "figure2", "figure3", "figure4")
 SWEEP_FIGURES = ("layer_sweep",)
 CONTENTS = (
     ("answer", "The answer"),
@@ -43,6 +43,7 @@ CONTENTS = (
     ("judge", "Judge"),
     ("organisms", "Models"),
     ("transfer", "Transfer"),
+    ("monitoring", "Warning in training"),
     ("aspects", "Kinds of misbehaviour"),
     ("prediction", "Prediction"),
     ("factorial", "Lab or mechanism"),

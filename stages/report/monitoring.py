@@ -7,7 +7,8 @@ from typing import Any
 
 from stages.claims.lookup import Metrics, number
 from stages.report.chart import Figure, data, message, scale
-from stages.report.text import decimals, joined
+from stages.report.tables import Table, cells
+from stages.report.text import NONE, decimals, joined, short, with_interval
 
 FILE, NAME = "monitoring", "figure6"
 MIX, STEP = "mix_", "step_"
@@ -129,6 +130,55 @@ def _panel(
         base.mark_line().encode(strokeDash=dash),
         base.mark_point(filled=True, stroke="black").encode(shape=shape, tooltip=tooltip),
     ).properties(width=PANEL, height=HIGH)
+
+
+DETECTORS = {
+    "own": "its own vector",
+    "one": "mean of all vectors",
+    "k": "span of all vectors",
+    "unseen_one": "mechanism unseen: one direction",
+    "unseen_k": "mechanism unseen: span",
+    "size": "size of the shift, no direction",
+}
+
+
+def monitoring_table(metrics: Metrics) -> Table | None:
+    """When each detector left the controls' range, beside the judged answers."""
+    rate, rows = metrics.text(FILE, "rate"), []
+    for slug, organism in _trained(metrics).items():
+        for pct, training in _mixtures(organism).items():
+            last = list(training["checkpoint"])[-1]
+            path = f"{slug}.{MIX}{pct}.checkpoint.{last}"
+            for name, found in training.get("detector", {}).items():
+                told = [NONE] * 3
+                if isinstance(found, Mapping):
+                    told = [str(found["first_step"]), found["warns"]]
+                    told.append(decimals(found["auroc_checkpoints"], 2))
+                prompts = metrics.measured(FILE, f"{path}.{name}.auroc")
+                answers = metrics.measured(FILE, f"{path}.{rate}_pct")
+                rows.append(
+                    cells(
+                        f"{slug}, {pct} % bad: {DETECTORS.get(name, name)}",
+                        *told,
+                        with_interval(prompts, "", 2),
+                        with_interval(answers, "", 1),
+                        short(number(training["checkpoint"][last]["n"])),
+                    )
+                )
+    if not rows:
+        return None
+    return Table(
+        "monitoring",
+        "When each detector left the aligned controls' range, and when misaligned answers did",
+        [
+            "training and detector", "first step", "against the behaviour",
+            "AUROC over checkpoints", "over prompts, last step [95 %]",
+            "misaligned answers, last step (%) [95 %]", "n",
+        ],
+        rows,
+        "AUROC over checkpoints: this training's against the controls' and the finished aligned "
+        "models'. Over prompts: against the training without bad data after as many steps.",
+    )  # fmt: skip
 
 
 def monitoring_sentence(metrics: Metrics) -> str:

@@ -17,7 +17,7 @@ from stages.geometry.gram import unit_gram
 from stages.report.chart import Figure, named_points
 from stages.report.dose import CONTROL, OTHER, OWN, SAME, draw_dose_response, group_of, pooled
 from stages.report.figures import draw_all, published_effectiveness, published_values
-from stages.report.monitoring import draw_monitoring, monitoring_sentence
+from stages.report.monitoring import draw_monitoring, monitoring_sentence, monitoring_table
 from stages.report.nulls import distance
 from stages.report.similarity import draw_similarity, gram_of
 from stages.report.structure import draw_structure
@@ -158,6 +158,14 @@ def test_monitoring_shows_every_checkpoint_beside_the_controls(inputs: Path) -> 
     said = monitoring_sentence(metrics)
     assert "25 and 100 % bad data" in said and "24 answers a checkpoint" in said
     assert "AUROC over checkpoints" in said
+    table = monitoring_table(metrics)
+    assert table is not None
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    assert len(rows) == 2 * 6  # mixtures with bad data, detectors
+    found = medical["mix_100"]["detector"]["own"]
+    own = rows["medical, 100 % bad: its own vector"]
+    assert own[:2] == [str(found["first_step"]), found["warns"]]
+    assert own[-1] == str(last["n"])
 
 
 def test_monitoring_that_was_not_possible_says_why() -> None:
@@ -165,3 +173,4 @@ def test_monitoring_that_was_not_possible_says_why() -> None:
     assert "organisms are loaded" in draw_monitoring(metrics, "m").svg()
     assert monitoring_sentence(metrics) == "Monitoring: not measurable: organisms are loaded."
     assert "no checkpoints" in monitoring_sentence(Metrics({}))
+    assert monitoring_table(metrics) is None
