@@ -33,7 +33,7 @@ from stages.report.text import MINUS, NONE, short, visible
 from stages.report.vega import vega_script
 
 TEMPLATES = Path(__file__).parent / "page"
-MAIN_FIGURES = ("figure1", "figure2", "figure3", "figure4")
+MAIN_FIGURES = ("figure1", "figure2", "figure3", "figure4", "figure6")  # files of their own
 SWEEP_FIGURES = ("layer_sweep",)
 CONTENTS = (
     ("answer", "The answer"),
@@ -183,7 +183,8 @@ def render(
     beyond = chapters(metrics)
     tables = [*tests, *judge, *([organisms] if organisms else []), *transfer, *factorial]
     tables += [table for chapter in beyond for table in chapter.tables]
-    placed = [*MAIN_FIGURES, *SWEEP_FIGURES, *(name for c in beyond for name in c.figures)]
+    told = [name for chapter in beyond for name in chapter.figures]
+    placed = [*MAIN_FIGURES, *SWEEP_FIGURES, *told]
     counts = metrics.group("claims", "count")
     return (
         environment()
@@ -209,7 +210,7 @@ def render(
                 key: sorted({c[f"verdict_{key}"] for c in claims}) for key in ("published", "run")
             },
             sections=sorted({s for c in claims for s in c["sections"].split("|")}),
-            figures=[p for p in pictures if p.name in MAIN_FIGURES],
+            figures=[p for p in pictures if p.name in MAIN_FIGURES and p.name not in told],
             calibration_figures=[p for p in pictures if p.name not in placed],
             transfer_figures=[p for p in pictures if p.name in SWEEP_FIGURES],
             calibration_tables=tests,

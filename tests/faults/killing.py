@@ -21,7 +21,7 @@ from tests.e2e.graph import environment
 
 REPRO = [sys.executable, "-m", "dvc", "repro"]
 STAGE = re.compile(r"Running stage '(.+)'")
-PROGRESS = re.compile(r"(.+): (\d+) of \d+ (\S+?)( already done|,| in \d+ s)")
+PROGRESS = re.compile(r"(.+: )(\d+)( of \d+ \S+?)( already done|,| in \d+ s)")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Repro:
         self.log: list[str] = []
         self.struck: list[str] = []
         self.starts = 0
-        self._kept: dict[str, int] = {}  # units that a journal holds, by label
+        self._kept: dict[str, int] = {}  # units that a journal holds, by label and total
 
     def run(self) -> None:
         while self._start():
@@ -147,8 +147,9 @@ class Repro:
 
     def _check_kept(self, match: re.Match[str], labels: set[str]) -> None:
         """What a journal once held is not made again."""
-        label, done, unit, rest = match[1], int(match[2]), match[3], match[4]
-        if unit != "units":
+        # Several lists of one stage may share a label; they differ in length.
+        label, done, rest = match[1] + match[3], int(match[2]), match[4]
+        if not label.endswith(" units"):
             return
         kept = self._kept.get(label, 0)
         if label not in labels and kept:
