@@ -2,11 +2,9 @@
 
     make seeds
 
-The paper has one model of each kind and guesses that seeds leave the angle between the medical
-and the persona vectors within 85 to 115 degrees. Here the organisms of `seeds.organisms` are
-fine-tuned `seeds.count` times on the same texts, and `model_contrast` on `prompt_last` is taken
-at each one's selected block. Writes metrics/seeds.json, with what of the spread is due to seeds,
-text and recipe (`components`). No stage of the graph: it takes minutes; interrupted, it goes on.
+The paper guesses that seeds leave its angle within 85 to 115 degrees. `seeds.organisms` are
+trained `seeds.count` times; `model_contrast` on `prompt_last` is taken at their blocks. What seeds,
+text and recipe move goes to metrics/seeds.json. Takes minutes; an interrupted run goes on.
 """
 
 from __future__ import annotations
