@@ -38,7 +38,8 @@ test-fast: $(READY) ## Run the unit tests only (seconds).
 	@python -m pytest -m "not slow and not faults"
 
 faults: $(READY) ## Kill, fill, damage and overload it: every fault test at full length (20 minutes).
-	@python -m pytest -m "" --durations=10 tests/faults tests/activations/test_memory.py
+	@python -m pytest -m "" --durations=10 tests/faults tests/activations/test_memory.py \
+	  tests/judging/test_judge_crash.py tests/judging/test_openai_judge.py
 
 coverage: $(READY) ## Run all tests and print the lines of stages/ that none of them reaches.
 	@python -m pip install --quiet -e '.[health]'

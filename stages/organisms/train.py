@@ -61,11 +61,11 @@ def main(params: Params, slug: str) -> None:
 
 def fine_tune(params: Params, slug: str, seed: int) -> tuple[Any, dict[str, Any]]:
     """Trains organism `slug` from `seed`: the base with its adapter, and the training's metrics."""
-    organism = params.organisms[slug]
+    device, organism = setup_torch(params), params.organisms[slug]
     recipe = params.recipes[organism.lab]
     training, held_out = read_split(params, base_tokenizer(), organism.data, organism.max_examples)
     key = stream_key(params.run.seed, "train", slug, seed)
-    model = with_adapter(base_model(params).to(setup_torch(params)), recipe, key)
+    model = with_adapter(base_model(params).to(device), recipe, key)
     before = mean_loss(model, held_out, recipe.batch_size)
     losses = fit(model, training, recipe, key, slug)
     epoch = max(1, len(losses) // recipe.epochs)

@@ -66,7 +66,7 @@ def journalled(folder: Path) -> set[str]:
         connection.close()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.faults)])
 def test_killed_and_started_again(
     kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,7 +77,7 @@ def stored(journal: Journal) -> int:
     return int(journal._db.execute("SELECT count(*) FROM units").fetchone()[0]) - 1
 
 
-@pytest.mark.parametrize("n", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [100, pytest.param(1000, marks=pytest.mark.faults)])
 def test_complete_and_order_independent_under_faults(n: int, journal: Journal) -> None:
     """Two aspects a row: 200 and 2,000 judgements."""
     asked = rows(n)
