@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 P ?= smol
 # Two files of tests at a time; threads that wait leave the core to the other one.
-SPREAD := -n 2 --dist loadfile
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 test coverage faults: export OMP_WAIT_POLICY := passive
 
 .PHONY: help setup repro test test-fast faults coverage mutants lint format bench published seeds rejudge deps paper-tag verify-cache profile steer analyse plan status serve audit
@@ -38,7 +38,7 @@ test-fast: $(READY) ## Run the unit tests only (seconds).
 	@python -m pytest -m "not slow and not faults"
 
 faults: $(READY) ## Kill, fill, damage and overload it: every fault test at full length (20 minutes).
-	@python -m pytest -m "" --durations=10 tests/faults tests/activations/test_memory.py \
+	@python -m pytest $(SPREAD) -m "" --durations=10 tests/faults tests/activations/test_memory.py \
 	  tests/judging/test_judge_crash.py tests/judging/test_openai_judge.py
 
 coverage: $(READY) ## Run all tests and print the lines of stages/ that none of them reaches.

@@ -29,8 +29,12 @@ SENTENCES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The whole graph first: one worker of `make test` runs it while the other does the rest."""
-    items.sort(key=lambda item: "tests/e2e/" not in item.path.as_posix())
+    """Whole graphs first: one worker of `make test` runs them while the other does the rest."""
+
+    def whole(item: pytest.Item) -> bool:
+        return "tests/e2e/" in item.path.as_posix() or "undisturbed" in item.fixturenames
+
+    items.sort(key=lambda item: not whole(item))
 
 
 @pytest.fixture(autouse=True)

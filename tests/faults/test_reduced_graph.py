@@ -1,4 +1,7 @@
-"""Long stages killed at any moment: the restart is cheap, and the end is the same to the byte."""
+"""The reduced graph twice, and killed again and again: the end is the same to the byte.
+
+One file, so that the undisturbed run that all are compared with is made once.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,22 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stages.activations.questions import read_questions
+from stages.common.artifacts import read_parquet
+from stages.common.params import load_params
+from stages.organisms.load import load
+from stages.steering.respond import respond
+from stages.steering.selected import read_selected
+from stages.steering.steer import plan
 from tests.faults.conftest import talkative
 from tests.faults.killing import Repro, planned, told
 
 SEED = 7
+TARGET = "finance"
 KILLS = {
     "organism": 4, "activations": 3, "probe_judge": 3, "baseline_responses": 3,
     "baseline_judgements": 2, "response_activations": 3, "layer_sweep": 4, "responses": 5,
-    "judgements": 2,
+    "judgements": 2, "monitoring": 2,
 }  # fmt: skip
 RAY_KILLS = {
     "activations": 1, "baseline_responses": 1, "baseline_judgements": 1,
@@ -39,8 +50,8 @@ def test_killed_again_and_again(
     undisturbed: Repro, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also two runs in different places: one path is longer, with spaces and other letters."""
-    plan = planned(KILLS, told(undisturbed.log), random.Random(SEED))
-    run = Repro(talkative(tmp_path / "a longer path, in größeren Buchstaben ж"), plan)
+    kills = planned(KILLS, told(undisturbed.log), random.Random(SEED))
+    run = Repro(talkative(tmp_path / "a longer path, in größeren Buchstaben ж"), kills)
     run.run()
     struck = counted(run, capsys)
     assert struck.total() >= 25
@@ -55,12 +66,31 @@ def test_killed_with_ray(
     """Two workers, of which one is lost now and then, and sometimes the stage that leads them."""
     pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: no kills under the Ray engine")
     victims = ("worker", "worker", "stage")
-    plan = planned(RAY_KILLS, told(undisturbed.log), random.Random(SEED), victims)
-    run = Repro(talkative(tmp_path / "ray", engine="ray", workers=2), plan)
+    kills = planned(RAY_KILLS, told(undisturbed.log), random.Random(SEED), victims)
+    run = Repro(talkative(tmp_path / "ray", engine="ray", workers=2), kills)
     run.run()
     assert set(counted(run, capsys)) == set(RAY_KILLS)
     assert sum("worker" in entry for entry in run.struck) >= 3
     assert_same(run, undisturbed, params={"engine": "ray", "workers": 2})
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("size", [7, 1])
+def test_other_batches_give_the_same_tokens(
+    undisturbed: Repro, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every steered answer of one target, on the real model: text, tokens and ending."""
+    monkeypatch.chdir(undisturbed.folder)
+    monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(tmp_path / "journal"))
+    params = load_params(Path("params.yaml"))
+    sampling = params.sampling.model_copy(update={"batch_size": size})
+    params = params.model_copy(update={"sampling": sampling})
+    conditions, vectors = plan(params, TARGET, read_selected())
+    questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
+    found = respond(params, load(params, TARGET), conditions, vectors, questions, "batches")
+    wanted = read_parquet(Path(f"data/responses/{TARGET}.parquet"))
+    assert len(wanted) > 16
+    assert found.equals(wanted)
 
 
 def counted(run: Repro, capsys: pytest.CaptureFixture[str]) -> Counter[str]:

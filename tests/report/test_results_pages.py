@@ -1,0 +1,65 @@
+"""Pages of results say what the metrics beside them hold: docs/results-<name>.md and its folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = sorted(DOCS.glob("results-*.md"))
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+KEYS = re.compile(r"`([a-z_]+): ([^`]+)`")
+
+
+def held(folder: Path, file: str, key: str) -> Any:
+    """The value of a metric; KeyError when there is none."""
+    found = json.loads((folder / f"{file}.json").read_text(encoding="utf-8"))
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+def rows(page: Path) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(cells before the last, keys of the last cell) of every table row that names keys."""
+    found = []
+    for line in page.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and (keys := KEYS.findall(cells[-1])):
+            found.append((cells[-2], keys))
+    return found
+
+
+def shown(value: Any, text: str) -> str:
+    """A metric as written with as many decimals as `text` has."""
+    decimals = len(text.partition(".")[2])
+    return f"{value:.{decimals}f}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_number_of_the_tables_is_the_metric(page: Path) -> None:
+    found = rows(page)
+    assert len(found) > 10
+    for said, keys in found:
+        values = [held(page.with_suffix(""), *key) for key in keys]
+        if any(isinstance(value, str) for value in values):
+            assert said == ", ".join(values), keys
+            continue
+        numbers = NUMBER.findall(said.replace("\u2212", "-"))
+        assert numbers == [shown(v, n) for v, n in zip(values, numbers, strict=True)], keys
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_sentences_have_no_number_that_no_table_has(page: Path) -> None:
+    backed = {number for said, _ in rows(page) for number in NUMBER.findall(said)}
+    text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", page.read_text("utf-8"), flags=re.DOTALL)
+    prose = [line for line in text.splitlines() if line and not line.startswith(("|", "#", "!"))]
+    loose = {n for line in prose for n in re.findall(r"(?<![\w.])-?\d+\.\d+", line)} - backed
+    assert not loose
+
+
+def test_there_are_pages() -> None:
+    assert "results-smol-full" in [page.stem for page in PAGES]
