@@ -119,11 +119,13 @@ class RateMatrix:
         conditions: names, sorted.
         observed: [condition] percent, NaN where the denominator is zero.
         draws: [replicate, condition] percent, NaN likewise; a row is one draw of questions.
+        wilson: [condition, 2] ends of the Wilson intervals, percent; None for mean scores.
     """
 
     conditions: tuple[str, ...]
     observed: Floats
     draws: Floats
+    wilson: Floats | None = None
 
     def column(self, condition: str) -> Floats:
         """[replicate] draws of one condition."""
@@ -212,11 +214,20 @@ def bootstrap_rate_matrix(
     cells = index[rows.order] * rows.n_questions + rows.codes
     sums = sum_by(ratio, cells, len(names) * rows.n_questions)
     sums = sums.reshape(len(names), rows.n_questions, 2)
+    counts = sums.sum(axis=1)
     return RateMatrix(
         conditions=tuple(str(name) for name in names),
-        observed=divide(sums.sum(axis=1), rate),
+        observed=divide(counts, rate),
         draws=divide(resample(sums, seed, replicates), rate),
+        wilson=None if rate == "mean_aligned" else _wilson_ends(counts),
     )
+
+
+def _wilson_ends(counts: Floats) -> Floats:
+    """[condition, 2] percent from [condition, 2] numerators and denominators; 0 to 100 of none."""
+    count, n = counts.T
+    low, high = wilson(count, np.maximum(n, 1))
+    return 100 * np.stack([np.where(n > 0, low, 0.0), np.where(n > 0, high, 1.0)], axis=1)
 
 
 def _estimate(name: RateName, ratio: Ratio, draws: Floats, questions: int) -> Estimate:

@@ -18,8 +18,9 @@ from stages.common.artifacts import read_json, write_metrics
 from stages.common.atomic import atomic_path
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import Params, load_params
-from stages.transfer.conditions import JUDGEMENTS, Table, draws_of, estimate, name, read_judgements
+from stages.transfer.conditions import JUDGEMENTS, draws_of, name, read_judgements
 from stages.transfer.effectiveness import steered
+from stages.transfer.table import Table, estimate
 
 if TYPE_CHECKING:
     import polars as pl

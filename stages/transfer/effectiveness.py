@@ -1,7 +1,8 @@
 """Transfer of one model's steering vector to another (paper sec. 2.3, 3.5).
 
 METHOD.md: transfer. All functions take a `Table` of rates in percent and give `Estimate`s whose
-intervals come from one bootstrap over the questions that all conditions share.
+intervals come from one bootstrap over the questions that all conditions share, widened where that
+is narrower than the numbers of answers allow.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from stages.common.params import BASE
-from stages.transfer.conditions import Estimate, Table, estimate, name, ratio
+from stages.transfer.conditions import name
+from stages.transfer.table import Estimate, Table, Weights, combined, difference, mean, ratio
 
 
 def steered(target: str, source: str) -> str:
@@ -26,7 +28,7 @@ def steered(target: str, source: str) -> str:
 def risk_difference(table: Table, source: str, target: str) -> Estimate:
     """Rate of the target steered by the source minus the target unsteered, percentage points."""
     acts, rest = steered(target, source), name(target)
-    return estimate(table.rate(acts) - table.rate(rest), table.n(acts, rest))
+    return table.estimate(difference(acts, rest), table.n(acts, rest))
 
 
 def e1(table: Table, source: str, target: str) -> Estimate:
@@ -35,11 +37,7 @@ def e1(table: Table, source: str, target: str) -> Estimate:
     (target by source - target unsteered) / (source's own model by source - target unsteered)
     """
     acts, own, rest = steered(target, source), steered(source, source), name(target)
-    return ratio(
-        table.rate(acts) - table.rate(rest),
-        table.rate(own) - table.rate(rest),
-        table.n(acts, own, rest),
-    )
+    return table.ratio(difference(acts, rest), difference(own, rest), table.n(acts, own, rest))
 
 
 def e2(table: Table, source: str, target: str) -> Estimate:
@@ -48,9 +46,9 @@ def e2(table: Table, source: str, target: str) -> Estimate:
     (target by source - target unsteered) / (source unsteered - base unsteered)
     """
     acts, rest = steered(target, source), name(target)
-    return ratio(
-        table.rate(acts) - table.rate(rest),
-        table.rate(name(source)) - table.rate(name(BASE)),
+    return table.ratio(
+        difference(acts, rest),
+        difference(name(source), name(BASE)),
         table.n(acts, rest, name(source), name(BASE)),
     )
 
@@ -64,8 +62,8 @@ def pooled(table: Table, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     effect, own, n = _effects(table, pairs)
     return {
         "pairs": len(pairs),
-        "e1": ratio(effect, own, n).as_metrics(),
-        "risk_difference": estimate(effect, n).as_metrics(),
+        "e1": table.ratio(effect, own, n).as_metrics(),
+        "risk_difference": table.estimate(effect, n).as_metrics(),
     }
 
 
@@ -85,32 +83,25 @@ def asymmetry(table: Table, groups: dict[str, list[str]], a: str, b: str) -> dic
     """
     models = [m for members in groups.values() for m in members]
     effect = {
-        (s, t): table.rate(steered(t, s)) - table.rate(name(t))
-        for s in models
-        for t in models
-        if s != t
+        (s, t): float(table.sum(difference(steered(t, s), name(t)))[0])
+        for s, t in directed(models, models)
     }
 
-    def difference(first: Sequence[str], second: Sequence[str], draws: bool) -> np.ndarray:
-        part = slice(None) if draws else slice(0, 1)
-        there = np.mean([effect[s, t][part] for s, t in directed(first, second)], axis=0)
-        back = np.mean([effect[s, t][part] for s, t in directed(second, first)], axis=0)
-        result: np.ndarray = there - back
-        return result
+    def dealt(first: Sequence[str], second: Sequence[str]) -> float:
+        there = np.mean([effect[pair] for pair in directed(first, second)])
+        return float(there - np.mean([effect[pair] for pair in directed(second, first)]))
 
     first, second = groups[a], groups[b]
     n = min(
         table.n(steered(t, s), name(t))
         for s, t in directed(first, second) + directed(second, first)
     )
-    observed = estimate(difference(first, second, draws=True), n)
+    there, back = _effect(directed(first, second)), _effect(directed(second, first))
+    observed = table.estimate(combined([(1, there), (-1, back)]), n)
     deals = comb(len(models), len(first)) * comb(len(models) - len(first), len(second))
     metrics = observed.as_metrics()
     if observed.status == "ok":
-        values = [
-            float(difference(*deal, draws=False)[0])
-            for deal in _deals(models, len(first), len(second))
-        ]
+        values = [dealt(*deal) for deal in _deals(models, len(first), len(second))]
         metrics["p"] = sum(not abs(v) < abs(observed.value) - 1e-9 for v in values) / deals
     metrics["ratio"] = direction_ratio(table, first, second).as_metrics("value")
     metrics["deals"] = deals
@@ -122,22 +113,28 @@ def direction_ratio(table: Table, first: Sequence[str], second: Sequence[str]) -
     """Pooled effectiveness first -> second over that of second -> first (the paper's "3-4x")."""
     there, own_there, n = _effects(table, directed(first, second))
     back, own_back, m = _effects(table, directed(second, first))
-    for part in (own_there, own_back):
-        effectiveness = ratio(there, part, min(n, m))
+    for part in (own_there, own_back, back):
+        effectiveness = table.ratio(there, part, min(n, m))
         if effectiveness.status != "ok":
             return effectiveness
-    percent = ratio(there * own_back, back * own_there, min(n, m))
+    percent = ratio(
+        table.sum(there) * table.sum(own_back), table.sum(back) * table.sum(own_there), min(n, m)
+    )
     return replace(
         percent, value=percent.value / 100, low=percent.low / 100, high=percent.high / 100
     )
 
 
-def _effects(table: Table, pairs: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray, int]:
+def _effect(pairs: Sequence[tuple[str, str]]) -> Weights:
+    """Mean effect of the vectors on their targets."""
+    return mean([difference(steered(t, s), name(t)) for s, t in pairs])
+
+
+def _effects(table: Table, pairs: Sequence[tuple[str, str]]) -> tuple[Weights, Weights, int]:
     """Mean effect on the targets, mean effect of the vectors on their own models, smallest n."""
-    acts = [table.rate(steered(t, s)) - table.rate(name(t)) for s, t in pairs]
-    own = [table.rate(steered(s, s)) - table.rate(name(t)) for s, t in pairs]
+    own = mean([difference(steered(s, s), name(t)) for s, t in pairs])
     n = min(table.n(steered(t, s), steered(s, s), name(t)) for s, t in pairs)
-    return np.mean(acts, axis=0), np.mean(own, axis=0), n
+    return _effect(pairs), own, n
 
 
 def _deals(
@@ -153,5 +150,4 @@ def _deals(
 def ablation(table: Table, source: str, target: str) -> dict[str, Any]:
     """Relative drop of a target's rate when the source's vector is ablated, in percent."""
     acts, rest = name(target, source, "ablation", 1), name(target)
-    drop = table.rate(rest) - table.rate(acts)
-    return ratio(drop, table.rate(rest), table.n(acts, rest)).as_metrics()
+    return table.ratio(difference(rest, acts), {rest: 1.0}, table.n(acts, rest)).as_metrics()

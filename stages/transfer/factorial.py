@@ -24,7 +24,7 @@ from stages.geometry.gram import Floats, Ints, angles_deg, cosines, pair_values
 from stages.geometry.measure import ACTIVATIONS
 from stages.geometry.resampling import Topics, bootstrap, by_topic, stream, weighted_grams
 from stages.steering.selected import read_selected
-from stages.transfer.conditions import JUDGEMENTS, Table, draws_of, name, read_judgements
+from stages.transfer.conditions import JUDGEMENTS, draws_of, name, read_judgements
 from stages.transfer.design import (
     Columns,
     Levels,
@@ -39,6 +39,7 @@ from stages.transfer.design import (
 )
 from stages.transfer.effectiveness import steered
 from stages.transfer.rank import orders as model_orders
+from stages.transfer.table import Table
 
 METRICS = Path("metrics/factorial.json")
 NO_FACTORS = "no factors named in params: organisms.*.factors"

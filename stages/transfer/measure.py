@@ -23,11 +23,7 @@ from stages.steering.selected import Selected, read_selected
 from stages.transfer.conditions import (
     BASELINE,
     JUDGEMENTS,
-    AtShares,
-    Estimate,
-    Table,
     draws_of,
-    estimate,
     name,
     rates_of,
     read_judgements,
@@ -42,6 +38,7 @@ from stages.transfer.effectiveness import (
     risk_difference,
 )
 from stages.transfer.rank import spearman
+from stages.transfer.table import AtShares, Estimate, Table, difference, mean
 
 if TYPE_CHECKING:
     import polars as pl
@@ -177,16 +174,15 @@ def _controls(params: Params, table: Table) -> dict[str, Any]:
     for number in range(params.steering.random_directions):
         source = f"random_{number}"
         acts = {t: name(t, source, "random", 1) for t in params.targets}
-        effects = [table.rate(acts[t]) - table.rate(name(t)) for t in params.targets]
+        effect = mean([difference(acts[t], name(t)) for t in params.targets])
         n = min(table.n(acts[t], name(t)) for t in params.targets)
-        metrics[source] = estimate(np.mean(effects, axis=0), n).as_metrics()
+        metrics[source] = table.estimate(effect, n).as_metrics()
     metrics["orthogonalised"] = {}
     for source, target in directed(params.slugs("organism"), params.slugs("organism")):
         acting = name(target, source, "orthogonalised", 1)
         if acting in table:
-            effect = table.rate(acting) - table.rate(name(target))
-            n = table.n(acting, name(target))
-            metrics["orthogonalised"][f"{source}__{target}"] = estimate(effect, n).as_metrics()
+            found = table.estimate(difference(acting, name(target)), table.n(acting, name(target)))
+            metrics["orthogonalised"][f"{source}__{target}"] = found.as_metrics()
     return metrics
 
 
@@ -196,11 +192,11 @@ def _with_similarity(params: Params, differences: dict[str, Estimate]) -> dict[s
     organisms = params.slugs("organism")
     x = np.array([similarity[m]["contrast_cosine"] for m in organisms])
 
-    def mean(pairs: list[tuple[str, str]]) -> float:
+    def averaged(pairs: list[tuple[str, str]]) -> float:
         return float(np.mean([differences[f"{s}__{t}"].value for s, t in pairs]))
 
-    given = np.array([mean(directed([m], organisms)) for m in organisms])
-    received = np.array([mean(directed(organisms, [m])) for m in organisms])
+    given = np.array([averaged(directed([m], organisms)) for m in organisms])
+    received = np.array([averaged(directed(organisms, [m])) for m in organisms])
     return {
         "given": spearman(x, given, params.run.seed),
         "received": spearman(x, received, params.run.seed),

@@ -18,7 +18,7 @@ from stages.common.atomic import atomic_path
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import Params, load_params
 from stages.steering.selected import Selected, read_selected
-from stages.transfer.conditions import JUDGEMENTS, Table, draws_of, name, read_judgements
+from stages.transfer.conditions import JUDGEMENTS, draws_of, name, read_judgements
 from stages.transfer.effectiveness import e1, steered
 from stages.transfer.prediction import (
     correlation,
@@ -27,6 +27,7 @@ from stages.transfer.prediction import (
     sentence,
     verdict,
 )
+from stages.transfer.table import Table
 
 if TYPE_CHECKING:
     import polars as pl

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.transfer.conditions import estimate
 from stages.transfer.rank import orders
+from stages.transfer.table import estimate
 
 LEVEL = 0.05  # of all predictors together: each is held to its share (Bonferroni)
 

@@ -12,9 +12,10 @@ import polars as pl
 from stages.common.artifacts import write_metrics, write_parquet
 from stages.common.params import Params
 from stages.judging.rates import RateMatrix
+from stages.judging.rates_table import wilson
 from stages.steering.selected import Selected, write_selected
-from stages.transfer.conditions import Table
 from stages.transfer.conditions import name as condition_name
+from stages.transfer.table import Table
 
 LABS = {"finance": "one", "sports": "one", "profanity": "two"}
 CLUSTERS = {"finance": "risk", "sports": "risk", "profanity": "persona"}
@@ -49,13 +50,23 @@ def params(**sections: Any) -> Params:
 
 
 def table(
-    rates: Mapping[str, float], spread: float = 0.0, replicates: int = 200, n: int = 48
+    rates: Mapping[str, float],
+    spread: float = 0.0,
+    replicates: int = 200,
+    n: int = 48,
+    answers: int | None = None,
 ) -> Table:
-    """A table of given rates in percent, whose draws scatter around them with `spread`."""
+    """A table of given rates in percent, whose draws scatter around them with `spread`.
+
+    With a number of `answers` to each condition, it also has their Wilson intervals.
+    """
     names = tuple(sorted(rates))
     observed = np.array([rates[c] for c in names], dtype=float)
     noise = np.random.default_rng(0).normal(size=(replicates, len(names)))
-    matrix = RateMatrix(names, observed, observed + spread * noise)
+    ends = None
+    if answers is not None:
+        ends = 100 * np.stack(wilson(observed / 100 * answers, answers), axis=1)
+    matrix = RateMatrix(names, observed, observed + spread * noise, ends)
     return Table(matrix, dict.fromkeys(names, n))
 
 

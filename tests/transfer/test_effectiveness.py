@@ -12,7 +12,7 @@ from invented_judgements import effects, table
 
 from stages.common.errors import UserError
 from stages.steering.selected import Selected
-from stages.transfer.conditions import AtShares, estimate, name, ratio
+from stages.transfer.conditions import name
 from stages.transfer.effectiveness import (
     ablation,
     asymmetry,
@@ -25,6 +25,7 @@ from stages.transfer.effectiveness import (
     steered,
 )
 from stages.transfer.measure import conventions
+from stages.transfer.table import AtShares, estimate, ratio
 
 REST = {"base": 5.0, "finance": 20.0, "sports": 40.0, "medical": 30.0, "profanity": 10.0}
 GAINS = {
