@@ -4,8 +4,8 @@
 
 mutmut changes one operator, number, argument or string at a time ([tool.mutmut] in
 pyproject.toml says where) and runs the tests that reach it. The whole set takes hours, so each
-folder's mutants are sampled; the sample, not the tests, depends on the seed. Writes
-benchmarks/mutants.json.
+folder's mutants are sampled; the sample, not the tests, depends on the seed. Writes the folders
+that were run into benchmarks/mutants.json, where the others keep what they had.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def sample(folder: str, size: int, seed: int) -> list[str]:
 
 def summary(chosen: dict[str, list[str]], seed: int) -> dict[str, object]:
     """Outcomes by folder and module, with the exact 95 % interval of the share killed."""
-    found: dict[str, object] = {"seed": seed}
+    found: dict[str, object] = {}
     for folder, names in chosen.items():
         codes = results(folder)
         outcomes = {name: OUTCOMES.get(codes[name], "timeout") for name in names}
@@ -60,6 +60,7 @@ def summary(chosen: dict[str, list[str]], seed: int) -> dict[str, object]:
         n = len(names)
         killed = sum(outcome in ("killed", "timeout") for outcome in outcomes.values())
         found[folder] = {
+            "seed": seed,
             "mutants": len(codes),
             "sampled": n,
             "killed_pct": round(100 * killed / n, 1),
@@ -82,7 +83,8 @@ def main() -> None:
     chosen = {f: sample(f, options.sample, options.seed) for f in options.folder or FOLDERS}
     for names in chosen.values():
         check(names)
-    text = json.dumps(summary(chosen, options.seed), indent=1) + "\n"
+    known = json.loads(SUMMARY.read_text(encoding="utf-8")) if SUMMARY.exists() else {}
+    text = json.dumps(known | summary(chosen, options.seed), indent=1) + "\n"
     SUMMARY.write_text(text, encoding="utf-8")
     print(text, end="")
 

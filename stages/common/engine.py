@@ -1,4 +1,4 @@
-"""`run.engine: ray`: the batches of a work plan spread over workers, one resident model each.
+"""`workers.engine: ray`: the batches of a work plan spread over workers, one resident model each.
 
 Batches are fixed by the plan and every answer has its own random stream, so results do not depend
 on which worker did what. Only the driver writes files and journals; a lost worker costs one batch.
@@ -12,10 +12,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.common.errors import UserError
-from stages.common.sections import Run
+from stages.common.sections import Workers
+
+if TYPE_CHECKING:
+    from stages.common.params import Params
 
 TRIES = 3  # of one batch, when workers die over it
 WAIT = 60.0  # seconds without any result after which a missing worker is spoken of
@@ -24,23 +27,27 @@ Make = tuple[Callable[..., Callable[[Any], Any]], tuple[Any, ...]]  # makes a wo
 Spread = Callable[[Sequence[Any]], Iterator[tuple[int, Any]]]
 
 
-def spread(run: Run, make: Callable[..., Callable[[Any], Any]], *arguments: Any) -> Spread | None:
+def spread(
+    params: Params, make: Callable[..., Callable[[Any], Any]], *arguments: Any
+) -> Spread | None:
     """What does a list of batches elsewhere: (index, result) of each as it is finished.
 
     Args:
-        run: engine, address of the cluster, number of workers, GPUs or threads of each.
+        params: `workers` says where and how many, `run.threads` how many threads each takes.
         make: called with `arguments` inside a worker, once; returns the work function, which
             then holds its model. All of it picklable.
     Returns:
         None when the run's engine is this process.
     """
-    return None if run.engine == "local" else partial(cluster(run).spread, (make, arguments))
+    if params.workers.engine == "local":
+        return None
+    return partial(cluster(params.workers, params.run.threads).spread, (make, arguments))
 
 
 @cache
-def cluster(run: Run) -> Cluster:
+def cluster(settings: Workers, threads: int) -> Cluster:
     """The run's workers; they stay until this process ends, so that each imports only once."""
-    return Cluster(run)
+    return Cluster(settings, threads)
 
 
 class Worker:
@@ -71,15 +78,15 @@ class Cluster:
         UserError: Ray is not installed or not reachable, or this machine has too few GPUs.
     """
 
-    def __init__(self, run: Run) -> None:
-        ray = _connected(run)
-        self._actor = ray.remote(num_cpus=run.threads, num_gpus=run.gpus)(Worker)
+    def __init__(self, settings: Workers, threads: int) -> None:
+        ray = _connected(settings, threads)
+        self._actor = ray.remote(num_cpus=threads, num_gpus=settings.gpus)(Worker)
         self._makes: list[Make] = []  # so that a worker keeps its model from one call to the next
         self._workers: dict[int, Any] = {}
         self._idle: deque[int] = deque()
         self._busy: dict[Any, int] = {}
         self.shares: Counter[int] = Counter()
-        for who in range(run.workers):
+        for who in range(settings.number):
             self._start(who)
 
     def _start(self, who: int) -> None:
@@ -138,28 +145,30 @@ class Cluster:
                 yield mine, result
 
 
-def _connected(run: Run) -> Any:
+def _connected(settings: Workers, threads: int) -> Any:
     """Ray, connected to the run's cluster, or to one of our own with what the run asks for."""
     try:
         import ray
     except ImportError:
         raise UserError(
-            "Ray is not installed", where="params.yaml: run.engine", found="ray",
-            hint="pip install 'em-geometry[ray]', or run.engine: local",
+            "Ray is not installed", where="params.yaml: workers.engine", found="ray",
+            hint="pip install 'em-geometry[ray]', or workers.engine: local",
         ) from None  # fmt: skip
     if not ray.is_initialized():
-        own: dict[str, Any] = {"num_cpus": run.workers * run.threads, "include_dashboard": False}
+        own: dict[str, Any] = {"num_cpus": settings.number * threads, "include_dashboard": False}
+        more = {} if settings.address else own
         try:
-            ray.init(address=run.address, log_to_driver=False, **({} if run.address else own))
+            ray.init(address=settings.address, log_to_driver=False, **more)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
-                "no Ray cluster can be reached", where="params.yaml: run.address",
-                found=f"{run.address}: {str(error)[:200]}", hint="ray start, or address: null",
+                "no Ray cluster can be reached", where="params.yaml: workers.address",
+                found=f"{settings.address}: {str(error)[:200]}", hint="ray start, or address: null",
             ) from None  # fmt: skip
     there = ray.cluster_resources().get("GPU", 0.0)
-    if not run.address and run.workers * run.gpus > there:  # a remote cluster may grow
+    needed = settings.number * settings.gpus
+    if not settings.address and needed > there:  # a remote cluster may grow
         raise UserError(
-            "too few GPUs for the workers", where="params.yaml: run.workers, run.gpus",
-            found=f"{there:g} on this machine", expected=f"{run.workers * run.gpus:g}",
+            "too few GPUs for the workers", where="params.yaml: workers.number, workers.gpus",
+            found=f"{there:g} on this machine", expected=f"{needed:g}",
         )  # fmt: skip
     return ray

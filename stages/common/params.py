@@ -36,6 +36,7 @@ from stages.common.sections import (
     Steering,
     Transfer,
     Vectors,
+    Workers,
 )
 
 BASE = "base"  # the slug of the unmodified model among the targets
@@ -46,6 +47,7 @@ class Params(Section):
 
     profile: str
     run: Run = Run()
+    workers: Workers = Workers()
     base: Base
     targets: list[Slug]  # every model that is measured: base, then all organisms and controls
     recipes: dict[Slug, Recipe]

@@ -37,10 +37,15 @@ class Run(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights; sums are float32
     # CPU threads of torch; part of what fixes the bytes
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
+
+
+class Workers(Section):
+    """Who does the long work. It changes no byte, so no stage runs again for it."""
+
     engine: Literal["local", "ray"] = "local"  # ray: several workers share long work
     address: str | None = None  # of a running Ray cluster; null = one on this machine
-    workers: Positive = 1  # Ray workers, one resident model each
-    gpus: Annotated[float, Field(ge=0)] = 0.0  # GPUs of each worker
+    number: Positive = 1  # of workers, one resident model each
+    gpus: Annotated[float, Field(ge=0)] = 0.0  # of each worker
 
 
 class Base(Section):

@@ -24,6 +24,7 @@ from stages.activations.store import captured
 from stages.common.hashing import file_sha256, stream_key, value_sha256
 from stages.common.journal import Journal
 from stages.common.params import Params
+from stages.common.sections import Workers
 from stages.organisms.base import base_record
 from stages.organisms.chat import render
 from stages.organisms.load import Loaded, base_model, base_tokenizer, setup_torch
@@ -98,7 +99,7 @@ def trajectories(params: Params, plan: Plan) -> dict[tuple[str, int], Trajectory
     fixed = {
         "code": [CODE, RESPOND_CODE],
         "base": base_record()["sha256"],
-        "run": params.run.model_dump(exclude={"engine", "address", "workers", "gpus"}),
+        "run": params.run.model_dump(),
         "system_prompt": params.base.system_prompt,
         "batch": params.activations.batch_size,
         "span": plan.span,
@@ -186,7 +187,7 @@ def _activations(params: Params, plan: Plan, loaded: Loaded, block: int) -> np.n
 
 def _answers(params: Params, loaded: Loaded, questions: Sequence[Question]) -> list[dict[str, Any]]:
     """Unsteered answers, sampled here: a worker elsewhere could not load this checkpoint."""
-    here = params.model_copy(update={"run": params.run.model_copy(update={"engine": "local"})})
+    here = params.model_copy(update={"workers": Workers()})
     conditions = [Condition(samples=params.monitoring.samples)]
     frame = respond(here, loaded, conditions, {}, questions, "monitoring answers")
     kept = frame.select("question_id", "variant", "question", "sample", "text", "tokens", "finish")

@@ -28,9 +28,10 @@ def provenance(params: Params, metrics: Metrics) -> list[tuple[str, str]]:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{name} not installed")
+    shown = params.model_dump(mode="json", exclude={"workers"})  # they change no byte
     rows = [
         ("Profile", f"{params.profile}, seed {params.run.seed}, {params.run.dtype} weights"),
-        ("Params", f"sha256 {value_sha256(params.model_dump(mode='json'))[:SHOWN]}"),
+        ("Params", f"sha256 {value_sha256(shown)[:SHOWN]}"),
         ("Base model", f"{params.base.source}{_base_hash()}"),
         ("Judge", metrics.text("judge", "judge") or "none in this run"),
         ("Packages", joined(versions)),

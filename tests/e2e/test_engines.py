@@ -13,6 +13,7 @@ import pytest
 from stages.activations import extract, response_activations
 from stages.common import engine
 from stages.common.params import Params, load_params
+from stages.common.sections import Workers
 from stages.judging import judge_responses
 from stages.judging.judge_responses import Which
 from stages.steering import baseline, steer
@@ -40,10 +41,10 @@ def params(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Para
     os.environ["EMGEOMETRY_JOURNAL"] = str(tmp_path_factory.mktemp("journal"))
     os.chdir(run)
     found = load_params(Path("params.yaml"))
-    settings = found.run.model_copy(update={"engine": "ray", "workers": 2})
+    settings = Workers(engine="ray", number=2)
     worker, engine.Worker = engine.Worker, Mortal  # type: ignore[misc]
     # Two models are enough for workers to change from one to the other.
-    yield found.model_copy(update={"run": settings, "targets": found.targets[:2]})
+    yield found.model_copy(update={"workers": settings, "targets": found.targets[:2]})
     engine.Worker = worker  # type: ignore[misc]
     os.chdir(place)
     os.environ["PYTHONPATH"] = before
@@ -71,7 +72,7 @@ def test_engines_agree_even_when_a_worker_is_killed(params: Params, stage: str) 
     files = [p for p in Path("data", stage).iterdir() if p.stem in params.targets]
     before = {path.name: path.read_bytes() for path in files}
     assert len(before) >= len(params.targets)
-    shares = engine.cluster(params.run).shares
+    shares = engine.cluster(params.workers, params.run.threads).shares
     shares.clear()
     Path("kill").touch()
     for path in files:

@@ -11,14 +11,14 @@ from tests.e2e.graph import copy_graph
 from tests.faults.killing import Repro
 
 
-def talkative(folder: Path, **run: object) -> Path:
+def talkative(folder: Path, **workers: object) -> Path:
     """The graph in `folder`, whose stages print a line for every unit of progress.
 
-    `run` changes that section of the params.
+    `workers` is that section of the params.
     """
     copy_graph(folder)
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    params["run"] |= run
+    params["workers"] = workers
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     path = folder / "stages/common/progress.py"
     text = path.read_text(encoding="utf-8")

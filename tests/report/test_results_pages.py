@@ -1,4 +1,8 @@
-"""Pages of results say what the metrics beside them hold: docs/results-<name>.md and its folder."""
+"""Pages of results say what the metrics beside them hold: docs/results-<name>.md and its folder.
+
+The last cell of a table's row names the metrics behind the cell before it, in its order:
+`file: key`, with {a,b} for several keys.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +27,22 @@ def held(folder: Path, file: str, key: str) -> Any:
     return found
 
 
+def spread(key: str) -> list[str]:
+    """a.{b,c} as a.b, a.c."""
+    head, brace, rest = key.partition("{")
+    if not brace:
+        return [key]
+    inner, _, tail = rest.partition("}")
+    return [full for part in inner.split(",") for full in spread(head + part + tail)]
+
+
 def rows(page: Path) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(cells before the last, keys of the last cell) of every table row that names keys."""
+    """(cell before the last, metrics that the last names) of every table row that names some."""
     found = []
     for line in page.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|") and (keys := KEYS.findall(cells[-1])):
-            found.append((cells[-2], keys))
+        if line.startswith("|") and (named := KEYS.findall(cells[-1])):
+            found.append((cells[-2], [(file, k) for file, key in named for k in spread(key)]))
     return found
 
 

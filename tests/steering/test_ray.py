@@ -18,12 +18,12 @@ import stages.steering.respond as module
 from stages.common import engine
 from stages.common.artifacts import write_parquet
 from stages.common.errors import UserError
-from stages.common.sections import Run
+from stages.common.sections import Workers
 from stages.steering.respond import respond
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: the Ray engine is not tested here")
-SETTINGS: dict[str, Any] = {"device": "cpu", "threads": 1, "engine": "ray", "workers": 2}
-RUN = Run(**SETTINGS)
+RUN: dict[str, Any] = {"device": "cpu", "threads": 1}
+TWO = Workers(engine="ray", number=2)
 
 
 def tiny_worker(params: Any, slug: str) -> Callable[[Sequence[Any]], Any]:
@@ -47,7 +47,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     here, folder = Path(__file__), tmp_path_factory.mktemp("workers")
     os.environ["PYTHONPATH"] = f"{here.parent}:{here.parents[2]}:{before}"
     os.chdir(folder)
-    engine.cluster(RUN)
+    engine.cluster(TWO, 1)
     os.chdir(place)
     yield folder
     os.environ["PYTHONPATH"] = before
@@ -59,7 +59,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def table(path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> bytes:
     sampling = {"temperature": 1.0, "max_new_tokens": 6, "batch_size": 1}
-    params = tiny_params(run=SETTINGS | {"engine": how}, sampling=sampling)
+    params = tiny_params(run=RUN, workers={"engine": how, "number": 2}, sampling=sampling)
     monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(path.parent / path.stem))
     monkeypatch.setattr(module, "_worker", tiny_worker)
     frame = respond(params, loaded(), CONDITIONS, VECTORS, questions(), "test")
@@ -72,7 +72,7 @@ def test_engines_agree_byte_for_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Path
 ) -> None:
     local = table(tmp_path / "local.parquet", monkeypatch, "local")
-    shares = engine.cluster(RUN).shares
+    shares = engine.cluster(TWO, 1).shares
     assert not shares
     assert table(tmp_path / "ray.parquet", monkeypatch, "ray") == local
     assert sum(shares.values()) == 12
@@ -94,7 +94,7 @@ def refusing() -> Callable[[Any], Any]:
 
 @pytest.mark.slow
 def test_errors_come_through() -> None:
-    over = engine.spread(RUN, refusing)
+    over = engine.spread(tiny_params(run=RUN, workers=TWO), refusing)
     assert over is not None
     with pytest.raises(UserError, match="is zero"):
         list(over([1, 2]))
