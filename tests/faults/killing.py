@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.e2e.graph import environment
 
 REPRO = [sys.executable, "-m", "dvc", "repro"]
 STAGE = re.compile(r"Running stage '(.+)'")
-PROGRESS = re.compile(r"(.+: )(\d+)( of \d+ \S+?)( already done|,| in \d+ s)")
+PROGRESS = re.compile(r"(.+: )(\d+)( of \d+ \S+?)( already done|,| in)")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,23 @@ def told(lines: list[str]) -> Counter[str]:
         elif progress(line):
             found[stage] += 1
     return found
+
+
+def shared(lines: list[str]) -> set[str]:
+    """Names of the lists of units that a stage of an undisturbed run goes through several times."""
+    finished: Counter[tuple[str, str]] = Counter()
+    stage = ""
+    for line in lines:
+        if match := STAGE.search(line):
+            stage = match[1]
+        elif (match := PROGRESS.match(line)) and match[4] == " in":
+            finished[stage, list_name(match)] += 1
+    return {name for (_, name), count in finished.items() if count > 1}
+
+
+def list_name(match: re.Match[str]) -> str:
+    """Label and length of a list: several lists of one stage may share a label."""
+    return match[1] + match[3]
 
 
 def progress(line: str) -> re.Match[str] | None:
@@ -89,8 +106,10 @@ def planned(
 class Repro:
     """`dvc repro` in a folder, again and again, until no kill is left and it ends by itself."""
 
-    def __init__(self, folder: Path, plan: dict[str, list[Kill]]) -> None:
-        self.folder, self.plan = folder, plan
+    def __init__(
+        self, folder: Path, plan: dict[str, list[Kill]], shared: Collection[str] = ()
+    ) -> None:
+        self.folder, self.plan, self._shared = folder, plan, shared
         self.log: list[str] = []
         self.struck: list[str] = []
         self.starts = 0
@@ -147,9 +166,8 @@ class Repro:
 
     def _check_kept(self, match: re.Match[str], labels: set[str]) -> None:
         """What a journal once held is not made again."""
-        # Several lists of one stage may share a label; they differ in length.
-        label, done, rest = match[1] + match[3], int(match[2]), match[4]
-        if not label.endswith(" units"):
+        label, done, rest = list_name(match), int(match[2]), match[4]
+        if not label.endswith(" units") or label in self._shared:
             return
         kept = self._kept.get(label, 0)
         if label not in labels and kept:

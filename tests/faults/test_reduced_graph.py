@@ -20,7 +20,7 @@ from stages.steering.respond import respond
 from stages.steering.selected import read_selected
 from stages.steering.steer import plan
 from tests.faults.conftest import talkative
-from tests.faults.killing import Repro, planned, told
+from tests.faults.killing import Repro, planned, shared, told
 
 SEED = 7
 TARGET = "finance"
@@ -51,7 +51,11 @@ def test_killed_again_and_again(
 ) -> None:
     """Also two runs in different places: one path is longer, with spaces and other letters."""
     kills = planned(KILLS, told(undisturbed.log), random.Random(SEED))
-    run = Repro(talkative(tmp_path / "a longer path, in größeren Buchstaben ж"), kills)
+    run = Repro(
+        talkative(tmp_path / "a longer path, in größeren Buchstaben ж"),
+        kills,
+        shared(undisturbed.log),
+    )
     run.run()
     struck = counted(run, capsys)
     assert struck.total() >= 25
@@ -67,7 +71,8 @@ def test_killed_with_ray(
     pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: no kills under the Ray engine")
     victims = ("worker", "worker", "stage")
     kills = planned(RAY_KILLS, told(undisturbed.log), random.Random(SEED), victims)
-    run = Repro(talkative(tmp_path / "ray", engine="ray", number=2), kills)
+    folder = talkative(tmp_path / "ray", engine="ray", number=2)
+    run = Repro(folder, kills, shared(undisturbed.log))
     run.run()
     assert set(counted(run, capsys)) == set(RAY_KILLS)
     assert sum("worker" in entry for entry in run.struck) >= 3
