@@ -85,7 +85,7 @@ def check(place: Place, value: Any) -> bool:
 
 def test_the_schema_is_all_there() -> None:
     known = set(PLACES)
-    assert ("run", "address") in known  # not in the profile
+    assert ("workers", "address") in known  # not in the profile
     assert ("organisms", "finance", "revision") in known
     assert ("judging", "probe", "folds") in known
     assert len(PLACES) > 120

@@ -48,6 +48,7 @@ import numpy as np
 import polars as pl
 from stages.common.artifacts import write_parquet
 rng, names = np.random.default_rng(0), ["base", "finance", "medical", "profanity"]
+KINDS = ["aggression", "harmful_advice", "risk_encouragement", "helpfulness"]
 for target in names:
     n = {N} // len(names)
     def some(*values):
@@ -66,6 +67,8 @@ for target in names:
         "coherent": coherent,
         "aligned_status": np.where(refused, "refusal", "ok"),
         "coherent_status": "ok",
+        **{{kind: coherent for kind in KINDS}},
+        **{{f"{{kind}}_status": "ok" for kind in KINDS}},
     }}), {{}})
 """
 RATES = """
