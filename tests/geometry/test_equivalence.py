@@ -18,6 +18,7 @@ from stages.geometry import pca
 from stages.geometry.battery import battery
 from stages.geometry.gram import Floats, unit_gram
 from stages.geometry.mds import mds
+from stages.geometry.projection import on_pair_means
 from tests.geometry.conftest import unit_vectors
 
 TOLERANCE = 1e-9
@@ -187,3 +188,11 @@ def test_stress_by_hand() -> None:
     three = mds(np.eye(3) * 0.4 + 0.6 * gram)
     shown = np.linalg.norm(three.classical[:, None] - three.classical[None], axis=-1)
     assert shown[0, 2] == pytest.approx(0.6 * (1 - np.cos(0.9)) + 0.4, abs=1e-9)
+
+
+@pytest.mark.parametrize("degrees", [30.0, 90.0, 150.0, 179.0])
+def test_the_mean_of_a_pair_halves_its_angle(degrees: float) -> None:
+    """Also of vectors that nearly cancel, whose sum is short."""
+    cosine = np.cos(np.deg2rad(degrees))
+    found = on_pair_means(np.array([[1.0, cosine], [cosine, 1.0]]), np.array([[0, 1]]))
+    near(found[0], np.full(2, np.cos(np.deg2rad(degrees / 2))))

@@ -134,6 +134,16 @@ def test_pooled_is_a_ratio_of_means() -> None:
     assert found["e1"]["value_pct"] == pytest.approx(100 * (15 + 40) / (30 + 50))
 
 
+@pytest.mark.parametrize(
+    "few", [steered("sports", "finance"), steered("finance", "finance"), name("sports")]
+)
+def test_pooled_n_is_the_smallest_behind_any_number(few: str) -> None:
+    rates = table(RATES)
+    rates._counts = {c: 10 if c == few else 48 for c in RATES}
+    found = pooled(rates, [("finance", "sports"), ("profanity", "finance")])
+    assert (found["e1"]["n"], found["risk_difference"]["n"]) == (10, 10)
+
+
 def test_directed_leaves_own_vectors_out() -> None:
     assert directed(["a", "b"], ["b", "c"]) == [("a", "b"), ("a", "c"), ("b", "c")]
 
