@@ -172,7 +172,7 @@ def test_checkpoints_are_measured_and_compared_with_the_control(run: Path) -> No
     assert (found["status"], found["prompts"], found["rate"]) == ("ok", 8, "em_turner")
     medical = found["medical"]
     assert medical["block"] == metrics(run, "layer_sweep")["layer"]
-    assert (medical["mix_0"]["bad_examples"], medical["mix_100"]["bad_examples"]) == (0, 36)
+    assert (medical["mix_0"]["bad_examples"], medical["mix_100"]["bad_examples"]) == (0, 27)
     bad = medical["mix_100"]["checkpoint"]
     assert list(bad) == ["step_2", "step_5"]
     assert bad["step_5"]["n"] == 4
