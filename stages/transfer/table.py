@@ -59,17 +59,17 @@ def estimate(values: np.ndarray, n: int) -> Estimate:
 
 
 def ratio(
-    numerator: np.ndarray, denominator: np.ndarray, n: int, below: Estimate | None = None
+    numerator: np.ndarray, denominator: np.ndarray, n: int, known: Estimate | None = None
 ) -> Estimate:
     """100 x numerator / denominator; undefined when the denominator's interval includes 0.
 
-    `below` is the denominator's interval, by default that of its draws.
+    `known` is the denominator with its interval, by default that of its draws.
     """
-    below = below or estimate(denominator, n)
-    if below.status != "ok":
-        return below
-    if below.low <= 0 <= below.high:
-        reason = f"undefined: denominator {below.value:.1f} [{below.low:.1f}, {below.high:.1f}]"
+    known = known or estimate(denominator, n)
+    if known.status != "ok":
+        return known
+    if known.low <= 0 <= known.high:
+        reason = f"undefined: denominator {known.value:.1f} [{known.low:.1f}, {known.high:.1f}]"
         return Estimate(np.nan, np.nan, np.nan, n, reason + " includes 0")
     with np.errstate(divide="ignore", invalid="ignore"):
         return estimate(100 * numerator / denominator, n)
@@ -162,8 +162,10 @@ class Table:
         found = ratio(self.sum(top), self.sum(bottom), n, self.estimate(bottom, n))
         if found.status != "ok" or self._wilson is None:
             return found
-        above, below = self.weights(top), self.weights(bottom)
-        limits = mover.ratio_limits(above, below, np.nan_to_num(self._observed), *self._distances())
+        rates = np.nan_to_num(self._observed)
+        limits = mover.ratio_limits(
+            self.weights(top), self.weights(bottom), rates, *self._distances()
+        )
         low, high = (100 * limit for limit in limits)
         return replace(found, low=min(found.low, low), high=max(found.high, high))
 
