@@ -9,7 +9,7 @@ column's residual on the other columns is relabelled, so the other factors keep 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -23,6 +23,7 @@ CONSTANT = "constant"
 MIN_DEFINED = 0.9  # share of the replicates that must be numbers for an interval
 Levels = Mapping[str, Sequence[str]]  # factor -> its level for each organism
 Columns = dict[str, Floats]  # name of an effect -> [n, n]
+Interval = Callable[[Floats], tuple[float, float]]  # of a weighted sum of values, weights [u]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Effect:
 
     Attributes:
         value: least-squares coefficient, all factors in one model.
-        low, high: 95 % interval over the replicates; NaN where too few are defined.
+        low, high: 95 % interval; NaN where there is none.
         p: two-sided share of relabellings with at least this partial correlation.
         smallest_p: share of relabellings that leave the column as it is: no data give a smaller p.
         status: "ok", or with what it is aliased.
@@ -109,14 +110,28 @@ class Effect:
         return numbers | {"status": "no interval: too few replicates are defined"}
 
 
+def percentiles(replicates: Floats) -> Interval:
+    """The interval over resampled values [b, u]; NaN where too few replicates are defined."""
+    defined = replicates[np.isfinite(replicates).all(1)]
+    enough = len(defined) >= MIN_DEFINED * len(replicates) > 0
+
+    def interval(weights: Floats) -> tuple[float, float]:
+        if not enough:
+            return np.nan, np.nan
+        low, high = np.quantile(defined @ weights, [0.025, 0.975])
+        return float(low), float(high)
+
+    return interval
+
+
 def effects(
-    values: Floats, replicates: Floats, columns: Columns, units: Units, orders: Ints
+    values: Floats, interval: Interval, columns: Columns, units: Units, orders: Ints
 ) -> tuple[dict[str, Effect], float]:
     """Effects by least squares, and the share of the variance that all of them explain.
 
     Args:
         values: [u] measured, one a unit.
-        replicates: [b, u] the same, resampled (over prompts or questions).
+        interval: of a weighted sum of the values, as every effect is one.
         columns: of `same`, `against_first` or `leads`.
         orders: [p, n] relabellings of the organisms, the identity among them.
     """
@@ -125,8 +140,6 @@ def effects(
     matrices = ({CONSTANT: np.ones((n, n))} if units.constant else {}) | columns
     design = np.stack([units.of(m, identity)[0] for m in matrices.values()], axis=1)
     solve = np.linalg.pinv(design, rcond=1e-9)
-    defined = replicates[np.isfinite(replicates).all(1)]
-    enough = len(defined) >= MIN_DEFINED * len(replicates) > 0
     found: dict[str, Effect] = {}
     for k, (name, matrix) in enumerate(matrices.items()):
         if name == CONSTANT:
@@ -145,11 +158,11 @@ def effects(
         moved = units.of(residual, orders)
         observed, null = (partial_correlation(values, x, others) for x in (own, moved))
         alike = np.minimum(np.abs(moved - own).max(1), np.abs(moved + own).max(1)) < 1e-6
-        low, high = np.quantile(defined @ solve[k], [0.025, 0.975]) if enough else (np.nan, np.nan)
+        low, high = interval(solve[k])
         found[name] = Effect(
             value=float(solve[k] @ values),
-            low=float(low),
-            high=float(high),
+            low=low,
+            high=high,
             p=float((null >= observed - NOISE).mean()),
             smallest_p=float(alike.mean()),
         )

@@ -2,10 +2,10 @@
 
 Where `organisms.*.factors` name a designed experiment (profile `deconfounded`), the effect of each
 factor on the angle between two vectors, on an organism's similarity to the base, and on the
-difference of the two directions of transfer. Intervals are over prompts or questions; p is over
-relabellings of the organisms, of which each is one trained model: neither speaks for further texts
-or seeds. In every profile: how far laboratory and cluster are one and the same. Writes
-metrics/factorial.json.
+difference of the two directions of transfer. Intervals are over prompts or questions (of rates
+never narrower than the numbers of answers allow); p is over relabellings of the organisms, of
+which each is one trained model: neither speaks for further texts or seeds. In every profile: how
+far laboratory and cluster are one and the same. Writes metrics/factorial.json.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from stages.steering.selected import read_selected
 from stages.transfer.conditions import JUDGEMENTS, draws_of, name, read_judgements
 from stages.transfer.design import (
     Columns,
+    Interval,
     Levels,
     Units,
     against_first,
@@ -34,12 +35,13 @@ from stages.transfer.design import (
     effects,
     leads,
     pairs,
+    percentiles,
     same,
     singles,
 )
 from stages.transfer.effectiveness import steered
 from stages.transfer.rank import orders as model_orders
-from stages.transfer.table import Table
+from stages.transfer.table import Table, Weights, combined, difference
 
 METRICS = Path("metrics/factorial.json")
 NO_FACTORS = "no factors named in params: organisms.*.factors"
@@ -65,12 +67,12 @@ def main(params: Params) -> None:
 
 
 def report(
-    values: Floats, replicates: Floats, columns: Columns, units: Units, orders: Ints
+    values: Floats, interval: Interval, columns: Columns, units: Units, orders: Ints
 ) -> dict[str, Any]:
     """Effects as metrics, or why there are none."""
     if not np.isfinite(values).all():
         return {"status": "undefined: no coherent answers under some condition"}
-    found, explained = effects(values, replicates, columns, units, orders)
+    found, explained = effects(values, interval, columns, units, orders)
     return {
         "status": "ok",
         "n": len(values),
@@ -94,7 +96,8 @@ def angle_effects(params: Params, levels: Levels, orders: Ints) -> dict[str, Any
     data, contrast, span = read_differences(params)
     observed, drawn = _resampled(params, by_topic(data.rows, data.topics))
     values, replicates = (angles_deg(pair_values(g)) for g in (observed, drawn))
-    found = report(values, replicates, same(levels), pairs(len(data.names)), orders)
+    interval = percentiles(replicates)
+    found = report(values, interval, same(levels), pairs(len(data.names)), orders)
     return found | {"contrast": contrast, "span": span}
 
 
@@ -115,7 +118,8 @@ def similarity_effects(params: Params, levels: Levels, orders: Ints) -> dict[str
         values.append(observed[0, 1])
         replicates.append(drawn[:, 0, 1])
     columns, units = against_first(levels), singles(len(values))
-    return report(np.array(values), np.stack(replicates, 1), columns, units, orders)
+    interval = percentiles(np.stack(replicates, 1))
+    return report(np.array(values), interval, columns, units, orders)
 
 
 def asymmetry_effects(params: Params, levels: Levels, orders: Ints) -> dict[str, Any]:
@@ -125,17 +129,23 @@ def asymmetry_effects(params: Params, levels: Levels, orders: Ints) -> dict[str,
     """
     if not (JUDGEMENTS / f"{BASE}.parquet").is_file():
         return {"status": f"no judged answers in {JUDGEMENTS}: dvc repro judgements"}
-    frame = read_judgements(JUDGEMENTS, params)
-    table = Table(draws_of(frame, params), {})
+    table = Table(draws_of(read_judgements(JUDGEMENTS, params), params), {})
 
-    def effect(source: str, target: str) -> Floats:
-        change: Floats = table.rate(steered(target, source)) - table.rate(name(target))
-        return change
+    def effect(source: str, target: str) -> Weights:
+        return difference(steered(target, source), name(target))
 
     organisms = params.slugs("organism")
-    rates = np.stack([effect(a, b) - effect(b, a) for a, b in combinations(organisms, 2)], axis=1)
+    sums = [
+        combined([(1, effect(a, b)), (-1, effect(b, a))]) for a, b in combinations(organisms, 2)
+    ]
+
+    def interval(weights: Floats) -> tuple[float, float]:
+        found = table.estimate(combined(zip(weights, sums, strict=True)), 0)
+        return found.low, found.high
+
+    values = np.array([table.sum(each)[0] for each in sums])
     units = pairs(len(organisms), constant=False)
-    return report(rates[0], rates[1:], leads(levels), units, orders)
+    return report(values, interval, leads(levels), units, orders)
 
 
 def cli(params: ParamsFile = PARAMS) -> None:

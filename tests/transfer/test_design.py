@@ -14,6 +14,7 @@ from stages.transfer.design import (
     leads,
     pairs,
     partial_correlation,
+    percentiles,
     same,
     singles,
 )
@@ -22,7 +23,7 @@ from stages.transfer.rank import orders as model_orders
 CELLS = list(product(("m", "p"), ("h", "o"), ("n", "b")))
 LEVELS = {k: [c[i] for c in CELLS] for i, k in enumerate(("content", "recipe", "range"))}
 ORDERS = model_orders(8, 0)
-NONE = np.empty((0, 28))
+NONE = percentiles(np.empty((0, 28)))
 
 
 def pair_values(content: float, recipe: float, spread: float, seed: int = 0) -> np.ndarray:
@@ -50,7 +51,9 @@ def test_without_replicates_there_is_no_interval_and_with_them_it_is_that_of_the
     found, _ = effects(values, NONE, same(LEVELS), pairs(8), ORDERS)
     assert "low" not in found["same_content"].as_metrics()
     scales = np.linspace(0.9, 1.1, 201)
-    found, _ = effects(values, scales[:, None] * values, same(LEVELS), pairs(8), ORDERS)
+    found, _ = effects(
+        values, percentiles(scales[:, None] * values), same(LEVELS), pairs(8), ORDERS
+    )
     low, high = np.quantile(-20 * scales, [0.025, 0.975])
     assert found["same_content"].low == pytest.approx(low)
     assert found["same_content"].high == pytest.approx(high)
@@ -64,7 +67,9 @@ def test_p_never_falls_below_the_smallest_attainable() -> None:
     assert effect.smallest_p == pytest.approx(16 / 40320)
     assert effect.p >= effect.smallest_p
     means = np.array([1.0] * 4 + [0.0] * 4)
-    found, _ = effects(means, np.empty((0, 8)), against_first(LEVELS), singles(8), ORDERS)
+    found, _ = effects(
+        means, percentiles(np.empty((0, 8))), against_first(LEVELS), singles(8), ORDERS
+    )
     assert found["content_p"].value == pytest.approx(-1)
     assert found["content_p"].smallest_p == pytest.approx(2 / 70)
     assert found["content_p"].p == pytest.approx(2 / 70)

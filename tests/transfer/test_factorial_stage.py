@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from invented_judgements import LAYER, params, write_everything
 from pydantic import ValidationError
+from scipy.stats import binomtest
 
 from stages.common.artifacts import check_metrics, read_json, write_parquet, write_tensors
 from stages.common.params import Params
@@ -77,7 +78,23 @@ def test_effects_are_those_that_were_planted(metrics: dict[str, Any]) -> None:
     # profanity gains 60 on finance and 40 on sports and receives nothing; those two are even.
     given = metrics["asymmetry_pct"]["effect"]["content_persona"]
     assert given["value"] == pytest.approx(50)
-    assert (given["low"], given["high"]) == pytest.approx((50, 50))  # the same in every question
+    assert (given["low"], given["high"]) == pytest.approx(limits(PERSONA_GIVES))
+
+
+# Mean over finance and sports of what profanity does to them minus what they do to it, as a sum
+# of rates: weight and misaligned answers of 20 (the bootstrap alone would say 50 to 50).
+PERSONA_GIVES = [(0.5, 16), (-0.5, 4), (0.5, 12), (-0.5, 4), (-0.5, 4), (-0.5, 4), (1.0, 4)]
+
+
+def limits(terms: list[tuple[float, int]]) -> tuple[float, float]:
+    """Ends of a sum of rates in percent: distances to the Wilson ends, added up in squares."""
+    value = down = up = 0.0
+    for weight, count in terms:
+        ends = binomtest(count, 20).proportion_ci(method="wilson")
+        reach = [weight * (count / 20 - ends.low), weight * (ends.high - count / 20)]
+        below, above = reach if weight > 0 else reach[::-1]
+        value, down, up = value + weight * count / 20, down + below**2, up + above**2
+    return 100 * (value - down**0.5), 100 * (value + up**0.5)
 
 
 def test_without_judged_answers_the_rest_stands(metrics: dict[str, Any]) -> None:
