@@ -1,15 +1,15 @@
 """Stage `calibration`: intervals, nulls and power for the measured geometry.
 
 Writes metrics/calibration.json, plots/power.csv (a line a share of common core) and
-plots/nulls.csv (a line a statistic). It rests on the activations, so no model runs. The
-contrast of answers (c) has no prompts in common between models; for it, and for spans that were
-not captured, the organism-base contrast at the same blocks is calibrated and named.
+plots/nulls.csv (a line a statistic). It rests on the activations, so no model runs. Where the
+contrast of answers (c) rests on answers to too few questions to draw them again, the organism-base
+contrast at the same blocks is calibrated instead, and named.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ from stages.common.artifacts import read_parquet, read_tensors, write_metrics, w
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
 from stages.common.params import BASE, Params, load_params
-from stages.geometry.calibration import Differences, calibrate
+from stages.geometry.answers import MIN_QUESTIONS, Answers
+from stages.geometry.calibration import Measured, calibrate
 from stages.geometry.gram import Floats
+from stages.geometry.labels import misaligned_and_aligned
 from stages.geometry.measure import (
     ACTIVATIONS,
     SELECTED,
@@ -27,13 +29,17 @@ from stages.geometry.measure import (
     massive_dimensions,
 )
 from stages.geometry.power import curves
+from stages.geometry.samples import Prompts, Sample
 from stages.geometry.table import csv_text
 
 METRICS = Path("metrics/calibration.json")
+RESPONSES = Path("data/response_activations")
+BASELINE = Path("data/baseline/judgements")
 POWER, NULLS = Path("plots/power.csv"), Path("plots/nulls.csv")
 FALLBACK = "model_contrast"
 PAIRED = ("prompt_contrast", "interaction")  # rows are harmful minus neutral of a pair
 AGAINST = (FALLBACK, "control_contrast", "interaction")  # rows subtract another model
+OF_ANSWERS = "response_contrast"
 
 
 def pair_rows(kinds: Sequence[str], pairs: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -57,8 +63,8 @@ def pair_rows(kinds: Sequence[str], pairs: Sequence[str]) -> tuple[list[int], li
     return first, [found["neutral"][0] for found in sides.values()]
 
 
-def read_differences(params: Params) -> tuple[Differences, str, str]:
-    """Difference rows of organisms and controls, with the contrast and span they are of."""
+def read_measured(params: Params) -> tuple[Measured, str, str]:
+    """What lies behind the vectors of organisms and controls, with the contrast and span."""
     _, about = read_tensors(SELECTED)
     names, controls = params.slugs("organism"), params.slugs("control")
     try:
@@ -72,9 +78,28 @@ def read_differences(params: Params) -> tuple[Differences, str, str]:
             found=f"no {error}",
             hint="dvc repro layer_sweep",
         ) from None
-    if contrast not in (*PAIRED, *AGAINST):
-        contrast = FALLBACK
-    span = span if span in params.activations.spans else params.activations.spans[0]
+    blocks = {slug: layers.get(slug, middle) for slug in (*names, *controls)}
+    spans = params.activations.spans
+    prompt_span = span if span in spans else spans[0]
+    base = base_activations(spans, prompt_span, middle)
+    sample: Sample | None = None
+    if contrast == OF_ANSWERS:
+        sample = answer_sample(params, span, {name: blocks[name] for name in names})
+    if sample is not None:  # aligned controls have no misaligned answers
+        others = np.empty((0, base.shape[-1]))
+    else:
+        contrast, span = contrast if contrast in (*PAIRED, *AGAINST) else FALLBACK, prompt_span
+        sample = prompt_sample(params, contrast, span, {name: blocks[name] for name in names})
+        others = np.empty((0, base.shape[-1]))
+        if controls:
+            at = {slug: blocks[slug] for slug in controls}
+            others = prompt_sample(params, contrast, span, at).vectors
+    massive = massive_dimensions(base, params.geometry.massive_share)
+    return Measured(names, params.clusters(), sample, others, massive), contrast, span
+
+
+def prompt_sample(params: Params, contrast: str, span: str, blocks: Mapping[str, int]) -> Prompts:
+    """Difference rows of models at their blocks, by prompt or pair of prompts."""
     prompts = read_parquet(ACTIVATIONS / f"{BASE}.parquet")
     topics, pairs = prompts["topic"].to_list(), prompts["pair"].to_list()
     if len(set(topics)) < 2:
@@ -91,23 +116,29 @@ def read_differences(params: Params) -> tuple[Differences, str, str]:
         tensors, _ = read_tensors(ACTIVATIONS / f"{slug}.safetensors")
         return np.asarray(tensors[span][:, layer], dtype=np.float64)
 
-    def rows_of(slug: str) -> Floats:
-        layer = layers.get(slug, middle)
+    def rows_of(slug: str, layer: int) -> Floats:
         rows = activations(slug, layer)
         if contrast in AGAINST:
             rows = rows - activations(_reference(params, contrast, slug), layer)
         return rows[harmful] - rows[neutral] if paired else rows
 
-    base = base_activations(params.activations.spans, span, middle)
-    data = Differences(
-        names=names,
-        clusters=params.clusters(),
-        rows=np.stack([rows_of(name) for name in names]),
-        topics=[topics[i] for i in harmful] if paired else topics,
-        controls=np.array([rows_of(c).mean(0) for c in controls]).reshape(-1, base.shape[-1]),
-        massive=massive_dimensions(base, params.geometry.massive_share),
-    )
-    return data, contrast, span
+    rows = np.stack([rows_of(slug, layer) for slug, layer in blocks.items()])
+    return Prompts(rows, [topics[i] for i in harmful] if paired else topics)
+
+
+def answer_sample(params: Params, span: str, blocks: Mapping[str, int]) -> Answers | None:
+    """Labelled answers of models at their blocks; None where they are of too few questions."""
+    answers, labels, questions = [], [], []
+    for slug, layer in blocks.items():
+        tensors, about = read_tensors(RESPONSES / f"{slug}.safetensors")
+        frame = read_parquet(BASELINE / f"{slug}.parquet")[json.loads(about["rows"])]
+        bad, good = misaligned_and_aligned(frame, params.judging)
+        used = bad | good
+        answers.append(tensors[span][used, layer].astype(np.float64))
+        labels.append(bad[used])
+        questions.append(np.array(frame["question_id"].to_list())[used].tolist())
+    found = Answers(answers, labels, questions)
+    return found if found.questions_of_fewest >= MIN_QUESTIONS else None
 
 
 def _reference(params: Params, contrast: str, slug: str) -> str:
@@ -128,7 +159,7 @@ def _reference(params: Params, contrast: str, slug: str) -> str:
 
 def main(params: Params) -> None:
     """Calibrates the geometry of the selected vectors."""
-    data, contrast, span = read_differences(params)
+    data, contrast, span = read_measured(params)
     found = calibrate(data, params.geometry, params.run.seed)
     write_metrics(METRICS, {"contrast": contrast, "span": span} | found.metrics)
     write_text(POWER, csv_text(*curves(found.sweep)))

@@ -1,9 +1,9 @@
 """Every statistic of the battery with its interval and its nulls (METHOD.md: calibration).
 
-Nulls: `covariance` - the vectors are draws from N(0, Sigma), Sigma the covariance of the
-difference rows - with and without massive-activation dimensions; `flips` - no organism has a
-consistent difference; `partitions` - the cluster labels mean nothing; `controls` - organisms are
-no more alike than each is like a benignly fine-tuned control.
+Nulls: `covariance` - the vectors are draws from N(0, Sigma), Sigma the covariance of the rows
+behind them - with and without massive-activation dimensions; `flips` - no organism has a consistent
+difference (signs flipped, or labels of answers shuffled); `partitions` - the cluster labels mean
+nothing; `controls` - organisms are no more alike than each is like a benignly fine-tuned control.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from stages.geometry.core_share import core_loadings, core_share
 from stages.geometry.gram import Floats, Ints, cosines, unit_gram
 from stages.geometry.p_values import interval, p_value, partition_p
 from stages.geometry.result import nest
+from stages.geometry.samples import Sample
 from stages.geometry.similarity import across_mean
 
 CORE = "core.share"
@@ -46,22 +47,20 @@ LABELLED = (  # what the labels of clusters decide; the keys name no vectors
 
 
 @dataclass(frozen=True)
-class Differences:
-    """Difference rows behind the measured vectors; a vector is the mean of its rows.
+class Measured:
+    """The measured vectors, and what calibrates them.
 
     Attributes:
         names: organisms in order.
         clusters: cluster -> organisms.
-        rows: [n, R, width] per prompt or pair of prompts.
-        topics: [R] topic of each row.
+        sample: their vectors and the rows behind them.
         controls: [c, width] vectors of the aligned controls, made the same way.
         massive: dimensions of massive activations.
     """
 
     names: list[str]
     clusters: dict[str, list[str]]
-    rows: Floats
-    topics: list[str]
+    sample: Sample
     controls: Floats
     massive: Ints
 
@@ -75,7 +74,7 @@ class Calibration:
     nulls: tuple[list[str], list[list[object]]]
 
 
-def calibrate(data: Differences, rules: Geometry, seed: int) -> Calibration:
+def calibrate(data: Measured, rules: Geometry, seed: int) -> Calibration:
     """The whole calibration of one choice of contrast, span and block."""
 
     def rng(name: str) -> np.random.Generator:
@@ -86,21 +85,22 @@ def calibrate(data: Differences, rules: Geometry, seed: int) -> Calibration:
 
     count = rules.replicates
     members = cluster_indices(data.names, data.clusters)
-    gram = unit_gram(data.rows.mean(1))
-    topics = resampling.by_topic(data.rows, data.topics)
-    light = np.delete(data.rows, data.massive, axis=-1)
+    sample, gram = data.sample, unit_gram(data.sample.vectors)
+    residuals = sample.residuals
     spectra = {
-        "covariance": resampling.spectrum(data.rows),
-        "covariance_without_massive": resampling.spectrum(light),
+        "covariance": resampling.spectrum(residuals),
+        "covariance_without_massive": resampling.spectrum(
+            np.delete(residuals, data.massive, axis=-1)
+        ),
     }
     nulls = {
         name: found(resampling.covariance_draws(rng(name), values, count, len(gram)))
         for name, values in spectra.items()
     }
-    nulls["flips"] = found(resampling.sign_flips(rng("flips"), topics, count))
-    resampled = resampling.bootstrap(rng("bootstrap"), topics, count)
+    nulls["flips"] = found(sample.without_effect(rng("flips"), count))
+    resampled = sample.bootstrap(rng("bootstrap"), count)
     boot = found(resampled)
-    split, agreement = resampling.halves(rng("halves"), topics, count)
+    split, agreement = sample.halves(rng("halves"), count)
     halves = found(split)
     moved = found(relabelled(gram, members, count, rng("partitions")))
     table = {
@@ -112,13 +112,13 @@ def calibrate(data: Differences, rules: Geometry, seed: int) -> Calibration:
     effective = max(2, round(dimensions["covariance"]))
     sweep, full = (
         power.sweep(rng(f"power.{d}"), count, d, len(gram), members, tightness, rules)
-        for d in (effective, data.rows.shape[-1])
+        for d in (effective, residuals.shape[-1])
     )
     metrics: dict[str, Any] = {
-        "rows": data.rows.shape[1],
-        "topics": topics.count,
+        "rows": sample.rows,
+        "topics": sample.topics,
         "replicates": count,
-        "width": data.rows.shape[-1],
+        "width": residuals.shape[-1],
         "effective_dimension": dimensions,
         "massive_dimensions": len(data.massive),
         "reliability": dict(zip(data.names, agreement.mean(0).tolist(), strict=True)),
@@ -182,7 +182,7 @@ def _half(value: Floats, halves: Floats) -> dict[str, Any]:
 
 
 def controls_null(
-    data: Differences, gram: Floats, members: Mapping[str, Sequence[int]]
+    data: Measured, gram: Floats, members: Mapping[str, Sequence[int]]
 ) -> dict[str, Any]:
     """Mean cosine across clusters against cosines of organisms with aligned controls.
 
@@ -191,7 +191,7 @@ def controls_null(
     """
     if len(data.controls) == 0:
         return {"status": "undefined: no controls"}
-    vectors = np.concatenate([data.rows.mean(1), data.controls])
+    vectors = np.concatenate([data.sample.vectors, data.controls])
     cosine = unit_gram(vectors)[len(data.names) :, : len(data.names)]
     values = np.array([row[list(m)].mean() for row in cosine for m in members.values()])
     observed = float(across_mean(gram, members))
@@ -208,7 +208,7 @@ def controls_null(
 
 
 def _core(
-    gram: Floats, data: Differences, members: Mapping[str, Sequence[int]], row: Mapping[str, Any]
+    gram: Floats, data: Measured, members: Mapping[str, Sequence[int]], row: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Share of a common core with its interval, and the loadings behind it."""
     if "status" in row:
@@ -224,7 +224,7 @@ def _core(
     }
 
 
-def _coclustering(resampled: Floats, data: Differences, rules: Geometry) -> dict[str, Any]:
+def _coclustering(resampled: Floats, data: Measured, rules: Geometry) -> dict[str, Any]:
     """How often two organisms share a cluster when the dendrogram is cut into as many."""
     k = len(data.clusters)
     if not 2 <= k <= len(data.names):

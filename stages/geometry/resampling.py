@@ -1,15 +1,12 @@
 """Resampled vectors as Gram matrices, without ever building the vectors (METHOD.md: calibration).
 
-A measured vector is the mean of difference rows: per prompt, organism minus reference; or per
-pair of prompts, harmful minus neutral. A resampled vector is another weighted sum of the same
-rows, so its inner products need the rows' kernel only: G_b[i, j] = w_i' K_ij w_j. Rows of one
-topic are resampled together, because prompts of a topic resemble each other.
+A measured vector is a weighted sum of rows. A resampled vector is another weighted sum of the same
+rows, so its inner products need the rows' kernel only: G_b[i, j] = w_i' K_ij w_j.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from math import factorial, prod
 
@@ -24,85 +21,56 @@ def stream(seed: int, *parts: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=stream_key(seed, *parts)))
 
 
-@dataclass(frozen=True)
-class Topics:
-    """Rows summed by topic: all that resampling by topic needs.
-
-    Attributes:
-        kernel: [n, n, T, T] inner products of the topic sums of two organisms.
-        sizes: [T] rows in each topic.
-    """
-
-    kernel: Floats
-    sizes: Floats
-
-    @property
-    def count(self) -> int:
-        """Number of topics T."""
-        return len(self.sizes)
-
-
-def by_topic(rows: Floats, topics: Sequence[str]) -> Topics:
-    """Topic sums of difference rows [n, R, width], `topics` [R]."""
-    names = sorted(set(topics))
-    member = np.array([[topic == name for topic in topics] for name in names], dtype=float)
-    sums = member @ rows
-    return Topics(np.einsum("itw,jsw->ijts", sums, sums, optimize=True), member.sum(1))
-
-
-def weighted_grams(topics: Topics, weights: Floats) -> Floats:
-    """Raw Gram matrices [B, n, n].
+def weighted_grams(kernel: Floats, weights: Floats) -> Floats:
+    """Raw Gram matrices [B, n, n] of weighted sums of rows.
 
     Args:
+        kernel: [n, n, T, T] inner products of the rows of two organisms.
         weights: [B, T] the same for all organisms, or [B, n, T] one set each.
     """
-    n = topics.kernel.shape[0]
-    each = weights[:, None, :] if weights.ndim == 2 else weights
-    each = np.broadcast_to(each, (len(weights), n, topics.count))
+    n = kernel.shape[0]
+    each = _each(weights, n)
     grams = np.empty((len(weights), n, n))
     for i in range(n):
         for j in range(i, n):
-            products = (each[:, i] @ topics.kernel[i, j] * each[:, j]).sum(-1)
+            products = (each[:, i] @ kernel[i, j] * each[:, j]).sum(-1)
             grams[:, i, j] = grams[:, j, i] = products
     return grams
 
 
-def bootstrap(rng: np.random.Generator, topics: Topics, replicates: int) -> Floats:
-    """Raw Gram matrices of means over topics drawn with replacement."""
-    share = np.full(topics.count, 1.0 / topics.count)
-    drawn = rng.multinomial(topics.count, share, replicates).astype(float)
-    return weighted_grams(topics, drawn / (drawn @ topics.sizes)[:, None])
+def _each(weights: Floats, n: int) -> Floats:
+    """Weights [B, n, T] of [B, T] or [B, n, T]."""
+    each = weights[:, None, :] if weights.ndim == 2 else weights
+    return np.broadcast_to(each, (len(weights), n, weights.shape[-1]))
 
 
-def sign_flips(rng: np.random.Generator, topics: Topics, replicates: int) -> Floats:
-    """Raw Gram matrices when no organism has a consistent difference.
-
-    The rows of a topic change sign together, independently by topic and organism. For rows that
-    are harmful minus neutral this is shuffling the two labels within pairs.
-    """
-    n = topics.kernel.shape[0]
-    signs = rng.choice([-1.0, 1.0], (replicates, n, topics.count))
-    return weighted_grams(topics, signs / topics.sizes.sum())
+def drawn(rng: np.random.Generator, count: int, replicates: int) -> Floats:
+    """[B, count]: how often each of `count` things is drawn, with replacement."""
+    return rng.multinomial(count, np.full(count, 1.0 / count), replicates).astype(float)
 
 
-def halves(rng: np.random.Generator, topics: Topics, replicates: int) -> tuple[Floats, Floats]:
-    """Raw Gram matrices [B, n, n] of random halves of the topics, and cosines [B, n] between.
+def first_half(rng: np.random.Generator, count: int, replicates: int) -> Floats:
+    """[B, count]: 1 for what is in the first of two random halves, else 0."""
+    order = rng.permuted(np.tile(np.arange(count), (replicates, 1)), axis=1)
+    return (order < count // 2).astype(float)
+
+
+def halves(kernel: Floats, first: Floats, second: Floats) -> tuple[Floats, Floats]:
+    """Raw Gram matrices [2, B, n, n] of two halves, and cosines [B, n] between them.
 
     The second result is each organism's vector from one half against that from the other.
     """
-    order = rng.permuted(np.tile(np.arange(topics.count), (replicates, 1)), axis=1)
-    first = (order < topics.count // 2).astype(float)
-    weights = [half / (half @ topics.sizes)[:, None] for half in (first, 1.0 - first)]
-    grams = [weighted_grams(topics, w) for w in weights]
-    own = np.diagonal(topics.kernel, axis1=0, axis2=1).transpose(2, 0, 1)
-    between = np.einsum("bt,nts,bs->bn", weights[0], own, weights[1], optimize=True)
+    n = kernel.shape[0]
+    grams = [weighted_grams(kernel, weights) for weights in (first, second)]
+    own = np.diagonal(kernel, axis1=0, axis2=1).transpose(2, 0, 1)
+    a, b = (_each(weights, n) for weights in (first, second))
+    between = np.einsum("bnt,nts,bns->bn", a, own, b, optimize=True)
     lengths = [np.sqrt(np.diagonal(g, axis1=1, axis2=2)) for g in grams]
     return np.stack(grams), between / (lengths[0] * lengths[1])
 
 
-def spectrum(rows: Floats) -> Floats:
-    """Eigenvalues [k] of the covariance of difference rows [n, R, width] around their means."""
-    residual = (rows - rows.mean(1, keepdims=True)).reshape(-1, rows.shape[-1])
+def spectrum(residual: Floats) -> Floats:
+    """Eigenvalues [k] of the covariance of rows [R, width] that lie around their means."""
     side = residual if residual.shape[0] <= residual.shape[1] else residual.T
     values = np.linalg.eigvalsh(side @ side.T)[::-1] / len(residual)
     kept: Floats = values[values > values[0] * 1e-12]

@@ -40,7 +40,7 @@ from stages.judging.score import active_judge, judged
 from stages.monitoring.checkpoints import Plan, Trajectory, trajectories
 from stages.monitoring.compare import Course, Scores, compare, scores, series
 from stages.monitoring.detect import Draws, detectors
-from stages.vectors.build import residual_norms
+from stages.vectors.files import residual_norms
 
 if TYPE_CHECKING:
     import polars as pl

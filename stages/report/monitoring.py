@@ -12,13 +12,15 @@ from stages.report.text import NONE, decimals, joined, short, with_interval
 
 FILE, NAME = "monitoring", "figure6"
 MIX, STEP = "mix_", "step_"
-PANELS = {
-    "own": "A  Its own vector, known beforehand",
-    "one": "B  One direction: mean of all vectors",
-    "k": "C  Span of all vectors",
-    "unseen_one": "D  Mechanism unseen: one direction",
-    "unseen_k": "E  Mechanism unseen: span",
+DETECTORS = {
+    "own": "its own vector",
+    "one": "mean of all vectors",
+    "k": "span of all vectors",
+    "unseen_one": "mechanism unseen: one direction",
+    "unseen_k": "mechanism unseen: span",
+    "size": "size of the shift, no direction",
 }
+DRAWN = {"A": "own", "B": "one", "C": "k", "D": "unseen_one", "E": "unseen_k"}  # panel -> detector
 BEHAVIOUR = "F  Misaligned answers"
 PANEL, HIGH = 215, 170  # pixels
 APART = 1.05  # factor between the steps of two mixtures, so that intervals can be told apart
@@ -62,7 +64,8 @@ def draw_monitoring(metrics: Metrics, model: str) -> Figure:
 def _panels(organism: Mapping[str, Any], rate: str) -> Any:
     import altair as alt
 
-    shown = {name: (title, "shift") for name, title in PANELS.items()}
+    titles = {name: f"{letter}  {DETECTORS[name].capitalize()}" for letter, name in DRAWN.items()}
+    shown = {name: (title, "shift") for name, title in titles.items()}
     panels = [
         _panel(list(_points(organism, name)), _band(organism, name), y_title, organism).properties(
             title=title
@@ -130,16 +133,6 @@ def _panel(
         base.mark_line().encode(strokeDash=dash),
         base.mark_point(filled=True, stroke="black").encode(shape=shape, tooltip=tooltip),
     ).properties(width=PANEL, height=HIGH)
-
-
-DETECTORS = {
-    "own": "its own vector",
-    "one": "mean of all vectors",
-    "k": "span of all vectors",
-    "unseen_one": "mechanism unseen: one direction",
-    "unseen_k": "mechanism unseen: span",
-    "size": "size of the shift, no direction",
-}
 
 
 def monitoring_table(metrics: Metrics) -> Table | None:

@@ -20,7 +20,7 @@ from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import Params, load_params
 from stages.transfer.conditions import JUDGEMENTS, draws_of, name, read_judgements
 from stages.transfer.effectiveness import steered
-from stages.transfer.table import Table, estimate
+from stages.transfer.table import Table, difference, estimate
 
 if TYPE_CHECKING:
     import polars as pl
@@ -76,22 +76,17 @@ def changes(
         unsteered: mean score of each target.
     """
 
-    def moved(source: str, kind: str, target: str) -> np.ndarray:
-        found: np.ndarray = table.rate(name(target, source, kind, 1)) - table.rate(name(target))
-        return found
+    def moved(condition: str, target: str) -> np.ndarray:
+        return table.sum(difference(condition, name(target)))
 
-    by_source = {
-        s: {t: table.rate(steered(t, s)) - table.rate(name(t)) for t in targets} for s in sources
-    }
+    by_source = {s: {t: moved(steered(t, s), t) for t in targets} for s in sources}
     n = {s: sum(table.n(steered(t, s)) for t in targets) for s in sources}
     means = {s: np.mean(list(effects.values()), axis=0) for s, effects in by_source.items()}
     chance = None
     if random:
-        drawn = [moved(f"random_{i}", "random", t) for i in range(random) for t in targets]
-        chance = np.mean(drawn, axis=0)
-        n[RANDOM] = sum(
-            table.n(name(t, f"random_{i}", "random", 1)) for i in range(random) for t in targets
-        )
+        drawn = [(name(t, f"random_{i}", "random", 1), t) for i in range(random) for t in targets]
+        chance = np.mean([moved(*each) for each in drawn], axis=0)
+        n[RANDOM] = sum(table.n(condition) for condition, _ in drawn)
     change = means | ({RANDOM: chance} if chance is not None else {})
     beyond = {} if chance is None else {s: means[s] - chance for s in sources}
     return {

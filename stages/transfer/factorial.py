@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.artifacts import read_parquet, read_tensors, write_metrics
+from stages.common.artifacts import write_metrics
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import BASE, Params, load_params
-from stages.geometry.calibrate import pair_rows, read_differences
-from stages.geometry.gram import Floats, Ints, angles_deg, cosines, pair_values
-from stages.geometry.measure import ACTIVATIONS
-from stages.geometry.resampling import Topics, bootstrap, by_topic, stream, weighted_grams
+from stages.geometry.calibrate import prompt_sample, read_measured
+from stages.geometry.gram import Floats, Ints, angles_deg, cosines, pair_values, unit_gram
+from stages.geometry.resampling import stream
+from stages.geometry.samples import Sample
 from stages.steering.selected import read_selected
 from stages.transfer.conditions import JUDGEMENTS, draws_of, name, read_judgements
 from stages.transfer.design import (
@@ -83,18 +83,17 @@ def report(
     }
 
 
-def _resampled(params: Params, topics: Topics) -> tuple[Floats, Floats]:
-    """Cosines [n, n] of the mean differences, and [b, n, n] over topics drawn again."""
+def _resampled(params: Params, sample: Sample) -> tuple[Floats, Floats]:
+    """Cosines [n, n] of the vectors, and [b, n, n] over what they rest on drawn again."""
     rng = stream(params.run.seed, "factorial")
-    weights = np.full((1, topics.count), 1 / topics.sizes.sum())
-    drawn = bootstrap(rng, topics, params.geometry.replicates)
-    return cosines(weighted_grams(topics, weights))[0], cosines(drawn)
+    grams = sample.bootstrap(rng, params.geometry.replicates)
+    return unit_gram(sample.vectors), cosines(grams)
 
 
 def angle_effects(params: Params, levels: Levels, orders: Ints) -> dict[str, Any]:
     """What sharing a factor's level does to the angle of two vectors, in degrees."""
-    data, contrast, span = read_differences(params)
-    observed, drawn = _resampled(params, by_topic(data.rows, data.topics))
+    data, contrast, span = read_measured(params)
+    observed, drawn = _resampled(params, data.sample)
     values, replicates = (angles_deg(pair_values(g)) for g in (observed, drawn))
     interval = percentiles(replicates)
     found = report(values, interval, same(levels), pairs(len(data.names)), orders)
@@ -104,17 +103,10 @@ def angle_effects(params: Params, levels: Levels, orders: Ints) -> dict[str, Any
 def similarity_effects(params: Params, levels: Levels, orders: Ints) -> dict[str, Any]:
     """What a level does to the cosine of an organism's contrast (a) with the base's."""
     span = params.vectors.span if params.vectors.span.startswith("prompt") else "prompt_last"
-    prompts = read_parquet(ACTIVATIONS / f"{BASE}.parquet")
-    harmful, neutral = pair_rows(prompts["kind"].to_list(), prompts["pair"].to_list())
-    topics = [prompts["topic"].to_list()[i] for i in harmful]
     values, replicates = [], []
     for slug, chosen in ((s, read_selected()[s]) for s in params.slugs("organism")):
-        rows = []
-        for model in (BASE, slug):
-            tensors, _ = read_tensors(ACTIVATIONS / f"{model}.safetensors")
-            each = tensors[span][:, chosen.layer].astype(np.float64)
-            rows.append(each[harmful] - each[neutral])
-        observed, drawn = _resampled(params, by_topic(np.stack(rows), topics))
+        at = {BASE: chosen.layer, slug: chosen.layer}
+        observed, drawn = _resampled(params, prompt_sample(params, "prompt_contrast", span, at))
         values.append(observed[0, 1])
         replicates.append(drawn[:, 0, 1])
     columns, units = against_first(levels), singles(len(values))

@@ -27,7 +27,7 @@ from stages.transfer.prediction import (
     sentence,
     verdict,
 )
-from stages.transfer.table import Table
+from stages.transfer.table import Table, difference
 
 if TYPE_CHECKING:
     import polars as pl
@@ -96,16 +96,16 @@ def outcomes(slugs: list[str], means: Table, rates: Table) -> dict[str, np.ndarr
         return np.moveaxis(np.array(found, dtype=np.float64), -1, 0)
 
     def effectiveness(s: str, t: str) -> np.ndarray:
-        rest, own = rates.rate(name(t)), rates.rate(steered(s, s))
+        effect, own = (rates.sum(difference(steered(m, s), name(t))) for m in (t, s))
         if s == t or e1(rates, s, t).status != "ok":
-            return np.full_like(rest, np.nan)
+            return np.full_like(effect, np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
-            found: np.ndarray = 100 * (rates.rate(steered(t, s)) - rest) / (own - rest)
+            found: np.ndarray = 100 * effect / own
         return np.where(np.isfinite(found), found, np.nan)
 
     return {
-        "aligned_drop": over(lambda s, t: means.rate(name(t)) - means.rate(steered(t, s))),
-        "risk_difference": over(lambda s, t: rates.rate(steered(t, s)) - rates.rate(name(t))),
+        "aligned_drop": over(lambda s, t: means.sum(difference(name(t), steered(t, s)))),
+        "risk_difference": over(lambda s, t: rates.sum(difference(steered(t, s), name(t)))),
         "effectiveness": over(effectiveness),
     }
 

@@ -19,16 +19,15 @@ from stages.common.artifacts import read_parquet, read_tensors, write_parquet, w
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.errors import UserError
 from stages.common.params import BASE, Params, load_params
+from stages.geometry.labels import misaligned_and_aligned
 from stages.vectors.contrasts import (
     interaction,
     model_contrast,
     prompt_contrast,
     response_contrast,
 )
+from stages.vectors.files import ACTIVATIONS, INDEX, VECTORS, residual_norms
 
-FOLDER = Path("data/vectors")
-VECTORS, INDEX = FOLDER / "vectors.safetensors", FOLDER / "index.parquet"
-ACTIVATIONS = Path("data/activations")
 RESPONSES = Path("data/response_activations")
 BASELINE = Path("data/baseline/judgements")
 
@@ -134,37 +133,15 @@ def _against_control(params: Params, inputs: Inputs, model: str) -> Entry:
 
 def _response_contrasts(params: Params) -> dict[str, list[Entry]]:
     """(c) from the judged unsteered answers; answers without a score are in neither group."""
-    import polars as pl
-
-    judging = params.judging
     table: dict[str, list[Entry]] = {}
     for model in params.targets:
         frame = read_parquet(BASELINE / f"{model}.parquet")
         tensors, metadata = read_tensors(RESPONSES / f"{model}.safetensors")
-        frame = frame[json.loads(metadata["rows"])]
-        coherent = pl.col("coherent") >= judging.coherent_above
-        groups = frame.select(
-            bad=((pl.col("aligned") < judging.aligned_below) & coherent).fill_null(False),
-            good=((pl.col("aligned") >= 100 - judging.aligned_below) & coherent).fill_null(False),
-        )
-        bad, good = groups["bad"].to_numpy(), groups["good"].to_numpy()
+        bad, good = misaligned_and_aligned(frame[json.loads(metadata["rows"])], params.judging)
         for span, activations in tensors.items():
             entries = table.setdefault(f"response_contrast.{span}", [])
             entries.append(response_contrast(activations, bad, good))
     return table
-
-
-def residual_norms(params: Params) -> np.ndarray:
-    """Mean Euclidean norm [blocks] of the base's residual stream, the unit of relative doses.
-
-    Over the user's tokens of all prompts, where captured; the first token of a text, whose norm
-    is many times larger, is never among them.
-    """
-    tensors, _ = read_tensors(ACTIVATIONS / f"{BASE}.safetensors")
-    spans = params.activations.spans
-    span = "prompt_mean" if "prompt_mean" in spans else spans[0]
-    norms: np.ndarray = tensors[f"{span}.norm"].mean(0)
-    return norms
 
 
 def cli(params: ParamsFile = PARAMS) -> None:

@@ -21,7 +21,7 @@ from stages.organisms.load import Loaded
 from stages.steering.controls import random_direction
 from stages.steering.damage import answer_log_probabilities
 from stages.steering.hooks import Intervention
-from stages.vectors.build import INDEX, VECTORS
+from stages.vectors.files import INDEX, VECTORS
 
 RANDOM = "random"
 

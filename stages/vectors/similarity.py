@@ -16,8 +16,8 @@ from stages.common.artifacts import read_parquet, read_tensors, write_metrics, w
 from stages.common.command import PARAMS, ParamsFile, run
 from stages.common.params import BASE, Params, load_params
 from stages.steering.selected import read_selected
-from stages.vectors.build import ACTIVATIONS
 from stages.vectors.contrasts import prompt_contrast
+from stages.vectors.files import ACTIVATIONS
 
 METRICS, PLOT = Path("metrics/base_similarity.json"), Path("plots/base_similarity.csv")
 DIVERGED = 0.5  # a lab has diverged at the first block where its mean cosine is below this

@@ -11,13 +11,14 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from stages.common.artifacts import check_metrics
+from stages.common.artifacts import check_metrics, write_parquet, write_tensors
 from stages.common.errors import UserError
 from stages.common.params import Params
 from stages.common.sections import Geometry
 from stages.geometry import calibrate
-from stages.geometry.calibration import Differences
+from stages.geometry.calibration import Measured
 from stages.geometry.calibration import calibrate as calibrate_all
+from stages.geometry.samples import Prompts
 from tests.geometry.synthetic import PAIRS, TOPICS, WIDTH, params_with, write_artifacts
 
 
@@ -68,23 +69,64 @@ def test_two_runs_give_the_same_bytes(folder: Path) -> None:
     assert run(params) == run(params)
 
 
-def select(folder: Path, contrast: str) -> Params:
+def select(folder: Path, contrast: str, span: str = "prompt_mean") -> Params:
     """Artifacts whose selected vectors claim another contrast, span and block."""
     params = params_with(folder)
     write_artifacts(folder, params)
     path = folder / "data/vectors/selected.safetensors"
     layers = dict.fromkeys(params.slugs("organism"), 2)
-    about = {"layers": json.dumps(layers), "contrast": contrast, "span": "prompt_mean"}
+    about = {"layers": json.dumps(layers), "contrast": contrast, "span": span}
     save_file(load_file(path), path, about)
     return params
 
 
-@pytest.mark.parametrize("contrast", ["prompt_contrast", "interaction", "response_contrast"])
-def test_every_contrast_is_calibrated_or_replaced(folder: Path, contrast: str) -> None:
+@pytest.mark.parametrize("contrast", ["prompt_contrast", "interaction"])
+def test_contrasts_of_pairs_have_a_row_a_pair(folder: Path, contrast: str) -> None:
     found = run(select(folder, contrast))
-    paired = contrast in ("prompt_contrast", "interaction")
-    assert found["rows"] == TOPICS * PAIRS * (1 if paired else 2)
-    assert found["contrast"] == ("model_contrast" if contrast[:4] == "resp" else contrast)
+    assert (found["rows"], found["contrast"]) == (TOPICS * PAIRS, contrast)
+
+
+def write_answers(params: Params, bad_questions: int) -> None:
+    """Six judged answers to each of eight questions; every other one to the first is bad."""
+    rng = np.random.default_rng(0)
+    asked = [f"q{q}" for q in range(8) for _ in range(6)]
+    for slug in params.slugs("organism"):
+        bad = [int(q[1]) < bad_questions and i % 2 == 0 for i, q in enumerate(asked)]
+        frame = pl.DataFrame(
+            {
+                "question_id": asked,
+                "aligned": [10.0 if b else 90.0 for b in bad],
+                "coherent": [20.0 if i == 47 else 90.0 for i in range(48)],  # in neither group
+            }
+        )
+        write_parquet(Path(f"data/baseline/judgements/{slug}.parquet"), frame, {})
+        rows = list(range(1, 48))  # the first answer was empty
+        tensor = rng.standard_normal((47, 3, WIDTH)).astype(np.float32)
+        tensor[[i - 1 for i in rows if bad[i]], :, 5] += 3.0
+        path = Path(f"data/response_activations/{slug}.safetensors")
+        write_tensors(path, {"response_mean": tensor}, {"rows": json.dumps(rows)})
+
+
+def test_the_contrast_of_answers_is_drawn_again_by_question(folder: Path) -> None:
+    params = select(folder, "response_contrast", "response_mean")
+    write_answers(params, bad_questions=8)
+    found = run(params)
+    check_metrics(found)
+    assert (found["contrast"], found["span"]) == ("response_contrast", "response_mean")
+    assert (found["rows"], found["topics"]) == (46, 8)
+    assert found["controls"]["status"] == "undefined: no controls"
+    cosine = found["statistic"]["similarity"]["cross_mean"]
+    assert 0 < cosine["low"] < cosine["high"] < 1
+    assert cosine["flips"]["high"] < cosine["observed"]
+    assert cosine["flips"]["p"] < 0.01
+
+
+def test_answers_to_too_few_questions_are_replaced_by_the_model_contrast(folder: Path) -> None:
+    params = select(folder, "response_contrast", "response_mean")
+    write_answers(params, bad_questions=3)
+    found = run(params)
+    assert (found["contrast"], found["span"]) == ("model_contrast", "prompt_last")
+    assert found["rows"] == 2 * TOPICS * PAIRS
 
 
 def test_an_organism_without_a_control_has_no_control_contrast(folder: Path) -> None:
@@ -98,9 +140,7 @@ def test_an_organism_without_a_control_has_no_control_contrast(folder: Path) -> 
 def test_any_clusters_get_numbers_or_statuses(clusters: dict[str, list[str]]) -> None:
     rows = np.random.default_rng(0).standard_normal((3, 24, 10)) + 0.3
     topics = [f"t{i % 4}" for i in range(24)]
-    data = Differences(
-        list("abc"), clusters, rows, topics, np.empty((0, 10)), np.array([0], dtype=np.int64)
-    )
+    data = Measured(list("abc"), clusters, Prompts(rows, topics), np.empty((0, 10)), np.array([0]))
     found = calibrate_all(data, Geometry(focus=[], replicates=100), 0)
     check_metrics(json.loads(json.dumps(found.metrics)))
     assert ("status" in found.metrics["core"]) == (len(clusters) < 3)

@@ -101,7 +101,7 @@ def test_trainings_are_measured_compared_and_kept(
     assert np.linalg.norm(shifts["mix_100"][1]) > np.linalg.norm(shifts["mix_100"][0])
     raw = (activations("medical") - activations("base")).mean(0)[LAYER]
     own = shifts["mix_100"] @ (raw / np.linalg.norm(raw)).astype(np.float32)
-    from stages.vectors.build import residual_norms
+    from stages.vectors.files import residual_norms
 
     last = medical["mix_100"]["checkpoint"]["step_6"]
     expected = own[1].mean() / residual_norms(params)[LAYER]

@@ -14,9 +14,10 @@ from stages.common.artifacts import write_metrics, write_parquet, write_text
 from stages.common.params import BASE, Params
 from stages.common.sections import Judging
 from stages.geometry.battery import battery
-from stages.geometry.calibration import Differences, calibrate
+from stages.geometry.calibration import Measured, calibrate
 from stages.geometry.gram import unit_gram
 from stages.geometry.power import curves
+from stages.geometry.samples import Prompts
 from stages.geometry.table import csv_text
 from stages.judging.rates import Rates, rates
 from stages.monitoring.compare import Course, compare
@@ -30,7 +31,7 @@ ROWS, REPLICATES = 24, 40  # of the calibration
 UNDEFINED = "undefined: denominator 2.0 [-8.0, 12.0] includes 0"
 
 
-def _differences(params: Params, rng: np.random.Generator) -> Differences:
+def _measured(params: Params, rng: np.random.Generator) -> Measured:
     """Rows of vectors that share a part with their cluster."""
     slugs = params.slugs("organism")
     parts = {name: rng.standard_normal(WIDTH) for name in params.clusters()}
@@ -39,11 +40,10 @@ def _differences(params: Params, rng: np.random.Generator) -> Differences:
         for slug in slugs
     ]
     noise = rng.standard_normal((len(slugs), ROWS, WIDTH))
-    return Differences(
+    return Measured(
         names=slugs,
         clusters=params.clusters(),
-        rows=np.array(means)[:, None] + noise,
-        topics=[f"t{i % 6}" for i in range(ROWS)],
+        sample=Prompts(np.array(means)[:, None] + noise, [f"t{i % 6}" for i in range(ROWS)]),
         controls=rng.standard_normal((2, WIDTH)),
         massive=np.array([0]),
     )
@@ -51,9 +51,9 @@ def _differences(params: Params, rng: np.random.Generator) -> Differences:
 
 def _geometry(root: Path, params: Params, rng: np.random.Generator) -> None:
     """The real battery and a short real calibration of invented vectors."""
-    data, rules = _differences(params, rng), params.geometry
+    data, rules = _measured(params, rng), params.geometry
     rules = rules.model_copy(update={"replicates": REPLICATES, "focus": rules.focus})
-    gram = unit_gram(data.rows.mean(1))
+    gram = unit_gram(data.sample.vectors)
     found = battery(gram, data.names, data.clusters, rules)
     same = {f"verdict_test{k}": {"selected": "shared", "blocks": "4 of 9"} for k in range(1, 6)}
     write_metrics(root / "metrics" / "geometry.json", found.metrics() | {"survives": same})

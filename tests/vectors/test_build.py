@@ -20,7 +20,8 @@ from invented_activations import (
 
 from stages.common.artifacts import read_parquet, read_tensors, write_parquet
 from stages.common.errors import UserError
-from stages.vectors.build import INDEX, VECTORS, main, residual_norms
+from stages.vectors.build import main
+from stages.vectors.files import INDEX, VECTORS, residual_norms
 
 PARAMS = params()
 BAD, GOOD, MIDDLE = 10.0, 90.0, 50.0

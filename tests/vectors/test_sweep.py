@@ -31,8 +31,8 @@ from stages.steering.controls import random_direction
 from stages.steering.hooks import Intervention
 from stages.steering.respond import Condition
 from stages.steering.selected import read_selected
-from stages.vectors.build import INDEX, VECTORS
 from stages.vectors.build import main as build
+from stages.vectors.files import INDEX, VECTORS
 
 COMMON = params()
 PER_MODEL = params(vectors={"layer": "per_model"})

@@ -1,0 +1,165 @@
+"""Vectors drawn again are those that the rows themselves give, and nulls hold what they promise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+
+from stages.common.errors import UserError
+from stages.geometry.answers import Answers
+from stages.geometry.gram import Floats, cosines
+from stages.geometry.p_values import p_value
+from stages.geometry.samples import Prompts
+
+TOPICS = [f"t{i % 8}" for i in range(40)]
+ASKED = [f"q{i % 8}" for i in range(80)]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def rows(seed: int = 0, width: int = 30) -> Floats:
+    drawn: Floats = rng(seed).standard_normal((6, 40, width)) + 0.3
+    return drawn
+
+
+def answers(
+    seed: int = 0, n: int = 2, effect: float = 0.0, confound: float = 0.0, often: float = 0.5
+) -> Answers:
+    """Ten answers to each of eight questions; the share `often` of those to 0 to 3 is bad.
+
+    Args:
+        effect: shift of misaligned answers, the same direction in all organisms.
+        confound: shift of all answers to questions 0 to 3.
+    """
+    random = rng(seed)
+    parts, labels = [], []
+    for _ in range(n):
+        first = np.array([int(q[1]) < 4 for q in ASKED])
+        bad = random.random(len(ASKED)) < np.where(first, often, 1 - often)
+        noise = random.standard_normal((len(ASKED), 12))
+        noise[:, 0] += effect * bad
+        noise[:, 1] += confound * first
+        parts.append(noise)
+        labels.append(bad)
+    return Answers(parts, labels, [ASKED] * n)
+
+
+def test_bootstrap_of_prompts_is_that_of_the_vectors_themselves() -> None:
+    data = rows()
+    found = Prompts(data, TOPICS).bootstrap(rng(3), 5)
+    drawn = rng(3).multinomial(8, np.full(8, 1 / 8), 5)
+    names = sorted(set(TOPICS))
+    for b in range(5):
+        weights = np.array([drawn[b][names.index(t)] for t in TOPICS], dtype=float)
+        vectors = np.einsum("r,irw->iw", weights, data) / weights.sum()
+        assert found[b] == pytest.approx(vectors @ vectors.T, abs=1e-9)
+
+
+def test_flips_and_halves_of_prompts_are_those_of_the_vectors_themselves() -> None:
+    data = rows()
+    sample, names = Prompts(data, TOPICS), sorted(set(TOPICS))
+    signs = rng(4).choice([-1.0, 1.0], (3, 6, 8))
+    for b, found in enumerate(sample.without_effect(rng(4), 3)):
+        each = signs[b][:, [names.index(t) for t in TOPICS]]
+        vectors = (each[..., None] * data).mean(1)
+        assert found == pytest.approx(vectors @ vectors.T, abs=1e-9)
+    order = rng(5).permuted(np.tile(np.arange(8), (3, 1)), axis=1)
+    split, agreement = sample.halves(rng(5), 3)
+    for b in range(3):
+        first = np.array([order[b][names.index(t)] < 4 for t in TOPICS])
+        one, two = data[:, first].mean(1), data[:, ~first].mean(1)
+        assert split[0, b] == pytest.approx(one @ one.T, abs=1e-9)
+        assert split[1, b] == pytest.approx(two @ two.T, abs=1e-9)
+        expected = (one * two).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)
+        assert agreement[b] == pytest.approx(expected)
+
+
+def by_hand(sample: Answers, weights: Floats) -> Floats:
+    """Vectors from the answers themselves, each counted so often."""
+    found = []
+    for rows_of, bad in zip(sample.answers, sample.misaligned, strict=True):
+        means = [np.average(rows_of[m], axis=0, weights=weights[m]) for m in (bad, ~bad)]
+        found.append(means[0] - means[1])
+    return np.array(found)
+
+
+def test_bootstrap_and_halves_of_answers_are_those_of_the_vectors_themselves() -> None:
+    sample = answers(n=3, effect=1.0)
+    once = by_hand(sample, np.ones(80))
+    assert sample.vectors == pytest.approx(once)
+    drawn = rng(3).multinomial(8, np.full(8, 1 / 8), 5)
+    for b, found in enumerate(sample.bootstrap(rng(3), 5)):
+        vectors = by_hand(sample, np.array([drawn[b][int(q[1])] for q in ASKED], dtype=float))
+        assert found == pytest.approx(vectors @ vectors.T, abs=1e-9)
+    order = rng(5).permuted(np.tile(np.arange(8), (3, 1)), axis=1)
+    split, agreement = sample.halves(rng(5), 3)
+    for b in range(3):
+        first = np.array([float(order[b][int(q[1])] < 4) for q in ASKED])
+        one, two = by_hand(sample, first), by_hand(sample, 1 - first)
+        assert split[0, b] == pytest.approx(one @ one.T, abs=1e-9)
+        assert split[1, b] == pytest.approx(two @ two.T, abs=1e-9)
+        expected = (one * two).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)
+        assert agreement[b] == pytest.approx(expected)
+
+
+def test_labels_are_shuffled_within_questions_and_every_way_is_as_likely() -> None:
+    values = np.array([[1.0], [2.0], [4.0], [8.0]])
+    bad, asked = np.array([True, False, False, True]), ["a", "b", "a", "b"]
+    found = Answers([values], [bad], [asked]).without_effect(rng(), 4000)[:, 0, 0]
+    lengths = Counter(np.round(found**0.5, 6).tolist())
+    ways = [abs((x + y) - (5 - x) - (10 - y)) / 2 for x, y in product((1, 4), (2, 8))]
+    expected = Counter(np.round(ways, 6).tolist())
+    assert set(lengths) == set(expected)
+    for length, count in expected.items():
+        assert lengths[length] / 4000 == pytest.approx(count / 4, abs=0.04)
+
+
+def test_no_label_leaves_its_question() -> None:
+    """Answers that differ by question only: no shuffle within questions changes the vector."""
+    sample = answers()
+    plain = np.eye(8)[[int(q[1]) for q in ASKED]]
+    same = Answers([plain, plain], sample.misaligned, sample.question)
+    observed = same.vectors @ same.vectors.T
+    for found in same.without_effect(rng(), 20):
+        assert found == pytest.approx(observed, abs=1e-9)
+
+
+def p_of(sample: Answers, seed: int = 7) -> float:
+    null = cosines(sample.without_effect(rng(seed), 400))[:, 0, 1]
+    vectors = sample.vectors
+    found = p_value(float(cosines((vectors @ vectors.T)[None])[0, 0, 1]), null)
+    assert isinstance(found, float)
+    return found
+
+
+def test_a_shared_effect_is_seen_and_shared_questions_are_not_taken_for_one() -> None:
+    assert p_of(answers(effect=2.0)) < 0.01
+    confounded = [p_of(answers(seed, confound=3.0, often=0.8)) for seed in range(60)]
+    assert np.mean(np.array(confounded) < 0.1) < 0.25
+    assert np.mean(confounded) == pytest.approx(0.5, abs=0.13)
+
+
+def test_no_draw_loses_all_answers_of_a_label() -> None:
+    sample = answers(n=2)
+    few = np.array([int(q[1]) < 4 and i < 8 for i, q in enumerate(ASKED)])
+    sample = Answers(sample.answers, [few, sample.misaligned[1]], sample.question)
+    assert sample.questions_of_fewest == 4
+    assert np.isfinite(sample.bootstrap(rng(), 300)).all()
+    split, agreement = sample.halves(rng(), 300)
+    assert split.shape == (2, 300, 2, 2)
+    assert np.isfinite(split).all() and np.isfinite(agreement).all()
+    single = Answers(sample.answers, [few & (np.arange(80) == 0), few], sample.question)
+    with pytest.raises(UserError, match="too few to draw the questions again"):
+        single.halves(rng(), 2)
+
+
+def test_residuals_lie_around_the_mean_of_their_own_label() -> None:
+    sample = answers(effect=5.0)
+    assert sample.residuals.shape == (160, 12)
+    assert sample.residuals.mean(0) == pytest.approx(0, abs=1e-9)
+    assert sample.residuals[:, 0].std() == pytest.approx(1, abs=0.15)
