@@ -9,7 +9,7 @@ from stages.claims.lookup import Measured, Metrics
 from stages.common.params import Params
 from stages.report.monitoring import monitoring_sentence
 from stages.report.tables_calibration import TESTS
-from stages.report.text import counted, decimals, joined, with_interval
+from stages.report.text import counted, decimals, joined, short, with_interval
 
 NAMED = 6  # intervals or ratios that the first lines name; the rest is one click away
 LABELS = {
@@ -146,7 +146,7 @@ def warnings(params: Params, metrics: Metrics, model: str) -> list[Warning]:
                 "change and effectiveness below carries that doubt."
             )
         )
-    found += _silent(metrics)
+    found += [*_silent(metrics), *_weak(metrics)]
     every = list(_intervals(params, metrics))
     wide = [
         f"{label} ({decimals(m.width, 0)} points)"
@@ -186,6 +186,22 @@ def _silent(metrics: Metrics) -> list[Warning]:
     ]
     text = "No broad misalignment is shown (the interval is not above base and controls) for"
     return [Warning(text, quiet, len(quiet))] if quiet else []
+
+
+def _weak(metrics: Metrics) -> list[Warning]:
+    """Vectors that do no more to held-out questions than a random direction."""
+    contrast = metrics.text("layer_sweep", "contrast")
+    beyond = metrics.measured("layer_sweep", f"efficacy.{contrast}.beyond_random")
+    if beyond.value is None or (beyond.low is not None and beyond.low > 0):
+        return []
+    return [
+        Warning(
+            "On held-out questions the vectors do not move the base towards misaligned reference "
+            f"answers further than a random direction ({with_interval(beyond, ' nats', 2)} "
+            f"beyond it, n = {short(beyond.n)}), so how they lie to each other need not be how "
+            "misalignment lies."
+        )
+    ]
 
 
 def _intervals(params: Params, metrics: Metrics) -> Iterator[tuple[str, Measured]]:

@@ -23,6 +23,7 @@ from stages.report.tables import Table
 from stages.report.tables_calibration import nulls_table, story, tests_table
 from stages.report.tables_factorial import factorial_tables
 from stages.report.tables_models import (
+    contrasts_table,
     external_table,
     judge_tables,
     organisms_table,
@@ -177,8 +178,9 @@ def render(
     claims = claim_rows(metrics)
     tests = [t for t in (tests_table(metrics), nulls_table(metrics)) if t]
     organisms, judge = organisms_table(params, metrics), judge_tables(metrics)
-    vectors = [t for t in (vectors_table(params, metrics), external_table(params, metrics)) if t]
-    transfer = [*vectors, *transfer_tables(params, metrics)]
+    vectors = (vectors_table(params, metrics), contrasts_table(metrics))
+    given = [t for t in (*vectors, external_table(params, metrics)) if t]
+    transfer = [*given, *transfer_tables(params, metrics)]
     factorial = factorial_tables(metrics)
     beyond = chapters(metrics)
     tables = [*tests, *judge, *([organisms] if organisms else []), *transfer, *factorial]

@@ -7,9 +7,16 @@ from collections.abc import Mapping
 from stages.claims.lookup import Metrics, number
 from stages.common.params import Params
 from stages.report.tables import Cell, Table, cells
-from stages.report.text import NONE, short, with_interval
+from stages.report.text import NONE, decimals, short, with_interval
 
 SETS = {"held_out": "held out", "sampled": "sampled from the models"}
+CONTRASTS = {  # letters as in the documentation
+    "prompt_contrast": "a",
+    "model_contrast": "b",
+    "control_contrast": "b",
+    "response_contrast": "c",
+    "interaction": "d",
+}
 MEANS = ["n", *(f"mean_{a}_{kind}" for a in ("aligned", "coherent") for kind in ("label", "score"))]
 
 
@@ -96,6 +103,55 @@ def vectors_table(params: Params, metrics: Metrics) -> Table | None:
         rows,
         "Margin gain: what the vector adds to the log-probability of misaligned over aligned "
         "reference answers. The shares are of answers of the base to the held-out questions.",
+    )
+
+
+def contrasts_table(metrics: Metrics) -> Table | None:
+    """Geometry and held-out efficacy of every reading of "steering vector"."""
+    chosen = tuple(metrics.text("layer_sweep", key) for key in ("contrast", "span"))
+    rows = []
+    for contrast, spans in metrics.group("geometry", "sensitivity").items():
+        for span, found in spans.items() if contrast in CONTRASTS else ():
+            path = f"sensitivity.{contrast}.{span}"
+            pair = ("within_mean", "cross_mean")
+            cosines = [metrics.measured("geometry", f"{path}.similarity.{key}") for key in pair]
+            tried = metrics.text("layer_sweep", f"efficacy.{contrast}.span") == span
+            keys = (f"efficacy.{contrast}", f"efficacy.{contrast}.beyond_random")
+            moved = (
+                with_interval(metrics.measured("layer_sweep", key), "", 3)
+                if tried and metrics.group("layer_sweep", key)
+                else NONE
+                for key in keys
+            )
+            independent = number(found.get("verdict", {}).get("count"))
+            rows.append(
+                cells(
+                    f"({CONTRASTS[contrast]}) {contrast}, {span}".replace("_", " ")
+                    + (" (chosen)" if (contrast, span) == chosen else ""),
+                    *(NONE if m.value is None else decimals(m.value, 2) for m in cosines),
+                    NONE if independent is None else f"{short(independent)} of 5",
+                    *moved,
+                    str(found.get("status", "ok")),
+                )
+            )
+    if not rows:
+        return None
+    return Table(
+        "contrasts",
+        "The contrast is a choice: geometry and held-out efficacy under each",
+        [
+            "contrast and span",
+            "mean cosine within clusters",
+            "across clusters",
+            "tests that say independent",
+            "margin gain (nats) [95 %]",
+            "beyond a random direction [95 %]",
+            "geometry",
+        ],
+        rows,
+        "Margin gain: mean over the organisms' vectors, on the base, at the chosen blocks and the "
+        "sweep's relative dose; intervals over the held-out questions. Each contrast is tried on "
+        "one span.",
     )
 
 

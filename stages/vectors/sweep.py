@@ -3,7 +3,8 @@
 METHOD.md: layer_sweep. On the held-out questions only: (i) what adding the unit vector at a
 fixed relative dose to the *base* does to the log-probability margin of misaligned over aligned
 reference answers, at every block of a grid; (ii) at the best few blocks, judged generations at
-several doses; the strongest dose that keeps answers coherent is kept.
+several doses; the strongest dose that keeps answers coherent is kept. Beside the chosen contrast,
+what every other one does to the margin (efficacy.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from stages.judging.score import active_judge, judged
 from stages.organisms.load import Loaded, load
 from stages.steering.respond import Condition, respond
 from stages.steering.selected import Selected, write_selected
+from stages.vectors.efficacy import contrast_efficacy
 from stages.vectors.margins import RANDOM, Candidates, margin_gains, read_candidates
 
 METRICS, PLOT = Path("metrics/layer_sweep.json"), Path("plots/layer_sweep.csv")
@@ -66,7 +68,8 @@ def main(params: Params) -> None:
             "units": "unit vectors; coefficient = dose x mean residual norm of the base",
         },
     )
-    _write(params, gains, trials, chosen, selected)
+    efficacy = contrast_efficacy(params, loaded, questions, selected, candidates.residual)
+    _write(params, gains, trials, chosen, selected, efficacy)
 
 
 def _layers_to_judge(params: Params, gains: dict[str, np.ndarray]) -> dict[str, list[int]]:
@@ -172,6 +175,7 @@ def _write(
     trials: Trials,
     chosen: dict[str, tuple[int, float, str]],
     selected: dict[str, Selected],
+    efficacy: dict[str, dict[str, Any]],
 ) -> None:
     settings = params.layer_sweep
     metrics: dict[str, Any] = {
@@ -199,6 +203,7 @@ def _write(
             entry["random_margin_gain"] = gains[RANDOM][at]
         entry["best_layer_by_margin"] = settings.layers[int(np.argmax(gains[slug]))]
         metrics[slug] = entry
+    metrics["efficacy"] = efficacy
     write_metrics(METRICS, metrics)
     lines = [",".join(["layer", *gains])]
     for i, layer in enumerate(settings.layers):

@@ -56,7 +56,18 @@ def _geometry(root: Path, params: Params, rng: np.random.Generator) -> None:
     gram = unit_gram(data.sample.vectors)
     found = battery(gram, data.names, data.clusters, rules)
     same = {f"verdict_test{k}": {"selected": "shared", "blocks": "4 of 9"} for k in range(1, 6)}
-    write_metrics(root / "metrics" / "geometry.json", found.metrics() | {"survives": same})
+    choices = {
+        "model_contrast": {
+            "prompt_last": {
+                "similarity": {"within_mean": 0.61, "cross_mean": -0.12},
+                "verdict": {"count": 3},
+            },
+        },
+        "control_contrast": {"prompt_last": {"status": "undefined: no control"}},
+        "layer": {"4": {"similarity": {"within_mean": 0.5, "cross_mean": 0.1}}},
+    }
+    more = {"survives": same, "sensitivity": choices}
+    write_metrics(root / "metrics" / "geometry.json", found.metrics() | more)
     calibration = calibrate(data, rules, 0)
     write_metrics(root / "metrics" / "calibration.json", calibration.metrics)
     write_text(root / "plots" / "power.csv", csv_text(*curves(calibration.sweep)))
@@ -123,7 +134,10 @@ def write_all(root: Path, params: Params, seed: int = 0, hostile: str | None = N
     _prediction(root, params, rng)
     _aspects(root, params, rng)
     chosen = {"layer": 4, "dose": 0.4, "coefficient": 30.0, "margin_gain": 0.2, "status": "ok"}
-    sweep = {"layer": 4, "contrast": "model_contrast", "span": "prompt_last"}
+    sweep: dict[str, Any] = {"layer": 4, "contrast": "model_contrast", "span": "prompt_last"}
+    gain = {"value": 0.125, "low": -0.05, "high": 0.3, "n": 8, "status": "ok"}
+    tried = {"span": "prompt_last", "vectors": 6, **gain, "beyond_random": gain}
+    sweep["efficacy"] = {"model_contrast": tried}
     write_metrics(metrics / "layer_sweep.json", sweep | dict.fromkeys(organisms, chosen))
     write_text(plots / "layer_sweep.csv", f"layer,{organisms[0]},random\n2,0.1,0.0\n4,0.2,0.1\n")
     plots.mkdir(parents=True, exist_ok=True)

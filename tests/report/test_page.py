@@ -96,6 +96,16 @@ def test_convergence_stands_on_the_page_with_n_and_interval(page: str) -> None:
         assert part in table
 
 
+def test_contrasts_stand_side_by_side_with_what_they_do(page: str) -> None:
+    table = page[page.index("The contrast is a choice") :].partition("</table>")[0]
+    text = re.sub(r"[ \n]+", " ", re.sub(r"<[^>]+>", "|", table))
+    assert "(b) model contrast, prompt last (chosen)" in text
+    assert "0.61" in text and "\u22120.12" in text and "3 of 5" in text
+    assert text.count("0.125 [\u22120.050,\u00a00.300]") == 2
+    assert "(b) control contrast, prompt last" in text and "undefined: no control" in text
+    assert "layer" not in text  # other choices are in sensitivity.csv
+
+
 def test_nothing_is_fetched(page: str) -> None:
     outline = Outline(page)
     assert all(link.startswith(("#", "data:")) for link in outline.links)
@@ -162,6 +172,18 @@ def test_a_passed_gate_and_narrow_intervals_are_not_mentioned(params: Params) ->
     assert [w.text for w in warnings(params, Metrics(files), "Llama-3.1-8B")] == [
         "Measured on Llama-3.1-8B."
     ]
+
+
+@pytest.mark.parametrize(("low", "named"), [(-0.05, True), (0.01, False)])
+def test_vectors_like_random_directions_are_named(
+    inputs: Path, params: Params, low: float, named: bool
+) -> None:
+    sweep = read_json(Path("metrics/layer_sweep.json"))
+    sweep["efficacy"]["model_contrast"]["beyond_random"]["low"] = low
+    write_metrics(Path("metrics/layer_sweep.json"), sweep)
+    said = [w.text for w in warnings(params, Metrics.read(), "m") if "random direction" in w.text]
+    assert bool(said) == named
+    assert not named or "0.12 nats [\u22120.05,\u00a00.30] beyond it, n = 8" in said[0]
 
 
 def test_quiet_organisms_are_named(inputs: Path, params: Params) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -18,6 +18,7 @@ from invented_activations import (
     write_answers,
     write_prompt_activations,
 )
+from scipy.stats import ttest_1samp
 
 import stages.vectors.margins as reading
 import stages.vectors.sweep as module
@@ -25,6 +26,7 @@ from stages.activations.questions import Question, Reference
 from stages.common.artifacts import read_json, read_parquet, read_tensors
 from stages.common.errors import UserError
 from stages.common.params import Params
+from stages.common.sections import Contrast
 from stages.organisms.chat import Prompt
 from stages.organisms.load import Loaded
 from stages.steering.controls import random_direction
@@ -32,6 +34,7 @@ from stages.steering.hooks import Intervention
 from stages.steering.respond import Condition
 from stages.steering.selected import read_selected
 from stages.vectors.build import main as build
+from stages.vectors.efficacy import over_questions
 from stages.vectors.files import INDEX, VECTORS
 
 COMMON = params()
@@ -243,6 +246,19 @@ def test_the_stage(vectors: None, made_up: None) -> None:
         assert entry["misaligned_pct"] == 100  # 20 is below 30
         assert entry["margin_gain"] == pytest.approx(0.5)
         assert entry["best_layer_by_margin"] == 2
+    found = metrics["efficacy"]
+    assert set(found) == set(get_args(Contrast))
+    assert found["model_contrast"]["value"] == pytest.approx(metrics["finance"]["margin_gain"])
+    for name in ("model_contrast", "prompt_contrast", "interaction"):
+        assert found[name] | {"span": "", "beyond_random": {}} == {
+            "span": "", "vectors": 3, "value": pytest.approx(0.5), "n": 2, "status": "ok",
+            "low": pytest.approx(0.5), "high": pytest.approx(0.5), "beyond_random": {},
+        }  # fmt: skip
+        assert found[name]["beyond_random"]["value"] == pytest.approx(0)
+    assert found["control_contrast"]["vectors"] == 2  # lab one has a control, lab two none
+    assert "profanity: undefined: no control of recipe two" in found["control_contrast"]["without"]
+    assert found["response_contrast"]["span"] == "response_mean"
+    assert found["response_contrast"]["status"] == "undefined for every organism"
     with module.PLOT.open(encoding="utf-8") as handle:
         table = list(csv.DictReader(handle))
     assert list(table[0]) == ["layer", "finance", "sports", "profanity", "random"]
@@ -260,10 +276,18 @@ def test_the_random_direction_has_the_same_norm(
 
     monkeypatch.setattr(reading, "answer_log_probabilities", spy)
     module.main(COMMON)
-    assert len(seen) == 4 * 2  # three organisms and the random direction, two blocks
-    for how, other in zip(seen[-2:], seen[:2], strict=True):
+    sweep, contrasts = seen[: 4 * 2], seen[4 * 2 :]  # organisms and the random one, two blocks
+    for how, other in zip(sweep[-2:], sweep[:2], strict=True):
         assert how.coefficient == other.coefficient
         np.testing.assert_allclose(how.vector, random_direction(WIDTH, 0, "random"))
+    assert len(contrasts) == 3 * 3 + 2 + 1  # (a), (b), (d) of three; of two with a control; random
+    for how in contrasts:
+        assert (how.layer, how.coefficient) == (2, sweep[1].coefficient)
+        assert np.linalg.norm(how.vector) == pytest.approx(1)
+    np.testing.assert_allclose(contrasts[-1].vector, random_direction(WIDTH, 0, "random"))
+    picked = read_selected()
+    alike = [c for c in contrasts if any(np.allclose(c.vector, v.vector) for v in picked.values())]
+    assert len(alike) >= 3
 
 
 def test_unscored_answers_do_not_stop_the_stage(
@@ -319,3 +343,13 @@ def test_an_organism_without_a_vector(vectors: None) -> None:
         reading.read_candidates(rules)
     assert "profanity" in str(caught.value.where)
     assert caught.value.found == "undefined: no control of recipe two"
+
+
+def test_an_interval_over_questions_is_student_s() -> None:
+    values = np.array([0.1, 0.4, -0.2, 0.5])
+    found = over_questions(values)
+    expected = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
+    assert over_questions(values[:1]) == {
+        "value": 0.1, "n": 1, "status": "no interval: one question",
+    }  # fmt: skip
