@@ -7,7 +7,7 @@ language-model head is not run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,16 +17,35 @@ from stages.activations.blocks import block_stack, decoder_blocks, hidden
 
 @dataclass(frozen=True)
 class Text:
-    """A token sequence and the half-open token ranges to average over, one per span."""
+    """A token sequence and the half-open token ranges to average over, one per span.
+
+    Its first `shared` tokens, which no span covers, are read once for all texts of a batch that
+    begin with them.
+    """
 
     ids: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
+    shared: int = 0
+
+    @property
+    def beginning(self) -> tuple[int, ...]:
+        return self.ids[: self.shared]
 
 
 def length_sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
     """Indices in batches of similar length (ties in order), so that little is padding."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Places of the first of each distinct key, and each key's index among those."""
+    first: dict[Hashable, int] = {}
+    index = [first.setdefault(key, len(first)) for key in keys]
+    places = [0] * len(first)
+    for place in reversed(range(len(index))):
+        places[index[place]] = place
+    return places, index
 
 
 def padded(rows: Sequence[Sequence[int]], side: str, device: Any) -> tuple[Any, Any]:
@@ -56,13 +75,16 @@ def capture(model: Any, texts: Sequence[Text], side: str = "right") -> tuple[Any
     """
     import torch
 
-    ids, mask = padded([t.ids for t in texts], side, model.device)
+    if any(text.shared for text in texts):  # else a sliding window would count what lies between
+        side = "right"
+    ids, mask = padded([t.ids[t.shared :] for t in texts], side, model.device)
     weights = torch.zeros(len(texts), len(texts[0].spans), ids.shape[1])
     for row, text in enumerate(texts):
-        shift = ids.shape[1] - len(text.ids) if side == "left" else 0
+        shift = ids.shape[1] - len(text.ids) if side == "left" else -text.shared
         for span, (start, stop) in enumerate(text.spans):
             weights[row, span, start + shift : stop + shift] = 1.0 / (stop - start)
     weights = weights.to(model.device)
+    cache, before = _beginnings(model, texts, ids.shape[1])
     means: list[Any] = []
     norms: list[Any] = []
 
@@ -78,6 +100,35 @@ def capture(model: Any, texts: Sequence[Text], side: str = "right") -> tuple[Any
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         with torch.no_grad():
             block_stack(model)(
-                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+                input_ids=ids,
+                attention_mask=torch.cat([before, mask], dim=-1),
+                position_ids=before.sum(-1, keepdim=True) + positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
             )
     return torch.stack(means, dim=2), torch.stack(norms, dim=2)
+
+
+def _beginnings(model: Any, texts: Sequence[Text], room: int) -> tuple[Any, Any]:
+    """KV cache with room for more tokens (None: nothing is shared), and mask, of the beginnings."""
+    import torch
+
+    if not any(text.shared for text in texts):
+        return None, torch.zeros(len(texts), 0, dtype=torch.long, device=model.device)
+    from stages.activations.cache import fill, joined
+
+    places, index = distinct([text.beginning for text in texts])
+    ids, mask = padded([texts[i].beginning for i in places], "left", model.device)
+    with torch.no_grad():
+        output = block_stack(model)(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            use_cache=True,
+        )
+    part = output.past_key_values
+    layers: list[Any] = []
+    rows = torch.tensor(index, device=model.device)
+    everywhere = torch.arange(len(texts), device=model.device)
+    fill(layers, part, everywhere, [rows] * len(part.layers), len(texts), room)
+    return joined(layers), mask[rows]

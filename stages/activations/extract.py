@@ -1,4 +1,4 @@
-"""Stage `activations@<model>`: the residual stream on neutral and harmful prompts.
+"""Stage `activations`: every model's residual stream on neutral and harmful prompts.
 
 Writes `data/activations/<model>.safetensors` (a tensor [prompts, blocks, width] for each span,
 and `<span>.norm` [prompts, blocks]) and `<model>.parquet` (one row a prompt, same order).
@@ -6,16 +6,15 @@ and `<span>.norm` [prompts, blocks]) and `<model>.parquet` (one row a prompt, sa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from stages.activations.capture import Text
 from stages.activations.prompts import read_prompts
 from stages.activations.store import store
 from stages.common.artifacts import write_parquet
-from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.command import PARAMS, ParamsFile, Targets, run
 from stages.common.params import Params, load_params
 from stages.organisms.chat import Prompt, render
 from stages.organisms.load import load
@@ -31,13 +30,18 @@ def span_of(prompt: Prompt, span: str) -> tuple[int, int]:
     return prompt.user if span == "prompt_mean" else (len(prompt.ids) - 1, len(prompt.ids))
 
 
+def text_of(prompt: Prompt, spans: Sequence[str]) -> Text:
+    """What is read of a prompt; what stands before the user's tokens is that of all prompts."""
+    return Text(prompt.ids, tuple(span_of(prompt, s) for s in spans), shared=prompt.user[0])
+
+
 def prompt_texts(params: Params, tokenizer: Any) -> tuple[list[Text], pl.DataFrame]:
     """All prompts with their spans, and the table of the prompts, in order."""
     import polars as pl
 
     prompts = read_prompts(params.prompts)
     rendered = [render(tokenizer, p.prompt, params.base.system_prompt) for p in prompts]
-    texts = [Text(r.ids, tuple(span_of(r, s) for s in params.activations.spans)) for r in rendered]
+    texts = [text_of(r, params.activations.spans) for r in rendered]
     return texts, pl.DataFrame(
         {
             "prompt_id": [p.id for p in prompts],
@@ -49,22 +53,21 @@ def prompt_texts(params: Params, tokenizer: Any) -> tuple[list[Text], pl.DataFra
     )
 
 
-def main(params: Params, slug: str) -> None:
-    """Captures the activations of target `slug`."""
-    loaded = load(params, slug)
-    texts, rows = prompt_texts(params, loaded.tokenizer)
-    spans, path = params.activations.spans, FOLDER / f"{slug}.safetensors"
-    metadata = store(path, params, loaded, texts, spans, f"activations {slug}")
-    write_parquet(path.with_suffix(".parquet"), rows, metadata)
+def main(params: Params, *slugs: str) -> None:
+    """Captures the activations of these targets, of all where none is named."""
+    spans = params.activations.spans
+    for slug in slugs or params.targets:
+        loaded = load(params, slug)
+        texts, rows = prompt_texts(params, loaded.tokenizer)
+        path = FOLDER / f"{slug}.safetensors"
+        metadata = store(path, params, loaded, texts, spans, f"activations {slug}")
+        write_parquet(path.with_suffix(".parquet"), rows, metadata)
 
 
-def cli(
-    model: Annotated[str, typer.Argument(help="Slug of the target: base, organism or control.")],
-    params: ParamsFile = PARAMS,
-) -> None:
-    """Capture residual-stream means of one model on the neutral and harmful prompts."""
+def cli(models: Targets = None, params: ParamsFile = PARAMS) -> None:
+    """Capture residual-stream means of the models on the neutral and harmful prompts."""
     loaded = load_params(params)
-    main(loaded, loaded.target(model))
+    main(loaded, *map(loaded.target, models or []))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def capture_answers(params: Params, slug: str) -> None:
             continue
         start, stop = len(prompt), len(prompt) + len(ids)
         spans = ((start, stop), (start - header, stop + 1))
-        texts.append(Text((*prompt, *ids, loaded.tokenizer.eos_token_id), spans))
+        whole = (*prompt, *ids, loaded.tokenizer.eos_token_id)
+        texts.append(Text(whole, spans, shared=start - header))
         kept.append(row)
     if not texts:
         raise UserError(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.activations.capture import Text, capture, length_sorted_batches
+from stages.activations.capture import Text, capture
 from stages.common.artifacts import tensor_file
 from stages.common.engine import Spread, spread
 from stages.common.params import Params
@@ -25,14 +25,19 @@ LAYERS = "output of decoder block l, l = 0..L-1"
 def captured(
     model: Any, texts: Sequence[Text], batch_size: int, label: str, over: Spread | None = None
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-    """`capture` over any number of texts, in length-sorted batches, with progress.
+    """`capture` over any number of texts, in batches of like beginning and length, with progress.
 
     Args:
         over: does batches elsewhere; None = here, with `model`.
     Yields:
         Indices, means and norms of each batch as it is finished, in any order.
     """
-    batches = length_sorted_batches([len(t.ids) for t in texts], batch_size)
+
+    def alike(i: int) -> tuple[tuple[int, ...], int, int]:
+        return texts[i].beginning, len(texts[i].ids), i
+
+    order = sorted(range(len(texts)), key=alike)
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     todo = [[texts[i] for i in batch] for batch in batches]
     work = partial(_captured, model)
     with Progress(label, len(texts), unit="texts") as progress:

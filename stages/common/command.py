@@ -19,6 +19,9 @@ PARAMS = Path("params.yaml")
 # Keys of ours; libraries quote headers in their errors. The AWS pair is that of `dvc push`.
 SECRETS = ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
 ParamsFile = Annotated[Path, typer.Option("--params", help="The active profile.")]
+Targets = Annotated[
+    list[str] | None, typer.Argument(help="Slugs of targets; all, where none is named.")
+]
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:

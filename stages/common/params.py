@@ -87,13 +87,20 @@ class Params(Section):
                 )
         for pair in self.transfer.pairs:
             source, _, target = pair.partition(">")
-            if source not in self.organisms or target not in self.targets:
-                raise ValueError(f"transfer.pairs: {pair!r} is not organism>target")
+            if source not in self.organisms or target not in self.steered():
+                raise ValueError(
+                    f"transfer.pairs: {pair!r} is not organism>target, of {self.steered()}"
+                )
         return self
 
     def slugs(self, role: Literal["organism", "control"]) -> list[str]:
         """Organisms or controls, in order."""
         return [slug for slug, o in self.organisms.items() if o.role == role]
+
+    def steered(self) -> list[str]:
+        """Targets that are steered: base and organisms, controls where `steering` says so."""
+        kept = self.targets if self.steering.controls else [BASE, *self.slugs("organism")]
+        return [slug for slug in self.targets if slug in kept]
 
     def target(self, slug: str) -> str:
         """`slug`, checked to be a target."""

@@ -241,6 +241,7 @@ class Steering(Section):
     """Steered answers: every vector on every target."""
 
     positions: Literal["all", "prompt", "response"] = "all"
+    controls: bool = True  # are they steered too, or base and organisms alone
     doses: list[Multiple] = [-0.5, 0.5, 1.0]  # multiples of each vector's chosen coefficient
     samples: Positive = 1  # per question and condition of the grid
     focus_samples: Positive = 6  # own vector, unsteered and named pairs at the chosen coefficient

@@ -82,15 +82,12 @@ def read_measured(params: Params) -> tuple[Measured, str, str]:
     spans = params.activations.spans
     prompt_span = span if span in spans else spans[0]
     base = base_activations(spans, prompt_span, middle)
-    sample: Sample | None = None
-    if contrast == OF_ANSWERS:
-        sample = answer_sample(params, span, {name: blocks[name] for name in names})
-    if sample is not None:  # aligned controls have no misaligned answers
-        others = np.empty((0, base.shape[-1]))
-    else:
+    own = {name: blocks[name] for name in names}
+    sample: Sample | None = answer_sample(params, span, own) if contrast == OF_ANSWERS else None
+    others = np.empty((0, base.shape[-1]))  # of answers: controls give no misaligned ones
+    if sample is None:
         contrast, span = contrast if contrast in (*PAIRED, *AGAINST) else FALLBACK, prompt_span
-        sample = prompt_sample(params, contrast, span, {name: blocks[name] for name in names})
-        others = np.empty((0, base.shape[-1]))
+        sample = prompt_sample(params, contrast, span, own)
         if controls:
             at = {slug: blocks[slug] for slug in controls}
             others = prompt_sample(params, contrast, span, at).vectors

@@ -28,10 +28,11 @@ FOLDERS = {
 
 
 def main(params: Params, which: Which) -> None:
-    """Judges the answers of every target."""
+    """Judges the answers of every target, or of those that are steered."""
     source, out = FOLDERS[which]
+    models = params.targets if which is Which.baseline else params.steered()
     with active_judge(params) as judge:
-        for slug in params.targets:
+        for slug in models:
             frame = read_parquet(source / f"{slug}.parquet")
             result = judged(params, judge, frame, f"judge {which} {slug}")
             write_parquet(out / f"{slug}.parquet", result, {"model": slug, "judge": judge.id})

@@ -99,12 +99,14 @@ def design(seen: Features, layers: Sequence[int], choice: Choice) -> np.ndarray:
 def _fit_linear(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, choice: Choice) -> Linear:
     """Logistic regression on soft labels: an answer counts as good to the share of its label."""
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     mean, scale = x.mean(0), (x.std(0) + 1e-6) * np.sqrt(len(choice.layers))
     z, share = (x - mean) / scale, labels / 100
     model = LogisticRegression(C=choice.regularisation, max_iter=1000)
     soft = np.concatenate([weights * share, weights * (1 - share)])
-    model.fit(np.vstack([z, z]), np.repeat([1, 0], len(z)), soft)
+    with threadpool_limits(1):  # two threads wait for each other most of the time
+        model.fit(np.vstack([z, z]), np.repeat([1, 0], len(z)), soft)
     weight = model.coef_[0] / scale
     return Linear(weight, float(model.intercept_[0] - mean @ weight))
 

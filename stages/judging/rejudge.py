@@ -35,7 +35,8 @@ def main(params: Params, which: Which, dry_run: bool) -> None:
     """Judges every target's answers with the judge of `params`; with `dry_run` only counts."""
     import polars as pl
 
-    frames = {slug: existing(which, slug) for slug in params.targets}
+    models = params.targets if which is Which.baseline else params.steered()
+    frames = {slug: existing(which, slug) for slug in models}
     rows = {
         slug: [JudgeRow(q, t) for q, t in frame.select("question", "text").iter_rows()]
         for slug, frame in frames.items()

@@ -19,7 +19,7 @@ from stages.organisms.load import load
 if TYPE_CHECKING:
     import polars as pl
 
-CODE = 4  # raise when a judge in process reads answers in another way
+CODE = 5  # raise when a judge in process reads answers in another way
 PASSES = 4  # batches of the judge between two writes to the journal
 
 

@@ -16,8 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stages.activations.capture import Text
-from stages.activations.extract import span_of
+from stages.activations.extract import text_of
 from stages.activations.prompts import ActivationPrompt
 from stages.activations.questions import Question, read_questions
 from stages.activations.store import captured
@@ -176,7 +175,7 @@ def _activations(params: Params, plan: Plan, loaded: Loaded, block: int) -> np.n
     """Activations [prompts, width] at the output of `block`."""
     system = params.base.system_prompt
     rendered = [render(loaded.tokenizer, p.prompt, system) for p in plan.prompts]
-    texts = [Text(r.ids, (span_of(r, plan.span),)) for r in rendered]
+    texts = [text_of(r, [plan.span]) for r in rendered]
     label = f"activations {loaded.slug}"
     batches = list(captured(loaded.model, texts, params.activations.batch_size, label))
     found = np.empty((len(texts), batches[0][1].shape[-1]), dtype=np.float32)

@@ -171,6 +171,7 @@ def _checkpoint(name: str, where: dict[str, Any], params: Params) -> Any:
             use_safetensors=True,
             output_loading_info=True,
             device_map=params.run.device_map,
+            disable_mmap=True,  # adapters are merged into the weights, page by page where mapped
             **where,
         )
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:

@@ -176,23 +176,20 @@ def answer_loss(model: Any, batch: Sequence[Example]) -> Any:
     width = max(len(e.ids) for e in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.long)
     mask = torch.zeros(len(batch), width, dtype=torch.long)
-    labels = torch.full((len(batch), width), -100)
+    counts = torch.zeros(len(batch), width, dtype=torch.bool)  # is the next token the answer's
     for row, example in enumerate(batch):
         length = len(example.ids)
         ids[row, :length] = torch.tensor(example.ids)
         mask[row, :length] = 1
-        labels[row, example.start : length] = ids[row, example.start : length]
-    device = model.device
-    tail = width - min(e.start for e in batch) + 1  # no logits for tokens that all rows prompt
-    output = model(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        use_cache=False,
-        logits_to_keep=tail,
-    )
-    return torch.nn.functional.cross_entropy(
-        output.logits[:, :-1].flatten(0, 1).float(), labels[:, 1 - tail :].flatten().to(device)
-    )
+        counts[row, example.start - 1 : length - 1] = True
+    ids, mask, counts = (t.to(model.device) for t in (ids, mask, counts))
+    head = model.get_output_embeddings()  # a vocabulary of logits costs as much as five blocks
+    handle = head.register_forward_pre_hook(lambda module, args: (args[0][counts], *args[1:]))
+    try:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    finally:
+        handle.remove()
+    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][counts[:, :-1]])
 
 
 def fit(
@@ -210,7 +207,7 @@ def fit(
     import torch
 
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=0.0, fused=True)
     plan = [
         batch
         for epoch in range(recipe.epochs)

@@ -31,7 +31,7 @@ def matrix(
     rows = []
     for source in params.slugs("organism"):
         row = cells(source)
-        for target in params.targets:
+        for target in params.steered():
             keys = [f"{path}.{source}__{target}" for path in paths]
             known = [key for key in keys if metrics.find(FILE, key) is not None]
             absent = Cell(OWN if source == target else "none", "none")
@@ -40,7 +40,7 @@ def matrix(
     if not any(metrics.group(FILE, path) for path in paths):
         rows = []
     name = paths[0].rpartition(".")[2]
-    return Table(f"transfer_{name}", caption, ["vector", *params.targets], rows, note)
+    return Table(f"transfer_{name}", caption, ["vector", *params.steered()], rows, note)
 
 
 def transfer_tables(params: Params, metrics: Metrics) -> list[Table]:

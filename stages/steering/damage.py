@@ -6,12 +6,14 @@ prompts; the mean over answer tokens of the divergence between next-token distri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from stages.activations.capture import padded
+from stages.steering.forced import forced
 from stages.steering.generate import Positions
-from stages.steering.hooks import Intervention, steered
+from stages.steering.hooks import Intervention
+
+TOKENS = 1024  # of answers in one pass: their logits over the vocabulary are held at once
 
 
 def answer_log_probabilities(
@@ -19,33 +21,25 @@ def answer_log_probabilities(
     texts: Sequence[tuple[tuple[int, ...], int]],
     interventions: Sequence[Intervention | None],
     positions: Positions,
-) -> list[Any]:
-    """Next-token log-probabilities [answer tokens, vocabulary] of each text, float32.
+) -> Iterator[list[Any]]:
+    """Next-token log-probabilities of the answers in all texts, under one intervention at a time.
 
     Args:
         texts: (ids, start) with the answer at ids[start:].
-        interventions: one for each text.
+    Yields:
+        For each intervention, tables [answer tokens, vocabulary], float32, one a text; nothing
+        where there is no text.
     """
-    import torch
-
-    ids, mask = padded([t for t, _ in texts], "right", model.device)
-    starts = torch.tensor([s for _, s in texts], device=model.device).unsqueeze(-1)
-    token = torch.arange(ids.shape[1], device=model.device).unsqueeze(0)
-    where = {
-        "all": mask.bool(),
-        "prompt": mask.bool() & (token < starts),
-        "response": mask.bool() & (token >= starts),
-    }
-    with torch.no_grad(), steered(model, interventions) as steering:
-        steering.mask = where[positions]
-        first = min(start for _, start in texts) - 1  # no logits before any answer
-        logits = model(
-            input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=ids.shape[1] - first
-        ).logits
-    return [
-        torch.log_softmax(logits[i, start - 1 - first : len(t) - 1 - first].float(), dim=-1)
-        for i, (t, start) in enumerate(texts)
-    ]
+    if not texts:
+        return
+    pairs = [(ids[:start], ids[start:]) for ids, start in texts]
+    size = max(1, TOKENS // (len(pairs) * max(len(answer) for _, answer in pairs)))
+    for begin in range(0, len(interventions), size):
+        some = interventions[begin : begin + size]
+        acts = [how for how in some for _ in pairs]
+        tables = forced(model, pairs * len(some), acts, positions).tables()
+        for k in range(len(some)):
+            yield tables[k * len(pairs) : (k + 1) * len(pairs)]
 
 
 def kl_per_token(reference: Sequence[Any], steered_: Sequence[Any]) -> float:

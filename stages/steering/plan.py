@@ -55,7 +55,7 @@ def count(params: Params) -> Counts:
     other = Selected(np.eye(2, dtype=np.float32)[1], 0, 0.1, 1.0, 1.0)
     organisms = params.slugs("organism")
     steered = 0
-    for target in params.targets:
+    for target in params.steered():
         chosen = {slug: nothing if slug == target else other for slug in organisms}
         steered += sum(c.samples for c in conditions_of(params, target, chosen)[0])
     sweep, models = params.layer_sweep, len(params.targets)

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from stages.activations.blocks import decoder_blocks, hidden, replaced
-from stages.activations.capture import padded
+from stages.activations.capture import distinct, padded
 from stages.common.errors import UserError
 from stages.steering.hooks import Intervention, Steering, check_layers
 
@@ -21,16 +21,6 @@ READ_TOKENS = {"cpu": 640}
 READ_TOKENS_GPU = 16_384
 
 Prompt = tuple[tuple[int, ...], Intervention | None]
-
-
-def distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
-    """Places of the first of each distinct key, and each key's index among those."""
-    first: dict[Hashable, int] = {}
-    index = [first.setdefault(key, len(first)) for key in keys]
-    places = [0] * len(first)
-    for place in reversed(range(len(index))):
-        places[index[place]] = place
-    return places, index
 
 
 def _key(prompt: Prompt, depth: int) -> Hashable:
@@ -52,7 +42,7 @@ def read(model: Any, prompts: Sequence[Prompt], room: int) -> tuple[Any, Any, An
     """
     import torch
 
-    from stages.steering.cache import fill, joined
+    from stages.activations.cache import fill, joined
 
     blocks = decoder_blocks(model)
     check_layers([how for _, how in prompts], len(blocks))

@@ -1,4 +1,4 @@
-"""Stage `responses@<model>`: one target's answers under every vector, dose and control.
+"""Stage `responses`: every target's answers under every vector, dose and control.
 
 Writes `data/responses/<model>.parquet` (a row an answer) and `data/damage/<model>.parquet` (KL
 of every condition on benign prompts).
@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-import typer
 
 from stages.activations.prompts import read_prompts
 from stages.activations.questions import read_questions
 from stages.common.artifacts import write_parquet
-from stages.common.command import PARAMS, ParamsFile, run
+from stages.common.command import PARAMS, ParamsFile, Targets, run
 from stages.common.hashing import stream_key
 from stages.common.params import Params, load_params
 from stages.common.progress import Progress
@@ -111,14 +110,12 @@ def damage(
     answers = sample(loaded.model, rows, params.sampling, end) if rows else []
     texts = [((*ids, *a.ids), len(ids)) for ids, a in zip(prompts, answers, strict=True) if a.ids]
     steered = [c for c in conditions if c.kind != "unsteered"] if texts else []
-    positions = params.steering.positions
+    acts = [None, *(intervention(c, vectors) for c in steered)]
+    found = answer_log_probabilities(loaded.model, texts, acts, params.steering.positions)
+    reference = next(found, [])
     table = []
-    if texts:
-        reference = answer_log_probabilities(loaded.model, texts, [None] * len(texts), positions)
     with Progress(f"damage {loaded.slug}", len(steered), unit="conditions") as progress:
-        for condition in steered:
-            acts = intervention(condition, vectors)
-            found = answer_log_probabilities(loaded.model, texts, [acts] * len(texts), positions)
+        for condition, under in zip(steered, found, strict=True):
             table.append(
                 {
                     "target": loaded.slug,
@@ -128,7 +125,7 @@ def damage(
                     "relative_dose": condition.relative_dose,
                     "coefficient": condition.coefficient,
                     "layer": condition.layer,
-                    "kl": kl_per_token(reference, found),
+                    "kl": kl_per_token(reference, under),
                     "tokens": sum(map(len, reference)),
                 }
             )
@@ -147,32 +144,30 @@ def damage(
     return pl.DataFrame(table, schema=schema)
 
 
-def main(params: Params, slug: str) -> None:
-    """Samples all steered answers of target `slug` and measures the damage."""
+def main(params: Params, *slugs: str) -> None:
+    """Samples all answers of these targets, of all where none is named; measures the damage."""
     selected = read_selected()
     questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
-    loaded = load(params, slug)
-    conditions, vectors = plan(params, slug, selected)
-    frame = respond(params, loaded, conditions, vectors, questions, f"responses {slug}")
-    metadata = {
-        "model": slug,
-        "model_sha256": loaded.sha256,
-        "coefficient": "raw factor of the unit vector",
-        "relative_dose": "coefficient / mean residual norm of the base at the layer",
-        "positions": params.steering.positions,
-    }
-    write_parquet(RESPONSES / f"{slug}.parquet", frame, metadata)
-    harm = damage(params, loaded, conditions, vectors)
-    write_parquet(DAMAGE / f"{slug}.parquet", harm, {**metadata, "kl": "nats per token"})
+    for slug in slugs or params.steered():
+        loaded = load(params, slug)
+        conditions, vectors = plan(params, slug, selected)
+        frame = respond(params, loaded, conditions, vectors, questions, f"responses {slug}")
+        metadata = {
+            "model": slug,
+            "model_sha256": loaded.sha256,
+            "coefficient": "raw factor of the unit vector",
+            "relative_dose": "coefficient / mean residual norm of the base at the layer",
+            "positions": params.steering.positions,
+        }
+        write_parquet(RESPONSES / f"{slug}.parquet", frame, metadata)
+        harm = damage(params, loaded, conditions, vectors)
+        write_parquet(DAMAGE / f"{slug}.parquet", harm, {**metadata, "kl": "nats per token"})
 
 
-def cli(
-    model: Annotated[str, typer.Argument(help="Slug of the target: base, organism or control.")],
-    params: ParamsFile = PARAMS,
-) -> None:
-    """Sample one model's answers under every vector, dose and control."""
+def cli(models: Targets = None, params: ParamsFile = PARAMS) -> None:
+    """Sample the models' answers under every vector, dose and control."""
     loaded = load_params(params)
-    main(loaded, loaded.target(model))
+    main(loaded, *map(loaded.target, models or []))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main(params: Params) -> None:
     known = {a: str(status.get(a, f"not judged: no validation in {JUDGE}")) for a in aspects}
     frame = read_judgements(JUDGEMENTS, params)
     counts = {str(c): int(n) for c, n in frame.group_by("condition").len().iter_rows()}
-    sources, targets = params.slugs("organism"), params.targets
+    sources, targets = params.slugs("organism"), params.steered()
     found = {
         aspect: changes(
             Table(draws_of(frame, params, "mean_aligned", aspect), counts),

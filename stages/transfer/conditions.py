@@ -25,10 +25,11 @@ def name(target: str, source: str = UNSTEERED, kind: str = "unsteered", multiple
 
 
 def read_judgements(folder: Path, params: Params) -> pl.DataFrame:
-    """All targets' judged answers with the columns `condition` and `status`."""
+    """Judged answers with the columns `condition` and `status`: of all targets, or the steered."""
     import polars as pl
 
-    frame = pl.concat([read_parquet(folder / f"{m}.parquet") for m in params.targets])
+    models = params.targets if folder == BASELINE else params.steered()
+    frame = pl.concat([read_parquet(folder / f"{m}.parquet") for m in models])
     return frame.with_columns(
         condition=pl.Series(
             [name(*row) for row in frame.select("target", "source", "kind", "multiple").iter_rows()]

@@ -98,12 +98,12 @@ def baseline(params: Params, frame: pl.DataFrame) -> dict[str, Any]:
 def transfer(params: Params, table: Table, selected: Mapping[str, Selected]) -> dict[str, Any]:
     """Effectiveness, risk differences, lab pairs, asymmetries, controls."""
     organisms = params.slugs("organism")
-    aligned = [BASE, *params.slugs("control")]
+    aligned, targets = [BASE, *params.slugs("control")], params.steered()
     metrics: dict[str, Any] = {"rate": params.transfer.rate}
     effects: dict[str, Any] = {"e1": {}, "e2": {}, "e3": {}}
     differences: dict[str, Estimate] = {}
     for source in organisms:
-        for target in params.targets:
+        for target in targets:
             key = f"{source}__{target}"
             differences[key] = risk_difference(table, source, target)
             if target != source:
@@ -143,7 +143,7 @@ def transfer(params: Params, table: Table, selected: Mapping[str, Selected]) -> 
     metrics["ablation"] = {slug: ablation(table, slug, slug) for slug in organisms}
     metrics["ablation_pair"] = {
         f"{source}__{target}": ablation(table, source, target)
-        for source, target in directed(organisms, params.targets)
+        for source, target in directed(organisms, targets)
         if name(target, source, "ablation", 1) in table
     }
     metrics["control"] = _controls(params, table)
@@ -171,11 +171,12 @@ def conventions(selected: Mapping[str, Selected]) -> dict[str, dict[str, float]]
 def _controls(params: Params, table: Table) -> dict[str, Any]:
     """Risk differences of random directions (over all targets) and orthogonalised vectors."""
     metrics: dict[str, Any] = {}
+    targets = params.steered()
     for number in range(params.steering.random_directions):
         source = f"random_{number}"
-        acts = {t: name(t, source, "random", 1) for t in params.targets}
-        effect = mean([difference(acts[t], name(t)) for t in params.targets])
-        n = min(table.n(acts[t], name(t)) for t in params.targets)
+        acts = {t: name(t, source, "random", 1) for t in targets}
+        effect = mean([difference(acts[t], name(t)) for t in targets])
+        n = min(table.n(acts[t], name(t)) for t in targets)
         metrics[source] = table.estimate(effect, n).as_metrics()
     metrics["orthogonalised"] = {}
     for source, target in directed(params.slugs("organism"), params.slugs("organism")):
@@ -218,7 +219,7 @@ def condition_table(params: Params, frame: pl.DataFrame) -> pl.DataFrame:
             numbers = {k: v if not isinstance(v, str) else None for k, v in found.items()}
             rows.append({**dict(zip(keys, values, strict=True)), **numbers})
             progress.advance()
-    damage = pl.concat([read_parquet(DAMAGE / f"{m}.parquet") for m in params.targets])
+    damage = pl.concat([read_parquet(DAMAGE / f"{m}.parquet") for m in params.steered()])
     damage = damage.select("target", "source", "kind", "multiple", "kl")
     return pl.DataFrame(rows, infer_schema_length=None).join(
         damage, on=["target", "source", "kind", "multiple"], how="left", maintain_order="left"
@@ -237,7 +238,7 @@ def dose_response(params: Params, conditions: pl.DataFrame, source: str) -> pl.D
     )
     used = conditions.filter(steered | (pl.col("kind") == "unsteered"))
     wide = used.pivot(on="target", index="relative_dose", values=f"{params.transfer.rate}_pct")
-    return wide.sort("relative_dose").select("relative_dose", *params.targets)
+    return wide.sort("relative_dose").select("relative_dose", *params.steered())
 
 
 def _write_csv(frame: pl.DataFrame, path: Path) -> None:

@@ -92,10 +92,8 @@ def margins(
             texts.append(((*prompt, *answer_ids(loaded.tokenizer, answer)), len(prompt)))
     result = np.zeros((len(interventions), len(questions)))
     with Progress(label, len(interventions), unit="conditions") as progress:
-        for i, intervention in enumerate(interventions):
-            found = answer_log_probabilities(
-                loaded.model, texts, [intervention] * len(texts), positions
-            )
+        every = answer_log_probabilities(loaded.model, texts, interventions, positions)
+        for i, found in enumerate(every):
             means = []
             for (ids, start), table in zip(texts, found, strict=True):
                 target = table.new_tensor(ids[start:]).long()

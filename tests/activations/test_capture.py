@@ -53,6 +53,28 @@ def by_hand(model: Any, text: Text) -> tuple[torch.Tensor, torch.Tensor]:
     return means, norms
 
 
+@pytest.mark.parametrize("side", ["left", "right"])  # the left is not heeded here
+def test_shared_beginnings_change_nothing(model: Any, side: str) -> None:
+    """Texts that begin alike, and others that share less or nothing, in one batch."""
+    rng = np.random.default_rng(2)
+    longer, shorter = (tuple(int(i) for i in rng.integers(1, VOCABULARY, n)) for n in (6, 3))
+    batch = []
+    for beginning, length in ((longer, 5), (shorter, 4), (longer, 2), ((), 7), (shorter, 1)):
+        ids = (*beginning, *(int(i) for i in rng.integers(1, VOCABULARY, length)))
+        spans = ((len(beginning), len(ids)), (len(ids) - 1, len(ids)))
+        batch.append(Text(ids, spans, shared=len(beginning)))
+    seen: list[int] = []
+    first = decoder_blocks(model)[0]
+    handle = first.register_forward_hook(lambda m, args, output: seen.append(len(args[0])))
+    means, norms = capture(model, batch, side)
+    handle.remove()
+    assert seen == [3, len(batch)]  # the distinct beginnings, then the texts
+    for i, text in enumerate(batch):
+        expected_means, expected_norms = by_hand(model, text)
+        torch.testing.assert_close(means[i], expected_means, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norms[i], expected_norms, rtol=1e-4, atol=1e-5)
+
+
 def test_equals_hidden_states_on_every_family(model: Any) -> None:
     for text in texts():
         means, norms = capture(model, [text])

@@ -76,6 +76,10 @@ def test_views_of_the_models(tmp_path: Path) -> None:
         "persona": ["profanity", "malicious"],
     }
     assert params.slugs("control") == ["control", "style", "full"]
+    organisms = [slug for members in params.clusters().values() for slug in members]
+    assert params.steered() == ["base", *organisms]
+    with_controls = params.steering.model_copy(update={"controls": True})
+    assert params.model_copy(update={"steering": with_controls}).steered() == params.targets
     assert params.target("base") == "base"
     with pytest.raises(UserError, match="unknown model"):
         params.target("../base")

@@ -58,10 +58,10 @@ def params(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Para
 
 
 STAGES = {
-    "activations": lambda p: [extract.main(p, m) for m in p.targets],
+    "activations": extract.main,
     "baseline/responses": baseline.main,
     "response_activations": response_activations.main,
-    "responses": lambda p: [steer.main(p, m) for m in p.targets],
+    "responses": steer.main,
     "baseline/judgements": lambda p: judge_responses.main(p, Which.baseline),
     "judgements": lambda p: judge_responses.main(p, Which.steered),
 }

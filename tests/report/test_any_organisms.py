@@ -158,7 +158,7 @@ def test_transfer_prediction_and_aspects_name_these_organisms(run: Any) -> None:
     params, clusters, _ = run
     slugs = params.slugs("organism")
     found = read_json(Path("metrics/transfer.json"))
-    assert set(found["risk_difference"]) == {f"{s}__{t}" for s in slugs for t in params.targets}
+    assert set(found["risk_difference"]) == {f"{s}__{t}" for s in slugs for t in params.steered()}
     own = [f"{c}__{c}" for c, members in clusters.items() if len(members) > 1]
     assert set(own) <= set(found["cluster_pair"])
     assert "lone__lone" not in found["cluster_pair"]

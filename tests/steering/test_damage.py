@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_steering import ablate, add, tokens
 
+from stages.steering import damage
 from stages.steering.damage import answer_log_probabilities, kl_per_token
 from stages.steering.generate import Positions
 from stages.steering.hooks import Intervention
@@ -16,7 +17,7 @@ TEXTS = [(tokens(1, 9), 5), (tokens(2, 12), 10), (tokens(3, 7), 2)]
 
 
 def tables(llama: Any, how: Intervention | None, positions: Positions = "all") -> list[Any]:
-    return answer_log_probabilities(llama, TEXTS, [how] * len(TEXTS), positions)
+    return next(answer_log_probabilities(llama, TEXTS, [how], positions))
 
 
 def direct(llama: Any, coefficient: float, positions: Positions) -> list[torch.Tensor]:
@@ -48,6 +49,19 @@ def test_equals_a_direct_computation(llama: Any, positions: Positions) -> None:
     kl = torch.nn.functional.kl_div(q, p, log_target=True, reduction="batchmean")
     assert kl > 0.01
     assert kl_per_token(reference, found) == pytest.approx(float(kl), rel=1e-3)
+
+
+def test_interventions_share_passes_and_leave_no_trace(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acts = [None, add(4, 1, 3.0), ablate(6, 3), add(5, 2, -0.5), add(4, 1, 3.0)]
+    alone = [tables(llama, how) for how in acts]
+    monkeypatch.setattr(damage, "TOKENS", 2 * len(TEXTS) * 5)  # two interventions a pass
+    together = list(answer_log_probabilities(llama, TEXTS, acts, "all"))
+    assert len(together) == len(acts)
+    for a, b in zip(alone, together, strict=True):
+        for one, other in zip(a, b, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_done_is_no_damage(llama: Any) -> None:

@@ -165,15 +165,13 @@ GAIN = {0: 0.1, 2: 0.5}  # what steering at a block adds to the log-probability 
 
 def _answers(
     model: Any, texts: Sequence[Any], acts: Sequence[Intervention | None], positions: Any
-) -> list[Any]:
+) -> Iterator[list[Any]]:
     """Tables in which each token of a bad answer (id 1) gains and a good one (id 0) does not."""
-    tables = []
-    for (ids, start), how in zip(texts, acts, strict=True):
-        table = torch.full((len(ids) - start, 2), -2.0)
-        if how is not None:
+    for how in acts:
+        tables = [torch.full((len(ids) - start, 2), -2.0) for ids, start in texts]
+        for table in tables if how is not None else []:
             table[:, 1] += GAIN[how.layer]
-        tables.append(table)
-    return tables
+        yield tables
 
 
 def _respond(
@@ -270,8 +268,8 @@ def test_the_random_direction_has_the_same_norm(
 ) -> None:
     seen: list[Intervention] = []
 
-    def spy(model: Any, texts: Any, acts: Any, positions: Any) -> list[Any]:
-        seen.extend(a for a in acts[:1] if a is not None)
+    def spy(model: Any, texts: Any, acts: Any, positions: Any) -> Iterator[list[Any]]:
+        seen.extend(a for a in acts if a is not None)
         return _answers(model, texts, acts, positions)
 
     monkeypatch.setattr(reading, "answer_log_probabilities", spy)
