@@ -130,8 +130,10 @@ def _panel(table: pl.DataFrame, chance: pl.DataFrame, groups: Mapping[str, str])
         .sort("dose")
     )
     names = [*GROUPS, RANDOM]
-    colour = alt.Color("target:N", scale=scale(names), title=None, legend=LEGEND)
-    shape = alt.Shape("target:N", scale=scale(names, "shape"), title=None, legend=LEGEND)
+    steered = CONTROL in groups.values()  # all panels have the same legend
+    legend = LEGEND | {"values": [n for n in names if n != CONTROL or steered]}
+    colour = alt.Color("target:N", scale=scale(names), title=None, legend=legend)
+    shape = alt.Shape("target:N", scale=scale(names, "shape"), title=None, legend=legend)
     dash = alt.StrokeDash("target:N", scale=scale(names, "dash"), legend=None)
     ticks = sorted({*table["relative_dose"].to_list(), *chance["relative_dose"].to_list()})
     x = alt.X(
