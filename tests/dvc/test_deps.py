@@ -73,3 +73,20 @@ def test_imports_are_followed_into_functions_but_not_into_hints(
     assert deps == ["stages/x/a.py", "stages/x/b.py", "stages/x/c.py", "data/y"]
     main(graph)
     assert graph.read_text() == written
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [*sorted(ROOT.glob("profiles/*.yaml")), ROOT / "tests/e2e/reduced.yaml"],
+    ids=lambda path: path.stem,
+)
+def test_every_profile_has_the_params_that_stages_name(profile: Path) -> None:
+    """DVC stops at a stage whose param is missing, also where the code has a default for it."""
+    params = yaml.safe_load(profile.read_text(encoding="utf-8"))
+    named = {key for stage in STAGES.values() for key in stage.get("params", [])}
+    assert len(named) > 20
+    for key in (k for k in named if "$" not in k):
+        section = params
+        for part in key.split("."):
+            assert part in section, key
+            section = section[part]
