@@ -43,9 +43,8 @@ def setup_torch(params: Params) -> Any:
         logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # peft's own affair
     torch.set_num_threads(params.run.threads)
-    # The vector mathematics library chooses its code on first use. Where two threads use it first
-    # at the same time, one of them can take other code: a process's first pass then has other
-    # last bits in half of its rows (4 of 40 processes without this line, 0 of 50 with it).
+    # The vector mathematics library chooses its code on first use; of two threads at once one can
+    # take other code, and other last bits in a first pass (4 of 40 processes without this line).
     torch.linspace(0, 1, 64).cos().sin().exp()
     torch.use_deterministic_algorithms(True, warn_only=True)
     deterministic: Any = torch.utils.deterministic
