@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export TOKENIZERS_PARALLELISM := false
+# Some machines set it: each of forty stages would compile the libraries anew, 10 s a stage.
+unexport PYTHONDONTWRITEBYTECODE
 READY := $(VENV)/.ready
 P ?= smol
 # Two files of tests at a time; threads that wait leave the core to the other one.
