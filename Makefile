@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export TOKENIZERS_PARALLELISM := false
-# Some machines set it: each of forty stages would compile the libraries anew, 10 s a stage.
+# Where it is set, every stage would compile the libraries anew: 10 seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 READY := $(VENV)/.ready
 P ?= smol
