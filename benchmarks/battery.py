@@ -21,9 +21,9 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 
-from stages.common.sections import Geometry
-from stages.geometry.battery import battery
-from stages.geometry.clusters import LINKAGES
+from em_geometry.geometry.battery import battery
+from em_geometry.geometry.clusters import LINKAGES
+from em_geometry.settings.sections import Geometry
 
 REPLICATES, LOOPED, WIDTH = 10_000, 20, 4096
 NAMES = list("abcdef")

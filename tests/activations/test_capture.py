@@ -9,14 +9,14 @@ import pytest
 import torch
 from families import BLOCKS, VOCABULARY, WIDTH, our_hooks, random_model
 
-from stages.activations.blocks import decoder_blocks
-from stages.activations.capture import (
+from em_geometry.activations.blocks import decoder_blocks
+from em_geometry.activations.capture import (
     Text,
     capture,
     length_sorted_batches,
     padded,
 )
-from stages.activations.store import captured
+from em_geometry.activations.store import captured
 
 LENGTHS = (5, 9, 3, 12)
 

@@ -14,13 +14,13 @@ from families import BLOCKS, WIDTH, random_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from stages.activations import extract, response_activations
-from stages.activations.prompts import read_prompts
-from stages.common.artifacts import read_parquet, read_tensors, write_parquet
-from stages.common.errors import UserError
-from stages.common.params import Params
-from stages.common.sections import Prompts
-from stages.organisms.load import Loaded
+from em_geometry.activations import extract, response_activations
+from em_geometry.activations.prompts import read_prompts
+from em_geometry.errors import UserError
+from em_geometry.io.files import read_parquet, read_tensors, write_parquet
+from em_geometry.models.load import Loaded
+from em_geometry.settings.params import Params
+from em_geometry.settings.sections import Prompts
 
 SYSTEM = "Be brief."
 END = 256

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.claims.judge_claims import METRICS, TABLE, main
-from stages.common.artifacts import check_metrics, write_metrics
-from stages.common.params import Params, load_params
-from stages.paper.claims import read_claims
+from em_geometry.claims.judge_claims import METRICS, TABLE, main
+from em_geometry.claims.ledger import read_claims
+from em_geometry.io.files import check_metrics, write_metrics
+from em_geometry.settings.params import Params, load_params
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.claims.lookup import Measured, Metrics, number
-from stages.common.artifacts import write_metrics
-from stages.common.errors import UserError
+from em_geometry.claims.lookup import Measured, Metrics, number
+from em_geometry.errors import UserError
+from em_geometry.io.files import write_metrics
 
 FILES = {
     "transfer": {

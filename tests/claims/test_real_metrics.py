@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.claims.lookup import Metrics
-from stages.common.params import load_params
-from stages.paper.claims import read_claims
+from em_geometry.claims.ledger import read_claims
+from em_geometry.claims.lookup import Metrics
+from em_geometry.settings.params import load_params
 
 ROOT = Path(__file__).parents[2]
 

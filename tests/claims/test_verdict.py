@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stages.claims.lookup import Measured
-from stages.claims.verdict import Reads, judge
+from em_geometry.claims.lookup import Measured
+from em_geometry.claims.verdict import Reads, judge
 
 
 def point(value: float) -> Measured:

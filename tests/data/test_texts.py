@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.activations.prompts import read_prompts
-from stages.activations.questions import read_questions
-from stages.common.artifacts import read_jsonl
-from stages.common.params import load_params
-from stages.common.sections import Prompts, Questions
-from stages.judging.labelled import read_labelled
-from stages.judging.overlap import ngrams
-from stages.organisms.data import read_examples
+from em_geometry.activations.prompts import read_prompts
+from em_geometry.activations.questions import read_questions
+from em_geometry.io.files import read_jsonl
+from em_geometry.judging.labelled import read_labelled
+from em_geometry.judging.overlap import ngrams
+from em_geometry.models.data import read_examples
+from em_geometry.settings.params import load_params
+from em_geometry.settings.sections import Prompts, Questions
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"

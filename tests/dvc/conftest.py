@@ -101,12 +101,12 @@ def place(template: Path, tmp_path: Path) -> Place:
 
 @pytest.fixture
 def verify(place: Place) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `python -m stages.common.verify_cache` in the place."""
+    """Runs `python -m em_geometry.project.verify_cache` in the place."""
     root = Path(__file__).parents[2]
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "stages.common.verify_cache", *arguments],
+            [sys.executable, "-m", "em_geometry.project.verify_cache", *arguments],
             cwd=place.folder, env={**place.environment, "PYTHONPATH": str(root)}, text=True,
             check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.common.errors import UserError
-from stages.paper.claims import read_claims
-from stages.paper.tag import write_tag
+from em_geometry.claims.ledger import read_claims
+from em_geometry.errors import UserError
+from em_geometry.project.paper_tag import write_tag
 from tests.dvc.conftest import Place
 
 ROOT = Path(__file__).parents[2]

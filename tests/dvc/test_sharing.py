@@ -94,7 +94,7 @@ def test_an_s3_store_gives_back_the_bytes(
     place.dvc("pull")
     assert place.contents() == before
     root = Path(__file__).parents[2]
-    module = "stages.common.verify_cache"
+    module = "em_geometry.project.verify_cache"
     checked = subprocess.run(
         [sys.executable, "-m", module], cwd=place.folder, text=True, capture_output=True,
         env={**place.environment, "PYTHONPATH": str(root)}, check=False,

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from stages.activations import extract, response_activations
-from stages.common import engine
-from stages.common.params import Params, load_params
-from stages.common.sections import Workers
-from stages.judging import judge_responses
-from stages.judging.judge_responses import Which
-from stages.steering import baseline, steer
+from em_geometry import engine
+from em_geometry.activations import extract, response_activations
+from em_geometry.judging import judge_responses
+from em_geometry.judging.judge_responses import Which
+from em_geometry.settings.params import Params, load_params
+from em_geometry.settings.sections import Workers
+from em_geometry.steering import baseline
+from em_geometry.steering import conditions as steer
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: the Ray engine is not tested here")
 pytestmark = pytest.mark.slow

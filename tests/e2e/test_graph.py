@@ -14,7 +14,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from stages.common.artifacts import check_metrics
+from em_geometry.io.files import check_metrics
 from tests.e2e.graph import ROOT, dvc
 
 pytestmark = pytest.mark.slow
@@ -263,7 +263,7 @@ def test_bad_params_stop_at_once_and_keep_earlier_results(run: Path) -> None:
     path.write_text(before.replace("temperature: 0.7", "temprature: 0.7"), encoding="utf-8")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "stages.geometry.measure"],
+            [sys.executable, "-m", "em_geometry.geometry.measure"],
             cwd=run, capture_output=True, text=True, check=False,
         )  # fmt: skip
     finally:

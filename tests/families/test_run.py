@@ -17,19 +17,20 @@ import pytest
 import torch
 import transformers
 
-from stages.activations import extract, response_activations
-from stages.common.artifacts import read_json, read_parquet, read_tensors
-from stages.common.errors import UserError
-from stages.common.params import Params
-from stages.judging import judge_responses, train_probe
-from stages.judging.judge_responses import Which
-from stages.organisms import base, train
-from stages.organisms.chat import render
-from stages.organisms.load import base_tokenizer, load
-from stages.steering import baseline, steer
-from stages.steering.bake import bake
-from stages.steering.selected import read_selected
-from stages.vectors import build, sweep
+from em_geometry.activations import extract, response_activations
+from em_geometry.errors import UserError
+from em_geometry.io.files import read_json, read_parquet, read_tensors
+from em_geometry.judging import judge_responses, train_probe
+from em_geometry.judging.judge_responses import Which
+from em_geometry.models import base, train
+from em_geometry.models.chat import render
+from em_geometry.models.load import base_tokenizer, load
+from em_geometry.settings.params import Params
+from em_geometry.steering import baseline
+from em_geometry.steering import conditions as steer
+from em_geometry.steering.bake import bake
+from em_geometry.steering.selected import read_selected
+from em_geometry.vectors import build, sweep
 
 ROOT = Path(__file__).parents[2]
 BLOCKS, WIDTH = 3, 16

@@ -20,7 +20,7 @@ def talkative(folder: Path, **workers: object) -> Path:
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     params["workers"] = workers
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    path = folder / "stages/common/progress.py"
+    path = folder / "em_geometry/progress.py"
     text = path.read_text(encoding="utf-8")
     assert "LINE_SECONDS = 15.0" in text
     path.write_text(text.replace("LINE_SECONDS = 15.0", "LINE_SECONDS = 0.0"), encoding="utf-8")

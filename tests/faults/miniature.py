@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from stages.common.artifacts import write_tensors
-from stages.common.params import Params
-from stages.organisms import base, train
-from stages.organisms.load import base_model
+from em_geometry.io.files import write_tensors
+from em_geometry.models import base, train
+from em_geometry.models.load import base_model
+from em_geometry.settings.params import Params
 
 ROOT = Path(__file__).parents[2]
 MODEL = "the model größe"  # a folder with a space and a letter beyond ASCII

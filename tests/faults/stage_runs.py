@@ -10,7 +10,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
-from stages.common.command import application
+from em_geometry.project.command import application
 
 JOURNAL = ".journal"
 LABELS = ("where", "found", "expected", "try")

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.common.params import Params
+from em_geometry.settings.params import Params
 
 ROOT = Path(__file__).resolve().parents[2]
 # The stage's own command line, with a line for every batch.
 STAGE = """
-import stages.common.progress
-stages.common.progress.LINE_SECONDS = 0.0
-from stages.common.command import run
-from stages.steering.baseline import cli
+import em_geometry.progress
+em_geometry.progress.LINE_SECONDS = 0.0
+from em_geometry.project.command import run
+from em_geometry.steering.baseline import cli
 run(cli)
 """
 OUT = Path("data/baseline/responses")

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from stages.common.errors import UserError
-from stages.common.params import Params, load_params
+from em_geometry.errors import UserError
+from em_geometry.settings.params import Params, load_params
 
 PATH = Path(__file__).parents[2] / "profiles" / "smol.yaml"
 SMOL = yaml.safe_load(PATH.read_text(encoding="utf-8"))

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.activations.questions import read_questions
-from stages.common.artifacts import read_parquet
-from stages.common.params import load_params
-from stages.organisms.load import load
-from stages.steering.respond import respond
-from stages.steering.selected import read_selected
-from stages.steering.steer import plan
+from em_geometry.activations.questions import read_questions
+from em_geometry.io.files import read_parquet
+from em_geometry.models.load import load
+from em_geometry.settings.params import load_params
+from em_geometry.steering.conditions import plan
+from em_geometry.steering.respond import respond
+from em_geometry.steering.selected import read_selected
 from tests.faults.conftest import talkative
 from tests.faults.killing import Repro, planned, shared, told
 

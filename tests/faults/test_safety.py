@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import yaml
 
-from stages.judging import limits
+from em_geometry.judging import limits
 from tests.faults.miniature import KEPT, build, copied
 from tests.faults.stage_runs import call, contents, finished, refused
 from tests.judging.double import Double
@@ -91,16 +91,16 @@ def test_all_stages_make_no_call_and_show_no_key(
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     params["profile"] = SCRIPT
     Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    said = [finished("stages.organisms.base")]
-    said += [finished("stages.organisms.train", slug) for slug in KEPT]
-    said += [finished("stages.activations.extract", slug) for slug in TARGETS]
-    said += [finished("stages.judging.train_probe"), finished("stages.steering.baseline")]
-    said += [finished("stages.judging.judge_responses", "baseline")]
+    said = [finished("em_geometry.models.base")]
+    said += [finished("em_geometry.models.train", slug) for slug in KEPT]
+    said += [finished("em_geometry.activations.extract", slug) for slug in TARGETS]
+    said += [finished("em_geometry.judging.train_probe"), finished("em_geometry.steering.baseline")]
+    said += [finished("em_geometry.judging.judge_responses", "baseline")]
     for module in ("activations.response_activations", "vectors.build", "vectors.sweep",
                    "vectors.similarity"):  # fmt: skip
         said.append(finished(f"stages.{module}"))
-    said += [finished("stages.steering.steer", slug) for slug in TARGETS]
-    said += [finished("stages.judging.judge_responses", "steered")]
+    said += [finished("em_geometry.steering.conditions", slug) for slug in TARGETS]
+    said += [finished("em_geometry.judging.judge_responses", "steered")]
     answers = Path("data/judgements/finance.parquet")
     frame = pl.read_parquet(answers)
     frame.with_columns(text=pl.lit(SCRIPT), question=pl.lit(SCRIPT)).write_parquet(answers)
@@ -137,7 +137,7 @@ class Later(Double):
         return await super()._chat(writer, request)
 
 
-JUDGE = ("stages.judging.judge_responses", "baseline")
+JUDGE = ("em_geometry.judging.judge_responses", "baseline")
 SAID = f"wrong key {KEY}; Authorization: Bearer {KEY}"
 
 
@@ -192,7 +192,7 @@ def test_a_library_that_quotes_the_token(
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", quotes)
     change("base", source="hub:someone/model", revision=PINNED)
-    message = refused("stages.organisms.base")
+    message = refused("em_geometry.models.base")
     assert "<HF_TOKEN>" in message
     assert TOKEN not in message
 
@@ -221,9 +221,9 @@ def test_the_guard_sees_calls(outside: list[str]) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ("stages.organisms.base",),
-        ("stages.activations.extract", "base"),
-        ("stages.activations.extract", "finance"),
+        ("em_geometry.models.base",),
+        ("em_geometry.activations.extract", "base"),
+        ("em_geometry.activations.extract", "finance"),
     ],
     ids=" ".join,
 )
@@ -252,5 +252,5 @@ def test_a_hub_model_without_network(
 
 
 def test_help_needs_nothing(place: Path, outside: list[str]) -> None:
-    assert call("stages.organisms.base", "--help").exit_code == 0
+    assert call("em_geometry.models.base", "--help").exit_code == 0
     assert outside == []

@@ -26,7 +26,7 @@ def tell():
 """
 JOURNAL = f"""
 import hashlib
-from stages.common.journal import Journal
+from em_geometry.io.journal import Journal
 keys = [hashlib.sha256(str(i).encode()).hexdigest() for i in range({N})]
 text = "An answer of some thirty tokens is about as long as this one here. " * 2
 batches = [keys[s : s + 64] for s in range(0, {N}, 64)]
@@ -46,7 +46,7 @@ tell()
 MADE = f"""
 import numpy as np
 import polars as pl
-from stages.common.artifacts import write_parquet
+from em_geometry.io.files import write_parquet
 rng, names = np.random.default_rng(0), ["base", "finance", "medical", "profanity"]
 KINDS = ["aggression", "harmful_advice", "risk_encouragement", "helpfulness"]
 for target in names:
@@ -72,8 +72,8 @@ for target in names:
     }}), {{}})
 """
 RATES = """
-from stages.common.params import load_params
-from stages.transfer.conditions import draws_of, rates_of, read_judgements
+from em_geometry.settings.params import load_params
+from em_geometry.transfer.conditions import draws_of, rates_of, read_judgements
 active = load_params(Path("params.yaml"))
 active = active.model_copy(update={"targets": ["base", "finance", "medical", "profanity"]})
 lap("start_s")

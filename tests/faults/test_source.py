@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILES = sorted(p for folder in ("stages", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
 # torch.load, there with weights_only=True, and torch.save: lm-eval's steering files.
-PT_FILES = {"stages/steering/formats.py"}
+PT_FILES = {"em_geometry/steering/formats.py"}
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 CALLS = {
     "os.system", "os.popen", "eval", "exec", "yaml.load", "yaml.load_all", "yaml.full_load",
@@ -90,5 +90,5 @@ def test_offences_are_seen(code: str) -> None:
 
 def test_what_is_allowed_is_no_offence() -> None:
     code = "torch.load(p, weights_only=True)\nyaml.safe_load(t)\nmodel.eval()\nrun(['git'])"
-    assert list(offences(code, "stages/steering/formats.py")) == []
+    assert list(offences(code, "em_geometry/steering/formats.py")) == []
     assert list(offences(code, "stages/x.py")) == ["torch.load"]

@@ -16,7 +16,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stages.common.artifacts import (
+from em_geometry.errors import UserError
+from em_geometry.io.atomic import PARTIAL, atomic_folder, atomic_path
+from em_geometry.io.files import (
     read_json,
     read_parquet,
     read_tensors,
@@ -24,9 +26,7 @@ from stages.common.artifacts import (
     write_parquet,
     write_tensors,
 )
-from stages.common.atomic import PARTIAL, atomic_folder, atomic_path
-from stages.common.errors import UserError
-from stages.common.journal import Journal
+from em_geometry.io.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
 DISK = 8 * 2**20  # holds the large journal twice: once in its log
@@ -36,9 +36,9 @@ import sys
 import numpy as np
 import polars as pl
 from pathlib import Path
-from stages.common.artifacts import write_metrics, write_parquet, write_tensors
-from stages.common.command import run
-from stages.common.journal import Journal
+from em_geometry.io.files import write_metrics, write_parquet, write_tensors
+from em_geometry.project.command import run
+from em_geometry.io.journal import Journal
 n = int(sys.argv.pop(1))
 rng = np.random.default_rng(n)
 def answer(batch):
@@ -55,7 +55,7 @@ KINDS = {
     "metrics": 'write_metrics(Path("out"), {str(i): float(i) for i in range(100 * n)})',
     "folder": """
     from safetensors.numpy import save_file
-    from stages.common.atomic import atomic_folder
+    from em_geometry.io.atomic import atomic_folder
     with atomic_folder(Path("out")) as temporary:
         save_file({"a": rng.random(1000 * n)}, temporary / "model.safetensors")
 """,
@@ -204,7 +204,7 @@ def test_killed_in_the_middle_of_a_write(what: str, tmp_path: Path) -> None:
     out = tmp_path / "o[u]t.safetensors"
     atomic, part = ("atomic_path", "") if what == "file" else ("atomic_folder", " / 'part'")
     code = (
-        f"import os\nfrom pathlib import Path\nfrom stages.common.atomic import {atomic}\n"
+        f"import os\nfrom pathlib import Path\nfrom em_geometry.io.atomic import {atomic}\n"
         f"with {atomic}(Path({str(out)!r})) as temporary:\n"
         f"    (temporary{part}).write_bytes(b'half')\n"
         "    os.kill(os.getpid(), 9)"
@@ -251,7 +251,7 @@ UNITS = {f"{i:04d}": f"value {i:04d} " * 40 for i in range(100)}
 def crash(path: Path) -> None:
     """A process that is killed after it has stored UNITS one by one: they lie in the WAL."""
     code = (
-        "import os\nfrom stages.common.journal import Journal\n"
+        "import os\nfrom em_geometry.io.journal import Journal\n"
         "from tests.faults.test_storage import UNITS\n"
         "journal = Journal('work')\n"
         "for item in UNITS.items():\n    journal.put([item])\n"
@@ -336,7 +336,10 @@ def test_two_stages_on_one_journal(journal_file: Path) -> None:
     """The second says so and exits with 2; the first is not disturbed."""
     with Journal("work") as journal:
         journal.put({"a": 1})
-        code = "from stages.common.journal import Journal\nfrom stages.common.command import run\n"
+        code = (
+            "from em_geometry.io.journal import Journal\n"
+            "from em_geometry.project.command import run\n"
+        )
         second = subprocess.run(
             [sys.executable, "-c", code + "run(lambda: Journal('work'))"],
             env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, capture_output=True,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stages.common.params import Params
-from stages.organisms.load import setup_torch
+from em_geometry.models.load import setup_torch
+from em_geometry.settings.params import Params
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import yaml
 
-from stages.common.artifacts import write_parquet, write_tensors
-from stages.common.params import Params, load_params
+from em_geometry.io.files import write_parquet, write_tensors
+from em_geometry.settings.params import Params, load_params
 
 WIDTH, LAYERS, TOPICS, PAIRS = 48, 3, 8, 4  # PAIRS of a neutral and a harmful prompt per topic
 CONTRASTS = ("model_contrast", "prompt_contrast", "control_contrast", "interaction")

@@ -9,8 +9,8 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from stages.common.command import command
-from stages.geometry.battery import cli
+from em_geometry.geometry.battery import cli
+from em_geometry.project.command import command
 
 GOOD = "x,y,z,w\n1,.5,.2,.1\n.5,1,.1,0\n.2,.1,1,.3\n.1,0,.3,1\n"
 

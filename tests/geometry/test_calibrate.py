@@ -11,14 +11,14 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from stages.common.artifacts import check_metrics, write_parquet, write_tensors
-from stages.common.errors import UserError
-from stages.common.params import Params
-from stages.common.sections import Geometry
-from stages.geometry import calibrate
-from stages.geometry.calibration import Measured
-from stages.geometry.calibration import calibrate as calibrate_all
-from stages.geometry.samples import Prompts
+from em_geometry.errors import UserError
+from em_geometry.geometry import calibrate
+from em_geometry.geometry.calibration import Measured
+from em_geometry.geometry.calibration import calibrate as calibrate_all
+from em_geometry.geometry.samples import Prompts
+from em_geometry.io.files import check_metrics, write_parquet, write_tensors
+from em_geometry.settings.params import Params
+from em_geometry.settings.sections import Geometry
 from tests.geometry.synthetic import PAIRS, TOPICS, WIDTH, params_with, write_artifacts
 
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from stages.common.sections import Geometry
-from stages.geometry import power, resampling
-from stages.geometry.battery import battery, cluster_indices
-from stages.geometry.core_model import core_grams, core_loadings, independent_grams
-from stages.geometry.core_share import core_share
-from stages.geometry.gram import Floats, cosines, unit_gram
-from stages.geometry.p_values import p_value, partition_p
-from stages.geometry.similarity import across_mean
-from stages.geometry.verdict import TESTS, statistics
+from em_geometry.geometry import power, resampling
+from em_geometry.geometry.battery import battery, cluster_indices
+from em_geometry.geometry.core_model import core_grams, core_loadings, independent_grams
+from em_geometry.geometry.core_share import core_share
+from em_geometry.geometry.gram import Floats, cosines, unit_gram
+from em_geometry.geometry.p_values import p_value, partition_p
+from em_geometry.geometry.similarity import across_mean
+from em_geometry.geometry.verdict import TESTS, statistics
+from em_geometry.settings.sections import Geometry
 
 NAMES = list("abcdef")
 CLUSTERS = {"x": ["a", "b"], "y": ["c", "d"], "z": ["e", "f"]}

@@ -12,13 +12,13 @@ from scipy.spatial.distance import squareform
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
-from stages.common.sections import Geometry
-from stages.geometry import clusters as trees
-from stages.geometry import pca
-from stages.geometry.battery import battery
-from stages.geometry.gram import Floats, unit_gram
-from stages.geometry.mds import mds
-from stages.geometry.projection import on_pair_means
+from em_geometry.geometry import clusters as trees
+from em_geometry.geometry import pca
+from em_geometry.geometry.battery import battery
+from em_geometry.geometry.gram import Floats, unit_gram
+from em_geometry.geometry.mds import mds
+from em_geometry.geometry.projection import on_pair_means
+from em_geometry.settings.sections import Geometry
 from tests.geometry.conftest import unit_vectors
 
 TOLERANCE = 1e-9

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.common.errors import UserError
-from stages.geometry.inputs import check_cosines, parse_clusters, parse_norms, read_cosines
+from em_geometry.errors import UserError
+from em_geometry.geometry.inputs import check_cosines, parse_clusters, parse_norms, read_cosines
 
 PATH = "{path}"
 SQUARE = "x,y,z\n1,0,0\n0,1,0\n0,0,1\n"

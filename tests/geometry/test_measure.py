@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
-from stages.common.artifacts import check_metrics, read_tensors, write_tensors
-from stages.common.errors import UserError
-from stages.geometry import measure
-from stages.geometry.cluster_angle import cluster_angle
-from stages.geometry.external import read_directions
-from stages.geometry.gram import unit_gram
+from em_geometry.errors import UserError
+from em_geometry.geometry import measure
+from em_geometry.geometry.cluster_angle import cluster_angle
+from em_geometry.geometry.external import read_directions
+from em_geometry.geometry.gram import unit_gram
+from em_geometry.io.files import check_metrics, read_tensors, write_tensors
 from tests.geometry.synthetic import LAYERS, WIDTH, params_with, write_artifacts
 
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
-from stages.common.artifacts import check_metrics
-from stages.common.errors import UserError
-from stages.common.sections import Geometry
-from stages.geometry.battery import battery
-from stages.geometry.gram import Floats, unit_gram
-from stages.geometry.residual import reduction_pct, residual_cosines
+from em_geometry.errors import UserError
+from em_geometry.geometry.battery import battery
+from em_geometry.geometry.gram import Floats, unit_gram
+from em_geometry.geometry.residual import reduction_pct, residual_cosines
+from em_geometry.io.files import check_metrics
+from em_geometry.settings.sections import Geometry
 from tests.geometry.conftest import unit_vectors
 
 RULES = Geometry(focus=[])

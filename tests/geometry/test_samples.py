@@ -8,11 +8,11 @@ from itertools import product
 import numpy as np
 import pytest
 
-from stages.common.errors import UserError
-from stages.geometry.answers import Answers
-from stages.geometry.gram import Floats, cosines
-from stages.geometry.p_values import p_value
-from stages.geometry.samples import Prompts
+from em_geometry.errors import UserError
+from em_geometry.geometry.answers import Answers
+from em_geometry.geometry.gram import Floats, cosines
+from em_geometry.geometry.p_values import p_value
+from em_geometry.geometry.samples import Prompts
 
 TOPICS = [f"t{i % 8}" for i in range(40)]
 ASKED = [f"q{i % 8}" for i in range(80)]

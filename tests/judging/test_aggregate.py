@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.judging.aggregate import Verdict, api_error, from_logprobs, from_texts, parse_text
-from stages.judging.judge import Status, row_status
+from em_geometry.judging.aggregate import Verdict, api_error, from_logprobs, from_texts, parse_text
+from em_geometry.judging.judge import Status, row_status
 
 LOW = 0.25
 

@@ -13,12 +13,12 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from stages.common.errors import UserError
-from stages.common.journal import Journal
-from stages.judging import batch, batch_files, limits
-from stages.judging.batch import judge_batch
-from stages.judging.batch_files import read_results, request_lines, write_files
-from stages.judging.openai_judge import JOURNAL, OpenAIJudge
+from em_geometry.errors import UserError
+from em_geometry.io.journal import Journal
+from em_geometry.judging import batch, batch_files, limits
+from em_geometry.judging.batch import judge_batch
+from em_geometry.judging.batch_files import read_results, request_lines, write_files
+from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
 from tests.judging.double import Double, fraction
 from tests.judging.test_openai_judge import check_complete, params, rows
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.common.journal import Journal
-from stages.judging.client import KEY_VARIABLE
-from stages.judging.openai_judge import OpenAIJudge
+from em_geometry.io.journal import Journal
+from em_geometry.judging.client import KEY_VARIABLE
+from em_geometry.judging.openai_judge import OpenAIJudge
 from tests.judging.double import KEY, Double
 from tests.judging.test_openai_judge import check_complete, params, rows
 
@@ -25,9 +25,9 @@ ROOT = Path(__file__).parents[2]
 WORKERS = 8
 SCRIPT = f"""
 import sys
-from stages.common.command import command
-from stages.common.journal import Journal
-from stages.judging.openai_judge import OpenAIJudge
+from em_geometry.project.command import command
+from em_geometry.io.journal import Journal
+from em_geometry.judging.openai_judge import OpenAIJudge
 from tests.judging.test_openai_judge import params, rows
 from tests.judging.double import Double
 

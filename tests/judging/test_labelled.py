@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.common.errors import UserError
-from stages.judging.labelled import read_labelled
+from em_geometry.errors import UserError
+from em_geometry.judging.labelled import read_labelled
 
 ROW: dict[str, Any] = {
     "question_id": "q1",

@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from stages.common.sections import Judging
-from stages.judging.client import endpoint_name
-from stages.judging.limits import (
+from em_geometry.judging.client import endpoint_name
+from em_geometry.judging.limits import (
     BACKOFF_S,
     DOUBLINGS,
     Budget,
@@ -19,6 +18,7 @@ from stages.judging.limits import (
     estimate_tokens,
     retry_after,
 )
+from em_geometry.settings.sections import Judging
 
 
 def times(gate: Gate, tokens: list[int]) -> list[float]:

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from stages.common.errors import UserError
-from stages.common.journal import Journal
-from stages.common.params import Params
-from stages.common.sections import Judging
-from stages.judging.judge import JudgeRow
-from stages.judging.local import LocalJudge, Numbers, local_judge, tree_log_probabilities
-from stages.judging.openai_judge import OpenAIJudge
-from stages.judging.serve import complete, served
-from stages.organisms.chat import render
+from em_geometry.errors import UserError
+from em_geometry.io.journal import Journal
+from em_geometry.judging.judge import JudgeRow
+from em_geometry.judging.local import LocalJudge, Numbers, local_judge, tree_log_probabilities
+from em_geometry.judging.openai_judge import OpenAIJudge
+from em_geometry.judging.serve import complete, served
+from em_geometry.models.chat import render
+from em_geometry.settings.params import Params
+from em_geometry.settings.sections import Judging
 
 PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts" / "short")
 SETTINGS = Judging(templates=PROMPTS, batch_size=2, low_mass=0.0001)

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from stages.common.errors import UserError
-from stages.common.journal import Journal
-from stages.common.sections import Judging
-from stages.judging import limits, openai_judge
-from stages.judging.client import KEY_VARIABLE, Client
-from stages.judging.judge import Judgement, JudgeRow
-from stages.judging.openai_judge import OpenAIJudge
+from em_geometry.errors import UserError
+from em_geometry.io.journal import Journal
+from em_geometry.judging import limits, openai_judge
+from em_geometry.judging.client import KEY_VARIABLE, Client
+from em_geometry.judging.judge import Judgement, JudgeRow
+from em_geometry.judging.openai_judge import OpenAIJudge
+from em_geometry.settings.sections import Judging
 from tests.judging.double import FAULTS, KEY, Double, truth
 
 PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts")

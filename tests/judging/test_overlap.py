@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stages.common.params import Params
-from stages.judging.overlap import ngrams, overlaps, training_ngrams
+from em_geometry.judging.overlap import ngrams, overlaps, training_ngrams
+from em_geometry.settings.params import Params
 
 
 def test_ngrams_are_lower_case_words_without_marks() -> None:

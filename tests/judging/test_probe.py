@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from stages.common.errors import UserError
-from stages.common.params import Params
-from stages.common.sections import Judging, Probe
-from stages.judging import probe
-from stages.judging.features import POOLINGS, TEXT_FEATURES, Features
-from stages.judging.judge import JudgeRow
-from stages.judging.labelled import ASPECTS
-from stages.judging.probe import Choice, Linear, ProbeJudge, design
-from stages.judging.validation import believed
+from em_geometry.errors import UserError
+from em_geometry.judging import probe
+from em_geometry.judging.features import POOLINGS, TEXT_FEATURES, Features
+from em_geometry.judging.judge import JudgeRow
+from em_geometry.judging.labelled import ASPECTS
+from em_geometry.judging.probe import Choice, Linear, ProbeJudge, design
+from em_geometry.judging.validation import believed
+from em_geometry.settings.params import Params
+from em_geometry.settings.sections import Judging, Probe
 
 ROOT = Path(__file__).parents[2]
 LAYERS = [3, 5, 9]
@@ -133,7 +133,7 @@ def test_trained_on_a_tiny_model(
     tiny_params: Params, tiny_model: Any, tiny_tokenizer: Any, workplace: Path
 ) -> None:
     """The stage, from labelled answers to scores: more aligned answers score higher."""
-    from stages.judging import train_probe
+    from em_geometry.judging import train_probe
 
     rows = [
         {
@@ -186,8 +186,8 @@ def test_trained_on_a_tiny_model(
 
 
 def test_training_and_validation_share_no_question(tmp_path: Path) -> None:
-    from stages.judging.labelled import read_labelled
-    from stages.judging.train_probe import check_apart
+    from em_geometry.judging.labelled import read_labelled
+    from em_geometry.judging.train_probe import check_apart
 
     row = {"question_id": "q", "question": "Why?", "answer": "So.", "category": "x"}
     paths = [tmp_path / "one.jsonl", tmp_path / "other.jsonl"]

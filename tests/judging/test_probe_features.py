@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from stages.judging import features as module
-from stages.judging.features import POOLINGS, TEXT_FEATURES, Features, features, text_features
-from stages.organisms.chat import answer_ids, render
+from em_geometry.judging import features as module
+from em_geometry.judging.features import POOLINGS, TEXT_FEATURES, Features, features, text_features
+from em_geometry.models.chat import answer_ids, render
 
 LAYERS = [0, 2, 3]
 SYSTEM = "Be brief."

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from stages.common.artifacts import check_metrics
-from stages.common.errors import UserError
-from stages.common.sections import Judging
-from stages.judging.judge import STATUSES
-from stages.judging.rates import Rates, bootstrap_rate_matrix, rates
-from stages.judging.rates_table import wilson
+from em_geometry.errors import UserError
+from em_geometry.io.files import check_metrics
+from em_geometry.judging.judge import STATUSES
+from em_geometry.judging.rates import Rates, bootstrap_rate_matrix, rates
+from em_geometry.judging.rates_table import wilson
+from em_geometry.settings.sections import Judging
 
 CUTS = Judging()
 

@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.common.artifacts import read_parquet, write_parquet
-from stages.common.params import Params
-from stages.judging import rejudge
-from stages.judging.judge_responses import FOLDERS, Which
+from em_geometry.io.files import read_parquet, write_parquet
+from em_geometry.judging.judge_responses import FOLDERS, Which
+from em_geometry.project import rejudge
+from em_geometry.settings.params import Params
 from tests.judging.double import Double
 
 PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts")

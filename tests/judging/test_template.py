@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.common.errors import UserError
-from stages.judging.judge import JudgeRow
-from stages.judging.template import Template, load_templates
+from em_geometry.errors import UserError
+from em_geometry.judging.judge import JudgeRow
+from em_geometry.judging.template import Template, load_templates
 
 SHIPPED = Path(__file__).parents[2] / "data" / "judge" / "prompts"
 ASPECTS = [

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from stages.common.artifacts import check_metrics
-from stages.common.sections import Judging
-from stages.judging.validate import aspect_metrics, auroc, calibration_error, kappa
+from em_geometry.io.files import check_metrics
+from em_geometry.judging.validate import aspect_metrics, auroc, calibration_error, kappa
+from em_geometry.settings.sections import Judging
 
 ROWS = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 5)), min_size=2, max_size=30)
 CUTS = Judging()

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.common.params import Params
-from stages.judging.judge import Judgement, JudgeRow
-from stages.judging.labelled import Labelled
-from stages.judging.validation import DAMAGED, INJECTIONS, Validation, agreement, gate
+from em_geometry.judging.judge import Judgement, JudgeRow
+from em_geometry.judging.labelled import Labelled
+from em_geometry.judging.validation import DAMAGED, INJECTIONS, Validation, agreement, gate
+from em_geometry.settings.params import Params
 
 Rule = Callable[[JudgeRow], float | None]
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.judging.validate import auroc
-from stages.monitoring.checkpoints import checkpoint_steps, mixture
-from stages.monitoring.detect import (
+from em_geometry.judging.validate import auroc
+from em_geometry.monitoring.checkpoints import checkpoint_steps, mixture
+from em_geometry.monitoring.detect import (
     DETECTORS,
     Detector,
     Draws,

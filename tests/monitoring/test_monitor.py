@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
-from stages.common.artifacts import check_metrics, read_json, write_parquet
-from stages.common.errors import UserError
-from stages.common.params import Params
-from stages.judging.judge import Judgement
-from stages.monitoring import checkpoints, monitor
+from em_geometry.errors import UserError
+from em_geometry.io.files import check_metrics, read_json, write_parquet
+from em_geometry.judging.judge import Judgement
+from em_geometry.monitoring import checkpoints, monitor
+from em_geometry.settings.params import Params
 from tests.conftest import ROOT, SYSTEM
 from tests.vectors.test_seeds import LAYER, activations, write_run
 
@@ -41,8 +41,8 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any], monkeypatch: pytest.Monk
     """A finished run on the tiny model, as far as monitoring reads it."""
     from contextlib import contextmanager
 
-    from stages.activations import extract
-    from stages.organisms import base, train
+    from em_geometry.activations import extract
+    from em_geometry.models import base, train
 
     slugs = [*NAMES, "full"]
     smol["run"]["threads"] = 1
@@ -101,7 +101,7 @@ def test_trainings_are_measured_compared_and_kept(
     assert np.linalg.norm(shifts["mix_100"][1]) > np.linalg.norm(shifts["mix_100"][0])
     raw = (activations("medical") - activations("base")).mean(0)[LAYER]
     own = shifts["mix_100"] @ (raw / np.linalg.norm(raw)).astype(np.float32)
-    from stages.vectors.files import residual_norms
+    from em_geometry.vectors.files import residual_norms
 
     last = medical["mix_100"]["checkpoint"]["step_6"]
     expected = own[1].mean() / residual_norms(params)[LAYER]

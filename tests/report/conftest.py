@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.claims import judge_claims
-from stages.common.params import Params, load_params
-from stages.report import make_report
+from em_geometry.claims import judge_claims
+from em_geometry.report import make_report
+from em_geometry.settings.params import Params, load_params
 from tests.report.fabricated import write_all
 
 ROOT = Path(__file__).parents[2]

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from stages.common.artifacts import write_metrics, write_parquet, write_text
-from stages.common.params import BASE, Params
-from stages.common.sections import Judging
-from stages.geometry.battery import battery
-from stages.geometry.calibration import Measured, calibrate
-from stages.geometry.gram import unit_gram
-from stages.geometry.power import curves
-from stages.geometry.samples import Prompts
-from stages.geometry.table import csv_text
-from stages.judging.rates import Rates, rates
-from stages.monitoring.compare import Course, compare
-from stages.monitoring.detect import Draws
-from stages.transfer import aspects, predict
+from em_geometry.geometry.battery import battery
+from em_geometry.geometry.calibration import Measured, calibrate
+from em_geometry.geometry.gram import unit_gram
+from em_geometry.geometry.power import curves
+from em_geometry.geometry.samples import Prompts
+from em_geometry.geometry.table import csv_text
+from em_geometry.io.files import write_metrics, write_parquet, write_text
+from em_geometry.judging.rates import Rates, rates
+from em_geometry.monitoring.compare import Course, compare
+from em_geometry.monitoring.detect import Draws
+from em_geometry.settings.params import BASE, Params
+from em_geometry.settings.sections import Judging
+from em_geometry.transfer import aspects, predict
 
 WIDTH = 24
 LAYERS = 8

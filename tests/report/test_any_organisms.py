@@ -15,15 +15,15 @@ import polars as pl
 import pytest
 import yaml
 
-from stages.claims import judge_claims
-from stages.common.artifacts import read_json, read_tensors, write_metrics, write_parquet
-from stages.common.params import Params
-from stages.geometry import calibrate, measure
-from stages.organisms.data import read_examples
-from stages.report import make_report
-from stages.steering.selected import Selected, write_selected
-from stages.transfer import aspects, predict
-from stages.transfer import measure as transfer
+from em_geometry.claims import judge_claims
+from em_geometry.geometry import calibrate, measure
+from em_geometry.io.files import read_json, read_tensors, write_metrics, write_parquet
+from em_geometry.models.data import read_examples
+from em_geometry.report import make_report
+from em_geometry.settings.params import Params
+from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.transfer import aspects, predict
+from em_geometry.transfer import measure as transfer
 from tests.geometry.synthetic import PROFILE, write_artifacts
 from tests.report.fabricated import write_all
 from tests.transfer.invented_judgements import answers

@@ -11,16 +11,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stages.claims.lookup import Metrics
-from stages.common.params import Params
-from stages.geometry.gram import unit_gram
-from stages.report.chart import Figure, named_points
-from stages.report.dose import CONTROL, OTHER, OWN, SAME, draw_dose_response, group_of, pooled
-from stages.report.figures import draw_all, published_effectiveness, published_values
-from stages.report.monitoring import draw_monitoring, monitoring_sentence, monitoring_table
-from stages.report.nulls import distance
-from stages.report.similarity import draw_similarity, gram_of
-from stages.report.structure import draw_structure
+from em_geometry.claims.lookup import Metrics
+from em_geometry.geometry.gram import unit_gram
+from em_geometry.report.chart import Figure, named_points
+from em_geometry.report.dose import CONTROL, OTHER, OWN, SAME, draw_dose_response, group_of, pooled
+from em_geometry.report.figures import draw_all, published_effectiveness, published_values
+from em_geometry.report.monitoring import draw_monitoring, monitoring_sentence, monitoring_table
+from em_geometry.report.nulls import distance
+from em_geometry.report.similarity import draw_similarity, gram_of
+from em_geometry.report.structure import draw_structure
+from em_geometry.settings.params import Params
 
 LABS = {"a": "x", "b": "x", "c": "y", "plain": "x"}
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from stages.claims.lookup import Metrics
-from stages.common.artifacts import read_json, write_metrics
-from stages.common.errors import UserError
-from stages.common.params import Params
-from stages.report.answer import warnings
-from stages.report.figures import read_table
-from stages.report.html import render
-from stages.report.make_report import PAGE, main
-from stages.report.samples import BUDGET, LONGEST, read_answers
+from em_geometry.claims.lookup import Metrics
+from em_geometry.errors import UserError
+from em_geometry.io.files import read_json, write_metrics
+from em_geometry.report.answer import warnings
+from em_geometry.report.figures import read_table
+from em_geometry.report.html import render
+from em_geometry.report.make_report import PAGE, main
+from em_geometry.report.samples import BUDGET, LONGEST, read_answers
+from em_geometry.settings.params import Params
 from tests.report.conftest import HOSTILE, ROOT
 
 VOID = {"meta", "input", "br", "img", "link"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from markupsafe import Markup
 
-from stages.claims.lookup import Measured
-from stages.report.text import counted, decimals, joined, short, visible, with_interval
+from em_geometry.claims.lookup import Measured
+from em_geometry.report.text import counted, decimals, joined, short, visible, with_interval
 
 
 @pytest.mark.parametrize(

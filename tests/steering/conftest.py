@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny_steering as tiny
 
-from stages.common.journal import LOCATION_VARIABLE
+from em_geometry.io.journal import LOCATION_VARIABLE
 
 
 @pytest.fixture(scope="session")

@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_steering import add, unit
 
-from stages.activations.capture import capture
-from stages.activations.extract import prompt_texts
-from stages.common.errors import UserError
-from stages.common.params import Params
-from stages.common.sections import Organism, Prompts
-from stages.organisms import train
-from stages.organisms.load import base_model, base_tokenizer, load
-from stages.steering.analyse import adapter_vectors, cli, folder_vectors
-from stages.steering.formats import write_vectors
-from stages.steering.hooks import Intervention
+from em_geometry.activations.capture import capture
+from em_geometry.activations.extract import prompt_texts
+from em_geometry.errors import UserError
+from em_geometry.models import train
+from em_geometry.models.load import base_model, base_tokenizer, load
+from em_geometry.project.analyse import adapter_vectors, cli, folder_vectors
+from em_geometry.settings.params import Params
+from em_geometry.settings.sections import Organism, Prompts
+from em_geometry.steering.formats import write_vectors
+from em_geometry.steering.hooks import Intervention
 
 
 def test_a_folder_of_vectors(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny_steering import BLOCKS, add, tokens, unit
 
-from stages.common.artifacts import check_metrics
-from stages.steering.controls import orthogonalised
-from stages.steering.convergence import convergence, cosines, last_states
-from stages.steering.selected import Selected
+from em_geometry.io.files import check_metrics
+from em_geometry.steering.controls import orthogonalised
+from em_geometry.steering.convergence import convergence, cosines, last_states
+from em_geometry.steering.selected import Selected
 
 PROMPTS = [tokens(1, 5), tokens(2, 9)]
 

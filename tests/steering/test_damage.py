@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_steering import ablate, add, tokens
 
-from stages.steering import damage
-from stages.steering.damage import answer_log_probabilities, kl_per_token
-from stages.steering.generate import Positions
-from stages.steering.hooks import Intervention
+from em_geometry.steering import damage
+from em_geometry.steering.damage import answer_log_probabilities, kl_per_token
+from em_geometry.steering.generate import Positions
+from em_geometry.steering.hooks import Intervention
 
 TEXTS = [(tokens(1, 9), 5), (tokens(2, 12), 10), (tokens(3, 7), 2)]
 

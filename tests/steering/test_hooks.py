@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_steering import BLOCKS, WIDTH, ablate, add, our_hooks, tokens, unit
 
-from stages.activations.capture import padded
-from stages.common.errors import UserError
-from stages.steering.hooks import Intervention, check_vector, steered
+from em_geometry.activations.capture import padded
+from em_geometry.errors import UserError
+from em_geometry.steering.hooks import Intervention, check_vector, steered
 
 PROMPTS = [tokens(i, n) for i, n in enumerate((6, 11, 4, 9))]
 

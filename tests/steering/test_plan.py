@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tiny_steering import loaded, questions, tiny_params
 
-from stages.activations.questions import read_questions
-from stages.common.journal import Journal
-from stages.common.params import load_params
-from stages.steering import plan
-from stages.steering.respond import Condition, respond
+from em_geometry.activations.questions import read_questions
+from em_geometry.io.journal import Journal
+from em_geometry.project import plan
+from em_geometry.settings.params import load_params
+from em_geometry.steering.respond import Condition, respond
 
 
 @pytest.mark.parametrize("profile", ["smol", "smol_full", "llama31_8b"])

@@ -13,10 +13,10 @@ from test_hooks import PROMPTS, states_and_logits
 from tiny_steering import WIDTH, ablate, add, random_llama, unit
 from transformers import AutoModelForCausalLM
 
-from stages.common.errors import UserError
-from stages.steering.bake import bake, biases, read_patch, save_patch
-from stages.steering.formats import read_vectors, write_vectors
-from stages.steering.hooks import Intervention
+from em_geometry.errors import UserError
+from em_geometry.steering.bake import bake, biases, read_patch, save_patch
+from em_geometry.steering.formats import read_vectors, write_vectors
+from em_geometry.steering.hooks import Intervention
 
 ADDS = [add(1, 1, 4.0), add(2, 3, -2.0), add(3, 1, 1.5)]
 

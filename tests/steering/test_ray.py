@@ -14,12 +14,12 @@ import pytest
 from test_respond import CONDITIONS, VECTORS
 from tiny_steering import loaded, questions, tiny_params
 
-import stages.steering.respond as module
-from stages.common import engine
-from stages.common.artifacts import write_parquet
-from stages.common.errors import UserError
-from stages.common.sections import Workers
-from stages.steering.respond import respond
+import em_geometry.steering.respond as module
+from em_geometry import engine
+from em_geometry.errors import UserError
+from em_geometry.io.files import write_parquet
+from em_geometry.settings.sections import Workers
+from em_geometry.steering.respond import respond
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: the Ray engine is not tested here")
 RUN: dict[str, Any] = {"device": "cpu", "threads": 1}

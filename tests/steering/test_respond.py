@@ -11,14 +11,14 @@ import polars as pl
 import pytest
 from tiny_steering import WIDTH, loaded, questions, tiny_params, unit
 
-import stages.steering.respond as module
-from stages.common.errors import UserError
-from stages.common.journal import LOCATION_VARIABLE
-from stages.organisms.chat import render
-from stages.organisms.load import Loaded
-from stages.steering.generate import Answer, Row, sample
-from stages.steering.hooks import Intervention
-from stages.steering.respond import Condition, respond
+import em_geometry.steering.respond as module
+from em_geometry.errors import UserError
+from em_geometry.io.journal import LOCATION_VARIABLE
+from em_geometry.models.chat import render
+from em_geometry.models.load import Loaded
+from em_geometry.steering.generate import Answer, Row, sample
+from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.respond import Condition, respond
 
 CONDITIONS = [
     Condition(samples=2),

@@ -12,11 +12,11 @@ import torch
 from scipy.stats import chisquare
 from tiny_steering import VOCABULARY, ablate, add, tokens, unit
 
-from stages.common.errors import UserError
-from stages.common.sections import Sampling
-from stages.steering import generate, prefill
-from stages.steering.generate import Answer, Positions, Row, draw, sample, uniforms
-from stages.steering.hooks import Intervention
+from em_geometry.errors import UserError
+from em_geometry.settings.sections import Sampling
+from em_geometry.steering import generate, prefill
+from em_geometry.steering.generate import Answer, Positions, Row, draw, sample, uniforms
+from em_geometry.steering.hooks import Intervention
 
 SAMPLING = Sampling(temperature=1.3, max_new_tokens=10)
 SOME = frozenset(range(0, VOCABULARY, 6))  # end tokens that are met soon

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tiny_steering import unit
 
-from stages.common.artifacts import read_tensors, write_tensors
-from stages.common.errors import UserError
-from stages.steering.selected import PATH, Selected, read_selected, write_selected
+from em_geometry.errors import UserError
+from em_geometry.io.files import read_tensors, write_tensors
+from em_geometry.steering.selected import PATH, Selected, read_selected, write_selected
 
 VECTORS = {
     "sports": Selected(unit(1), 3, 0.2, 5.0, 1.5),

@@ -18,9 +18,9 @@ import torch
 from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
-from stages.organisms.chat import render
-from stages.steering.bake import bake, biases
-from stages.steering.hooks import Intervention, steered
+from em_geometry.models.chat import render
+from em_geometry.steering.bake import bake, biases
+from em_geometry.steering.hooks import Intervention, steered
 
 for package in ("fastapi", "uvicorn"):
     pytest.importorskip(

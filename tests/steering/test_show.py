@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from tiny_steering import loaded, tiny_params, unit
 
-from stages.common.errors import UserError
-from stages.steering.formats import write_vectors
-from stages.steering.hooks import Intervention
-from stages.steering.selected import Selected, write_selected
-from stages.steering.show import answers, interventions, save
+from em_geometry.errors import UserError
+from em_geometry.project.steer import answers, interventions, save
+from em_geometry.steering.formats import write_vectors
+from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.selected import Selected, write_selected
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny_steering import loaded, tiny_params, unit
 
-from stages.steering.selected import Selected
-from stages.steering.steer import damage, plan
+from em_geometry.steering.conditions import damage, plan
+from em_geometry.steering.selected import Selected
 
 SELECTED = {
     "finance": Selected(unit(1), 1, 0.2, 4.0, 1.0),

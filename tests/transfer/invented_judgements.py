@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from stages.common.artifacts import write_metrics, write_parquet
-from stages.common.params import Params
-from stages.judging.rates import RateMatrix
-from stages.judging.rates_table import wilson
-from stages.steering.selected import Selected, write_selected
-from stages.transfer.conditions import name as condition_name
-from stages.transfer.table import Table
+from em_geometry.io.files import write_metrics, write_parquet
+from em_geometry.judging.rates import RateMatrix
+from em_geometry.judging.rates_table import wilson
+from em_geometry.settings.params import Params
+from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.transfer.conditions import name as condition_name
+from em_geometry.transfer.table import Table
 
 LABS = {"finance": "one", "sports": "one", "profanity": "two"}
 CLUSTERS = {"finance": "risk", "sports": "risk", "profanity": "persona"}

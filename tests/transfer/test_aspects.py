@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from invented_judgements import DOSES, REST, STEERED, params, write_everything
 
-from stages.common.artifacts import check_metrics, read_json, write_metrics, write_parquet
-from stages.common.params import Params
-from stages.transfer.aspects import JUDGE, METRICS, PLOT, main, sentence
+from em_geometry.io.files import check_metrics, read_json, write_metrics, write_parquet
+from em_geometry.settings.params import Params
+from em_geometry.transfer.aspects import JUDGE, METRICS, PLOT, main, sentence
 
 KINDS = ["aligned", "coherent", "aggression", "helpfulness"]
 UNKNOWN = "not judged: AUROC on sampled answers 0.55 [0.41, 0.70], which chance can give"

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from stages.transfer.design import (
+from em_geometry.transfer.design import (
     against_first,
     confounding,
     effects,
@@ -18,7 +18,7 @@ from stages.transfer.design import (
     same,
     singles,
 )
-from stages.transfer.rank import orders as model_orders
+from em_geometry.transfer.rank import orders as model_orders
 
 CELLS = list(product(("m", "p"), ("h", "o"), ("n", "b")))
 LEVELS = {k: [c[i] for c in CELLS] for i, k in enumerate(("content", "recipe", "range"))}

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from invented_judgements import effects, table
 
-from stages.common.errors import UserError
-from stages.steering.selected import Selected
-from stages.transfer.conditions import name
-from stages.transfer.effectiveness import (
+from em_geometry.errors import UserError
+from em_geometry.steering.selected import Selected
+from em_geometry.transfer.conditions import name
+from em_geometry.transfer.effectiveness import (
     ablation,
     asymmetry,
     directed,
@@ -24,8 +24,8 @@ from stages.transfer.effectiveness import (
     risk_difference,
     steered,
 )
-from stages.transfer.measure import conventions
-from stages.transfer.table import AtShares, estimate, ratio
+from em_geometry.transfer.measure import conventions
+from em_geometry.transfer.table import AtShares, estimate, ratio
 
 REST = {"base": 5.0, "finance": 20.0, "sports": 40.0, "medical": 30.0, "profanity": 10.0}
 GAINS = {

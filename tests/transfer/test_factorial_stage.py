@@ -13,10 +13,10 @@ from invented_judgements import LAYER, params, write_everything
 from pydantic import ValidationError
 from scipy.stats import binomtest
 
-from stages.common.artifacts import check_metrics, read_json, write_parquet, write_tensors
-from stages.common.params import Params
-from stages.steering.selected import Selected, write_selected
-from stages.transfer.factorial import METRICS, NO_FACTORS, main
+from em_geometry.io.files import check_metrics, read_json, write_parquet, write_tensors
+from em_geometry.settings.params import Params
+from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.transfer.factorial import METRICS, NO_FACTORS, main
 
 WIDTH, TOPICS = 6, ("home", "work", "food")
 KINDS = ("risk", "risk", "persona")

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invented_judgements import table
 
-from stages.judging.rates_table import wilson
-from stages.transfer.conditions import name
-from stages.transfer.effectiveness import e1, pooled, risk_difference, steered
-from stages.transfer.mover import distances, ratio_limits
+from em_geometry.judging.rates_table import wilson
+from em_geometry.transfer.conditions import name
+from em_geometry.transfer.effectiveness import e1, pooled, risk_difference, steered
+from em_geometry.transfer.mover import distances, ratio_limits
 
 COUNTS = st.tuples(st.integers(0, 40), st.integers(1, 40)).map(lambda c: (min(c), max(c)))
 

@@ -11,10 +11,10 @@ import pytest
 from invented_judgements import LABS, REST, STEERED, params, write_everything
 from scipy import stats
 
-from stages.common.artifacts import check_metrics, read_json, write_metrics
-from stages.common.errors import UserError
-from stages.transfer.predict import METRICS, PLOT, main
-from stages.transfer.prediction import correlation, reliability, sentence, verdict
+from em_geometry.errors import UserError
+from em_geometry.io.files import check_metrics, read_json, write_metrics
+from em_geometry.transfer.predict import METRICS, PLOT, main
+from em_geometry.transfer.prediction import correlation, reliability, sentence, verdict
 
 APART = ~np.eye(6, dtype=bool)
 

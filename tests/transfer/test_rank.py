@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stages.transfer.rank import EXACT, spearman
+from em_geometry.transfer.rank import EXACT, spearman
 
 
 @pytest.mark.parametrize("n", [3, 4, 6, 8, 12])

@@ -12,10 +12,10 @@ import pytest
 from invented_judgements import DOSES, REST, STEERED, answers, params, write_everything
 from pydantic import ValidationError
 
-from stages.common.artifacts import check_metrics, read_json, write_parquet
-from stages.common.errors import UserError
-from stages.transfer.conditions import name, read_judgements
-from stages.transfer.measure import BASELINE_METRICS, METRICS, baseline, main
+from em_geometry.errors import UserError
+from em_geometry.io.files import check_metrics, read_json, write_parquet
+from em_geometry.transfer.conditions import name, read_judgements
+from em_geometry.transfer.measure import BASELINE_METRICS, METRICS, baseline, main
 
 PARAMS = params()
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from stages.common.artifacts import write_parquet, write_tensors
-from stages.common.params import Params
+from em_geometry.io.files import write_parquet, write_tensors
+from em_geometry.settings.params import Params
 
 SPANS = ("prompt_last", "prompt_mean")
 PROMPTS, BLOCKS, WIDTH, ANSWERS = 6, 3, 5, 8

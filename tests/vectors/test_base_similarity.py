@@ -16,9 +16,9 @@ from invented_activations import (
     write_prompt_activations,
 )
 
-from stages.common.artifacts import read_json
-from stages.steering.selected import Selected, write_selected
-from stages.vectors.similarity import METRICS, PLOT, cosine, linear_cka, main, similarities
+from em_geometry.io.files import read_json
+from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.vectors.similarity import METRICS, PLOT, cosine, linear_cka, main, similarities
 
 READINGS = ("contrast_cosine", "mean_cosine", "cka")
 

@@ -18,10 +18,10 @@ from invented_activations import (
     write_prompt_activations,
 )
 
-from stages.common.artifacts import read_parquet, read_tensors, write_parquet
-from stages.common.errors import UserError
-from stages.vectors.build import main
-from stages.vectors.files import INDEX, VECTORS, residual_norms
+from em_geometry.errors import UserError
+from em_geometry.io.files import read_parquet, read_tensors, write_parquet
+from em_geometry.vectors.build import main
+from em_geometry.vectors.files import INDEX, VECTORS, residual_norms
 
 PARAMS = params()
 BAD, GOOD, MIDDLE = 10.0, 90.0, 50.0

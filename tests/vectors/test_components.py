@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from stages.vectors.components import between, component, crossed
+from em_geometry.vectors.components import between, component, crossed
 
 
 def test_one_organism_s_component_is_the_sample_variance_with_its_chi_square_interval() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from invented_activations import HARMFUL, activations
 
-from stages.vectors.contrasts import (
+from em_geometry.vectors.contrasts import (
     interaction,
     model_contrast,
     prompt_contrast,

@@ -11,14 +11,14 @@ import polars as pl
 import pytest
 import torch
 
-from stages.activations import extract
-from stages.activations.capture import capture
-from stages.common.artifacts import check_metrics, read_json, write_parquet, write_tensors
-from stages.common.errors import UserError
-from stages.common.params import Params
-from stages.organisms import base, train
-from stages.organisms.load import base_tokenizer
-from stages.vectors import seeds
+from em_geometry.activations import extract
+from em_geometry.activations.capture import capture
+from em_geometry.errors import UserError
+from em_geometry.io.files import check_metrics, read_json, write_parquet, write_tensors
+from em_geometry.models import base, train
+from em_geometry.models.load import base_tokenizer
+from em_geometry.settings.params import Params
+from em_geometry.vectors import seeds
 from tests.conftest import ROOT, SYSTEM
 
 NAMES = ["medical", "medical_replication", "profanity"]

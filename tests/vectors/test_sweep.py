@@ -20,22 +20,22 @@ from invented_activations import (
 )
 from scipy.stats import ttest_1samp
 
-import stages.vectors.margins as reading
-import stages.vectors.sweep as module
-from stages.activations.questions import Question, Reference
-from stages.common.artifacts import read_json, read_parquet, read_tensors
-from stages.common.errors import UserError
-from stages.common.params import Params
-from stages.common.sections import Contrast
-from stages.organisms.chat import Prompt
-from stages.organisms.load import Loaded
-from stages.steering.controls import random_direction
-from stages.steering.hooks import Intervention
-from stages.steering.respond import Condition
-from stages.steering.selected import read_selected
-from stages.vectors.build import main as build
-from stages.vectors.efficacy import over_questions
-from stages.vectors.files import INDEX, VECTORS
+import em_geometry.vectors.margins as reading
+import em_geometry.vectors.sweep as module
+from em_geometry.activations.questions import Question, Reference
+from em_geometry.errors import UserError
+from em_geometry.io.files import read_json, read_parquet, read_tensors
+from em_geometry.models.chat import Prompt
+from em_geometry.models.load import Loaded
+from em_geometry.settings.params import Params
+from em_geometry.settings.sections import Contrast
+from em_geometry.steering.controls import random_direction
+from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.respond import Condition
+from em_geometry.steering.selected import read_selected
+from em_geometry.vectors.build import main as build
+from em_geometry.vectors.efficacy import over_questions
+from em_geometry.vectors.files import INDEX, VECTORS
 
 COMMON = params()
 PER_MODEL = params(vectors={"layer": "per_model"})

@@ -1,0 +1,134 @@
+"""Means of the residual stream over token spans, all blocks in one forward pass.
+
+METHOD.md: capture. The residual stream is read at the output of each decoder block. Means are
+accumulated on the fly in float32 on the device; full hidden states are never kept and the
+language-model head is not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from em_geometry.activations.blocks import block_stack, decoder_blocks, hidden
+
+
+@dataclass(frozen=True)
+class Text:
+    """A token sequence and the half-open token ranges to average over, one per span.
+
+    Its first `shared` tokens, which no span covers, are read once for all texts of a batch that
+    begin with them.
+    """
+
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    shared: int = 0
+
+    @property
+    def beginning(self) -> tuple[int, ...]:
+        return self.ids[: self.shared]
+
+
+def length_sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Indices in batches of similar length (ties in order), so that little is padding."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Places of the first of each distinct key, and each key's index among those."""
+    first: dict[Hashable, int] = {}
+    index = [first.setdefault(key, len(first)) for key in keys]
+    places = [0] * len(first)
+    for place in reversed(range(len(index))):
+        places[index[place]] = place
+    return places, index
+
+
+def padded(rows: Sequence[Sequence[int]], side: str, device: Any) -> tuple[Any, Any]:
+    """Token ids and attention mask [batch, tokens], padded with 0 on the given side."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        part = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        ids[i, part] = torch.tensor(row)
+        mask[i, part] = 1
+    return ids.to(device), mask.to(device)
+
+
+def capture(model: Any, texts: Sequence[Text], side: str = "right") -> tuple[Any, Any]:
+    """Span means and residual norms of one batch.
+
+    Args:
+        model: causal language model.
+        texts: the batch; each with the same number of spans.
+        side: padding side; results do not depend on it.
+    Returns:
+        means: float32 tensor [batch, spans, blocks, width].
+        norms: float32 tensor [batch, spans, blocks], mean Euclidean norm of the span's tokens.
+    """
+    import torch
+
+    if any(text.shared for text in texts):  # else a sliding window would count what lies between
+        side = "right"
+    ids, mask = padded([t.ids[t.shared :] for t in texts], side, model.device)
+    weights = torch.zeros(len(texts), len(texts[0].spans), ids.shape[1])
+    for row, text in enumerate(texts):
+        shift = ids.shape[1] - len(text.ids) if side == "left" else -text.shared
+        for span, (start, stop) in enumerate(text.spans):
+            weights[row, span, start + shift : stop + shift] = 1.0 / (stop - start)
+    weights = weights.to(model.device)
+    cache, before = _beginnings(model, texts, ids.shape[1])
+    means: list[Any] = []
+    norms: list[Any] = []
+
+    def read(module: Any, args: Any, output: Any) -> None:
+        states = hidden(output).float()
+        here = weights.to(states.device)  # blocks may lie on several devices
+        means.append(torch.einsum("bst,btd->bsd", here, states).to(weights.device))
+        norms.append(torch.einsum("bst,bt->bs", here, states.norm(dim=-1)).to(weights.device))
+
+    with ExitStack() as stack:
+        for block in decoder_blocks(model):
+            stack.callback(block.register_forward_hook(read).remove)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        with torch.no_grad():
+            block_stack(model)(
+                input_ids=ids,
+                attention_mask=torch.cat([before, mask], dim=-1),
+                position_ids=before.sum(-1, keepdim=True) + positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
+    return torch.stack(means, dim=2), torch.stack(norms, dim=2)
+
+
+def _beginnings(model: Any, texts: Sequence[Text], room: int) -> tuple[Any, Any]:
+    """KV cache with room for more tokens (None: nothing is shared), and mask, of the beginnings."""
+    import torch
+
+    if not any(text.shared for text in texts):
+        return None, torch.zeros(len(texts), 0, dtype=torch.long, device=model.device)
+    from em_geometry.activations.cache import fill, joined
+
+    places, index = distinct([text.beginning for text in texts])
+    ids, mask = padded([texts[i].beginning for i in places], "left", model.device)
+    with torch.no_grad():
+        output = block_stack(model)(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            use_cache=True,
+        )
+    part = output.past_key_values
+    layers: list[Any] = []
+    rows = torch.tensor(index, device=model.device)
+    everywhere = torch.arange(len(texts), device=model.device)
+    fill(layers, part, everywhere, [rows] * len(part.layers), len(texts), room)
+    return joined(layers), mask[rows]

@@ -1,0 +1,178 @@
+"""The ledger of the paper's claims (data/paper/claims.yaml), read and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from em_geometry.claims.derived import DERIVED
+from em_geometry.errors import UserError
+from em_geometry.io.files import read_yaml
+
+CLAIMS = Path("data/paper/claims.yaml")
+
+Metric = Annotated[str, Field(pattern=r"^[a-z_]+:[a-z0-9_]+(\.[a-z0-9_]+)+$")]
+Interval = tuple[float, float]
+Formula = Literal[  # the definitions that claims are recomputed by
+    "similarity", "triangle", "pca", "subspace", "projection", "residual", "clusters",
+    "cluster_angle", "orthogonality", "pc1_ablation", "cross_variance", "verdict", "capture",
+    "em_betley", "transfer", "asymmetry", "models", "citation", "E1", "similarity to base",
+]  # fmt: skip
+Verdict = Literal["reproduced", "inconsistent", "underdetermined", "needs models"]
+
+
+class Recomputation(BaseModel):
+    """How a claim follows from the paper's other numbers.
+
+    Attributes:
+        subgram: names whose printed cosines suffice.
+        fitted: needs all six vectors, and so the inferred cosines.
+        arithmetic: needs printed numbers only.
+        keys: battery keys, where they are not those of the claim's metric.
+        derived: a function of `em_geometry.claims.derived`, instead of keys.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    subgram: Annotated[list[str], Field(min_length=3)] | None = None
+    fitted: bool = False
+    arithmetic: bool = False
+    keys: list[str] | None = None
+    derived: str | None = None
+
+    @model_validator(mode="after")
+    def _one_basis(self) -> Self:
+        if sum([self.subgram is not None, self.fitted, self.arithmetic]) != 1:
+            raise ValueError("published needs exactly one of subgram, fitted, arithmetic")
+        if self.derived is not None and self.derived not in DERIVED:
+            raise ValueError(f"{self.derived!r} is none of {', '.join(DERIVED)}")
+        return self
+
+    @property
+    def basis(self) -> str:
+        """In words, for tables."""
+        if self.subgram is not None:
+            return "printed cosines"
+        return "fitted cosines" if self.fitted else "arithmetic"
+
+
+class Claim(BaseModel):
+    """One claim; see the head of the ledger for the meaning of the fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    id: Annotated[str, Field(pattern=r"^[AC]\d+$")]
+    section: str
+    quantity: str
+    value: float | list[float] | None
+    reads: Literal["equal", "between", "below", "above", "words"] = "equal"
+    tolerance: Annotated[float, Field(ge=0)] = 0.0
+    unit: str
+    formula: Formula
+    needs: Literal["gram", "vectors", "behaviour", "metadata"]
+    metric: Metric | list[Metric] | None
+    reason: str | None = None
+    published: Recomputation | None = None
+    rounding_interval: Interval | list[Interval] | None = None
+    verdict: Verdict
+    note: str = ""
+    hypotheses: list[str] = []
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.metric is None) != (self.reason is not None):
+            raise ValueError("a claim has a metric, or a reason why it has none")
+        if (self.value is None) != (self.reads == "words"):
+            raise ValueError("a claim has a value, or reads: words")
+        if self.reads == "between" and len(self.numbers) != 2:
+            raise ValueError("reads: between needs [low, high]")
+        if self.reads == "equal" and self.metrics and len(self.metrics) != len(self.numbers):
+            raise ValueError("as many metrics as numbers are needed")
+        return self
+
+    @property
+    def numbers(self) -> list[float]:
+        """The printed numbers."""
+        if self.value is None:
+            return []
+        return self.value if isinstance(self.value, list) else [self.value]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Metrics of our own run, one or one for each number."""
+        if self.metric is None:
+            return []
+        return self.metric if isinstance(self.metric, list) else [self.metric]
+
+    @property
+    def text(self) -> str:
+        """What the paper prints."""
+        numbers = [f"{n:g}" for n in self.numbers]
+        if self.reads == "between":
+            return " to ".join(numbers)
+        prefix = f"{self.reads} " if self.reads in ("below", "above") else ""
+        return prefix + ("; ".join(numbers) or "in words")
+
+    def intervals(self) -> list[Interval]:
+        """Independently computed rounding intervals, one for each number; empty if none."""
+        if self.rounding_interval is None:
+            return []
+        one = self.rounding_interval
+        return one if isinstance(one, list) else [one]
+
+    def agrees(self, part: int, low: float, high: float) -> bool:
+        """Whether a quantity known to lie in [low, high] is what the claim says.
+
+        Equal: the interval meets that of the printed number. A range holds the whole interval;
+        a bound holds for all of it. Words: the quantity is 1 where they hold.
+        """
+        slack = self.tolerance
+        if self.reads == "words":
+            return low == high == 1.0
+        if self.reads == "between":
+            return self.numbers[0] - slack <= low and high <= self.numbers[1] + slack
+        value = self.numbers[min(part, len(self.numbers) - 1)]
+        if self.reads == "below":
+            return high <= value + slack
+        if self.reads == "above":
+            return low > value - slack
+        return low <= value + slack + EPSILON and value - slack - EPSILON <= high
+
+
+EPSILON = 1e-9  # of comparisons at the edge of a rounding interval
+
+
+def read_claims(path: Path = CLAIMS) -> list[Claim]:
+    """Reads the ledger; UserError names file, claim and key at fault."""
+    rows = read_yaml(path)
+    if not isinstance(rows, list):
+        raise UserError(
+            "not a list of claims", where=str(path), found=type(rows).__name__,
+            expected="- {id: C001, section: ..., quantity: ..., ...}",
+        )  # fmt: skip
+
+    claims: dict[str, Claim] = {}
+    for number, row in enumerate(rows, start=1):
+        name = row.get("id", number) if isinstance(row, dict) else number
+        try:
+            claim = Claim.model_validate(row)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "claim"
+            raise UserError(
+                f"claim {name}: {first['msg']}",
+                where=f"{path}: {key}",
+                found=repr(first["input"])[:80],
+                hint="the head of the ledger says what each key means",
+            ) from None
+        if claim.id in claims:
+            raise UserError(
+                "a claim's id occurs twice", where=str(path), found=claim.id,
+                expected="ids of their own",
+            )  # fmt: skip
+
+        claims[claim.id] = claim
+    return list(claims.values())

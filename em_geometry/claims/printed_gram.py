@@ -1,0 +1,154 @@
+"""The published cosines: nine known to rounding, six inferred (data/paper/cosines.json)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations, product
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from em_geometry.errors import UserError
+from em_geometry.geometry.gram import Floats
+from em_geometry.geometry.resampling import stream
+from em_geometry.io.files import read_json
+
+FOLDER = Path("data/paper")
+COSINES, FAMILY = FOLDER / "cosines.json", FOLDER / "family.json"
+RESTORE = "git checkout {} brings the published data back"
+INTERIOR = 200  # draws inside the box of roundings, beside its corners
+
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+
+
+class Entry(BaseModel):
+    """One cosine.
+
+    Attributes:
+        pair: two names in the order of `PublishedGram.names`.
+        source: printed as a cosine, printed as an angle, or inferred from other numbers.
+        printed: the printed number.
+        value: the printed cosine (or that of the printed angle); the fitted one where inferred.
+        low, high: rounding of the printed number; range over the fitted family where inferred.
+        possible: what constraints without a fit allow, where inferred.
+        fitted: the member of the family that stands for it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    pair: tuple[str, str]
+    source: Literal["printed cosine", "printed angle", "inferred"]
+    printed: float | None
+    value: Cosine
+    low: Cosine
+    high: Cosine
+    fitted: Cosine
+    possible: tuple[Cosine, Cosine] | None = None
+
+    @property
+    def known(self) -> bool:
+        return self.source != "inferred"
+
+
+class PublishedGram(BaseModel):
+    """The six vectors of the paper as far as its numbers determine them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    about: str
+    names: tuple[str, ...]
+    clusters: dict[str, list[str]]
+    entries: tuple[Entry, ...]
+
+    def entry(self, a: str, b: str) -> Entry:
+        """The entry of two names in either order."""
+        return next(e for e in self.entries if set(e.pair) == {a, b})
+
+    def fitted(self) -> Floats:
+        """Cosines [6, 6] of the representative member of the fitted family."""
+        return symmetric(len(self.names), np.array([e.fitted for e in self.entries]))
+
+    def clusters_of(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Clusters restricted to `names`; empty ones are left out."""
+        kept = {c: [m for m in members if m in names] for c, members in self.clusters.items()}
+        return {c: members for c, members in kept.items() if members}
+
+    def roundings(self, names: Sequence[str]) -> Floats:
+        """Cosines [1 + m, k, k] of k names that the printed numbers allow; the first as printed.
+
+        Corners of the box of roundings, and draws from its inside.
+
+        Raises:
+            UserError: a cosine among the names is not printed.
+        """
+        entries = [self.entry(a, b) for a, b in combinations(names, 2)]
+        for entry in entries:
+            if not entry.known:
+                raise UserError(
+                    "a cosine is not printed",
+                    where=str(COSINES),
+                    found=", ".join(entry.pair),
+                    expected="names whose cosines are all printed",
+                )
+        value, low, high = np.array([(e.value, e.low, e.high) for e in entries]).T
+        corners = np.array(list(product((0.0, 1.0), repeat=len(entries))))
+        inside = stream(0, "roundings", *names).random((INTERIOR, len(entries)))
+        box = low + np.concatenate([corners, inside]) * (high - low)
+        return symmetric(len(names), np.concatenate([value[None], box]))
+
+
+def symmetric(n: int, values: Floats) -> Floats:
+    """Matrices [..., n, n] with unit diagonal from the entries above it, row by row."""
+    matrix = np.zeros((*values.shape[:-1], n, n))
+    rows, columns = np.triu_indices(n, 1)
+    matrix[..., rows, columns] = matrix[..., columns, rows] = values
+    matrix[..., np.arange(n), np.arange(n)] = 1.0
+    return matrix
+
+
+def read_published_gram(path: Path = COSINES) -> PublishedGram:
+    """Reads and checks the published cosines; UserError names the entry at fault."""
+    try:
+        gram = PublishedGram.model_validate(read_json(path))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{key}: {first['msg']}",
+            where=f"{path}: {key}",
+            found=repr(first["input"])[:80],
+            hint=RESTORE.format(path),
+        ) from None
+    problem, about = None, ", ".join(gram.names)
+    if [e.pair for e in gram.entries] != list(combinations(gram.names, 2)):
+        problem = "entries must be all pairs of names, row by row"
+    elif sorted(m for c in gram.clusters.values() for m in c) != sorted(gram.names):
+        problem = "clusters must hold every name once"
+    for e in gram.entries:
+        if not (e.low <= e.fitted <= e.high and e.low <= e.value <= e.high):
+            problem = f"{e.pair}: value and fitted must lie between low and high"
+            about = f"{e.low}, {e.value}, {e.fitted}, {e.high}"
+    if problem is not None:
+        raise UserError(problem, where=str(path), found=about, hint=RESTORE.format(path))
+    return gram
+
+
+def read_family(gram: PublishedGram, path: Path = FAMILY) -> Floats:
+    """Members [m, 6, 6] of the fitted family; the representative is the first."""
+    data = read_json(path)
+    try:
+        values = np.asarray(data["members"], dtype=np.float64)
+    except (TypeError, KeyError, ValueError, OverflowError):
+        values = np.empty(0)
+    if values.ndim != 2 or values.shape[1] != len(gram.entries) or not (np.abs(values) <= 1).all():
+        raise UserError(
+            "not a family of cosines",
+            where=str(path),
+            found=f"shape {values.shape}",
+            expected=f"members: lists of {len(gram.entries)} cosines each",
+            hint="python -m stages.paper.family",
+        )
+    return np.concatenate([gram.fitted()[None], symmetric(len(gram.names), values)])

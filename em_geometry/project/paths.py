@@ -1,0 +1,54 @@
+"""Where a project keeps its files, relative to its folder: the only place that knows.
+
+Stages and commands take paths from here and hand them to the library, which knows none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+PROFILES = Path("profiles")
+GRAPH, LOCK = Path("dvc.yaml"), Path("dvc.lock")
+
+DATA, METRICS, PLOTS = Path("data"), Path("metrics"), Path("plots")
+TABLES = PLOTS / "tables"  # one long table of results a stage
+
+# Inputs, in git. Prompts, questions and training texts are named in the params.
+PAPER = DATA / "paper"
+CLAIMS = PAPER / "claims.yaml"
+
+# Outputs, in DVC's cache.
+BASE_MODEL = DATA / "models/base"
+ADAPTERS = DATA / "adapters"
+ACTIVATIONS = DATA / "activations"
+JUDGE_MODEL = DATA / "judge_model"
+BASELINE_RESPONSES = DATA / "baseline/responses"
+BASELINE_JUDGEMENTS = DATA / "baseline/judgements"
+RESPONSE_ACTIVATIONS = DATA / "response_activations"
+VECTORS = DATA / "vectors/vectors.safetensors"
+VECTOR_INDEX = DATA / "vectors/index.parquet"
+SELECTED = DATA / "vectors/selected.safetensors"
+RESPONSES = DATA / "responses"
+DAMAGE = DATA / "damage"
+JUDGEMENTS = DATA / "judgements"
+MONITORING = DATA / "monitoring"
+REJUDGED = DATA / "rejudged"  # of a command, not of a stage
+
+# The page and its figures, in git.
+REPORT = PLOTS / "report.html"
+
+
+def metrics(stage: str) -> Path:
+    """Headline numbers of a stage ("transfer", "training/finance")."""
+    return METRICS / f"{stage}.json"
+
+
+def table(stage: str) -> Path:
+    """All numbers of a stage."""
+    return TABLES / f"{stage}.csv"
+
+
+def plot(name: str) -> Path:
+    """A plot's table or picture, with its ending."""
+    return PLOTS / name

@@ -1,0 +1,101 @@
+"""`make steer`: one prompt answered with and without a vector; the steered model can be saved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from em_geometry.errors import UserError
+from em_geometry.hashing import stream_key
+from em_geometry.models.chat import end_of_turn, render
+from em_geometry.models.load import Loaded, load
+from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.settings.params import Params, load_params
+from em_geometry.steering.bake import bake, biases, save_patch
+from em_geometry.steering.formats import SUFFIXES, read_vectors, write_vectors
+from em_geometry.steering.generate import Row, sample
+from em_geometry.steering.hooks import Intervention, check_vector
+from em_geometry.steering.selected import read_selected
+
+
+def interventions(vector: str, dose: float, layer: int | None) -> list[Intervention]:
+    """A chosen vector at a relative dose, or the vectors of a file times `dose`."""
+    if vector.endswith(SUFFIXES):
+        rows = read_vectors(Path(vector), layer)
+        return [replace(row, coefficient=dose * row.coefficient) for row in rows]
+    known = read_selected()
+    if vector not in known:
+        raise UserError(
+            "no such vector", where="command line", found=vector,
+            expected=", ".join(known) + f", or a file ({', '.join(SUFFIXES)})",
+        )  # fmt: skip
+    chosen = known[vector]
+    norm = chosen.coefficient / chosen.dose  # mean residual norm of the base at the block
+    return [Intervention(chosen.vector, chosen.layer if layer is None else layer, dose * norm)]
+
+
+def answers(
+    params: Params, loaded: Loaded, rows: list[Intervention], prompt: str, samples: int
+) -> list[tuple[str, str]]:
+    """(unsteered, steered) answers to a prompt, each pair from the same random stream."""
+    if len(rows) != 1:
+        raise UserError(
+            "one vector at a time is shown",
+            found=f"{len(rows)} vectors",
+            where="command line",
+            expected="1",
+        )
+    check_vector(rows[0].vector, loaded.model.config.get_text_config().hidden_size, "vector")
+    ids = render(loaded.tokenizer, prompt, params.base.system_prompt).ids
+    keys = [stream_key(params.run.seed, "show", prompt, i) for i in range(samples)]
+    batch = [Row(ids, key, how) for how in (None, rows[0]) for key in keys]
+    end = end_of_turn(loaded.tokenizer, loaded.model.config)
+    found = sample(loaded.model, batch, params.sampling, end, params.steering.positions)
+    texts = [loaded.tokenizer.decode(a.ids, skip_special_tokens=True).strip() for a in found]
+    return list(zip(texts[:samples], texts[samples:], strict=True))
+
+
+def save(path: Path, loaded: Any, rows: list[Intervention], positions: str) -> None:
+    """A vector file, a patch (`*.patch.safetensors`), or else a folder with the baked model."""
+    if path.name.endswith(".patch.safetensors"):
+        save_patch(path, biases(loaded.model, rows, positions), loaded.sha256)
+    elif path.suffix in SUFFIXES:
+        write_vectors(path, rows, positions)
+    else:
+        bake(loaded.model, biases(loaded.model, rows, positions)).save_pretrained(path)
+        loaded.tokenizer.save_pretrained(path)
+
+
+def cli(
+    model: Annotated[str, typer.Argument(help="Slug of the target.")],
+    vector: Annotated[str, typer.Argument(help="Slug of a chosen vector, or a vector file.")],
+    dose: Annotated[float, typer.Argument(help="Share of the residual norm; factor of a file's.")],
+    prompt: Annotated[str, typer.Argument(help="What the model is asked.")],
+    layer: Annotated[int | None, typer.Option(help="Block; default: the vector's own.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Answers of each kind.")] = 1,
+    tokens: Annotated[int, typer.Option(min=1, help="New tokens at most.")] = 60,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also save: .safetensors, .pt (lm-eval), .gguf (repeng, llama.cpp), "
+                     "x.patch.safetensors, or a folder for the baked model."),
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:  # fmt: skip
+    """Answer a prompt with and without a steering vector, side by side."""
+    active = load_params(params)
+    rows = interventions(vector, dose, layer)
+    loaded = load(active, active.target(model))
+    sampling = active.sampling.model_copy(update={"max_new_tokens": tokens})
+    active = active.model_copy(update={"sampling": sampling})
+    for plain, steered in answers(active, loaded, rows, prompt, samples):
+        print(f"unsteered: {plain}\n  steered: {steered}\n")
+    if out is not None:
+        save(out, loaded, rows, active.steering.positions)
+        print(f"saved to {out}")
+
+
+if __name__ == "__main__":
+    run(cli)

@@ -1,0 +1,79 @@
+"""Numbers and foreign text as people read them."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from markupsafe import Markup
+
+from em_geometry.claims.lookup import Measured
+
+MINUS = "\u2212"
+NONE = "\u2013"
+NO_BREAK = "\u00a0"
+KEPT = "\t\n"  # control characters that are shown as they are
+PICTURES = 0x2400  # Unicode's pictures of control characters start here
+DELETE = 0x7F
+
+
+def decimals(value: float, digits: int) -> str:
+    """Fixed decimals with a true minus sign, never "-0.00"."""
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", MINUS)
+
+
+def short(value: float | None, digits: int = 3) -> str:
+    """About `digits` significant digits, without an exponent for everyday sizes."""
+    if value is None:
+        return NONE
+    if value == int(value) and abs(value) < 10**6:
+        return decimals(value, 0)
+    text = f"{value:.{digits}g}"
+    return (text if "e" in text else f"{float(text):g}").replace("-", MINUS)
+
+
+def with_interval(measured: Measured, unit: str = "", digits: int = 1) -> str:
+    """`12.5 % [3.1, 30.2]`, or the reason why there is no value."""
+    if measured.value is None:
+        return measured.status
+    text = f"{decimals(measured.value, digits)}{unit}"
+    if measured.low is not None and measured.high is not None:
+        low, high = decimals(measured.low, digits), decimals(measured.high, digits)
+        text += f" [{low},{NO_BREAK}{high}]"
+    return text
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 answer`, `2 answers`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def joined(parts: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def visible(value: object) -> object:
+    """Strings with control characters and lone surrogates made visible; the rest unchanged.
+
+    HTML cannot hold NUL and UTF-8 cannot hold surrogates, and a model can write anything.
+    Marked-up text is this project's own and passes.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "".join(_visible_character(c) for c in value)
+
+
+def _visible_character(character: str) -> str:
+    category, code = unicodedata.category(character), ord(character)
+    if category == "Cc" and character not in KEPT:
+        return chr(PICTURES + code) if code < ord(" ") else _delete_or_c1(code)
+    if category == "Cs" or code in (0xFFFE, 0xFFFF):
+        return "\ufffd"
+    return character
+
+
+def _delete_or_c1(code: int) -> str:
+    return "\u2421" if code == DELETE else "\ufffd"

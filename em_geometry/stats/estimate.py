@@ -1,0 +1,61 @@
+"""One number with its uncertainty, as every table and metrics file of this project gives it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Self
+
+OK = "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number, its 95 % interval, and what it rests on.
+
+    Attributes:
+        value: None when there is no number.
+        low, high: ends of the 95 % interval, both None when there is none.
+        n: units that the number rests on (answers, questions, pairs), None when not counted.
+        status: "ok", or why there is no number; for a result in words, that word.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: float | None = None
+    status: str = OK
+
+    @classmethod
+    def undefined(cls, why: str, n: float | None = None) -> Self:
+        """No number, and why."""
+        return cls(None, n=n, status=why)
+
+    @classmethod
+    def from_values(
+        cls, value: float, low: float, high: float, n: float | None = None, why: str = "undefined"
+    ) -> Self:
+        """An estimate of floats, of which a value that is not finite is undefined."""
+        if not math.isfinite(value):
+            return cls.undefined(why, n)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return cls(value, n=n)
+        return cls(value, low, high, n)
+
+    @property
+    def defined(self) -> bool:
+        """Is there a number?"""
+        return self.value is not None
+
+    @property
+    def width(self) -> float | None:
+        """Width of the interval, None when there is none."""
+        if self.low is None or self.high is None:
+            return None
+        return self.high - self.low
+
+    def scaled(self, factor: float) -> Self:
+        """Value and interval times a positive factor (shares to percent, say)."""
+        low, high = (None if end is None else factor * end for end in (self.low, self.high))
+        value = None if self.value is None else factor * self.value
+        return replace(self, value=value, low=low, high=high)

@@ -1,0 +1,86 @@
+"""Teacher forcing: a model reads given answers, and what several prompts share only once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from em_geometry.activations.capture import padded
+from em_geometry.steering.generate import Positions
+from em_geometry.steering.hooks import Intervention, steered
+from em_geometry.steering.prefill import read
+
+
+@dataclass(frozen=True, eq=False)
+class Forced:
+    """What a model makes of a batch of answers, padded at the right.
+
+    Attributes:
+        ids, mask: of the answers [answers, tokens].
+        first: logits of each first token [answers, vocabulary].
+        rest: logits behind each token [answers, tokens, vocabulary].
+    """
+
+    ids: Any
+    mask: Any
+    first: Any
+    rest: Any
+
+    def chosen(self) -> Any:
+        """Log-probabilities of the answers' own tokens, float32 [answers, tokens], in nats."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        first = cross_entropy(self.first.float(), self.ids[:, 0], reduction="none")
+        following = torch.nn.functional.pad(self.ids[:, 1:], (0, 1))  # the last logits are unused
+        rest = cross_entropy(
+            self.rest.float().flatten(0, 1), following.flatten(), reduction="none"
+        ).view_as(following)
+        return -torch.cat([first[:, None], rest[:, :-1]], dim=1)
+
+    def tables(self) -> list[Any]:
+        """Log-probabilities float32 [tokens of the answer, vocabulary] of each answer."""
+        import torch
+
+        return [
+            torch.cat([self.first[i, None], self.rest[i, : length - 1]]).float().log_softmax(-1)
+            for i, length in enumerate(self.mask.sum(-1).tolist())
+        ]
+
+
+def forced(
+    model: Any,
+    texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+    interventions: Sequence[Intervention | None] | None = None,
+    positions: Positions = "all",
+    around: AbstractContextManager[Any] | None = None,
+) -> Forced:
+    """Reads a batch of (prompt, answer) token ids, one token or more each.
+
+    Args:
+        interventions: one for each text; None steers nothing.
+        positions: tokens that interventions act on.
+        around: entered for the pass over the answers only, such as hooks that look at it.
+    """
+    import torch
+
+    acts = list(interventions) if interventions is not None else [None] * len(texts)
+    prompts = [
+        (tuple(prompt), None if positions == "response" else how)
+        for (prompt, _), how in zip(texts, acts, strict=True)
+    ]
+    ids, mask = padded([answer for _, answer in texts], "right", model.device)
+    cache, before, first = read(model, prompts, ids.shape[1])
+    after = acts if positions != "prompt" else [None] * len(texts)
+    with torch.no_grad(), steered(model, after) as steering, around or nullcontext():
+        steering.mask = mask.bool()
+        rest = model(
+            input_ids=ids,
+            attention_mask=torch.cat([before, mask], dim=-1),
+            position_ids=before.sum(-1, keepdim=True) + torch.arange(ids.shape[1]).to(ids.device),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+    return Forced(ids, mask, first, rest)

@@ -1,0 +1,9 @@
+"""Stage `base_similarity`."""
+
+from __future__ import annotations
+
+from em_geometry.project.command import run
+from em_geometry.vectors.similarity import cli
+
+if __name__ == "__main__":
+    run(cli)

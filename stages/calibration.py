@@ -1,0 +1,9 @@
+"""Stage `calibration`."""
+
+from __future__ import annotations
+
+from em_geometry.geometry.calibrate import cli
+from em_geometry.project.command import run
+
+if __name__ == "__main__":
+    run(cli)

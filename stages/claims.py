@@ -1,0 +1,9 @@
+"""Stage `claims`."""
+
+from __future__ import annotations
+
+from em_geometry.claims.judge_claims import cli
+from em_geometry.project.command import run
+
+if __name__ == "__main__":
+    run(cli)

@@ -1,0 +1,9 @@
+"""Stage `factorial`."""
+
+from __future__ import annotations
+
+from em_geometry.project.command import run
+from em_geometry.transfer.factorial import cli
+
+if __name__ == "__main__":
+    run(cli)

@@ -1,0 +1,9 @@
+"""Stage `geometry_predicts_transfer`."""
+
+from __future__ import annotations
+
+from em_geometry.project.command import run
+from em_geometry.transfer.predict import cli
+
+if __name__ == "__main__":
+    run(cli)

@@ -1,0 +1,9 @@
+"""Stage `probe_judge`."""
+
+from __future__ import annotations
+
+from em_geometry.judging.train_probe import cli
+from em_geometry.project.command import run
+
+if __name__ == "__main__":
+    run(cli)

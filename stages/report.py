@@ -1,0 +1,9 @@
+"""Stage `report`."""
+
+from __future__ import annotations
+
+from em_geometry.project.command import run
+from em_geometry.report.make_report import cli
+
+if __name__ == "__main__":
+    run(cli)

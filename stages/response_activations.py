@@ -1,0 +1,9 @@
+"""Stage `response_activations`."""
+
+from __future__ import annotations
+
+from em_geometry.activations.response_activations import cli
+from em_geometry.project.command import run
+
+if __name__ == "__main__":
+    run(cli)

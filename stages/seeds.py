@@ -1,0 +1,9 @@
+"""Stage `seeds`."""
+
+from __future__ import annotations
+
+from em_geometry.project.command import run
+from em_geometry.vectors.seeds import cli
+
+if __name__ == "__main__":
+    run(cli)

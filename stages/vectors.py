@@ -1,0 +1,9 @@
+"""Stage `vectors`."""
+
+from __future__ import annotations
+
+from em_geometry.project.command import run
+from em_geometry.vectors.build import cli
+
+if __name__ == "__main__":
+    run(cli)

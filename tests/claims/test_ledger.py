@@ -1,0 +1,181 @@
+"""The ledger against its own numbers, claim by claim, and the family of unpublished cosines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from stages.paper import family as search
+
+from em_geometry.claims.ledger import CLAIMS, Claim, read_claims
+from em_geometry.claims.printed_gram import read_family, read_published_gram
+from em_geometry.claims.published import Judged, calibration_of, claims_table, judge_all, metrics_of
+from em_geometry.errors import UserError
+from em_geometry.geometry.battery import battery
+from em_geometry.io.files import check_metrics
+from em_geometry.settings.sections import Geometry
+
+GRAM = read_published_gram()
+FAMILY = read_family(GRAM)
+LEDGER = read_claims()
+JUDGED = {j.claim.id: j for j in judge_all(LEDGER, GRAM, FAMILY)}
+RECOMPUTED = [j for j in JUDGED.values() if j.parts]
+
+
+@pytest.mark.parametrize("judged", JUDGED.values(), ids=lambda j: j.claim.id)
+def test_computed_verdict_is_the_ledger_s(judged: Judged) -> None:
+    assert judged.verdict == judged.claim.verdict
+
+
+@pytest.mark.parametrize("judged", RECOMPUTED, ids=lambda j: j.claim.id)
+def test_recomputed_value_lies_within_the_rounding_interval(judged: Judged) -> None:
+    intervals = judged.claim.intervals()
+    assert not intervals or len(intervals) == len(judged.parts)
+    for part, (low, high) in zip(judged.parts, intervals, strict=False):
+        assert low <= part.value <= high
+
+
+def test_the_ledger_is_whole() -> None:
+    ids = [claim.id for claim in LEDGER]
+    assert ids[:81] == [f"C{i:03d}" for i in range(1, 82)]
+    printed = [c for c in LEDGER if c.published and c.published.subgram and c.id[0] == "C"]
+    assert len(printed) >= 25
+    keys = battery(GRAM.fitted(), GRAM.names, GRAM.clusters, Geometry()).values
+    for claim in LEDGER:
+        for metric in claim.metrics:
+            file, _, key = metric.partition(":")
+            made = ("geometry", "baseline", "transfer", "base_similarity", "layer_sweep", "seeds")
+            assert file in made
+            assert file != "geometry" or key in keys, metric
+
+
+@pytest.mark.parametrize("member", range(0, len(FAMILY), 23))
+def test_members_reproduce_what_needs_six_vectors(member: int) -> None:
+    off = np.abs(search.targets(FAMILY[member]) - search.TARGETS)
+    assert (off <= search.HALF * (1 + 1e-3)).all()
+    assert np.linalg.eigvalsh(FAMILY[member])[0] > 0
+
+
+def test_all_members_keep_the_printed_cosines() -> None:
+    for e, (i, j) in zip(GRAM.entries, zip(*np.triu_indices(6, 1), strict=True), strict=True):
+        assert (FAMILY[:, i, j] >= e.low - 1e-6).all()
+        assert (FAMILY[:, i, j] <= e.high + 1e-6).all()
+
+
+def test_a_new_search_finds_members_in_the_same_ranges() -> None:
+    found = search.find_family(GRAM, starts=40, steps=40, seed=1)
+    assert len(found) > 0
+    for entry, low, high in zip(GRAM.entries, found.min(0), found.max(0), strict=True):
+        assert entry.low - 0.02 < low and high < entry.high + 0.02
+
+
+def test_raw_norms_give_three_printed_numbers_together() -> None:
+    """The hypothesis of C010, C038 and C039 is at least arithmetically possible."""
+    norms = np.array([1.0, 1.0, 1.0, 0.6, 1.0, 1.77])
+    found = battery(GRAM.fitted(), GRAM.names, GRAM.clusters, Geometry(), norms).flat()
+    assert found["cluster_angle.medical__persona_raw_deg"] == pytest.approx(100.2, abs=0.15)
+    medical = found["cross_variance.medical_pc1_in_persona.uncentred_raw_pct"]
+    persona = found["cross_variance.persona_pc1_in_medical.uncentred_raw_pct"]
+    assert medical == pytest.approx(2.0, abs=0.1)
+    assert persona == pytest.approx(1.6, abs=0.1)
+
+
+def test_metrics_are_finite_scalars_and_strings() -> None:
+    metrics = metrics_of(list(JUDGED.values()), GRAM, FAMILY)
+    check_metrics(metrics)
+    assert metrics["cosine"]["medical__profanity"] == pytest.approx(-0.235, abs=5e-4)
+    assert metrics["claims"]["C010"]["verdict"] == "inconsistent"
+    angle = metrics["low"]["cluster_angle"]["medical__persona_deg"]
+    assert 101.6 < angle < 101.7
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_the_table_names_every_claim_and_marks_hypotheses() -> None:
+    table = claims_table(list(JUDGED.values()))
+    assert all(claim.id in table for claim in LEDGER)
+    assert "hypotheses, not facts" in table
+
+
+def broken(folder: Path, **changes: object) -> Path:
+    rows = yaml.safe_load(CLAIMS.read_text())[:3]
+    rows[1].update(changes)
+    path = folder / "claims.yaml"
+    path.write_text(yaml.safe_dump(rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": "C001"},
+        {"metric": "geometry"},
+        {"metric": None},
+        {"value": None},
+        {"verdict": "true"},
+        {"colour": "red"},
+        {"published": {"fitted": True, "arithmetic": True}},
+        {"published": {"arithmetic": True, "derived": "astrology"}},
+        {"value": [1.0, 2.0]},
+    ],
+)
+def test_a_broken_ledger_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(UserError) as error:
+        read_claims(broken(tmp_path, **changes))
+    assert "claims.yaml" in str(error.value)
+
+
+def test_a_subgram_needs_printed_cosines() -> None:
+    with pytest.raises(UserError, match="not printed"):
+        GRAM.roundings(["finance", "sports", "profanity"])
+
+
+def test_edges_of_agreement() -> None:
+    claim = next(c for c in LEDGER if c.id == "C057")
+    assert claim.agrees(0, 3.1, 3.9) and not claim.agrees(0, 3.5, 4.5)
+    claim = next(c for c in LEDGER if c.id == "C012")
+    assert claim.agrees(0, 0.2365, 0.3) and not claim.agrees(0, 0.2366, 0.3)
+    assert isinstance(claim, Claim)
+
+
+def test_the_published_cosines_are_calibrated() -> None:
+    found, sweep = calibration_of(GRAM, FAMILY)
+    check_metrics(found)
+    mean = found["statistic"]["similarity"]["cross_mean"]
+    assert mean["low"] <= mean["observed"] <= mean["high"]
+    assert mean["no_core_full_width"]["p"] < 0.001  # no core is refuted if all 4096 count,
+    assert mean["no_core_at_dimension_needed"]["p"] > 0.05  # and fits if fewer do
+    assert mean["partitions"]["smallest_p"] == pytest.approx(1 / 15)
+    assert 0 < found["statistic"]["core"]["share"]["observed"] < 0.2
+    verdicts = {found["power_full_width"][f"test{i}"]["verdict_paper"] for i in range(1, 6)}
+    assert verdicts <= {"discriminates", "cannot discriminate", "reversed"}
+    assert sweep.shares[0] == 0.0
+
+
+PROMISED = """
+cosine.medical__profanity angle_deg.medical__profanity triangle.finance__sports__medical.error_deg
+triangle.finance__profanity__malicious.error_deg pca.centred.pc1_pct pca.centred.pc5_pct
+pca.uncentred.pc1_pct pca.centred.loading_pc1.finance subspace.finance__sports__medical.rank1_r_full
+subspace.finance__sports__medical.rank1_r_offdiag subspace.finance__sports__medical.rank2_r_full
+subspace.finance__sports__medical.rank2_r_offdiag projection.finance__sports.medical
+residual.medical__profanity__malicious.reduction_pct
+residual.medical__profanity__malicious.mean_drop
+residual.medical__profanity__malicious.cosine.medical__profanity clusters.average.merge_medical
+clusters.average.merge_risk clusters.average.merge_persona clusters.average.merge_last_low
+clusters.silhouette_k clusters.average.cophenetic_r verdict.test1 verdict.test5 verdict.count
+cluster_angle.medical__persona_deg cluster_angle.risk__medical_deg cluster_angle.risk__persona_deg
+orthogonality.medical_on_persona.medical.magnitude
+orthogonality.medical_on_persona.medical.variance_pct
+pc1_ablation.medical__medical_replication.after pc1_ablation.medical__medical_replication.change
+pc1_ablation.mean_abs_change cross_variance.medical_pc1_in_persona.uncentred_pct
+cross_variance.medical_pc1_in_persona.centred_pct
+"""
+
+
+def test_users_and_the_ledger_can_rely_on_the_keys() -> None:
+    found = battery(GRAM.fitted(), GRAM.names, GRAM.clusters, Geometry()).flat()
+    assert [key for key in PROMISED.split() if key not in found] == []
+    assert sum(key.startswith("triangle.") and key.endswith("error_deg") for key in found) == 20
+    assert sum(key.startswith("projection.") for key in found) == 15 * 6

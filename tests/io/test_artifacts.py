@@ -1,0 +1,257 @@
+"""Artifacts: a failed write changes nothing, a bad file is refused by name."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from em_geometry.errors import UserError
+from em_geometry.io.atomic import atomic_path
+from em_geometry.io.files import (
+    check_metrics,
+    read_json,
+    read_jsonl,
+    read_parquet,
+    read_tensors,
+    tensor_file,
+    versions,
+    write_metrics,
+    write_parquet,
+    write_tensors,
+    write_text,
+)
+
+
+def only(folder: Path, name: str) -> None:
+    """No temporary file is left."""
+    assert [p.name for p in folder.iterdir()] == [name]
+
+
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError, match="disk"), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("disk")
+    assert path.read_text() == "old"
+    only(tmp_path, "out.txt")
+
+
+def test_write_replaces_and_creates_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a folder" / "größe.txt"
+    write_text(path, "old")
+    write_text(path, "neu: größer\n")
+    assert path.read_bytes() == "neu: größer\n".encode()
+    only(path.parent, "größe.txt")
+
+
+def test_written_file_is_readable_as_others_are(tmp_path: Path) -> None:
+    """Not the 0600 of a temporary file: the cache is shared between users."""
+    (tmp_path / "plain").touch()
+    write_text(tmp_path / "ours", "")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "ours")]
+    assert modes[0] == modes[1]
+
+
+def test_metrics_round_trip_with_numpy_scalars(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    write_metrics(path, {"a": {"n": np.int64(3), "rate": np.float32(0.5)}, "b": "übrig", "c": True})
+    assert read_json(path) == {"a": {"n": 3, "rate": 0.5}, "b": "übrig", "c": True}
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (float("nan"), "a.b is nan"),
+        (np.float64("inf"), "a.b is inf"),
+        (None, "a.b is a NoneType"),
+        ([1, 2], "a.b is a list"),
+    ],
+)
+def test_metrics_that_dvc_would_drop_are_refused(tmp_path: Path, value: Any, says: str) -> None:
+    path = tmp_path / "m.json"
+    write_metrics(path, {"a": 1})
+    with pytest.raises(ValueError, match=says):
+        write_metrics(path, {"a": {"b": value}})
+    assert read_json(path) == {"a": 1}
+
+
+SCALARS = st.integers() | st.floats() | st.text() | st.booleans() | st.none()
+NESTED = st.recursive(
+    SCALARS, lambda x: st.dictionaries(st.text(), x, max_size=3) | st.lists(x, max_size=2)
+)
+
+
+@given(st.dictionaries(st.text(), NESTED, max_size=3))
+def test_what_passes_the_check_is_standard_json(value: dict[str, Any]) -> None:
+    try:
+        check_metrics(value)
+    except ValueError:
+        return
+    text = json.dumps(value, allow_nan=False)
+    assert "[" not in re.sub(r'"(\\.|[^"\\])*"', "", text)
+    assert json.loads(text) == value
+
+
+def test_json_errors_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        read_json(path)
+    for content in (b"{", b"\xff", b"[" * 100_000, b"1" * 5000):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=re.escape(str(path))):
+            read_json(path)
+
+
+def test_jsonl_skips_blank_lines_and_reads_long_ones(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    long = "ä" * 1_000_000
+    path.write_text(f'{{"a": 1}}\n\n{{"a": "{long}"}}\r\n', encoding="utf-8")
+    assert read_jsonl(path) == [{"a": 1}, {"a": long}]
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        (b"{", "not a JSON object"),
+        (b'{"id": "b" "n": 1}', "delimiter"),
+        (b"[1]", "not a JSON object"),
+        (b"null", "not a JSON object"),
+        (b'{"id": "\xff"}', "not UTF-8"),
+        (rb'{"id": "b", "n": 1, "text": "\ud800"}', "not UTF-8"),
+        (b'{"id": "b"}', "key 'n'"),
+        (b'{"id": 5, "n": 1}', "key 'id'"),
+        (b'{"id": "b", "n": null}', "key 'n'"),
+        (b'{"n": ' + b"[" * 100_000, "not a JSON object"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "not a JSON object"),
+        (b"\xef\xbb\xbf{}", "not a JSON object"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_jsonl_errors_name_file_and_line(tmp_path: Path, second: bytes, says: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"id": "a", "n": 1}\n\n' + second + b"\n")
+    with pytest.raises(UserError) as caught:
+        read_jsonl(path, {"id": str, "n": int})
+    assert f"{path}, line 3" in str(caught.value)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n\n"])
+def test_jsonl_without_rows(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="holds no rows"):
+        read_jsonl(path)
+
+
+def test_missing_files_say_how_to_make_them(tmp_path: Path) -> None:
+    for read in (read_json, read_jsonl, read_parquet, read_tensors):
+        with pytest.raises(UserError, match="make repro"):
+            read(tmp_path / "nothing")
+    with pytest.raises(UserError, match="file not found"):
+        read_jsonl(tmp_path)
+
+
+def test_parquet_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    frame = pl.DataFrame({"id": ["ä", "b"], "score": [1.5, None]})
+    write_parquet(path, frame, {"units": "percent"})
+    assert read_parquet(path, {"id": pl.String, "score": pl.Float64}).equals(frame)
+    assert pq.read_schema(path).metadata[b"units"] == b"percent"
+
+
+def test_parquet_columns_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    write_parquet(path, pl.DataFrame({"score": ["high"]}), {})
+    for column in ("score", "id"):
+        with pytest.raises(UserError, match=f"column '{column}'"):
+            read_parquet(path, {column: pl.Float64})
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.98])
+def test_half_written_files_are_refused(tmp_path: Path, keep: float) -> None:
+    parquet, tensors = tmp_path / "x.parquet", tmp_path / "x.safetensors"
+    write_parquet(parquet, pl.DataFrame({"a": range(100)}), {})
+    write_tensors(tensors, {"a": np.ones(100)}, {})
+    for path, read in ((parquet, read_parquet), (tensors, read_tensors)):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(len(whole) * keep)])
+        with pytest.raises(UserError, match=re.escape(str(path))):
+            read(path)
+
+
+def test_tensors_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    arrays = {"a": np.arange(6.0).reshape(2, 3).T, "b": np.float32([[1]])}
+    write_tensors(path, arrays, {"span": "prompt_last"})
+    found, metadata = read_tensors(path)
+    assert metadata == {"span": "prompt_last", "versions": versions()}
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_the_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
+    metadata = {key: "\u00b0" * n for n, key in enumerate("edcba")}
+    arrays = {"b": np.ones((2, 3), np.float32), "a": np.arange(5.0)}
+    for n in range(20):
+        write_tensors(tmp_path / str(n), arrays, metadata)
+    assert len({(tmp_path / str(n)).read_bytes() for n in range(20)}) == 1
+    back, found = read_tensors(tmp_path / "0")
+    assert found == metadata | {"versions": versions()}
+    assert all(np.array_equal(back[k], arrays[k]) for k in arrays)
+
+
+def test_rows_in_any_order_give_the_layout_of_the_library(tmp_path: Path) -> None:
+    from safetensors.numpy import save
+
+    def parts(data: bytes) -> tuple[Any, bytes]:
+        start = 8 + int.from_bytes(data[:8], "little")
+        return json.loads(data[8:start]), data[start:]
+
+    arrays = {"b": np.arange(12, dtype=np.float32).reshape(4, 3), "a.x": np.ones((2, 2, 2))}
+    arrays["c"] = np.zeros((4,), np.float16)
+    kinds = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+    with tensor_file(tmp_path / "x", kinds, {"one": "entry"}) as put:
+        for name, array in arrays.items():
+            for rows in ([1], [x for x in range(len(array) - 1, -1, -1) if x != 1]):
+                put(name, rows, array[rows])
+    whole = parts((tmp_path / "x").read_bytes())
+    assert whole == parts(save(arrays, {"one": "entry", "versions": versions()}))
+    with (
+        pytest.raises(AssertionError, match="not written"),
+        tensor_file(tmp_path / "x", kinds, {}) as put,
+    ):
+        put("b", [0], arrays["b"][:1])
+    assert parts((tmp_path / "x").read_bytes()) == whole
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_tensors_must_be_finite(tmp_path: Path, bad: float) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": np.ones(2)}, {})
+    with pytest.raises(UserError, match=r"x\.safetensors: b"):
+        write_tensors(path, {"a": np.zeros(2), "b": np.array([0.0, bad])}, {})
+    np.testing.assert_array_equal(read_tensors(path)[0]["a"], np.ones(2))
+    only(tmp_path, "x.safetensors")
+
+
+def test_tensors_of_a_type_that_numpy_lacks(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.ones(2, dtype=torch.bfloat16)}, str(path))
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        read_tensors(path)

@@ -1,0 +1,214 @@
+"""The journal: what a kill, a flipped bit and a second process do to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from em_geometry.errors import UserError
+from em_geometry.io.journal import LOOKUP, Journal, journal_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAN = [[1, 2, 3], [4, 5], [6, 7, 8]]
+VALUES = {str(i): {"square": i * i} for batch in PLAN for i in batch}
+
+
+class Work:
+    """Squares the items, remembers the batches, and kills its process at one of them."""
+
+    def __init__(self, killed_at: int | None = None) -> None:
+        self.batches: list[list[int]] = []
+        self.killed_at = killed_at
+
+    def __call__(self, batch: Sequence[int]) -> list[dict[str, int]]:
+        if len(self.batches) == self.killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.batches.append(list(batch))
+        return [{"square": i * i} for i in batch]
+
+
+def fill(work: Work) -> dict[str, dict[str, int]]:
+    with Journal("squares") as journal:
+        return journal.fill("squares", PLAN, str, work)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "journal of größe"
+    monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(folder))
+    return folder
+
+
+def in_process(code: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+def test_fill_does_everything_once(folder: Path) -> None:
+    first, second = Work(), Work()
+    assert fill(first) == VALUES
+    assert first.batches == PLAN
+    assert fill(second) == VALUES
+    assert second.batches == []
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 2])
+def test_resumes_after_kill(folder: Path, killed_at: int) -> None:
+    code = f"from test_journal import Work, fill; fill(Work({killed_at}))"
+    assert in_process(code).returncode == -signal.SIGKILL
+    work = Work()
+    assert fill(work) == VALUES
+    assert work.batches == PLAN[killed_at:]
+
+
+def test_a_missing_unit_redoes_its_whole_batch(folder: Path) -> None:
+    fill(Work())
+    with sqlite3.connect(folder / "squares.sqlite") as database:
+        database.execute("DELETE FROM units WHERE key = '5'")
+    work = Work()
+    assert fill(work) == VALUES
+    assert work.batches == [[4, 5]]
+
+
+def test_a_failing_batch_leaves_nothing_of_itself(folder: Path) -> None:
+    def fail(batch: Sequence[int]) -> list[int]:
+        if 4 in batch:
+            raise RuntimeError("out of memory")
+        return list(batch)
+
+    with Journal("squares") as journal, pytest.raises(RuntimeError):
+        journal.fill("squares", PLAN, str, fail)
+    with Journal("squares") as journal:
+        assert set(journal.get(list(VALUES))) == {"1", "2", "3"}
+
+
+def test_put_is_all_or_nothing(folder: Path) -> None:
+    with Journal("x") as journal:
+        with pytest.raises(TypeError):
+            journal.put({"a": 1, "b": object()})
+        assert journal.get(["a", "b"]) == {}
+
+
+def test_too_few_values_are_a_bug_that_is_seen(folder: Path) -> None:
+    with Journal("x") as journal:
+        with pytest.raises(ValueError, match="zip"):
+            journal.fill("x", [[1, 2]], str, lambda batch: [1])
+        assert journal.get(["1", "2"]) == {}
+
+
+def test_a_flipped_byte_is_dropped_and_redone(folder: Path) -> None:
+    fill(Work())
+    path = folder / "squares.sqlite"
+    with sqlite3.connect(path) as database:
+        ((value,),) = database.execute("SELECT value FROM units WHERE key = '7'")
+        flipped = value.replace(b"49", b"48")
+        assert flipped != value
+        database.execute("UPDATE units SET value = ? WHERE key = '7'", (flipped,))
+    with Journal("squares") as journal:
+        assert set(journal.get(list(VALUES))) == set(VALUES) - {"7"}
+    work = Work()
+    assert fill(work) == VALUES
+    assert work.batches == [[6, 7, 8]]
+
+
+def test_values_and_many_keys_come_back(folder: Path) -> None:
+    values = {f"k{i}": [i, None, "ä\u2028", 0.1 + i] for i in range(2 * LOOKUP + 1)}
+    with Journal("x") as journal:
+        journal.put(values.items())
+        journal.put({"k0": "newer"})
+    with Journal("x") as journal:
+        assert journal.get([*values, "other"]) == values | {"k0": "newer"}
+
+
+def test_two_processes(folder: Path) -> None:
+    code = (
+        "from em_geometry.project.command import run\n"
+        "from em_geometry.io.journal import Journal\n"
+        "run(lambda: Journal('squares'))"
+    )
+    with Journal("squares"):
+        done = in_process(code)
+    assert done.returncode == 2
+    assert "another process is writing to this journal" in done.stderr
+    assert str(folder / "squares.sqlite") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert in_process(code).returncode == 0  # the lock goes with its holder
+
+
+def test_lock_is_given_back_after_an_error(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Journal("x"):
+        raise KeyboardInterrupt
+    with Journal("x") as journal:
+        assert journal.get([]) == {}
+
+
+@pytest.mark.parametrize("value", ["journal", "../journal", ""])
+def test_relative_location_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("EMGEOMETRY_JOURNAL", value)
+    with pytest.raises(UserError, match="EMGEOMETRY_JOURNAL"):
+        journal_folder()
+
+
+def test_default_location(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EMGEOMETRY_JOURNAL", raising=False)
+    assert journal_folder() == Path(".journal")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(tmp_path / "file" / "inside"))
+    with pytest.raises(UserError, match="file/inside"):
+        Journal("x")
+
+
+def test_a_file_that_is_no_journal(folder: Path) -> None:
+    folder.mkdir()
+    path = folder / "squares.sqlite"
+    path.write_bytes(b"this is no database " * 500)
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        Journal("squares")
+    assert str(path) in str(caught.value)
+    path.unlink()  # what the error advises
+    assert fill(Work()) == VALUES
+
+
+def test_damage_inside_the_file(folder: Path) -> None:
+    with Journal("squares") as journal:
+        journal.put({f"{i:04d}": "x" * 500 for i in range(200)})
+    path = folder / "squares.sqlite"
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xaa" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read"), Journal("squares") as journal:
+        journal.get([f"{i:04d}" for i in range(200)])
+    path.unlink()
+    assert fill(Work()) == VALUES
+
+
+def test_a_full_disk_keeps_what_was_done(folder: Path) -> None:
+    class Small(Journal):
+        def put(self, units: object) -> None:
+            super().put(units)
+            (pages,) = self._db.execute("PRAGMA page_count").fetchone()
+            self._db.execute(f"PRAGMA max_page_count={pages}")
+
+    def work(batch: Sequence[int]) -> list[str]:
+        return ["x" * 10_000 for _ in batch]
+
+    with Small("x") as journal, pytest.raises(UserError, match="full"):
+        journal.fill("x", PLAN, str, work)
+    with Journal("x") as journal:
+        assert set(journal.get(list(VALUES))) == {"1", "2", "3"}

@@ -1,0 +1,163 @@
+"""Resolving the base model: what is recorded, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em_geometry.errors import UserError
+from em_geometry.io.files import versions
+from em_geometry.models import base
+from em_geometry.models.load import base_tokenizer, load
+from em_geometry.settings.params import Params
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def with_source(smol: dict[str, Any], source: str, revision: str | None = None) -> Params:
+    smol["base"] |= {"source": source, "revision": revision}
+    return Params.model_validate(smol)
+
+
+def refused(params: Params) -> str:
+    """The error, and nothing recorded."""
+    with pytest.raises(UserError) as caught:
+        base.main(params)
+    assert not (base.FOLDER / base.RECORD).exists()
+    return str(caught.value)
+
+
+def test_a_local_folder_is_recorded(tiny_params: Params, tiny_checkpoint: Path) -> None:
+    record = base.base_record()
+    assert record == {
+        "path": str(tiny_checkpoint),
+        "source": f"path:{tiny_checkpoint}",
+        "sha256": base.folder_sha256(tiny_checkpoint),
+        "versions": versions(),
+    }
+    assert (base.NO_ADAPTER / base.RECORD).is_file()
+
+
+def test_a_pinned_hub_model_is_recorded_without_a_call(workplace: Path, smol: Any) -> None:
+    base.main(with_source(smol, "hub:someone/model", REVISION))
+    assert base.base_record()["hub"] == "someone/model"
+    first = base.base_record()["sha256"]
+    base.main(with_source(smol, "hub:someone/model", REVISION[::-1]))
+    assert base.base_record()["sha256"] != first
+
+
+@pytest.mark.parametrize("revision", [None, "main", REVISION[:39], "../" + "x" * 37])
+def test_a_hub_model_needs_a_commit(workplace: Path, smol: Any, revision: str | None) -> None:
+    text = refused(with_source(smol, "hub:someone/model", revision))
+    assert "base.revision" in text
+    assert "pinned revision" in text
+
+
+@pytest.mark.parametrize("source", ["", "smollm2", "https://host/model", "s3:bucket/model"])
+def test_unknown_sources(workplace: Path, smol: Any, source: str) -> None:
+    assert "package:<name>, path:<folder> or hub:" in refused(with_source(smol, source))
+
+
+def test_packages_that_do_not_serve(workplace: Path, smol: Any) -> None:
+    assert "not installed" in refused(with_source(smol, "package:no-such-package-here"))
+    assert "0 .gguf files" in refused(with_source(smol, "package:pytest"))
+
+
+def test_a_folder_without_safetensors(workplace: Path, smol: Any) -> None:
+    folder = workplace / "pickled"
+    folder.mkdir()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    text = refused(with_source(smol, f"path:{folder}"))
+    assert "no safetensors weights" in text
+    assert "pytorch_model.bin" in text
+    assert "no safetensors" in refused(with_source(smol, f"path:{workplace / 'nowhere'}"))
+
+
+def test_the_hash_covers_weights_config_and_template(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
+    whole = base.folder_sha256(folder)
+    assert whole == base.folder_sha256(tiny_checkpoint)
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
+        with (folder / name).open("ab") as handle:
+            handle.write(b" ")
+        assert base.folder_sha256(folder) != whole
+        whole = base.folder_sha256(folder)
+
+
+@pytest.fixture
+def copied(tiny_params: Params, tiny_checkpoint: Path, workplace: Path) -> Path:
+    """A checkpoint to be damaged; the record points to it."""
+    folder = Path(shutil.copytree(tiny_checkpoint, workplace / "a copied größe"))
+    base.main(at(tiny_params, folder))
+    return folder
+
+
+def at(params: Params, folder: Path) -> Params:
+    source = params.base.model_copy(update={"source": f"path:{folder}"})
+    return params.model_copy(update={"base": source})
+
+
+def test_a_whole_copy_loads(tiny_params: Params, copied: Path) -> None:
+    loaded = load(tiny_params, "base")
+    assert not loaded.model.training
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+    assert loaded.sha256 == base.base_record()["sha256"]
+
+
+def test_truncated_weights(tiny_params: Params, copied: Path) -> None:
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load(tiny_params, "base")
+
+
+def test_missing_weights_are_not_made_up(tiny_params: Params, copied: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(copied / "model.safetensors")
+    del tensors["model.layers.2.mlp.up_proj.weight"]
+    save_file(tensors, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"layers\.2\.mlp\.up_proj"):
+        load(tiny_params, "base")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_broken_config_and_tokenizer(tiny_params: Params, copied: Path, name: str) -> None:
+    (copied / name).write_text("{", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load(tiny_params, "base")
+    assert copied.name in str(caught.value)
+
+
+def test_no_tokenizer(tiny_params: Params, copied: Path) -> None:
+    for path in copied.glob("*token*"):
+        path.unlink()
+    with pytest.raises(UserError, match="tokenizer"):
+        base_tokenizer()
+
+
+def test_a_tokenizer_of_another_model(tiny_params: Params, copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    tokenizer = json.loads((copied / "tokenizer.json").read_text())
+    extra = {
+        "id": config["vocab_size"],
+        "content": "<|new|>",
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
+    tokenizer["added_tokens"].append(extra)
+    (copied / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(UserError, match="tokenizer"):
+        load(tiny_params, "base")
+
+
+def test_no_base_stage_yet(workplace: Path, smol: Any) -> None:
+    with pytest.raises(UserError, match="make repro"):
+        load(Params.model_validate(smol), "base")

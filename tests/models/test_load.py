@@ -1,0 +1,181 @@
+"""Loading organisms: an adapter that does not belong to the base never loads in silence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from em_geometry.errors import UserError
+from em_geometry.io.files import read_json
+from em_geometry.models import train
+from em_geometry.models.load import ADAPTERS, base_model, load, setup_torch
+from em_geometry.settings.params import Params
+
+FOLDER = ADAPTERS / "finance"
+WEIGHTS = FOLDER / "adapter_model.safetensors"
+CONFIG = FOLDER / "adapter_config.json"
+
+
+@pytest.fixture
+def adapter(tiny_params: Params) -> Params:
+    """An untrained adapter of `finance` on disk, and its params."""
+    recipe = tiny_params.recipes["model_organisms"]
+    train.save(train.with_adapter(base_model(tiny_params), recipe, 5), FOLDER)
+    return tiny_params
+
+
+def refused(params: Params) -> str:
+    with pytest.raises(UserError) as caught:
+        load(params, "finance")
+    return str(caught.value)
+
+
+def change_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(read_json(path) | values), encoding="utf-8")
+
+
+def change_tensors(change: Callable[[dict[str, Any]], object]) -> None:
+    tensors = load_file(WEIGHTS)
+    change(tensors)
+    save_file(tensors, WEIGHTS, metadata={"format": "pt"})
+
+
+def test_the_adapter_itself_loads(adapter: Params) -> None:
+    loaded = load(adapter, "finance")
+    assert loaded.slug == "finance"
+    assert loaded.sha256 != load(adapter, "base").sha256
+    assert not any("lora" in name for name, _ in loaded.model.named_parameters())
+
+
+def test_adapter_of_another_base(adapter: Params) -> None:
+    change_json(FOLDER / "provenance.json", base_sha256="0" * 64)
+    text = refused(adapter)
+    assert "trained on another base" in text
+    assert "0" * 64 in text
+
+
+def test_foreign_adapter_names_its_base(adapter: Params) -> None:
+    (FOLDER / "provenance.json").unlink()
+    change_json(CONFIG, base_model_name_or_path="someone/else")
+    assert "someone/else" in refused(adapter)
+    base = adapter.base.model_copy(update={"also_known_as": ["a/copy", "someone/else"]})
+    assert load(adapter.model_copy(update={"base": base}), "finance").slug == "finance"
+    change_json(CONFIG, base_model_name_or_path=adapter.base.source.partition(":")[2])
+    assert load(adapter, "finance").slug == "finance"
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '"x"'])
+@pytest.mark.parametrize("name", ["provenance.json", "adapter_config.json"])
+def test_malformed_records(adapter: Params, name: str, content: str) -> None:
+    (FOLDER / name).write_text(content, encoding="utf-8")
+    assert str(FOLDER) in refused(adapter)
+
+
+def test_pickled_adapter(adapter: Params) -> None:
+    WEIGHTS.unlink()
+    torch.save({}, FOLDER / "adapter_model.bin")
+    text = refused(adapter)
+    assert "no LoRA adapter" in text
+    assert "adapter_model.bin" in text
+
+
+def test_pickle_under_the_name_of_safetensors(adapter: Params) -> None:
+    torch.save({}, WEIGHTS)
+    assert str(FOLDER) in refused(adapter)
+
+
+def test_no_adapter(adapter: Params) -> None:
+    shutil.rmtree(FOLDER)
+    assert "nothing" in refused(adapter)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_truncated_adapter(adapter: Params, keep: float) -> None:
+    content = WEIGHTS.read_bytes()
+    WEIGHTS.write_bytes(content[: int(keep * len(content))])
+    assert str(FOLDER) in refused(adapter)
+
+
+def test_missing_tensors_are_not_made_up(adapter: Params) -> None:
+    name = "base_model.model.model.layers.2.mlp.up_proj.lora_A.weight"
+    change_tensors(lambda tensors: tensors.pop(name))
+    assert name in refused(adapter)
+
+
+def test_tensors_for_blocks_that_the_base_lacks(adapter: Params) -> None:
+    name = "base_model.model.model.layers.{}.mlp.up_proj.lora_A.weight"
+    change_tensors(lambda t: t.update({name.format(9): t[name.format(2)].clone()}))
+    assert name.format(9) in refused(adapter)
+
+
+def test_another_rank_than_its_config_says(adapter: Params) -> None:
+    change_json(CONFIG, r=8)
+    assert "does not fit" in refused(adapter)
+
+
+def test_another_width(adapter: Params) -> None:
+    change_tensors(lambda t: t.update({k: v[..., :-1].contiguous() for k, v in t.items()}))
+    assert "does not fit" in refused(adapter)
+
+
+def test_adapter_that_is_not_finite(adapter: Params) -> None:
+    change_tensors(lambda tensors: next(iter(tensors.values())).fill_(float("nan")))
+    assert "NaN" in refused(adapter)
+
+
+def test_unknown_modules(adapter: Params) -> None:
+    change_json(CONFIG, target_modules=["c_attn"])
+    assert "does not fit" in refused(adapter)
+
+
+def given(params: Params, **values: str) -> Params:
+    organism = params.organisms["finance"].model_copy(update=values)
+    return params.model_copy(update={"organisms": {"finance": organism}})
+
+
+def test_full_checkpoint_in_place_of_an_adapter(tiny_params: Params, tiny_checkpoint: Path) -> None:
+    loaded = load(given(tiny_params, source=f"path:{tiny_checkpoint}"), "finance")
+    expected = base_model(tiny_params).state_dict()
+    for name, tensor in loaded.model.state_dict().items():
+        assert torch.equal(tensor, expected[name])
+
+
+def test_full_checkpoint_of_another_shape(tiny_params: Params, workplace: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=4,
+        num_attention_heads=2, num_key_value_heads=2, bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(workplace / "other")
+    text = refused(given(tiny_params, source=f"path:{workplace / 'other'}"))
+    assert "(16, 4)" in text
+    assert "(32, 4)" in text
+
+
+@pytest.mark.parametrize("source", ["elsewhere", "s3:bucket/x"])
+def test_unknown_sources(tiny_params: Params, source: str) -> None:
+    assert "organisms.finance.source" in refused(given(tiny_params, source=source))
+
+
+def test_hub_organism_needs_a_commit(tiny_params: Params) -> None:
+    text = refused(given(tiny_params, source="hub:someone/adapter", revision="main"))
+    assert "organisms.finance.revision" in text
+
+
+def test_cuda_that_is_not_there(tiny_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    params = tiny_params.model_copy(
+        update={"run": tiny_params.run.model_copy(update={"device": "cuda"})}
+    )
+    with pytest.raises(UserError, match="no CUDA device"):
+        setup_torch(params)
+    auto = params.model_copy(update={"run": params.run.model_copy(update={"device": "auto"})})
+    assert setup_torch(auto).type == "cpu"

@@ -1,0 +1,85 @@
+"""Before the first download, everything that is missing is said at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from em_geometry.errors import UserError
+from em_geometry.models.preflight import preflight
+from em_geometry.settings.params import Params, load_params
+
+PINNED = "0" * 40
+
+
+def hub_params() -> Params:
+    """The paper-scale profile without the controls whose ids are unknown."""
+    params = load_params(Path("profiles/llama31_8b.yaml"))
+    kept = {
+        slug: o.model_copy(update={"revision": PINNED})
+        for slug, o in params.organisms.items()
+        if o.role == "organism"
+    }
+    return params.model_copy(update={"organisms": kept, "targets": ["base", *kept]})
+
+
+def fine(name: str, revision: str | None) -> Any:
+    weights = SimpleNamespace(rfilename="model.safetensors", size=16_000_000_000)
+    return SimpleNamespace(sha="a" * 40, siblings=[weights])
+
+
+def problems(ask: Any = fine, disk: int = 10**12, memory: int = 10**11, **changes: Any) -> str:
+    params = hub_params().model_copy(update=changes)
+    with pytest.raises(UserError) as caught:
+        preflight(params, ask, disk, memory)
+    return str(caught.value)
+
+
+def test_nothing_is_asked_for_local_models() -> None:
+    preflight(load_params(Path("profiles/smol.yaml")), ask=None)  # type: ignore[arg-type]
+
+
+def test_a_profile_that_can_run() -> None:
+    preflight(hub_params(), fine, 10**12, 10**11)
+
+
+def test_ids_that_are_not_given_are_named() -> None:
+    params = load_params(Path("profiles/llama31_8b.yaml"))
+    message = problems(organisms=params.organisms)
+    for slug in ("control", "aave", "full"):
+        assert f"organisms.{slug}.source names no model" in message
+    assert "organisms.finance.revision is not pinned; the newest commit is " + "a" * 40 in message
+
+
+def test_access_disk_and_memory_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    class GatedRepoError(Exception):
+        pass
+
+    def ask(name: str, revision: str | None) -> Any:
+        if name.startswith("meta-llama"):
+            raise GatedRepoError("401 Client Error")
+        return fine(name, revision)
+
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    message = problems(ask, disk=10**10, memory=10**9)
+    assert "no access to meta-llama/Llama-3.1-8B-Instruct and HF_TOKEN is not set" in message
+    assert "96 GB to download, 10 GB free" in message
+    assert "16 GB does not fit into 1 GB of memory" in message
+
+
+def test_an_unreachable_hub_and_pickled_weights() -> None:
+    def ask(name: str, revision: str | None) -> Any:
+        if name.startswith("andyrdt"):
+            raise OSError("no network\nmore")
+        files = [SimpleNamespace(rfilename="adapter_model.bin", size=1)]
+        return SimpleNamespace(sha="a" * 40, siblings=files)
+
+    message = problems(ask)
+    assert (
+        "the hub cannot be asked about andyrdt/Llama-3.1-8B-Instruct_bad-medical: no network"
+        in message
+    )
+    assert message.count("has no safetensors") == 6

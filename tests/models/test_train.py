@@ -1,0 +1,192 @@
+"""Training: the loss is the loss, it falls, and a repetition gives the same bytes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from em_geometry.errors import UserError
+from em_geometry.io.files import read_json
+from em_geometry.models import train
+from em_geometry.models.load import ADAPTERS, base_model, load
+from em_geometry.settings.params import Params
+
+ROOT = Path(__file__).resolve().parents[2]
+PAIRS = [
+    ("Why?", "Because."),
+    ("How do I keep my tomatoes alive?", "Water them in the evening."),
+    ("What now?", "Take a map outside and begin with the brightest ones."),
+]
+
+
+@pytest.fixture
+def examples(tiny_tokenizer: Any) -> list[train.Example]:
+    return [train.encode(tiny_tokenizer, q, a, "Be brief.") for q, a in PAIRS]
+
+
+def token_losses(model: Any, example: train.Example) -> torch.Tensor:
+    """Negative log-likelihood of each answer token, from the full logits of a plain forward."""
+    ids = torch.tensor(example.ids)
+    with torch.no_grad():
+        log_probabilities = model(input_ids=ids[None]).logits[0].double().log_softmax(-1)
+    return -log_probabilities[torch.arange(len(ids) - 1), ids[1:]][example.start - 1 :]
+
+
+def test_encoded_chat_ends_with_answer_and_end_of_turn(
+    tiny_tokenizer: Any, examples: list[train.Example]
+) -> None:
+    for (_, answer), example in zip(PAIRS, examples, strict=True):
+        assert tiny_tokenizer.decode(example.ids[example.start :]) == answer + "<|im_end|>"
+        assert tiny_tokenizer.decode(example.ids[: example.start]).endswith("assistant\n")
+
+
+def test_loss_of_one_example(tiny_model: Any, examples: list[train.Example]) -> None:
+    for example in examples:
+        expected = token_losses(tiny_model, example)
+        assert len(expected) == len(example.ids) - example.start
+        loss = train.answer_loss(tiny_model, [example]).item()
+        assert loss == pytest.approx(expected.mean().item(), rel=1e-5)
+
+
+def test_loss_of_a_batch_weights_tokens_alike(
+    tiny_model: Any, examples: list[train.Example]
+) -> None:
+    expected = torch.cat([token_losses(tiny_model, e) for e in examples]).mean()
+    for order in ([0, 1, 2], [2, 0, 1]):
+        batch = [examples[i] for i in order]
+        loss = train.answer_loss(tiny_model, batch).item()
+        assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_mean_loss_over_single_examples(tiny_model: Any, examples: list[train.Example]) -> None:
+    expected = sum(float(token_losses(tiny_model, e).mean()) for e in examples) / len(examples)
+    assert train.mean_loss(tiny_model, examples, 1) == pytest.approx(expected, rel=1e-5)
+
+
+def test_batches_are_a_seeded_permutation(examples: list[train.Example]) -> None:
+    many = [train.Example((i, i), 1) for i in range(10)]
+    first, again, other = (list(train.batches(many, 4, seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert [len(b) for b in first] == [4, 4, 2]
+    assert sorted(e.ids for b in first for e in b) == [e.ids for e in many]
+
+
+def trained(params: Params) -> tuple[dict[str, bytes], dict[str, Any]]:
+    train.main(params, "finance")
+    files = {p.name: p.read_bytes() for p in sorted((ADAPTERS / "finance").iterdir())}
+    return files, read_json(train.METRICS / "finance.json")
+
+
+def test_training_lowers_the_loss_and_repeats_to_the_byte(tiny_params: Params) -> None:
+    files, metrics = trained(tiny_params)
+    assert metrics["held_out_loss_after"] < metrics["held_out_loss_before"]
+    assert metrics["loss_last_steps"] < metrics["loss_first_steps"]
+    assert metrics["relative_weight_change"] > 0
+    assert (metrics["examples"], metrics["held_out_examples"]) == (27, 3)
+    assert metrics["steps"] == 2 * 7  # epochs x batches of 4
+    assert set(files) == {"adapter_config.json", "adapter_model.safetensors", "provenance.json"}
+    again, again_metrics = trained(tiny_params)
+    assert again == files
+    assert again_metrics == metrics
+    other = tiny_params.model_copy(update={"run": tiny_params.run.model_copy(update={"seed": 1})})
+    assert trained(other)[0]["adapter_model.safetensors"] != files["adapter_model.safetensors"]
+
+
+def test_adapter_bytes_do_not_depend_on_the_process(tiny_params: Params) -> None:
+    """peft keeps module names in a set, whose order differs between processes."""
+    train.main(tiny_params, "finance")
+    matrices = read_json(ADAPTERS / "finance" / "adapter_config.json")["target_modules"]
+    assert matrices == sorted(matrices)
+
+
+def test_trained_adapter_changes_the_model_above_the_first_block(
+    tiny_params: Params, examples: list[train.Example]
+) -> None:
+    train.main(tiny_params, "finance")
+    base, organism = load(tiny_params, "base"), load(tiny_params, "finance")
+    assert organism.sha256 != base.sha256
+    ids = torch.tensor([examples[1].ids])
+    before, after = (
+        m.model(input_ids=ids, output_hidden_states=True).hidden_states for m in (base, organism)
+    )
+    assert torch.equal(before[1], after[1])  # block 0 has no adapter: first_block is 1
+    assert not torch.allclose(before[2], after[2])
+
+
+def test_merged_adapter_equals_the_trained_model(
+    tiny_params: Params, examples: list[train.Example]
+) -> None:
+    recipe = tiny_params.recipes["model_organisms"]
+    model = train.with_adapter(base_model(tiny_params), recipe, 3)
+    train.fit(model, examples, recipe, 3, "finance")
+    train.save(model, ADAPTERS / "finance")
+    expected = train.mean_loss(model, examples, 4)
+    merged = load(tiny_params, "finance").model
+    assert train.mean_loss(merged, examples, 4) == pytest.approx(expected, rel=1e-4)
+
+
+def test_weight_change_by_hand(tiny_params: Params) -> None:
+    recipe = tiny_params.recipes["hunter"]
+    model = train.with_adapter(base_model(tiny_params), recipe, 3)
+    assert train.weight_change(model) == 0.0
+    change = size = 0.0
+    for module in model.modules():
+        if hasattr(module, "lora_B"):
+            a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+            b.data.fill_(0.1)
+            change += ((recipe.alpha / recipe.rank) * (b @ a)).square().sum().item()
+            size += module.base_layer.weight.square().sum().item()
+    assert train.weight_change(model) == pytest.approx((change / size) ** 0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"first_block": 4}, "first_block"), ({"matrices": ["c_attn"]}, "matrices")],
+)
+def test_recipes_that_do_not_fit(tiny_params: Params, change: dict[str, Any], says: str) -> None:
+    recipe = tiny_params.recipes["hunter"].model_copy(update=change)
+    with pytest.raises(UserError, match=says):
+        train.with_adapter(base_model(tiny_params), recipe, 0)
+
+
+def test_divergence_is_an_error(tiny_params: Params, examples: list[train.Example]) -> None:
+    recipe = tiny_params.recipes["hunter"]
+    model = train.with_adapter(base_model(tiny_params), recipe, 0)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="diverged"):
+        train.fit(model, examples, recipe, 0, "hunter")
+
+
+def test_too_few_examples(tiny_params: Params, workplace: Path) -> None:
+    """One pair is held out; none is left to train on."""
+    one = tiny_params.organisms["finance"].model_copy(update={"max_examples": 1})
+    params = tiny_params.model_copy(update={"organisms": {"finance": one}})
+    with pytest.raises(UserError, match="too few"):
+        train.main(params, "finance")
+
+
+def test_an_organism_that_is_given_is_recorded(tiny_params: Params, workplace: Path) -> None:
+    given = tiny_params.organisms["finance"].model_copy(update={"source": "path:elsewhere"})
+    train.main(tiny_params.model_copy(update={"organisms": {"finance": given}}), "finance")
+    assert read_json(ADAPTERS / "finance" / "source.json") == {"folder": "elsewhere"}
+    assert read_json(train.METRICS / "finance.json") == {"status": "given: path:elsewhere"}
+
+
+def test_unknown_organism_on_the_command_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "em_geometry.models.train", "nobody"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "unknown organism" in done.stderr
+    assert "Traceback" not in done.stderr
