@@ -12,13 +12,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from em_geometry.errors import UserError
 from em_geometry.settings.sections import Workers
-
-if TYPE_CHECKING:
-    from em_geometry.settings.params import Params
 
 TRIES = 3  # of one batch, when workers die over it
 WAIT = 60.0  # seconds without any result after which a missing worker is spoken of
@@ -28,20 +25,21 @@ Spread = Callable[[Sequence[Any]], Iterator[tuple[int, Any]]]
 
 
 def spread(
-    params: Params, make: Callable[..., Callable[[Any], Any]], *arguments: Any
+    workers: Workers, threads: int, make: Callable[..., Callable[[Any], Any]], *arguments: Any
 ) -> Spread | None:
     """What does a list of batches elsewhere: (index, result) of each as it is finished.
 
     Args:
-        params: `workers` says where and how many, `run.threads` how many threads each takes.
+        workers: where and how many.
+        threads: CPU threads that each takes.
         make: called with `arguments` inside a worker, once; returns the work function, which
             then holds its model. All of it picklable.
     Returns:
         None when the run's engine is this process.
     """
-    if params.workers.engine == "local":
+    if workers.engine == "local":
         return None
-    return partial(cluster(params.workers, params.run.threads).spread, (make, arguments))
+    return partial(cluster(workers, threads).spread, (make, arguments))
 
 
 @cache

@@ -90,7 +90,7 @@ def store(
         "dtype": "float32",
         **(metadata or {}),
     }
-    over = spread(params, _worker, params, loaded.slug)
+    over = spread(params.workers, params.run.threads, _worker, params, loaded.slug)
     float32 = np.dtype(np.float32)
     kinds = {k: (float32, s) for k, s in shapes(loaded.model, len(texts), spans, norms).items()}
     with tensor_file(path, kinds, about) as put:

@@ -68,7 +68,7 @@ def score(params: Params, judge: Judge, rows: Sequence[JudgeRow], label: str) ->
     def key(row: JudgeRow) -> str:
         return value_sha256([CODE, judge.id, row.question, row.answer])
 
-    over = spread(params, _worker, params)
+    over = spread(params.workers, params.run.threads, _worker, params)
     with Journal("judgements-local") as journal:
         done = journal.fill(label, batches, key, partial(_judged, judge), over)
     return [Judgement(*done[key(row)]) for row in rows]

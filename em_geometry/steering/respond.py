@@ -152,7 +152,7 @@ def respond(
     order = sorted(range(len(units)), key=lambda i: (len(units[i].row.ids), units[i].row.ids, i))
     size = params.sampling.batch_size
     batches = [[units[i] for i in order[s : s + size]] for s in range(0, len(order), size)]
-    over = spread(params, _worker, params, loaded.slug)
+    over = spread(params.workers, params.run.threads, _worker, params, loaded.slug)
     with Journal(label.replace(" ", "-")) as journal:
         work = partial(_sampled, params, loaded)
         done = journal.fill(label, batches, lambda u: u.key, work, over)

@@ -94,7 +94,7 @@ def refusing() -> Callable[[Any], Any]:
 
 @pytest.mark.slow
 def test_errors_come_through() -> None:
-    over = engine.spread(tiny_params(run=RUN, workers=TWO), refusing)
+    over = engine.spread(TWO, 1, refusing)
     assert over is not None
     with pytest.raises(UserError, match="is zero"):
         list(over([1, 2]))
