@@ -101,7 +101,7 @@ def place(template: Path, tmp_path: Path) -> Place:
 
 @pytest.fixture
 def verify(place: Place) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `python -m em_geometry.project.verify_cache` in the place."""
+    """Runs `em-geometry verify-cache` in the place."""
     root = Path(__file__).parents[2]
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:

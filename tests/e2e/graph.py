@@ -10,7 +10,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ["stages", "data", "tests/e2e", "metrics/seeds.json", "dvc.yaml", ".dvcignore"]
+COPIED = [
+    "em_geometry",
+    "stages",
+    "data",
+    "tests/e2e",
+    "metrics/seeds.json",
+    "dvc.yaml",
+    ".dvcignore",
+]
 OUTPUTS = [
     "models", "adapters", "activations", "baseline", "response_activations", "judge_model",
     "vectors", "responses", "damage", "judgements", "monitoring",

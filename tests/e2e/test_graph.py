@@ -250,8 +250,8 @@ def test_an_organism_by_the_readme_s_recipe_reruns_its_own_stages_and_the_joins(
         path.write_text(before, encoding="utf-8")
         data.unlink()
     changed = {line.rstrip(":") for line in status.splitlines() if not line.startswith(("\t", " "))}
-    own = {"organism@cycling"}
-    assert own | {"activations", "vectors", "responses"} <= changed, status
+    own = {"organism@cycling", "activations@cycling"}
+    assert own | {"vectors", "responses"} <= changed, status
     again = {name for name in changed - own if "@" in name or name in ("base_model", "probe_judge")}
     assert not again, status
 
@@ -263,7 +263,7 @@ def test_bad_params_stop_at_once_and_keep_earlier_results(run: Path) -> None:
     path.write_text(before.replace("temperature: 0.7", "temprature: 0.7"), encoding="utf-8")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "em_geometry.geometry.measure"],
+            [sys.executable, "-m", "stages.geometry"],
             cwd=run, capture_output=True, text=True, check=False,
         )  # fmt: skip
     finally:

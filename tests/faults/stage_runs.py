@@ -8,6 +8,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from typer import Typer
 from typer.testing import CliRunner, Result
 
 from em_geometry.project.command import application
@@ -16,15 +17,26 @@ JOURNAL = ".journal"
 LABELS = ("where", "found", "expected", "try")
 
 
+COMMAND = "em-geometry"
+
+
 def call(module: str, *arguments: str) -> Result:
-    """`python -m <module> <arguments>`, with what it printed and its exit status."""
+    """`python -m <module> <arguments>`, or `em-geometry <arguments>`: output and exit status."""
     usual = signal.getsignal(signal.SIGTERM)
     try:
-        return CliRunner().invoke(application(importlib.import_module(module).cli), arguments)
+        return CliRunner().invoke(_app(module), arguments)
     finally:
         signal.signal(signal.SIGTERM, usual)
         if "torch" in sys.modules:  # `load` turns gradients off for its process
             sys.modules["torch"].set_grad_enabled(True)
+
+
+def _app(module: str) -> Typer:
+    if module == COMMAND:
+        from em_geometry.cli import app
+
+        return app
+    return application(importlib.import_module(module).cli)
 
 
 def finished(module: str, *arguments: str) -> Result:

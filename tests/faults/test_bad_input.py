@@ -35,15 +35,15 @@ from tests.faults.damage import (
 from tests.faults.miniature import MODEL, build, copied
 from tests.faults.stage_runs import finished, refused
 
-BASE, TRAIN = ("em_geometry.models.base",), ("em_geometry.models.train", "finance")
-ACTIVATIONS = ("em_geometry.activations.extract", "base")
-ADAPTED = ("em_geometry.activations.extract", "finance")
-PROBE, BASELINE = ("em_geometry.judging.train_probe",), ("em_geometry.steering.baseline",)
-PROFILE = ("em_geometry.project.profile", "mine")
-ANALYSE = ("em_geometry.project.analyse", "my vectors")
-STEER = ("em_geometry.project.steer", "base", "my vectors/a.safetensors", "0.5", "Hello")
-COSINES, JSON_COSINES = (("em_geometry.geometry.battery", f"cosines.{s}") for s in ("csv", "json"))
-PUBLISHED, CLAIMS = ("em_geometry.claims.published",), ("em_geometry.claims.judge_claims",)
+BASE, TRAIN = ("stages.base_model",), ("stages.organism", "finance")
+ACTIVATIONS = ("stages.activations", "base")
+ADAPTED = ("stages.activations", "finance")
+PROBE, BASELINE = ("stages.probe_judge",), ("stages.baseline_responses",)
+PROFILE = ("em-geometry", "profile", "mine")
+ANALYSE = ("em-geometry", "analyse", "my vectors")
+STEER = ("em-geometry", "steer", "base", "my vectors/a.safetensors", "0.5", "Hello")
+COSINES, JSON_COSINES = (("em-geometry", "battery", f"cosines.{s}") for s in ("csv", "json"))
+PUBLISHED, CLAIMS = ("stages.paper_reference",), ("stages.claims",)
 
 NEUTRAL = Path("data/prompts/neutral.jsonl")
 FINANCE = Path("data/organisms/finance.jsonl")
@@ -85,15 +85,15 @@ TABLE = [
     row("params: probe beyond the model", PROBE,
         data(PARAMS, lambda d: d["judging"]["probe"].update(layers=[9])),
         "judging.probe.layers", "0 to 3"),
-    row("params: another model", ("em_geometry.activations.extract", "nobody"), lambda: None,
+    row("params: another model", ("stages.activations", "nobody"), lambda: None,
         "unknown model", "base, finance, sports, control"),
     # the file of a profile
-    row("profile: missing", ("em_geometry.project.profile", "nowhere"), lambda: None,
+    row("profile: missing", ("em-geometry", "profile", "nowhere"), lambda: None,
         "no such profile", "smol"),
     row("profile: malformed", PROFILE, put(MINE, "a: [1"), "not a YAML file", "profiles/mine.yaml"),
     row("profile: not UTF-8", PROFILE, put(MINE, b"\xff\xfe"), "not a YAML file"),
     row("profile: empty", PROFILE, put(MINE, ""), "not a YAML mapping"),
-    row("profile: unsaved edits", ("em_geometry.project.profile", "smol"), lambda: None, "edits"),
+    row("profile: unsaved edits", ("em-geometry", "profile", "smol"), lambda: None, "edits"),
     # prompts
     row("prompts: missing", ACTIVATIONS, NEUTRAL.unlink, "file not found", str(NEUTRAL)),
     row("prompts: empty", ACTIVATIONS, put(NEUTRAL, ""), "no rows", str(NEUTRAL)),
@@ -129,7 +129,7 @@ TABLE = [
     row("dataset: 1 MB of text", TRAIN,
         lines(FINANCE, lambda r: r[1]["messages"][1].update(content=MEGABYTE)),
         "longer than the model's context"),
-    row("dataset: unknown organism", ("em_geometry.models.train", "../finance"), lambda: None,
+    row("dataset: unknown organism", ("stages.organism", "../finance"), lambda: None,
         "unknown organism"),
     # labelled answers of the embedded judge
     row("labels: empty", PROBE, put(LABELLED, ""), "no rows"),
@@ -208,7 +208,7 @@ TABLE = [
         {s: d["organisms"].pop("finance")})), "organisms")
       for slug in ("../x", "/x", "a/../b", "a\0", "a\n", "A", "", "x" * 99, "a; b", "a$(b)")),
     # a user's vectors
-    row("vectors: no folder", ("em_geometry.project.analyse", "nowhere"), lambda: None, "nowhere"),
+    row("vectors: no folder", ("em-geometry", "analyse", "nowhere"), lambda: None, "nowhere"),
     row("vectors: two files", ANALYSE, VECTOR.unlink, "at least three"),
     row("vectors: NaN", ANALYSE, new_vector("d.safetensors", [np.nan] * 32), "NaN"),
     row("vectors: zero", ANALYSE, new_vector("d.safetensors", np.zeros(32)), "zero"),
@@ -311,8 +311,8 @@ def place(whole: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_the_undamaged_folder_is_accepted(place: Path) -> None:
     """Else the table would prove nothing."""
     commands = (BASE, ACTIVATIONS, ADAPTED, TRAIN, PROBE, BASELINE, ANALYSE, STEER, COSINES)
-    for module, *arguments in (*commands, JSON_COSINES):
-        finished(module, *arguments)
+    for command in (*commands, JSON_COSINES):
+        finished(*command)
 
 
 @pytest.mark.parametrize(("command", "damage", "says"), TABLE)

@@ -91,22 +91,21 @@ def test_all_stages_make_no_call_and_show_no_key(
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     params["profile"] = SCRIPT
     Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    said = [finished("em_geometry.models.base")]
-    said += [finished("em_geometry.models.train", slug) for slug in KEPT]
-    said += [finished("em_geometry.activations.extract", slug) for slug in TARGETS]
-    said += [finished("em_geometry.judging.train_probe"), finished("em_geometry.steering.baseline")]
-    said += [finished("em_geometry.judging.judge_responses", "baseline")]
-    for module in ("activations.response_activations", "vectors.build", "vectors.sweep",
-                   "vectors.similarity"):  # fmt: skip
-        said.append(finished(f"stages.{module}"))
-    said += [finished("em_geometry.steering.conditions", slug) for slug in TARGETS]
-    said += [finished("em_geometry.judging.judge_responses", "steered")]
+    said = [finished("stages.base_model")]
+    said += [finished("stages.organism", slug) for slug in KEPT]
+    said += [finished("stages.activations", slug) for slug in TARGETS]
+    said += [finished("stages.probe_judge"), finished("stages.baseline_responses")]
+    said += [finished("stages.baseline_judgements")]
+    for stage in ("response_activations", "vectors", "layer_sweep", "base_similarity"):
+        said.append(finished(f"stages.{stage}"))
+    said += [finished("stages.responses", slug) for slug in TARGETS]
+    said += [finished("stages.judgements")]
     answers = Path("data/judgements/finance.parquet")
     frame = pl.read_parquet(answers)
     frame.with_columns(text=pl.lit(SCRIPT), question=pl.lit(SCRIPT)).write_parquet(answers)
     Path("metrics/published.json").unlink()
-    for module in ("transfer.measure", "claims.judge_claims", "report.make_report"):
-        said.append(finished(f"stages.{module}"))
+    for stage in ("transfer", "claims", "report"):
+        said.append(finished(f"stages.{stage}"))
     assert outside == []
     for secret in (KEY, TOKEN):
         assert holders(secret) == []
@@ -137,7 +136,7 @@ class Later(Double):
         return await super()._chat(writer, request)
 
 
-JUDGE = ("em_geometry.judging.judge_responses", "baseline")
+JUDGE = "stages.baseline_judgements"
 SAID = f"wrong key {KEY}; Authorization: Bearer {KEY}"
 
 
@@ -192,7 +191,7 @@ def test_a_library_that_quotes_the_token(
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", quotes)
     change("base", source="hub:someone/model", revision=PINNED)
-    message = refused("em_geometry.models.base")
+    message = refused("stages.base_model")
     assert "<HF_TOKEN>" in message
     assert TOKEN not in message
 
@@ -221,9 +220,9 @@ def test_the_guard_sees_calls(outside: list[str]) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ("em_geometry.models.base",),
-        ("em_geometry.activations.extract", "base"),
-        ("em_geometry.activations.extract", "finance"),
+        ("stages.base_model",),
+        ("stages.activations", "base"),
+        ("stages.activations", "finance"),
     ],
     ids=" ".join,
 )
@@ -252,5 +251,5 @@ def test_a_hub_model_without_network(
 
 
 def test_help_needs_nothing(place: Path, outside: list[str]) -> None:
-    assert call("em_geometry.models.base", "--help").exit_code == 0
+    assert call("stages.base_model", "--help").exit_code == 0
     assert outside == []

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted(p for folder in ("stages", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
+FILES = sorted(
+    p for folder in ("em_geometry", "stages", "benchmarks") for p in (ROOT / folder).rglob("*.py")
+)
 # torch.load, there with weights_only=True, and torch.save: lm-eval's steering files.
 PT_FILES = {"em_geometry/steering/formats.py"}
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
