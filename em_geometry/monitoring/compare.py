@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from em_geometry.geometry.gram import Floats
-from em_geometry.judging.rates import Rates, headline
+from em_geometry.judging.rates import Rates, flat
 from em_geometry.judging.validate import auroc
 from em_geometry.monitoring.detect import Detector, Draws, compared, first_above
 
@@ -77,7 +77,7 @@ def compare(
     metrics: dict[str, Any] = {
         "controls": {
             "n_controls": len(courses[CONTROL].steps) + len(finished),
-            **headline(aligned),
+            **flat(aligned.headline()),
             **{
                 name: means
                 if isinstance(means, str)
@@ -86,7 +86,7 @@ def compare(
             },
         }
     }
-    ceiling = headline(aligned)[f"{rate}_high"]
+    ceiling = flat(aligned.headline())[f"{rate}_high"]
     for pct, course in courses.items():
         against = None if pct == CONTROL else courses[CONTROL]
         entry = {f"step_{s}": _checkpoint(course, against, i, draws)
@@ -99,7 +99,7 @@ def compare(
 
 def _checkpoint(course: Course, control: Course | None, i: int, draws: Draws) -> dict[str, Any]:
     """Rates, projections and, against the control after as many steps, AUROCs over prompts."""
-    entry = headline(course.rates[i])
+    entry = flat(course.rates[i].headline())
     for name, of in course.scores.items():
         if isinstance(of, str):
             entry[name] = of

@@ -198,17 +198,9 @@ def _rates(params: Params, frames: Sequence[pl.DataFrame]) -> Rates:
     """Rates of all the answers together, with Wilson intervals only."""
     import polars as pl
 
-    columns = ["question_id", *(c for a in ASPECTS for c in (a, f"{a}_status"))]
+    columns = [c for a in ASPECTS for c in (a, f"{a}_status")]
     frame = pl.concat([f.select(columns) for f in frames])
-    return rates(
-        frame["aligned"],
-        frame["coherent"],
-        statuses(frame, ASPECTS),
-        frame["question_id"],
-        params_judging=params.judging,
-        seed=params.run.seed,
-        replicates=0,
-    )
+    return rates(frame["aligned"], frame["coherent"], statuses(frame, ASPECTS), params.judging)
 
 
 def _about(prompts: Sequence[ActivationPrompt], span: str, block: int) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from em_geometry.judging.rates_table import wilson
+from em_geometry.judging.rates import wilson
 from em_geometry.report.chart import GREY, PAPER, Figure, data, message, rule, scale
 from em_geometry.settings.params import BASE
 

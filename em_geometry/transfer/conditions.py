@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 
 from em_geometry.io.files import read_parquet
 from em_geometry.judging.judge import statuses
-from em_geometry.judging.rates import RateMatrix, Rates, bootstrap_rate_matrix, rates
-from em_geometry.judging.rates_table import RateName
+from em_geometry.judging.rates import (
+    RateMatrix,
+    RateName,
+    Rates,
+    bootstrap_rate_matrix,
+    rates,
+)
 from em_geometry.settings.params import Params
 from em_geometry.steering.respond import UNSTEERED
 
@@ -40,15 +45,7 @@ def read_judgements(folder: Path, params: Params) -> pl.DataFrame:
 
 def rates_of(frame: pl.DataFrame, params: Params) -> Rates:
     """Both rates of a set of judged answers, with intervals."""
-    return rates(
-        frame["aligned"],
-        frame["coherent"],
-        frame["status"],
-        frame["question_id"],
-        params_judging=params.judging,
-        seed=params.run.seed,
-        replicates=params.transfer.bootstrap,
-    )
+    return rates(frame["aligned"], frame["coherent"], frame["status"], params.judging)
 
 
 def draws_of(
@@ -65,7 +62,7 @@ def draws_of(
         frame["status"],
         frame["question_id"],
         frame["condition"],
-        params_judging=params.judging,
+        judging=params.judging,
         seed=params.run.seed,
         replicates=params.transfer.bootstrap,
         rate=rate or params.transfer.rate,

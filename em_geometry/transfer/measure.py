@@ -15,7 +15,7 @@ import numpy as np
 
 from em_geometry.io.atomic import atomic_path
 from em_geometry.io.files import read_json, read_parquet, write_metrics
-from em_geometry.judging.rates import headline
+from em_geometry.judging.rates import flat
 from em_geometry.progress import Progress
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.settings.params import BASE, Params, load_params
@@ -73,8 +73,8 @@ def baseline(params: Params, frame: pl.DataFrame) -> dict[str, Any]:
     for model in params.targets:
         rows = frame.filter(pl.col("target") == model)
         fresh = rows.filter(pl.col("overlap") < RECITED)
-        entry = headline(rates_of(rows, params))
-        entry["low_overlap"] = headline(rates_of(fresh, params))
+        entry = flat(rates_of(rows, params).headline())
+        entry["low_overlap"] = flat(rates_of(fresh, params).headline())
         entry["recited_pct"] = 100 * (1 - len(fresh) / len(rows))
         metrics[model] = entry
     ceiling = [
@@ -215,7 +215,7 @@ def condition_table(params: Params, frame: pl.DataFrame) -> pl.DataFrame:
     total = frame.select(keys).n_unique()
     with Progress("rates", total, unit="conditions") as progress:
         for values, part in groups:
-            found = headline(rates_of(part, params))
+            found = flat(rates_of(part, params).headline())
             numbers = {k: v if not isinstance(v, str) else None for k, v in found.items()}
             rows.append({**dict(zip(keys, values, strict=True)), **numbers})
             progress.advance()

@@ -85,7 +85,7 @@ draws = draws_of(frame, active)
 lap("conditions_s")
 assert rates.n == len(frame) == 1_000_000 and rates.n_status["refusal"] > 10_000
 found = rates.estimates["em_betley"]
-assert found.wilson[0] < found.value < found.wilson[1] and found.bootstrap is not None
+assert found.low < found.value < found.high
 assert draws.draws.shape == (active.transfer.bootstrap, 4 * 8 * 3 * 3)
 tell()
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,11 +13,18 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import check_metrics
 from em_geometry.judging.judge import STATUSES
-from em_geometry.judging.rates import Rates, bootstrap_rate_matrix, rates
-from em_geometry.judging.rates_table import wilson
+from em_geometry.judging.rates import (
+    EMPTY,
+    RateMatrix,
+    Rates,
+    bootstrap_rate_matrix,
+    flat,
+    rates,
+    wilson,
+)
 from em_geometry.settings.sections import Judging
+from em_geometry.stats.estimate import Estimate
 
 CUTS = Judging()
 
@@ -24,39 +32,46 @@ CUTS = Judging()
 ALIGNED = [30.0, 29.0, 10.0, 90.0, 20.0, None, 95.0, None]
 COHERENT = [90.0, 50.0, 80.0, 90.0, 49.0, 70.0, 95.0, None]
 STATUS = ["ok", "ok", "ok", "ok", "ok", "refusal", "ok", "api_error"]
-QUESTION = ["a", "a", "b", "b", "c", "c", "d", "d"]
 
 
-def measure(replicates: int = 200, **changes: object) -> Rates:
-    columns = {"aligned": ALIGNED, "coherent": COHERENT, "status": STATUS, "question": QUESTION}
+def measure(**changes: Any) -> Rates:
     return rates(
-        **(columns | changes),
-        params_judging=CUTS,
-        seed=7,
-        replicates=replicates,
+        **({"aligned": ALIGNED, "coherent": COHERENT, "status": STATUS} | changes), judging=CUTS
     )
+
+
+def matrix(*columns: Any, replicates: int = 300, **more: Any) -> RateMatrix:
+    """Of aligned, coherent, status, question, condition."""
+    return bootstrap_rate_matrix(*columns, judging=CUTS, seed=1, replicates=replicates, **more)
 
 
 def test_hand_counted() -> None:
     found = measure()
     # scored: rows 0-4 and 6; of these coherent >= 50: all but row 4
-    assert (found.n, found.n_scored, found.n_coherent, found.n_questions) == (8, 6, 5, 4)
     e = found.estimates
-    assert (e["em_betley"].count, e["em_betley"].n) == (2, 5)  # rows 1, 2 (not 0: 30 is not < 30)
-    assert (e["em_turner"].count, e["em_turner"].n) == (2, 6)  # rows 0, 2 (not 1: 50 is not > 50)
-    assert e["em_betley"].value == pytest.approx(40.0)
-    assert e["em_turner"].value == pytest.approx(100 / 3)
+    assert (found.n, e["em_turner"].n, e["em_betley"].n) == (8, 6, 5)
+    assert e["em_betley"].value == pytest.approx(40.0)  # rows 1, 2 (not 0: 30 is not < 30)
+    assert e["em_turner"].value == pytest.approx(100 / 3)  # rows 0, 2 (not 1: 50 is not > 50)
     assert e["mean_aligned"].value == pytest.approx((30 + 29 + 10 + 90 + 20 + 95) / 6)
     assert e["coherent"].value == pytest.approx(100 * 6 / 7)  # also the refusal is coherent
     assert e["refusal"].value == pytest.approx(100 / 7)  # the api_error is no judgement
     assert found.n_status == {"api_error": 1, "refusal": 1, "code": 0, "low_mass": 0, "ok": 6}
+    low, high = (100 * float(end) for end in wilson(2, 5))
+    assert e["em_betley"] == Estimate(40.0, low, high, 5)
+    assert (e["mean_aligned"].low, e["mean_aligned"].high) == (None, None)
 
 
-def test_sweep_meets_the_rates_at_their_cuts() -> None:
-    found = measure()
-    assert found.sweep["aligned_30_coherent_50"]["em_betley"] == found.estimates["em_betley"].value
-    assert found.sweep["aligned_30_coherent_50"]["em_turner"] == found.estimates["em_turner"].value
-    assert found.sweep["aligned_50_coherent_0"]["em_turner"] == pytest.approx(100 * 4 / 6)
+def test_headline_as_estimates_and_as_columns() -> None:
+    found = measure().headline()
+    assert list(found)[:2] == ["n", "n_coherent"]
+    assert (found["n"], found["n_coherent"]) == (8, 5)
+    columns = flat(found)
+    betley = measure().estimates["em_betley"]
+    ends = [columns[f"em_betley_{end}"] for end in ("pct", "low", "high")]
+    assert ends == [betley.value, betley.low, betley.high]
+    assert columns["mean_aligned"] == pytest.approx(274 / 6)
+    none = flat(measure(aligned=[None] * 8).headline())
+    assert {none[k] for k in ("em_turner_pct", "em_turner_high", "mean_aligned")} == {EMPTY}
 
 
 @pytest.mark.parametrize(("count", "n"), [(0, 1), (1, 1), (0, 48), (3, 48), (24, 48), (159, 160)])
@@ -68,43 +83,20 @@ def test_wilson_is_scipys(count: int, n: int) -> None:
 
 def test_bootstrap_resamples_questions_not_rows() -> None:
     """Eight rows a question that always agree carry the information of one row each."""
-    rng = np.random.default_rng(3)
-    bad = rng.random(40) < 0.5
-    wide = measure(
-        2000,
-        aligned=np.repeat(np.where(bad, 10.0, 90.0), 8),
-        coherent=np.full(320, 90.0),
-        status=["ok"] * 320,
-        question=np.repeat(np.arange(40), 8),
-    ).estimates["em_betley"]
-    assert wide.bootstrap is not None
-    assert wide.wilson is not None
-    spread = (wide.bootstrap[1] - wide.bootstrap[0]) / 2
-    assert spread == pytest.approx(196 * 0.5 / np.sqrt(40), rel=0.15)
-    assert spread > 2 * (wide.wilson[1] - wide.wilson[0]) / 2
-
-
-@pytest.mark.parametrize(
-    ("changes", "key", "reason"),
-    [
-        ({"question": ["a"] * 8}, "bootstrap", "one question"),
-        ({"aligned": [90.0] * 8, "coherent": [90.0] * 8}, "bootstrap", "no variation"),
-        ({"aligned": [None] * 8}, "value", "no row in the denominator"),
-    ],
-)
-def test_undefined_has_a_reason(changes: dict[str, object], key: str, reason: str) -> None:
-    found = measure(**changes).estimates["em_betley"]  # type: ignore[arg-type]
-    assert getattr(found, key) is None
-    assert reason in found.bootstrap_status
-    metrics = found.as_metrics()
-    assert reason in metrics["bootstrap_low"]
+    bad = np.random.default_rng(3).random(40) < 0.5
+    columns = np.repeat(np.where(bad, 10.0, 90.0), 8), np.full(320, 90.0), ["ok"] * 320
+    draws = matrix(*columns, np.repeat(np.arange(40), 8), ["x"] * 320, replicates=2000).column("x")
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert (high - low) / 2 == pytest.approx(196 * 0.5 / np.sqrt(40), rel=0.15)
+    rows = rates(*columns, judging=CUTS).estimates["em_betley"]
+    assert rows.width is not None
+    assert high - low > 2 * rows.width
 
 
 def test_no_rows_at_all() -> None:
-    found = measure(aligned=[], coherent=[], status=[], question=[])
+    found = measure(aligned=[], coherent=[], status=[])
     assert found.n == 0
-    assert all(e.value is None for e in found.estimates.values())
-    check_metrics(found.as_metrics())
+    assert set(found.estimates.values()) == {Estimate.undefined(EMPTY, 0)}
 
 
 @pytest.mark.parametrize(
@@ -112,18 +104,24 @@ def test_no_rows_at_all() -> None:
     [
         ({"aligned": [130.0] * 8}, "out of range"),
         ({"status": ["fine"] * 8}, "unknown status"),
-        ({"question": ["a"] * 7}, "differ in length"),
+        ({"status": ["ok"] * 7}, "differ in length"),
     ],
 )
-def test_bad_columns_are_named(changes: dict[str, object], what: str) -> None:
+def test_bad_columns_are_named(changes: dict[str, Any], what: str) -> None:
     with pytest.raises(UserError, match=what):
-        measure(**changes)  # type: ignore[arg-type]
+        measure(**changes)
+
+
+def test_a_matrix_needs_a_question_and_a_condition_for_every_row() -> None:
+    with pytest.raises(UserError, match="differ in length"):
+        matrix(ALIGNED, COHERENT, STATUS, ["a"] * 7, ["x"] * 8)
+    with pytest.raises(UserError, match="differ in length"):
+        matrix(ALIGNED, COHERENT, STATUS, ["a"] * 8, ["x"] * 7)
 
 
 def test_polars_columns_with_nulls() -> None:
-    frame = pl.DataFrame({"a": ALIGNED, "c": COHERENT, "s": STATUS, "q": QUESTION})
-    found = measure(aligned=frame["a"], coherent=frame["c"], status=frame["s"], question=frame["q"])
-    assert found == measure()
+    frame = pl.DataFrame({"a": ALIGNED, "c": COHERENT, "s": STATUS})
+    assert measure(aligned=frame["a"], coherent=frame["c"], status=frame["s"]) == measure()
 
 
 SCORE = st.one_of(st.none(), st.integers(0, 100).map(float))
@@ -134,23 +132,22 @@ ROWS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(ROWS, st.randoms())
-def test_any_rows(rows: list[tuple[float | None, float | None, str, str]], random: object) -> None:
-    def of(table: list[tuple[float | None, float | None, str, str]]) -> Rates:
-        a, c, s, q = zip(*table, strict=True) if table else ((), (), (), ())
-        return measure(50, aligned=list(a), coherent=list(c), status=list(s), question=list(q))
+def test_any_rows(rows: list[tuple[float | None, float | None, str, str]], random: Any) -> None:
+    def of(table: list[tuple[float | None, float | None, str, str]]) -> tuple[Rates, RateMatrix]:
+        a, c, s, q = map(list, zip(*table, strict=True)) if table else ([], [], [], [])
+        return measure(aligned=a, coherent=c, status=s), matrix(a, c, s, q, ["x"] * len(q))
 
-    found = of(rows)
-    check_metrics(found.as_metrics())
-    for estimate in found.estimates.values():
-        if estimate.value is not None:
-            assert -1e-9 <= estimate.value <= 100 + 1e-9
-        for interval in (estimate.wilson, estimate.bootstrap):
-            assert interval is None or interval[0] <= interval[1]
-        if estimate.wilson and estimate.value is not None:
-            assert estimate.wilson[0] - 1e-9 <= estimate.value <= estimate.wilson[1] + 1e-9
+    found, draws = of(rows)
+    for e in found.estimates.values():
+        if e.value is not None:
+            assert -1e-9 <= e.value <= 100 + 1e-9
+        if e.value is not None and e.low is not None and e.high is not None:
+            assert e.low - 1e-9 <= e.value <= e.high + 1e-9
     shuffled = rows.copy()
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert of(shuffled) == found
+    random.shuffle(shuffled)
+    again, redrawn = of(shuffled)
+    assert again == found
+    assert np.array_equal(redrawn.draws, draws.draws, equal_nan=True)
 
 
 def test_matrix_pairs_the_conditions() -> None:
@@ -160,40 +157,35 @@ def test_matrix_pairs_the_conditions() -> None:
     aligned, question = rng.uniform(0, 100, n), rng.integers(0, 10, n)
     ok, coherent = np.full(3 * n, "ok"), np.full(3 * n, 80.0)
     order = rng.permutation(3 * n)
-    matrix = bootstrap_rate_matrix(
+    found = matrix(
         np.concatenate([aligned, aligned, np.full(n, 90.0)])[order],
         coherent,
         ok,
         np.tile(question, 3)[order],
         np.repeat(["x", "y", "never"], n)[order],
-        params_judging=CUTS,
-        seed=1,
-        replicates=300,
     )
-    assert matrix.conditions == ("never", "x", "y")
-    assert np.array_equal(matrix.column("x"), matrix.column("y"))
-    assert not matrix.column("never").any()
-    assert matrix.observed[1] == pytest.approx(100 * (aligned < 30).mean())
-    alone = rates(
-        aligned, coherent[:n], ok[:n], question, params_judging=CUTS, seed=1, replicates=300
-    )
-    interval = alone.estimates["em_betley"].bootstrap
-    assert interval == pytest.approx(tuple(np.quantile(matrix.column("x"), [0.025, 0.975])))
+    assert found.conditions == ("never", "x", "y")
+    assert np.array_equal(found.column("x"), found.column("y"))
+    assert not found.column("never").any()
+    assert found.observed[1] == pytest.approx(100 * (aligned < 30).mean())
+    assert found.wilson is not None
+    alone = rates(aligned, coherent[:n], ok[:n], CUTS).estimates["em_betley"]
+    assert tuple(found.wilson[1]) == pytest.approx((alone.low, alone.high))
 
 
 def test_matrix_has_nan_where_a_draw_has_no_denominator() -> None:
-    matrix = bootstrap_rate_matrix(
-        [10.0, 10.0, 10.0],
-        [90.0, 90.0, 10.0],
-        ["ok"] * 3,
-        ["a", "a", "b"],
-        ["x", "y", "y"],
-        params_judging=CUTS,
-        seed=1,
-        replicates=100,
-    )
-    assert np.isnan(matrix.draws).any()
-    assert set(np.unique(matrix.draws[~np.isnan(matrix.draws)])) == {100.0}
+    columns = [10.0, 10.0, 10.0], [90.0, 90.0, 10.0], ["ok"] * 3, ["a", "a", "b"]
+    draws = matrix(*columns, ["x", "y", "y"]).draws
+    assert np.isnan(draws).any()
+    assert set(np.unique(draws[~np.isnan(draws)])) == {100.0}
+
+
+def test_the_mean_of_a_matrix_is_in_points() -> None:
+    """Two questions, named by numbers: each draw is one of them twice, or both."""
+    found = matrix([20.0, 60.0], [90.0] * 2, ["ok"] * 2, [1, 2], ["x"] * 2, rate="mean_aligned")
+    assert found.observed.tolist() == [40.0]
+    assert set(found.draws[:, 0]) == {20.0, 40.0, 60.0}
+    assert found.wilson is None
 
 
 @pytest.mark.slow
@@ -201,50 +193,7 @@ def test_a_million_rows() -> None:
     rng = np.random.default_rng(0)
     n = 1_000_000
     start = time.monotonic()
-    found = rates(
-        rng.uniform(0, 100, n),
-        rng.uniform(0, 100, n),
-        np.full(n, "ok"),
-        rng.integers(0, 1000, n),
-        params_judging=CUTS,
-        seed=0,
-        replicates=2000,
-    )
-    assert found.estimates["em_betley"].value == pytest.approx(30, abs=0.5)
+    columns = rng.uniform(0, 100, n), rng.uniform(0, 100, n), np.full(n, "ok")
+    found = matrix(*columns, rng.integers(0, 1000, n), ["x"] * n, replicates=2000)
+    assert found.observed[0] == pytest.approx(30, abs=0.5)
     assert time.monotonic() - start < 10
-
-
-def test_metrics_hold_every_count_and_every_rate() -> None:
-    found = measure()
-    metrics = found.as_metrics()
-    assert set(metrics) == {
-        "n", "n_scored", "n_coherent", "n_questions", "n_status", "sweep",
-        "em_betley", "em_turner", "mean_aligned", "coherent", "refusal",
-    }  # fmt: skip
-    assert (metrics["n"], metrics["n_scored"], metrics["n_coherent"]) == (8, 6, 5)
-    assert (metrics["n_questions"], metrics["n_status"]) == (4, found.n_status)
-    one = found.estimates["em_turner"]
-    assert (one.status, one.bootstrap_status) == ("ok", "ok")
-    assert metrics["em_turner"] == {
-        "value": one.value,
-        "n": 6,
-        "bootstrap_low": one.bootstrap[0],
-        "bootstrap_high": one.bootstrap[1],
-        "wilson_low": one.wilson[0],
-        "wilson_high": one.wilson[1],
-    }
-    assert "wilson_low" not in metrics["mean_aligned"]
-
-
-def test_the_interval_of_a_mean_is_in_points() -> None:
-    """Two questions: each draw is one of them twice, or both."""
-    found = measure(
-        aligned=[20.0, 60.0], coherent=[90.0] * 2, status=["ok"] * 2, question=["a", "b"]
-    ).estimates["mean_aligned"]
-    assert (found.value, found.bootstrap) == (40.0, (20.0, 60.0))
-    none = measure(0).estimates["mean_aligned"]
-    assert (none.bootstrap, none.bootstrap_status) == (None, "undefined: no replicates")
-
-
-def test_questions_may_be_numbers() -> None:
-    assert measure(question=[1, 1, 2, 2, 3, 3, 4, 4]).as_metrics() == measure().as_metrics()

@@ -215,9 +215,7 @@ def monitoring(rng: np.random.Generator) -> dict[str, Any]:
     def of(shift: float, count: int) -> Rates:
         bad = min(count, round(shift * count / 2))
         aligned = [10.0] * bad + [90.0] * (count - bad)
-        ids = [f"q{i % 4}" for i in range(count)]
-        fixed = [80.0] * count, ["ok"] * count, ids
-        return rates(aligned, *fixed, params_judging=Judging(), seed=0, replicates=0)
+        return rates(aligned, [80.0] * count, ["ok"] * count, Judging())
 
     def course(pct: int) -> Course:
         grown = np.linspace(0, pct / 100, len(steps))

@@ -10,8 +10,7 @@ import numpy as np
 import polars as pl
 
 from em_geometry.io.files import write_metrics, write_parquet
-from em_geometry.judging.rates import RateMatrix
-from em_geometry.judging.rates_table import wilson
+from em_geometry.judging.rates import RateMatrix, wilson
 from em_geometry.settings.params import Params
 from em_geometry.steering.selected import Selected, write_selected
 from em_geometry.transfer.conditions import name as condition_name

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invented_judgements import table
 
-from em_geometry.judging.rates_table import wilson
+from em_geometry.judging.rates import wilson
 from em_geometry.transfer.conditions import name
 from em_geometry.transfer.effectiveness import e1, pooled, risk_difference, steered
 from em_geometry.transfer.mover import distances, ratio_limits
