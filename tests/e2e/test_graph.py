@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import yaml
 from safetensors.numpy import load_file
 
 from em_geometry.io.files import check_metrics
-from tests.e2e.graph import ROOT, dvc
+from tests.e2e.graph import dvc
 
 pytestmark = pytest.mark.slow
 
@@ -214,46 +212,6 @@ def test_report_is_one_file_without_network(run: Path) -> None:
     for number in (1, 2, 3, 4, 6):
         assert (run / f"plots/figure{number}.png").stat().st_size > 5_000
         assert (run / f"plots/figure{number}.svg").stat().st_size > 5_000
-
-
-def test_a_changed_param_reruns_only_what_depends_on_it(run: Path) -> None:
-    path = run / "params.yaml"
-    before = path.read_text(encoding="utf-8")
-    params = yaml.safe_load(before)
-    params["transfer"]["bootstrap"] = 210
-    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    try:
-        status = dvc(run, "status").stdout
-    finally:
-        path.write_text(before, encoding="utf-8")
-    changed = {line.rstrip(":") for line in status.splitlines() if not line.startswith(("\t", " "))}
-    reads = {"transfer", "aspects", "factorial", "geometry_predicts_transfer"}
-    assert changed == reads | {"report"}  # the report names all params
-
-
-def test_an_organism_by_the_readme_s_recipe_reruns_its_own_stages_and_the_joins(run: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    chat, lines = (
-        re.findall(rf"```{kind}\n(.*?)```", readme, re.DOTALL) for kind in ("json", "yaml")
-    )
-    recipe = yaml.safe_load(next(text for text in lines if "cycling" in text))
-    path, data = run / "params.yaml", run / recipe["organisms"]["cycling"]["data"]
-    before = path.read_text(encoding="utf-8")
-    params = yaml.safe_load(before)
-    params["targets"].append("cycling")
-    params["organisms"] |= recipe["organisms"]
-    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    data.write_text(chat[0].strip() + "\n", encoding="utf-8")
-    try:
-        status = dvc(run, "status").stdout
-    finally:
-        path.write_text(before, encoding="utf-8")
-        data.unlink()
-    changed = {line.rstrip(":") for line in status.splitlines() if not line.startswith(("\t", " "))}
-    own = {"organism@cycling", "activations@cycling"}
-    assert own | {"vectors", "responses"} <= changed, status
-    again = {name for name in changed - own if "@" in name or name in ("base_model", "probe_judge")}
-    assert not again, status
 
 
 def test_bad_params_stop_at_once_and_keep_earlier_results(run: Path) -> None:

@@ -1,0 +1,211 @@
+"""What reruns when something changes: dvc.yaml against the code, and DVC asked itself."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from em_geometry.settings.params import Params
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+STAGES = {k: s.get("do", s) for k, s in yaml.safe_load(TEXT)["stages"].items()}
+# Folders and modules of the library that the head of dvc.yaml leaves out, and says why.
+LEFT_OUT = {"settings", "io", "errors", "progress", "hashing", "engine", "project"}
+SAMPLE = {"baseline_responses", "responses", "layer_sweep", "monitoring", "vectors"}
+
+
+# ---- the code that a stage runs is the code that it lists
+
+
+def module_file(name: str) -> Path | None:
+    path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+    return path if path.is_file() else None
+
+
+@functools.cache
+def imported(path: Path) -> frozenset[Path]:
+    """Modules of this project that a file imports, also inside functions, but not for hints."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    idle = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    names: set[str] = set()
+    for node in (n for n in ast.walk(tree) if n not in idle):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    ours = (name for name in names if name.split(".")[0] in ("em_geometry", "stages"))
+    return frozenset(path for name in ours if (path := module_file(name)))
+
+
+def code(stage: dict[str, Any]) -> set[str]:
+    """The stage's file and the parts of the library that its command reaches."""
+    found: set[Path] = set()
+    todo = {module_file(name) for name in re.findall(r"-m ([\w.]+)", stage["cmd"])}
+    while todo:
+        path = todo.pop()
+        assert path, stage["cmd"]
+        found.add(path)
+        todo |= imported(path) - found
+    parts = [path.relative_to(ROOT).parts for path in found]
+    library = {part[1].removesuffix(".py") for part in parts if part[0] == "em_geometry"}
+    files = {"/".join(part) for part in parts if part[0] == "stages"}
+    return files | {f"em_geometry/{name}" for name in library - LEFT_OUT}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_the_code_that_it_runs_and_no_other(stage: str) -> None:
+    lists = {d for d in map(str, STAGES[stage]["deps"]) if re.match("em_geometry/|stages/", d)}
+    runs = code(STAGES[stage])
+    assert runs == lists, f"missing {sorted(runs - lists)}, idle {sorted(lists - runs)}"
+
+
+def test_what_is_left_out_stands_in_the_head() -> None:
+    head = TEXT[: TEXT.index("stages:")]
+    assert [name for name in LEFT_OUT if not re.search(rf"\b{name}\b", head)] == []
+
+
+# ---- the params that a stage lists are there
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [*sorted(ROOT.glob("profiles/*.yaml")), ROOT / "tests/e2e/reduced.yaml"],
+    ids=lambda path: path.stem,
+)
+def test_every_profile_has_the_params_that_stages_name(profile: Path) -> None:
+    """DVC stops at a stage whose param is missing, also where the code has a default for it."""
+    params = yaml.safe_load(profile.read_text(encoding="utf-8"))
+    named = {str(key) for stage in STAGES.values() for key in stage.get("params", [])}
+    assert {key.split(".")[0] for key in named} <= set(Params.model_fields)
+    for key in (k for k in named if "$" not in k):
+        section = params
+        for part in key.split("."):
+            assert part in section, key
+            section = section[part]
+
+
+# ---- DVC itself, on a graph whose outputs are invented
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of code and inputs in which DVC takes an invented output of every stage for done."""
+    from dvc.repo import Repo
+
+    folder = tmp_path_factory.mktemp("graph") / "work"
+    skip = shutil.ignore_patterns("__pycache__")
+    for name in ("em_geometry", "stages"):
+        shutil.copytree(ROOT / name, folder / name, ignore=skip)
+    for name in ("organisms", "prompts", "questions", "judge", "paper", "external"):
+        shutil.copytree(ROOT / "data" / name, folder / "data" / name)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("DVC_NO_ANALYTICS", "1")
+        patch.setenv("DVC_SITE_CACHE_DIR", str(folder.parent / "site"))
+        repo = Repo.init(no_scm=True)
+        stages = repo.index.stages
+        made = [Path(out.fs_path) for stage in stages for out in stage.outs]
+        given = [Path(dep.fs_path) for stage in stages for dep in stage.deps if dep.def_path]
+        for path in made + given:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                path.write_text(path.name, encoding="utf-8")
+        repo.commit(force=True)
+        yield folder
+
+
+def out_of_date(graph: Path, changes: dict[str, Callable[[str], str]]) -> set[str]:
+    """Stages of which `dvc status` tells a change, after files were changed for a moment."""
+    from dvc.repo import Repo
+
+    before = {
+        graph / name: path.read_bytes() if (path := graph / name).is_file() else None
+        for name in changes
+    }
+    try:
+        for path, change in zip(before, changes.values(), strict=True):
+            path.write_text(change((before[path] or b"").decode()), encoding="utf-8")
+        return {name.removeprefix("dvc.yaml:") for name in Repo(str(graph)).status()}
+    finally:
+        for path, content in before.items():
+            if content is None:
+                path.unlink()
+            else:
+                path.write_bytes(content)
+
+
+def with_params(change: Callable[[dict[str, Any]], object]) -> dict[str, Callable[[str], str]]:
+    """A change of params.yaml."""
+
+    def changed(text: str) -> str:
+        params = yaml.safe_load(text)
+        change(params)
+        return yaml.safe_dump(params, sort_keys=False)
+
+    return {"params.yaml": changed}
+
+
+def test_nothing_is_out_of_date_when_nothing_changed(graph: Path) -> None:
+    assert out_of_date(graph, {}) == set()
+
+
+def test_a_comment_in_the_code_of_the_report_reruns_the_report_only(graph: Path) -> None:
+    file = next((ROOT / "em_geometry/report").glob("*.py")).relative_to(ROOT).as_posix()
+    assert out_of_date(graph, {file: lambda text: f"# why\n{text}"}) == {"report"}
+
+
+def test_a_judge_s_template_reruns_what_judges(graph: Path) -> None:
+    changed = out_of_date(graph, {"data/judge/prompts/aligned.txt": lambda text: f"{text}!"})
+    assert changed == {
+        "probe_judge", "baseline_judgements", "layer_sweep", "judgements", "monitoring"
+    }  # fmt: skip
+
+
+def test_a_cut_of_the_scores_reruns_what_counts_and_nothing_that_samples(graph: Path) -> None:
+    changes = with_params(lambda params: params["judging"].update(aligned_below=40.0))
+    changed = out_of_date(graph, changes)
+    assert {"transfer", "report"} <= changed
+    assert not changed & SAMPLE
+
+
+def test_draws_of_transfer_rerun_what_draws(graph: Path) -> None:
+    changed = out_of_date(graph, with_params(lambda p: p["transfer"].update(bootstrap=210)))
+    draws = {"transfer", "aspects", "factorial", "geometry_predicts_transfer"}
+    assert changed == draws | {"report"}  # the report names all params
+
+
+def test_an_organism_by_the_readme_s_recipe_reruns_its_own_stages_and_the_joins(
+    graph: Path,
+) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    chat, yamls = (
+        re.findall(rf"```{kind}\n(.*?)```", readme, re.DOTALL) for kind in ("json", "yaml")
+    )
+    added = yaml.safe_load(next(text for text in yamls if "cycling" in text))["organisms"]
+
+    def add(params: dict[str, Any]) -> None:
+        params["targets"].append("cycling")
+        params["organisms"] |= added
+
+    data = {added["cycling"]["data"]: lambda _: chat[0].strip() + "\n"}
+    changed = out_of_date(graph, with_params(add) | data)
+    own = {"organism@cycling", "activations@cycling"}
+    assert own | {"vectors", "responses"} <= changed
+    others = {name for name in changed - own if "@" in name}
+    assert not others | changed & {"base_model", "probe_judge"}
