@@ -65,7 +65,7 @@ bench: $(READY) ## Measure speed as ratios against named peers (ARGS="extraction
 	@python -m benchmarks.run $(ARGS)
 
 published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
-	@python -m em_geometry.claims.published --table
+	@python -m em_geometry.project.published
 
 seeds: $(READY) ## After a run: train two organisms with further seeds, to metrics/seeds.json.
 	@python -m em_geometry.vectors.seeds

@@ -1,9 +1,44 @@
-"""Stage `claims`."""
+"""Stage `claims`: every claim of the paper beside what this run measured."""
 
 from __future__ import annotations
 
-from em_geometry.claims.judge_claims import cli
-from em_geometry.project.command import run
+from collections import Counter
+
+from em_geometry.claims.ledger import read_claims
+from em_geometry.claims.lookup import Metrics
+from em_geometry.claims.verdict import (
+    claim_values,
+    claims_csv,
+    judge_claim,
+    series,
+    verdict_counts,
+)
+from em_geometry.io.files import write_metrics, write_text
+from em_geometry.project import paths
+from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.settings.params import Params, load_params
+
+
+def main(params: Params) -> None:
+    """Judges all claims of the ledger against this run's results."""
+    metrics = Metrics.read(paths.TABLES, paths.METRICS, params.profile)
+    claims = read_claims(paths.CLAIMS)
+    rows = [judge_claim(claim, metrics, params.report.wide_interval) for claim in claims]
+    ours = [(row.claim, [m.value for m in row.measured]) for row in rows]
+    about = {"model": params.base.source, "profile": params.profile, "claims": len(rows)}
+    counts = {"count": verdict_counts(rows)}
+    write_metrics(paths.metrics("claims"), about | counts | claim_values(ours))
+    write_text(paths.plot("claims.csv"), claims_csv(rows))
+    for unit, text in series(ours).items():
+        write_text(paths.plot(f"claims_{unit}.csv"), text)
+    words = (f"{n} {v}" for v, n in Counter(row.verdict_run for row in rows).most_common())
+    print(f"{len(rows)} claims on {params.base.source}: {', '.join(words)}")
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Set the paper's claims beside what this run measured."""
+    main(load_params(params))
+
 
 if __name__ == "__main__":
     run(cli)

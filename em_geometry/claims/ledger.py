@@ -12,8 +12,6 @@ from em_geometry.claims.derived import DERIVED
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_yaml
 
-CLAIMS = Path("data/paper/claims.yaml")
-
 Metric = Annotated[str, Field(pattern=r"^[a-z_]+:[a-z0-9_]+(\.[a-z0-9_]+)+$")]
 Interval = tuple[float, float]
 Formula = Literal[  # the definitions that claims are recomputed by
@@ -145,7 +143,7 @@ class Claim(BaseModel):
 EPSILON = 1e-9  # of comparisons at the edge of a rounding interval
 
 
-def read_claims(path: Path = CLAIMS) -> list[Claim]:
+def read_claims(path: Path) -> list[Claim]:
     """Reads the ledger; UserError names file, claim and key at fault."""
     rows = read_yaml(path)
     if not isinstance(rows, list):

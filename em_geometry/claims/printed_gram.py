@@ -16,8 +16,6 @@ from em_geometry.geometry.gram import Floats
 from em_geometry.geometry.resampling import stream
 from em_geometry.io.files import read_json
 
-FOLDER = Path("data/paper")
-COSINES, FAMILY = FOLDER / "cosines.json", FOLDER / "family.json"
 RESTORE = "git checkout {} brings the published data back"
 INTERIOR = 200  # draws inside the box of roundings, beside its corners
 
@@ -89,7 +87,7 @@ class PublishedGram(BaseModel):
             if not entry.known:
                 raise UserError(
                     "a cosine is not printed",
-                    where=str(COSINES),
+                    where="the published cosines",
                     found=", ".join(entry.pair),
                     expected="names whose cosines are all printed",
                 )
@@ -109,7 +107,7 @@ def symmetric(n: int, values: Floats) -> Floats:
     return matrix
 
 
-def read_published_gram(path: Path = COSINES) -> PublishedGram:
+def read_published_gram(path: Path) -> PublishedGram:
     """Reads and checks the published cosines; UserError names the entry at fault."""
     try:
         gram = PublishedGram.model_validate(read_json(path))
@@ -136,7 +134,7 @@ def read_published_gram(path: Path = COSINES) -> PublishedGram:
     return gram
 
 
-def read_family(gram: PublishedGram, path: Path = FAMILY) -> Floats:
+def read_family(gram: PublishedGram, path: Path) -> Floats:
     """Members [m, 6, 6] of the fitted family; the representative is the first."""
     data = read_json(path)
     try:
@@ -149,6 +147,6 @@ def read_family(gram: PublishedGram, path: Path = FAMILY) -> Floats:
             where=str(path),
             found=f"shape {values.shape}",
             expected=f"members: lists of {len(gram.entries)} cosines each",
-            hint="python -m stages.paper.family",
+            hint=RESTORE.format(path),
         )
     return np.concatenate([gram.fitted()[None], symmetric(len(gram.names), values)])

@@ -1,11 +1,10 @@
-"""`make paper-tag`: the paper as a Git revision that `dvc metrics diff` and `dvc plots diff` read.
-
-    python -m em_geometry.project.paper_tag
+"""`em-geometry paper-tag`: the paper as a revision that `dvc metrics diff` and `plots diff` read.
 
 Writes objects and the local tag `paper`, nothing else: work tree, index and branches stay as they
-are. The commit has no parent and a fixed date, so the same ledger gives the same commit. It holds
-our metrics files with the published values at our keys (a range stands as its middle, a bound as
-itself), the published series under plots/, and a dvc.yaml that lists them.
+are. The commit has no parent and a fixed date, so the same ledger and metrics give the same commit.
+It holds metrics/claims.json with the published numbers at our keys, HEAD's other metrics files as
+they are (so that a diff shows the claims only), the published series under plots/, and a dvc.yaml
+that lists them.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from em_geometry.claims.ledger import Claim, read_claims
+from em_geometry.claims.verdict import claim_values, series
 from em_geometry.errors import UserError
-from em_geometry.geometry.table import csv_text
-from em_geometry.io.files import nest
+from em_geometry.project import paths
 from em_geometry.project.command import run
 
 TAG = "paper"
@@ -37,64 +36,22 @@ FIXED = {
         ("DATE", "2025-10-01T00:00:00+0000"),
     )
 }
-KEPT = ("metrics/published.json", "plots/power_published.csv")  # of the paper in every run
-UNITS = ("cosine", "deg", "percent")  # units with enough claims for a chart
-ORDER = ("equal", "between", "above", "below")  # which claim speaks for a key that several name
+POWER = "plots/power_published.csv"  # of the paper in every run
 
 
-def printed(claim: Claim) -> list[float]:
-    """The published number of each metric of the claim."""
+def printed(claim: Claim) -> list[float | None]:
+    """The published number of each metric of the claim; a range stands as its middle."""
     numbers = claim.numbers
-    if not claim.metrics or not numbers:
-        return []
-    if claim.reads == "equal":
-        return numbers
+    if claim.reads == "equal" or not numbers:
+        return [*numbers] if claim.metrics else []
     return [sum(numbers) / len(numbers)] * len(claim.metrics)
-
-
-def series_files(values: Iterable[tuple[Claim, Sequence[float | None]]]) -> dict[str, str]:
-    """plots/claims_<unit>.csv: a bar a claim and number, for any revision.
-
-    Args:
-        values: each claim with a number for each of its metrics, None where there is none.
-    """
-    rows: dict[str, list[tuple[str, float]]] = {unit: [] for unit in UNITS}
-    for claim, numbers in values:
-        for metric, value in zip(claim.metrics, numbers, strict=False):
-            if claim.unit in rows and value is not None:
-                label = metric.partition(":")[2].removesuffix(".value_pct").replace("__", "/")
-                rows[claim.unit].append((f"{claim.id} {label}", round(value, 6)))
-    return {
-        f"plots/claims_{unit}.csv": csv_text(["claim", "value"], found)
-        for unit, found in rows.items()
-    }
 
 
 def files_of(claims: Sequence[Claim]) -> dict[str, str]:
     """Path -> text of everything the revision holds, but for what it keeps of HEAD."""
-    found: dict[str, dict[str, Any]] = {}
-    for claim in sorted(claims, key=lambda c: ORDER.index(c.reads) if c.reads in ORDER else -1):
-        for metric, value in zip(claim.metrics, printed(claim), strict=False):
-            file, _, key = metric.partition(":")
-            found.setdefault(file, {}).setdefault(key, value)
-    metrics = {name: nest(flat) for name, flat in found.items()}
-    metrics["claims"] = {"model": "as published", "claim": {c.id: _entry(c) for c in claims}}
-    texts = {f"metrics/{k}.json": json.dumps(v, indent=1) + "\n" for k, v in metrics.items()}
-    return texts | series_files((claim, printed(claim)) for claim in claims)
-
-
-def _entry(claim: Claim) -> dict[str, Any]:
-    """As in metrics/claims.json of a run; equal texts make no row in a diff."""
-    numbers, same = printed(claim), ("section", "quantity", "unit", "formula", "needs", "reads")
-    entry = {k: getattr(claim, k) for k in same} | {"verdict_run": "as published"}
-    parts: list[dict[str, Any]] = [
-        {"metric": metric, "ours": number}
-        | ({"published": number} if claim.reads == "equal" else {})
-        for metric, number in zip(claim.metrics, numbers, strict=False)
-    ]
-    if len(parts) == 1:
-        return entry | parts[0]
-    return entry | ({"part": {str(i): part for i, part in enumerate(parts, 1)}} if parts else {})
+    values = [(claim, printed(claim)) for claim in claims]
+    texts = {"metrics/claims.json": json.dumps(claim_values(values), indent=1) + "\n"}
+    return texts | {f"plots/claims_{unit}.csv": text for unit, text in series(values).items()}
 
 
 def write_tag(folder: Path = Path()) -> str:
@@ -104,7 +61,7 @@ def write_tag(folder: Path = Path()) -> str:
         UserError: no Git repository, no commit yet, or a tag `paper` that is somebody else's.
     """
     head = git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-    present = git(folder, "ls-tree", "-r", "--name-only", head, "--", *KEPT).splitlines()
+    present = git(folder, "ls-tree", "-r", "--name-only", head, "--", "metrics", POWER).splitlines()
     old = git(folder, "tag", "--list", TAG)
     if old and git(folder, "log", "-1", "--format=%s", TAG) != SUBJECT:
         raise UserError(
@@ -113,9 +70,9 @@ def write_tag(folder: Path = Path()) -> str:
             found=git(folder, "log", "-1", "--format=%h %s", TAG),
             hint=f"rename it (git tag <other> {TAG} && git tag -d {TAG}), then run this again",
         )
-    texts = files_of(read_claims())
-    blobs = {p: git(folder, "hash-object", "-w", "--stdin", given=t) for p, t in texts.items()}
-    blobs |= {path: git(folder, "rev-parse", f"{head}:{path}") for path in present}
+    texts = files_of(read_claims(folder / paths.CLAIMS))
+    blobs = {path: git(folder, "rev-parse", f"{head}:{path}") for path in present}
+    blobs |= {p: git(folder, "hash-object", "-w", "--stdin", given=t) for p, t in texts.items()}
     outline = yaml.safe_dump(_outline(folder, head, sorted(blobs)), sort_keys=False)
     blobs["dvc.yaml"] = git(folder, "hash-object", "-w", "--stdin", given=outline)
     with tempfile.TemporaryDirectory() as scratch:
@@ -128,13 +85,15 @@ def write_tag(folder: Path = Path()) -> str:
     return commit
 
 
-def _outline(folder: Path, head: str, paths: Sequence[str]) -> dict[str, Any]:
+def _outline(folder: Path, head: str, names: Sequence[str]) -> dict[str, Any]:
     """A dvc.yaml of the revision's metrics and of HEAD's plots that it has files for."""
-    ours = yaml.safe_load(git(folder, "show", f"{head}:dvc.yaml") or "{}")
+    text = git(folder, "show", f"{head}:dvc.yaml")
+    ours = yaml.safe_load(text or "{}")
     stages = [s.get("do", s) for s in ours.get("stages", {}).values()]
     entries = [e for s in [ours, *stages] for e in _entries(s.get("plots", []))]
-    plots = [{name: how} for name, how in entries if _data(name, how) <= set(paths)]
-    return {"metrics": [p for p in paths if p.startswith("metrics/")], "plots": plots}
+    plots = [{name: how} for name, how in entries if _data(name, how) <= set(names)]
+    known = [p for p in names if p in text or p.startswith("metrics/training/")]
+    return {"metrics": [p for p in known if p.startswith("metrics/")], "plots": plots}
 
 
 def _entries(plots: Any) -> Iterator[tuple[str, dict[str, Any]]]:

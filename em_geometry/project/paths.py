@@ -17,6 +17,7 @@ TABLES = PLOTS / "tables"  # one long table of results a stage
 # Inputs, in git. Prompts, questions and training texts are named in the params.
 PAPER = DATA / "paper"
 CLAIMS = PAPER / "claims.yaml"
+COSINES, FAMILY = PAPER / "cosines.json", PAPER / "family.json"
 
 # Outputs, in DVC's cache.
 BASE_MODEL = DATA / "models/base"

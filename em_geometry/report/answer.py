@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from em_geometry.claims.lookup import Measured, Metrics
+from em_geometry.report.lookup import Measured, Metrics
 from em_geometry.report.monitoring import monitoring_sentence
 from em_geometry.report.tables_calibration import TESTS
 from em_geometry.report.text import counted, decimals, joined, short, with_interval

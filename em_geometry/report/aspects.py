@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from em_geometry.claims.lookup import Metrics
 from em_geometry.report.chart import GREY, Figure, data, message
+from em_geometry.report.lookup import Metrics
 from em_geometry.report.tables import Table, cells
 from em_geometry.report.text import NONE, decimals, with_interval
 

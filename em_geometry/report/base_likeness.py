@@ -7,7 +7,6 @@ from typing import Any
 
 import polars as pl
 
-from em_geometry.claims.lookup import Metrics, number
 from em_geometry.report.chart import (
     COLOURS,
     GREY,
@@ -19,6 +18,7 @@ from em_geometry.report.chart import (
     rule,
     scale,
 )
+from em_geometry.report.lookup import Metrics, number
 from em_geometry.report.text import joined
 
 FILE = "base_similarity"

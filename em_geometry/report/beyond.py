@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from em_geometry.claims.lookup import Metrics
 from em_geometry.report.aspects import aspects_sentences, aspects_table
+from em_geometry.report.lookup import Metrics
 from em_geometry.report.monitoring import monitoring_sentence, monitoring_table
 from em_geometry.report.prediction import prediction_sentences, prediction_table
 from em_geometry.report.tables import Table

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
 
-from em_geometry.claims.lookup import Metrics, number
 from em_geometry.errors import UserError, first_line
 from em_geometry.report.aspects import draw_aspects
 from em_geometry.report.base_likeness import draw_base_similarity
 from em_geometry.report.chart import Figure
 from em_geometry.report.dose import draw_dose_response
 from em_geometry.report.lines import draw_layer_sweep, draw_layer_trace, draw_power
+from em_geometry.report.lookup import Metrics, number
 from em_geometry.report.monitoring import draw_monitoring
 from em_geometry.report.nulls import draw_nulls
 from em_geometry.report.prediction import draw_prediction
@@ -49,6 +50,8 @@ def published_values(metrics: Metrics) -> dict[str, float]:
     """Metric key -> the number that the paper prints, from the claims that print one."""
     found: dict[str, float] = {}
     for claim in metrics.group("claims", "claim").values():
+        if not isinstance(claim, Mapping) or "reads" not in claim:
+            continue
         for part in [claim, *claim.get("part", {}).values()]:
             key, value = (
                 str(part.get("metric", "")).partition(":")[2],
@@ -63,6 +66,8 @@ def published_effectiveness(metrics: Metrics) -> dict[str, str]:
     """Vector -> what the paper says about its effectiveness, from claims about named pairs."""
     found: dict[str, list[str]] = {}
     for claim in metrics.group("claims", "claim").values():
+        if not isinstance(claim, Mapping) or "reads" not in claim:
+            continue
         file, _, key = str(claim.get("metric", "")).partition(":")
         parts = key.split(".")
         if file == "transfer" and parts[0] == "effectiveness" and "__" in parts[2]:

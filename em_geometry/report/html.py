@@ -12,10 +12,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from em_geometry.claims.lookup import Metrics, number
 from em_geometry.report.answer import first_items, sentences, warnings
 from em_geometry.report.beyond import chapters
 from em_geometry.report.figures import model_name
+from em_geometry.report.lookup import Metrics, number
 from em_geometry.report.provenance import provenance
 from em_geometry.report.samples import Answer
 from em_geometry.report.tables import Table
@@ -112,6 +112,8 @@ def claim_rows(metrics: Metrics) -> list[dict[str, Any]]:
     """The claims as the page shows them."""
     rows = []
     for name, claim in metrics.group("claims", "claim").items():
+        if not isinstance(claim, Mapping) or "section" not in claim:
+            continue
         ours = [_measured(part) for part in claim.get("part", {"": claim}).values()]
         details = [(label, str(claim[key])) for key, label in DETAILS.items() if key in claim]
         if "part" in claim:

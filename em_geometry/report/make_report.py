@@ -8,20 +8,16 @@ metrics, plots and judged answers. An input that is missing is named where it wo
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from markupsafe import Markup
 
-from em_geometry.claims.ledger import read_claims
-from em_geometry.claims.lookup import Metrics
 from em_geometry.io.atomic import atomic_path
 from em_geometry.io.files import write_text
 from em_geometry.project.command import PARAMS, ParamsFile
-from em_geometry.project.paper_tag import series_files
 from em_geometry.report.chart import Figure
 from em_geometry.report.figures import PLOTS, draw_all, model_name, read_table
 from em_geometry.report.html import MAIN_FIGURES, Picture, render
 from em_geometry.report.ledger import draw_ledger
+from em_geometry.report.lookup import Metrics
 from em_geometry.report.samples import read_answers
 from em_geometry.settings.params import Params, load_params
 
@@ -33,11 +29,6 @@ def main(params: Params) -> None:
     """Draws the figures and renders the page."""
     metrics = Metrics.read(profile=params.profile)
     pictures = [_picture(figure) for figure in draw_all(params, metrics)]
-    ours = (
-        (c, [metrics.measured(*m.split(":", 1)).value for m in c.metrics]) for c in read_claims()
-    )
-    for name, text in series_files(ours).items():
-        write_text(Path(name), text)
     claims = read_table(PLOTS / "claims.csv")
     if claims is not None:
         draw_ledger(claims, model_name(params), PLOTS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from em_geometry.claims.lookup import Metrics, number
 from em_geometry.report.chart import Figure, data, message, scale
+from em_geometry.report.lookup import Metrics, number
 from em_geometry.report.tables import Table, cells
 from em_geometry.report.text import NONE, decimals, joined, short, with_interval
 

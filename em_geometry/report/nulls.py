@@ -6,8 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from em_geometry.claims.lookup import number
 from em_geometry.report.chart import Figure, data, message, scale
+from em_geometry.report.lookup import number
 
 MAIN = ("statistic.", "similarity.", "cluster_angle.", "pca.", "pc1_ablation.", "core.")
 NULLS = {

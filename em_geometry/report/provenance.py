@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from em_geometry.claims.lookup import Metrics
 from em_geometry.hashing import value_sha256
 from em_geometry.io.files import read_json
+from em_geometry.report.lookup import Metrics
 from em_geometry.report.text import joined
 from em_geometry.settings.params import Params
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from em_geometry.claims.lookup import Metrics, number
 from em_geometry.geometry.gram import Floats
 from em_geometry.report.chart import Figure, data, message
+from em_geometry.report.lookup import Metrics, number
 from em_geometry.report.text import decimals, short
 
 CELL = 92  # pixels

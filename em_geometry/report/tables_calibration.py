@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from em_geometry.claims.lookup import Measured, Metrics, number
+from em_geometry.report.lookup import Measured, Metrics, number
 from em_geometry.report.nulls import MAIN, NULLS
 from em_geometry.report.tables import Table, cells
 from em_geometry.report.text import NONE, decimals, short, with_interval

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from em_geometry.claims.lookup import Metrics
+from em_geometry.report.lookup import Metrics
 from em_geometry.report.tables import Table, cells
 from em_geometry.report.text import decimals, with_interval
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from em_geometry.claims.lookup import Metrics, number
+from em_geometry.report.lookup import Metrics, number
 from em_geometry.report.tables import Cell, Table, cells
 from em_geometry.report.text import NONE, decimals, short, with_interval
 from em_geometry.settings.params import Params

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from em_geometry.claims.lookup import Measured, Metrics
+from em_geometry.report.lookup import Measured, Metrics
 from em_geometry.report.tables import Cell, Table, cells, shade
 from em_geometry.report.text import decimals, short, with_interval
 from em_geometry.settings.params import Params

@@ -6,7 +6,7 @@ import unicodedata
 
 from markupsafe import Markup
 
-from em_geometry.claims.lookup import Measured
+from em_geometry.report.lookup import Measured
 
 MINUS = "\u2212"
 NONE = "\u2013"

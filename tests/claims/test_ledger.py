@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from stages.paper import family as search
 
-from em_geometry.claims.ledger import CLAIMS, Claim, read_claims
+from em_geometry.claims.ledger import Claim, read_claims
 from em_geometry.claims.printed_gram import read_family, read_published_gram
-from em_geometry.claims.published import Judged, calibration_of, claims_table, judge_all, metrics_of
+from em_geometry.claims.published import (
+    Audited,
+    audit,
+    calibration_of,
+    claims_table,
+    published_results,
+)
 from em_geometry.errors import UserError
 from em_geometry.geometry.battery import battery
-from em_geometry.io.files import check_metrics
+from em_geometry.io.results import as_estimate
+from em_geometry.project import paths
 from em_geometry.settings.sections import Geometry
 
-GRAM = read_published_gram()
-FAMILY = read_family(GRAM)
-LEDGER = read_claims()
-JUDGED = {j.claim.id: j for j in judge_all(LEDGER, GRAM, FAMILY)}
-RECOMPUTED = [j for j in JUDGED.values() if j.parts]
+ROOT = Path(__file__).parents[2]
+GRAM = read_published_gram(ROOT / paths.COSINES)
+FAMILY = read_family(GRAM, ROOT / paths.FAMILY)
+LEDGER = read_claims(ROOT / paths.CLAIMS)
+AUDITED = {a.claim.id: a for a in audit(LEDGER, GRAM, FAMILY)}
+RECOMPUTED = [a for a in AUDITED.values() if a.parts]
 
 
-@pytest.mark.parametrize("judged", JUDGED.values(), ids=lambda j: j.claim.id)
-def test_computed_verdict_is_the_ledger_s(judged: Judged) -> None:
-    assert judged.verdict == judged.claim.verdict
+@pytest.mark.parametrize("audited", AUDITED.values(), ids=lambda a: a.claim.id)
+def test_computed_verdict_is_the_ledger_s(audited: Audited) -> None:
+    assert audited.verdict == audited.claim.verdict
 
 
-@pytest.mark.parametrize("judged", RECOMPUTED, ids=lambda j: j.claim.id)
-def test_recomputed_value_lies_within_the_rounding_interval(judged: Judged) -> None:
-    intervals = judged.claim.intervals()
-    assert not intervals or len(intervals) == len(judged.parts)
-    for part, (low, high) in zip(judged.parts, intervals, strict=False):
+@pytest.mark.parametrize("audited", RECOMPUTED, ids=lambda a: a.claim.id)
+def test_recomputed_value_lies_within_the_rounding_interval(audited: Audited) -> None:
+    intervals = audited.claim.intervals()
+    assert not intervals or len(intervals) == len(audited.parts)
+    for part, (low, high) in zip(audited.parts, intervals, strict=False):
         assert low <= part.value <= high
 
 
@@ -52,24 +58,10 @@ def test_the_ledger_is_whole() -> None:
             assert file != "geometry" or key in keys, metric
 
 
-@pytest.mark.parametrize("member", range(0, len(FAMILY), 23))
-def test_members_reproduce_what_needs_six_vectors(member: int) -> None:
-    off = np.abs(search.targets(FAMILY[member]) - search.TARGETS)
-    assert (off <= search.HALF * (1 + 1e-3)).all()
-    assert np.linalg.eigvalsh(FAMILY[member])[0] > 0
-
-
 def test_all_members_keep_the_printed_cosines() -> None:
     for e, (i, j) in zip(GRAM.entries, zip(*np.triu_indices(6, 1), strict=True), strict=True):
         assert (FAMILY[:, i, j] >= e.low - 1e-6).all()
         assert (FAMILY[:, i, j] <= e.high + 1e-6).all()
-
-
-def test_a_new_search_finds_members_in_the_same_ranges() -> None:
-    found = search.find_family(GRAM, starts=40, steps=40, seed=1)
-    assert len(found) > 0
-    for entry, low, high in zip(GRAM.entries, found.min(0), found.max(0), strict=True):
-        assert entry.low - 0.02 < low and high < entry.high + 0.02
 
 
 def test_raw_norms_give_three_printed_numbers_together() -> None:
@@ -83,24 +75,24 @@ def test_raw_norms_give_three_printed_numbers_together() -> None:
     assert persona == pytest.approx(1.6, abs=0.1)
 
 
-def test_metrics_are_finite_scalars_and_strings() -> None:
-    metrics = metrics_of(list(JUDGED.values()), GRAM, FAMILY)
-    check_metrics(metrics)
-    assert metrics["cosine"]["medical__profanity"] == pytest.approx(-0.235, abs=5e-4)
-    assert metrics["claims"]["C010"]["verdict"] == "inconsistent"
-    angle = metrics["low"]["cluster_angle"]["medical__persona_deg"]
-    assert 101.6 < angle < 101.7
-    json.dumps(metrics, allow_nan=False)
+def test_results_hold_values_with_their_ranges_and_the_verdicts() -> None:
+    found = published_results(list(AUDITED.values()), GRAM, FAMILY)
+    rows = {key: as_estimate(leaf) for key, leaf in found.items()}
+    assert rows["cosine.medical__profanity"].value == pytest.approx(-0.235, abs=5e-4)
+    assert rows["claims.C010.verdict"].status == "inconsistent"
+    low = rows["cluster_angle.medical__persona_deg"].low
+    assert low is not None and 101.6 < low < 101.7
+    assert rows["summary.reading.needs_models"].value == 27
 
 
 def test_the_table_names_every_claim_and_marks_hypotheses() -> None:
-    table = claims_table(list(JUDGED.values()))
+    table = claims_table(list(AUDITED.values()))
     assert all(claim.id in table for claim in LEDGER)
     assert "hypotheses, not facts" in table
 
 
 def broken(folder: Path, **changes: object) -> Path:
-    rows = yaml.safe_load(CLAIMS.read_text())[:3]
+    rows = yaml.safe_load((ROOT / paths.CLAIMS).read_text())[:3]
     rows[1].update(changes)
     path = folder / "claims.yaml"
     path.write_text(yaml.safe_dump(rows))
@@ -142,14 +134,21 @@ def test_edges_of_agreement() -> None:
 
 def test_the_published_cosines_are_calibrated() -> None:
     found, sweep = calibration_of(GRAM, FAMILY)
-    check_metrics(found)
-    mean = found["statistic"]["similarity"]["cross_mean"]
-    assert mean["low"] <= mean["observed"] <= mean["high"]
-    assert mean["no_core_full_width"]["p"] < 0.001  # no core is refuted if all 4096 count,
-    assert mean["no_core_at_dimension_needed"]["p"] > 0.05  # and fits if fewer do
-    assert mean["partitions"]["smallest_p"] == pytest.approx(1 / 15)
-    assert 0 < found["statistic"]["core"]["share"]["observed"] < 0.2
-    verdicts = {found["power_full_width"][f"test{i}"]["verdict_paper"] for i in range(1, 6)}
+    rows = {key.removeprefix("calibration."): as_estimate(leaf) for key, leaf in found.items()}
+    mean = rows["statistic.similarity.cross_mean"]
+    assert mean.low is not None and mean.value is not None and mean.high is not None
+    assert mean.low <= mean.value <= mean.high
+
+    def p(null: str) -> float:
+        value = rows[f"statistic.similarity.cross_mean.{null}"].value
+        assert value is not None
+        return value
+
+    assert p("no_core_full_width.p") < 0.001  # no core is refuted if all 4096 count,
+    assert p("no_core_at_dimension_needed.p") > 0.05  # and fits if fewer do
+    assert p("partitions.smallest_p") == pytest.approx(1 / 15)
+    assert 0 < (rows["statistic.core.share"].value or 0) < 0.2
+    verdicts = {rows[f"power_full_width.test{i}.verdict_paper"].status for i in range(1, 6)}
     assert verdicts <= {"discriminates", "cannot discriminate", "reversed"}
     assert sweep.shares[0] == 0.0
 

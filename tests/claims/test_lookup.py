@@ -1,4 +1,4 @@
-"""Numbers, intervals and reasons as metrics files give them."""
+"""Numbers, intervals and reasons by stage and key."""
 
 from __future__ import annotations
 
@@ -6,70 +6,86 @@ from pathlib import Path
 
 import pytest
 
-from em_geometry.claims.lookup import Measured, Metrics, number
+from em_geometry.claims.ledger import read_claims
+from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
 from em_geometry.io.files import write_metrics
+from em_geometry.io.results import Results, write_results
+from em_geometry.settings.params import load_params
+from em_geometry.stats.estimate import Estimate
 
-FILES = {
-    "transfer": {
-        "effect": {"value_pct": 40.0, "low": 10.0, "high": 70.0, "n": 48, "status": "ok"},
-        "none": {"value_pct": "undefined: why", "n": 48, "status": "undefined: why"},
-        "rank": {"n": 2, "status": "undefined: two models"},
-    },
-    "baseline": {
-        "finance": {"n": 48, "em_betley_pct": 20.0, "em_betley_low": 11.0, "em_betley_high": 33.0}
-    },
-    "asymmetry": {"a__b": {"difference_pct": 3.0, "ratio": 2.0, "low": -9.0, "high": 15.0}},
-    "geometry": {"cosine": {"a__b": 0.5}},
-}
-METRICS = Metrics(FILES)
+ROOT = Path(__file__).parents[2]
+WHY = "undefined: why"
+METRICS = Metrics(
+    {
+        "transfer": Results(
+            {
+                "pair.a__b.e1": Estimate(40.0, 10.0, 70.0, 48),
+                "pair.a__b.p": Estimate(0.5),
+                "pair.b__a.e1": Estimate.undefined(WHY, 48),
+            }
+        ),
+        "geometry": Results({"cosine.a__b": Estimate(0.5)}),
+    }
+)
 
 
 @pytest.mark.parametrize(
-    ("file", "key", "expected"),
+    ("stage", "key", "expected"),
     [
-        ("transfer", "effect", Measured(40.0, 10.0, 70.0, 48)),
-        ("transfer", "effect.value_pct", Measured(40.0, 10.0, 70.0, 48)),
-        ("transfer", "none", Measured(None, n=48, status="undefined: why")),
-        ("transfer", "none.value_pct", Measured(None, n=48, status="undefined: why")),
-        ("transfer", "rank.rho", Measured(None, status="no rank.rho in this run")),
-        ("transfer", "rank", Measured(None, n=2, status="undefined: two models")),
-        ("baseline", "finance.em_betley_pct", Measured(20.0, 11.0, 33.0, 48)),
-        ("asymmetry", "a__b.ratio", Measured(2.0)),
-        ("asymmetry", "a__b", Measured(3.0, -9.0, 15.0)),
-        ("geometry", "cosine.a__b", Measured(0.5)),
-        ("geometry", "cosine.x__y", Measured(None, status="no cosine.x__y in this run")),
-        ("absent", "a", Measured(None, status="no metrics/absent.json in this run")),
+        ("transfer", "pair.a__b.e1", Estimate(40.0, 10.0, 70.0, 48)),
+        ("transfer", "pair.b__a.e1", Estimate.undefined(WHY, 48)),
+        ("geometry", "cosine.a__b", Estimate(0.5)),
+        ("geometry", "cosine.x__y", Estimate.undefined("no cosine.x__y in this run")),
+        ("absent", "a", Estimate.undefined("no results of absent in this run")),
+        ("seeds", "a", Estimate.undefined("no results of seeds of this profile: make seeds")),
     ],
 )
-def test_measured(file: str, key: str, expected: Measured) -> None:
-    assert METRICS.measured(file, key) == expected
+def test_measured(stage: str, key: str, expected: Estimate) -> None:
+    assert METRICS.measured(stage, key) == expected
 
 
-@pytest.mark.parametrize(
-    ("observed", "expected"), [(0.5, Measured(0.5, 0.3, 0.6)), (0.7, Measured(0.5))]
-)
+def test_names_words_and_patterns() -> None:
+    assert METRICS.names("transfer", "pair") == ["a__b", "b__a"]
+    assert METRICS.text("transfer", "pair.b__a.e1") == WHY
+    assert METRICS.text("transfer", "pair.a__b.e1") is None
+    assert [*METRICS.matches("transfer", "pair.{x}")] == [{"x": "a__b"}, {"x": "b__a"}]
+    assert [*METRICS.matches("transfer", "pair.{x}.p")] == [{"x": "a__b"}]
+    assert METRICS.has("transfer", "pair.a__b") and not METRICS.has("transfer", "pair.a")
+
+
+@pytest.mark.parametrize(("observed", "known"), [(0.5, True), (0.7, False)])
 def test_geometry_takes_intervals_from_a_calibration_of_the_same_vectors(
-    observed: float, expected: Measured
+    observed: float, known: bool
 ) -> None:
-    entry = {"observed": observed, "low": 0.3, "high": 0.6, "covariance": {"low": -1.0}}
-    found = Metrics(FILES | {"calibration": {"statistic": {"cosine": {"a__b": entry}}}})
+    rows = {"statistic.cosine.a__b": Estimate(observed, 0.3, 0.6)}
+    found = Metrics({**METRICS.stages, "calibration": Results(rows)})
+    expected = Estimate(0.5, 0.3, 0.6) if known else Estimate(0.5)
     assert found.measured("geometry", "cosine.a__b") == expected
 
 
-@pytest.mark.parametrize("value", [True, float("nan"), float("inf"), "3", None, {}])
-def test_only_finite_numbers_are_numbers(value: object) -> None:
-    assert number(value) is None
+def test_tables_and_trainings_are_read_and_another_profile_s_seeds_are_not(tmp_path: Path) -> None:
+    tables, metrics = tmp_path / "tables", tmp_path / "metrics"
+    write_metrics(metrics / "training/finance.json", {"steps": 3})
+    write_metrics(metrics / "claims.json", {"claims": 1})
+    write_results(tables / "seeds.csv", metrics / "seeds.json", {"profile": "smol"})
+    assert set(Metrics.read(tables, metrics, "smol").stages) == {"training/finance", "seeds"}
+    assert set(Metrics.read(tables, metrics, "other").stages) == {"training/finance"}
+    assert Metrics.read(tmp_path / "no", tmp_path / "nothing").stages == {}
 
 
-def test_files_are_named_by_their_path(tmp_path: Path) -> None:
-    write_metrics(tmp_path / "training" / "finance.json", {"steps": 3})
-    write_metrics(tmp_path / "claims.json", {"claims": 1})
-    assert set(Metrics.read(tmp_path, without=("claims",)).files) == {"training/finance"}
-    assert Metrics.read(tmp_path / "nothing").files == {}
+def test_a_malformed_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "transfer.csv").write_text("{")
+    with pytest.raises(UserError, match="not a table of results"):
+        Metrics.read(tmp_path, tmp_path)
 
 
-def test_a_malformed_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "transfer.json").write_text("{")
-    with pytest.raises(UserError, match="not a JSON file"):
-        Metrics.read(tmp_path)
+def test_every_reference_of_the_ledger_is_in_the_last_run_s_tables() -> None:
+    metrics = Metrics.read(ROOT / "plots/tables", ROOT / "metrics")
+    params = load_params(ROOT / "params.yaml")
+    if params.slugs("organism") != load_params(ROOT / "profiles/smol.yaml").slugs("organism"):
+        pytest.skip("the run has other organisms than the paper")
+    claims = read_claims(ROOT / "data/paper/claims.yaml")
+    named = {metric for claim in claims for metric in claim.metrics}
+    absent = sorted(m for m in named if not metrics.has(*m.split(":", 1)))
+    assert named and absent == []

@@ -1,22 +1,51 @@
-"""Verdict logic: a table of cases."""
+"""Verdicts on claims: a table of cases, then the stage on the real ledger and invented numbers."""
 
 from __future__ import annotations
 
+import csv
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
-from em_geometry.claims.lookup import Measured
-from em_geometry.claims.verdict import Reads, judge
+from em_geometry.claims.ledger import Claim, read_claims
+from em_geometry.claims.verdict import compare
+from em_geometry.io.files import check_metrics
+from em_geometry.io.results import Nested, write_results
+from em_geometry.project import paths
+from em_geometry.settings.params import Params, load_params
+from em_geometry.stats.estimate import Estimate
+from stages.claims import main
+
+ROOT = Path(__file__).parents[2]
+NONE = Estimate.undefined("undefined: denominator includes 0")
 
 
-def point(value: float) -> Measured:
-    return Measured(value)
+def point(value: float) -> Estimate:
+    return Estimate(value)
 
 
-def interval(low: float, high: float) -> Measured:
-    return Measured((low + high) / 2, low, high, 48)
+def interval(low: float, high: float) -> Estimate:
+    return Estimate((low + high) / 2, low, high, 48)
 
 
-NONE = Measured(None, status="undefined: denominator includes 0")
+def claim(values: list[float], reads: str, tolerance: float = 0.5, count: int = 1) -> Claim:
+    return Claim.model_validate(
+        {
+            "id": "C001",
+            "section": "1",
+            "quantity": "q",
+            "unit": "percent",
+            "formula": "similarity",
+            "needs": "gram",
+            "verdict": "reproduced",
+            "value": values,
+            "reads": reads,
+            "tolerance": tolerance,
+            "metric": [f"geometry:cosine.m{i}" for i in range(count)],
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,29 +69,77 @@ NONE = Measured(None, status="undefined: denominator includes 0")
         ([0.0], "above", 0.0, [point(-0.1), point(0.3)], "differs"),
         ([57.0, 64.0], "between", 0.5, [NONE], "not measurable here"),
         ([0.4, 0.5], "equal", 0.1, [point(0.4), NONE], "not measurable here"),
-        ([0.4], "equal", 0.1, [], "not measurable here"),
     ],
 )
 def test_verdicts(
-    values: list[float], reads: Reads, tolerance: float, measured: list[Measured], expected: str
+    values: list[float], reads: str, tolerance: float, measured: list[Estimate], expected: str
 ) -> None:
-    assert judge(values, reads, tolerance, measured).verdict == expected
+    about = claim(values, reads, tolerance, len(measured))
+    assert compare(about, measured)[0] == expected
 
 
-def test_the_reason_for_a_missing_number_is_given() -> None:
-    assert "denominator includes 0" in judge([1.0], "equal", 0.1, [NONE]).why
+def test_what_decided_is_said() -> None:
+    fifty = claim([50.0], "equal")
+    assert "denominator includes 0" in compare(fifty, [NONE])[1]
+    assert "60 wide" in compare(fifty, [interval(10, 70)], wide=40)[1]
+    assert "wide" not in compare(fifty, [interval(45, 55)], wide=40)[1]
+    assert "wide" not in compare(claim([90.0], "equal"), [interval(10, 70)], wide=40)[1]
+    assert "no interval" in compare(fifty, [point(50)])[1]
 
 
-def test_agreement_by_a_wide_interval_says_so() -> None:
-    assert "60 wide" in judge([50.0], "equal", 0.5, [interval(10, 70)], wide=40).why
-    assert "wide" not in judge([50.0], "equal", 0.5, [interval(45, 55)], wide=40).why
-    assert "wide" not in judge([90.0], "equal", 0.5, [interval(10, 70)], wide=40).why
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """The small profile, in a folder that holds the ledger and nothing measured."""
+    loaded = load_params(ROOT / "profiles/smol.yaml")
+    shutil.copytree(ROOT / "data/paper", tmp_path / "data/paper")
+    monkeypatch.chdir(tmp_path)
+    return loaded
 
 
-def test_a_comparison_without_interval_says_so() -> None:
-    assert "no interval" in judge([50.0], "equal", 0.5, [point(50)]).why
+def put(stage: str, nested: Nested) -> None:
+    write_results(paths.table(stage), paths.metrics(stage), nested)
 
 
-def test_unequal_numbers_of_values_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 values for 1"):
-        judge([1.0, 2.0], "equal", 0.1, [point(1)])
+def judged(params: Params) -> dict[str, dict[str, str]]:
+    """Rows of plots/claims.csv by id, after the stage."""
+    main(params)
+    with paths.plot("claims.csv").open(newline="") as handle:
+        return {row["id"]: row for row in csv.DictReader(handle)}
+
+
+def test_without_measurements_nothing_is_claimed(params: Params) -> None:
+    claims = judged(params)
+    assert [*claims] == [c.id for c in read_claims(paths.CLAIMS)]
+    assert {c["verdict_run"] for c in claims.values()} <= {
+        "not measurable here",
+        "inconsistent with the paper itself",
+    }
+    assert "results of geometry" in claims["C001"]["note"]
+
+
+def test_measured_values_and_intervals_are_judged(params: Params) -> None:
+    organisms = params.slugs("organism")
+    rate = {"em_betley": Estimate(30.0, 19.0, 44.0, 48)}
+    put("baseline", dict.fromkeys(organisms, rate))
+    put("geometry", {"cosine": {"medical__medical_replication": 0.8532, "finance__sports": 0.2}})
+    put("published", {"claims": {"C010": {"verdict": "inconsistent", "recomputed": 101.7}}})
+    claims = judged(params)
+    assert claims["C001"]["verdict_run"] == "reproduced"
+    assert claims["C002"]["verdict_run"] == "differs"
+    assert claims["C060"]["verdict_run"] == "reproduced"
+    assert claims["C060"]["low"] == "; ".join(["19"] * 6)
+    assert claims["C010"]["verdict_published"] == "inconsistent with the paper itself"
+    assert claims["C010"]["recomputed"] == "101.7"
+
+
+def test_metrics_hold_one_number_a_claim_and_the_counts(params: Params) -> None:
+    put("geometry", {"cosine": {"medical__medical_replication": 0.8532}})
+    claims = judged(params)
+    found = json.loads(paths.metrics("claims").read_text())
+    check_metrics(found)
+    assert found["model"] == params.base.source
+    assert found["claim"]["C001"] == 0.8532
+    assert found["claim"]["C002"] == "none"
+    assert [*found["claim"]["C060"]] == ["1", "2", "3", "4", "5", "6"]
+    for kind in ("published", "run"):
+        assert sum(found["count"][kind].values()) == len(claims) == found["claims"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from markupsafe import Markup
 
-from em_geometry.claims.lookup import Measured
+from em_geometry.report.lookup import Measured
 from em_geometry.report.text import counted, decimals, joined, short, visible, with_interval
 
 
