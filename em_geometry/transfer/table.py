@@ -11,7 +11,7 @@ import numpy as np
 
 from em_geometry.errors import UserError
 from em_geometry.judging.rates import RateMatrix
-from em_geometry.transfer import mover
+from em_geometry.stats import intervals as mover
 from em_geometry.transfer.conditions import JUDGEMENTS, name
 
 
@@ -146,7 +146,7 @@ class Table:
 
     def estimate(self, total: Weights, n: int) -> Estimate:
         """A sum of rates with its interval: bootstrap over questions, widened where that is
-        narrower than the numbers of answers allow (`em_geometry.transfer.mover`)."""
+        narrower than the numbers of answers allow (`em_geometry.stats.intervals`)."""
         found = estimate(self.sum(total), n)
         if found.status != "ok" or self._wilson is None:
             return found

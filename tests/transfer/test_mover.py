@@ -2,84 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from invented_judgements import table
 
-from em_geometry.judging.rates import wilson
 from em_geometry.transfer.conditions import name
 from em_geometry.transfer.effectiveness import e1, pooled, risk_difference, steered
-from em_geometry.transfer.mover import distances, ratio_limits
-
-COUNTS = st.tuples(st.integers(0, 40), st.integers(1, 40)).map(lambda c: (min(c), max(c)))
-
-
-def margins(count: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rates and their distances to the ends of the Wilson intervals, as fractions."""
-    low, high = wilson(count, n)
-    return count / n, count / n - low, high - count / n
-
-
-# Newcombe 1998 (Statistics in Medicine 17), table II, method 10.
-@pytest.mark.parametrize(
-    ("one", "other", "low", "high"),
-    [
-        ((56, 70), (48, 80), 0.0524, 0.3339),
-        ((9, 10), (3, 10), 0.1705, 0.8090),
-        ((5, 56), (0, 29), -0.0381, 0.1926),
-        ((0, 10), (0, 20), -0.1611, 0.2775),
-        ((10, 10), (0, 20), 0.6791, 1.0000),
-    ],
-)
-def test_a_difference_is_newcombes(
-    one: tuple[int, int], other: tuple[int, int], low: float, high: float
-) -> None:
-    rate, below, above = margins(*np.array([one, other], dtype=float).T)
-    down, up = distances(np.array([1.0, -1.0]), below, above)
-    value = rate[0] - rate[1]
-    assert (value - down, value + up) == pytest.approx((low, high), abs=6e-5)
-
-
-@given(st.lists(COUNTS, min_size=3, max_size=3))
-def test_a_ratio_holds_all_that_cannot_be_told_from_it(counts: list[tuple[int, int]]) -> None:
-    """(a - c) / (b - c), as effectiveness is: c stands above and below."""
-    rate, below, above = margins(*np.array(counts, dtype=float).T)
-    top, bottom = np.array([1.0, 0, -1]), np.array([0.0, 1, -1])
-    value = bottom @ rate
-    down, up = distances(bottom, below, above)
-    if value - down <= 1e-3 and value + up >= -1e-3:
-        return  # undefined
-    low, high = ratio_limits(top, bottom, rate, below, above)
-    assert low < top @ rate / value < high
-    assert np.isfinite([low, high]).all()
-    for ratio, inside in ((low, True), (high, True), (low - 0.01, False), (high + 0.01, False)):
-        weights = top - ratio * bottom
-        down, up = distances(weights, below, above)
-        total = weights @ rate
-        assert (total - down <= 1e-9 and total + up >= -1e-9) == inside
-
-
-def test_a_denominator_that_may_be_zero_has_no_limits() -> None:
-    rate, below, above = margins(np.array([5.0, 1]), np.array([10.0, 10]))
-    low, high = ratio_limits(np.array([1.0, 0]), np.array([1.0, -3.0]), rate, below, above)
-    assert not np.isfinite([low, high]).all()
-
-
-@pytest.mark.parametrize("n", [8, 48])
-def test_intervals_hold_what_they_should(n: int) -> None:
-    """Differences of rates like those of a small model: 95 in 100 at least, as they promise."""
-    random, draws = np.random.default_rng(n), 4000
-    for true in ([0.02, 0.02], [0.3, 0.1], [0.5, 0.45]):
-        counts = random.binomial(n, true, size=(draws, 2)).astype(float)
-        rate, below, above = margins(counts, np.full(2, float(n)))
-        hits = 0
-        for r, b, a in zip(rate, below, above, strict=True):
-            down, up = distances(np.array([1.0, -1.0]), b, a)
-            hits += r[0] - r[1] - down <= true[0] - true[1] <= r[0] - r[1] + up
-        assert hits / draws > 0.935
-
 
 RATES = {
     name("finance"): 0.0, name("base"): 0.0, name("sports"): 0.0,

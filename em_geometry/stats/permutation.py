@@ -1,0 +1,189 @@
+"""p-values from relabelling and from null distributions, and rank correlations with such a p.
+
+So few models allow few relabellings, so the smallest p that they can give always stands beside p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+from math import factorial, prod
+
+import numpy as np
+from scipy.stats import rankdata
+
+from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.intervals import percentiles
+
+EXACT = 8  # things up to which all orders are tried
+RANDOM = 20_000  # orders tried of more
+MIN_DEFINED = 0.95  # share of a null that must be numbers for a p-value
+SLACK = 1e-12  # correlations this close tie
+
+
+def orders(n: int, seed: int) -> Ints:
+    """Orders of n things [orders, n], the given one first: all, or `RANDOM` further ones."""
+    if n <= EXACT:
+        return np.array(list(permutations(range(n))))
+    random = np.random.Generator(np.random.Philox(key=seed))
+    return np.array([np.arange(n), *(random.permutation(n) for _ in range(RANDOM))])
+
+
+def splits(left: tuple[int, ...], sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Orders of `left` that differ in which group of these sizes some member is in."""
+    if not sizes:
+        yield ()
+        return
+    for chosen in combinations(left, sizes[0]):
+        rest = tuple(i for i in left if i not in chosen)
+        for tail in splits(rest, sizes[1:]):
+            yield chosen + tail
+
+
+def n_splits(sizes: Sequence[int]) -> int:
+    """Number of ways to fill groups of these sizes."""
+    return factorial(sum(sizes)) // prod(factorial(size) for size in sizes)
+
+
+def partitions(
+    members: Sequence[Sequence[int]], n: int, limit: int, rng: np.random.Generator
+) -> Ints:
+    """Reassignments [m, n] of the clustered among n things to clusters of the same sizes.
+
+    Row p says which thing stands where; the observed assignment is among them. All of them when
+    they are at most `limit`, else that many at random.
+    """
+    slots = [i for indices in members for i in indices]
+    sizes = [len(indices) for indices in members]
+    if n_splits(sizes) <= limit:
+        found = list(splits(tuple(slots), sizes))
+    else:
+        found = [tuple(slots), *(tuple(rng.permutation(slots)) for _ in range(limit - 1))]
+    table = np.tile(np.arange(n), (len(found), 1))
+    table[:, slots] = np.array(found, dtype=np.int64).reshape(len(found), len(slots))
+    return table
+
+
+def share_as_far(observed: float, null: Floats, slack: float) -> float:
+    """Two-sided p: share of null values as far from 0 as the observed one, which is among them.
+
+    A null value that is not defined counts as far, so that it never lowers p.
+    """
+    return float((~(np.abs(null) < abs(observed) - slack)).mean())
+
+
+def null_p(observed: float, null: Floats) -> float | None:
+    """Share of null values as far from the null's median as the observed one, counting it.
+
+    Two-sided, (1 + hits) / (1 + replicates); None where too much of the null is not defined.
+    """
+    finite = null[np.isfinite(null)]
+    if finite.size < MIN_DEFINED * null.size:
+        return None
+    middle = np.median(finite)
+    hits = (np.abs(finite - middle) >= abs(observed - middle)).sum()
+    return float((1 + hits) / (1 + finite.size))
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A statistic with its permutation test.
+
+    Attributes:
+        estimate: the statistic.
+        p: two-sided; None where the statistic is undefined.
+        smallest_p: no data give a smaller one.
+    """
+
+    estimate: Estimate
+    p: float | None = None
+    smallest_p: float | None = None
+
+    def as_results(self, name: str) -> dict[str, Estimate | float]:
+        """The statistic under its name, and beside it p and the smallest p."""
+        tests = {"p": self.p, "smallest_p": self.smallest_p}
+        return {name: self.estimate} | {k: p for k, p in tests.items() if p is not None}
+
+
+def partition_test(observed: float, values: Floats) -> Tested:
+    """p of a statistic over all label assignments, around their median.
+
+    Args:
+        values: [m] of every assignment, the observed one among them; those that only swap
+            clusters tie.
+    """
+    finite = values[np.isfinite(values)]
+    middle = float(np.median(finite))
+    away = np.abs(finite - middle)
+    slack = 1e-9 * max(1.0, float(away.max(initial=0.0)))
+    return Tested(
+        Estimate(observed, n=len(values)),
+        p=float((away >= abs(observed - middle) - slack).mean()),
+        smallest_p=float((away >= away.max() - slack).mean()),
+    )
+
+
+def rank_correlations(a: Floats, b: Floats) -> Floats:
+    """Spearman's rho of rows [rows, n]; one side may have a single row. NaN where a row is flat."""
+    a, b = (rankdata(v, axis=1) - (v.shape[1] + 1) / 2 for v in (a, b))
+    scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    product = (a * b).sum(1)
+    rho: Floats = np.full_like(product, np.nan)
+    np.divide(product, scale, out=rho, where=scale > 0)
+    return rho
+
+
+def rank_test(x: Floats, y: Floats, seed: int) -> Tested:
+    """Spearman's rho of two arrays [n] with its permutation p.
+
+    Exact up to `EXACT` things; beyond, from `RANDOM` orders with the observed one among them.
+    """
+    keep = np.isfinite(x) & np.isfinite(y)
+    x, y = x[keep], y[keep]
+    n = len(x)
+    if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Tested(Estimate.undefined("undefined: fewer than 3 models, or all alike", n))
+    tried = orders(n, seed)
+    null = rank_correlations(x[tried], y[None])
+    rho = float(null[0])
+    smallest = 2 / factorial(n) if n <= EXACT else 1 / len(tried)
+    return Tested(Estimate(rho, n=n), share_as_far(rho, null, SLACK), smallest)
+
+
+def pair_rank_test(x: Floats, y: Floats, seed: int) -> Tested:
+    """Spearman's rho over ordered pairs of models, with interval and permutation p.
+
+    Pairs share models, so they are no independent observations: p comes from giving the models'
+    labels to each other (Mantel, Cancer Research 27, 1967); the interval, of what the choice of
+    clusters leaves open, from the draws of the outcome.
+
+    Args:
+        x: predictor [source, target].
+        y: outcome [1 + draws, source, target], the observed one first; pairs whose observed
+            outcome is NaN are left out, as is the diagonal.
+    """
+    n = len(x)
+    others = ~np.eye(n, dtype=bool)
+    used = np.isfinite(y[0]) & others
+    pairs = int(used.sum())
+    if n < 3 or pairs < 4:
+        why = "undefined: fewer than 3 models or 4 pairs with an outcome"
+        return Tested(Estimate.undefined(why, pairs))
+    if not np.isfinite(x[others]).all():
+        return Tested(
+            Estimate.undefined("undefined: a pair without a value of the predictor", pairs)
+        )
+    tried = orders(n, seed)
+    shuffled = x[tried[:, :, None], tried[:, None, :]][:, used]
+    outcome = y[:, used]
+    if np.ptp(shuffled[0]) == 0 or np.ptp(outcome[0]) == 0:
+        return Tested(Estimate.undefined("undefined: all pairs alike", pairs))
+    null = rank_correlations(shuffled, outcome[:1])
+    low, high = percentiles(rank_correlations(shuffled[:1], outcome)[1:])
+    if not np.isfinite(low):
+        return Tested(Estimate.undefined("undefined: too few draws with an outcome", pairs))
+    rho = float(null[0])
+    p = share_as_far(rho, null, SLACK)
+    return Tested(Estimate(rho, low, high, pairs), p, 1 / len(tried))

@@ -1,0 +1,116 @@
+"""Intervals: published examples, other programs' numbers, and coverage by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from em_geometry.stats.arrays import Floats
+from em_geometry.stats.intervals import (
+    distances,
+    percentiles,
+    proportion,
+    ratio_limits,
+    t_interval,
+    wilson,
+)
+
+COUNTS = st.tuples(st.integers(0, 40), st.integers(1, 40)).map(lambda c: (min(c), max(c)))
+
+
+def margins(count: Floats, n: Floats) -> tuple[Floats, Floats, Floats]:
+    """Rates and their distances to the ends of the Wilson intervals, as fractions."""
+    low, high = wilson(count, n)
+    return count / n, count / n - low, high - count / n
+
+
+@given(COUNTS)
+def test_wilson_is_that_of_scipy(counts: tuple[int, int]) -> None:
+    count, n = counts
+    expected = stats.binomtest(count, n).proportion_ci(method="wilson")
+    found = proportion(count, n, scale=1)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert (found.value, found.n) == (count / n, n)
+
+
+def test_a_proportion_of_nothing_is_undefined() -> None:
+    assert proportion(0, 0, why="no answers").status == "no answers"
+
+
+# Newcombe 1998 (Statistics in Medicine 17), table II, method 10.
+@pytest.mark.parametrize(
+    ("one", "other", "low", "high"),
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+        ((0, 10), (0, 20), -0.1611, 0.2775),
+        ((10, 10), (0, 20), 0.6791, 1.0000),
+    ],
+)
+def test_a_difference_is_newcombes(
+    one: tuple[int, int], other: tuple[int, int], low: float, high: float
+) -> None:
+    rate, below, above = margins(*np.array([one, other], dtype=float).T)
+    down, up = distances(np.array([1.0, -1.0]), below, above)
+    value = rate[0] - rate[1]
+    assert (value - down, value + up) == pytest.approx((low, high), abs=6e-5)
+
+
+@given(st.lists(COUNTS, min_size=3, max_size=3))
+def test_a_ratio_holds_all_that_cannot_be_told_from_it(counts: list[tuple[int, int]]) -> None:
+    """(a - c) / (b - c), as effectiveness is: c stands above and below."""
+    rate, below, above = margins(*np.array(counts, dtype=float).T)
+    top, bottom = np.array([1.0, 0, -1]), np.array([0.0, 1, -1])
+    value = bottom @ rate
+    down, up = distances(bottom, below, above)
+    if value - down <= 1e-3 and value + up >= -1e-3:
+        return  # undefined
+    low, high = ratio_limits(top, bottom, rate, below, above)
+    assert low < top @ rate / value < high
+    assert np.isfinite([low, high]).all()
+    for ratio, inside in ((low, True), (high, True), (low - 0.01, False), (high + 0.01, False)):
+        weights = top - ratio * bottom
+        down, up = distances(weights, below, above)
+        total = weights @ rate
+        assert (total - down <= 1e-9 and total + up >= -1e-9) == inside
+
+
+def test_a_denominator_that_may_be_zero_has_no_limits() -> None:
+    rate, below, above = margins(np.array([5.0, 1]), np.array([10.0, 10]))
+    low, high = ratio_limits(np.array([1.0, 0]), np.array([1.0, -3.0]), rate, below, above)
+    assert not np.isfinite([low, high]).all()
+
+
+@pytest.mark.parametrize("n", [8, 48])
+def test_intervals_hold_what_they_should(n: int) -> None:
+    """Differences of rates like those of a small model: 95 in 100 at least, as they promise."""
+    random, draws = np.random.default_rng(n), 4000
+    for true in ([0.02, 0.02], [0.3, 0.1], [0.5, 0.45]):
+        counts = random.binomial(n, true, size=(draws, 2)).astype(float)
+        rate, below, above = margins(counts, np.full(2, float(n)))
+        hits = 0
+        for r, b, a in zip(rate, below, above, strict=True):
+            down, up = distances(np.array([1.0, -1.0]), b, a)
+            hits += r[0] - r[1] - down <= true[0] - true[1] <= r[0] - r[1] + up
+        assert hits / draws > 0.935
+
+
+def test_the_t_interval_is_that_of_scipy() -> None:
+    values = np.random.default_rng(0).normal(size=7)
+    low, high = stats.t.interval(0.95, 6, values.mean(), stats.sem(values))
+    found = t_interval(values)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert t_interval(values[:1]).low is None
+
+
+def test_percentiles_need_enough_draws() -> None:
+    draws = np.arange(101.0)
+    assert percentiles(draws) == (2.5, 97.5)
+    draws[:20] = np.nan
+    assert np.isnan(percentiles(draws)).all()
+    assert percentiles(draws, 0.8) == pytest.approx((22, 98))
+    assert np.isnan(percentiles(np.array([]))).all()
