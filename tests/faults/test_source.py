@@ -1,96 +1,55 @@
-"""What the code may not do, read from its syntax: run data as code, or a shell."""
+"""What the code may not do: run data as code, or a shell. Ruff looks; this looks that it does."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
-FILES = sorted(
-    p for folder in ("em_geometry", "stages", "benchmarks") for p in (ROOT / folder).rglob("*.py")
-)
-# torch.load, there with weights_only=True, and torch.save: lm-eval's steering files.
-PT_FILES = {"em_geometry/steering/formats.py"}
-MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-CALLS = {
-    "os.system", "os.popen", "eval", "exec", "yaml.load", "yaml.load_all", "yaml.full_load",
-    "yaml.full_load_all", "yaml.unsafe_load", "yaml.unsafe_load_all", "torch.jit.load",
-    "torch.hub.load", "subprocess.getoutput", "subprocess.getstatusoutput",
-}  # fmt: skip
-SWITCHES = {"trust_remote_code", "allow_pickle", "shell"}  # may be given as False only
+FORBIDDEN = """\
+import pickle
+from joblib import load
+import torch; torch.load(p)
+import torch; torch.load(p, weights_only=flag)
+from torch import save
+import yaml; yaml.load(t, Loader=yaml.Loader)
+from yaml import unsafe_load
+import subprocess; subprocess.run(c, shell=True)
+import subprocess; subprocess.getoutput(c)
+import os; os.system(c)
+def f(): eval(c)
+def f(): exec(c)
+"""
+# What ruff has no rule for; both may be given as False only.
+SWITCH = re.compile(r"\b(trust_remote_code|allow_pickle)\b['\"]?\s*[=:]\s*(?!False\b)\S+")
 
 
-def offences(source: str, name: str) -> Iterator[str]:
-    """Every forbidden import, call and switch of a module."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (a.name for a in node.names if a.name.split(".")[0] in MODULES)
-        elif isinstance(node, ast.ImportFrom):
-            called = {f"{node.module}.{a.name}" for a in node.names}
-            yield from called & (CALLS | {"torch.load", "torch.save"})
-            yield from MODULES & {str(node.module).split(".")[0]}
-        elif isinstance(node, ast.Call):
-            called, given = ast.unparse(node.func), {k.arg: k.value for k in node.keywords}
-            if called in CALLS:
-                yield called
-            if called in ("torch.load", "torch.save") and name not in PT_FILES:
-                yield called
-            if called == "torch.load" and not _is(given.get("weights_only"), True):
-                yield "torch.load without weights_only=True"
-            yield from (str(k) for k, v in given.items() if k in SWITCHES and not _is(v, False))
-        elif isinstance(node, ast.Dict):  # keyword arguments that are passed on
-            pairs = zip(node.keys, node.values, strict=True)
-            yield from (k.value for k, v in pairs if _switch(k) and not _is(v, False))
+def test_ruff_refuses_pickle_shells_and_foreign_code() -> None:
+    command = [
+        "-m",
+        "ruff",
+        "check",
+        "--output-format=json",
+        "--stdin-filename",
+        "em_geometry/x.py",
+    ]
+    found = subprocess.run(
+        [sys.executable, *command, "-"], cwd=ROOT, input=FORBIDDEN, text=True, capture_output=True
+    )
+    offences = [(o["location"]["row"], o["code"]) for o in json.loads(found.stdout)]
+    lines = {row for row, code in offences if code == "TID251" or code.startswith("S")}
+    assert lines == set(range(1, len(FORBIDDEN.splitlines()) + 1))
 
 
-def _is(node: ast.expr | None, value: bool) -> bool:
-    return isinstance(node, ast.Constant) and node.value is value
-
-
-def _switch(key: ast.expr | None) -> bool:
-    return isinstance(key, ast.Constant) and key.value in SWITCHES
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_no_pickle_no_shell_no_foreign_code(path: Path) -> None:
-    name = path.relative_to(ROOT).as_posix()
-    assert list(offences(path.read_text(encoding="utf-8"), name)) == []
-
-
-def test_the_list_of_pt_files_is_not_longer_than_needed() -> None:
-    for name in PT_FILES:
-        assert "torch.load(" in (ROOT / name).read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import pickle",
-        "from joblib import load",
-        "torch.load(p)",
-        "torch.load(p, weights_only=False)",
-        "torch.load(p, weights_only=flag)",
-        "from torch import load",
-        "np.load(p, allow_pickle=True)",
-        "f(trust_remote_code=True)",
-        "f(trust_remote_code=yes)",
-        "f(**{'trust_remote_code': True})",
-        "yaml.load(t, Loader=yaml.Loader)",
-        "from yaml import unsafe_load",
-        "subprocess.run(c, shell=True)",
-        "os.system(c)",
-        "eval(c)",
-    ],
-)
-def test_offences_are_seen(code: str) -> None:
-    assert list(offences(code, "stages/x.py"))
-    assert list(offences(f"def f():\n    if x:\n        {code}", "stages/x.py"))
-
-
-def test_what_is_allowed_is_no_offence() -> None:
-    code = "torch.load(p, weights_only=True)\nyaml.safe_load(t)\nmodel.eval()\nrun(['git'])"
-    assert list(offences(code, "em_geometry/steering/formats.py")) == []
-    assert list(offences(code, "stages/x.py")) == ["torch.load"]
+def test_no_switch_lets_foreign_code_run() -> None:
+    for code in ("f(trust_remote_code=True)", "f(allow_pickle=flag)", "{'trust_remote_code': 1}"):
+        assert SWITCH.search(code)
+    files = [
+        p for top in ("em_geometry", "stages", "benchmarks") for p in (ROOT / top).rglob("*.py")
+    ]
+    assert len(files) > 50
+    found = {p.name: SWITCH.findall(p.read_text(encoding="utf-8")) for p in files}
+    assert [name for name, hits in found.items() if hits] == []
