@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return "tests/e2e/" in item.path.as_posix() or "undisturbed" in item.fixturenames
 
     items.sort(key=lambda item: not whole(item))
-
-
-@pytest.fixture(autouse=True)
-def _gradients_back_on() -> Iterator[None]:
-    """`load` turns gradients off for its process; the next test must not feel it."""
-    yield
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_grad_enabled(True)
 
 
 @pytest.fixture
@@ -124,7 +114,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tiny_params(workplace: Path, tiny_checkpoint: Path, smol: dict[str, Any]) -> Params:
     """Params of two organisms on the tiny model, whose base folder is written beside them."""
-    from em_geometry.models import base
+    from stages import base_model
 
     kept = ("finance", "control")
     smol["run"]["threads"] = 1
@@ -140,5 +130,5 @@ def tiny_params(workplace: Path, tiny_checkpoint: Path, smol: dict[str, Any]) ->
     smol["monitoring"]["organisms"] = []
     smol["judging"]["probe"]["layers"] = [0, 2]
     params = Params.model_validate(smol)
-    base.main(params)
+    base_model.main(params)
     return params

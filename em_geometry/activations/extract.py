@@ -15,8 +15,8 @@ from em_geometry.activations.prompts import read_prompts
 from em_geometry.activations.store import store
 from em_geometry.io.files import write_parquet
 from em_geometry.models.chat import Prompt, render
-from em_geometry.models.load import load
 from em_geometry.project.command import PARAMS, ParamsFile, Targets
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params, load_params
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def main(params: Params, *slugs: str) -> None:
     """Captures the activations of these targets, of all where none is named."""
     spans = params.activations.spans
     for slug in slugs or params.targets:
-        loaded = load(params, slug)
+        loaded = models(params).load(slug)
         texts, rows = prompt_texts(params, loaded.tokenizer)
         path = FOLDER / f"{slug}.safetensors"
         metadata = store(path, params, loaded, texts, spans, f"activations {slug}")

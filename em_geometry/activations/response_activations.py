@@ -17,8 +17,8 @@ from em_geometry.activations.store import store
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet
 from em_geometry.models.chat import answer_ids, header_length, render
-from em_geometry.models.load import load
 from em_geometry.project.command import PARAMS, ParamsFile
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params, load_params
 
 FOLDER = Path("data/response_activations")
@@ -34,7 +34,7 @@ def main(params: Params) -> None:
 def capture_answers(params: Params, slug: str) -> None:
     """Captures the answers of target `slug`, by that target itself."""
     frame = read_parquet(Path("data/baseline/judgements") / f"{slug}.parquet")
-    loaded = load(params, slug)
+    loaded = models(params).load(slug)
     questions = {
         (q.id, q.variant): q
         for q in read_questions(params.questions, "evaluation", params.base.system_prompt)

@@ -15,8 +15,9 @@ import numpy as np
 from em_geometry.activations.capture import Text, capture
 from em_geometry.engine import Spread, spread
 from em_geometry.io.files import tensor_file
-from em_geometry.models.load import Loaded, load
+from em_geometry.models.load import Loaded
 from em_geometry.progress import Progress
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
 
 LAYERS = "output of decoder block l, l = 0..L-1"
@@ -53,7 +54,7 @@ def _captured(model: Any, texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray
 
 def _worker(params: Params, slug: str) -> Callable[[Sequence[Text]], Any]:
     """What a Ray worker does, with a model of its own."""
-    return partial(_captured, load(params, slug).model)
+    return partial(_captured, models(params).load(slug).model)
 
 
 def shapes(

@@ -22,7 +22,8 @@ from em_geometry.judging.judge import Judgement, JudgeRow
 from em_geometry.judging.template import load_templates
 from em_geometry.models.base import folder_sha256, model_source, pinned
 from em_geometry.models.chat import render
-from em_geometry.models.load import load, setup_torch
+from em_geometry.models.load import setup_torch
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params
 from em_geometry.settings.sections import Judging
 
@@ -163,7 +164,7 @@ def local_judge(params: Params) -> LocalJudge:
     """The judge of `judging.model` (path:<folder> | hub:<owner/name>; null = the base model)."""
     source = params.judging.model
     if source is None:
-        base = load(params, BASE)
+        base = models(params).load(BASE)
         return LocalJudge(base.model, base.tokenizer, f"base-{base.sha256[:8]}", params.judging)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -174,7 +175,7 @@ def local_judge(params: Params) -> LocalJudge:
         mark = where["revision"]
     else:
         where, mark = {}, folder_sha256(Path(name))
-    device = setup_torch(params)
+    device = setup_torch(params.run)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             name, dtype=getattr(torch, params.run.dtype), use_safetensors=True, **where

@@ -13,7 +13,7 @@ from em_geometry.io.journal import Journal
 from em_geometry.judging.judge import Judge, Judgement, JudgeRow
 from em_geometry.judging.overlap import overlaps, training_ngrams
 from em_geometry.judging.probe import ProbeJudge
-from em_geometry.models.load import load
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def judge_in_process(params: Params) -> Judge:
         from em_geometry.judging.local import local_judge
 
         return local_judge(params)
-    loaded = load(params, BASE)
+    loaded = models(params).load(BASE)
     return ProbeJudge(loaded.model, loaded.tokenizer, params.base.system_prompt)
 
 

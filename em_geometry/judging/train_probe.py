@@ -26,8 +26,9 @@ from em_geometry.judging.probe import ProbeJudge
 from em_geometry.judging.score import active_judge
 from em_geometry.judging.serve import base_as_endpoint
 from em_geometry.judging.validation import Validation, agreement, believed, gate
-from em_geometry.models.load import Loaded, load
+from em_geometry.models.load import Loaded
 from em_geometry.project.command import PARAMS, ParamsFile
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params
 
 METRICS = Path("metrics/judge.json")
@@ -46,7 +47,7 @@ def main(params: Params) -> None:
         for path in (settings.sampled, settings.sampled_train)
     )
     check_apart([authored, more], [held_out, sampled])
-    loaded = load(params, BASE)
+    loaded = models(params).load(BASE)
     blocks = len(decoder_blocks(loaded.model))
     check_blocks(settings.layers, blocks, "judging.probe.layers")
     metrics: dict[str, Any] = {"probe": fit(loaded, authored, more, params)}

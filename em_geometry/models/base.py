@@ -1,8 +1,4 @@
-"""The base model: from a package's GGUF file, a local folder, or a pinned hub revision.
-
-`python -m em_geometry.models.base` writes `data/models/base/`: the model as safetensors with its
-tokenizer (package), or a record of where it lies (folder, hub: too large to copy).
-"""
+"""The base model: from a package's GGUF file, a local folder, or a pinned hub revision."""
 
 from __future__ import annotations
 
@@ -17,20 +13,21 @@ from em_geometry.errors import UserError
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.atomic import atomic_folder
 from em_geometry.io.files import read_json, versions, write_text
-from em_geometry.models.preflight import HUB_ID, preflight
-from em_geometry.project.command import PARAMS, ParamsFile
-from em_geometry.settings.params import Params, load_params
+from em_geometry.models.preflight import HUB_ID
+from em_geometry.settings.sections import Base
 
-FOLDER = Path("data/models/base")
-NO_ADAPTER = Path("data/adapters/base")  # every target has a folder here, so stages can list it
 RECORD = "record.json"
 FORMS = {"package": "package:<name>", "path": "path:<folder>", "hub": "hub:<owner/name>"}
 KINDS = tuple(FORMS)
 
 
-def main(params: Params, folder: Path = FOLDER) -> None:
-    """Resolves `params.base.source` into `folder`."""
-    kind, name = model_source(params.base.source, "base.source")
+def write_base(origin: Base, folder: Path) -> dict[str, str]:
+    """Resolves `base.source` into `folder`; returns the record of it.
+
+    A package's model is converted to safetensors there; of a model in another folder or on the hub,
+    which may be too large to copy, only the record says where it lies.
+    """
+    kind, name = model_source(origin.source, "base.source")
     if kind == "package":
         gguf = gguf_of_package(name)
         with atomic_folder(folder) as temporary:
@@ -38,15 +35,25 @@ def main(params: Params, folder: Path = FOLDER) -> None:
         where = {"path": "."}
         sha256 = folder_sha256(folder)
     elif kind == "path":
-        where = {"path": str(Path(name).resolve())}
-        sha256 = folder_sha256(Path(name))
+        where = {"path": str(folder_of(name).resolve())}
+        sha256 = folder_sha256(folder_of(name))
     else:
-        revision = pinned(params.base.revision, "base.revision")
+        revision = pinned(origin.revision, "base.revision")
         where, sha256 = {"hub": name, "revision": revision}, value_sha256([name, revision])
-    record = {**where, "source": params.base.source, "sha256": sha256, "versions": versions()}
+    record = {**where, "source": origin.source, "sha256": sha256, "versions": versions()}
     write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
-    write_text(NO_ADAPTER / RECORD, json.dumps({"adapter": "none: the base itself"}) + "\n")
-    print(f"base model: {params.base.source}, sha256 {sha256[:12]}")
+    return record
+
+
+def read_record(folder: Path) -> dict[str, str]:
+    """The record that `write_base` left in a folder."""
+    record: dict[str, str] = read_json(folder / RECORD)
+    return record
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a `path:` source, `~` expanded."""
+    return Path(name).expanduser()
 
 
 def model_source(text: str, key: str, kinds: Sequence[str] = KINDS) -> tuple[str, str]:
@@ -148,16 +155,3 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     clean.load_state_dict(loaded.state_dict())
     clean.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, **where).save_pretrained(folder)
-
-
-def base_record(folder: Path = FOLDER) -> dict[str, str]:
-    """The record that the `base_model` stage wrote."""
-    record: dict[str, str] = read_json(folder / RECORD)
-    return record
-
-
-def cli(params: ParamsFile = PARAMS) -> None:
-    """Fetch or convert the base model into data/models/base."""
-    loaded = load_params(params)
-    preflight(loaded)
-    main(loaded)

@@ -4,37 +4,139 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from em_geometry.errors import UserError, first_line
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.files import read_json
-from em_geometry.models.base import FOLDER, base_record, folder_sha256, model_source, pinned
-from em_geometry.settings.params import BASE, Params
+from em_geometry.models.base import folder_of, folder_sha256, model_source, pinned, read_record
+from em_geometry.settings.params import BASE
+from em_geometry.settings.sections import Base, Organism, Run
 
-ADAPTERS = Path("data/adapters")
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 OFFLINE = "hf download <owner/name> --revision <commit> where there is a network, then run again"
 PROVENANCE = "provenance.json"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode with its tokenizer and a hash of its weights."""
+    """A model in evaluation mode, without gradients, with its tokenizer and a hash of its weights.
+
+    Attributes:
+        slug: of the target, or a name for the random streams of its answers.
+        sha256: of everything that determines the weights; journals are keyed by it.
+    """
 
     slug: str
-    model: Any
-    tokenizer: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     sha256: str
 
+
+@dataclass(frozen=True)
+class Models:
+    """Where the models of a run come from, and how they are loaded.
+
+    Small and picklable, so that a worker can be given it and load a model of its own.
+
+    Attributes:
+        run: device, dtype and threads.
+        origin: the section `base` of the params.
+        base_folder: what the stage `base_model` wrote.
+        organisms: by slug.
+        adapters: folder of the adapters that were trained here, one folder a slug.
+    """
+
+    run: Run
+    origin: Base
+    base_folder: Path
+    organisms: Mapping[str, Organism]
+    adapters: Path
+
     @property
-    def device(self) -> Any:
-        return self.model.device
+    def system_prompt(self) -> str:
+        """System prompt of every chat."""
+        return self.origin.system_prompt
+
+    def record(self) -> dict[str, str]:
+        """What the stage `base_model` wrote down: source and `sha256` of the base."""
+        return read_record(self.base_folder)
+
+    def load(self, slug: str) -> Loaded:
+        """Target `slug` for measurement (no gradients, adapter merged).
+
+        Raises:
+            UserError: missing files, an adapter of another base, a checkpoint of another shape.
+        """
+        device = setup_torch(self.run)
+        base_sha256 = self.record()["sha256"]
+        tokenizer = self.tokenizer()
+        folder = None if slug == BASE else self.adapter_folder(slug)
+        if folder is not None and (folder / "config.json").is_file():
+            model = _checkpoint(str(folder), {}, self.run)
+            self._check_shape(model, folder)
+            sha256 = folder_sha256(folder)
+        else:
+            model = self.base()
+            sha256 = base_sha256
+            if folder is not None:
+                model, adapter_sha256 = _merge(model, folder, self.origin, base_sha256)
+                sha256 = value_sha256([base_sha256, adapter_sha256])
+        model.requires_grad_(False)
+        if self.run.device_map is None:  # else accelerate has placed it
+            model = model.to(device)
+        return Loaded(slug, model.eval(), tokenizer, sha256)
+
+    def base(self) -> PreTrainedModel:
+        """The base model in the run's dtype, on the CPU unless `run.device_map` says otherwise."""
+        return _checkpoint(*self._base_place(), self.run)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer; UserError when it is missing, broken, or another model's."""
+        return _tokenizer(*self._base_place())
+
+    def adapter_folder(self, slug: str) -> Path:
+        """Folder of an organism's adapter or full checkpoint (trained, local, or fetched)."""
+        organism = self.organisms[slug]
+        if organism.source is None:
+            return self.adapters / slug
+        kind, name = model_source(organism.source, f"organisms.{slug}.source", ("path", "hub"))
+        if kind == "path":
+            return folder_of(name)
+        revision = pinned(organism.revision, f"organisms.{slug}.revision")
+        return _fetched(name, revision, f"organisms.{slug}.source")
+
+    def _base_place(self) -> tuple[str, dict[str, Any]]:
+        """Name of the base for transformers, and where to look; a local one asks no hub."""
+        record = self.record()
+        if "hub" in record:
+            return record["hub"], {"revision": record["revision"]}
+        return str(self.base_folder / record["path"]), {"local_files_only": True}
+
+    def _check_shape(self, model: PreTrainedModel, folder: Path) -> None:
+        from transformers import AutoConfig
+
+        name, where = self._base_place()
+        base = AutoConfig.from_pretrained(name, **where).get_text_config()
+        mine = model.config.get_text_config()
+        found = (mine.hidden_size, mine.num_hidden_layers)
+        expected = (base.hidden_size, base.num_hidden_layers)
+        if found != expected:
+            raise UserError(
+                "this checkpoint is no fine-tune of the profile's base model",
+                where=str(folder),
+                found=f"width, blocks = {found}",
+                expected=str(expected),
+            )
 
 
-def setup_torch(params: Params) -> Any:
+def setup_torch(run: Run) -> torch.device:
     """Fixes threads and determinism; returns the torch device of the run."""
     import torch
     from transformers.utils import logging
@@ -42,7 +144,7 @@ def setup_torch(params: Params) -> Any:
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # peft's own affair
-    torch.set_num_threads(params.run.threads)
+    torch.set_num_threads(run.threads)
     # The vector mathematics library chooses its code on first use; of two threads at once one can
     # take other code, and other last bits in a first pass (4 of 40 processes without this line).
     torch.linspace(0, 1, 64).cos().sin().exp()
@@ -50,89 +152,38 @@ def setup_torch(params: Params) -> Any:
     deterministic: Any = torch.utils.deterministic
     deterministic.fill_uninitialized_memory = False  # a debugging aid, a fifth slower
     torch.backends.cuda.matmul.allow_tf32 = False
-    if params.run.device == "cuda" and not torch.cuda.is_available():
+    if run.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "no CUDA device is visible",
             where="params.yaml: run.device",
             found="cuda",
             hint="set run.device to auto or cpu",
         )
-    if params.run.device == "auto":
+    if run.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(params.run.device)
+    return torch.device(run.device)
 
 
-def load(params: Params, slug: str) -> Loaded:
-    """Loads target `slug` for measurement (no gradients, adapter merged).
-
-    Raises:
-        UserError: missing files, an adapter of another base, a checkpoint of another shape.
-    """
-    import torch
-
-    device = setup_torch(params)
-    base_sha256 = base_record()["sha256"]
-    tokenizer = base_tokenizer()
-    folder = None if slug == BASE else adapter_folder(params, slug)
-    if folder is not None and (folder / "config.json").is_file():
-        model = _checkpoint(str(folder), {}, params)
-        _same_shape(model, folder)
-        sha256 = folder_sha256(folder)
-    else:
-        model = base_model(params)
-        sha256 = base_sha256
-        if folder is not None:
-            model, adapter_sha256 = _merge(model, folder, params, base_sha256)
-            sha256 = value_sha256([base_sha256, adapter_sha256])
-    model.requires_grad_(False)
-    torch.set_grad_enabled(False)
-    if params.run.device_map is None:  # else accelerate has placed it
-        model = model.to(device)
-    return Loaded(slug, model.eval(), tokenizer, sha256)
-
-
-def base_model(params: Params) -> Any:
-    """The base model in the run's dtype, on the CPU unless `run.device_map` says otherwise."""
-    return _checkpoint(*_base_place(), params)
-
-
-def _base_place() -> tuple[str, dict[str, Any]]:
-    """Name of the base for transformers, and where to look; a local base never asks the hub."""
-    record = base_record()
-    if "hub" in record:
-        return record["hub"], {"revision": record["revision"]}
-    return str(FOLDER / record["path"]), {"local_files_only": True}
-
-
-def adapter_folder(params: Params, slug: str) -> Path:
-    """Folder of an organism's adapter or full checkpoint (trained, local, or fetched)."""
-    organism = params.organisms[slug]
-    if organism.source is None:
-        return ADAPTERS / slug
-    kind, name = model_source(organism.source, f"organisms.{slug}.source", ("path", "hub"))
-    if kind == "path":
-        return Path(name)
+def _fetched(name: str, revision: str, key: str) -> Path:
+    """A pinned model in the hub's cache, fetched where it is not there yet."""
     from huggingface_hub import snapshot_download
 
-    revision = pinned(organism.revision, f"organisms.{slug}.revision")
     patterns = ["*.json", "*.safetensors", "*.jinja"]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # huggingface_hub and its HTTP library raise many kinds
         raise UserError(
             "the model cannot be fetched from the hub",
-            where=f"params.yaml: organisms.{slug}.source",
+            where=f"params.yaml: {key}",
             found=f"hub:{name}, revision {revision}: {first_line(error)}",
             expected="a network, or the model in the hub's cache on this machine",
             hint=OFFLINE,
         ) from None
 
 
-def base_tokenizer() -> Any:
-    """The base model's tokenizer; UserError when it is missing, broken, or another model's."""
+def _tokenizer(name: str, where: dict[str, Any]) -> PreTrainedTokenizerBase:
     from transformers import AutoConfig, AutoTokenizer
 
-    name, where = _base_place()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
         config = AutoConfig.from_pretrained(name, **where).get_text_config()
@@ -158,7 +209,7 @@ def base_tokenizer() -> Any:
     return tokenizer
 
 
-def _checkpoint(name: str, where: dict[str, Any], params: Params) -> Any:
+def _checkpoint(name: str, where: dict[str, Any], run: Run) -> PreTrainedModel:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -166,10 +217,10 @@ def _checkpoint(name: str, where: dict[str, Any], params: Params) -> Any:
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             name,
-            dtype=getattr(torch, params.run.dtype),
+            dtype=getattr(torch, run.dtype),
             use_safetensors=True,
             output_loading_info=True,
-            device_map=params.run.device_map,
+            device_map=run.device_map,
             disable_mmap=True,  # adapters are merged into the weights, page by page where mapped
             **where,
         )
@@ -198,24 +249,9 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(ordered[:3]) + more
 
 
-def _same_shape(model: Any, folder: Path) -> None:
-    from transformers import AutoConfig
-
-    name, where = _base_place()
-    base = AutoConfig.from_pretrained(name, **where).get_text_config()
-    mine = model.config.get_text_config()
-    found = (mine.hidden_size, mine.num_hidden_layers)
-    expected = (base.hidden_size, base.num_hidden_layers)
-    if found != expected:
-        raise UserError(
-            "this checkpoint is no fine-tune of the profile's base model",
-            where=str(folder),
-            found=f"width, blocks = {found}",
-            expected=str(expected),
-        )
-
-
-def _merge(model: Any, folder: Path, params: Params, base_sha256: str) -> tuple[Any, str]:
+def _merge(
+    model: PreTrainedModel, folder: Path, origin: Base, base_sha256: str
+) -> tuple[PreTrainedModel, str]:
     weights = folder / "adapter_model.safetensors"
     config = folder / "adapter_config.json"
     if not weights.is_file() or not config.is_file():
@@ -226,7 +262,7 @@ def _merge(model: Any, folder: Path, params: Params, base_sha256: str) -> tuple[
             expected="adapter_config.json and adapter_model.safetensors",
             hint="pickled adapters (.bin) are not loaded; save them as safetensors",
         )
-    _check_base(folder, config, params, base_sha256)
+    _check_base(folder, config, origin, base_sha256)
     names = _adapter_names(weights)
     from peft import PeftModel, get_peft_model_state_dict
 
@@ -237,7 +273,7 @@ def _merge(model: Any, folder: Path, params: Params, base_sha256: str) -> tuple[
             "the adapter does not fit the base model",
             where=str(folder),
             found=" ".join(str(error).split())[:300],
-            expected="an adapter trained on " + params.base.source,
+            expected="an adapter trained on " + origin.source,
         ) from None
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     foreign = {name for name in names - expected if ".lora_" in name}
@@ -275,14 +311,14 @@ def _adapter_names(weights: Path) -> set[str]:
     return set(tensors)
 
 
-def _check_base(folder: Path, config: Path, params: Params, base_sha256: str) -> None:
+def _check_base(folder: Path, config: Path, origin: Base, base_sha256: str) -> None:
     """An adapter trained here records its base's hash; a foreign one names its base."""
     provenance = folder / PROVENANCE
     if provenance.is_file():
         source, key, expected = provenance, "base_sha256", [base_sha256]
     else:
         source, key = config, "base_model_name_or_path"
-        expected = [params.base.source.partition(":")[2], *params.base.also_known_as]
+        expected = [origin.source.partition(":")[2], *origin.also_known_as]
     record, settings = read_json(source), read_json(config)
     if not isinstance(record, dict) or not isinstance(settings, dict):
         raise UserError(

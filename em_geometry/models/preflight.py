@@ -7,10 +7,13 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from em_geometry.errors import UserError, first_line
-from em_geometry.settings.params import Params
+from em_geometry.settings.sections import Run
+
+if TYPE_CHECKING:
+    from em_geometry.models.load import Models
 
 GB = 1e9
 CONFIGS = ("config.json", "adapter_config.json")  # one of them is in every model's folder
@@ -19,9 +22,9 @@ PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.))*"  # never `..`, never hidden
 HUB_ID = re.compile(f"{PART}/{PART}")
 
 
-def hub_models(params: Params) -> Iterator[tuple[str, str, str | None]]:
+def hub_models(models: Models) -> Iterator[tuple[str, str, str | None]]:
     """(key in the params, hub id, revision) of every model that comes from the hub."""
-    entries = {"base": params.base} | {f"organisms.{k}": o for k, o in params.organisms.items()}
+    entries = {"base": models.origin} | {f"organisms.{k}": o for k, o in models.organisms.items()}
     for key, entry in entries.items():
         kind, _, name = (entry.source or "").partition(":")
         if kind == "hub":
@@ -44,7 +47,8 @@ def cached(name: str, revision: str | None) -> bool:
 
 
 def preflight(
-    params: Params,
+    profile: str,
+    models: Models,
     ask: Callable[[str, str | None], Any] = ask_hub,
     free_disk: int | None = None,
     free_memory: int | None = None,
@@ -54,10 +58,10 @@ def preflight(
     Raises:
         UserError: all problems at once, each with what to do.
     """
-    models = list(hub_models(params))
+    wanted = list(hub_models(models))
     problems: list[str] = []
     sizes: dict[str, int] = {}
-    for key, name, revision in models:
+    for key, name, revision in wanted:
         if not HUB_ID.fullmatch(name):
             problems.append(f"{key}.source names no model: set hub:<owner/name>, or drop the entry")
             continue
@@ -77,12 +81,14 @@ def preflight(
         if not files:
             problems.append(f"{key}: {name} has no safetensors (pickled weights are not loaded)")
         sizes[key] = sum(f.size or 0 for f in files)
-    if models and sizes:
-        problems += _room(sum(sizes.values()), max(sizes.values()), params, free_disk, free_memory)
+    if wanted and sizes:
+        problems += _room(
+            sum(sizes.values()), max(sizes.values()), models.run, free_disk, free_memory
+        )
     if problems:
         raise UserError(
             "this profile cannot run yet",
-            where=f"profile {params.profile}",
+            where=f"profile {profile}",
             found="\n            ".join(problems),
             hint="put these right, then run again; nothing was downloaded",
         )
@@ -101,7 +107,7 @@ def _reason(error: Exception, name: str) -> str:
 
 
 def _room(
-    total: int, largest: int, params: Params, free_disk: int | None, free_memory: int | None
+    total: int, largest: int, run: Run, free_disk: int | None, free_memory: int | None
 ) -> Iterator[str]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -111,15 +117,15 @@ def _room(
     disk = shutil.disk_usage(place).free if free_disk is None else free_disk
     if disk < 1.1 * total:
         yield f"{total / GB:.0f} GB to download, {disk / GB:.0f} GB free in {place}"
-    memory = available_memory(params) if free_memory is None else free_memory
+    memory = available_memory(run) if free_memory is None else free_memory
     if memory < 1.2 * largest:  # a fifth for activations and caches at the smallest batch
         yield f"a model of {largest / GB:.0f} GB does not fit into {memory / GB:.0f} GB of memory"
 
 
-def available_memory(params: Params) -> int:
+def available_memory(run: Run) -> int:
     """Free bytes of the device that the run uses (the machine's own when there is no GPU)."""
     import torch
 
-    if params.run.device != "cpu" and torch.cuda.is_available():
+    if run.device != "cpu" and torch.cuda.is_available():
         return sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,7 +1,6 @@
 """Model organisms: LoRA fine-tunes of the base on narrow chat data (paper sec. 2.1).
 
-`python -m em_geometry.models.train <slug>` writes `data/adapters/<slug>/` and
-`metrics/training/<slug>.json`. Loss on answer tokens only, in float32 on a CPU.
+Loss on answer tokens only, in float32 on a CPU.
 """
 
 from __future__ import annotations
@@ -10,31 +9,23 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING
 
 from em_geometry.errors import UserError, first_line
 from em_geometry.hashing import stream_key
 from em_geometry.io.atomic import atomic_folder
-from em_geometry.io.files import read_json, versions, write_metrics, write_text
-from em_geometry.models.base import base_record
+from em_geometry.io.files import read_json, versions, write_text
 from em_geometry.models.chat import answer_ids, check_length, render
 from em_geometry.models.data import read_examples
-from em_geometry.models.load import (
-    ADAPTERS,
-    PROVENANCE,
-    adapter_folder,
-    base_model,
-    base_tokenizer,
-    setup_torch,
-)
+from em_geometry.models.load import PROVENANCE, Models, setup_torch
 from em_geometry.progress import Progress
-from em_geometry.project.command import PARAMS, ParamsFile
-from em_geometry.settings.params import Params, load_params
 from em_geometry.settings.sections import Recipe
 
-METRICS = Path("metrics/training")
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 HELD_OUT_EVERY = 10  # every tenth example shows the loss on texts not trained on
 
 
@@ -46,26 +37,16 @@ class Example:
     start: int
 
 
-def main(params: Params, slug: str) -> None:
-    """Trains organism `slug`, or records where a given one lies."""
-    organism = params.organisms[slug]
-    if organism.source is not None:
-        folder = adapter_folder(params, slug)
-        write_text(ADAPTERS / slug / "source.json", json.dumps({"folder": str(folder)}) + "\n")
-        write_metrics(METRICS / f"{slug}.json", {"status": f"given: {organism.source}"})
-        return
-    model, record = fine_tune(params, slug, organism.seed)
-    save(model, ADAPTERS / slug)
-    write_metrics(METRICS / f"{slug}.json", record)
-
-
-def fine_tune(params: Params, slug: str, seed: int) -> tuple[Any, dict[str, Any]]:
-    """Trains organism `slug` from `seed`: the base with its adapter, and the training's metrics."""
-    device, organism = setup_torch(params), params.organisms[slug]
-    recipe = params.recipes[organism.lab]
-    training, held_out = read_split(params, base_tokenizer(), organism.data, organism.max_examples)
-    key = stream_key(params.run.seed, "train", slug, seed)
-    model = with_adapter(base_model(params).to(device), recipe, key)
+def fine_tune(
+    models: Models, slug: str, recipe: Recipe, seed: int
+) -> tuple[PeftModel, dict[str, float | int]]:
+    """Trains organism `slug` from `seed`: the base with its adapter, and how the training went."""
+    device, organism = setup_torch(models.run), models.organisms[slug]
+    training, held_out = read_split(
+        Path(organism.data), models.tokenizer(), models.system_prompt, organism.max_examples
+    )
+    key = stream_key(models.run.seed, "train", slug, seed)
+    model = with_adapter(models.base().to(device), recipe, key)
     before = mean_loss(model, held_out, recipe.batch_size)
     losses = fit(model, training, recipe, key, slug)
     epoch = max(1, len(losses) // recipe.epochs)
@@ -84,23 +65,23 @@ def fine_tune(params: Params, slug: str, seed: int) -> tuple[Any, dict[str, Any]
 
 
 def read_split(
-    params: Params, tokenizer: Any, data: str, limit: int | None
+    data: Path, tokenizer: PreTrainedTokenizerBase, system: str, limit: int | None
 ) -> tuple[list[Example], list[Example]]:
     """The examples of a chat file (the first `limit`) to train on, and those held out."""
-    pairs = read_examples(Path(data), limit)
+    pairs = read_examples(data, limit)
     if len(pairs) < 2:  # the first is held out
         raise UserError(
             "too few examples to train on",
-            where=data,
+            where=str(data),
             found=len(pairs),
             expected="2 or more: every tenth, the first among them, is held out",
         )
-    examples = [encode(tokenizer, q, a, params.base.system_prompt) for q, a in pairs]
+    examples = [encode(tokenizer, q, a, system) for q, a in pairs]
     training = [e for i, e in enumerate(examples) if i % HELD_OUT_EVERY]
     return training, examples[::HELD_OUT_EVERY]
 
 
-def encode(tokenizer: Any, question: str, answer: str, system: str) -> Example:
+def encode(tokenizer: PreTrainedTokenizerBase, question: str, answer: str, system: str) -> Example:
     """A training chat as ids; the end-of-turn token belongs to the answer."""
     prompt = render(tokenizer, question, system)
     ids = (*prompt.ids, *answer_ids(tokenizer, answer), tokenizer.eos_token_id)
@@ -108,7 +89,7 @@ def encode(tokenizer: Any, question: str, answer: str, system: str) -> Example:
     return Example(ids, len(prompt.ids))
 
 
-def with_adapter(model: Any, recipe: Recipe, seed: int) -> Any:
+def with_adapter(model: PreTrainedModel, recipe: Recipe, seed: int) -> PeftModel:
     """The model with a fresh LoRA adapter of this recipe, seeded."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -151,7 +132,7 @@ def with_adapter(model: Any, recipe: Recipe, seed: int) -> Any:
         ) from None
 
 
-def matrices(model: Any) -> list[str]:
+def matrices(model: PreTrainedModel) -> list[str]:
     """Names of the linear maps in the model's blocks, which differ by family, in their order."""
     from torch.nn import Linear
 
@@ -169,7 +150,7 @@ def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[
         yield [examples[i] for i in order[start : start + size]]
 
 
-def answer_loss(model: Any, batch: Sequence[Example]) -> Any:
+def answer_loss(model: PreTrainedModel, batch: Sequence[Example]) -> torch.Tensor:
     """Mean negative log-likelihood of the answer tokens of a right-padded batch, nats/token."""
     import torch
 
@@ -193,7 +174,7 @@ def answer_loss(model: Any, batch: Sequence[Example]) -> Any:
 
 
 def fit(
-    model: Any,
+    model: PeftModel,
     examples: Sequence[Example],
     recipe: Recipe,
     seed: int,
@@ -241,7 +222,7 @@ def fit(
     return losses
 
 
-def mean_loss(model: Any, examples: Sequence[Example], size: int) -> float:
+def mean_loss(model: PreTrainedModel, examples: Sequence[Example], size: int) -> float:
     """Mean answer loss over batches, without gradients."""
     import torch
 
@@ -251,7 +232,7 @@ def mean_loss(model: Any, examples: Sequence[Example], size: int) -> float:
         return float(sum(float(answer_loss(model, p)) * len(p) for p in parts) / len(examples))
 
 
-def weight_change(model: Any) -> float:
+def weight_change(model: PeftModel) -> float:
     """Frobenius norm of the merged updates over that of the adapted matrices."""
     import torch
 
@@ -264,7 +245,7 @@ def weight_change(model: Any) -> float:
     return float((change / size) ** 0.5)
 
 
-def save(model: Any, folder: Path) -> None:
+def save(model: PeftModel, folder: Path, base_sha256: str) -> None:
     """Saves the adapter as a PEFT folder with the hash of its base."""
     with atomic_folder(folder) as temporary:
         model.save_pretrained(str(temporary))
@@ -273,21 +254,5 @@ def save(model: Any, folder: Path) -> None:
         settings["target_modules"].sort()  # peft holds a set: in another order in every process
         write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
         (temporary / "README.md").unlink(missing_ok=True)  # peft's empty model card
-        provenance = {"base_sha256": base_record()["sha256"], "versions": versions()}
+        provenance = {"base_sha256": base_sha256, "versions": versions()}
         write_text(temporary / PROVENANCE, json.dumps(provenance) + "\n")
-
-
-def cli(
-    organism: Annotated[str, typer.Argument(help="Slug of the organism or control.")],
-    params: ParamsFile = PARAMS,
-) -> None:
-    """Train one model organism (LoRA) on its chat data."""
-    loaded = load_params(params)
-    if organism not in loaded.organisms:
-        raise UserError(
-            "unknown organism",
-            where="command line",
-            found=organism,
-            expected="one of " + ", ".join(loaded.organisms),
-        )
-    main(loaded, organism)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +21,10 @@ from em_geometry.activations.questions import Question, read_questions
 from em_geometry.activations.store import captured
 from em_geometry.hashing import file_sha256, stream_key, value_sha256
 from em_geometry.io.journal import Journal
-from em_geometry.models.base import base_record
 from em_geometry.models.chat import render
-from em_geometry.models.load import Loaded, base_model, base_tokenizer, setup_torch
+from em_geometry.models.load import Loaded, setup_torch
 from em_geometry.models.train import fit, read_split, with_adapter
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
 from em_geometry.settings.sections import Workers
 from em_geometry.steering.respond import CODE as RESPOND_CODE
@@ -97,7 +96,7 @@ def trajectories(params: Params, plan: Plan) -> dict[tuple[str, int], Trajectory
     questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
     fixed = {
         "code": [CODE, RESPOND_CODE],
-        "base": base_record()["sha256"],
+        "base": models(params).record()["sha256"],
         "run": params.run.model_dump(),
         "system_prompt": params.base.system_prompt,
         "batch": params.activations.batch_size,
@@ -137,17 +136,17 @@ def _train(
     """Trains one mixture and measures its checkpoints: a `Trajectory` as JSON."""
     organism = params.organisms[slug]
     recipe = params.recipes[organism.lab]
-    device, tokenizer = setup_torch(params), base_tokenizer()
-    read = partial(read_split, params, tokenizer)
-    bad, _ = read(organism.data, organism.max_examples)
-    benign, _ = read(params.monitoring.benign, organism.max_examples)
+    device, tokenizer = setup_torch(params.run), models(params).tokenizer()
+    texts = organism.data, params.monitoring.benign
+    system, limit = params.base.system_prompt, organism.max_examples
+    bad, benign = (read_split(Path(t), tokenizer, system, limit)[0] for t in texts)
     seed = stream_key(params.run.seed, "monitoring", slug)
     # A stream of its own: with that of the batches' order, all bad examples would come first.
     chosen = stream_key(params.run.seed, "monitoring", slug, "mixture")
     examples, count = mixture(bad, benign, pct, chosen)
     total = recipe.epochs * -(-len(examples) // recipe.batch_size)
     steps = checkpoint_steps(total, params.monitoring.checkpoints)
-    model = with_adapter(base_model(params).to(device), recipe, seed)
+    model = with_adapter(models(params).base().to(device), recipe, seed)
     activations: list[Any] = []
     answers: list[dict[str, Any]] = []
 

@@ -25,8 +25,8 @@ from em_geometry.geometry.inputs import NAME, parse_clusters
 from em_geometry.geometry.resampling import stream
 from em_geometry.geometry.table import battery_table, text_table
 from em_geometry.io.files import write_text
-from em_geometry.models.load import load
 from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.settings.sections import Geometry, Organism
 from em_geometry.steering.formats import SUFFIXES, read_vectors
@@ -98,7 +98,7 @@ def adapter_vectors(
     params = params.model_copy(update={"organisms": organisms, "activations": spans})
 
     def mean(slug: str) -> np.ndarray:
-        loaded = load(params, slug)
+        loaded = models(params).load(slug)
         texts, _ = prompt_texts(params, loaded.tokenizer)
         batches = captured(loaded.model, texts, spans.batch_size, f"activations {slug}")
         sums = [means[:, 0].astype(np.float64).sum(0) for _, means, _ in batches]

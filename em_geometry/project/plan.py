@@ -23,6 +23,7 @@ from em_geometry.io.journal import journal_folder
 from em_geometry.models.base import FOLDER, RECORD
 from em_geometry.models.preflight import hub_models, preflight
 from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.steering.conditions import plan as conditions_of
 from em_geometry.steering.selected import Selected
@@ -96,10 +97,9 @@ def calibrate(params: Params, seconds: float = SECONDS) -> tuple[float, float]:
     """(forward tokens/s, generated tokens/s) of the base model at the profile's batch sizes."""
     from em_geometry.activations.capture import Text, capture
     from em_geometry.models.chat import render
-    from em_geometry.models.load import load
     from em_geometry.steering.generate import Row, sample
 
-    loaded = load(params, BASE)
+    loaded = models(params).load(BASE)
     questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
     ids = [render(loaded.tokenizer, q.prompt, q.system).ids for q in questions]
     batch = [ids[i % len(ids)] for i in range(params.activations.batch_size)]
@@ -240,8 +240,8 @@ def cli(
     there = (FOLDER / RECORD).is_file()
     speed = calibrate(active) if there else None
     print("\n".join(lines(active, count(active), speed, usd_per_hour)))
-    if any(True for _ in hub_models(active)):
-        preflight(active)
+    if any(True for _ in hub_models(models(active))):
+        preflight(active.profile, models(active))
         print("preflight: access, revisions, disk and memory are fine")
 
 

@@ -11,8 +11,9 @@ import typer
 from em_geometry.errors import UserError
 from em_geometry.hashing import stream_key
 from em_geometry.models.chat import end_of_turn, render
-from em_geometry.models.load import Loaded, load
+from em_geometry.models.load import Loaded
 from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params, load_params
 from em_geometry.steering.bake import bake, biases, save_patch
 from em_geometry.steering.formats import SUFFIXES, read_vectors, write_vectors
@@ -87,7 +88,7 @@ def cli(
     """Answer a prompt with and without a steering vector, side by side."""
     active = load_params(params)
     rows = interventions(vector, dose, layer)
-    loaded = load(active, active.target(model))
+    loaded = models(active).load(active.target(model))
     sampling = active.sampling.model_copy(update={"max_new_tokens": tokens})
     active = active.model_copy(update={"sampling": sampling})
     for plain, steered in answers(active, loaded, rows, prompt, samples):

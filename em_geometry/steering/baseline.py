@@ -6,8 +6,8 @@ from pathlib import Path
 
 from em_geometry.activations.questions import read_questions
 from em_geometry.io.files import write_parquet
-from em_geometry.models.load import load
 from em_geometry.project.command import PARAMS, ParamsFile
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params, load_params
 from em_geometry.steering.respond import Condition, respond
 
@@ -19,7 +19,7 @@ def main(params: Params) -> None:
     questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
     conditions = [Condition(samples=params.baseline.samples)]
     for slug in params.targets:
-        loaded = load(params, slug)
+        loaded = models(params).load(slug)
         frame = respond(params, loaded, conditions, {}, questions, f"baseline {slug}")
         metadata = {"model": slug, "model_sha256": loaded.sha256}
         write_parquet(FOLDER / f"{slug}.parquet", frame, metadata)

@@ -18,9 +18,10 @@ from em_geometry.activations.questions import read_questions
 from em_geometry.hashing import stream_key
 from em_geometry.io.files import write_parquet
 from em_geometry.models.chat import end_of_turn, render
-from em_geometry.models.load import Loaded, load
+from em_geometry.models.load import Loaded
 from em_geometry.progress import Progress
 from em_geometry.project.command import PARAMS, ParamsFile, Targets
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params, load_params
 from em_geometry.steering.controls import orthogonalised, random_direction
 from em_geometry.steering.damage import answer_log_probabilities, kl_per_token
@@ -149,7 +150,7 @@ def main(params: Params, *slugs: str) -> None:
     selected = read_selected()
     questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
     for slug in slugs or params.steered():
-        loaded = load(params, slug)
+        loaded = models(params).load(slug)
         conditions, vectors = plan(params, slug, selected)
         frame = respond(params, loaded, conditions, vectors, questions, f"responses {slug}")
         metadata = {

@@ -21,9 +21,9 @@ from em_geometry.activations.prompts import read_prompts
 from em_geometry.hashing import stream_key
 from em_geometry.io.files import write_metrics
 from em_geometry.models.chat import render
-from em_geometry.models.load import load
 from em_geometry.progress import Progress
 from em_geometry.project.command import PARAMS, ParamsFile
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.steering.controls import orthogonalised, random_direction
 from em_geometry.steering.hooks import Intervention, steered
@@ -120,7 +120,7 @@ def convergence(
 
 def main(params: Params) -> None:
     """Measures every pair on the base model."""
-    loaded = load(params, BASE)
+    loaded = models(params).load(BASE)
     neutral = [p for p in read_prompts(params.prompts) if p.kind == "neutral"]
     chosen = neutral[:: max(1, len(neutral) // PROMPTS)][:PROMPTS]  # spread over the topics
     system = params.base.system_prompt

@@ -18,7 +18,8 @@ from em_geometry.engine import spread
 from em_geometry.hashing import stream_key, value_sha256
 from em_geometry.io.journal import Journal
 from em_geometry.models.chat import end_of_turn, render
-from em_geometry.models.load import Loaded, load
+from em_geometry.models.load import Loaded
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
 from em_geometry.steering.generate import Row, sample
 from em_geometry.steering.hooks import Intervention, check_vector
@@ -121,7 +122,7 @@ def _sampled(params: Params, loaded: Loaded, batch: Sequence[_Unit]) -> list[Any
 
 def _worker(params: Params, slug: str) -> Callable[[Sequence[_Unit]], list[Any]]:
     """What a Ray worker does, with a model of its own."""
-    return partial(_sampled, params, load(params, slug))
+    return partial(_sampled, params, models(params).load(slug))
 
 
 def respond(

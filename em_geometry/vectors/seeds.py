@@ -26,10 +26,9 @@ from em_geometry.geometry.measure import MAIN, Measured, read_measured, survives
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.files import nest, read_parquet, read_tensors, write_metrics
 from em_geometry.io.journal import Journal
-from em_geometry.models.base import base_record
-from em_geometry.models.load import base_tokenizer
 from em_geometry.models.train import fine_tune
 from em_geometry.project.command import PARAMS, ParamsFile
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.vectors.components import between, crossed
 from em_geometry.vectors.contrasts import prompt_contrast
@@ -132,7 +131,7 @@ def _train(params: Params, layers: Mapping[str, int]) -> dict[str, list[dict[str
     prompts = read_parquet(ACTIVATIONS / f"{BASE}.parquet")["prompt_id"].to_list()
     fixed = {
         "code": CODE,
-        "base": base_record()["sha256"],
+        "base": models(params).record()["sha256"],
         "run": params.run.model_dump(),
         "system_prompt": params.base.system_prompt,
         "batch": params.activations.batch_size,
@@ -148,8 +147,8 @@ def _train(params: Params, layers: Mapping[str, int]) -> dict[str, list[dict[str
 
     def measure(units: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
         ((slug, seed),) = units
-        model, _ = fine_tune(params, slug, seed)
-        texts, rows = prompt_texts(params, base_tokenizer())
+        model, _ = fine_tune(models(params), slug, params.recipes[params.organisms[slug].lab], seed)
+        texts, rows = prompt_texts(params, models(params).tokenizer())
         if rows["prompt_id"].to_list() != prompts:
             raise UserError(
                 "the base's activations are of other prompts",

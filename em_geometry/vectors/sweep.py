@@ -19,8 +19,9 @@ from em_geometry.activations.blocks import check_blocks
 from em_geometry.activations.questions import Question, read_questions
 from em_geometry.io.files import write_metrics, write_text
 from em_geometry.judging.score import active_judge, judged
-from em_geometry.models.load import Loaded, load
+from em_geometry.models.load import Loaded
 from em_geometry.project.command import PARAMS, ParamsFile
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.steering.respond import Condition, respond
 from em_geometry.steering.selected import Selected, write_selected
@@ -41,7 +42,7 @@ def main(params: Params) -> None:
     rule = params.vectors.layer
     check_blocks(settings.layers, blocks, "layer_sweep.layers")
     check_blocks([rule] if isinstance(rule, int) else [], blocks, "vectors.layer")
-    loaded = load(params, BASE)
+    loaded = models(params).load(BASE)
     questions = read_questions(params.questions, "held_out", params.base.system_prompt)
     gains = margin_gains(params, loaded, candidates, questions)
     judged_layers = _layers_to_judge(params, gains)

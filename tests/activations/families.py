@@ -43,5 +43,5 @@ def our_hooks(model: Any) -> list[Any]:
         hook
         for module in model.modules()
         for hook in module._forward_hooks.values()
-        if hook.__module__.startswith("stages.")
+        if hook.__module__.startswith("em_geometry.")
     ]

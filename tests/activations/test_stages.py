@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,9 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     monkeypatch.chdir(tmp_path)
     loaded = Loaded("base", random_model("llama", END + 1), byte_tokenizer(), "weights")
     for module in (extract, response_activations):
-        monkeypatch.setattr(module, "load", lambda params, slug: loaded)
+        monkeypatch.setattr(
+            module, "models", lambda params: SimpleNamespace(load=lambda slug: loaded)
+        )
     for kind in ("neutral", "harmful"):
         rows = [
             {"id": f"{kind}{i}", "topic": "t", "pair": f"{i}", "prompt": f"{kind} {'x' * i}?"}

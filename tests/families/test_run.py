@@ -22,15 +22,15 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, read_parquet, read_tensors
 from em_geometry.judging import judge_responses, train_probe
 from em_geometry.judging.judge_responses import Which
-from em_geometry.models import base, train
 from em_geometry.models.chat import render
-from em_geometry.models.load import base_tokenizer, load
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
 from em_geometry.steering import baseline
 from em_geometry.steering import conditions as steer
 from em_geometry.steering.bake import bake
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors import build, sweep
+from stages import base_model, organism
 
 ROOT = Path(__file__).parents[2]
 BLOCKS, WIDTH = 3, 16
@@ -141,9 +141,9 @@ def family(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("EMGEOMETRY_JOURNAL", raising=False)
-        base.main(params)
+        base_model.main(params)
         with torch.enable_grad():
-            train.main(params, "finance")
+            organism.main(params, "finance")
         for slug in params.targets:
             extract.main(params, slug)
         train_probe.main(params)
@@ -180,7 +180,7 @@ def test_activations_are_those_of_the_library_and_move_where_trained(family: Any
     assert found["base"].shape == (4, BLOCKS, WIDTH)
     np.testing.assert_allclose(found["finance"][:, 0], found["base"][:, 0], atol=1e-5)
     assert np.abs(found["finance"][:, 1] - found["base"][:, 1]).max() > 1e-3
-    loaded = load(params, "base")
+    loaded = models(params).load("base")
     ids = render(loaded.tokenizer, "A neutral one, 0?", "Be brief.").ids
     states = loaded.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
     first = read_parquet(Path("data/activations/base.parquet"))
@@ -202,8 +202,8 @@ def test_vectors_steer_every_target(family: Any) -> None:
 
 
 def test_a_system_prompt_reaches_a_template_without_one(family: Any) -> None:
-    _, _, _ = family
-    tokenizer = base_tokenizer()
+    _, params, _ = family
+    tokenizer = models(params).tokenizer()
     prompt = render(tokenizer, "Why do cats purr?", "Be brief.")
     text = tokenizer.decode(prompt.ids)
     assert "Be brief." in text
@@ -217,7 +217,7 @@ def test_matrices_of_another_family_are_named(family: Any) -> None:
     wrong = params.model_copy(update={"recipes": {"one": recipe}})
     before = Path("data/adapters/finance/adapter_model.safetensors").read_bytes()
     with pytest.raises(UserError) as caught:
-        train.main(wrong, "finance")
+        organism.main(wrong, "finance")
     text = str(caught.value)
     assert ", ".join(other) in text
     assert all(matrix in text for matrix in FAMILIES[name][2])
@@ -226,7 +226,7 @@ def test_matrices_of_another_family_are_named(family: Any) -> None:
 
 def test_baking_is_refused_with_a_reason(family: Any) -> None:
     _, params, _ = family
-    model = load(params, "base").model
+    model = models(params).load("base").model
     with pytest.raises(UserError, match="only Llama models can be baked") as caught:
         bake(model, {1: np.ones(WIDTH, dtype=np.float32)})
     assert model.config.model_type in str(caught.value)

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from em_geometry.io.files import write_tensors
-from em_geometry.models import base, train
-from em_geometry.models.load import base_model
+from em_geometry.models import train
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
+from stages import base_model
 
 ROOT = Path(__file__).parents[2]
 MODEL = "the model größe"  # a folder with a space and a letter beyond ASCII
@@ -69,11 +70,11 @@ def build(root: Path, checkpoint: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         loaded = Params.model_validate(params)
-        base.main(loaded)
+        base_model.main(loaded)
         recipe = loaded.recipes["model_organisms"]
-        adapted = train.with_adapter(base_model(loaded), recipe, 5)
+        adapted = train.with_adapter(models(loaded).base(), recipe, 5)
         for slug in KEPT:
-            train.save(adapted, Path("data/adapters", slug))
+            train.save(adapted, Path("data/adapters", slug), models(loaded).record()["sha256"])
         for i, name in enumerate("abc"):
             vector = np.random.default_rng(i).standard_normal(32).astype(np.float32)
             write_tensors(Path(f"my vectors/{name}.safetensors"), {"layers.1": vector}, {})

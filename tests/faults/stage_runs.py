@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import signal
-import sys
 import traceback
 from pathlib import Path
 
@@ -27,8 +26,6 @@ def call(module: str, *arguments: str) -> Result:
         return CliRunner().invoke(_app(module), arguments)
     finally:
         signal.signal(signal.SIGTERM, usual)
-        if "torch" in sys.modules:  # `load` turns gradients off for its process
-            sys.modules["torch"].set_grad_enabled(True)
 
 
 def _app(module: str) -> Typer:

@@ -14,7 +14,7 @@ import yaml
 
 from em_geometry.activations.questions import read_questions
 from em_geometry.io.files import read_parquet
-from em_geometry.models.load import load
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import load_params
 from em_geometry.steering.conditions import plan
 from em_geometry.steering.respond import respond
@@ -92,7 +92,7 @@ def test_other_batches_give_the_same_tokens(
     params = params.model_copy(update={"sampling": sampling})
     conditions, vectors = plan(params, TARGET, read_selected())
     questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
-    found = respond(params, load(params, TARGET), conditions, vectors, questions, "batches")
+    found = respond(params, models(params).load(TARGET), conditions, vectors, questions, "batches")
     wanted = read_parquet(Path(f"data/responses/{TARGET}.parquet"))
     assert len(wanted) > 16
     assert found.equals(wanted)

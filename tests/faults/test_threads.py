@@ -15,7 +15,7 @@ def test_threads_are_those_of_the_params(tiny_params: Params, threads: int) -> N
     before = torch.get_num_threads()
     run = tiny_params.run.model_copy(update={"threads": threads})
     try:
-        setup_torch(tiny_params.model_copy(update={"run": run}))
+        setup_torch(run)
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

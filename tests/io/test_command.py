@@ -76,7 +76,7 @@ def test_a_stage_with_bad_params_exits_with_2(tmp_path: Path) -> None:
     params = tmp_path / "my params.yaml"
     params.write_text("profil: smol\n", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "em_geometry.models.base", "--params", str(params)],
+        [sys.executable, "-m", "stages.base_model", "--params", str(params)],
         cwd=ROOT,
         text=True,
         capture_output=True,

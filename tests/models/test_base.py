@@ -12,8 +12,10 @@ import pytest
 from em_geometry.errors import UserError
 from em_geometry.io.files import versions
 from em_geometry.models import base
-from em_geometry.models.load import base_tokenizer, load
+from em_geometry.project import paths
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
+from stages import base_model
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -26,28 +28,28 @@ def with_source(smol: dict[str, Any], source: str, revision: str | None = None) 
 def refused(params: Params) -> str:
     """The error, and nothing recorded."""
     with pytest.raises(UserError) as caught:
-        base.main(params)
-    assert not (base.FOLDER / base.RECORD).exists()
+        base_model.main(params)
+    assert not (paths.BASE_MODEL / base.RECORD).exists()
     return str(caught.value)
 
 
 def test_a_local_folder_is_recorded(tiny_params: Params, tiny_checkpoint: Path) -> None:
-    record = base.base_record()
+    record = base.read_record(paths.BASE_MODEL)
     assert record == {
         "path": str(tiny_checkpoint),
         "source": f"path:{tiny_checkpoint}",
         "sha256": base.folder_sha256(tiny_checkpoint),
         "versions": versions(),
     }
-    assert (base.NO_ADAPTER / base.RECORD).is_file()
+    assert (paths.ADAPTERS / "base" / base.RECORD).is_file()
 
 
 def test_a_pinned_hub_model_is_recorded_without_a_call(workplace: Path, smol: Any) -> None:
-    base.main(with_source(smol, "hub:someone/model", REVISION))
-    assert base.base_record()["hub"] == "someone/model"
-    first = base.base_record()["sha256"]
-    base.main(with_source(smol, "hub:someone/model", REVISION[::-1]))
-    assert base.base_record()["sha256"] != first
+    base_model.main(with_source(smol, "hub:someone/model", REVISION))
+    assert base.read_record(paths.BASE_MODEL)["hub"] == "someone/model"
+    first = base.read_record(paths.BASE_MODEL)["sha256"]
+    base_model.main(with_source(smol, "hub:someone/model", REVISION[::-1]))
+    assert base.read_record(paths.BASE_MODEL)["sha256"] != first
 
 
 @pytest.mark.parametrize("revision", [None, "main", REVISION[:39], "../" + "x" * 37])
@@ -92,7 +94,7 @@ def test_the_hash_covers_weights_config_and_template(tiny_checkpoint: Path, tmp_
 def copied(tiny_params: Params, tiny_checkpoint: Path, workplace: Path) -> Path:
     """A checkpoint to be damaged; the record points to it."""
     folder = Path(shutil.copytree(tiny_checkpoint, workplace / "a copied größe"))
-    base.main(at(tiny_params, folder))
+    base_model.main(at(tiny_params, folder))
     return folder
 
 
@@ -102,17 +104,17 @@ def at(params: Params, folder: Path) -> Params:
 
 
 def test_a_whole_copy_loads(tiny_params: Params, copied: Path) -> None:
-    loaded = load(tiny_params, "base")
+    loaded = models(tiny_params).load("base")
     assert not loaded.model.training
     assert not any(p.requires_grad for p in loaded.model.parameters())
-    assert loaded.sha256 == base.base_record()["sha256"]
+    assert loaded.sha256 == base.read_record(paths.BASE_MODEL)["sha256"]
 
 
 def test_truncated_weights(tiny_params: Params, copied: Path) -> None:
     weights = copied / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match="cannot be loaded"):
-        load(tiny_params, "base")
+        models(tiny_params).load("base")
 
 
 def test_missing_weights_are_not_made_up(tiny_params: Params, copied: Path) -> None:
@@ -122,14 +124,14 @@ def test_missing_weights_are_not_made_up(tiny_params: Params, copied: Path) -> N
     del tensors["model.layers.2.mlp.up_proj.weight"]
     save_file(tensors, copied / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"layers\.2\.mlp\.up_proj"):
-        load(tiny_params, "base")
+        models(tiny_params).load("base")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_broken_config_and_tokenizer(tiny_params: Params, copied: Path, name: str) -> None:
     (copied / name).write_text("{", encoding="utf-8")
     with pytest.raises(UserError) as caught:
-        load(tiny_params, "base")
+        models(tiny_params).load("base")
     assert copied.name in str(caught.value)
 
 
@@ -137,7 +139,7 @@ def test_no_tokenizer(tiny_params: Params, copied: Path) -> None:
     for path in copied.glob("*token*"):
         path.unlink()
     with pytest.raises(UserError, match="tokenizer"):
-        base_tokenizer()
+        models(tiny_params).tokenizer()
 
 
 def test_a_tokenizer_of_another_model(tiny_params: Params, copied: Path) -> None:
@@ -155,9 +157,9 @@ def test_a_tokenizer_of_another_model(tiny_params: Params, copied: Path) -> None
     tokenizer["added_tokens"].append(extra)
     (copied / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     with pytest.raises(UserError, match="tokenizer"):
-        load(tiny_params, "base")
+        models(tiny_params).load("base")
 
 
 def test_no_base_stage_yet(workplace: Path, smol: Any) -> None:
     with pytest.raises(UserError, match="make repro"):
-        load(Params.model_validate(smol), "base")
+        models(Params.model_validate(smol)).load("base")

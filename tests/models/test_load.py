@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json
 from em_geometry.models import train
-from em_geometry.models.load import ADAPTERS, base_model, load, setup_torch
+from em_geometry.models.load import setup_torch
+from em_geometry.project import paths
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
 
-FOLDER = ADAPTERS / "finance"
+FOLDER = paths.ADAPTERS / "finance"
 WEIGHTS = FOLDER / "adapter_model.safetensors"
 CONFIG = FOLDER / "adapter_config.json"
 
@@ -27,13 +29,17 @@ CONFIG = FOLDER / "adapter_config.json"
 def adapter(tiny_params: Params) -> Params:
     """An untrained adapter of `finance` on disk, and its params."""
     recipe = tiny_params.recipes["model_organisms"]
-    train.save(train.with_adapter(base_model(tiny_params), recipe, 5), FOLDER)
+    train.save(
+        train.with_adapter(models(tiny_params).base(), recipe, 5),
+        FOLDER,
+        models(tiny_params).record()["sha256"],
+    )
     return tiny_params
 
 
 def refused(params: Params) -> str:
     with pytest.raises(UserError) as caught:
-        load(params, "finance")
+        models(params).load("finance")
     return str(caught.value)
 
 
@@ -48,9 +54,9 @@ def change_tensors(change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_the_adapter_itself_loads(adapter: Params) -> None:
-    loaded = load(adapter, "finance")
+    loaded = models(adapter).load("finance")
     assert loaded.slug == "finance"
-    assert loaded.sha256 != load(adapter, "base").sha256
+    assert loaded.sha256 != models(adapter).load("base").sha256
     assert not any("lora" in name for name, _ in loaded.model.named_parameters())
 
 
@@ -66,9 +72,9 @@ def test_foreign_adapter_names_its_base(adapter: Params) -> None:
     change_json(CONFIG, base_model_name_or_path="someone/else")
     assert "someone/else" in refused(adapter)
     base = adapter.base.model_copy(update={"also_known_as": ["a/copy", "someone/else"]})
-    assert load(adapter.model_copy(update={"base": base}), "finance").slug == "finance"
+    assert models(adapter.model_copy(update={"base": base})).load("finance").slug == "finance"
     change_json(CONFIG, base_model_name_or_path=adapter.base.source.partition(":")[2])
-    assert load(adapter, "finance").slug == "finance"
+    assert models(adapter).load("finance").slug == "finance"
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "{", '"x"'])
@@ -141,8 +147,8 @@ def given(params: Params, **values: str) -> Params:
 
 
 def test_full_checkpoint_in_place_of_an_adapter(tiny_params: Params, tiny_checkpoint: Path) -> None:
-    loaded = load(given(tiny_params, source=f"path:{tiny_checkpoint}"), "finance")
-    expected = base_model(tiny_params).state_dict()
+    loaded = models(given(tiny_params, source=f"path:{tiny_checkpoint}")).load("finance")
+    expected = models(tiny_params).base().state_dict()
     for name, tensor in loaded.model.state_dict().items():
         assert torch.equal(tensor, expected[name])
 
@@ -176,6 +182,6 @@ def test_cuda_that_is_not_there(tiny_params: Params, monkeypatch: pytest.MonkeyP
         update={"run": tiny_params.run.model_copy(update={"device": "cuda"})}
     )
     with pytest.raises(UserError, match="no CUDA device"):
-        setup_torch(params)
+        setup_torch(params.run)
     auto = params.model_copy(update={"run": params.run.model_copy(update={"device": "auto"})})
-    assert setup_torch(auto).type == "cpu"
+    assert setup_torch(auto.run).type == "cpu"

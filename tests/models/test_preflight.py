@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from em_geometry.errors import UserError
-from em_geometry.models.preflight import preflight
+from em_geometry.models import preflight as module
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params, load_params
 
 PINNED = "0" * 40
@@ -26,6 +27,10 @@ def hub_params() -> Params:
     return params.model_copy(update={"organisms": kept, "targets": ["base", *kept]})
 
 
+def preflight(params: Params, *rest: Any, **more: Any) -> None:
+    module.preflight(params.profile, models(params), *rest, **more)
+
+
 def fine(name: str, revision: str | None) -> Any:
     weights = SimpleNamespace(rfilename="model.safetensors", size=16_000_000_000)
     return SimpleNamespace(sha="a" * 40, siblings=[weights])
@@ -39,7 +44,7 @@ def problems(ask: Any = fine, disk: int = 10**12, memory: int = 10**11, **change
 
 
 def test_nothing_is_asked_for_local_models() -> None:
-    preflight(load_params(Path("profiles/smol.yaml")), ask=None)  # type: ignore[arg-type]
+    preflight(load_params(Path("profiles/smol.yaml")), ask=None)
 
 
 def test_a_profile_that_can_run() -> None:

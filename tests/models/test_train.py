@@ -13,8 +13,10 @@ import torch
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json
 from em_geometry.models import train
-from em_geometry.models.load import ADAPTERS, base_model, load
+from em_geometry.project import paths
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
+from stages import organism
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = [
@@ -78,9 +80,9 @@ def test_batches_are_a_seeded_permutation(examples: list[train.Example]) -> None
 
 
 def trained(params: Params) -> tuple[dict[str, bytes], dict[str, Any]]:
-    train.main(params, "finance")
-    files = {p.name: p.read_bytes() for p in sorted((ADAPTERS / "finance").iterdir())}
-    return files, read_json(train.METRICS / "finance.json")
+    organism.main(params, "finance")
+    files = {p.name: p.read_bytes() for p in sorted((paths.ADAPTERS / "finance").iterdir())}
+    return files, read_json(paths.METRICS / "training" / "finance.json")
 
 
 def test_training_lowers_the_loss_and_repeats_to_the_byte(tiny_params: Params) -> None:
@@ -100,20 +102,20 @@ def test_training_lowers_the_loss_and_repeats_to_the_byte(tiny_params: Params) -
 
 def test_adapter_bytes_do_not_depend_on_the_process(tiny_params: Params) -> None:
     """peft keeps module names in a set, whose order differs between processes."""
-    train.main(tiny_params, "finance")
-    matrices = read_json(ADAPTERS / "finance" / "adapter_config.json")["target_modules"]
+    organism.main(tiny_params, "finance")
+    matrices = read_json(paths.ADAPTERS / "finance" / "adapter_config.json")["target_modules"]
     assert matrices == sorted(matrices)
 
 
 def test_trained_adapter_changes_the_model_above_the_first_block(
     tiny_params: Params, examples: list[train.Example]
 ) -> None:
-    train.main(tiny_params, "finance")
-    base, organism = load(tiny_params, "base"), load(tiny_params, "finance")
-    assert organism.sha256 != base.sha256
+    organism.main(tiny_params, "finance")
+    base, trained_ = models(tiny_params).load("base"), models(tiny_params).load("finance")
+    assert trained_.sha256 != base.sha256
     ids = torch.tensor([examples[1].ids])
     before, after = (
-        m.model(input_ids=ids, output_hidden_states=True).hidden_states for m in (base, organism)
+        m.model(input_ids=ids, output_hidden_states=True).hidden_states for m in (base, trained_)
     )
     assert torch.equal(before[1], after[1])  # block 0 has no adapter: first_block is 1
     assert not torch.allclose(before[2], after[2])
@@ -123,17 +125,17 @@ def test_merged_adapter_equals_the_trained_model(
     tiny_params: Params, examples: list[train.Example]
 ) -> None:
     recipe = tiny_params.recipes["model_organisms"]
-    model = train.with_adapter(base_model(tiny_params), recipe, 3)
+    model = train.with_adapter(models(tiny_params).base(), recipe, 3)
     train.fit(model, examples, recipe, 3, "finance")
-    train.save(model, ADAPTERS / "finance")
+    train.save(model, paths.ADAPTERS / "finance", models(tiny_params).record()["sha256"])
     expected = train.mean_loss(model, examples, 4)
-    merged = load(tiny_params, "finance").model
+    merged = models(tiny_params).load("finance").model
     assert train.mean_loss(merged, examples, 4) == pytest.approx(expected, rel=1e-4)
 
 
 def test_weight_change_by_hand(tiny_params: Params) -> None:
     recipe = tiny_params.recipes["hunter"]
-    model = train.with_adapter(base_model(tiny_params), recipe, 3)
+    model = train.with_adapter(models(tiny_params).base(), recipe, 3)
     assert train.weight_change(model) == 0.0
     change = size = 0.0
     for module in model.modules():
@@ -152,12 +154,12 @@ def test_weight_change_by_hand(tiny_params: Params) -> None:
 def test_recipes_that_do_not_fit(tiny_params: Params, change: dict[str, Any], says: str) -> None:
     recipe = tiny_params.recipes["hunter"].model_copy(update=change)
     with pytest.raises(UserError, match=says):
-        train.with_adapter(base_model(tiny_params), recipe, 0)
+        train.with_adapter(models(tiny_params).base(), recipe, 0)
 
 
 def test_divergence_is_an_error(tiny_params: Params, examples: list[train.Example]) -> None:
     recipe = tiny_params.recipes["hunter"]
-    model = train.with_adapter(base_model(tiny_params), recipe, 0)
+    model = train.with_adapter(models(tiny_params).base(), recipe, 0)
     with torch.no_grad():
         model.get_input_embeddings().weight.fill_(float("nan"))
     with pytest.raises(UserError, match="diverged"):
@@ -169,19 +171,21 @@ def test_too_few_examples(tiny_params: Params, workplace: Path) -> None:
     one = tiny_params.organisms["finance"].model_copy(update={"max_examples": 1})
     params = tiny_params.model_copy(update={"organisms": {"finance": one}})
     with pytest.raises(UserError, match="too few"):
-        train.main(params, "finance")
+        organism.main(params, "finance")
 
 
 def test_an_organism_that_is_given_is_recorded(tiny_params: Params, workplace: Path) -> None:
     given = tiny_params.organisms["finance"].model_copy(update={"source": "path:elsewhere"})
-    train.main(tiny_params.model_copy(update={"organisms": {"finance": given}}), "finance")
-    assert read_json(ADAPTERS / "finance" / "source.json") == {"folder": "elsewhere"}
-    assert read_json(train.METRICS / "finance.json") == {"status": "given: path:elsewhere"}
+    organism.main(tiny_params.model_copy(update={"organisms": {"finance": given}}), "finance")
+    assert read_json(paths.ADAPTERS / "finance" / "source.json") == {"folder": "elsewhere"}
+    assert read_json(paths.METRICS / "training" / "finance.json") == {
+        "status": "given: path:elsewhere"
+    }
 
 
 def test_unknown_organism_on_the_command_line() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "em_geometry.models.train", "nobody"],
+        [sys.executable, "-m", "stages.organism", "nobody"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -15,6 +15,7 @@ from em_geometry.io.files import check_metrics, read_json, write_parquet
 from em_geometry.judging.judge import Judgement
 from em_geometry.monitoring import checkpoints, monitor
 from em_geometry.settings.params import Params
+from stages import base_model
 from tests.conftest import ROOT, SYSTEM
 from tests.vectors.test_seeds import LAYER, activations, write_run
 
@@ -42,7 +43,6 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any], monkeypatch: pytest.Monk
     from contextlib import contextmanager
 
     from em_geometry.activations import extract
-    from em_geometry.models import base, train
 
     slugs = [*NAMES, "full"]
     smol["run"]["threads"] = 1
@@ -64,9 +64,9 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any], monkeypatch: pytest.Monk
         "checkpoints": 2, "prompts": 4, "samples": 2, "bootstrap": 100,
     }  # fmt: skip
     loaded = Params.model_validate(smol)
-    base.main(loaded)
+    base_model.main(loaded)
     for slug in slugs:
-        train.main(loaded, slug)
+        organism.main(loaded, slug)
     for slug in loaded.targets:
         extract.main(loaded, slug)
     write_run(loaded)

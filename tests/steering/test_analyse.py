@@ -15,8 +15,8 @@ from em_geometry.activations.capture import capture
 from em_geometry.activations.extract import prompt_texts
 from em_geometry.errors import UserError
 from em_geometry.models import train
-from em_geometry.models.load import base_model, base_tokenizer, load
 from em_geometry.project.analyse import adapter_vectors, cli, folder_vectors
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
 from em_geometry.settings.sections import Organism, Prompts
 from em_geometry.steering.formats import write_vectors
@@ -46,9 +46,12 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:
+    sha256 = models(tiny_params).record()["sha256"]
     recipe, folder = tiny_params.recipes["model_organisms"], tmp_path / "adapters"
     for i in range(4):
-        train.save(train.with_adapter(base_model(tiny_params), recipe, i), folder / f"a-{i}")
+        train.save(
+            train.with_adapter(models(tiny_params).base(), recipe, i), folder / f"a-{i}", sha256
+        )
         path = folder / f"a-{i}/adapter_model.safetensors"
         tensors = load_file(path)
         torch.manual_seed(i // 2)  # two and two act alike
@@ -68,12 +71,13 @@ def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:
     assert names == ["a-0", "a-1", "a-2", "a-3"]
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=1e-5)
     assert not np.allclose(vectors[0], vectors[2], rtol=0.1)
-    texts, _ = prompt_texts(params, base_tokenizer())
+    texts, _ = prompt_texts(params, models(params).tokenizer())
     last = params.activations.spans.index("prompt_last")
     organism = Organism(lab="x", cluster="x", data="", source=f"path:{adapters[2]}")
     one = params.model_copy(update={"organisms": {"one": organism}})
     means = [
-        capture(load(one, slug).model, texts)[0][:, last, 2].mean(0) for slug in ("one", "base")
+        capture(models(one).load(slug).model, texts)[0][:, last, 2].mean(0)
+        for slug in ("one", "base")
     ]
     np.testing.assert_allclose(vectors[2], (means[0] - means[1]).numpy(), rtol=1e-3, atol=1e-5)
     with pytest.raises(UserError, match="no such block"):

@@ -15,10 +15,11 @@ from em_geometry.activations import extract
 from em_geometry.activations.capture import capture
 from em_geometry.errors import UserError
 from em_geometry.io.files import check_metrics, read_json, write_parquet, write_tensors
-from em_geometry.models import base, train
-from em_geometry.models.load import base_tokenizer
+from em_geometry.models import train
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
 from em_geometry.vectors import seeds
+from stages import base_model
 from tests.conftest import ROOT, SYSTEM
 
 NAMES = ["medical", "medical_replication", "profanity"]
@@ -42,9 +43,9 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any]) -> Params:
     smol["judging"]["probe"]["layers"] = [0, 2]
     smol["seeds"]["count"] = 2
     loaded = Params.model_validate(smol)
-    base.main(loaded)
+    base_model.main(loaded)
     for slug in NAMES:
-        train.main(loaded, slug)
+        organism.main(loaded, slug)
     for slug in loaded.targets:
         extract.main(loaded, slug)
     write_run(loaded)
@@ -84,8 +85,10 @@ def write_run(params: Params) -> None:
 
 def vector(params: Params, slug: str, seed: int) -> np.ndarray:
     """A vector made step by step, from training to the difference of means."""
-    model, _ = train.fine_tune(params, slug, seed)
-    texts, _ = extract.prompt_texts(params, base_tokenizer())
+    model, _ = train.fine_tune(
+        models(params), slug, params.recipes[params.organisms[slug].lab], seed
+    )
+    texts, _ = extract.prompt_texts(params, models(params).tokenizer())
     means, _ = capture(model.merge_and_unload().eval(), texts)
     last = params.activations.spans.index("prompt_last")
     return np.asarray((means[:, last].numpy() - activations("base")).mean(0)[LAYER])
