@@ -20,8 +20,9 @@ import typer
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.activations.questions import read_questions
 from em_geometry.io.journal import journal_folder
-from em_geometry.models.base import FOLDER, RECORD
+from em_geometry.models.base import RECORD
 from em_geometry.models.preflight import hub_models, preflight
+from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params
@@ -237,7 +238,7 @@ def cli(
     if progress:
         print("\n".join(status(active, usd_per_hour)))
         return
-    there = (FOLDER / RECORD).is_file()
+    there = (paths.BASE_MODEL / RECORD).is_file()
     speed = calibrate(active) if there else None
     print("\n".join(lines(active, count(active), speed, usd_per_hour)))
     if any(True for _ in hub_models(models(active))):
