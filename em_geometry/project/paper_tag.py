@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +89,14 @@ def write_tag(folder: Path = Path()) -> str:
 
 def _outline(folder: Path, head: str, names: Sequence[str]) -> dict[str, Any]:
     """A dvc.yaml of the revision's metrics and of HEAD's plots that it has files for."""
-    text = git(folder, "show", f"{head}:dvc.yaml")
-    ours = yaml.safe_load(text or "{}")
+    ours = yaml.safe_load(git(folder, "show", f"{head}:dvc.yaml") or "{}")
     stages = [s.get("do", s) for s in ours.get("stages", {}).values()]
     entries = [e for s in [ours, *stages] for e in _entries(s.get("plots", []))]
     plots = [{name: how} for name, how in entries if _data(name, how) <= set(names)]
-    known = [p for p in names if p in text or p.startswith("metrics/training/")]
-    return {"metrics": [p for p in known if p.startswith("metrics/")], "plots": plots}
+    listed = [name for s in stages for name, _ in _entries(s.get("metrics", []))]
+    patterns = [re.sub(r"\$\{\w+\}", "*", name) for name in listed]
+    metrics = [name for name in names if any(fnmatchcase(name, p) for p in patterns)]
+    return {"metrics": metrics, "plots": plots}
 
 
 def _entries(plots: Any) -> Iterator[tuple[str, dict[str, Any]]]:
