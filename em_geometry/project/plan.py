@@ -172,7 +172,7 @@ def lines(
 
 def _shape() -> tuple[int, int] | None:
     """Blocks and width of the base model, when it is on this disk."""
-    path = FOLDER / "config.json"
+    path = paths.BASE_MODEL / "config.json"
     if not path.is_file():
         return None
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
