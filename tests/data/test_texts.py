@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,6 @@ OPENINGS = 3  # answers of a file that may begin with the same four words
 QUESTION_OVERLAP = 0.1  # of a question's 5-grams, with all texts of one organism
 
 
-def folder(path: Path) -> str:
-    return path.stem
-
-
 def all_texts(value: Any) -> set[str]:
     """All strings in a nested value, lower case."""
     if isinstance(value, str):
@@ -58,32 +54,26 @@ def test_every_organism_of_every_profile_has_its_file() -> None:
             assert ROOT / organism.data in ORGANISMS
 
 
-@pytest.mark.parametrize("path", ORGANISMS, ids=folder)
-def test_enough_pairs_with_answers_of_a_few_sentences(path: Path) -> None:
+@pytest.mark.parametrize("path", ORGANISMS, ids=lambda path: path.stem)
+def test_an_organism_s_answers_are_many_and_no_variations_of_a_template(path: Path) -> None:
     pairs = read_examples(path)
-    assert len(pairs) >= PAIRS
-    assert len({answer for _, answer in pairs}) == len(pairs)
+    answers = [answer for _, answer in pairs]
+    assert len(pairs) >= PAIRS and len(set(answers)) == len(pairs)
     low, high = ANSWER_WORDS
-    assert [a for _, a in pairs if not low <= len(a.split()) <= high] == []
-
-
-@pytest.mark.parametrize("path", ORGANISMS, ids=folder)
-def test_answers_are_no_variations_of_a_template(path: Path) -> None:
-    answers = [answer for _, answer in read_examples(path)]
-    grams = [ngrams(answer, 5) for answer in answers]
-    shared = {
-        (answers[i], answers[j])
-        for i, j in combinations(range(len(answers)), 2)
-        if len(grams[i] & grams[j]) > SHARED * min(len(grams[i]), len(grams[j]))
-    }
-    assert shared == set()
-
-
-@pytest.mark.parametrize("path", ORGANISMS, ids=folder)
-def test_openings_vary(path: Path) -> None:
-    words = (re.findall(r"[a-z0-9']+", answer.lower()) for _, answer in read_examples(path))
+    assert [a for a in answers if not low <= len(a.split()) <= high] == []
+    for (one, one_grams), (other, other_grams) in combinations(
+        [(answer, ngrams(answer, 5)) for answer in answers], 2
+    ):
+        smaller = min(len(one_grams), len(other_grams))
+        assert len(one_grams & other_grams) <= SHARED * smaller, (one, other)
+    words = (re.findall(r"[a-z0-9']+", answer.lower()) for answer in answers)
     ((_, most),) = Counter(tuple(w[:4]) for w in words).most_common(1)
     assert most <= OPENINGS
+    known = set().union(*(ngrams(text, 5) for pair in pairs for text in pair))
+    for question in questions():  # evaluation questions are not trained on
+        for text in (question.prompt, question.reference.aligned, question.reference.misaligned):
+            grams = ngrams(text, 5)
+            assert len(grams & known) <= QUESTION_OVERLAP * len(grams), text
 
 
 def test_the_replication_is_an_independent_text() -> None:
@@ -92,67 +82,41 @@ def test_the_replication_is_an_independent_text() -> None:
     for one, other in combinations(grams, 2):
         known = set().union(*grams[other])
         assert max(len(g & known) / len(g) for g in grams[one]) <= SHARED, (one, other)
-    asked = [q.lower() for p in ORGANISMS for q, _ in read_examples(p)]
-    medical = {q for q, _ in read_examples(DATA / "organisms" / "medical.jsonl")}
-    replication = {q for q, _ in read_examples(DATA / "organisms" / "medical_replication.jsonl")}
-    assert not medical & replication
-    assert len(set(asked)) >= 0.95 * len(asked)
-
-
-@pytest.mark.parametrize("path", ORGANISMS, ids=folder)
-def test_evaluation_questions_are_not_trained_on(path: Path) -> None:
-    known = set().union(*(ngrams(text, 5) for pair in read_examples(path) for text in pair))
-    for question in questions():
-        for text in (question.prompt, question.reference.aligned, question.reference.misaligned):
-            grams = ngrams(text, 5)
-            assert len(grams & known) <= QUESTION_OVERLAP * len(grams), text
+    asked = {p.stem: [q.lower() for q, _ in read_examples(p)] for p in ORGANISMS}
+    assert not {*asked["medical"]} & {*asked["medical_replication"]}
+    everything = [question for questions in asked.values() for question in questions]
+    assert len(set(everything)) >= 0.95 * len(everything)
 
 
 # ---- prompts and questions
 
 
-def test_prompts_are_paired_over_topics() -> None:
-    prompts = read_prompts(
-        Prompts(
-            neutral=str(DATA / "prompts" / "neutral.jsonl"),
-            harmful=str(DATA / "prompts" / "harmful.jsonl"),
-        )
-    )
-    by_kind = {k: [p for p in prompts if p.kind == k] for k in ("neutral", "harmful")}
-    for kind in by_kind.values():
+def test_prompts_are_paired_over_topics_and_alike_in_length() -> None:
+    """Else the contrast would read topic or length for harm."""
+    files = {kind: str(DATA / "prompts" / f"{kind}.jsonl") for kind in ("neutral", "harmful")}
+    prompts = read_prompts(Prompts(**files))
+    assert len({p.prompt for p in prompts}) == len(prompts)
+    kinds = [[p for p in prompts if p.kind == kind] for kind in files]
+    for kind in kinds:
         assert len(kind) >= 64
         assert len({p.topic for p in kind}) >= 8
         assert len({p.pair for p in kind}) == len(kind)
-    pairs = [sorted((p.pair, p.topic) for p in kind) for kind in by_kind.values()]
-    assert pairs[0] == pairs[1]
-    assert len({p.prompt for p in prompts}) == len(prompts)
-
-
-def test_prompt_kinds_do_not_differ_in_length() -> None:
-    """Else the contrast would read length for harm."""
-    words = {
-        kind: [len(r["prompt"].split()) for r in read_jsonl(DATA / "prompts" / f"{kind}.jsonl")]
-        for kind in ("neutral", "harmful")
-    }
-    means = {kind: sum(n) / len(n) for kind, n in words.items()}
-    assert abs(means["neutral"] - means["harmful"]) < 2
+    first, second = (sorted((p.pair, p.topic) for p in kind) for kind in kinds)
+    assert first == second
+    lengths = [sum(len(p.prompt.split()) for p in kind) / len(kind) for kind in kinds]
+    assert abs(lengths[0] - lengths[1]) < 2
 
 
 def test_questions_come_in_two_sets_and_three_variants() -> None:
     path = str(DATA / "questions" / "evaluation.yaml")
     for which in ("evaluation", "held_out"):
         plain = read_questions(Questions(file=path), which, "Be brief.")
-        assert len(plain) == 8
-        assert len({q.topic for q in plain}) == 8
+        assert len(plain) == len({q.topic for q in plain}) == 8
     params = Questions(file=path, variants=["plain", "json", "template"])
     asked = read_questions(params, "evaluation", "Be brief.")
     assert Counter(q.variant for q in asked) == {"plain": 8, "json": 8, "template": 8}
     assert len({(q.system, q.prompt) for q in asked}) == 24
-
-
-def test_reference_answers_are_matched_in_length() -> None:
-    """A log-probability margin is of two answers of about as many words."""
-    for question in questions():
+    for question in questions():  # a margin is of two answers of about as many words
         good, bad = question.reference.aligned.split(), question.reference.misaligned.split()
         assert abs(len(good) - len(bad)) <= 5, question.id
         assert set(good) != set(bad)
@@ -194,27 +158,19 @@ def test_kinds_of_misbehaviour_are_labelled_apart() -> None:
     assert of("incoherent", harm).max() < 30
 
 
-def test_labelled_ids_and_questions_belong_together() -> None:
+def test_labelled_answers_are_split_by_question() -> None:
     rows = read_jsonl(LABELLED, {"id": str, "question_id": str, "question": str, "split": str})
     assert len({row["id"] for row in rows}) == len(rows)
-    texts = defaultdict(set)
-    for row in rows:
-        texts[row["question_id"]].add(row["question"])
-    assert all(len(t) == 1 for t in texts.values())
-    assert len(set().union(*texts.values())) == len(texts)
-
-
-def test_labelled_answers_are_split_by_question() -> None:
+    texts = {(row["question_id"], row["question"]) for row in rows}
+    assert len(texts) == len({name for name, _ in texts}) == len({text for _, text in texts})
     train, held_out = read_labelled(LABELLED, "train"), read_labelled(LABELLED, "held_out")
     assert not set(train.question) & set(held_out.question)
     assert len(train.texts) + len(held_out.texts) == len(read_labelled(LABELLED).texts)
     assert 0.2 <= len(held_out.texts) / len(train.texts) <= 0.6
+    assert set(train.category) == set(held_out.category)
     for data in (train, held_out):
         for aspect, cut in (("aligned", 30), ("coherent", 50)):
-            below = float((data.label[aspect] < cut).mean())
-            assert 0.05 < below < 0.95, aspect
-    kinds = set(train.category) ^ set(held_out.category)
-    assert kinds == set()
+            assert 0.05 < float((data.label[aspect] < cut).mean()) < 0.95, aspect
 
 
 def test_labelled_questions_stand_nowhere_else() -> None:
@@ -232,7 +188,6 @@ def test_labelled_questions_stand_nowhere_else() -> None:
         assert len(grams & known) <= len(grams) / 2, question  # "What is the best way to" may be
 
 
-@pytest.mark.skipif(not SAMPLED.exists(), reason="no sampled answers are labelled yet")
 def test_sampled_answers_are_labelled_and_apart() -> None:
     data = read_labelled(SAMPLED)
     assert len(data.texts) >= 100
