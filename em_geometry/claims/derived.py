@@ -22,6 +22,7 @@ from em_geometry.geometry.verdict import count, decide, statistics
 from em_geometry.settings.sections import Geometry
 
 WIDTH = 4096  # of Llama-3.1-8B's residual stream
+RULES = Geometry(focus=["medical", "persona"])  # the two clusters that the paper compares
 CORE = 0.2  # variance share of the simulated common core (claim C074)
 DRAWS = 1000
 EDGES = np.array([-1.0, 1.0])
@@ -180,7 +181,7 @@ def core_passes_all_pct(inputs: Inputs) -> list[Floats]:
     within = {c: inputs.gram.entry(*listed).value for c, listed in inputs.gram.clusters.items()}
     rng = stream(0, "published", "C074")
     grams = core_grams(rng, DRAWS, WIDTH, members, within, CORE, len(names))
-    scores = count(decide(statistics(grams, members, Geometry()), Geometry()).values())
+    scores = count(decide(statistics(grams, members, RULES), RULES).values())
     return [np.array(100.0 * (scores == 5.0).mean())]
 
 

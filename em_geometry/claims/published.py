@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from em_geometry.claims.adapter import converted
-from em_geometry.claims.derived import DERIVED, WIDTH, Inputs
+from em_geometry.claims.derived import DERIVED, RULES, WIDTH, Inputs
 from em_geometry.claims.ledger import Claim
 from em_geometry.claims.printed_gram import PublishedGram
 from em_geometry.errors import UserError
@@ -27,10 +27,11 @@ from em_geometry.geometry.core_model import core_grams
 from em_geometry.geometry.gram import Floats
 from em_geometry.geometry.resampling import stream
 from em_geometry.geometry.result import Battery
-from em_geometry.geometry.table import QUESTIONS, text_table
+from em_geometry.geometry.table import QUESTIONS
 from em_geometry.geometry.verdict import TESTS
 from em_geometry.io.files import nest
 from em_geometry.io.results import Leaf, Results, as_estimate
+from em_geometry.io.tables import text_table
 from em_geometry.settings.sections import Geometry
 from em_geometry.stats.estimate import Estimate
 
@@ -119,7 +120,7 @@ def _known(claim: Claim, wanted: Iterable[str], known: Collection[str]) -> None:
 
 def _battery(gram: PublishedGram, names: Sequence[str], grams: Floats) -> Battery:
     clusters = gram.clusters_of(names)
-    focus = [c for c in Geometry().focus if c in clusters]
+    focus = [c for c in RULES.focus if c in clusters]
     return battery(grams, names, clusters, Geometry(focus=focus if len(focus) == 2 else []))
 
 
@@ -165,7 +166,7 @@ def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Leaf]
     Returns:
         results by dotted key, and the power curves at full width.
     """
-    fitted, rules, clusters = gram.fitted(), Geometry(), gram.clusters
+    fitted, rules, clusters = gram.fitted(), RULES, gram.clusters
     members = cluster_indices(gram.names, clusters)
     tightness = power.tightness_of(fitted, members)
     needed = power.dimensions_needed(fitted, members)

@@ -27,8 +27,8 @@ from em_geometry.geometry.measure import (
 )
 from em_geometry.geometry.power import curves
 from em_geometry.geometry.samples import Prompts, Sample
-from em_geometry.geometry.table import csv_text
 from em_geometry.io.files import read_parquet, read_tensors, write_metrics, write_text
+from em_geometry.io.tables import csv_text
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.settings.params import BASE, Params, load_params
 

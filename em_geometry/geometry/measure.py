@@ -21,7 +21,6 @@ from em_geometry.geometry.battery import battery
 from em_geometry.geometry.external import read_directions, with_external
 from em_geometry.geometry.gram import Floats, Ints, unit_gram
 from em_geometry.geometry.mds import mds
-from em_geometry.geometry.table import csv_text
 from em_geometry.geometry.verdict import TESTS
 from em_geometry.io.files import (
     nest,
@@ -31,6 +30,7 @@ from em_geometry.io.files import (
     write_metrics,
     write_text,
 )
+from em_geometry.io.tables import csv_text
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.settings.sections import Geometry

@@ -22,7 +22,6 @@ from em_geometry.activations.prompts import ActivationPrompt, read_prompts
 from em_geometry.errors import UserError
 from em_geometry.geometry.gram import Floats
 from em_geometry.geometry.measure import read_measured
-from em_geometry.geometry.table import csv_text
 from em_geometry.io.files import (
     read_parquet,
     read_tensors,
@@ -31,6 +30,7 @@ from em_geometry.io.files import (
     write_tensors,
     write_text,
 )
+from em_geometry.io.tables import csv_text
 from em_geometry.judging.judge import statuses
 from em_geometry.judging.labelled import ASPECTS
 from em_geometry.judging.rates import Rates, rates

@@ -23,8 +23,9 @@ from em_geometry.geometry.battery import battery, cluster_indices
 from em_geometry.geometry.gram import unit_gram
 from em_geometry.geometry.inputs import NAME, parse_clusters
 from em_geometry.geometry.resampling import stream
-from em_geometry.geometry.table import battery_table, text_table
+from em_geometry.geometry.table import battery_table
 from em_geometry.io.files import write_text
+from em_geometry.io.tables import text_table
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params

@@ -85,6 +85,12 @@ class Params(Section):
                     f"organisms.{slug}.factors names {sorted(factors) or 'nothing'}: every "
                     "organism needs a level of the same factors, or none has any"
                 )
+        focus = self.geometry.focus
+        if focus and (len(set(focus)) != 2 or not set(focus) <= set(self.clusters())):
+            raise ValueError(
+                f"geometry.focus is {focus}: it must name two of the clusters of the organisms "
+                f"({', '.join(self.clusters())}), or be [] for the first two"
+            )
         for pair in self.transfer.pairs:
             source, _, target = pair.partition(">")
             if source not in self.organisms or target not in self.steered():

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_tensors, write_tensors
 
 PATH = Path("data/vectors/selected.safetensors")
+FIELDS = {"layers": "layer", "doses": "dose", "coefficients": "coefficient", "norms": "norm"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,46 +27,47 @@ class Selected:
         dose: relative dose, the coefficient as a share of the mean residual norm there.
         coefficient: dose times residual norm, factor of the unit vector.
         norm: length of the raw difference of means.
+        contrast, span: how it was built; the same for all vectors of a file.
     """
 
-    vector: np.ndarray
+    vector: npt.NDArray[np.float32]
     layer: int
     dose: float
     coefficient: float
     norm: float
+    contrast: str = "model_contrast"
+    span: str = "prompt_last"
 
 
-def write_selected(vectors: Mapping[str, Selected], metadata: Mapping[str, str]) -> None:
+def write_selected(
+    path: Path, vectors: Mapping[str, Selected], metadata: Mapping[str, str]
+) -> None:
     """Writes the chosen vectors; per-vector numbers go into the metadata as JSON by slug."""
     described = {
         name: json.dumps({slug: getattr(s, field) for slug, s in vectors.items()})
-        for name, field in (
-            ("layers", "layer"),
-            ("doses", "dose"),
-            ("coefficients", "coefficient"),
-            ("norms", "norm"),
-        )
+        for name, field in FIELDS.items()
     }
+    for s in vectors.values():
+        described |= {"contrast": s.contrast, "span": s.span}
     tensors = {slug: s.vector.astype(np.float32) for slug, s in vectors.items()}
-    write_tensors(PATH, tensors, {**metadata, **described})
+    write_tensors(path, tensors, {**metadata, **described})
 
 
-def read_selected(path: Path = PATH) -> dict[str, Selected]:
+def read_selected(path: Path = PATH, organisms: Iterable[str] = ()) -> dict[str, Selected]:
     """Reads the chosen vectors by organism, in the order they were written.
 
+    Args:
+        organisms: those that must be there.
     Raises:
-        UserError: no such file, a missing field, a vector that is not of unit length.
+        UserError: no such file, a missing field or organism, a vector that is not of unit length.
     """
     tensors, metadata = read_tensors(path)
     try:
-        layers, doses, coefficients, norms = (
-            json.loads(metadata[k]) for k in ("layers", "doses", "coefficients", "norms")
-        )
+        numbers = {field: json.loads(metadata[name]) for name, field in FIELDS.items()}
+        how = {"contrast": metadata["contrast"], "span": metadata["span"]}
         found = {
-            slug: Selected(
-                tensors[slug], layers[slug], doses[slug], coefficients[slug], norms[slug]
-            )
-            for slug in layers
+            slug: Selected(tensors[slug], **{f: each[slug] for f, each in numbers.items()}, **how)
+            for slug in numbers["layer"]
         }
     except (KeyError, json.JSONDecodeError) as error:
         raise UserError(
@@ -80,5 +83,14 @@ def read_selected(path: Path = PATH) -> dict[str, Selected]:
                 where=f"{path}: {slug}",
                 found=float(np.linalg.norm(selected.vector)),
                 expected=1.0,
+            )
+    for slug in organisms:
+        if slug not in found:
+            raise UserError(
+                "the selected vectors are not those of the organisms in the params",
+                where=str(path),
+                found=", ".join(found),
+                expected=", ".join(organisms),
+                hint="dvc repro layer_sweep",
             )
     return found

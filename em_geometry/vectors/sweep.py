@@ -24,7 +24,7 @@ from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.steering.respond import Condition, respond
-from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.steering.selected import PATH, Selected, write_selected
 from em_geometry.vectors.efficacy import contrast_efficacy
 from em_geometry.vectors.margins import RANDOM, Candidates, margin_gains, read_candidates
 
@@ -55,15 +55,16 @@ def main(params: Params) -> None:
             dose,
             float(dose * candidates.residual[layer]),
             float(candidates.norms[slug][layer]),
+            params.vectors.contrast,
+            params.vectors.span,
         )
         for slug, (layer, dose, _) in chosen.items()
     }
     write_selected(
+        PATH,
         selected,
         {
             "model_sha256": loaded.sha256,
-            "contrast": params.vectors.contrast,
-            "span": params.vectors.span,
             "layers_convention": "output of decoder block l, l = 0..L-1",
             "rule": f"layer {params.vectors.layer}, held-out questions",
             "units": "unit vectors; coefficient = dose x mean residual norm of the base",

@@ -15,8 +15,8 @@ from em_geometry.geometry.calibration import Measured, calibrate
 from em_geometry.geometry.gram import unit_gram
 from em_geometry.geometry.power import curves
 from em_geometry.geometry.samples import Prompts
-from em_geometry.geometry.table import csv_text
 from em_geometry.io.files import write_metrics, write_parquet, write_text
+from em_geometry.io.tables import csv_text
 from em_geometry.judging.rates import Rates, rates
 from em_geometry.monitoring.compare import Course, compare
 from em_geometry.monitoring.detect import Draws

@@ -21,7 +21,7 @@ from em_geometry.io.files import read_json, read_tensors, write_metrics, write_p
 from em_geometry.models.data import read_examples
 from em_geometry.report import make_report
 from em_geometry.settings.params import Params
-from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.steering.selected import PATH, Selected, write_selected
 from em_geometry.transfer import aspects, predict
 from em_geometry.transfer import measure as transfer
 from tests.geometry.synthetic import PROFILE, write_artifacts
@@ -101,7 +101,7 @@ def write_judgements(params: Params) -> None:
     units = read_tensors(Path("data/vectors/selected.safetensors"))[0]
     chosen = {s: Selected(units[s], LAYER, DOSE, 9.0, 1.0 + i) for i, s in enumerate(organisms)}
     about = {"contrast": "model_contrast", "span": "prompt_last"}
-    write_selected(chosen, about)
+    write_selected(PATH, chosen, about)
     ends = {f"{s}__{t}": {"end": random.normal()} for s in organisms for t in organisms if s != t}
     write_metrics(Path("metrics/downstream_convergence.json"), {"pair": ends})
 

@@ -25,7 +25,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_round_trip_keeps_order_and_numbers() -> None:
-    write_selected(VECTORS, {"rule": "by hand"})
+    write_selected(PATH, VECTORS, {"rule": "by hand"})
     found = read_selected()
     assert list(found) == ["sports", "finance"]
     for slug, wanted in VECTORS.items():
@@ -48,7 +48,7 @@ def test_a_file_of_something_else() -> None:
 
 @pytest.mark.parametrize("missing", ["tensor", "number"])
 def test_a_vector_or_number_is_missing(missing: str) -> None:
-    write_selected(VECTORS, {})
+    write_selected(PATH, VECTORS, {})
     tensors, metadata = read_tensors(PATH)
     if missing == "tensor":
         del tensors["sports"]
@@ -63,7 +63,7 @@ def test_a_vector_or_number_is_missing(missing: str) -> None:
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.01])
 def test_a_vector_that_is_not_of_unit_length(factor: float) -> None:
     changed = Selected((factor * unit(1)).astype(np.float32), 3, 0.2, 5.0, 1.5)
-    write_selected({**VECTORS, "medical": changed}, {})
+    write_selected(PATH, {**VECTORS, "medical": changed}, {})
     with pytest.raises(UserError, match="unit length") as caught:
         read_selected()
     assert "medical" in str(caught.value)

@@ -12,13 +12,13 @@ from em_geometry.errors import UserError
 from em_geometry.project.steer import answers, interventions, save
 from em_geometry.steering.formats import write_vectors
 from em_geometry.steering.hooks import Intervention
-from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.steering.selected import PATH, Selected, write_selected
 
 
 @pytest.fixture
 def selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_selected({"finance": Selected(unit(1), 2, 0.2, 5.0, 3.0)}, {})
+    write_selected(PATH, {"finance": Selected(unit(1), 2, 0.2, 5.0, 3.0)}, {})
 
 
 def test_a_dose_is_a_share_of_the_residual_norm(selected: None) -> None:

@@ -12,7 +12,7 @@ import polars as pl
 from em_geometry.io.files import write_metrics, write_parquet
 from em_geometry.judging.rates import RateMatrix, wilson
 from em_geometry.settings.params import Params
-from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.steering.selected import PATH, Selected, write_selected
 from em_geometry.transfer.conditions import name as condition_name
 from em_geometry.transfer.table import Table
 
@@ -180,7 +180,7 @@ def write_everything(chosen: Params) -> None:
         write_parquet(Path(f"data/damage/{target}.parquet"), frame, {})
     vector = np.array([1.0, 0.0], dtype=np.float32)
     chosen_vectors = {k: Selected(vector, LAYER, d, 10 * d, 1.0) for k, d in DOSES.items()}
-    write_selected(chosen_vectors, {})
+    write_selected(PATH, chosen_vectors, {})
     likeness = {"finance": 0.9, "sports": 0.7, "profanity": 0.1, "control": 0.95}
     model = {m: {"contrast_cosine": v} for m, v in likeness.items()}
     write_metrics(Path("metrics/base_similarity.json"), {"model": model})

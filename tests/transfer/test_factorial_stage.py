@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from em_geometry.io.files import check_metrics, read_json, write_parquet, write_tensors
 from em_geometry.settings.params import Params
-from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.steering.selected import PATH, Selected, write_selected
 from em_geometry.transfer.factorial import METRICS, NO_FACTORS, main
 
 WIDTH, TOPICS = 6, ("home", "work", "food")
@@ -61,7 +61,7 @@ def metrics() -> dict[str, Any]:
         slug: Selected(unit[i // 2], LAYER, 0.3, 1.0, 2.0)
         for i, slug in enumerate(("finance", "sports", "profanity"))
     }
-    write_selected(vectors, {"contrast": "model_contrast", "span": "prompt_last"})
+    write_selected(PATH, vectors, {"contrast": "model_contrast", "span": "prompt_last"})
     main(chosen)
     found: dict[str, Any] = read_json(METRICS)
     check_metrics(found)

@@ -17,7 +17,7 @@ from invented_activations import (
 )
 
 from em_geometry.io.files import read_json
-from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.steering.selected import PATH, Selected, write_selected
 from em_geometry.vectors.similarity import METRICS, PLOT, cosine, linear_cka, main, similarities
 
 READINGS = ("contrast_cosine", "mean_cosine", "cka")
@@ -83,7 +83,7 @@ def test_the_stage() -> None:
     written = write_prompt_activations(chosen.targets)
     vector = np.eye(WIDTH, dtype=np.float32)[0]
     layers = {"finance": 1, "sports": 2, "profanity": 1}
-    write_selected({s: Selected(vector, n, 0.2, 1.0, 1.0) for s, n in layers.items()}, {})
+    write_selected(PATH, {s: Selected(vector, n, 0.2, 1.0, 1.0) for s, n in layers.items()}, {})
     main(chosen)
     metrics = read_json(METRICS)
     models = ["finance", "sports", "profanity", "control"]
