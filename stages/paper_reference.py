@@ -6,9 +6,9 @@ from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.printed_gram import read_family, read_published_gram
 from em_geometry.claims.published import HEADLINE, audit, calibration_of, published_results
 from em_geometry.geometry import power
-from em_geometry.geometry.table import csv_text
 from em_geometry.io.files import write_text
 from em_geometry.io.results import write_results
+from em_geometry.io.tables import csv_text
 from em_geometry.project import paths
 from em_geometry.project.command import run
 
