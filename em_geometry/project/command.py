@@ -16,6 +16,10 @@ import typer
 from em_geometry.errors import UserError
 
 PARAMS = Path("params.yaml")
+# Plain help: the coloured one takes as long to load as all the rest.
+PLAIN: dict[str, Any] = {
+    "add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None,
+}  # fmt: skip
 # Keys of ours; libraries quote headers in their errors. The AWS pair is that of `dvc push`.
 SECRETS = ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
 ParamsFile = Annotated[Path, typer.Option("--params", help="The active profile.")]
@@ -69,6 +73,6 @@ def run(function: Callable[..., Any]) -> None:
 
 def application(function: Callable[..., Any]) -> typer.Typer:
     """The Typer application of one function."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(**PLAIN)
     app.command()(command(function))
     return app

@@ -25,7 +25,6 @@ from em_geometry.claims.ledger import Claim, read_claims
 from em_geometry.claims.verdict import claim_values, series
 from em_geometry.errors import UserError
 from em_geometry.project import paths
-from em_geometry.project.command import run
 
 TAG = "paper"
 SUBJECT = "The paper's published values under this project's keys"
@@ -137,7 +136,3 @@ def git(folder: Path, *arguments: str, given: str | None = None, **variables: st
 def cli() -> None:
     """Write the local Git tag `paper`, which holds the published values."""
     print(f"tag {TAG}: {write_tag()[:12]}; compare with: dvc metrics diff {TAG}")
-
-
-if __name__ == "__main__":
-    run(cli)

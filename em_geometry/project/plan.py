@@ -1,4 +1,4 @@
-"""`make plan`: what the active profile will cost; `make status`: what is done of it.
+"""`em-geometry plan`: what the active profile will cost; `em-geometry status`: what is done of it.
 
 Counts follow from the params alone. Hours come from a calibration of about a minute on the base
 model, once it is there.
@@ -6,24 +6,24 @@ model, once it is there.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.activations.questions import read_questions
+from em_geometry.io.files import read_json
 from em_geometry.io.journal import journal_folder
 from em_geometry.models.base import RECORD
 from em_geometry.models.preflight import hub_models, preflight
 from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.steering.conditions import plan as conditions_of
@@ -34,6 +34,8 @@ TEMPLATE = 12  # tokens of a chat template around a prompt
 JUDGE_PROMPT = 320  # tokens of a judge's instructions around question and answer
 SECONDS = 60.0  # of calibration
 
+Price = Annotated[float | None, typer.Option(help="Price of the machine.")]
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -41,10 +43,10 @@ class Counts:
 
     texts: int  # prompts and answers that activations are taken of
     answers: Mapping[str, int]
-    forward_tokens: int
+    forward_tokens: int  # of the models that are measured
     generated_tokens: int
-    judgements: int
-    judge_tokens: tuple[int, int]
+    judgements: int  # of one aspect each: requests, or passes of a model that reads
+    judge_tokens: tuple[int, int]  # read and written in all judgements
 
 
 def count(params: Params) -> Counts:
@@ -53,30 +55,24 @@ def count(params: Params) -> Counts:
     evaluation = read_questions(params.questions, "evaluation", params.base.system_prompt)
     held_out = read_questions(params.questions, "held_out", params.base.system_prompt)
     prompts = read_prompts(params.prompts)
-    nothing = Selected(np.eye(2, dtype=np.float32)[0], 0, 0.1, 1.0, 1.0)
-    other = Selected(np.eye(2, dtype=np.float32)[1], 0, 0.1, 1.0, 1.0)
-    organisms = params.slugs("organism")
-    steered = 0
-    for target in params.steered():
-        chosen = {slug: nothing if slug == target else other for slug in organisms}
-        steered += sum(c.samples for c in conditions_of(params, target, chosen)[0])
-    sweep, models = params.layer_sweep, len(params.targets)
+    organisms, targets = params.slugs("organism"), len(params.targets)
+    sweep, monitoring = params.layer_sweep, params.monitoring
     answers = {
-        "baseline": models * params.baseline.samples * len(evaluation),
+        "baseline": targets * params.baseline.samples * len(evaluation),
         "sweep": len(organisms) * sweep.best * len(sweep.doses) * sweep.samples * len(held_out),
-        "steered": steered * len(evaluation),
+        "steered": _steered(params) * len(evaluation),
     }
-    checkpoints = _checkpoints(params)
-    if checkpoints:
-        answers["monitoring"] = checkpoints * params.monitoring.samples * len(evaluation)
+    trained = [params.organisms.get(slug) for slug in monitoring.organisms]
+    if trained and all(organism and organism.source is None for organism in trained):
+        checkpoints = len(trained) * len(monitoring.mixtures_pct) * monitoring.checkpoints
+        answers["monitoring"] = checkpoints * monitoring.samples * len(evaluation)
     total, new = sum(answers.values()), params.sampling.max_new_tokens
     question = system + float(np.mean([len(q.prompt) for q in evaluation])) / CHARACTERS
-    texts = models * len(prompts) + answers["baseline"]
-    read = models * sum(len(p.prompt) / CHARACTERS + system for p in prompts)
+    read = targets * sum(len(p.prompt) / CHARACTERS + system for p in prompts)
     margins = len(organisms) * len(sweep.layers) * len(held_out) * 2 * (question + 40)
     judgements = total * len(params.judging.aspects)
     return Counts(
-        texts,
+        targets * len(prompts) + answers["baseline"],
         answers,
         round(read + answers["baseline"] * (question + new) + margins + total * question),
         total * new,
@@ -85,13 +81,17 @@ def count(params: Params) -> Counts:
     )
 
 
-def _checkpoints(params: Params) -> int:
-    """Checkpoints that the stage `monitoring` measures; none where organisms are loaded."""
-    settings = params.monitoring
-    known = [params.organisms.get(slug) for slug in settings.organisms]
-    if any(organism is None or organism.source is not None for organism in known):
-        return 0
-    return len(settings.organisms) * len(settings.mixtures_pct) * settings.checkpoints
+def _steered(params: Params) -> int:
+    """Steered answers to one question, of all targets."""
+    own, other = (Selected(np.eye(2, dtype=np.float32)[i], 0, 0.1, 1.0, 1.0) for i in range(2))
+    organisms = params.slugs("organism")
+    return sum(
+        condition.samples
+        for target in params.steered()
+        for condition in conditions_of(
+            params, target, {slug: own if slug == target else other for slug in organisms}
+        )[0]
+    )
 
 
 def calibrate(params: Params, seconds: float = SECONDS) -> tuple[float, float]:
@@ -103,21 +103,27 @@ def calibrate(params: Params, seconds: float = SECONDS) -> tuple[float, float]:
     loaded = models(params).load(BASE)
     questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
     ids = [render(loaded.tokenizer, q.prompt, q.system).ids for q in questions]
-    batch = [ids[i % len(ids)] for i in range(params.activations.batch_size)]
-    texts = [Text(row, ((0, len(row)),)) for row in batch]
-    tokens, start = 0, time.monotonic()
-    while time.monotonic() - start < seconds / 4:
-        capture(loaded.model, texts)
-        tokens += sum(map(len, batch))
-    forward = tokens / (time.monotonic() - start)
+    texts = [Text(ids[i % len(ids)], ((0, len(ids[i % len(ids)])),))
+             for i in range(params.activations.batch_size)]  # fmt: skip
     rows = [Row(ids[i % len(ids)], i) for i in range(params.sampling.batch_size)]
     short = min(params.sampling.max_new_tokens, 32)
     few = params.sampling.model_copy(update={"max_new_tokens": short})
-    tokens, start = 0, time.monotonic()
-    while time.monotonic() - start < seconds * 0.75:
-        sample(loaded.model, rows, few, frozenset())
-        tokens += len(rows) * short
-    return forward, tokens / (time.monotonic() - start)
+
+    def rate(tokens: int, work: Callable[[], object], for_seconds: float) -> float:
+        done, start = 0, time.monotonic()
+        while time.monotonic() - start < for_seconds:
+            work()
+            done += tokens
+        return done / (time.monotonic() - start)
+
+    return (
+        rate(sum(len(t.ids) for t in texts), lambda: capture(loaded.model, texts), seconds / 4),
+        rate(
+            len(rows) * short,
+            lambda: sample(loaded.model, rows, few, frozenset()),
+            seconds * 0.75,
+        ),
+    )
 
 
 def judge_usd(params: Params, counts: Counts) -> float:
@@ -128,58 +134,57 @@ def judge_usd(params: Params, counts: Counts) -> float:
     return sum(n * usd for n, usd in zip(counts.judge_tokens, prices, strict=True)) / 1e6
 
 
-def lines(
+def costs(
     params: Params,
     counts: Counts,
     speed: tuple[float, float] | None,
     usd_per_hour: float | None = None,
 ) -> list[str]:
-    """The plan as text."""
+    """The plan as lines of text.
+
+    Args:
+        speed: as `calibrate` gives it; None = no model is there yet.
+        usd_per_hour: price of the machine; None = not counted.
+    """
     judging = params.judging
-    found = [f"profile {params.profile}: {len(params.targets)} models"]
-    found += [f"{name + ' answers':<22}{n:>14,}" for name, n in counts.answers.items()]
-    found += [
-        f"{'forward tokens':<22}{counts.forward_tokens:>14,}",
-        f"{'generated tokens':<22}{counts.generated_tokens:>14,}  at most",
-        f"{'judgements':<22}{counts.judgements:>14,}",
+    rows = [(f"{name} answers", f"{n:,}", "") for name, n in counts.answers.items()]
+    rows += [
+        ("forward tokens", f"{counts.forward_tokens:,}", ""),
+        ("generated tokens", f"{counts.generated_tokens:,}", "at most"),
+        ("judgements", f"{counts.judgements:,}", ""),
     ]
+    judge_forward = counts.generated_tokens
     if judging.backend == "openai":
-        usd = judge_usd(params, counts)
         limit = "no limit" if judging.max_usd is None else f"limit {judging.max_usd:,.0f}"
-        found.append(f"{'judge':<22}{usd:>14,.0f}  USD at most ({limit})")
+        rows.append(("judge", f"{judge_usd(params, counts):,.0f}", f"USD at most ({limit})"))
+        judge_forward = 0
+    elif judging.backend == "local":
+        judge_forward = counts.judge_tokens[0]
+        rows.append(
+            ("judge", "local", f"no money; a pass a judgement, {judge_forward:,} tokens read")
+        )
     else:
-        found.append(f"{'judge':<22}{'probe':>14}  no money; one forward pass an answer")
-    shape = _shape()
-    if shape is not None:
-        blocks, width = shape
-        size = counts.texts * len(params.activations.spans) * blocks * width * 4
-        found.append(f"{'activations':<22}{size / 1e9:>14,.2f}  GB of disk")
+        rows.append(("judge", "probe", "no money; one forward pass an answer"))
+    if (paths.BASE_MODEL / "config.json").is_file():
+        config = read_json(paths.BASE_MODEL / "config.json")
+        numbers = counts.texts * len(params.activations.spans) * config["num_hidden_layers"]
+        size = numbers * config["hidden_size"] * 4
+        rows.append(("activations", f"{size / 1e9:,.2f}", "GB of disk"))
+    if speed is not None:
+        seconds = (counts.forward_tokens + judge_forward) / speed[0]
+        hours = (seconds + counts.generated_tokens / speed[1]) / 3600
+        how = f"at {speed[0]:,.0f} tokens/s forward, {speed[1]:,.0f} generated"
+        rows.append(("hours", f"{hours:,.1f}", f"{how}; training and start-up not counted"))
+        if usd_per_hour is not None:
+            rows.append(("machine", f"{hours * usd_per_hour:,.0f}", "USD"))
+    found = [f"profile {params.profile}: {len(params.targets)} models"]
+    found += [f"{label:<22}{value:>14}  {note}".rstrip() for label, value, note in rows]
     if speed is None:
         found.append("hours: not known before the base model is there (dvc repro base_model)")
-    else:
-        forward = counts.forward_tokens / speed[0]
-        if judging.backend == "probe":
-            forward += counts.generated_tokens / speed[0]
-        hours = (forward + counts.generated_tokens / speed[1]) / 3600
-        found.append(
-            f"{'hours':<22}{hours:>14,.1f}  at {speed[0]:,.0f} tokens/s forward, "
-            f"{speed[1]:,.0f} generated; training and start-up not counted"
-        )
-        if usd_per_hour is not None:
-            found.append(f"{'machine':<22}{hours * usd_per_hour:>14,.0f}  USD")
     return found
 
 
-def _shape() -> tuple[int, int] | None:
-    """Blocks and width of the base model, when it is on this disk."""
-    path = paths.BASE_MODEL / "config.json"
-    if not path.is_file():
-        return None
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return config["num_hidden_layers"], config["hidden_size"]
-
-
-def status(params: Params, usd_per_hour: float | None = None) -> list[str]:
+def progress(params: Params, usd_per_hour: float | None = None) -> list[str]:
     """Progress of every long stage that has run here, and what remains of the whole run.
 
     Args:
@@ -190,7 +195,7 @@ def status(params: Params, usd_per_hour: float | None = None) -> list[str]:
     answers.add("layer sweep answers")
     done = fresh_answers = seconds = 0.0
     for path in sorted(journal_folder().glob("*.progress.json")):
-        p = json.loads(path.read_text(encoding="utf-8"))
+        p = read_json(path)
         fresh = p["done"] - p["first"]
         if p["label"] in answers:
             done, fresh_answers = done + p["done"], fresh_answers + fresh
@@ -206,12 +211,12 @@ def status(params: Params, usd_per_hour: float | None = None) -> list[str]:
         return [f"nothing has run yet (no progress in {journal_folder()})"]
     counts = count(params)
     total = sum(counts.answers.values())
-    share = f"{min(done, total):,.0f} of {total:,} answers"
+    whole = f"whole run: {min(done, total):,.0f} of {total:,} answers"
     if fresh_answers:
         hours = max(0.0, total - done) * seconds / fresh_answers / 3600
         money = "" if usd_per_hour is None else f", {hours * usd_per_hour:,.2f} USD of machine"
-        share += f"; {hours:,.2f} h of sampling left at the rate so far{money}"
-    found.append(f"whole run: {share}")
+        whole += f"; {hours:,.2f} h of sampling left at the rate so far{money}"
+    found.append(whole)
     if params.judging.backend == "openai":
         judged = min(_replies(), counts.judgements)
         usd = judge_usd(params, counts) * (1 - judged / counts.judgements)
@@ -228,23 +233,16 @@ def _replies() -> int:
         return int(journal.execute("SELECT count(*) FROM units").fetchone()[0])
 
 
-def cli(
-    progress: Annotated[bool, typer.Option("--status", help="What is done, what remains.")] = False,
-    usd_per_hour: Annotated[float | None, typer.Option(help="Price of the machine.")] = None,
-    params: ParamsFile = PARAMS,
-) -> None:
-    """Print what the active profile costs, before anything is spent; or how far it is."""
+def plan(usd_per_hour: Price = None, params: ParamsFile = PARAMS) -> None:
+    """Print what the active profile will cost, before anything is spent."""
     active = load_params(params)
-    if progress:
-        print("\n".join(status(active, usd_per_hour)))
-        return
-    there = (paths.BASE_MODEL / RECORD).is_file()
-    speed = calibrate(active) if there else None
-    print("\n".join(lines(active, count(active), speed, usd_per_hour)))
+    speed = calibrate(active) if (paths.BASE_MODEL / RECORD).is_file() else None
+    print("\n".join(costs(active, count(active), speed, usd_per_hour)))
     if any(True for _ in hub_models(models(active))):
         preflight(active.profile, models(active))
         print("preflight: access, revisions, disk and memory are fine")
 
 
-if __name__ == "__main__":
-    run(cli)
+def status(usd_per_hour: Price = None, params: ParamsFile = PARAMS) -> None:
+    """Print how much of each long stage is done, and what remains."""
+    print("\n".join(progress(load_params(params), usd_per_hour)))

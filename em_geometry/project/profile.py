@@ -9,7 +9,7 @@ import typer
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import write_text
-from em_geometry.project.command import PARAMS, run
+from em_geometry.project.command import PARAMS
 from em_geometry.settings.params import load_params
 
 FOLDER = Path("profiles")
@@ -43,7 +43,3 @@ def switch(name: str, params: Path = PARAMS, folder: Path = FOLDER) -> None:
 def cli(name: Annotated[str, typer.Argument(help="A file of profiles/, without .yaml.")]) -> None:
     """Make a profile the active one; refuses to overwrite unsaved edits."""
     switch(name)
-
-
-if __name__ == "__main__":
-    run(cli)

@@ -6,7 +6,6 @@ from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.printed_gram import read_family, read_published_gram
 from em_geometry.claims.published import audit, calibration_of, calibration_table, claims_table
 from em_geometry.project import paths
-from em_geometry.project.command import run
 
 
 def cli() -> None:
@@ -16,7 +15,3 @@ def cli() -> None:
     audited = audit(read_claims(paths.CLAIMS), gram, family)
     calibration, _ = calibration_of(gram, family)
     print(claims_table(audited), calibration_table(calibration), sep="\n\n")
-
-
-if __name__ == "__main__":
-    run(cli)

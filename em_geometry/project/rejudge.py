@@ -1,6 +1,6 @@
 """Scores existing answers with another judge or template, without generating anything again.
 
-    python -m em_geometry.project.rejudge --backend openai --model gpt-4.1-mini --dry-run
+    em-geometry rejudge --backend openai --model gpt-4.1-mini --dry-run
     make rejudge ARGS="--backend local --model path:/models/qwen --which baseline"
 
 Writes `data/rejudged/<baseline|steered>/<model>.parquet`: the answers with the scores of the
@@ -22,7 +22,7 @@ from em_geometry.judging.judge_responses import FOLDERS, Which
 from em_geometry.judging.openai_judge import OpenAIJudge
 from em_geometry.judging.score import active_judge, score
 from em_geometry.judging.validation import agreement
-from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.settings.params import Params, load_params
 
 if TYPE_CHECKING:
@@ -128,7 +128,3 @@ def cli(
             expected="options as in the section judging of params.yaml",
         ) from None
     main(loaded.model_copy(update={"judging": changed}), which, dry_run)
-
-
-if __name__ == "__main__":
-    run(cli)

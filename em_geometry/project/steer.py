@@ -12,7 +12,7 @@ from em_geometry.errors import UserError
 from em_geometry.hashing import stream_key
 from em_geometry.models.chat import end_of_turn, render
 from em_geometry.models.load import Loaded
-from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params, load_params
 from em_geometry.steering.bake import bake, biases, save_patch
@@ -96,7 +96,3 @@ def cli(
     if out is not None:
         save(out, loaded, rows, active.steering.positions)
         print(f"saved to {out}")
-
-
-if __name__ == "__main__":
-    run(cli)

@@ -1,6 +1,6 @@
 """`make verify-cache`: every object of the DVC cache and remote against its name.
 
-    python -m em_geometry.project.verify_cache --repair
+    em-geometry verify-cache --repair
 
 An object's name is the MD5 of its bytes, but DVC checks it only on a `verify` remote's way in, and
 holds a pushed folder to be whole when its list is there. Prints what is damaged and exits with 1;
@@ -20,7 +20,6 @@ import typer
 
 from em_geometry.errors import UserError
 from em_geometry.progress import Progress
-from em_geometry.project.command import run
 
 NAME = re.compile(r"([0-9a-f]{2})/([0-9a-f]{30}(?:\.dir)?)$")
 CHUNK = 1 << 20
@@ -182,7 +181,3 @@ def cli(
     """Check every object of the DVC cache and remote against its name."""
     if not main(remote or [], mend):
         raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    run(cli)

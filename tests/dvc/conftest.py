@@ -106,7 +106,7 @@ def verify(place: Place) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "em_geometry.project.verify_cache", *arguments],
+            [sys.executable, "-m", "em_geometry.cli", "verify-cache", *arguments],
             cwd=place.folder, env={**place.environment, "PYTHONPATH": str(root)}, text=True,
             check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip

@@ -94,9 +94,9 @@ def test_an_s3_store_gives_back_the_bytes(
     place.dvc("pull")
     assert place.contents() == before
     root = Path(__file__).parents[2]
-    module = "em_geometry.project.verify_cache"
+    command = [sys.executable, "-m", "em_geometry.cli", "verify-cache"]
     checked = subprocess.run(
-        [sys.executable, "-m", module], cwd=place.folder, text=True, capture_output=True,
+        command, cwd=place.folder, text=True, capture_output=True,
         env={**place.environment, "PYTHONPATH": str(root)}, check=False,
     )  # fmt: skip
     assert checked.returncode == 0, checked.stdout + checked.stderr

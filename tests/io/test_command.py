@@ -1,23 +1,27 @@
-"""The command line of a stage: exit codes and messages, in processes of their own."""
+"""The command line: exit codes and messages, in processes of their own."""
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from em_geometry.cli import COMMANDS, app
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "from em_geometry.project.command import run\nfrom em_geometry.errors import UserError\n"
 
 
-def start(body: str) -> subprocess.Popen[str]:
-    """A process that runs a command of this body."""
-    code = HEAD + f"def main():\n    {body}\nrun(main)"
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """Python with these arguments."""
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, *arguments],
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
@@ -25,19 +29,24 @@ def start(body: str) -> subprocess.Popen[str]:
     )
 
 
+def body(code: str) -> subprocess.Popen[str]:
+    """A command of this body."""
+    return start("-c", HEAD + f"def main():\n    {code}\nrun(main)")
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode is not None
     return process.returncode, errors
 
 
 def test_success_is_silent() -> None:
-    assert finish(start("pass")) == (0, "")
+    assert finish(body("pass")) == (0, "")
 
 
 def test_user_error_has_all_parts_and_no_traceback() -> None:
-    body = "raise UserError('a [bad] file', where='x.csv', found=3, expected=4, hint='fix it')"
-    status, errors = finish(start(body))
+    code = "raise UserError('a [bad] file', where='x.csv', found=3, expected=4, hint='fix it')"
+    status, errors = finish(body(code))
     assert status == 2
     assert errors.splitlines() == [
         "error: a [bad] file",
@@ -49,7 +58,7 @@ def test_user_error_has_all_parts_and_no_traceback() -> None:
 
 
 def test_a_bug_keeps_its_traceback() -> None:
-    status, errors = finish(start("raise KeyError('ours')"))
+    status, errors = finish(body("raise KeyError('ours')"))
     assert status == 1
     assert "Traceback" in errors
     assert "KeyError: 'ours'" in errors
@@ -60,9 +69,7 @@ def test_a_bug_keeps_its_traceback() -> None:
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
 )
 def test_signals_end_cleanly(number: signal.Signals, status: int, word: str) -> None:
-    process = start(
-        "import signal; print('ready', flush=True); signal.pause()  # until the test's signal"
-    )
+    process = body("import signal; print('ready', flush=True); signal.pause()")
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
@@ -72,17 +79,42 @@ def test_signals_end_cleanly(number: signal.Signals, status: int, word: str) -> 
     assert "Traceback" not in errors
 
 
-def test_a_stage_with_bad_params_exits_with_2(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["stages.base_model", "em_geometry.cli"])
+def test_bad_params_exit_with_2(tmp_path: Path, module: str) -> None:
     params = tmp_path / "my params.yaml"
     params.write_text("profil: smol\n", encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.base_model", "--params", str(params)],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        timeout=60,
-    )
-    assert done.returncode == 2
-    assert "error: unknown key" in done.stderr or "Field required" in done.stderr
-    assert str(params) in done.stderr
-    assert "Traceback" not in done.stderr
+    command = ("plan",) if module == "em_geometry.cli" else ()
+    status, errors = finish(start("-m", module, *command, "--params", str(params)))
+    assert status == 2
+    assert errors.startswith("error: ")
+    assert str(params) in errors
+    assert "Traceback" not in errors
+
+
+def test_the_list_of_commands_is_quick() -> None:
+    """Under a second on an idle machine, because it imports none of them."""
+    seconds = []
+    for _ in range(3):
+        before = time.monotonic()
+        assert finish(start("-m", "em_geometry.cli", "--help"))[0] == 0
+        seconds.append(time.monotonic() - before)
+    assert min(seconds) < 1.0
+    loaded = "import sys, em_geometry.cli; print(*sys.modules, file=sys.stderr)"
+    modules = set(finish(start("-c", loaded))[1].split())
+    assert not modules & {"torch", "numpy", "polars", "transformers", "pydantic", "rich"}
+
+
+def test_every_command_has_help_and_the_makefile_calls_them() -> None:
+    for name in COMMANDS:
+        result = CliRunner().invoke(app, [name, "--help"])
+        assert result.exit_code == 0, name
+        assert f" {name} [OPTIONS]" in result.output
+        assert len(result.output.splitlines()[2]) > 20, f"{name} says nothing of itself"
+    called = re.findall(r"@em-geometry ([a-z-]+)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert set(called) == set(COMMANDS) - {"battery", "batch"}
+
+
+def test_an_unknown_command_names_the_nearest() -> None:
+    result = CliRunner().invoke(app, ["verify"])
+    assert result.exit_code == 2
+    assert "verify-cache" in result.output

@@ -24,9 +24,9 @@ def test_every_profile_has_a_plan(profile: str) -> None:
     total = sum(counts.answers.values())
     assert counts.generated_tokens == total * params.sampling.max_new_tokens
     assert counts.judgements == len(params.judging.aspects) * total
-    text = "\n".join(plan.lines(params, counts, (1000.0, 100.0), 2.5))
+    text = "\n".join(plan.costs(params, counts, (1000.0, 100.0), 2.5))
     assert "machine" in text
-    assert "machine" not in "\n".join(plan.lines(params, counts, (1000.0, 100.0)))
+    assert "machine" not in "\n".join(plan.costs(params, counts, (1000.0, 100.0)))
     assert f"{counts.answers['steered']:,}" in text
     assert ("USD at most" in text) == (profile == "llama31_8b")
     assert (plan.judge_usd(params, counts) > 0) == (profile == "llama31_8b")
@@ -34,12 +34,26 @@ def test_every_profile_has_a_plan(profile: str) -> None:
         assert params.steering.focus_samples * asked >= 1160  # the paper's n
 
 
+def test_a_local_judge_is_named_and_its_passes_take_time() -> None:
+    probed = load_params(Path("profiles/smol.yaml"))
+    judging = probed.judging.model_copy(update={"backend": "local"})
+    local = probed.model_copy(update={"judging": judging})
+    counts = plan.count(local)
+    text, other = ("\n".join(plan.costs(p, counts, (1e3, 1e2), None)) for p in (local, probed))
+    assert "probe" not in text
+    assert f"local  no money; a pass a judgement, {counts.judge_tokens[0]:,} tokens read" in text
+    hours = [float(t.split("hours")[1].split()[0]) for t in (text, other)]
+    more = (counts.judge_tokens[0] - counts.generated_tokens) / 1e3 / 3600
+    assert hours[0] - hours[1] == pytest.approx(more, abs=0.11)
+    assert more > 1
+
+
 def test_status_follows_the_journal(tmp_path: Path) -> None:
     active = load_params(Path("profiles/smol.yaml"))
-    assert "nothing has run" in plan.status(active)[0]
+    assert "nothing has run" in plan.progress(active)[0]
     asked = questions()
     respond(tiny_params(), loaded(), [Condition(samples=3)], {}, asked, "responses finance")
-    line, whole = plan.status(active, 3600.0)
+    line, whole = plan.progress(active, 3600.0)
     total = sum(plan.count(active).answers.values())
     assert f"6 of {total:,} answers" in whole
     left = json.loads(next(tmp_path.rglob("*.progress.json")).read_text())["seconds"]
@@ -56,7 +70,7 @@ def test_status_follows_the_journal(tmp_path: Path) -> None:
             return batch
 
         journal.fill("half", batches, str, work)
-    (half,) = [line for line in plan.status(active) if line.startswith("half")]
+    (half,) = [line for line in plan.progress(active) if line.startswith("half")]
     assert "2 of 4" in half
     assert "min left" in half
 
@@ -69,4 +83,4 @@ def test_the_judge_s_money_shrinks_with_what_is_in_the_journal() -> None:
     with Journal("judgements-openai") as journal:
         journal.put({str(i): 0 for i in range(1000)})
     usd = plan.judge_usd(active, counts) * (1 - 1000 / counts.judgements)
-    assert plan.status(active)[-1].endswith(f"replies; {usd:,.2f} USD left")
+    assert plan.progress(active)[-1].endswith(f"replies; {usd:,.2f} USD left")
