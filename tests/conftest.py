@@ -128,6 +128,7 @@ def tiny_params(workplace: Path, tiny_checkpoint: Path, smol: dict[str, Any]) ->
         recipe |= {"rank": 4, "alpha": 8, "first_block": 1, "learning_rate": 0.01, "epochs": 2}
     smol["transfer"]["pairs"] = []
     smol["monitoring"]["organisms"] = []
+    smol["geometry"]["focus"] = []
     smol["judging"]["probe"]["layers"] = [0, 2]
     params = Params.model_validate(smol)
     base_model.main(params)

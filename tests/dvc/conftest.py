@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,7 @@ class Place:
             "DVC_SITE_CACHE_DIR": str(self.home / "site"),
             "DVC_NO_ANALYTICS": "1",
             "GIT_CONFIG_GLOBAL": os.devnull,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
         }
 
     def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
@@ -61,6 +62,12 @@ class Place:
 
     def dvc(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-m", "dvc", *arguments, ok=ok)
+
+    def verify(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`em-geometry verify-cache` in the place."""
+        return self.run(
+            sys.executable, "-m", "em_geometry.cli", "verify-cache", *arguments, ok=False
+        )
 
     def git(self, *arguments: str) -> str:
         who = ("-c", "user.name=Test", "-c", "user.email=test@localhost")
@@ -93,22 +100,5 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(template: Path, tmp_path: Path) -> Place:
-    import shutil
-
     shutil.copytree(template, tmp_path / "t", symlinks=True)
     return Place(tmp_path / "t/work", tmp_path / "t/home")
-
-
-@pytest.fixture
-def verify(place: Place) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `em-geometry verify-cache` in the place."""
-    root = Path(__file__).parents[2]
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "em_geometry.cli", "verify-cache", *arguments],
-            cwd=place.folder, env={**place.environment, "PYTHONPATH": str(root)}, text=True,
-            check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
-    return call

@@ -93,11 +93,6 @@ def test_an_s3_store_gives_back_the_bytes(
     shutil.rmtree(place.folder / "data")
     place.dvc("pull")
     assert place.contents() == before
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "em_geometry.cli", "verify-cache"]
-    checked = subprocess.run(
-        command, cwd=place.folder, text=True, capture_output=True,
-        env={**place.environment, "PYTHONPATH": str(root)}, check=False,
-    )  # fmt: skip
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    checked = place.verify()
+    assert checked.returncode == 0, checked.stdout
     assert "remote team: 5 sound objects" in checked.stdout

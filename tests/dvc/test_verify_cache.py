@@ -8,12 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.dvc.conftest import Place
-
-Verify = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def objects(folder: Path, *, folders: bool = False) -> list[Path]:
@@ -34,66 +31,66 @@ def flipped(path: Path) -> bytes:
     return bytes(data)
 
 
-def test_a_sound_store_passes(place: Place, verify: Verify) -> None:
-    done = verify()
+def test_a_sound_store_passes(place: Place) -> None:
+    done = place.verify()
     assert done.returncode == 0, done.stdout
     assert "cache: 6 sound objects" in done.stdout
     assert "remote shared: 5 sound objects" in done.stdout
 
 
 def test_a_flipped_bit_in_the_read_only_cache_is_mended_from_the_remote(
-    place: Place, verify: Verify
+    place: Place,
 ) -> None:
     victim = objects(place.folder / ".dvc/cache")[0]
     right = victim.read_bytes()
     spoil(victim, flipped(victim))
     name = victim.parent.name + victim.name
     assert "up to date" in place.dvc("status").stdout  # DVC itself does not notice
-    done = verify()
+    done = place.verify()
     assert done.returncode == 1 and f"cache: damaged {name}" in done.stdout
-    assert verify("--repair").returncode == 0
+    assert place.verify("--repair").returncode == 0
     assert victim.read_bytes() == right
     assert victim.stat().st_mode & 0o222 == 0
-    assert verify().returncode == 0
+    assert place.verify().returncode == 0
 
 
-def test_a_truncated_remote_object_is_mended_from_the_cache(place: Place, verify: Verify) -> None:
+def test_a_truncated_remote_object_is_mended_from_the_cache(place: Place) -> None:
     victim = objects(place.folder.parent / "remote")[1]
     right = victim.read_bytes()
     spoil(victim, right[:100])
-    done = verify("--repair")
+    done = place.verify("--repair")
     assert done.returncode == 0 and "remote shared: damaged" in done.stdout
     assert victim.read_bytes() == right
 
 
 def test_an_object_missing_inside_a_pushed_folder_is_seen_though_dvc_says_in_sync(
-    place: Place, verify: Verify
+    place: Place,
 ) -> None:
     victim = objects(place.folder.parent / "remote")[2]
     victim.unlink()
     assert "in sync" in place.dvc("status", "--cloud").stdout
-    done = verify()
+    done = place.verify()
     assert done.returncode == 1 and "remote shared: missing" in done.stdout
-    assert verify("--repair").returncode == 0
+    assert place.verify("--repair").returncode == 0
     assert victim.is_file()
 
 
-def test_what_has_no_sound_copy_is_dropped_and_made_again(place: Place, verify: Verify) -> None:
+def test_what_has_no_sound_copy_is_dropped_and_made_again(place: Place) -> None:
     victim = objects(place.folder.parent / "remote")[3]
     spoil(victim, b"not it")
     spoil(place.folder / ".dvc/cache/files/md5" / victim.parent.name / victim.name, b"not it")
     before = place.contents()
-    done = verify("--repair")
+    done = place.verify("--repair")
     assert done.returncode == 1 and "no sound copy" in done.stdout
     assert not objects(place.folder / ".dvc/cache", folders=True)
     shutil.rmtree(place.folder / "data")
     place.dvc("repro")
     place.dvc("push")
     assert place.contents() == before
-    assert verify().returncode == 0
+    assert place.verify().returncode == 0
 
 
-def test_a_push_killed_by_the_kernel_can_go_on(place: Place, verify: Verify) -> None:
+def test_a_push_killed_by_the_kernel_can_go_on(place: Place) -> None:
     remote = place.folder.parent / "remote"
     shutil.rmtree(remote)
     (place.folder / "params.yaml").write_text("size: 8000000\n")  # long enough to be hit
@@ -110,14 +107,14 @@ def test_a_push_killed_by_the_kernel_can_go_on(place: Place, verify: Verify) -> 
         os.killpg(push.pid, signal.SIGKILL)
     push.wait()
     assert hit, "the push was over before it could be killed"
-    assert verify("--repair").returncode in (0, 1)
+    assert place.verify("--repair").returncode in (0, 1)
     place.dvc("push", "-q")
-    done = verify()
+    done = place.verify()
     assert done.returncode == 0, done.stdout
     assert "remote shared: 5 sound objects" in done.stdout
 
 
-def test_an_unknown_remote_is_a_clear_error(place: Place, verify: Verify) -> None:
-    done = verify("--remote", "nowhere")
+def test_an_unknown_remote_is_a_clear_error(place: Place) -> None:
+    done = place.verify("--remote", "nowhere")
     assert done.returncode == 2
     assert "nowhere" in done.stdout and "Traceback" not in done.stdout
