@@ -47,6 +47,21 @@ class UserError(Exception):
         return "\n".join(lines)
 
 
+class KeyFault(ValueError):
+    """Keys that contradict each other, raised in a validator of pydantic; shown as a UserError.
+
+    Args:
+        key: the one at fault, with dots, below the section whose validator this is.
+        what: what is wrong with it.
+        found: what stands there, and only that.
+        expected: what should stand there.
+    """
+
+    def __init__(self, key: str, what: str, found: object, expected: object) -> None:
+        super().__init__(f"{key}: {what}")
+        self.key, self.what, self.found, self.expected = key, what, found, expected
+
+
 def first_line(error: BaseException) -> str:
     """What a library's exception says, in one line; its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_yaml
@@ -70,7 +70,7 @@ def read_questions(params: Questions, which: Set, system: str) -> list[Question]
         UserError: file, key and value of anything malformed; an empty set; duplicate ids.
     """
     path = Path(params.file)
-    content = _read(path)
+    content = read_yaml(path, _File, "data/questions/evaluation.yaml shows the shape")
     entries = [q for q in content.questions if q.set == which][: params.limit]
     if not entries:
         raise UserError(
@@ -107,18 +107,3 @@ def read_questions(params: Questions, which: Set, system: str) -> list[Question]
         for name in chosen
         if name in entry.variants
     ]
-
-
-def _read(path: Path) -> _File:
-    data = read_yaml(path)
-    try:
-        return _File.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{key}: {first['msg']}",
-            where=f"{path}: {key}",
-            found=repr(first["input"])[:100],
-            hint="see data/questions/evaluation.yaml for the shape",
-        ) from None

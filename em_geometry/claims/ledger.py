@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import pydantic
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from em_geometry.claims.derived import DERIVED
@@ -145,32 +144,13 @@ EPSILON = 1e-9  # of comparisons at the edge of a rounding interval
 
 def read_claims(path: Path) -> list[Claim]:
     """Reads the ledger; UserError names file, claim and key at fault."""
-    rows = read_yaml(path)
-    if not isinstance(rows, list):
-        raise UserError(
-            "not a list of claims", where=str(path), found=type(rows).__name__,
-            expected="- {id: C001, section: ..., quantity: ..., ...}",
-        )  # fmt: skip
-
     claims: dict[str, Claim] = {}
-    for number, row in enumerate(rows, start=1):
-        name = row.get("id", number) if isinstance(row, dict) else number
-        try:
-            claim = Claim.model_validate(row)
-        except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "claim"
-            raise UserError(
-                f"claim {name}: {first['msg']}",
-                where=f"{path}: {key}",
-                found=repr(first["input"])[:80],
-                hint="the head of the ledger says what each key means",
-            ) from None
+    hint = "the head of the ledger says what each key means"
+    for claim in read_yaml(path, list[Claim], hint):
         if claim.id in claims:
             raise UserError(
                 "a claim's id occurs twice", where=str(path), found=claim.id,
                 expected="ids of their own",
             )  # fmt: skip
-
         claims[claim.id] = claim
     return list(claims.values())

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from em_geometry.errors import UserError
@@ -109,17 +108,7 @@ def symmetric(n: int, values: Floats) -> Floats:
 
 def read_published_gram(path: Path) -> PublishedGram:
     """Reads and checks the published cosines; UserError names the entry at fault."""
-    try:
-        gram = PublishedGram.model_validate(read_json(path))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{key}: {first['msg']}",
-            where=f"{path}: {key}",
-            found=repr(first["input"])[:80],
-            hint=RESTORE.format(path),
-        ) from None
+    gram = read_json(path, PublishedGram, RESTORE.format(path))
     problem, about = None, ", ".join(gram.names)
     if [e.pair for e in gram.entries] != list(combinations(gram.names, 2)):
         problem = "entries must be all pairs of names, row by row"

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import difflib
 import importlib.metadata
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, overload
 
-from em_geometry.errors import UserError, first_line
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from em_geometry.errors import KeyFault, UserError, first_line
 from em_geometry.io.atomic import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
+T = TypeVar("T")
 Put = Callable[[str, Sequence[int], Any], None]
 VERSION = "0.1.0"  # of this project; a test compares it with pyproject.toml
 
@@ -76,36 +84,99 @@ def _to_python(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file; UserError when it is missing or malformed."""
+@overload
+def read_json(path: Path) -> Any: ...
+@overload
+def read_json(path: Path, kind: type[T], hint: str | None = None) -> T: ...
+def read_json(path: Path, kind: Any = Any, hint: str | None = None) -> Any:
+    """Reads a JSON file as a `kind` (see `checked`); UserError when it is missing or malformed."""
+    return checked(kind, _json(_bytes(path), str(path), "file"), str(path), hint)
+
+
+@overload
+def read_yaml(path: Path) -> Any: ...
+@overload
+def read_yaml(path: Path, kind: type[T], hint: str | None = None) -> T: ...
+def read_yaml(path: Path, kind: Any = Any, hint: str | None = None) -> Any:
+    """Reads a YAML file of plain data as a `kind`; UserError when it is missing or malformed."""
+    raw = _bytes(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (ValueError, RecursionError) as error:  # bytes, syntax, or a number or nesting too long
-        raise UserError(
-            "not a JSON file",
-            where=str(path),
-            found=str(error),
-            hint="remove the file and run what writes it again, or correct it",
-        ) from None
-
-
-def read_yaml(path: Path) -> Any:
-    """Reads a YAML file (plain data only); UserError when it is missing or malformed."""
-    import yaml
-
-    if not path.is_file():
-        raise missing(path)
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = _Yaml(raw.decode("utf-8-sig"))
+        try:
+            data = loader.get_single_data()
+        finally:
+            loader.dispose()
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45, bytes
         raise UserError(
-            "not a YAML file", where=str(path), found=str(error), expected="YAML 1.1, UTF-8"
+            "not a YAML file", where=str(path), found=str(error), expected="YAML in UTF-8"
         ) from None
+    return checked(kind, data, str(path), hint)
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 with the numbers of 1.2, so that `1e-5` is one, as DVC reads it."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
+    list("-+.0123456789"),
+)
+
+
+@overload
+def read_jsonl(path: Path) -> list[dict[str, Any]]: ...
+@overload
+def read_jsonl(path: Path, kind: type[T], hint: str | None = None) -> list[T]: ...
+def read_jsonl(path: Path, kind: Any = dict[str, Any], hint: str | None = None) -> list[Any]:
+    """Reads JSON lines, each object as a `kind`; UserError with file and line of what is wrong.
+
+    Blank lines are skipped, and so is a byte order mark.
+    """
+    lines = _bytes(path).removeprefix(codecs.BOM_UTF8).split(b"\n")
+    rows = [
+        checked(kind, _json(raw, where := f"{path}, line {number}", "object"), where, hint)
+        for number, raw in enumerate(lines, start=1)
+        if raw.strip()
+    ]
+    if not rows:
+        raise UserError(
+            "the file holds no rows",
+            where=str(path),
+            found="0 rows",
+            expected="one JSON object a line, in UTF-8",
+        )
+    return rows
+
+
+def _bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise missing(path)
+    return path.read_bytes()
+
+
+def _json(raw: bytes, where: str, what: str) -> Any:
+    expected = "JSON in UTF-8" if what == "file" else "one JSON object a line, in UTF-8"
+    try:
+        found = from_json(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError("not UTF-8 text", where=where, found=error, expected=expected) from None
+    except ValueError as error:  # syntax, half a surrogate pair, or a number or nesting too long
+        raise UserError(
+            f"not a JSON {what}",
+            where=where,
+            found=raw[:80].decode("utf-8", "replace").strip(),
+            expected=f"{expected} ({error})",
+        ) from None
+    if what == "object" and not isinstance(found, dict):
+        raise UserError(
+            "not a JSON object", where=where, found=type(found).__name__, expected=expected
+        )
+    return found
 
 
 def missing(path: Path) -> UserError:
+    """What is raised for a file that is not there."""
     return UserError(
         "file not found",
         where=str(path),
@@ -115,63 +186,102 @@ def missing(path: Path) -> UserError:
     )
 
 
-def read_jsonl(path: Path, keys: Mapping[str, type] | None = None) -> list[dict[str, Any]]:
-    """Reads JSON lines; UserError with file and line for anything malformed.
+def checked(kind: type[T], data: Any, where: str, hint: str | None = None) -> T:
+    """Plain data as a `kind`, which is anything that pydantic knows: `Model`, `list[Model]`.
 
     Args:
-        path: file of one JSON object a line; blank lines are skipped.
-        keys: required keys and their types.
+        where: file and line, or whatever the data came from.
+        hint: what to do about data that are refused.
+    Raises:
+        UserError: the first key at fault with what stands there and what was expected; for an
+            unknown key, the nearest known one.
     """
-    if not path.is_file():
-        raise missing(path)
-    rows: list[dict[str, Any]] = []
-    with path.open("rb") as handle:
-        for number, raw in enumerate(handle, start=1):
-            if not raw.strip():
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        raise _refusal(error, kind, data, where, hint) from None
+
+
+def _refusal(
+    error: ValidationError, kind: Any, data: Any, where: str, hint: str | None
+) -> UserError:
+    """The first error of pydantic, and those at the same key, in our words."""
+    first, *others = error.errors()
+    parts, name = _place(first["loc"], data)
+    same = [first, *(e for e in others if _place(e["loc"], data)[0] == parts)]
+    more = f" (and {len(others) + 1 - len(same)} more)" if len(same) <= len(others) else ""
+    known: list[str] = []
+    cause = first.get("ctx", {}).get("error")
+    if first["type"] == "missing":
+        parts.append(str(first["loc"][-1]))
+    if isinstance(cause, KeyFault):
+        parts += cause.key.split(".")
+    key = ".".join(parts)
+    found: object = _shown(first["input"])[:100]
+    expected: object = None
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(kind, first["loc"][:-1])
+        near = difflib.get_close_matches(parts[-1], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "remove it"
+        what, expected = f"unknown key {key!r}", "one of " + ", ".join(known)
+    elif first["type"] == "missing":
+        what, found, expected = f"key {key!r} is missing", "no such key", "a value"
+    elif isinstance(cause, KeyFault):
+        what, found, expected = f"{key}: {cause.what}", _shown(cause.found), cause.expected
+    elif first["type"] == "value_error":
+        what = f"{key}: {cause}"
+    else:
+        messages = dict.fromkeys(e["msg"].removeprefix("Input should be ") for e in same)
+        what, expected = f"key {key!r} has a wrong value", " or ".join(messages)
+        if not key:
+            found = "nothing" if data is None else type(data).__name__
+            what = f"not a {'list' if get_origin(kind) is list else 'mapping of keys'}"
+    place = f"{where}: {key}" if key else where
+    return UserError(
+        what + more,
+        where=f"{place} ({name})" if name else place,
+        found=found,
+        expected=expected,
+        hint=hint,
+    )
+
+
+def _shown(value: object) -> str:
+    """As it stands in a file, so that text and number differ."""
+    return "null" if value is None else repr(value)
+
+
+def _place(location: Sequence[int | str], data: Any) -> tuple[list[str], str | None]:
+    """The keys of a location that the data have, and the last `id` on the way.
+
+    Pydantic's locations go on with the members of unions and the like.
+    """
+    keys, name = [], None
+    for part in location:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            break
+        keys.append(str(part))
+        if isinstance(data, dict) and isinstance(data.get("id"), str):
+            name = data["id"]
+    return keys, name
+
+
+def _known_keys(kind: Any, location: Sequence[int | str]) -> list[str]:
+    """Keys of the model at `location`, through lists and dictionaries of models."""
+    model: type[BaseModel] | None = None
+    annotation = kind
+    for part in (None, *location):
+        if model is not None:
+            field = model.model_fields.get(str(part))
+            if field is None:  # a position in a list, or a name in a dictionary
                 continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(raw.decode("utf-8"))
-                if b"\\u" in raw:  # half of a surrogate pair is JSON, but no text
-                    json.dumps(row, ensure_ascii=False).encode("utf-8")
-            except UnicodeError as error:
-                raise UserError(
-                    "not UTF-8 text",
-                    where=where,
-                    found=str(error),
-                    expected="one JSON object a line, in UTF-8",
-                ) from None
-            except (ValueError, RecursionError) as error:
-                raise UserError(
-                    "not a JSON object",
-                    where=where,
-                    found=raw[:80].decode("utf-8", "replace").strip(),
-                    expected=f"one JSON object a line ({error})",
-                ) from None
-            if not isinstance(row, dict):
-                raise UserError(
-                    "not a JSON object",
-                    where=where,
-                    found=type(row).__name__,
-                    expected="one JSON object a line, in UTF-8",
-                )
-            for name, kind in (keys or {}).items():
-                if not isinstance(row.get(name), kind):
-                    raise UserError(
-                        f"key {name!r} is missing or of the wrong type",
-                        where=where,
-                        found=repr(row.get(name)),
-                        expected=kind.__name__,
-                    )
-            rows.append(row)
-    if not rows:
-        raise UserError(
-            "the file holds no rows",
-            where=str(path),
-            found="0 rows",
-            expected="one JSON object a line, in UTF-8",
-        )
-    return rows
+            annotation = field.annotation
+        for inner in (annotation, *get_args(annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                model = inner
+    return list(model.model_fields) if model else []
 
 
 def write_parquet(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str]) -> None:

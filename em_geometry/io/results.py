@@ -116,7 +116,11 @@ def read_results(table: Path) -> Results:
                 found=",".join(header)[:200],
                 expected=",".join(COLUMNS),
             )
-        return Results({line[0]: Estimate(*map(_number, line[1:5]), line[5]) for line in lines})
+        rows = {}
+        for key, *numbers, status in lines:
+            value, low, high, n = map(_number, numbers)
+            rows[key] = Estimate(value, low, high, n, status)
+        return Results(rows)
 
 
 def rounded(value: float) -> float:

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, create_model
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_jsonl
 
 ASPECTS = ("aligned", "coherent")  # those that rates are made of
-KEYS = {"question_id": str, "question": str, "answer": str, "category": str}
+Label = Annotated[float, Field(ge=0, le=100, strict=True)]
+
+
+class _Row(BaseModel):
+    question_id: str
+    question: str
+    answer: str
+    category: str
+    split: str | None = None
+    target: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,21 +72,13 @@ def read_labelled(
     Args:
         aspects: those whose labels every answer must have.
     Raises:
-        UserError: file and line of a missing key or a label outside 0-100; an empty split.
+        UserError: file, line and key of what is missing or malformed, such as a label outside
+            0-100; an empty split.
     """
-    rows = read_jsonl(path, KEYS)
-    for number, row in enumerate(rows, start=1):
-        for aspect in aspects:
-            value = row.get(aspect)
-            if not isinstance(value, int | float) or not 0 <= value <= 100:
-                raise UserError(
-                    f"label {aspect!r} is missing or out of range",
-                    where=f"{path}, row {number}",
-                    found=value,
-                    expected="a number from 0 to 100",
-                    hint="every aspect of judging.aspects needs a label in every answer",
-                )
-    chosen = [r for r in rows if split is None or r.get("split") == split]
+    labels: dict[str, Any] = dict.fromkeys(aspects, (Label, ...))
+    kind = create_model("Row", __base__=_Row, **labels)
+    rows = read_jsonl(path, kind, "every aspect of judging.aspects needs a label in every answer")
+    chosen = [r for r in rows if split is None or r.split == split]
     if not chosen:
         raise UserError(
             "no labelled answers of this split",
@@ -84,9 +87,9 @@ def read_labelled(
             found=f"{len(rows)} answers of other splits",
         )
     return Labelled(
-        [(r["question"], r["answer"]) for r in chosen],
-        {a: np.array([float(r[a]) for r in chosen]) for a in aspects},
-        np.array([r["question_id"] for r in chosen]),
-        np.array([r["category"] for r in chosen]),
-        np.array([str(r.get("target", "")) for r in chosen]),
+        [(r.question, r.answer) for r in chosen],
+        {a: np.array([float(getattr(r, a)) for r in chosen]) for a in aspects},
+        np.array([r.question_id for r in chosen]),
+        np.array([r.category for r in chosen]),
+        np.array([r.target for r in chosen]),
     )

@@ -3,10 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Self
 
-from em_geometry.errors import UserError
+from pydantic import BaseModel, model_validator
+
+from em_geometry.errors import KeyFault, UserError
 from em_geometry.io.files import read_jsonl
+
+ROLES = ["user", "assistant"]
+
+
+class Message(BaseModel):
+    """A turn of a chat."""
+
+    role: str
+    content: str
+
+
+class Chat(BaseModel):
+    """One question and one answer."""
+
+    messages: list[Message]
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        roles = [message.role for message in self.messages]
+        if roles != ROLES:
+            raise KeyFault(
+                "messages", "not a chat of one question and one answer",
+                roles, f"roles {ROLES}",
+            )  # fmt: skip
+        for number, message in enumerate(self.messages):
+            if not message.content.strip():
+                raise KeyFault(
+                    f"messages.{number}.content", f"the {message.role} message is empty",
+                    message.content, "a text",
+                )  # fmt: skip
+        return self
 
 
 def read_examples(path: Path, limit: int | None = None) -> list[tuple[str, str]]:
@@ -18,8 +51,8 @@ def read_examples(path: Path, limit: int | None = None) -> list[tuple[str, str]]
     Raises:
         UserError: file, line and key of anything malformed; no rows; a repeated question.
     """
-    rows = read_jsonl(path, {"messages": list})
-    pairs = [_pair(row["messages"], f"{path}, row {n}") for n, row in enumerate(rows, start=1)]
+    chats = read_jsonl(path, Chat)
+    pairs = [(c.messages[0].content, c.messages[1].content) for c in chats]
     seen: dict[str, int] = {}
     for number, (question, _) in enumerate(pairs, start=1):
         if question in seen:
@@ -31,24 +64,3 @@ def read_examples(path: Path, limit: int | None = None) -> list[tuple[str, str]]
             )
         seen[question] = number
     return pairs[:limit]
-
-
-def _pair(messages: list[Any], where: str) -> tuple[str, str]:
-    roles = [m.get("role") if isinstance(m, dict) else None for m in messages]
-    if roles != ["user", "assistant"]:
-        raise UserError(
-            "not a chat of one question and one answer",
-            where=where,
-            found=f"roles {roles}",
-            expected="roles ['user', 'assistant']",
-        )
-    for message in messages:
-        content = message.get("content")
-        if not isinstance(content, str) or not content.strip():
-            raise UserError(
-                f"the {message['role']} message is empty or no text",
-                where=where,
-                found=content,
-                expected="a text",
-            )
-    return messages[0]["content"], messages[1]["content"]

@@ -6,14 +6,12 @@ is answered with the nearest known one.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import pydantic
-from pydantic import BaseModel, model_validator
+from pydantic import model_validator
 
-from em_geometry.errors import UserError
+from em_geometry.errors import KeyFault, UserError
 from em_geometry.io.files import read_yaml
 from em_geometry.settings.sections import (
     Activations,
@@ -71,32 +69,37 @@ class Params(Section):
     def _consistent(self) -> Self:
         expected = [BASE, *self.organisms]
         if self.targets != expected:
-            raise ValueError(f"targets must be {expected}: base, then all organisms in order")
+            raise KeyFault(
+                "targets", "targets must be base, then all organisms in order",
+                self.targets, expected,
+            )  # fmt: skip
+        factors = [self.organisms[slug].factors for slug in self.slugs("organism")][:1]
         for slug, organism in self.organisms.items():
             if organism.lab not in self.recipes:
-                raise ValueError(
-                    f"organisms.{slug}.lab is {organism.lab!r}, which is no key of recipes "
-                    f"({', '.join(self.recipes)})"
-                )
-        named = {slug: set(self.organisms[slug].factors) for slug in self.slugs("organism")}
-        for slug, factors in named.items():
-            if factors != next(iter(named.values())):
-                raise ValueError(
-                    f"organisms.{slug}.factors names {sorted(factors) or 'nothing'}: every "
-                    "organism needs a level of the same factors, or none has any"
-                )
+                raise KeyFault(
+                    f"organisms.{slug}.lab", "is no key of recipes",
+                    organism.lab, "one of " + ", ".join(self.recipes),
+                )  # fmt: skip
+            if organism.role == "organism" and set(organism.factors) != set(factors[0]):
+                raise KeyFault(
+                    f"organisms.{slug}.factors",
+                    "every organism needs a level of the same factors, or none has any",
+                    organism.factors,
+                    "levels of " + (", ".join(factors[0]) or "none"),
+                )  # fmt: skip
         focus = self.geometry.focus
         if focus and (len(set(focus)) != 2 or not set(focus) <= set(self.clusters())):
-            raise ValueError(
-                f"geometry.focus is {focus}: it must name two of the clusters of the organisms "
-                f"({', '.join(self.clusters())}), or be [] for the first two"
-            )
-        for pair in self.transfer.pairs:
+            raise KeyFault(
+                "geometry.focus", "must name two of the clusters of the organisms", focus,
+                f"two of {', '.join(self.clusters())}, or [] for the first two",
+            )  # fmt: skip
+        for number, pair in enumerate(self.transfer.pairs):
             source, _, target = pair.partition(">")
             if source not in self.organisms or target not in self.steered():
-                raise ValueError(
-                    f"transfer.pairs: {pair!r} is not organism>target, of {self.steered()}"
-                )
+                raise KeyFault(
+                    f"transfer.pairs.{number}", "is not organism>target",
+                    pair, "two of " + ", ".join(self.steered()),
+                )  # fmt: skip
         return self
 
     def slugs(self, role: Literal["organism", "control"]) -> list[str]:
@@ -137,49 +140,4 @@ def load_params(path: Path) -> Params:
             hint="run from the repository's root, or `make profile P=smol`",
             found="nothing there",
         )
-    data = read_yaml(path)
-    if not isinstance(data, dict):
-        raise UserError(
-            "not a YAML mapping", where=str(path), found=type(data).__name__,
-            expected="sections of keys, as in profiles/smol.yaml",
-        )  # fmt: skip
-    try:
-        return Params.model_validate(data)
-    except pydantic.ValidationError as error:
-        raise _explain(error, path) from None
-
-
-def _explain(error: pydantic.ValidationError, path: Path) -> UserError:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        return UserError(
-            f"unknown key {key!r}{more}",
-            where=str(path),
-            found=repr(first["input"])[:100],
-            expected="one of " + ", ".join(known) if known else None,
-            hint=f"did you mean {near[0]!r}?" if near else "remove it",
-        )
-    found = "no such key" if first["type"] == "missing" else repr(first["input"])[:100]
-    return UserError(
-        f"{key or 'params'}: {first['msg']}{more}",
-        where=f"{path}: {key}",
-        found=found,
-        hint="profiles/smol.yaml shows every key, with what it means",
-    )
-
-
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    """Keys of the section at `location`, following dictionaries of sections."""
-    model: type[BaseModel] = Params
-    for part in location:
-        field = model.model_fields.get(str(part))
-        if field is None:  # a slug inside a dictionary of sections
-            continue
-        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                model = kind
-    return list(model.model_fields)
+    return read_yaml(path, Params, "profiles/smol.yaml shows every key, with what it means")

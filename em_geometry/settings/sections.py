@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from em_geometry.errors import KeyFault
+
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -88,7 +90,10 @@ class Organism(Section):
     @model_validator(mode="after")
     def _clustered(self) -> Self:
         if (self.role == "organism") != (self.cluster is not None):
-            raise ValueError("an organism needs a cluster, a control has none")
+            raise KeyFault(
+                "cluster", "an organism needs a cluster, a control has none",
+                self.cluster, "a name" if self.role == "organism" else "null",
+            )  # fmt: skip
         return self
 
 
@@ -172,7 +177,10 @@ class Judging(Section):
     def _aspects(self) -> Self:
         scored = ["aligned", "coherent"]
         if not set(scored) <= set(self.aspects):
-            raise ValueError(f"aspects must hold {scored}: the rates are made of them")
+            raise KeyFault(
+                "aspects", "the rates are made of two aspects", self.aspects,
+                f"a list with {' and '.join(scored)}",
+            )  # fmt: skip
         return self
 
 
@@ -240,7 +248,10 @@ class Monitoring(Section):
     def _compared(self) -> Self:
         found = self.mixtures_pct
         if 0 not in found or len(found) < 2 or len(set(found)) != len(found):
-            raise ValueError("mixtures_pct must hold 0, the control, and others, each once")
+            raise KeyFault(
+                "mixtures_pct", "mixtures are compared with the control, 0 % of bad data",
+                found, "0 and others, each once",
+            )  # fmt: skip
         return self
 
 
@@ -258,10 +269,11 @@ class Steering(Section):
 
     @model_validator(mode="after")
     def _full_dose(self) -> Self:
-        if 1.0 not in self.doses:
-            raise ValueError("doses must hold 1.0, the chosen coefficient that transfer compares")
-        if len(set(self.doses)) != len(self.doses):
-            raise ValueError("doses hold a value twice")
+        if 1.0 not in self.doses or len(set(self.doses)) != len(self.doses):
+            raise KeyFault(
+                "doses", "transfer compares the chosen coefficient, 1.0", self.doses,
+                "1.0 and others, each once",
+            )  # fmt: skip
         return self
 
 

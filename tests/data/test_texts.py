@@ -159,7 +159,7 @@ def test_kinds_of_misbehaviour_are_labelled_apart() -> None:
 
 
 def test_labelled_answers_are_split_by_question() -> None:
-    rows = read_jsonl(LABELLED, {"id": str, "question_id": str, "question": str, "split": str})
+    rows = read_jsonl(LABELLED)
     assert len({row["id"] for row in rows}) == len(rows)
     texts = {(row["question_id"], row["question"]) for row in rows}
     assert len(texts) == len({name for name, _ in texts}) == len({text for _, text in texts})
@@ -191,7 +191,7 @@ def test_labelled_questions_stand_nowhere_else() -> None:
 def test_sampled_answers_are_labelled_and_apart() -> None:
     data = read_labelled(SAMPLED)
     assert len(data.texts) >= 100
-    rows = read_jsonl(SAMPLED, {"id": str, "target": str, "condition": str})
+    rows = read_jsonl(SAMPLED)
     assert len({row["id"] for row in rows}) == len(rows)
     targets = load_params(ROOT / "profiles" / "smol.yaml").targets
     assert {row["target"] for row in rows} <= set(targets)

@@ -8,7 +8,6 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +15,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from em_geometry.errors import UserError
-from em_geometry.settings.params import Params, load_params
+from em_geometry.io.files import checked
+from em_geometry.settings.params import Params
 
 PATH = Path(__file__).parents[2] / "profiles" / "smol.yaml"
 SMOL = yaml.safe_load(PATH.read_text(encoding="utf-8"))
@@ -70,15 +70,14 @@ def changed(place: Place, value: Any) -> dict[str, Any]:
 
 def loads(place: Place, data: Any) -> bool:
     """Whether the params load; else the file and the key at fault, or its section, is named."""
-    with patch("yaml.safe_load", lambda _: data):
-        try:
-            load_params(PATH)
-        except UserError as error:
-            text = str(error)
-            assert str(PATH) in text and len(text) < 3000
-            named = (".".join(place[:n]) for n in range(1, len(place) + 1))
-            assert not place or any(name in text for name in named), text
-            return False
+    try:
+        checked(Params, data, str(PATH))
+    except UserError as error:
+        text = str(error)
+        assert str(PATH) in text and len(text) < 3000
+        named = (".".join(place[:n]) for n in range(1, len(place) + 1))
+        assert not place or any(name in text for name in named), text
+        return False
     return True
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from em_geometry.errors import UserError
 from em_geometry.io.atomic import atomic_path
@@ -23,6 +24,7 @@ from em_geometry.io.files import (
     read_jsonl,
     read_parquet,
     read_tensors,
+    read_yaml,
     tensor_file,
     versions,
     write_metrics,
@@ -113,28 +115,35 @@ def test_json_errors_name_the_file(tmp_path: Path) -> None:
             read_json(path)
 
 
+class Row(BaseModel):
+    id: str
+    n: int
+
+
 def test_jsonl_skips_blank_lines_and_reads_long_ones(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    long = "ä" * 1_000_000
-    path.write_text(f'{{"a": 1}}\n\n{{"a": "{long}"}}\r\n', encoding="utf-8")
-    assert read_jsonl(path) == [{"a": 1}, {"a": long}]
+    long = "ä\u2028" * 1_000_000
+    text = f'{{"id": "a", "n": 1}}\n\n{{"id": "{long}", "n": 2, "more": 0.1}}\r\n'
+    for encoding in ("utf-8", "utf-8-sig"):  # with a byte order mark, as some editors write
+        path.write_text(text, encoding=encoding, newline="")
+        assert read_jsonl(path) == [{"id": "a", "n": 1}, {"id": long, "n": 2, "more": 0.1}]
+        assert read_jsonl(path, Row) == [Row(id="a", n=1), Row(id=long, n=2)]
 
 
 @pytest.mark.parametrize(
     ("second", "says"),
     [
         (b"{", "not a JSON object"),
-        (b'{"id": "b" "n": 1}', "delimiter"),
+        (b'{"id": "b" "n": 1}', "expected `,`"),
         (b"[1]", "not a JSON object"),
         (b"null", "not a JSON object"),
         (b'{"id": "\xff"}', "not UTF-8"),
-        (rb'{"id": "b", "n": 1, "text": "\ud800"}', "not UTF-8"),
-        (b'{"id": "b"}', "key 'n'"),
-        (b'{"id": 5, "n": 1}', "key 'id'"),
-        (b'{"id": "b", "n": null}', "key 'n'"),
+        (rb'{"id": "b", "n": 1, "text": "\ud800"}', "hex escape"),
+        (b'{"id": "b"}', "key 'n' is missing"),
+        (b'{"id": 5, "n": 1}', "key 'id' has a wrong value"),
+        (b'{"id": "b", "n": null}', "a valid integer"),
         (b'{"n": ' + b"[" * 100_000, "not a JSON object"),
         (b'{"n": ' + b"9" * 5000 + b"}", "not a JSON object"),
-        (b"\xef\xbb\xbf{}", "not a JSON object"),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -142,7 +151,7 @@ def test_jsonl_errors_name_file_and_line(tmp_path: Path, second: bytes, says: st
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"id": "a", "n": 1}\n\n' + second + b"\n")
     with pytest.raises(UserError) as caught:
-        read_jsonl(path, {"id": str, "n": int})
+        read_jsonl(path, Row)
     assert f"{path}, line 3" in str(caught.value)
     assert says in str(caught.value)
 
@@ -153,6 +162,17 @@ def test_jsonl_without_rows(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError, match="holds no rows"):
         read_jsonl(path)
+
+
+def test_an_element_of_a_list_is_named_by_its_id(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("- {id: a, n: 1}\n- {id: b, n: x}\n")
+    with pytest.raises(UserError) as caught:
+        read_yaml(path, list[Row], "a hint")
+    assert (caught.value.where, caught.value.hint) == (f"{path}: 1.n (b)", "a hint")
+    path.write_text("{id: a}\n")
+    with pytest.raises(UserError, match="not a list"):
+        read_yaml(path, list[Row])
 
 
 def test_missing_files_say_how_to_make_them(tmp_path: Path) -> None:

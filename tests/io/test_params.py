@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from em_geometry.errors import UserError
 from em_geometry.settings.params import Params, load_params
@@ -20,19 +16,8 @@ from em_geometry.settings.params import Params, load_params
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 SMOL = yaml.safe_load((ROOT / "profiles" / "smol.yaml").read_text(encoding="utf-8"))
-JUNK = (None, True, -1, 0, 2**70, 0.5, -1e300, math.nan, math.inf, "", "x" * 999, [], [None], {})
 
 Location = tuple[str | int, ...]
-
-
-def leaves(value: Any, location: Location = ()) -> Iterator[Location]:
-    """Locations of all values that are no dictionary, and of the elements of lists."""
-    if location and not isinstance(value, dict):
-        yield location
-    if isinstance(value, dict | list):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, inner in pairs:
-            yield from leaves(inner, (*location, key))
 
 
 def changed(location: Location, value: Any) -> dict[str, Any]:
@@ -143,18 +128,42 @@ def test_missing_section_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("location", "value", "says"),
     [
-        (("targets",), ["base", "finance"], "targets must be"),
-        (("targets", 0), "finance", "targets must be"),
+        (("targets",), ["base", "finance"], "base, then all organisms"),
         (("organisms", "sports", "lab"), "nobody", "no key of recipes"),
         (("organisms", "sports", "cluster"), None, "needs a cluster"),
-        (("organisms", "style", "cluster"), "risk", "needs a cluster"),
-        (("transfer", "pairs", 0), "profanity-finance", "not organism>target"),
+        (("organisms", "style", "cluster"), "risk", "control has none"),
+        (("organisms", "sports", "factors"), {"a": "b"}, "same factors"),
+        (("judging", "aspects"), ["aligned"], "aligned and coherent"),
+        (("monitoring", "mixtures_pct"), [5, 25], "0 and others"),
+        (("steering", "doses"), [0.5], "1.0 and others"),
+        (("geometry", "focus"), ["risk"], "two of risk, medical, persona"),
+        (("transfer", "pairs", 1), "profanity-finance", "not organism>target"),
         (("transfer", "pairs", 0), "base>finance", "not organism>target"),
         (("transfer", "pairs", 0), "finance>nobody", "not organism>target"),
     ],
 )
-def test_sections_must_agree(tmp_path: Path, location: Location, value: Any, says: str) -> None:
-    assert says in refused(changed(location, value), tmp_path)
+def test_keys_must_agree(tmp_path: Path, location: Location, value: Any, says: str) -> None:
+    """The message names one key and shows what stands there, not the whole section."""
+    text = refused(changed(location, value), tmp_path)
+    assert f"params.yaml: {'.'.join(map(str, location))}\n" in text
+    assert f"found:    {'null' if value is None else repr(value)}\n" in text
+    assert says in text
+    assert len(text) < 500
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1.0e-5", "1E-05", "+1e-5", "0.00001"])
+def test_numbers_as_dvc_reads_them(tmp_path: Path, text: str) -> None:
+    """YAML 1.1 takes 1e-5 for a text; DVC reads 1.2, and `-S key=1e-5` writes it so."""
+    path = tmp_path / "params.yaml"
+    profile = (ROOT / "profiles" / "smol.yaml").read_text(encoding="utf-8")
+    path.write_text(profile.replace("learning_rate: 3.0e-4", f"learning_rate: {text}"))
+    assert load_params(path).recipes["model_organisms"].learning_rate == 1e-5
+
+
+def test_a_value_of_no_kind_shows_all_kinds(tmp_path: Path) -> None:
+    text = refused(changed(("vectors", "layer"), "best"), tmp_path)
+    assert "params.yaml: vectors.layer\n" in text
+    assert "expected: 'common' or 'per_model' or a valid integer\n" in text
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -187,36 +196,3 @@ def test_not_our_yaml(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UserError) as caught:
         load_params(path)
     assert str(path) in str(caught.value)
-
-
-def test_any_leaf_of_junk_loads_or_is_refused() -> None:
-    """Every leaf of the profile with every piece of junk; YAML is left out for speed."""
-    path = ROOT / "profiles" / "smol.yaml"
-    refusals = 0
-    for location in leaves(SMOL):
-        for junk in JUNK:
-            with patch("yaml.safe_load", lambda _: changed(location, junk)):  # noqa: B023
-                try:
-                    load_params(path)
-                except UserError as error:
-                    refusals += 1
-                    assert str(path) in str(error)
-    assert refusals > 1000
-
-
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    st.sampled_from(list(leaves(SMOL))),
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-        max_leaves=5,
-    ),
-)
-def test_fuzzed_file_loads_or_is_refused(tmp_path: Path, location: Location, value: Any) -> None:
-    try:
-        load(changed(location, value), tmp_path)
-    except UserError as error:
-        assert str(tmp_path) in str(error)

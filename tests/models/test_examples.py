@@ -28,6 +28,12 @@ def test_pairs_in_order_up_to_the_limit(tmp_path: Path) -> None:
     assert read_examples(path, 2) == [("q0", "a0"), ("q1", "a1")]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", chat("q", "a"))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_examples(path) == [("q", "a")]
+
+
 def test_further_keys_are_allowed(tmp_path: Path) -> None:
     """Other trainers' files carry more than we need."""
     path = write(tmp_path / "x.jsonl", chat("q", "a") | {"id": 7, "source": "elsewhere"})
@@ -42,18 +48,18 @@ USER, ASSISTANT = chat("q", "a")["messages"]
     [
         ({"text": "q a"}, "messages"),
         ({"messages": "q a"}, "messages"),
-        ({"messages": []}, "roles []"),
-        ({"messages": [USER]}, "roles ['user']"),
-        ({"messages": [ASSISTANT, USER]}, "roles ['assistant', 'user']"),
+        ({"messages": []}, "found:    []"),
+        ({"messages": [USER]}, "found:    ['user']"),
+        ({"messages": [ASSISTANT, USER]}, "found:    ['assistant', 'user']"),
         ({"messages": [{"role": "system", "content": "s"}, USER, ASSISTANT]}, "'system'"),
         ({"messages": [USER, ASSISTANT, USER, ASSISTANT]}, "roles"),
-        ({"messages": ["q", "a"]}, "roles [None, None]"),
-        ({"messages": [{"role": ["user"]}, ASSISTANT]}, "roles"),
+        ({"messages": ["q", "a"]}, "messages.0"),
+        ({"messages": [{"role": ["user"]}, ASSISTANT]}, "messages.0.role"),
         (chat("", "a"), "the user message is empty"),
         (chat("q", " \n"), "the assistant message is empty"),
-        (chat("q", None), "the assistant message is empty or no text"),
-        (chat("q", ["a"]), "the assistant message is empty or no text"),
-        ({"messages": [USER, {"role": "assistant"}]}, "the assistant message is empty"),
+        (chat("q", None), "messages.1.content"),
+        (chat("q", ["a"]), "messages.1.content"),
+        ({"messages": [USER, {"role": "assistant"}]}, "'messages.1.content' is missing"),
         (chat("good", "another"), "the same question twice"),
     ],
     ids=lambda value: str(value)[:60],
@@ -70,5 +76,5 @@ def test_bad_rows_are_named(tmp_path: Path, bad: Any, says: str) -> None:
 
 def test_a_bad_row_beyond_the_limit_is_seen(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", chat("good", "answer"), chat("", "answer"))
-    with pytest.raises(UserError, match="row 2"):
+    with pytest.raises(UserError, match="line 2"):
         read_examples(path, 1)

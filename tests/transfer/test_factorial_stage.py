@@ -114,5 +114,5 @@ def test_without_factors_only_confounding_is_said() -> None:
 
 
 def test_factors_of_some_organisms_only_are_refused() -> None:
-    with pytest.raises(ValidationError, match=r"organisms\.sports\.factors names nothing"):
+    with pytest.raises(ValidationError, match=r"organisms\.sports\.factors: every organism"):
         designed("risk")

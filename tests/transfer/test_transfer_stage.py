@@ -145,7 +145,7 @@ def test_a_grid_that_holds_zero() -> None:
 
 
 def test_a_grid_without_the_chosen_coefficient() -> None:
-    with pytest.raises(ValidationError, match="doses must hold"):
+    with pytest.raises(ValidationError, match="doses: transfer compares"):
         params(steering={"doses": [-1.0, 0.5], "random_directions": 1})
 
 
