@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from em_geometry.errors import UserError
+from em_geometry.io.journal import Spread
 from em_geometry.settings.sections import Workers
 
 TRIES = 3  # of one batch, when workers die over it
 WAIT = 60.0  # seconds without any result after which a missing worker is spoken of
 
 Make = tuple[Callable[..., Callable[[Any], Any]], tuple[Any, ...]]  # makes a work function
-Spread = Callable[[Sequence[Any]], Iterator[tuple[int, Any]]]
 
 
 def spread(

@@ -20,7 +20,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from em_geometry.engine import Spread
 from em_geometry.errors import UserError
 from em_geometry.progress import Progress
 
@@ -28,6 +27,8 @@ LOCATION_VARIABLE = "EMGEOMETRY_JOURNAL"
 LOOKUP = 10_000  # keys in one SELECT
 
 Item = TypeVar("Item")
+# Does batches elsewhere: (index, values) of each as it is finished.
+Spread = Callable[[Sequence[Any]], Iterator[tuple[int, Any]]]
 
 
 def journal_folder() -> Path:
