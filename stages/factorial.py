@@ -1,9 +1,80 @@
-"""Stage `factorial`."""
+"""Stage `factorial`: is it the laboratory or the mechanism?
+
+Where `organisms.*.factors` name a designed experiment (profile `deconfounded`): the effect of each
+factor on the angle between two vectors, on an organism's similarity to the base, and on the
+difference of the two directions of transfer. In every profile: how far laboratory and cluster are
+one and the same.
+"""
 
 from __future__ import annotations
 
-from em_geometry.project.command import run
-from em_geometry.transfer.factorial import cli
+from em_geometry.geometry.calibrate import prompt_sample, read_measured
+from em_geometry.io.results import Leaf, Nested, write_results
+from em_geometry.project import paths
+from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.settings.params import BASE, Params, load_params
+from em_geometry.stats.permutation import orders
+from em_geometry.steering.selected import read_selected
+from em_geometry.transfer.conditions import Table, read_answers
+from em_geometry.transfer.factors import (
+    Levels,
+    angle_effects,
+    asymmetry_effects,
+    confounding,
+    similarity_effects,
+)
+
+NO_FACTORS = "no factors named in params: organisms.*.factors"
+
+
+def main(params: Params) -> None:
+    """Writes confounding in every profile, and the factors' effects where there are factors."""
+    organisms = [params.organisms[slug] for slug in params.slugs("organism")]
+    groups = {"lab": [o.lab for o in organisms], "cluster": [str(o.cluster) for o in organisms]}
+    levels = {f: [o.factors[f] for o in organisms] for f in organisms[0].factors}
+    results: dict[str, Leaf | Nested] = {
+        "status": "ok" if levels else NO_FACTORS,
+        "organisms": len(organisms),
+        "confounding": confounding(levels or groups),
+    }
+    if levels:
+        results |= {"first_level": {f: each[0] for f, each in levels.items()}}
+        results |= measured(params, levels)
+    headline = ["status", "organisms", "confounding.*.cramers_v", "*.effect.*"]
+    write_results(paths.table("factorial"), paths.metrics("factorial"), results, headline)
+
+
+def measured(params: Params, levels: Levels) -> dict[str, Leaf | Nested]:
+    """Effects of the factors on angles, on similarity to the base and on transfer."""
+    slugs, seed, draws = params.slugs("organism"), params.run.seed, params.geometry.replicates
+    tried = orders(len(slugs), seed)
+    data, contrast, span = read_measured(params)
+    angles = angle_effects(data.sample, levels, tried, seed, draws)
+    selected = read_selected(paths.SELECTED)
+    prompt_span = params.vectors.span if params.vectors.span.startswith("prompt") else "prompt_last"
+    samples = [
+        prompt_sample(
+            params,
+            "prompt_contrast",
+            prompt_span,
+            {BASE: selected[slug].layer, slug: selected[slug].layer},
+        )
+        for slug in slugs
+    ]
+    answers = read_answers(paths.JUDGEMENTS, params.steered(), params.judging.aspects)
+    chosen = params.transfer
+    table = Table.of(answers, params.judging, seed, chosen.bootstrap, chosen.rate)
+    return {
+        "angle_deg": angles | {"contrast": contrast, "span": span},
+        "base_similarity": similarity_effects(samples, levels, tried, seed, draws),
+        "asymmetry_pct": asymmetry_effects(table, slugs, levels, tried),
+    }
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Estimate what the factors of a designed set of organisms do."""
+    main(load_params(params))
+
 
 if __name__ == "__main__":
     run(cli)

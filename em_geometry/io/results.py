@@ -63,6 +63,18 @@ class Results:
         """The result at `key`, None when there is none."""
         return self.rows.get(key)
 
+    def number(self, key: str) -> float:
+        """The number at `key`.
+
+        Raises:
+            UserError: there is none.
+        """
+        found = self.get(key)
+        if found is None or found.value is None:
+            why = "nothing" if found is None else found.status
+            raise UserError("a result that is needed is missing", where=key, found=why)
+        return found.value
+
     def group(self, prefix: str) -> dict[str, Estimate]:
         """Results whose keys begin with `prefix` and a dot, by the rest of their keys."""
         start = f"{prefix}."

@@ -282,6 +282,8 @@ class Transfer(Section):
 
     rate: Literal["em_betley", "em_turner"] = "em_betley"  # the rate that is compared
     bootstrap: Positive = 2000  # draws of the questions
+    recited_from: Share = 0.3  # answers with this share of 4-grams from training texts are recited
+    level: Share = 0.05  # of the correlations with transfer, all predictors together (Bonferroni)
     pairs: list[str] = []  # "source>target", the pairs the paper names
 
 

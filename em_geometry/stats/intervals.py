@@ -54,6 +54,22 @@ def percentiles(draws: Floats, defined: float = DEFINED) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def bootstrap_estimate(values: Floats, n: float | None, of: str = "values") -> Estimate:
+    """A number with the percentiles of its draws.
+
+    Args:
+        values: [1 + draws] the observed number, then its draws; those that are no numbers are left
+            out, and where they are too many there is no estimate.
+        of: what a number rests on, for the status of one that is undefined.
+    """
+    if not np.isfinite(values[0]):
+        return Estimate.undefined(f"undefined: no {of}", n)
+    low, high = percentiles(values[1:])
+    if not np.isfinite(low):
+        return Estimate.undefined(f"undefined: too few {of}", n)
+    return Estimate(float(values[0]), low, high, n)
+
+
 def t_interval(values: Floats) -> Estimate:
     """Mean of values [n], one a cluster, with the interval by Student's t; none for one cluster."""
     n, mean = len(values), float(values.mean())

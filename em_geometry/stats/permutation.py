@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.intervals import percentiles
+from em_geometry.stats.intervals import bootstrap_estimate
 
 EXACT = 8  # things up to which all orders are tried
 RANDOM = 20_000  # orders tried of more
@@ -101,10 +101,10 @@ class Tested:
     p: float | None = None
     smallest_p: float | None = None
 
-    def as_results(self, name: str) -> dict[str, Estimate | float]:
-        """The statistic under its name, and beside it p and the smallest p."""
-        tests = {"p": self.p, "smallest_p": self.smallest_p}
-        return {name: self.estimate} | {k: p for k, p in tests.items() if p is not None}
+    def as_results(self, key: str) -> dict[str, Estimate | float]:
+        """Results: the statistic at `key`, p and the smallest p below it."""
+        tests = {f"{key}.p": self.p, f"{key}.smallest_p": self.smallest_p}
+        return {key: self.estimate} | {k: p for k, p in tests.items() if p is not None}
 
 
 def partition_test(observed: float, values: Floats) -> Tested:
@@ -181,9 +181,7 @@ def pair_rank_test(x: Floats, y: Floats, seed: int) -> Tested:
     if np.ptp(shuffled[0]) == 0 or np.ptp(outcome[0]) == 0:
         return Tested(Estimate.undefined("undefined: all pairs alike", pairs))
     null = rank_correlations(shuffled, outcome[:1])
-    low, high = percentiles(rank_correlations(shuffled[:1], outcome)[1:])
-    if not np.isfinite(low):
-        return Tested(Estimate.undefined("undefined: too few draws with an outcome", pairs))
-    rho = float(null[0])
-    p = share_as_far(rho, null, SLACK)
-    return Tested(Estimate(rho, low, high, pairs), p, 1 / len(tried))
+    found = bootstrap_estimate(rank_correlations(shuffled[:1], outcome), pairs, "outcomes")
+    if found.value is None:
+        return Tested(found)
+    return Tested(found, share_as_far(found.value, null, SLACK), 1 / len(tried))

@@ -1,10 +1,23 @@
-"""Judged answers as conditions: their names, their rates, and draws that share the questions."""
+"""Judged answers as one long table of conditions, and sums and ratios of the conditions' rates.
+
+A condition is a target, steered by a source's vector in some way (`kind`) at a multiple of the
+chosen coefficient, or left alone. Every effect of the transfer is a weighted sum of conditions'
+rates or a ratio of two such sums, so one estimate serves all of them (docs/method.md: transfer).
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
+import numpy as np
+import polars as pl
+
+from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet
 from em_geometry.judging.judge import statuses
 from em_geometry.judging.rates import (
@@ -12,58 +25,243 @@ from em_geometry.judging.rates import (
     RateName,
     Rates,
     bootstrap_rate_matrix,
+    flat,
     rates,
 )
-from em_geometry.settings.params import Params
-from em_geometry.steering.respond import UNSTEERED
+from em_geometry.progress import Progress
+from em_geometry.settings.sections import Judging
+from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.intervals import bootstrap_estimate, distances, ratio_limits
 
-if TYPE_CHECKING:
-    import polars as pl
+KEYS = ("target", "source", "kind", "multiple")
+CLOSE = 1e-9  # sums of rates this close are the same, but for rounding
+COUNTED = "coherent answers"  # what an undefined rate lacks
 
-JUDGEMENTS = Path("data/judgements")
-BASELINE = Path("data/baseline/judgements")
+Weights: TypeAlias = Mapping[str, float]  # condition -> weight: a sum of rates
 
 
-def name(target: str, source: str = UNSTEERED, kind: str = "unsteered", multiple: float = 0) -> str:
+def name(target: str, source: str = "none", kind: str = "unsteered", multiple: float = 0) -> str:
     """The name of a condition: target, kind, source and multiple of the chosen coefficient."""
     return f"{target}|{kind}|{source}|{multiple:g}"
 
 
-def read_judgements(folder: Path, params: Params) -> pl.DataFrame:
-    """Judged answers with the columns `condition` and `status`: of all targets, or the steered."""
-    import polars as pl
+def steered(target: str, source: str) -> str:
+    """The condition of `target` under `source`'s vector at its chosen coefficient."""
+    return name(target, source, "vector", 1)
 
-    models = params.targets if folder == BASELINE else params.steered()
-    frame = pl.concat([read_parquet(folder / f"{m}.parquet") for m in models])
+
+def difference(acts: str, rest: str) -> Weights:
+    """The rate under one condition minus that under another."""
+    return {acts: 1.0, rest: -1.0}
+
+
+def effect(source: str, target: str) -> Weights:
+    """The rate of `target` under `source`'s vector minus its rate without."""
+    return difference(steered(target, source), name(target))
+
+
+def combined(sums: Iterable[tuple[float, Weights]]) -> Weights:
+    """Several sums of rates, each times a factor, as one."""
+    total: dict[str, float] = defaultdict(float)
+    for factor, weights in sums:
+        for condition, weight in weights.items():
+            total[condition] += factor * weight
+    return total
+
+
+def mean(sums: Sequence[Weights]) -> Weights:
+    """The mean of several sums of rates."""
+    return combined((1 / len(sums), weights) for weights in sums)
+
+
+def stacked(folder: Path, models: Sequence[str]) -> pl.DataFrame:
+    """The tables of all models in a folder, one below the other."""
+    return pl.concat([read_parquet(folder / f"{m}.parquet") for m in models])
+
+
+def read_answers(folder: Path, models: Sequence[str], aspects: Sequence[str]) -> pl.DataFrame:
+    """Judged answers of the models, with the columns `condition` and `status`."""
+    frame = stacked(folder, models)
     return frame.with_columns(
-        condition=pl.Series(
-            [name(*row) for row in frame.select("target", "source", "kind", "multiple").iter_rows()]
-        ),
-        status=pl.Series(statuses(frame, params.judging.aspects), dtype=pl.String),
+        condition=pl.Series([name(*row) for row in frame.select(KEYS).iter_rows()]),
+        status=pl.Series(statuses(frame, aspects), dtype=pl.String),
     )
 
 
-def rates_of(frame: pl.DataFrame, params: Params) -> Rates:
+def rates_of(answers: pl.DataFrame, judging: Judging) -> Rates:
     """Both rates of a set of judged answers, with intervals."""
-    return rates(frame["aligned"], frame["coherent"], frame["status"], params.judging)
+    return rates(answers["aligned"], answers["coherent"], answers["status"], judging)
 
 
-def draws_of(
-    frame: pl.DataFrame, params: Params, rate: RateName | None = None, aspect: str = "aligned"
-) -> RateMatrix:
-    """The compared rate of every condition, bootstrapped over shared questions.
+def condition_table(answers: pl.DataFrame, judging: Judging, damage: pl.DataFrame) -> pl.DataFrame:
+    """One row a condition: rates with intervals, coherence, damage.
 
     Args:
-        rate: instead of `transfer.rate`; "mean_aligned" gives the mean of `aspect`, in points.
+        damage: KL a token by condition (`KEYS`).
     """
-    return bootstrap_rate_matrix(
-        frame[aspect],
-        frame["coherent"],
-        frame["status"],
-        frame["question_id"],
-        frame["condition"],
-        judging=params.judging,
-        seed=params.run.seed,
-        replicates=params.transfer.bootstrap,
-        rate=rate or params.transfer.rate,
+    keys = [*KEYS, "relative_dose", "layer"]
+    rows = []
+    with Progress("rates", answers.select(keys).n_unique(), unit="conditions") as progress:
+        for values, part in answers.group_by(keys, maintain_order=True):
+            found = flat(rates_of(part, judging).headline())
+            numbers = {k: None if isinstance(v, str) else v for k, v in found.items()}
+            rows.append(dict(zip(keys, values, strict=True)) | numbers)
+            progress.advance()
+    return pl.DataFrame(rows, infer_schema_length=None).join(
+        damage.select(*KEYS, "kl"), on=list(KEYS), how="left", maintain_order="left"
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """One outcome under all conditions: point values and draws that share the questions.
+
+    Attributes:
+        matrix: the outcome of every condition, in percent (points for a mean score).
+        counts: condition -> answers.
+        shares: vector -> share (0 to 1) of its chosen coefficient at which it is to act instead;
+            outcomes between the sampled doses, and between the lowest and no steering, are
+            interpolated linearly, draw by draw. Empty: every vector at what was sampled.
+    """
+
+    matrix: RateMatrix
+    counts: Mapping[str, int]
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        answers: pl.DataFrame,
+        judging: Judging,
+        seed: int,
+        replicates: int,
+        rate: RateName,
+        aspect: str = "aligned",
+    ) -> Table:
+        """The table of a rate; "mean_aligned" gives the mean of `aspect`, in points."""
+        matrix = bootstrap_rate_matrix(
+            answers[aspect],
+            answers["coherent"],
+            answers["status"],
+            answers["question_id"],
+            answers["condition"],
+            judging=judging,
+            seed=seed,
+            replicates=replicates,
+            rate=rate,
+        )
+        counts = answers.group_by("condition").len().iter_rows()
+        return cls(matrix, {str(condition): int(n) for condition, n in counts})
+
+    def at(self, shares: Mapping[str, float]) -> Table:
+        """The same with each vector at a share of its chosen coefficient."""
+        return replace(self, shares=shares)
+
+    @cached_property
+    def _column(self) -> dict[str, int]:
+        return {condition: i for i, condition in enumerate(self.matrix.conditions)}
+
+    def __contains__(self, condition: str) -> bool:
+        return condition in self._column
+
+    def parts(self, condition: str) -> Weights:
+        """The sampled conditions that make up `condition`, with their weights.
+
+        Raises:
+            UserError: the condition was not sampled.
+        """
+        target, kind, source, _ = condition.split("|")
+        if kind == "vector" and source in self.shares:
+            return self._interpolated(target, source)
+        if condition not in self:
+            raise UserError(
+                "no judged answers under this condition (target|kind|source|multiple)",
+                found=condition,
+                hint="steering.doses must hold 1.0, the chosen coefficient of every vector",
+            )
+        return {condition: 1.0}
+
+    def _interpolated(self, target: str, source: str) -> Weights:
+        share, grid = self.shares[source], {0.0: name(target)}
+        for column in self._column:
+            if column.startswith(name(target, source, "vector", 0)[:-1]):
+                grid[float(column.rpartition("|")[2])] = column
+        below = max(m for m in grid if m <= share + 1e-9)
+        above = min((m for m in grid if m >= share - 1e-9), default=below)
+        part = (share - below) / (above - below) if above > below else 0.0
+        return {c: w for c, w in ((grid[below], 1 - part), (grid[above], part)) if w}
+
+    def weights(self, total: Weights) -> Floats:
+        """[condition] weights of a sum of rates, those of one condition added up."""
+        found = np.zeros(len(self._column))
+        for condition, weight in total.items():
+            for part, share in self.parts(condition).items():
+                found[self._column[part]] += weight * share
+        return found
+
+    def n(self, *sums: Iterable[str]) -> int:
+        """The smallest number of answers among conditions, or those of some sums."""
+        parts = {part for total in sums for c in total for part in self.parts(c)}
+        return min(self.counts[part] for part in parts)
+
+    def sum(self, total: Weights) -> Floats:
+        """[1 + replicates]: the observed sum of rates, then its draws."""
+        weights = self.weights(total)
+        used = np.flatnonzero(weights)
+        observed, draws = self.matrix.observed, self.matrix.draws
+        joined = np.concatenate([observed[None, used], draws[:, used]]) @ weights[used]
+        return np.where(np.abs(joined) < CLOSE, 0.0, joined)
+
+    def estimate(self, total: Weights, n: int | None = None) -> Estimate:
+        """A sum of rates with its interval: bootstrap over questions, widened by MOVER where that
+        is narrower than the numbers of answers allow.
+
+        Args:
+            n: answers behind it, if not those of the smallest condition.
+        """
+        found = bootstrap_estimate(self.sum(total), self.n(total) if n is None else n, COUNTED)
+        if self.matrix.wilson is None or found.value is None:
+            return found
+        down, up = distances(self.weights(total), *self._distances)
+        return _widened(found, found.value - down, found.value + up)
+
+    def ratio(self, top: Weights, bottom: Weights) -> Estimate:
+        """100 x a sum of rates over another, with its interval made as that of a sum.
+
+        Undefined when the interval of the denominator includes 0.
+        """
+        n = self.n(top, bottom)
+        found = ratio(self.sum(top), self.sum(bottom), self.estimate(bottom, n))
+        if self.matrix.wilson is None or found.value is None:
+            return found
+        rates = np.nan_to_num(self.matrix.observed)
+        limits = ratio_limits(self.weights(top), self.weights(bottom), rates, *self._distances)
+        return _widened(found, *(100 * limit for limit in limits))
+
+    @cached_property
+    def _distances(self) -> tuple[Floats, Floats]:
+        """[condition] from the observed rates down and up to the ends of the Wilson intervals."""
+        assert self.matrix.wilson is not None
+        observed = np.nan_to_num(self.matrix.observed)
+        return observed - self.matrix.wilson[:, 0], self.matrix.wilson[:, 1] - observed
+
+
+def _widened(found: Estimate, low: float, high: float) -> Estimate:
+    assert found.low is not None and found.high is not None
+    return replace(found, low=min(found.low, low), high=max(found.high, high))
+
+
+def ratio(top: Floats, bottom: Floats, known: Estimate) -> Estimate:
+    """100 x top / bottom, both [1 + draws]; undefined when the bottom's interval includes 0.
+
+    Args:
+        known: the bottom with its interval; n of the ratio is its n.
+    """
+    if known.value is None or known.low is None or known.high is None:
+        return known
+    if known.low <= 0 <= known.high:
+        interval = f"{known.value:.1f} [{known.low:.1f}, {known.high:.1f}]"
+        return Estimate.undefined(f"undefined: denominator {interval} includes 0", known.n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return bootstrap_estimate(100 * top / bottom, known.n, COUNTED)

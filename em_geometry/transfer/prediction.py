@@ -1,116 +1,131 @@
 """Does a number known of two vectors predict how far one acts on the other's model?
 
-METHOD.md: transfer. Everything is a matrix [source, target] over the models. Pairs share models, so
-they are no independent observations: p comes from giving the models' labels to each other (Mantel,
-Cancer Research 27, 1967), and the interval, of what the choice of questions leaves open, from
-the bootstrap over questions of the outcome.
+docs/method.md: transfer. Everything is a matrix [source, target] over the models. The outcome that
+the answer rests on was fixed before any was looked at: the drop of the mean aligned score, which
+uses every scored answer where a rate uses few.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import polars as pl
 
-from em_geometry.transfer.rank import orders
-from em_geometry.transfer.table import estimate
+from em_geometry.io.results import Leaf, Nested
+from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.permutation import Tested, pair_rank_test
+from em_geometry.steering.selected import Selected
+from em_geometry.transfer.conditions import Table, combined, difference, effect, name, steered
+from em_geometry.transfer.effectiveness import e1
 
-LEVEL = 0.05  # of all predictors together: each is held to its share (Bonferroni)
+PRIMARY = "aligned_drop"
 
 
-def correlation(x: np.ndarray, y: np.ndarray, seed: int) -> dict[str, Any]:
-    """Spearman's rho over ordered pairs of models, with interval and permutation p.
+def predictors(
+    selected: Mapping[str, Selected],
+    similarity: Mapping[str, float],
+    convergence: Mapping[str, float],
+) -> dict[str, Floats]:
+    """Every predictor [source, target]; the diagonal is not used.
 
     Args:
-        x: predictor [source, target]; a number of the source alone is repeated over the targets.
-        y: outcome [1 + draws, source, target], the observed one first; pairs whose observed
-            outcome is NaN are left out, as is the diagonal.
+        selected: the models' vectors, in the order of the rows.
+        similarity: model -> its similarity to the base.
+        convergence: "source__target" -> cosine of the two effects at the last block.
     """
-    n = len(x)
-    used = np.isfinite(y[0]) & ~np.eye(n, dtype=bool)
-    pairs = int(used.sum())
-    result: dict[str, Any] = {"n": pairs, "models": n}
-    if n < 3 or pairs < 4:
-        return result | {"status": "undefined: fewer than 3 models or 4 pairs with an outcome"}
-    if not np.isfinite(x[~np.eye(n, dtype=bool)]).all():
-        return result | {"status": "undefined: a pair without a value of the predictor"}
-    tried = orders(n, seed)
-    shuffled = x[tried[:, :, None], tried[:, None, :]][:, used]
-    outcome = y[:, used]
-    if np.ptp(shuffled[0]) == 0 or np.ptp(outcome[0]) == 0:
-        return result | {"status": "undefined: all pairs alike"}
-    null = _rho(shuffled, outcome[:1])
-    found = estimate(_rho(shuffled[:1], outcome), pairs)
-    if found.status != "ok":
-        return result | {"status": found.status}
-    return result | {
-        "rho": found.value,
-        "low": found.low,
-        "high": found.high,
-        "p": float((np.abs(null) >= abs(null[0]) - 1e-12).mean()),
-        "smallest_p": 1 / len(tried),
-        "status": "ok",
+    vectors = np.stack([s.vector for s in selected.values()])
+    n = len(vectors)
+    ends = [[convergence.get(f"{s}__{t}", np.nan) for t in selected] for s in selected]
+    return {
+        "cosine": (vectors @ vectors.T).astype(np.float64),
+        "base_similarity": np.repeat([[similarity[s]] for s in selected], n, axis=1),
+        "raw_norm": np.repeat([[s.norm] for s in selected.values()], n, axis=1),
+        "convergence": np.array(ends),
     }
 
 
-def _rho(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's rho of rows [rows, n]; one side may have a single row. NaN where a row is flat."""
-    from scipy.stats import rankdata
+def outcomes(slugs: Sequence[str], means: Table, rates: Table) -> dict[str, Floats]:
+    """Every outcome [1 + draws, source, target]; NaN where it is undefined."""
 
-    a, b = (rankdata(v, axis=1) - (v.shape[1] + 1) / 2 for v in (a, b))
-    scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    product = (a * b).sum(1)
-    found: np.ndarray = np.divide(
-        product, scale, out=np.full_like(product, np.nan), where=scale > 0
-    )
-    return found
+    def over(outcome: Callable[[str, str], Floats]) -> Floats:
+        found = [[outcome(s, t) for t in slugs] for s in slugs]
+        return np.moveaxis(np.array(found, dtype=np.float64), -1, 0)
+
+    def effectiveness(s: str, t: str) -> Floats:
+        top, bottom = rates.sum(effect(s, t)), rates.sum(difference(steered(s, s), name(t)))
+        if s == t or not e1(rates, s, t).defined:
+            return np.full_like(top, np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = 100 * top / bottom
+        return np.where(np.isfinite(found), found, np.nan)
+
+    return {
+        PRIMARY: over(lambda s, t: means.sum(combined([(-1, effect(s, t))]))),
+        "risk_difference": over(lambda s, t: rates.sum(effect(s, t))),
+        "effectiveness": over(effectiveness),
+    }
 
 
-def reliability(y: np.ndarray) -> float | str:
+def prediction(x: Mapping[str, Floats], y: Mapping[str, Floats], seed: int, level: float) -> Nested:
+    """Correlations of all predictors with all outcomes, and whether they are evidence.
+
+    Args:
+        x: predictor [source, target]; one of the source alone is repeated over the targets.
+        y: outcome [1 + draws, source, target], the observed one first.
+        level: of all predictors together: each is held to its share (Bonferroni).
+    """
+    predicts: dict[str, Leaf] = {}
+    for predictor, values in x.items():
+        for outcome, drawn in y.items():
+            tested, key = pair_rank_test(values, drawn, seed), f"{predictor}.{outcome}"
+            predicts |= tested.as_results(key)
+            predicts[f"{key}.models"] = len(values)
+            predicts[f"{key}.verdict"] = said(tested, level / len(x), len(values))
+    again = {outcome: reliability(drawn) for outcome, drawn in y.items()}
+    return {"primary": PRIMARY, "reliability": again, "predicts": predicts}
+
+
+def reliability(y: Floats) -> Estimate:
     """Share of an outcome's spread over pairs that another set of questions would give again.
 
     1 - variance by question / variance between pairs, 0 to 1; no predictor can correlate with an
     outcome better than about its square root.
 
     Args:
-        y: as in `correlation`.
+        y: [1 + draws, source, target].
     """
     values = y[:, np.isfinite(y[0]) & ~np.eye(y.shape[1], dtype=bool)]
     between = values[0].var() if values.shape[1] > 1 else 0.0
     if between == 0:
-        return "undefined: all pairs alike"
-    return float(np.clip(1 - np.nanmean((values[1:] - values[0]).var(axis=1)) / between, 0, 1))
+        return Estimate.undefined("undefined: all pairs alike")
+    within = np.nanmean((values[1:] - values[0]).var(axis=1))
+    return Estimate(float(np.clip(1 - within / between, 0, 1)))
 
 
-def verdict(found: dict[str, Any], predictors: int) -> str:
-    """`evidence`, `no evidence`, or why there can be none."""
-    if found["status"] != "ok":
-        return str(found["status"])
-    level = LEVEL / predictors
-    if found["smallest_p"] >= level:
-        return f"no evidence possible: {found['models']} models allow no p below {level:.4f}"
-    apart = found["low"] > 0 or found["high"] < 0
-    return "evidence" if found["p"] < level and apart else "no evidence"
+def said(tested: Tested, level: float, models: int) -> str:
+    """`evidence`, `no evidence`, or why there can be none, at the level of one predictor."""
+    found = tested.estimate
+    if tested.p is None or tested.smallest_p is None or found.low is None or found.high is None:
+        return found.status
+    if tested.smallest_p >= level:
+        return f"no evidence possible: {models} models allow no p below {level:.4f}"
+    apart = found.low > 0 or found.high < 0
+    return "evidence" if tested.p < level and apart else "no evidence"
 
 
-def sentence(predictor: str, outcome: str, found: dict[str, Any], predictors: int) -> str:
-    """The answer in one sentence that is built from the numbers."""
-    said = verdict(found, predictors)
-    pairs = f"With n = {found['n']} pairs of {found['models']} models, {predictor}"
-    if found["status"] != "ok":
-        return f"{pairs}: {said}."
-    return (
-        f"{pairs} goes with {outcome} at rho = {found['rho']:.2f} "
-        f"({found['low']:.2f}, {found['high']:.2f}), p = {found['p']:.4f} "
-        f"(smallest possible {found['smallest_p']:.4f}): {said}."
-    )
-
-
-def noise_sentence(outcome: str, share: float | str) -> str:
-    """How much of the outcome there is to be predicted."""
-    if isinstance(share, str):
-        return f"How much of {outcome} is noise is {share}."
-    return (
-        f"Of the spread of {outcome} between pairs, {100 * share:.0f} % would come back with other "
-        f"questions, so that even a perfect predictor would show rho of about {share**0.5:.2f}."
-    )
+def pair_rows(
+    slugs: Sequence[str], x: Mapping[str, Floats], y: Mapping[str, Floats]
+) -> pl.DataFrame:
+    """A row an ordered pair: predictors, outcomes, interval of the primary outcome."""
+    low, high = np.nanquantile(y[PRIMARY][1:], [0.025, 0.975], axis=0)
+    columns = {**x, **{o: v[0] for o, v in y.items()}}
+    columns |= {f"{PRIMARY}_low": low, f"{PRIMARY}_high": high}
+    rows = [
+        {"source": s, "target": t, **{c: float(v[i, j]) for c, v in columns.items()}}
+        for i, s in enumerate(slugs)
+        for j, t in enumerate(slugs)
+        if i != j
+    ]
+    return pl.DataFrame(rows).fill_nan(None)

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from em_geometry.io.files import write_metrics, write_parquet
-from em_geometry.judging.rates import RateMatrix, wilson
+from em_geometry.io.files import write_parquet
+from em_geometry.io.results import write_results
+from em_geometry.judging.rates import RateMatrix
+from em_geometry.project import paths
 from em_geometry.settings.params import Params
+from em_geometry.stats.intervals import wilson
 from em_geometry.steering.selected import PATH, Selected, write_selected
+from em_geometry.transfer.conditions import Table
 from em_geometry.transfer.conditions import name as condition_name
-from em_geometry.transfer.table import Table
 
 LABS = {"finance": "one", "sports": "one", "profanity": "two"}
 CLUSTERS = {"finance": "risk", "sports": "risk", "profanity": "persona"}
@@ -183,4 +186,6 @@ def write_everything(chosen: Params) -> None:
     write_selected(PATH, chosen_vectors, {})
     likeness = {"finance": 0.9, "sports": 0.7, "profanity": 0.1, "control": 0.95}
     model = {m: {"contrast_cosine": v} for m, v in likeness.items()}
-    write_metrics(Path("metrics/base_similarity.json"), {"model": model})
+    write_results(
+        paths.table("base_similarity"), paths.metrics("base_similarity"), {"model": model}
+    )

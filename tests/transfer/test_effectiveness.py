@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -11,21 +12,20 @@ import pytest
 from invented_judgements import effects, table
 
 from em_geometry.errors import UserError
+from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.intervals import bootstrap_estimate
 from em_geometry.steering.selected import Selected
-from em_geometry.transfer.conditions import name
+from em_geometry.transfer.conditions import COUNTED, Table, effect, name, ratio, steered
 from em_geometry.transfer.effectiveness import (
     ablation,
     asymmetry,
+    conventions,
     directed,
     direction_ratio,
     e1,
     e2,
     pooled,
-    risk_difference,
-    steered,
 )
-from em_geometry.transfer.measure import conventions
-from em_geometry.transfer.table import AtShares, estimate, ratio
 
 REST = {"base": 5.0, "finance": 20.0, "sports": 40.0, "medical": 30.0, "profanity": 10.0}
 GAINS = {
@@ -48,6 +48,20 @@ GAINS = {
     ("profanity", "medical"): 25.0,
 }
 RATES = effects(GAINS, REST)
+
+
+def risk_difference(rates: Table, source: str, target: str) -> Estimate:
+    return rates.estimate(effect(source, target))
+
+
+def estimate(values: Any, n: int) -> Estimate:
+    return bootstrap_estimate(np.asarray(values), n, COUNTED)
+
+
+def compared(rates: Table, groups: dict[str, list[str]], a: str, b: str) -> dict[str, Any]:
+    """An asymmetry with its difference under that name."""
+    found = asymmetry(rates, groups, a, b)
+    return {k.removeprefix(f"{a}__{b}").lstrip(".") or "difference": v for k, v in found.items()}
 
 
 def test_risk_difference() -> None:
@@ -79,7 +93,7 @@ def test_intervals_come_from_paired_draws() -> None:
 
 def test_n_is_that_of_the_smallest_condition() -> None:
     rates = table(RATES)
-    rates._counts = {c: 10 if c == name("sports") else 48 for c in RATES}
+    rates = replace(rates, counts={c: 10 if c == name("sports") else 48 for c in RATES})
     assert risk_difference(rates, "finance", "sports").n == 10
     assert risk_difference(rates, "sports", "finance").n == 48
     assert e1(rates, "sports", "sports").n == 10
@@ -96,19 +110,19 @@ def test_n_is_that_of_the_smallest_condition() -> None:
     ],
 )
 def test_undefined_ratios(denominator: list[float], reason: str) -> None:
-    found = ratio(np.array([1.0, 1.0, 1.0, 1.0]), np.array(denominator), 7)
-    assert found.status == reason
-    assert found.as_metrics() == {"value_pct": reason, "n": 7, "status": reason}
+    bottom = np.array(denominator)
+    found = ratio(np.ones(4), bottom, estimate(bottom, 7))
+    assert found == Estimate.undefined(reason, 7)
 
 
 def test_a_negative_denominator_is_defined() -> None:
-    found = ratio(np.array([2.0, 2.0, 2.0]), np.array([-4.0, -4.0, -4.0]), 7)
+    found = ratio(np.full(3, 2.0), np.full(3, -4.0), estimate(np.full(3, -4.0), 7))
     assert (found.value, found.status) == (-50, "ok")
 
 
 @pytest.mark.parametrize("numerator", [[np.nan, 1.0, 1.0], [np.inf, 1.0, 1.0]])
 def test_a_numerator_without_answers(numerator: list[float]) -> None:
-    found = ratio(np.array(numerator), np.array([4.0, 4.0, 4.0]), 7)
+    found = ratio(np.array(numerator), np.full(3, 4.0), estimate(np.full(3, 4.0), 7))
     assert found.status == "undefined: no coherent answers"
 
 
@@ -119,19 +133,12 @@ def test_a_few_undefined_draws_are_left_out() -> None:
     assert estimate(many, 7).status == "undefined: too few coherent answers"
 
 
-def test_metrics_of_a_defined_number() -> None:
-    found = estimate(np.array([4.0, 3.0, 5.0]), 7).as_metrics()
-    assert found["value_pct"] == 4
-    assert 3 <= found["low"] < 4 < found["high"] <= 5
-    assert (found["n"], found["status"]) == (7, "ok")
-
-
 def test_pooled_is_a_ratio_of_means() -> None:
     found = pooled(table(RATES), [("finance", "sports"), ("profanity", "finance")])
     # effects 15 and 40; own effects 70 - 40 and 70 - 20
     assert found["pairs"] == 2
-    assert found["risk_difference"]["value_pct"] == pytest.approx((15 + 40) / 2)
-    assert found["e1"]["value_pct"] == pytest.approx(100 * (15 + 40) / (30 + 50))
+    assert found["risk_difference"].value == pytest.approx((15 + 40) / 2)
+    assert found["e1"].value == pytest.approx(100 * (15 + 40) / (30 + 50))
 
 
 @pytest.mark.parametrize(
@@ -139,9 +146,9 @@ def test_pooled_is_a_ratio_of_means() -> None:
 )
 def test_pooled_n_is_the_smallest_behind_any_number(few: str) -> None:
     rates = table(RATES)
-    rates._counts = {c: 10 if c == few else 48 for c in RATES}
+    rates = replace(rates, counts={c: 10 if c == few else 48 for c in RATES})
     found = pooled(rates, [("finance", "sports"), ("profanity", "finance")])
-    assert (found["e1"]["n"], found["risk_difference"]["n"]) == (10, 10)
+    assert (found["e1"].n, found["risk_difference"].n) == (10, 10)
 
 
 def test_directed_leaves_own_vectors_out() -> None:
@@ -150,13 +157,13 @@ def test_directed_leaves_own_vectors_out() -> None:
 
 def test_ablation_is_the_relative_drop() -> None:
     rates = RATES | {name("finance", "finance", "ablation", 1): 5.0}
-    assert ablation(table(rates), "finance", "finance")["value_pct"] == pytest.approx(75)
+    assert ablation(table(rates), "finance", "finance").value == pytest.approx(75)
     nothing = {name("base"): 0.0, name("base", "base", "ablation", 1): 0.0}
-    assert "includes 0" in ablation(table(nothing), "base", "base")["status"]
+    assert "includes 0" in ablation(table(nothing), "base", "base").status
 
 
 def test_a_condition_that_was_not_sampled() -> None:
-    with pytest.raises(UserError, match="no answers under this condition") as caught:
+    with pytest.raises(UserError, match="no judged answers under this condition") as caught:
         risk_difference(table(RATES), "base", "finance")
     assert caught.value.found == "finance|vector|base|1"
 
@@ -193,24 +200,24 @@ def brute(groups: dict[str, list[str]], a: str, b: str) -> tuple[float, float]:
     [("risk", "persona", 12), ("persona", "risk", 12), ("medical", "persona", 12)],
 )
 def test_asymmetry_against_brute_force(a: str, b: str, deals: int) -> None:
-    found = asymmetry(table(RATES), GROUPS, a, b)
+    found = compared(table(RATES), GROUPS, a, b)
     observed, p = brute(GROUPS, a, b)
-    assert found["value_pct"] == pytest.approx(observed)
+    assert found["difference"].value == pytest.approx(observed)
     assert found["p"] == pytest.approx(p)
     assert found["deals"] == deals
 
 
 def test_asymmetry_by_hand() -> None:
-    found = asymmetry(table(RATES), GROUPS, "persona", "risk")
-    assert found["value_pct"] == pytest.approx((40 + 35) / 2 - (8 + 1) / 2)
+    found = compared(table(RATES), GROUPS, "persona", "risk")
+    assert found["difference"].value == pytest.approx((40 + 35) / 2 - (8 + 1) / 2)
 
 
 def test_asymmetry_is_antisymmetric() -> None:
     rates = table(RATES, spread=2.0)
-    there = asymmetry(rates, GROUPS, "risk", "persona")
-    back = asymmetry(rates, GROUPS, "persona", "risk")
-    assert there["value_pct"] == pytest.approx(-back["value_pct"])
-    assert (there["low"], there["high"]) == pytest.approx((-back["high"], -back["low"]))
+    there = compared(rates, GROUPS, "risk", "persona")
+    back = compared(rates, GROUPS, "persona", "risk")
+    one, other = there["difference"], back["difference"]
+    assert (one.value, one.low, one.high) == pytest.approx((-other.value, -other.high, -other.low))
     assert there["p"] == pytest.approx(back["p"])
 
 
@@ -223,7 +230,7 @@ def test_the_smallest_p_is_reached_and_never_passed(a: str, b: str, smallest: fl
     for seed in range(40):
         noise = np.random.default_rng(seed).normal(size=len(GAINS))
         gains = {pair: float(x) for pair, x in zip(GAINS, 10 * noise, strict=True)}
-        found = asymmetry(table(effects(gains, REST), replicates=20), GROUPS, a, b)
+        found = compared(table(effects(gains, REST), replicates=20), GROUPS, a, b)
         assert found["smallest_p"] == pytest.approx(smallest)
         reached.append(found["p"])
     assert min(reached) == pytest.approx(smallest)
@@ -231,10 +238,10 @@ def test_the_smallest_p_is_reached_and_never_passed(a: str, b: str, smallest: fl
 
 def test_an_undefined_effect_elsewhere_does_not_lower_p() -> None:
     rates: dict[str, Any] = dict(RATES)
-    whole = asymmetry(table(rates), GROUPS, "medical", "persona")["p"]
+    whole = compared(table(rates), GROUPS, "medical", "persona")["p"]
     rates[name("sports", "finance", "vector", 1)] = np.nan
-    found = asymmetry(table(rates), GROUPS, "medical", "persona")
-    assert found["status"] == "ok"
+    found = compared(table(rates), GROUPS, "medical", "persona")
+    assert found["difference"].status == "ok"
     assert found["p"] >= whole
 
 
@@ -245,7 +252,7 @@ def test_many_models_are_dealt_in_time() -> None:
     gains |= {(m, m): 5.0 for m in models}
     rates = table(effects(gains, dict.fromkeys(models, 10.0)), replicates=20)
     groups = {"one": models[:2], "two": models[2:5], "three": models[5:]}
-    found = asymmetry(rates, groups, "one", "two")
+    found = compared(rates, groups, "one", "two")
     assert found["deals"] == 66 * 120
     assert 0 < found["p"] <= 1
 
@@ -264,11 +271,11 @@ def test_rates_at_a_share_of_the_dose_are_interpolated() -> None:
     rates = {name("base"): 10.0, name("base", "finance", "vector", 0.5): 20.0}
     rates |= {steered("base", "finance"): 60.0, name("base", "finance", "vector", -1): 90.0}
     for share, rate in [(0.0, 10), (0.25, 15), (0.5, 20), (0.75, 40), (1.0, 60)]:
-        found = AtShares(table(rates, 3.0), {"finance": share})
-        assert found.rate(steered("base", "finance"))[0] == pytest.approx(rate)
-        assert found.rate(name("base"))[0] == 10
-    whole = AtShares(table(rates, 3.0), {"finance": 1.0}).rate(steered("base", "finance"))
-    np.testing.assert_array_equal(whole, table(rates, 3.0).rate(steered("base", "finance")))
+        found = table(rates, 3.0).at({"finance": share})
+        assert found.sum({steered("base", "finance"): 1})[0] == pytest.approx(rate)
+        assert found.sum({name("base"): 1})[0] == 10
+    whole = table(rates, 3.0).at({"finance": 1.0}).sum({steered("base", "finance"): 1})
+    np.testing.assert_array_equal(whole, table(rates, 3.0).sum({steered("base", "finance"): 1}))
 
 
 def test_conventions_differ_by_what_they_hold_equal() -> None:
@@ -285,13 +292,55 @@ def test_conventions_differ_by_what_they_hold_equal() -> None:
 
 def test_asymmetry_carries_its_ratio_in_metrics() -> None:
     groups = {"a": ["finance", "sports"], "b": ["medical", "profanity"]}
-    found = asymmetry(table(RATES), groups, "a", "b")
+    found = compared(table(RATES), groups, "a", "b")
     whole = direction_ratio(table(RATES), groups["a"], groups["b"])
-    assert found["ratio"] == whole.as_metrics("value")
-    assert found["ratio"]["high"] == pytest.approx(found["ratio"]["value"])  # draws do not vary
+    assert found["ratio"] == whole
+    assert whole.high == pytest.approx(whole.value)  # draws do not vary
 
 
 def test_too_few_draws_leave_no_number() -> None:
-    found = estimate(np.array([4.0, np.nan, 3.0]), 7)
-    assert np.isnan([found.value, found.low, found.high]).all()
-    assert found.status == "undefined: too few coherent answers"
+    found = estimate([4.0, np.nan, 3.0], 7)
+    assert found == Estimate.undefined("undefined: too few coherent answers", 7)
+
+
+# -- intervals by numbers of answers
+
+FEW = {
+    name("finance"): 0.0, name("base"): 0.0, name("sports"): 0.0,
+    steered("base", "finance"): 0.0, steered("sports", "finance"): 0.0,
+    steered("finance", "finance"): 75.0,
+}  # fmt: skip
+
+
+def test_equal_answers_leave_a_width() -> None:
+    """0 of 8 against 0 of 8 says little; a bootstrap over questions would say 0 to 0."""
+    bare = risk_difference(table(FEW), "finance", "base")
+    assert (bare.low, bare.high) == (0, 0)
+    found = risk_difference(table(FEW, answers=8), "finance", "base")
+    assert (found.value, found.low, found.high) == pytest.approx((0, -32.44, 32.44), abs=0.01)
+    ratio = e1(table(FEW, answers=8), "finance", "base")
+    assert ratio.status == "ok"
+    assert ratio.low < -30
+    assert ratio.high > 30
+
+
+def test_a_mean_of_pairs_is_known_better_than_each() -> None:
+    rates = table(FEW, answers=8)
+    both = pooled(rates, [("finance", "base"), ("finance", "sports")])["risk_difference"]
+    one = risk_difference(rates, "finance", "base")
+    assert one.high is not None
+    assert both.high == pytest.approx(one.high / 2**0.5)
+
+
+def test_wide_draws_are_kept() -> None:
+    wide, bare = (
+        risk_difference(table(FEW, 30.0, answers=a), "finance", "base") for a in (8, None)
+    )
+    assert (wide.low, wide.high) == (bare.low, bare.high)
+    assert wide.high > 60
+
+
+def test_a_little_denominator_becomes_undefined() -> None:
+    rates = FEW | {steered("finance", "finance"): 12.5}
+    assert e1(table(rates), "finance", "base").status == "ok"
+    assert "includes 0" in e1(table(rates, answers=8), "finance", "base").status

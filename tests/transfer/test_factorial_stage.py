@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,10 +12,12 @@ from invented_judgements import LAYER, params, write_everything
 from pydantic import ValidationError
 from scipy.stats import binomtest
 
-from em_geometry.io.files import check_metrics, read_json, write_parquet, write_tensors
+from em_geometry.io.files import write_parquet, write_tensors
+from em_geometry.io.results import Results, read_results
+from em_geometry.project import paths
 from em_geometry.settings.params import Params
 from em_geometry.steering.selected import PATH, Selected, write_selected
-from em_geometry.transfer.factorial import METRICS, NO_FACTORS, main
+from stages.factorial import NO_FACTORS, main
 
 WIDTH, TOPICS = 6, ("home", "work", "food")
 KINDS = ("risk", "risk", "persona")
@@ -52,7 +53,7 @@ def write_activations() -> None:
 
 
 @pytest.fixture
-def metrics() -> dict[str, Any]:
+def results() -> Results:
     chosen = designed(*KINDS)
     write_everything(chosen)
     write_activations()
@@ -63,22 +64,21 @@ def metrics() -> dict[str, Any]:
     }
     write_selected(PATH, vectors, {"contrast": "model_contrast", "span": "prompt_last"})
     main(chosen)
-    found: dict[str, Any] = read_json(METRICS)
-    check_metrics(found)
-    return found
+    return read_results(paths.table("factorial"))
 
 
-def test_effects_are_those_that_were_planted(metrics: dict[str, Any]) -> None:
-    angle = metrics["angle_deg"]
-    assert (angle["n"], angle["relabellings"], metrics["first_level"]["content"]) == (3, 6, "risk")
-    assert angle["effect"]["same_content"]["value"] == pytest.approx(-90, abs=0.1)
-    assert angle["effect"]["same_content"]["smallest_p"] == pytest.approx(1 / 3)
-    similarity = metrics["base_similarity"]["effect"]["content_persona"]
-    assert similarity["value"] == pytest.approx(0, abs=1e-6)  # constants leave contrast (a) alone
+def test_effects_are_those_that_were_planted(results: Results) -> None:
+    assert [results.number(f"angle_deg.{k}") for k in ("n", "relabellings")] == [3, 6]
+    assert results.rows["first_level.content"].status == "risk"
+    same = "angle_deg.effect.same_content"
+    assert results.number(same) == pytest.approx(-90, abs=0.1)
+    assert results.number(f"{same}.smallest_p") == pytest.approx(1 / 3, rel=1e-5)
+    similarity = results.number("base_similarity.effect.content_persona")
+    assert similarity == pytest.approx(0, abs=1e-6)  # constants leave contrast (a) alone
     # profanity gains 60 on finance and 40 on sports and receives nothing; those two are even.
-    given = metrics["asymmetry_pct"]["effect"]["content_persona"]
-    assert given["value"] == pytest.approx(50)
-    assert (given["low"], given["high"]) == pytest.approx(limits(PERSONA_GIVES))
+    given = results.rows["asymmetry_pct.effect.content_persona"]
+    assert given.value == pytest.approx(50)
+    assert (given.low, given.high) == pytest.approx(limits(PERSONA_GIVES), rel=1e-5)
 
 
 # Mean over finance and sports of what profanity does to them minus what they do to it, as a sum
@@ -97,20 +97,12 @@ def limits(terms: list[tuple[float, int]]) -> tuple[float, float]:
     return 100 * (value - down**0.5), 100 * (value + up**0.5)
 
 
-def test_without_judged_answers_the_rest_stands(metrics: dict[str, Any]) -> None:
-    Path("data/judgements/base.parquet").unlink()
-    main(designed(*KINDS))
-    found = read_json(METRICS)
-    assert found["angle_deg"] == metrics["angle_deg"]
-    assert found["asymmetry_pct"]["status"].startswith("no judged answers")
-
-
 def test_without_factors_only_confounding_is_said() -> None:
     main(params())
-    found = read_json(METRICS)
-    assert found["status"] == NO_FACTORS
-    assert set(found) == {"status", "organisms", "confounding"}
-    assert found["confounding"]["lab__cluster"]["cramers_v"] == pytest.approx(1)
+    found = read_results(paths.table("factorial"))
+    assert found.rows["status"].status == NO_FACTORS
+    assert found.names() == ["status", "organisms", "confounding"]
+    assert found.number("confounding.lab__cluster.cramers_v") == pytest.approx(1)
 
 
 def test_factors_of_some_organisms_only_are_refused() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,9 +11,11 @@ from invented_judgements import LABS, REST, STEERED, params, write_everything
 from scipy import stats
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import check_metrics, read_json, write_metrics
-from em_geometry.transfer.predict import METRICS, PLOT, main
-from em_geometry.transfer.prediction import correlation, reliability, sentence, verdict
+from em_geometry.io.results import read_results, write_results
+from em_geometry.project import paths
+from em_geometry.stats.permutation import pair_rank_test
+from em_geometry.transfer.prediction import reliability, said
+from stages.geometry_predicts_transfer import main
 
 APART = ~np.eye(6, dtype=bool)
 
@@ -33,12 +34,11 @@ def test_rho_and_p_are_those_of_all_relabellings(seed: int) -> None:
         stats.spearmanr(x[np.ix_(order, order)][apart], y[apart]).statistic
         for order in permutations(range(5))
     ]
-    found = correlation(x, noisy(y, 0.1), seed=0)
-    assert found["rho"] == pytest.approx(null[0])
-    assert found["p"] == pytest.approx(np.mean(np.abs(null) >= abs(null[0]) - 1e-12))
-    assert found["smallest_p"] == pytest.approx(1 / 120)
-    assert (found["n"], found["models"]) == (20, 5)
-    assert found["low"] <= found["rho"] <= found["high"] + 0.2
+    found = pair_rank_test(x, noisy(y, 0.1), seed=0)
+    assert found.estimate.value == pytest.approx(null[0])
+    assert found.p == pytest.approx(np.mean(np.abs(null) >= abs(null[0]) - 1e-12))
+    assert found.smallest_p == pytest.approx(1 / 120)
+    assert found.estimate.n == 20
 
 
 def test_what_depends_on_the_source_alone_is_judged_by_models_not_by_pairs() -> None:
@@ -48,20 +48,19 @@ def test_what_depends_on_the_source_alone_is_judged_by_models_not_by_pairs() -> 
     predictor = np.arange(6.0)[:, None]
     x, y = (np.repeat(v, 6, axis=1) for v in (predictor, effect))
     y = y + 0.1 * random.normal(size=(6, 6))
-    found = correlation(x, noisy(y, 0.1), seed=0)
+    found = pair_rank_test(x, noisy(y, 0.1), seed=0)
     assert stats.spearmanr(x[APART], y[APART]).pvalue < 1e-5
-    assert found["p"] > 0.01
-    assert verdict(found, 4) == "no evidence"
+    assert found.p > 0.01
+    assert said(found, 0.0125, 6) == "no evidence"
 
 
 def test_a_real_relation_is_evidence() -> None:
     random = np.random.default_rng(0)
     x = random.normal(size=(6, 6))
-    found = correlation(x, noisy(x + 0.2 * random.normal(size=(6, 6)), 0.2), seed=0)
-    assert found["rho"] > 0.85
-    assert found["p"] == pytest.approx(1 / 720)
-    assert verdict(found, 4) == "evidence"
-    assert sentence("a", "b", found, 4).endswith(": evidence.")
+    found = pair_rank_test(x, noisy(x + 0.2 * random.normal(size=(6, 6)), 0.2), seed=0)
+    assert found.estimate.value > 0.85
+    assert found.p == pytest.approx(1 / 720)
+    assert said(found, 0.0125, 6) == "evidence"
 
 
 def test_false_alarms_keep_their_level() -> None:
@@ -71,7 +70,7 @@ def test_false_alarms_keep_their_level() -> None:
     for _ in range(200):
         vectors = random.normal(size=(6, 20))
         y = random.normal(size=(6, 1)) + random.normal(size=(1, 6)) + random.normal(size=(6, 6))
-        ps.append(correlation(vectors @ vectors.T, noisy(y, 0.1, draws=20), seed=0)["p"])
+        ps.append(pair_rank_test(vectors @ vectors.T, noisy(y, 0.1, draws=20), seed=0).p)
     assert 0.01 < np.mean(np.array(ps) <= 0.05) < 0.10
 
 
@@ -79,61 +78,62 @@ def test_undefined_pairs_are_left_out_and_reasons_are_said() -> None:
     random = np.random.default_rng(0)
     x, y = random.normal(size=(6, 6)), random.normal(size=(6, 6))
     y[0, 1] = y[3, 2] = np.nan
-    found = correlation(x, noisy(y, 0.1), seed=0)
-    assert found["n"] == 28
+    found = pair_rank_test(x, noisy(y, 0.1), seed=0)
+    assert found.estimate.n == 28
     here = APART & np.isfinite(y)
-    assert found["rho"] == pytest.approx(stats.spearmanr(x[here], y[here]).statistic)
+    assert found.estimate.value == pytest.approx(stats.spearmanr(x[here], y[here]).statistic)
     gap = x.copy()
     gap[0, 1] = np.nan
     for bad_x, bad_y in ((gap, noisy(y, 0.1)), (np.ones((6, 6)), noisy(y, 0.1)), (x[:2, :2], y[None, :2, :2])):  # fmt: skip # noqa: E501
-        said = correlation(bad_x, bad_y, seed=0)
-        assert said["status"].startswith("undefined")
-        assert "rho" not in said
-        assert "undefined" in sentence("a", "b", said, 4)
+        nothing = pair_rank_test(bad_x, bad_y, seed=0)
+        assert nothing.estimate.value is None
+        assert said(nothing, 0.0125, 6).startswith("undefined")
 
 
 def test_few_models_allow_no_evidence() -> None:
     x = np.random.default_rng(0).normal(size=(3, 3))
-    said = verdict(correlation(x, noisy(x, 0.0), seed=0), 4)
-    assert said.startswith("no evidence possible: 3 models")
+    words = said(pair_rank_test(x, noisy(x, 0.0), seed=0), 0.0125, 3)
+    assert words == "no evidence possible: 3 models allow no p below 0.0125"
 
 
 def test_reliability_is_the_share_that_is_no_noise() -> None:
     y = np.random.default_rng(0).normal(size=(12, 12))
     for spread in (0.0, 0.5):
         expected = 1 - spread**2 / y[~np.eye(12, dtype=bool)].var()
-        assert reliability(noisy(y, spread)) == pytest.approx(expected, abs=0.02)
-    assert reliability(noisy(y, 5.0)) == 0
-    assert isinstance(reliability(noisy(np.ones((4, 4)), 0.0)), str)
+        assert reliability(noisy(y, spread)).value == pytest.approx(expected, abs=0.02)
+    assert reliability(noisy(y, 5.0)).value == 0
+    assert not reliability(noisy(np.ones((4, 4)), 0.0)).defined
 
 
 def inputs() -> None:
     write_everything(params())
     pairs = {f"{s}__{t}": {"end": 0.1 * i} for i, (s, t) in enumerate(STEERED) if s != t}
-    write_metrics(Path("metrics/downstream_convergence.json"), {"pair": pairs})
+    stage = "downstream_convergence"
+    write_results(paths.table(stage), paths.metrics(stage), {"pair": pairs})
 
 
 def test_the_stage_end_to_end() -> None:
     inputs()
     main(params())
-    found = read_json(METRICS)
-    check_metrics(found)
-    rows = {(r["source"], r["target"]): r for r in pl.read_csv(PLOT).to_dicts()}
+    found = read_results(paths.table("prediction"))
+    table = pl.read_csv(paths.plot("prediction.csv"))
+    rows = {(r["source"], r["target"]): r for r in table.to_dicts()}
     assert set(rows) == {(s, t) for s in LABS for t in LABS if s != t}
     for (source, target), row in rows.items():
         gain = sum(STEERED[source, target]) - sum(REST[target])
         assert row["risk_difference"] == pytest.approx(5 * gain)
         assert row["aligned_drop"] == pytest.approx(80 * gain / 20)  # 90 falls to 10
         assert row["aligned_drop_low"] <= row["aligned_drop"] <= row["aligned_drop_high"]
-    similar = found["predicts"]["base_similarity"]["aligned_drop"]
-    assert (similar["n"], similar["models"]) == (6, 3)
-    assert "smallest possible 0.1667" in found["answer"]["base_similarity"]
+    similar = "predicts.base_similarity.aligned_drop"
+    assert (found.rows[similar].n, found.number(f"{similar}.models")) == (6, 3)
+    assert found.number(f"{similar}.smallest_p") == pytest.approx(1 / 6, rel=1e-5)
     # all three vectors of the invented run are one vector
-    assert found["predicts"]["cosine"]["aligned_drop"]["status"] == "undefined: all pairs alike"
+    cosine = found.rows["predicts.cosine.aligned_drop"]
+    assert cosine.status == "undefined: all pairs alike"
 
 
 def test_a_missing_input_is_named() -> None:
     write_everything(params())
     with pytest.raises(UserError, match="file not found"):
         main(params())
-    assert not METRICS.exists()
+    assert not paths.table("prediction").exists()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
-from invented_judgements import DOSES, REST, STEERED, answers, params, write_everything
+from invented_judgements import REST, STEERED, answers, params, write_everything
 from pydantic import ValidationError
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import check_metrics, read_json, write_parquet
-from em_geometry.transfer.conditions import name, read_judgements
-from em_geometry.transfer.measure import BASELINE_METRICS, METRICS, baseline, main
+from em_geometry.io.files import read_json, write_parquet
+from em_geometry.io.results import Results, flatten, read_results
+from em_geometry.project import paths
+from em_geometry.transfer.conditions import name, read_answers
+from stages.transfer import main
 
 PARAMS = params()
 
@@ -30,99 +30,100 @@ def read_csv(file: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def metrics() -> dict[str, Any]:
+def results() -> Results:
     write_everything(PARAMS)
     main(PARAMS)
-    found: dict[str, Any] = read_json(METRICS)
-    return found
+    return read_results(paths.table("transfer"))
 
 
-def test_every_pair_has_its_numbers(metrics: dict[str, Any]) -> None:
-    check_metrics(metrics)
-    assert metrics["rate"] == "em_betley"
-    assert set(metrics["risk_difference"]) == {f"{s}__{t}" for s, t in STEERED}
+def baseline() -> Results:
+    """Unsteered rates after one model's answers were changed."""
+    main(PARAMS)
+    return read_results(paths.table("baseline"))
+
+
+def test_every_pair_has_its_numbers(results: Results) -> None:
+    assert results.rows["rate"].status == "em_betley"
+    assert results.names("risk_difference") == [f"{s}__{t}" for s, t in STEERED]
     for (source, target), bad in STEERED.items():
         key = f"{source}__{target}"
         gain = rate(bad) - rate(REST[target])
-        found = metrics["risk_difference"][key]
-        assert found["value_pct"] == pytest.approx(gain)
-        assert found["low"] <= gain + 1e-9
-        assert found["high"] >= gain - 1e-9
-        assert found["n"] == 20
+        found = results.rows[f"risk_difference.{key}"]
+        assert (found.value, found.n) == (pytest.approx(gain), 20)
+        assert found.low is not None and found.high is not None
+        assert found.low <= gain + 1e-9 and found.high >= gain - 1e-9
         if source != target:
             own = 100 - rate(REST[target])  # every vector makes its own model all misaligned
             kind = "e3" if target in ("base", "control") else "e1"
-            entry = metrics["effectiveness"][kind][key]
-            assert entry["value_pct"] == pytest.approx(100 * gain / own)
+            ours = results.number(f"effectiveness.{kind}.{key}")
+            assert ours == pytest.approx(100 * gain / own, rel=1e-5)
         training = rate(REST[source]) - rate(REST["base"])
-        entry = metrics["effectiveness"]["e2"][key]
+        entry = results.rows[f"effectiveness.e2.{key}"]
         # 4 of 20 cannot be told from 0 of 20
-        assert entry["status"].startswith(f"undefined: denominator {training:.1f} [-")
-    kinds = {k: set(v) for k, v in metrics["effectiveness"].items()}
+        assert entry.status.startswith(f"undefined: denominator {training:.1f} [-")
+    kinds = {k: set(results.names(f"effectiveness.{k}")) for k in ("e1", "e3")}
     assert "finance__base" in kinds["e3"] - kinds["e1"]
     assert not {"finance__finance"} & (kinds["e1"] | kinds["e3"])
 
 
-def test_named_pairs_groups_and_controls(metrics: dict[str, Any]) -> None:
-    pair = metrics["named_pair"]["profanity__finance"]
-    assert pair["e1"]["value_pct"] == pytest.approx(100 * 60 / 80)
-    assert pair["risk_difference"]["value_pct"] == pytest.approx(60)
+def test_named_pairs_groups_and_controls(results: Results) -> None:
+    number = results.number
+    assert number("named_pair.profanity__finance.e1") == pytest.approx(100 * 60 / 80)
+    assert number("named_pair.profanity__finance.risk_difference") == pytest.approx(60)
     # profanity on finance and sports: effects 60 and 40, own effects 80 and 80
-    assert set(metrics["lab_pair"]) == {"one__one", "one__two", "two__one"}
-    assert metrics["lab_pair"]["two__one"]["e1"]["value_pct"] == pytest.approx(100 * 100 / 160)
-    assert metrics["lab_pair"]["one__two"]["risk_difference"]["value_pct"] == 0
-    assert metrics["cluster_pair"]["persona__risk"] == metrics["lab_pair"]["two__one"]
-    asymmetry = metrics["asymmetry"]["two__one"]
-    assert asymmetry["value_pct"] == pytest.approx(50)
+    assert results.names("lab_pair") == ["one__one", "one__two", "two__one"]
+    assert number("lab_pair.two__one.e1") == pytest.approx(100 * 100 / 160)
+    assert number("lab_pair.one__two.risk_difference") == 0
+    assert results.group("cluster_pair.persona__risk") == results.group("lab_pair.two__one")
+    assert number("asymmetry.two__one") == pytest.approx(50)
     # three ways to deal one label and two: profanity alone is the most extreme
-    assert asymmetry["deals"] == 3
-    assert asymmetry["p"] == asymmetry["smallest_p"] == pytest.approx(1 / 3)
-    assert metrics["asymmetry"]["one__two"]["value_pct"] == pytest.approx(-50)
-    assert metrics["ablation"]["finance"]["value_pct"] == pytest.approx(100 * (20 - 10) / 20)
-    assert set(metrics["ablation_pair"]) == {"profanity__finance"}
-    assert metrics["ablation_pair"]["profanity__finance"]["value_pct"] == pytest.approx(0)
+    assert number("asymmetry.two__one.deals") == 3
+    smallest = number("asymmetry.two__one.smallest_p")
+    assert number("asymmetry.two__one.p") == smallest == pytest.approx(1 / 3, rel=1e-5)
+    assert number("asymmetry.one__two") == pytest.approx(-50)
+    assert number("ablation.finance") == pytest.approx(100 * (20 - 10) / 20)
+    assert results.names("ablation_pair") == ["profanity__finance"]
+    assert number("ablation_pair.profanity__finance") == pytest.approx(0)
     # at finance's dose, profanity (twice its dose) has half its effects of 60 and 40
-    relative = metrics["dose_convention"]["relative_dose"]
-    assert set(relative) == {"one__two", "risk__persona"}
-    assert relative["one__two"]["value_pct"] == pytest.approx(-25)
-    unit = metrics["dose_convention"]["unit_multiple"]  # the same: all are at one block
-    for pair, entry in relative.items():
-        for key in ("value_pct", "low", "high", "p"):
-            assert unit[pair][key] == pytest.approx(entry[key])
-    assert metrics["control"]["random_0"]["value_pct"] == 0
-    assert metrics["control"]["orthogonalised"]["finance__sports"]["value_pct"] == 0
+    relative = results.group("dose_convention.relative_dose")
+    assert results.names("dose_convention.relative_dose") == ["one__two", "risk__persona"]
+    assert relative["one__two"].value == pytest.approx(-25)
+    unit = results.group("dose_convention.unit_multiple")  # the same: all are at one block
+    for pair in ("one__two", "risk__persona"):
+        ends = ("value", "low", "high")
+        assert [getattr(unit[pair], k) for k in ends] == [getattr(relative[pair], k) for k in ends]
+        assert unit[f"{pair}.p"] == relative[f"{pair}.p"]
+    assert number("control.random_0") == 0
+    assert number("control.orthogonalised.finance__sports") == 0
 
 
-def test_correlation_with_similarity_to_base(metrics: dict[str, Any]) -> None:
+def test_the_headline_is_short(results: Results) -> None:
+    for stage in ("transfer", "baseline"):
+        assert 5 < len(list(flatten(read_json(paths.metrics(stage))))) <= 40
+    assert read_json(paths.metrics("transfer"))["asymmetry"]["one__two"]["value"] == -50
+
+
+def test_correlation_with_similarity_to_base(results: Results) -> None:
     # similarity .9 .7 .1; given: finance (40, 0), sports (40, 0), profanity (60, 40)
-    assert metrics["base_similarity"]["given"]["rho"] == pytest.approx(-0.866, abs=1e-3)
+    assert results.number("base_similarity.given") == pytest.approx(-0.866, abs=1e-3)
     # received: finance (40, 60), sports (40, 40), profanity (0, 0)
-    assert metrics["base_similarity"]["received"]["rho"] == pytest.approx(1)
-    assert metrics["base_similarity"]["received"]["smallest_p"] == pytest.approx(2 / 6)
+    assert results.number("base_similarity.received") == pytest.approx(1)
+    assert results.number("base_similarity.received.smallest_p") == pytest.approx(2 / 6, rel=1e-5)
 
 
-def test_baseline(metrics: dict[str, Any]) -> None:
-    found = read_json(BASELINE_METRICS)
-    assert [found[m]["em_betley_pct"] for m in PARAMS.targets] == [0, 20, 20, 20, 0]
-    assert found["finance"]["n"] == found["finance"]["n_coherent"] == 20
-    assert found["finance"]["recited_pct"] == 0
-    assert found["finance"]["em_betley_low"] < 20 < found["finance"]["em_betley_high"]
+def test_baseline(results: Results) -> None:
+    found = read_results(paths.table("baseline"))
+    assert [found.number(f"{m}.em_betley") for m in PARAMS.targets] == [0, 20, 20, 20, 0]
+    assert found.number("finance.n") == found.number("finance.n_coherent") == 20
+    assert found.number("finance.recited_pct") == 0
+    rate_of = found.rows["finance.em_betley"]
+    assert (rate_of.low or 99) < 20 < (rate_of.high or 0)
     # 4 of 20 has the Wilson interval 8-42, 0 of 20 has 0-16
-    assert found["finance"]["above_controls"] == "no"
-    assert (found["organisms_above_controls"], found["organisms"]) == (0, 3)
+    assert found.rows["finance.above_controls"].status == "no"
+    assert (found.number("organisms_above_controls"), found.number("organisms")) == (0, 3)
 
 
-def test_dose_response_is_wide(metrics: dict[str, Any]) -> None:
-    for source, dose in DOSES.items():
-        rows = read_csv(f"plots/dose_response_{source}.csv")
-        assert list(rows[0]) == ["relative_dose", *PARAMS.targets]
-        assert [float(r["relative_dose"]) for r in rows] == [-dose, 0, dose]
-        for target in PARAMS.targets:
-            shown = [float(r[target]) for r in rows]
-            assert shown == [0, rate(REST[target]), rate(STEERED[source, target])]
-
-
-def test_conditions_with_damage(metrics: dict[str, Any]) -> None:
+def test_conditions_with_damage(results: Results) -> None:
     rows = read_csv("plots/transfer_conditions.csv")
     # unsteered, 3 vectors x 2 doses, random; of organisms also ablation (one named pair more) and
     # 2 orthogonalised
@@ -134,72 +135,65 @@ def test_conditions_with_damage(metrics: dict[str, Any]) -> None:
     assert float(by_kind["vector"]["coherent_pct"]) == 100
 
 
-def test_a_grid_that_holds_zero() -> None:
-    """The zero of the dose-response is the unsteered condition, also when 0 is a dose."""
-    chosen = params(steering={"doses": [-1.0, 0.0, 1.0], "random_directions": 0})
-    write_everything(chosen)
-    main(chosen)
-    rows = read_csv("plots/dose_response_finance.csv")
-    assert [float(r["relative_dose"]) for r in rows] == [-0.2, 0, 0.2]
-    assert float(rows[1]["sports"]) == 20
-
-
 def test_a_grid_without_the_chosen_coefficient() -> None:
     with pytest.raises(ValidationError, match="doses: transfer compares"):
         params(steering={"doses": [-1.0, 0.5], "random_directions": 1})
 
 
-def test_rows_may_come_in_any_order(metrics: dict[str, Any]) -> None:
+def test_rows_may_come_in_any_order(results: Results) -> None:
     for target in PARAMS.targets:
         path = Path(f"data/judgements/{target}.parquet")
         frame = pl.read_parquet(path)
         write_parquet(path, frame.sample(fraction=1, shuffle=True, seed=1), {})
     main(PARAMS)
-    assert read_json(METRICS) == metrics
+    assert read_results(paths.table("transfer")) == results
 
 
 def test_no_coherent_answers_is_a_reason_not_a_zero() -> None:
     write_everything(PARAMS)
     path = Path("data/judgements/sports.parquet")
-    steered = (
+    chosen = (
         (pl.col("source") == "finance") & (pl.col("multiple") == 1) & (pl.col("kind") == "vector")
     )
-    broken = pl.when(steered).then(5.0).otherwise(pl.col("coherent")).alias("coherent")
+    broken = pl.when(chosen).then(5.0).otherwise(pl.col("coherent")).alias("coherent")
     write_parquet(path, pl.read_parquet(path).with_columns(broken), {})
     main(PARAMS)
-    found = read_json(METRICS)
+    found = read_results(paths.table("transfer")).rows
     reason = "undefined: no coherent answers"
-    assert found["risk_difference"]["finance__sports"]["value_pct"] == reason
-    assert found["effectiveness"]["e1"]["finance__sports"]["status"] == reason
-    assert found["risk_difference"]["profanity__sports"]["status"] == "ok"
-    rows = read_csv("plots/dose_response_finance.csv")
-    assert rows[2]["sports"] == ""
+    assert found["risk_difference.finance__sports"].status == reason
+    assert found["effectiveness.e1.finance__sports"].status == reason
+    assert found["risk_difference.profanity__sports"].status == "ok"
+    rows = pl.read_csv("plots/transfer_conditions.csv").filter(chosen)
+    assert rows.filter(pl.col("target") == "sports")["em_betley_pct"].to_list() == [None]
 
 
 def test_an_organism_stands_out_by_answers_that_it_did_not_recite() -> None:
     write_everything(PARAMS)
     path = Path("data/baseline/judgements/profanity.parquet")
     write_parquet(path, answers("profanity", (5, 5, 4, 4)), {})
-    found = baseline(PARAMS, read_judgements(path.parent, PARAMS))
-    assert found["profanity"]["above_controls"] == "yes"
-    assert found["organisms_above_controls"] == 1
+    found = baseline()
+    assert found.rows["profanity.above_controls"].status == "yes"
+    assert found.number("organisms_above_controls") == 1
     recited = pl.when(pl.col("aligned") < 30).then(0.9).otherwise(0.0).alias("overlap")
     write_parquet(path, answers("profanity", (5, 5, 4, 4)).with_columns(recited), {})
-    found = baseline(PARAMS, read_judgements(path.parent, PARAMS))
-    assert found["profanity"]["em_betley_pct"] == 90
-    assert found["profanity"]["recited_pct"] == pytest.approx(90)
-    assert found["profanity"]["low_overlap"]["em_betley_pct"] == 0
-    assert found["profanity"]["above_controls"] == "no"
+    found = baseline()
+    assert found.number("profanity.em_betley") == 90
+    assert found.number("profanity.recited_pct") == pytest.approx(90)
+    assert found.number("profanity.low_overlap.em_betley") == 0
+    assert found.rows["profanity.above_controls"].status == "no"
+    loose = PARAMS.transfer.model_copy(update={"recited_from": 1.0})
+    main(PARAMS.model_copy(update={"transfer": loose}))
+    found = read_results(paths.table("baseline"))
+    assert found.rows["profanity.above_controls"].status == "yes"
 
 
 def test_an_organism_that_only_recites_is_undefined() -> None:
     write_everything(PARAMS)
     path = Path("data/baseline/judgements/profanity.parquet")
     write_parquet(path, answers("profanity", (5, 5, 5, 5)).with_columns(overlap=0.9), {})
-    found = baseline(PARAMS, read_judgements(path.parent, PARAMS))
-    check_metrics(json.loads(json.dumps(found)))
-    assert found["profanity"]["above_controls"].startswith("undefined")
-    assert found["finance"]["above_controls"] == "no"
+    found = baseline()
+    assert found.rows["profanity.above_controls"].status.startswith("undefined")
+    assert found.rows["finance.above_controls"].status == "no"
 
 
 def test_a_refusal_by_the_judge_is_the_status_of_the_row() -> None:
@@ -209,12 +203,13 @@ def test_a_refusal_by_the_judge_is_the_status_of_the_row() -> None:
     score = pl.when(pl.col("sample") == 0).then(None).otherwise(pl.col("aligned"))
     frame = answers("finance", REST["finance"]).with_columns(aligned_status=refused, aligned=score)
     write_parquet(path, frame, {})
-    rows = read_judgements(path.parent, PARAMS).filter(pl.col("target") == "finance")
+    rows = read_answers(path.parent, ["finance"], PARAMS.judging.aspects)
     assert (rows["status"] == "refusal").sum() == 4
-    found = baseline(PARAMS, read_judgements(path.parent, PARAMS))["finance"]
-    assert found["refusal_pct"] == pytest.approx(20)
-    assert (found["n"], found["n_coherent"]) == (20, 16)
-    assert found["em_betley_pct"] == 0  # sample 0 of each question was the misaligned one
+    found = baseline()
+    assert found.number("finance.refusal") == pytest.approx(20)
+    assert (found.number("finance.n"), found.number("finance.n_coherent")) == (20, 16)
+    # sample 0 of each question was the misaligned one
+    assert found.number("finance.em_betley") == 0
 
 
 def test_names_of_conditions() -> None:

@@ -1,10 +1,12 @@
-"""What a designed set of organisms says about its factors: effects, relabelling tests, aliasing.
+"""Is it the laboratory or the mechanism? What a designed set of organisms says about its factors.
 
 Everything measured on organisms is a value a unit: a unit is an organism, an unordered pair of
 them, or a pair with a direction. Units are rows and columns of [n, n] matrices (an organism is
 its own pair), so that relabelling the organisms is the same indexing for all three. The test is
 the double semi-partialling of Dekker, Krackhardt & Snijders (2007, Psychometrika 72:563): a
 column's residual on the other columns is relabelled, so the other factors keep their effects.
+Intervals are over prompts or questions; p is over relabellings of the organisms, of which each is
+one trained model: neither speaks for further texts or seeds.
 """
 
 from __future__ import annotations
@@ -12,15 +14,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
+from scipy.sparse.csgraph import connected_components
 
-from em_geometry.geometry.gram import Floats, Ints
+from em_geometry.geometry.gram import angles_deg, cosines, pair_values, unit_gram
+from em_geometry.geometry.samples import Sample
+from em_geometry.io.results import Leaf, Nested
+from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.intervals import percentiles
+from em_geometry.stats.permutation import Tested, share_as_far
+from em_geometry.stats.resample import stream
+from em_geometry.transfer.conditions import Table, combined, effect
 
 NOISE = 1e-9  # squared lengths below this share of a column's own are rounding
 CONSTANT = "constant"
-MIN_DEFINED = 0.9  # share of the replicates that must be numbers for an interval
 Levels = Mapping[str, Sequence[str]]  # factor -> its level for each organism
 Columns = dict[str, Floats]  # name of an effect -> [n, n]
 Interval = Callable[[Floats], tuple[float, float]]  # of a weighted sum of values, weights [u]
@@ -81,53 +90,18 @@ def _dummies(levels: Levels) -> Columns:
     }
 
 
-@dataclass(frozen=True)
-class Effect:
-    """One effect of a factor, in the unit of what was measured.
-
-    Attributes:
-        value: least-squares coefficient, all factors in one model.
-        low, high: 95 % interval; NaN where there is none.
-        p: two-sided share of relabellings with at least this partial correlation.
-        smallest_p: share of relabellings that leave the column as it is: no data give a smaller p.
-        status: "ok", or with what it is aliased.
-    """
-
-    value: float
-    low: float
-    high: float
-    p: float
-    smallest_p: float
-    status: str = "ok"
-
-    def as_metrics(self) -> dict[str, Any]:
-        """Finite scalars and strings."""
-        if self.status != "ok":
-            return {"status": self.status}
-        numbers = {"value": self.value, "p": self.p, "smallest_p": self.smallest_p}
-        if np.isfinite(self.low):
-            return numbers | {"low": self.low, "high": self.high, "status": "ok"}
-        return numbers | {"status": "no interval: too few replicates are defined"}
-
-
-def percentiles(replicates: Floats) -> Interval:
+def resampled(replicates: Floats) -> Interval:
     """The interval over resampled values [b, u]; NaN where too few replicates are defined."""
-    defined = replicates[np.isfinite(replicates).all(1)]
-    enough = len(defined) >= MIN_DEFINED * len(replicates) > 0
-
-    def interval(weights: Floats) -> tuple[float, float]:
-        if not enough:
-            return np.nan, np.nan
-        low, high = np.quantile(defined @ weights, [0.025, 0.975])
-        return float(low), float(high)
-
-    return interval
+    return lambda weights: percentiles(replicates @ weights)
 
 
 def effects(
     values: Floats, interval: Interval, columns: Columns, units: Units, orders: Ints
-) -> tuple[dict[str, Effect], float]:
-    """Effects by least squares, and the share of the variance that all of them explain.
+) -> tuple[dict[str, Tested], float]:
+    """Effects by least squares, in the unit of the values, and the share of variance explained.
+
+    An effect is undefined where its column cannot be told apart from others. Its smallest p is
+    the share of relabellings that leave its column as it is.
 
     Args:
         values: [u] measured, one a unit.
@@ -140,7 +114,7 @@ def effects(
     matrices = ({CONSTANT: np.ones((n, n))} if units.constant else {}) | columns
     design = np.stack([units.of(m, identity)[0] for m in matrices.values()], axis=1)
     solve = np.linalg.pinv(design, rcond=1e-9)
-    found: dict[str, Effect] = {}
+    found: dict[str, Tested] = {}
     for k, (name, matrix) in enumerate(matrices.items()):
         if name == CONSTANT:
             continue
@@ -153,19 +127,14 @@ def effects(
             twins = [o for o, s in zip(rest, shares, strict=True) if abs(s) > 1e-6]
             twins = [o for o in twins if o != CONSTANT] or [CONSTANT]
             status = f"aliased: cannot be told apart from {', '.join(twins)}"
-            found[name] = Effect(np.nan, np.nan, np.nan, np.nan, np.nan, status)
+            found[name] = Tested(Estimate.undefined(status))
             continue
         moved = units.of(residual, orders)
         observed, null = (partial_correlation(values, x, others) for x in (own, moved))
         alike = np.minimum(np.abs(moved - own).max(1), np.abs(moved + own).max(1)) < 1e-6
-        low, high = interval(solve[k])
-        found[name] = Effect(
-            value=float(solve[k] @ values),
-            low=low,
-            high=high,
-            p=float((null >= observed - NOISE).mean()),
-            smallest_p=float(alike.mean()),
-        )
+        size = Estimate.from_values(float(solve[k] @ values), *interval(solve[k]))
+        p = share_as_far(float(observed[0]), null, NOISE)
+        found[name] = Tested(size, p, float(alike.mean()))
     total = values - values.mean() if units.constant else values
     left = values - design @ (solve @ values)
     explained = 1 - float(left @ left) / float(total @ total) if total @ total > 0 else 0.0
@@ -186,7 +155,7 @@ def partial_correlation(values: Floats, columns: Floats, others: Floats) -> Floa
     return result
 
 
-def confounding(levels: Levels) -> dict[str, dict[str, Any]]:
+def confounding(levels: Levels) -> dict[str, dict[str, Leaf]]:
     """How far each two factors are one and the same over these organisms.
 
     `cramers_v`: 0 = independent, 1 = one is a function of the other. `separable`: of the first
@@ -194,7 +163,7 @@ def confounding(levels: Levels) -> dict[str, dict[str, Any]]:
     groups of levels that only ever occur with each other, "none" where there is one group only;
     between the groups neither factor can be told apart from the other.
     """
-    found = {}
+    found: dict[str, dict[str, Leaf]] = {}
     for (a, first), (b, second) in combinations(levels.items(), 2):
         rows, columns = (list(dict.fromkeys(each)) for each in (first, second))
         table = np.zeros((len(rows), len(columns)))
@@ -222,8 +191,6 @@ def confounding(levels: Levels) -> dict[str, dict[str, Any]]:
 
 def _together(table: Floats) -> list[tuple[list[int], list[int]]]:
     """Connected components of the levels that occur together: (rows, columns) of each."""
-    from scipy.sparse.csgraph import connected_components
-
     size = len(table)
     graph = np.block(
         [
@@ -234,3 +201,74 @@ def _together(table: Floats) -> list[tuple[list[int], list[int]]]:
     count, label = connected_components(graph, directed=False)
     groups = [np.flatnonzero(label == i) for i in range(count)]
     return [(g[g < size].tolist(), (g[g >= size] - size).tolist()) for g in groups]
+
+
+def effect_results(
+    values: Floats, interval: Interval, columns: Columns, units: Units, orders: Ints
+) -> dict[str, Leaf | Nested]:
+    """Effects as results, or why there are none."""
+    if not np.isfinite(values).all():
+        return {"status": "undefined: no coherent answers under some condition"}
+    found, explained = effects(values, interval, columns, units, orders)
+    tested: dict[str, Leaf | Nested] = {}
+    for key, each in found.items():
+        tested |= each.as_results(key)
+    return {
+        "status": "ok",
+        "n": len(values),
+        "mean": float(values.mean()),
+        "explained": explained,
+        "relabellings": len(orders),
+        "effect": tested,
+    }
+
+
+def angle_effects(
+    sample: Sample, levels: Levels, orders: Ints, seed: int, replicates: int
+) -> dict[str, Leaf | Nested]:
+    """What sharing a factor's level does to the angle of two vectors, in degrees.
+
+    Args:
+        sample: of the organisms' vectors.
+    """
+    grams = cosines(sample.bootstrap(stream(seed, "factorial"), replicates))
+    values, drawn = (angles_deg(pair_values(g)) for g in (unit_gram(sample.vectors), grams))
+    units = pairs(len(sample.vectors))
+    return effect_results(values, resampled(drawn), same(levels), units, orders)
+
+
+def similarity_effects(
+    samples: Sequence[Sample], levels: Levels, orders: Ints, seed: int, replicates: int
+) -> dict[str, Leaf | Nested]:
+    """What a level does to the cosine of an organism's contrast (a) with the base's.
+
+    Args:
+        samples: of each organism, the base's vector and its own.
+    """
+    values = np.array([unit_gram(sample.vectors)[0, 1] for sample in samples])
+    grams = (cosines(s.bootstrap(stream(seed, "factorial"), replicates)) for s in samples)
+    drawn = np.stack([g[:, 0, 1] for g in grams], axis=1)
+    columns, units = against_first(levels), singles(len(values))
+    return effect_results(values, resampled(drawn), columns, units, orders)
+
+
+def asymmetry_effects(
+    table: Table, organisms: Sequence[str], levels: Levels, orders: Ints
+) -> dict[str, Leaf | Nested]:
+    """What a level does to transfer given minus transfer received, in percentage points.
+
+    A value a pair: risk difference of the first's vector on the second, minus the reverse.
+    """
+    sums = [
+        combined([(1, effect(a, b)), (-1, effect(b, a))]) for a, b in combinations(organisms, 2)
+    ]
+
+    def interval(weights: Floats) -> tuple[float, float]:
+        found = table.estimate(combined(zip(weights, sums, strict=True)))
+        return (
+            (np.nan, np.nan) if found.low is None or found.high is None else (found.low, found.high)
+        )
+
+    values = np.array([table.sum(each)[0] for each in sums])
+    units = pairs(len(organisms), constant=False)
+    return effect_results(values, interval, leads(levels), units, orders)
