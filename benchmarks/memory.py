@@ -34,6 +34,7 @@ def extract(n: int) -> dict[str, float]:
     from em_geometry.activations.capture import Text
     from em_geometry.activations.store import store
     from em_geometry.models.load import Loaded
+    from em_geometry.project.inputs import models
     from em_geometry.settings.params import load_params
 
     torch.manual_seed(0)
@@ -51,11 +52,12 @@ def extract(n: int) -> dict[str, float]:
         return [Text(row, ((len(row) - 1, len(row)), (2, len(row) - 1))) for row in rows]
 
     params = load_params(Path("params.yaml"))
+    known, size = models(params), params.activations.batch_size
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "base.safetensors"
-        store(path, params, loaded, texts(200), SPANS, "warm-up")
+        store(path, known, loaded, texts(200), SPANS, size, "warm-up")
         before = peak_mb()
-        store(path, params, loaded, texts(n), SPANS, f"{n} prompts")
+        store(path, known, loaded, texts(n), SPANS, size, f"{n} prompts")
         return {"before_mb": before, "peak_mb": peak_mb(), "file_mb": path.stat().st_size / 2**20}
 
 

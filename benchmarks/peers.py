@@ -22,7 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from em_geometry.activations.blocks import block_stack
-from em_geometry.activations.capture import Text, capture, length_sorted_batches, padded
+from em_geometry.activations.capture import Text, capture, padded, sorted_batches
 from em_geometry.activations.questions import read_questions
 from em_geometry.models.chat import end_of_turn, render
 from em_geometry.settings.params import load_params
@@ -61,7 +61,7 @@ def extraction(model: Any, tokenizer: Any) -> dict[str, Any]:
     ]
     pairs = list(zip(texts[:PAIRS], texts[PAIRS:], strict=True))
     ids = [tuple(tokenizer(t)["input_ids"]) for t in texts]
-    batches = length_sorted_batches([len(i) for i in ids], BATCH)
+    batches = sorted_batches([len(i) for i in ids], BATCH)
 
     def forward() -> None:
         for batch in batches:

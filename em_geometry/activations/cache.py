@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache as Cache
+from transformers.cache_utils import DynamicLayer
 
 from em_geometry.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values [rows, heads, tokens, width] as the front part of larger buffers."""
 
-    def take(self, keys: Any, values: Any, tokens: int) -> None:
+    def take(self, keys: torch.Tensor, values: torch.Tensor, tokens: int) -> None:
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
         self.buffers = (keys, values)
         self.keys, self.values = keys[:, :, :tokens], values[:, :, :tokens]
 
-    def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> Any:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         start = self.keys.shape[-2]
         stop = start + key_states.shape[-2]
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
@@ -26,13 +32,18 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (buffer[:, :, :stop] for buffer in self.buffers)
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Any) -> None:
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
         keys, values = (buffer[indices] for buffer in self.buffers)
         self.take(keys, values, self.keys.shape[-2])
 
 
 def fill(
-    layers: list[Any], part: Any, target: Any, where: Sequence[Any], rows: int, room: int
+    layers: list[DynamicLayer],
+    part: Cache,
+    target: torch.Tensor,
+    where: Sequence[torch.Tensor],
+    rows: int,
+    room: int,
 ) -> None:
     """Copies the cache of some prompts into the rows `target` of `layers` (made if empty).
 
@@ -62,7 +73,3 @@ def fill(
                 layer.keys, layer.values = keys[:, :, :tokens], values[:, :, :tokens]
         for kept, source in zip((layers[i].keys, layers[i].values), sources, strict=True):
             kept[target] = source[where[i]]
-
-
-def joined(layers: list[Any]) -> Any:
-    return Cache(layers=layers)

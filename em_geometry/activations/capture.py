@@ -1,18 +1,30 @@
 """Means of the residual stream over token spans, all blocks in one forward pass.
 
-METHOD.md: capture. The residual stream is read at the output of each decoder block. Means are
-accumulated on the fly in float32 on the device; full hidden states are never kept and the
+docs/method.md, activations. The residual stream is read at the output of each decoder block. Means
+are accumulated on the fly in float32 on the device; full hidden states are never kept and the
 language-model head is not run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from em_geometry.activations.blocks import block_stack, decoder_blocks, hidden
+from em_geometry.engine import Spread
+from em_geometry.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+    from transformers.cache_utils import Cache
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -32,9 +44,9 @@ class Text:
         return self.ids[: self.shared]
 
 
-def length_sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices in batches of similar length (ties in order), so that little is padding."""
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+def sorted_batches(keys: Sequence[Any], size: int) -> list[list[int]]:
+    """Indices in batches of like key (ties in order): of like length, so that little is padding."""
+    order = sorted(range(len(keys)), key=lambda i: (keys[i], i))
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 
@@ -62,31 +74,32 @@ def padded(rows: Sequence[Sequence[int]], side: str, device: Any) -> tuple[Any, 
     return ids.to(device), mask.to(device)
 
 
-def capture(model: Any, texts: Sequence[Text], side: str = "right") -> tuple[Any, Any]:
-    """Span means and residual norms of one batch.
+def token_positions(mask: torch.Tensor) -> torch.Tensor:
+    """Position of each token [batch, tokens] among those that the mask has, 0 for padding."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def capture(model: PreTrainedModel, texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Span means and residual norms of one batch, padded at the right.
 
     Args:
         model: causal language model.
         texts: the batch; each with the same number of spans.
-        side: padding side; results do not depend on it.
     Returns:
         means: float32 tensor [batch, spans, blocks, width].
         norms: float32 tensor [batch, spans, blocks], mean Euclidean norm of the span's tokens.
     """
     import torch
 
-    if any(text.shared for text in texts):  # else a sliding window would count what lies between
-        side = "right"
-    ids, mask = padded([t.ids[t.shared :] for t in texts], side, model.device)
+    ids, mask = padded([t.ids[t.shared :] for t in texts], "right", model.device)
     weights = torch.zeros(len(texts), len(texts[0].spans), ids.shape[1])
     for row, text in enumerate(texts):
-        shift = ids.shape[1] - len(text.ids) if side == "left" else -text.shared
         for span, (start, stop) in enumerate(text.spans):
-            weights[row, span, start + shift : stop + shift] = 1.0 / (stop - start)
+            weights[row, span, start - text.shared : stop - text.shared] = 1.0 / (stop - start)
     weights = weights.to(model.device)
     cache, before = _beginnings(model, texts, ids.shape[1])
-    means: list[Any] = []
-    norms: list[Any] = []
+    means: list[torch.Tensor] = []
+    norms: list[torch.Tensor] = []
 
     def read(module: Any, args: Any, output: Any) -> None:
         states = hidden(output).float()
@@ -94,41 +107,66 @@ def capture(model: Any, texts: Sequence[Text], side: str = "right") -> tuple[Any
         means.append(torch.einsum("bst,btd->bsd", here, states).to(weights.device))
         norms.append(torch.einsum("bst,bt->bs", here, states.norm(dim=-1)).to(weights.device))
 
-    with ExitStack() as stack:
+    with ExitStack() as stack, torch.no_grad():
         for block in decoder_blocks(model):
             stack.callback(block.register_forward_hook(read).remove)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        with torch.no_grad():
-            block_stack(model)(
-                input_ids=ids,
-                attention_mask=torch.cat([before, mask], dim=-1),
-                position_ids=before.sum(-1, keepdim=True) + positions,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
+        block_stack(model)(
+            input_ids=ids,
+            attention_mask=torch.cat([before, mask], dim=-1),
+            position_ids=before.sum(-1, keepdim=True) + token_positions(mask),
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
     return torch.stack(means, dim=2), torch.stack(norms, dim=2)
 
 
-def _beginnings(model: Any, texts: Sequence[Text], room: int) -> tuple[Any, Any]:
+def _beginnings(
+    model: PreTrainedModel, texts: Sequence[Text], room: int
+) -> tuple[Cache | None, torch.Tensor]:
     """KV cache with room for more tokens (None: nothing is shared), and mask, of the beginnings."""
     import torch
 
     if not any(text.shared for text in texts):
         return None, torch.zeros(len(texts), 0, dtype=torch.long, device=model.device)
-    from em_geometry.activations.cache import fill, joined
+    from em_geometry.activations.cache import Cache, fill
 
     places, index = distinct([text.beginning for text in texts])
     ids, mask = padded([texts[i].beginning for i in places], "left", model.device)
     with torch.no_grad():
-        output = block_stack(model)(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            use_cache=True,
-        )
-    part = output.past_key_values
+        part = block_stack(model)(
+            input_ids=ids, attention_mask=mask, position_ids=token_positions(mask), use_cache=True
+        ).past_key_values
     layers: list[Any] = []
     rows = torch.tensor(index, device=model.device)
     everywhere = torch.arange(len(texts), device=model.device)
     fill(layers, part, everywhere, [rows] * len(part.layers), len(texts), room)
-    return joined(layers), mask[rows]
+    return Cache(layers=layers), mask[rows]
+
+
+def captured(
+    model: PreTrainedModel,
+    texts: Sequence[Text],
+    batch_size: int,
+    label: str,
+    over: Spread | None = None,
+) -> Iterator[tuple[list[int], Floats, Floats]]:
+    """`capture` over any number of texts, in batches of like beginning and length, with progress.
+
+    Args:
+        over: does batches elsewhere (`capture_worker`); None = here, with `model`.
+    Yields:
+        Indices, means and norms of each batch as it is finished, in any order.
+    """
+    batches = sorted_batches([(text.beginning, len(text.ids)) for text in texts], batch_size)
+    todo = [[texts[i] for i in batch] for batch in batches]
+    with Progress(label, len(texts), unit="texts") as progress:
+        results = over(todo) if over else enumerate(capture_arrays(model, b) for b in todo)
+        for index, (means, norms) in results:
+            yield batches[index], means, norms
+            progress.advance(len(batches[index]))
+
+
+def capture_arrays(model: PreTrainedModel, texts: Sequence[Text]) -> tuple[Floats, Floats]:
+    """`capture` as arrays in this machine's memory."""
+    means, norms = capture(model, texts)
+    return means.cpu().numpy(), norms.cpu().numpy()

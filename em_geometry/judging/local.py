@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from em_geometry.activations.capture import length_sorted_batches
+from em_geometry.activations.capture import sorted_batches
 from em_geometry.errors import UserError, first_line
 from em_geometry.hashing import value_sha256
 from em_geometry.judging.aggregate import HIGHEST, WORDS, from_logprobs, token_meaning
@@ -63,7 +63,7 @@ class LocalJudge:
         """(text, natural log-probability) of every number and word as the reply to each prompt."""
         ids = [render(self._tokenizer, prompt, "").ids for prompt in prompts]
         tops: list[Top] = [[] for _ in prompts]
-        for batch in length_sorted_batches([len(i) for i in ids], self._params.batch_size):
+        for batch in sorted_batches([len(i) for i in ids], self._params.batch_size):
             logs = tree_log_probabilities(self._model, [ids[i] for i in batch], self._numbers.tree)
             for i, table in zip(batch, logs, strict=True):
                 tops[i] = self._numbers.top(table)

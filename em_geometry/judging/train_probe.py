@@ -49,7 +49,7 @@ def main(params: Params) -> None:
     check_apart([authored, more], [held_out, sampled])
     loaded = models(params).load(BASE)
     blocks = len(decoder_blocks(loaded.model))
-    check_blocks(settings.layers, blocks, "judging.probe.layers")
+    check_blocks(settings.layers, blocks, "params.yaml: judging.probe.layers")
     metrics: dict[str, Any] = {"probe": fit(loaded, authored, more, params)}
     every = held_out if sampled is None else sampled
     part = every.part(drawn(len(every.texts), params))

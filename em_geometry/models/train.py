@@ -204,7 +204,7 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * min(1.0, rise, fall)
             loss = answer_loss(model, batch)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)

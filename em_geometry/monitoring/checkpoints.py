@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from em_geometry.activations.extract import text_of
+from em_geometry.activations.capture import captured
 from em_geometry.activations.prompts import ActivationPrompt
 from em_geometry.activations.questions import Question, read_questions
-from em_geometry.activations.store import captured
+from em_geometry.activations.store import text_of
 from em_geometry.hashing import file_sha256, stream_key, value_sha256
 from em_geometry.io.journal import Journal
 from em_geometry.models.chat import render
@@ -26,9 +26,9 @@ from em_geometry.models.load import Loaded, setup_torch
 from em_geometry.models.train import fit, read_split, with_adapter
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
-from em_geometry.settings.sections import Workers
+from em_geometry.steering.conditions import Condition
 from em_geometry.steering.respond import CODE as RESPOND_CODE
-from em_geometry.steering.respond import Condition, respond
+from em_geometry.steering.respond import respond
 
 CODE = 2  # raise when the way a checkpoint is made or measured changes
 
@@ -185,8 +185,16 @@ def _activations(params: Params, plan: Plan, loaded: Loaded, block: int) -> np.n
 
 def _answers(params: Params, loaded: Loaded, questions: Sequence[Question]) -> list[dict[str, Any]]:
     """Unsteered answers, sampled here: a worker elsewhere could not load this checkpoint."""
-    here = params.model_copy(update={"workers": Workers()})
     conditions = [Condition(samples=params.monitoring.samples)]
-    frame = respond(here, loaded, conditions, {}, questions, "monitoring answers")
+    frame = respond(
+        models(params),
+        loaded,
+        conditions,
+        {},
+        questions,
+        params.sampling,
+        "monitoring answers",
+        params.steering.positions,
+    )
     kept = frame.select("question_id", "variant", "question", "sample", "text", "tokens", "finish")
     return kept.to_dicts()

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from em_geometry.activations.extract import FOLDER as ACTIVATIONS
 from em_geometry.activations.prompts import ActivationPrompt, read_prompts
 from em_geometry.errors import UserError
 from em_geometry.geometry.gram import Floats
@@ -39,6 +38,7 @@ from em_geometry.monitoring.checkpoints import Plan, Trajectory, trajectories
 from em_geometry.monitoring.compare import Course, Scores, compare, scores, series
 from em_geometry.monitoring.detect import Draws, detectors
 from em_geometry.project.command import PARAMS, ParamsFile
+from em_geometry.project.paths import ACTIVATIONS
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.vectors.files import residual_norms
 

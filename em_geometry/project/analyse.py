@@ -15,8 +15,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from em_geometry.activations.extract import prompt_texts
-from em_geometry.activations.store import captured
+from em_geometry.activations.capture import captured
+from em_geometry.activations.prompts import read_prompts
+from em_geometry.activations.store import prompt_texts
 from em_geometry.errors import UserError
 from em_geometry.geometry import power
 from em_geometry.geometry.battery import battery, cluster_indices
@@ -30,7 +31,7 @@ from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.settings.sections import Geometry, Organism
-from em_geometry.steering.formats import SUFFIXES, read_vectors
+from em_geometry.steering.formats import SUFFIXES, read_interventions
 from em_geometry.steering.hooks import check_vector
 
 DRAWS = 1000  # of the power curve, at each size of a common core
@@ -59,7 +60,7 @@ def folder_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
             )
     rows = []
     for path in files:
-        found = read_vectors(path, layer=-1)
+        found = read_interventions(path, bare=-1)
         if len(found) != 1:
             raise UserError(
                 "one vector a file", where=str(path), found=f"{len(found)} vectors", expected="1"
@@ -98,9 +99,12 @@ def adapter_vectors(
     spans = params.activations.model_copy(update={"spans": ["prompt_last"]})
     params = params.model_copy(update={"organisms": organisms, "activations": spans})
 
+    prompts = read_prompts(params.prompts)
+
     def mean(slug: str) -> np.ndarray:
         loaded = models(params).load(slug)
-        texts, _ = prompt_texts(params, loaded.tokenizer)
+        system = params.base.system_prompt
+        texts, _ = prompt_texts(prompts, spans.spans, loaded.tokenizer, system)
         batches = captured(loaded.model, texts, spans.batch_size, f"activations {slug}")
         sums = [means[:, 0].astype(np.float64).sum(0) for _, means, _ in batches]
         return np.asarray(np.sum(sums, axis=0) / len(texts))

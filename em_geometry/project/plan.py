@@ -89,7 +89,10 @@ def _steered(params: Params) -> int:
         condition.samples
         for target in params.steered()
         for condition in conditions_of(
-            params, target, {slug: own if slug == target else other for slug in organisms}
+            target,
+            {slug: own if slug == target else other for slug in organisms},
+            params.steering,
+            params.transfer.pairs,
         )[0]
     )
 

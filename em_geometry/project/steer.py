@@ -2,64 +2,67 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from em_geometry.errors import UserError
 from em_geometry.hashing import stream_key
-from em_geometry.models.chat import end_of_turn, render
-from em_geometry.models.load import Loaded
+from em_geometry.models.chat import render
+from em_geometry.models.load import Loaded, Models
+from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings.params import load_params
+from em_geometry.settings.sections import Sampling
 from em_geometry.steering.bake import bake, biases, save_patch
-from em_geometry.steering.formats import SUFFIXES, read_vectors, write_vectors
-from em_geometry.steering.generate import Row, sample
+from em_geometry.steering.formats import SUFFIXES, read_interventions, write_vectors
+from em_geometry.steering.generate import Positions, Row
 from em_geometry.steering.hooks import Intervention, check_vector
+from em_geometry.steering.respond import answers_of
 from em_geometry.steering.selected import read_selected
 
 
 def interventions(vector: str, dose: float, layer: int | None) -> list[Intervention]:
     """A chosen vector at a relative dose, or the vectors of a file times `dose`."""
     if vector.endswith(SUFFIXES):
-        rows = read_vectors(Path(vector), layer)
+        rows = read_interventions(Path(vector), layer)
         return [replace(row, coefficient=dose * row.coefficient) for row in rows]
-    known = read_selected()
+    known = read_selected(paths.SELECTED)
     if vector not in known:
         raise UserError(
-            "no such vector", where="command line", found=vector,
+            "no such vector",
+            where="command line",
+            found=vector,
             expected=", ".join(known) + f", or a file ({', '.join(SUFFIXES)})",
-        )  # fmt: skip
+        )
     chosen = known[vector]
     norm = chosen.coefficient / chosen.dose  # mean residual norm of the base at the block
     return [Intervention(chosen.vector, chosen.layer if layer is None else layer, dose * norm)]
 
 
 def answers(
-    params: Params, loaded: Loaded, rows: list[Intervention], prompt: str, samples: int
+    models: Models,
+    loaded: Loaded,
+    how: Intervention,
+    prompt: str,
+    sampling: Sampling,
+    samples: int,
+    positions: Positions = "all",
 ) -> list[tuple[str, str]]:
     """(unsteered, steered) answers to a prompt, each pair from the same random stream."""
-    if len(rows) != 1:
-        raise UserError(
-            "one vector at a time is shown",
-            found=f"{len(rows)} vectors",
-            where="command line",
-            expected="1",
-        )
-    check_vector(rows[0].vector, loaded.model.config.get_text_config().hidden_size, "vector")
-    ids = render(loaded.tokenizer, prompt, params.base.system_prompt).ids
-    keys = [stream_key(params.run.seed, "show", prompt, i) for i in range(samples)]
-    batch = [Row(ids, key, how) for how in (None, rows[0]) for key in keys]
-    end = end_of_turn(loaded.tokenizer, loaded.model.config)
-    found = sample(loaded.model, batch, params.sampling, end, params.steering.positions)
-    texts = [loaded.tokenizer.decode(a.ids, skip_special_tokens=True).strip() for a in found]
+    check_vector(how.vector, loaded.model.config.get_text_config().hidden_size, "vector")
+    ids = render(loaded.tokenizer, prompt, models.system_prompt).ids
+    keys = [stream_key(models.run.seed, "show", prompt, i) for i in range(samples)]
+    batch = [Row(ids, key, act) for act in (None, how) for key in keys]
+    texts = [str(told[0]) for told in answers_of(loaded, batch, sampling, positions)]
     return list(zip(texts[:samples], texts[samples:], strict=True))
 
 
-def save(path: Path, loaded: Any, rows: list[Intervention], positions: str) -> None:
+def save(path: Path, loaded: Loaded, rows: list[Intervention], positions: str) -> None:
     """A vector file, a patch (`*.patch.safetensors`), or else a folder with the baked model."""
     if path.name.endswith(".patch.safetensors"):
         save_patch(path, biases(loaded.model, rows, positions), loaded.sha256)
@@ -86,13 +89,24 @@ def cli(
     params: ParamsFile = PARAMS,
 ) -> None:  # fmt: skip
     """Answer a prompt with and without a steering vector, side by side."""
+    if not math.isfinite(dose):
+        raise UserError("no such dose", where="command line", found=dose, expected="a number")
     active = load_params(params)
     rows = interventions(vector, dose, layer)
-    loaded = models(active).load(active.target(model))
+    if len(rows) != 1:
+        raise UserError(
+            "one vector at a time is shown",
+            where=vector,
+            found=f"vectors of blocks {[row.layer for row in rows]}",
+            expected="1 vector",
+            hint="choose one by --layer",
+        )
+    known, positions = models(active), active.steering.positions
+    loaded = known.load(active.target(model))
     sampling = active.sampling.model_copy(update={"max_new_tokens": tokens})
-    active = active.model_copy(update={"sampling": sampling})
-    for plain, steered in answers(active, loaded, rows, prompt, samples):
+    shown = answers(known, loaded, rows[0], prompt, sampling, samples, positions)
+    for plain, steered in shown:
         print(f"unsteered: {plain}\n  steered: {steered}\n")
     if out is not None:
-        save(out, loaded, rows, active.steering.positions)
+        save(out, loaded, rows, positions)
         print(f"saved to {out}")

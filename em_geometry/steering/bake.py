@@ -1,6 +1,6 @@
 """Baking: a steered Llama-family model as an ordinary checkpoint, or as a small patch.
 
-METHOD.md: Steering, baking. A constant added at all positions after block l is a bias on that
+docs/method.md, steering. A constant added at all positions after block l is a bias on that
 block's `mlp.down_proj`.
 """
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from em_geometry.activations.blocks import decoder_blocks
 from em_geometry.errors import UserError
@@ -18,12 +19,17 @@ from em_geometry.io.files import read_tensors, write_tensors
 from em_geometry.steering.formats import only_additions
 from em_geometry.steering.hooks import Intervention, check_layers, check_vector
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Biases = Mapping[int, npt.NDArray[np.float32]]  # by block, [width]
+
 NAME = "model.layers.{}.mlp.down_proj.bias"
 
 
 def biases(
-    model: Any, rows: Sequence[Intervention], positions: str = "all"
-) -> dict[int, np.ndarray]:
+    model: PreTrainedModel, rows: Sequence[Intervention], positions: str = "all"
+) -> dict[int, npt.NDArray[np.float32]]:
     """The bias float32 [width] of each steered block; several additions at a block are summed.
 
     Raises:
@@ -31,7 +37,7 @@ def biases(
     """
     only_additions(rows, positions, "baked")
     check_layers(rows, len(decoder_blocks(model)))
-    found: dict[int, np.ndarray] = {}
+    found: dict[int, npt.NDArray[np.float32]] = {}
     for row in rows:
         check_vector(row.vector, model.config.hidden_size, f"block {row.layer}")
         change = (row.coefficient * row.vector).astype(np.float32)
@@ -39,7 +45,7 @@ def biases(
     return found
 
 
-def bake(model: Any, by_layer: Mapping[int, np.ndarray]) -> Any:
+def bake(model: PreTrainedModel, by_layer: Biases) -> PreTrainedModel:
     """Puts the biases into `model` itself, which then needs no hook; returns it."""
     import torch
 
@@ -50,7 +56,8 @@ def bake(model: Any, by_layer: Mapping[int, np.ndarray]) -> Any:
             hint="export the vector instead",
             where="the model to be baked",
         )
-    for layer, block in enumerate(decoder_blocks(model)):
+    blocks: list[Any] = decoder_blocks(model)
+    for layer, block in enumerate(blocks):
         for linear in (block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj):
             if linear.bias is None:
                 zeros = linear.weight.new_zeros(linear.out_features)
@@ -64,13 +71,13 @@ def bake(model: Any, by_layer: Mapping[int, np.ndarray]) -> Any:
     return model
 
 
-def save_patch(path: Path, by_layer: Mapping[int, np.ndarray], model_sha256: str) -> None:
+def save_patch(path: Path, by_layer: Biases, model_sha256: str) -> None:
     """Only the biases, with the hash of the model that they belong to."""
     tensors = {NAME.format(layer): bias for layer, bias in by_layer.items()}
     write_tensors(path, tensors, {"model_sha256": model_sha256})
 
 
-def read_patch(path: Path, model_sha256: str) -> dict[int, np.ndarray]:
+def read_patch(path: Path, model_sha256: str) -> dict[int, npt.NDArray[np.float32]]:
     """The biases of a patch; UserError when it belongs to another model."""
     tensors, about = read_tensors(path)
     if about.get("model_sha256") != model_sha256:

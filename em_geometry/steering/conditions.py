@@ -1,171 +1,143 @@
-"""Stage `responses`: every target's answers under every vector, dose and control.
+"""What is done to a model in one run: every vector at every dose, and the controls.
 
-Writes `data/responses/<model>.parquet` (a row an answer) and `data/damage/<model>.parquet` (KL
-of every condition on benign prompts).
+Nothing here loads a model, so that plans and reports can read it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from em_geometry.activations.prompts import read_prompts
-from em_geometry.activations.questions import read_questions
 from em_geometry.hashing import stream_key
-from em_geometry.io.files import write_parquet
-from em_geometry.models.chat import end_of_turn, render
-from em_geometry.models.load import Loaded
-from em_geometry.progress import Progress
-from em_geometry.project.command import PARAMS, ParamsFile, Targets
-from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params, load_params
-from em_geometry.steering.controls import orthogonalised, random_direction
-from em_geometry.steering.damage import answer_log_probabilities, kl_per_token
-from em_geometry.steering.generate import Row, sample
-from em_geometry.steering.respond import Condition, intervention, respond
-from em_geometry.steering.selected import Selected, read_selected
+from em_geometry.settings.sections import Steering
+from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.selected import Selected
 
-if TYPE_CHECKING:
-    import polars as pl
+UNSTEERED = "none"  # the source of conditions without a vector
+Kind = Literal["unsteered", "vector", "orthogonalised", "random", "ablation"]
+Vector = npt.NDArray[np.float32]
 
-RESPONSES, DAMAGE = Path("data/responses"), Path("data/damage")
+
+@dataclass(frozen=True)
+class Condition:
+    """One way of steering, answered `samples` times a question.
+
+    Attributes:
+        source: slug of the vector, a control's name, or "none".
+        kind: what the vector is to its source.
+        multiple: factor of the source's chosen coefficient (signed; 0 for unsteered).
+        relative_dose: coefficient over the mean residual norm at the layer (0 for ablation).
+        coefficient: raw coefficient of the unit vector.
+        layer: block it acts on (-1 for unsteered).
+    """
+
+    source: str = UNSTEERED
+    kind: Kind = "unsteered"
+    multiple: float = 0.0
+    relative_dose: float = 0.0
+    coefficient: float = 0.0
+    layer: int = -1
+    samples: int = 1
+
+    @property
+    def vector_name(self) -> str:
+        """Name of the vector that the condition uses, among those of a plan."""
+        return f"{self.kind}:{self.source}"
+
+    def columns(self) -> dict[str, str | float | int]:
+        """What tables say of it."""
+        names = ("source", "kind", "multiple", "relative_dose", "coefficient", "layer")
+        return {name: getattr(self, name) for name in names}
+
+    def intervention(self, vectors: Mapping[str, Vector]) -> Intervention | None:
+        """What it does to a row; None when unsteered."""
+        if self.kind == "unsteered":
+            return None
+        mode: Literal["add", "ablate"] = "ablate" if self.kind == "ablation" else "add"
+        return Intervention(vectors[self.vector_name], self.layer, self.coefficient, mode)
 
 
 def plan(
-    params: Params, target: str, selected: Mapping[str, Selected]
-) -> tuple[list[Condition], dict[str, np.ndarray]]:
-    """Everything done to a target: its conditions, and the unit vectors they use.
+    target: str,
+    selected: Mapping[str, Selected],
+    steering: Steering,
+    pairs: Sequence[str] = (),
+    seed: int = 0,
+) -> tuple[list[Condition], dict[str, Vector]]:
+    """Everything done to a target: its conditions, and the unit vectors they use by their names.
 
     Unsteered; every vector at every dose; its own vector and the named pairs with more samples
     at the chosen coefficient; a random direction of the same norm; the named pairs' vectors made
     orthogonal to the target's own; its own and the named pairs' vectors ablated.
+
+    Args:
+        pairs: "source>target", those that are measured with more samples.
+        seed: of the random directions.
     """
-    steering = params.steering
-    focus = {p.split(">")[0] for p in params.transfer.pairs if p.split(">")[1] == target}
+    focus = {p.split(">")[0] for p in pairs if p.split(">")[1] == target}
     conditions = [Condition(samples=steering.focus_samples)]
-    vectors: dict[str, np.ndarray] = {}
+    vectors: dict[str, Vector] = {}
+
+    def control(condition: Condition, vector: Vector) -> None:
+        vectors[condition.vector_name] = vector
+        conditions.append(replace(condition, samples=steering.control_samples))
+
     for slug, chosen in selected.items():
         named = slug == target or slug in focus
         full = Condition(slug, "vector", 1.0, chosen.dose, chosen.coefficient, chosen.layer)
         vectors[full.vector_name] = chosen.vector
         for multiple in steering.doses:
+            many = named and multiple == 1.0
             conditions.append(
                 replace(
                     full,
                     multiple=multiple,
                     relative_dose=multiple * chosen.dose,
                     coefficient=multiple * chosen.coefficient,
-                    samples=steering.focus_samples
-                    if named and multiple == 1.0
-                    else steering.samples,
+                    samples=steering.focus_samples if many else steering.samples,
                 )
             )
         if named:
             ablated = replace(full, kind="ablation", relative_dose=0.0, coefficient=0.0)
-            vectors[ablated.vector_name] = chosen.vector
-            conditions.append(replace(ablated, samples=steering.control_samples))
+            control(ablated, chosen.vector)
         if named and slug != target and target in selected:
             rest = orthogonalised(chosen.vector, selected[target].vector)
             if rest is not None:
-                control = replace(full, kind="orthogonalised")
-                vectors[control.vector_name] = rest
-                conditions.append(replace(control, samples=steering.control_samples))
-    typical = _typical(selected)
+                control(replace(full, kind="orthogonalised"), rest)
+    usual = typical(selected)
     for number in range(steering.random_directions):
         name = f"random_{number}"
-        width = len(typical.vector)
-        control = Condition(name, "random", 1.0, typical.dose, typical.coefficient, typical.layer)
-        vectors[control.vector_name] = random_direction(width, params.run.seed, name)
-        conditions.append(replace(control, samples=steering.control_samples))
+        random = Condition(name, "random", 1.0, usual.dose, usual.coefficient, usual.layer)
+        control(random, random_direction(len(usual.vector), seed, name))
     return conditions, vectors
 
 
-def _typical(selected: Mapping[str, Selected]) -> Selected:
+def typical(selected: Mapping[str, Selected]) -> Selected:
     """The selected vector with the median coefficient: the norm that random directions get."""
     ordered = sorted(selected.values(), key=lambda s: s.coefficient)
     return ordered[len(ordered) // 2]
 
 
-def damage(
-    params: Params,
-    loaded: Loaded,
-    conditions: Sequence[Condition],
-    vectors: Mapping[str, np.ndarray],
-) -> pl.DataFrame:
-    """KL(unsteered || steered) of every condition, on the target's answers to benign prompts."""
-    import polars as pl
-
-    neutral = [p for p in read_prompts(params.prompts) if p.kind == "neutral"]
-    step = max(1, len(neutral) // max(1, params.steering.damage_prompts))
-    chosen = neutral[::step][: params.steering.damage_prompts]  # spread over the topics
-    prompts = [render(loaded.tokenizer, p.prompt, params.base.system_prompt).ids for p in chosen]
-    rows = [
-        Row(ids, stream_key(params.run.seed, "damage", loaded.slug, p.id))
-        for ids, p in zip(prompts, chosen, strict=True)
-    ]
-    end = end_of_turn(loaded.tokenizer, loaded.model.config)
-    answers = sample(loaded.model, rows, params.sampling, end) if rows else []
-    texts = [((*ids, *a.ids), len(ids)) for ids, a in zip(prompts, answers, strict=True) if a.ids]
-    steered = [c for c in conditions if c.kind != "unsteered"] if texts else []
-    acts = [None, *(intervention(c, vectors) for c in steered)]
-    found = answer_log_probabilities(loaded.model, texts, acts, params.steering.positions)
-    reference = next(found, [])
-    table = []
-    with Progress(f"damage {loaded.slug}", len(steered), unit="conditions") as progress:
-        for condition, under in zip(steered, found, strict=True):
-            table.append(
-                {
-                    "target": loaded.slug,
-                    "source": condition.source,
-                    "kind": condition.kind,
-                    "multiple": condition.multiple,
-                    "relative_dose": condition.relative_dose,
-                    "coefficient": condition.coefficient,
-                    "layer": condition.layer,
-                    "kl": kl_per_token(reference, under),
-                    "tokens": sum(map(len, reference)),
-                }
-            )
-            progress.advance()
-    schema = {
-        "target": pl.String,
-        "source": pl.String,
-        "kind": pl.String,
-        "multiple": pl.Float64,
-        "relative_dose": pl.Float64,
-        "coefficient": pl.Float64,
-        "layer": pl.Int64,
-        "kl": pl.Float64,
-        "tokens": pl.Int64,
-    }
-    return pl.DataFrame(table, schema=schema)
+def random_direction(width: int, seed: int, name: str) -> Vector:
+    """A uniformly random unit vector float32 [width], fixed by seed and name."""
+    random = np.random.Generator(np.random.Philox(key=stream_key(seed, "direction", name)))
+    vector = random.standard_normal(width)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-def main(params: Params, *slugs: str) -> None:
-    """Samples all answers of these targets, of all where none is named; measures the damage."""
-    selected = read_selected()
-    questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
-    for slug in slugs or params.steered():
-        loaded = models(params).load(slug)
-        conditions, vectors = plan(params, slug, selected)
-        frame = respond(params, loaded, conditions, vectors, questions, f"responses {slug}")
-        metadata = {
-            "model": slug,
-            "model_sha256": loaded.sha256,
-            "coefficient": "raw factor of the unit vector",
-            "relative_dose": "coefficient / mean residual norm of the base at the layer",
-            "positions": params.steering.positions,
-        }
-        write_parquet(RESPONSES / f"{slug}.parquet", frame, metadata)
-        harm = damage(params, loaded, conditions, vectors)
-        write_parquet(DAMAGE / f"{slug}.parquet", harm, {**metadata, "kl": "nats per token"})
+def orthogonalised(vector: Vector, against: Vector) -> Vector | None:
+    """`vector` without its part along `against`, brought back to unit length.
 
-
-def cli(models: Targets = None, params: ParamsFile = PARAMS) -> None:
-    """Sample the models' answers under every vector, dose and control."""
-    loaded = load_params(params)
-    main(loaded, *map(loaded.target, models or []))
+    Returns:
+        float32 [width]; None when the two are parallel, so that nothing is left.
+    """
+    v, a = vector.astype(np.float64), against.astype(np.float64)
+    rest = v - (v @ a) / (a @ a) * a
+    norm = np.linalg.norm(rest)
+    if norm < 1e-6 * np.linalg.norm(v):
+        return None
+    return (rest / norm).astype(np.float32)

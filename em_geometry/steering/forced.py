@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from em_geometry.activations.capture import padded
 from em_geometry.steering.generate import Positions
-from em_geometry.steering.hooks import Intervention, steered
+from em_geometry.steering.hooks import Intervention, steering_rows
 from em_geometry.steering.prefill import read
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+TOKENS = 1024  # of answers in one pass: their logits over the vocabulary are held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +29,12 @@ class Forced:
         rest: logits behind each token [answers, tokens, vocabulary].
     """
 
-    ids: Any
-    mask: Any
-    first: Any
-    rest: Any
+    ids: torch.Tensor
+    mask: torch.Tensor
+    first: torch.Tensor
+    rest: torch.Tensor
 
-    def chosen(self) -> Any:
+    def chosen(self) -> torch.Tensor:
         """Log-probabilities of the answers' own tokens, float32 [answers, tokens], in nats."""
         import torch
         from torch.nn.functional import cross_entropy
@@ -40,7 +46,7 @@ class Forced:
         ).view_as(following)
         return -torch.cat([first[:, None], rest[:, :-1]], dim=1)
 
-    def tables(self) -> list[Any]:
+    def tables(self) -> list[torch.Tensor]:
         """Log-probabilities float32 [tokens of the answer, vocabulary] of each answer."""
         import torch
 
@@ -51,7 +57,7 @@ class Forced:
 
 
 def forced(
-    model: Any,
+    model: PreTrainedModel,
     texts: Sequence[tuple[Sequence[int], Sequence[int]]],
     interventions: Sequence[Intervention | None] | None = None,
     positions: Positions = "all",
@@ -74,7 +80,7 @@ def forced(
     ids, mask = padded([answer for _, answer in texts], "right", model.device)
     cache, before, first = read(model, prompts, ids.shape[1])
     after = acts if positions != "prompt" else [None] * len(texts)
-    with torch.no_grad(), steered(model, after) as steering, around or nullcontext():
+    with torch.no_grad(), steering_rows(model, after) as steering, around or nullcontext():
         steering.mask = mask.bool()
         rest = model(
             input_ids=ids,
@@ -84,3 +90,29 @@ def forced(
             use_cache=True,
         ).logits
     return Forced(ids, mask, first, rest)
+
+
+def answer_log_probabilities(
+    model: PreTrainedModel,
+    texts: Sequence[tuple[tuple[int, ...], int]],
+    interventions: Sequence[Intervention | None],
+    positions: Positions,
+) -> Iterator[list[torch.Tensor]]:
+    """Next-token log-probabilities of the answers in all texts, under one intervention at a time.
+
+    Args:
+        texts: (ids, start) with the answer at ids[start:].
+    Yields:
+        For each intervention, tables [answer tokens, vocabulary], float32, one a text; nothing
+        where there is no text.
+    """
+    if not texts:
+        return
+    pairs = [(ids[:start], ids[start:]) for ids, start in texts]
+    size = max(1, TOKENS // (len(pairs) * max(len(answer) for _, answer in pairs)))
+    for begin in range(0, len(interventions), size):
+        some = interventions[begin : begin + size]
+        acts = [how for how in some for _ in pairs]
+        tables = forced(model, pairs * len(some), acts, positions).tables()
+        for k in range(len(some)):
+            yield tables[k * len(pairs) : (k + 1) * len(pairs)]

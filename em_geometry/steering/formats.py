@@ -1,4 +1,4 @@
-"""Steering vectors as files of other tools: lm-eval `.pt`, repeng GGUF, safetensors, bare tensors.
+"""Steering vectors as files: safetensors, lm-eval `.pt`, repeng GGUF, bare tensors.
 
 All add `coefficient * vector` to the output of a block, at all positions. GGUF (also read by
 llama.cpp) has no coefficients, so they are multiplied in, and no block 0.
@@ -7,12 +7,13 @@ llama.cpp) has no coefficients, so they are multiplied in, and no block 0.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from em_geometry.errors import UserError, first_line
 from em_geometry.io.atomic import atomic_path
@@ -20,6 +21,8 @@ from em_geometry.io.files import missing, read_tensors, write_tensors
 from em_geometry.steering.hooks import Intervention
 
 SUFFIXES = (".safetensors", ".pt", ".gguf")
+
+Vector = npt.NDArray[np.float32]
 
 
 def only_additions(rows: Sequence[Intervention], positions: str, what: str) -> None:
@@ -32,8 +35,8 @@ def only_additions(rows: Sequence[Intervention], positions: str, what: str) -> N
         return
     raise UserError(
         f"this steering cannot be {what}",
-        found=reason,
         where="the interventions",
+        found=reason,
         expected="additions at all positions",
     )
 
@@ -57,99 +60,134 @@ def write_vectors(path: Path, rows: Sequence[Intervention], positions: str = "al
         )
     if path.suffix == ".pt" and len(summed) > 1:
         raise UserError(
-            "one block a file", where=str(path), found=f"blocks {sorted(summed)}",
-            hint="lm-eval's `steered` model would apply the last one's vector at every block",
-        )  # fmt: skip
-    if path.suffix not in SUFFIXES:
-        raise UserError(
-            "unknown format",
+            "one block a file",
             where=str(path),
-            expected=" or ".join(SUFFIXES),
-            found=path.suffix or "no suffix",
+            found=f"blocks {sorted(summed)}",
+            hint="lm-eval's `steered` model would apply the last one's vector at every block",
         )
-    units = {k: (v / np.linalg.norm(v), float(np.linalg.norm(v))) for k, v in summed.items()}
+    _check_suffix(path)
+    norms = {layer: float(np.linalg.norm(v)) for layer, v in summed.items()}
+    units = {layer: (v / norms[layer]).astype(np.float32) for layer, v in summed.items()}
     if path.suffix == ".safetensors":
-        about = {"coefficients": json.dumps({str(k): c for k, (_, c) in units.items()})}
-        write_tensors(
-            path, {f"layers.{k}": v.astype(np.float32) for k, (v, _) in units.items()}, about
-        )
+        about = {"coefficients": json.dumps({str(layer): n for layer, n in norms.items()})}
+        write_tensors(path, {f"layers.{layer}": v for layer, v in units.items()}, about)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         if path.suffix == ".pt":
-            import torch
-
-            saved = {
-                f"layers.{k}": {
-                    "action": "add",
-                    "steering_coefficient": c,
-                    "steering_vector": torch.from_numpy(v.astype(np.float32)),
-                    "bias": None,
-                }
-                for k, (v, c) in units.items()
-            }
-            torch.save(saved, temporary)  # read back by the weights-only loader alone
+            _write_lm_eval(temporary, units, norms)
         else:
-            import gguf
-
-            writer = gguf.GGUFWriter(str(temporary), "controlvector")
-            writer.add_string("controlvector.model_hint", "llama")
-            writer.add_uint32("controlvector.layer_count", len(summed))
-            for layer, vector in sorted(summed.items()):
-                writer.add_tensor(f"direction.{layer}", vector.astype(np.float32))
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
+            _write_gguf(temporary, summed)
 
 
-def read_vectors(path: Path, layer: int | None = None) -> list[Intervention]:
-    """Imports vectors; a bare tensor [width] (or [1, width]) needs the block it acts on.
+def _write_lm_eval(path: Path, units: Mapping[int, Vector], norms: Mapping[int, float]) -> None:
+    import torch
+
+    entries = {
+        f"layers.{layer}": {
+            "action": "add",
+            "steering_coefficient": norms[layer],
+            "steering_vector": torch.from_numpy(unit),
+            "bias": None,
+        }
+        for layer, unit in units.items()
+    }
+    torch.save(entries, path)  # read back by the weights-only loader alone
+
+
+def _write_gguf(path: Path, vectors: Mapping[int, Any]) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(str(path), "controlvector")
+    writer.add_string("controlvector.model_hint", "llama")
+    writer.add_uint32("controlvector.layer_count", len(vectors))
+    for layer, vector in sorted(vectors.items()):
+        writer.add_tensor(f"direction.{layer}", vector.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def read_vectors(path: Path) -> dict[str, Vector]:
+    """Named vectors float32 [width] of a file of any of these formats, as they are.
 
     Raises:
-        UserError: no such file, another format, code in a `.pt`, no block for a bare tensor.
+        UserError: no such file, another format, code in a `.pt`.
     """
+    return _read(path)[0]
+
+
+def read_interventions(
+    path: Path, layer: int | None = None, bare: int | None = None
+) -> list[Intervention]:
+    """What the vectors of a file do, each at the block that its name ends with.
+
+    Args:
+        layer: the one block that is wanted of several; of a bare tensor, the block it acts on.
+        bare: block of a tensor whose name says none, where `layer` is not given.
+    Raises:
+        UserError: as `read_vectors`; no block for a bare tensor; `layer` is not in the file.
+    """
+    vectors, coefficients = _read(path)
+    rows = []
+    for name, vector in vectors.items():
+        number = name.rpartition(".")[2]
+        block = int(number) if number.isdigit() else bare if layer is None else layer
+        if block is None or (len(vectors) > 1 and not number.isdigit()):
+            raise UserError(
+                "which block does this vector act on?",
+                where=f"{path}: {name}",
+                found=name,
+                expected="names like layers.14, or one tensor and its block",
+            )
+        rows.append(Intervention(vector, block, coefficients.get(number, 1.0)))
+    known = [row.layer for row in rows]
+    rows = [row for row in rows if layer is None or row.layer == layer]
+    if not rows:
+        raise UserError(
+            "no vector of this block", where=str(path), found=f"blocks {known}", expected=layer
+        )
+    return rows
+
+
+def _read(path: Path) -> tuple[dict[str, Vector], dict[str, float]]:
+    """Vectors by name, and coefficients by block."""
     if not path.is_file():
         raise missing(path)
-    coefficients: dict[str, float] = {}
-    if path.suffix == ".safetensors":
-        tensors, about = read_tensors(path)
-        with _whole(path):
+    _check_suffix(path)
+    coefficients: dict[str, Any] = {}
+    with _whole(path):
+        if path.suffix == ".safetensors":
+            tensors, about = read_tensors(path)
             coefficients = dict(json.loads(about.get("coefficients", "{}")))
-    elif path.suffix == ".gguf":
-        import gguf
+        elif path.suffix == ".gguf":
+            import gguf
 
-        with _whole(path):
             tensors = {t.name: np.array(t.data) for t in gguf.GGUFReader(str(path)).tensors}
-    elif path.suffix == ".pt":
-        tensors, coefficients = _torch_file(path)
-    else:
+        else:
+            tensors, coefficients = _torch_file(path)
+        vectors = {k: np.asarray(t, dtype=np.float32).squeeze() for k, t in tensors.items()}
+        factors = {block: float(c) for block, c in coefficients.items()}
+    for block, factor in factors.items():
+        if not np.isfinite(factor):
+            raise UserError(
+                "a vector's coefficient is not finite",
+                where=f"{path}: {block}",
+                found=factor,
+                expected="a number",
+            )
+    return vectors, factors
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
         raise UserError(
             "unknown format",
             where=str(path),
-            expected=" or ".join(SUFFIXES),
             found=path.suffix or "no suffix",
+            expected=" or ".join(SUFFIXES),
         )
-    rows = []
-    for name, tensor in tensors.items():
-        number = name.rpartition(".")[2]
-        if not number.isdigit() and (layer is None or len(tensors) > 1):
-            raise UserError(
-                "which block does this vector act on?", where=f"{path}: {name}",
-                expected="names like layers.14, or one tensor and its block", found=name,
-            )  # fmt: skip
-        block = int(number) if number.isdigit() else layer
-        assert block is not None
-        with _whole(path):
-            vector = np.asarray(tensor, dtype=np.float32).squeeze()
-            coefficient = float(coefficients.get(number, 1.0))
-        if not np.isfinite(coefficient):
-            raise UserError(
-                "a vector's coefficient is not finite", where=f"{path}: {name}",
-                found=coefficient, expected="a number",
-            )  # fmt: skip
-        rows.append(Intervention(vector, block, coefficient))
-    return rows
 
 
 @contextmanager
@@ -164,23 +202,29 @@ def _whole(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(
-            "not a steering file, or damaged", where=str(path), found=first_line(error)[:200],
-            expected="a tensor, layers.<block> tensors, or lm-eval's "
+            "not a steering file, or damaged",
+            where=str(path),
+            found=first_line(error)[:200],
+            expected="a tensor, tensors by block, or lm-eval's "
             "{hookpoint: {action: add, steering_vector, steering_coefficient}}",
             hint="save the tensors alone, as safetensors",
-        ) from None  # fmt: skip
+        ) from None
 
 
-def _torch_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+def _torch_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tensors and coefficients of a `.pt` file; the weights-only loader runs no code of it."""
     import torch
 
-    with _whole(path):
-        found = torch.load(path, weights_only=True, map_location="cpu")
-        if isinstance(found, torch.Tensor):
-            return {"vector": found.float().numpy()}, {}
-        if not found or any(entry["action"] != "add" for entry in found.values()):
-            raise ValueError("an action other than add, or nothing")
-        tensors = {str(k): v["steering_vector"].float().numpy() for k, v in found.items()}
-        factors = {k.rpartition(".")[2]: v["steering_coefficient"] for k, v in found.items()}
-        return tensors, factors
+    entries = torch.load(path, weights_only=True, map_location="cpu")
+    if isinstance(entries, torch.Tensor):
+        rows = entries.float().numpy()
+        if rows.ndim == 2 and len(rows) > 1:  # one row a block
+            return {str(block): row for block, row in enumerate(rows)}, {}
+        return {"vector": rows}, {}
+    if entries and all(isinstance(entry, torch.Tensor) for entry in entries.values()):
+        return {str(k): entry.float().numpy() for k, entry in entries.items()}, {}
+    if not entries or any(entry["action"] != "add" for entry in entries.values()):
+        raise ValueError("an action other than add, or nothing")
+    tensors = {str(k): v["steering_vector"].float().numpy() for k, v in entries.items()}
+    factors = {k.rpartition(".")[2]: v["steering_coefficient"] for k, v in entries.items()}
+    return tensors, factors

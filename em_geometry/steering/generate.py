@@ -10,14 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from em_geometry.errors import UserError
 from em_geometry.settings.sections import Sampling
-from em_geometry.steering.hooks import Intervention, steered
+from em_geometry.steering.hooks import Intervention, steering_rows
 from em_geometry.steering.prefill import read
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 Positions = Literal["all", "prompt", "response"]
 BLOCK = 128  # tokens whose probabilities are first summed
@@ -47,12 +52,12 @@ class Answer:
     finish: str
 
 
-def uniforms(stream: int, count: int) -> np.ndarray:
+def uniforms(stream: int, count: int) -> npt.NDArray[np.float64]:
     """The first `count` numbers in [0, 1) of a stream."""
     return np.random.Generator(np.random.Philox(key=stream)).random(count)
 
 
-def draw(logits: Any, u: Any, temperature: float) -> Any:
+def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float) -> torch.Tensor:
     """Tokens [batch] at the quantiles `u` [batch] of softmax(logits / temperature).
 
     The quantile is first found among sums of BLOCK tokens, then inside one block, so that only
@@ -64,7 +69,7 @@ def draw(logits: Any, u: Any, temperature: float) -> Any:
     weights = weights.sub_(weights.amax(-1, keepdim=True)).exp_()
     if weights.shape[-1] % BLOCK:
         weights = torch.nn.functional.pad(weights, (0, -weights.shape[-1] % BLOCK))
-    weights = weights.unflatten(-1, (-1, BLOCK))
+    weights = weights.reshape(len(weights), -1, BLOCK)
     sums = weights.sum(-1).double()
     block, rest = _quantile(sums, u)
     inside = weights[torch.arange(len(block), device=block.device), block].double()
@@ -72,7 +77,7 @@ def draw(logits: Any, u: Any, temperature: float) -> Any:
     return block * BLOCK + _quantile(inside, share)[0]
 
 
-def _quantile(weights: Any, u: Any) -> tuple[Any, Any]:
+def _quantile(weights: torch.Tensor, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Index [batch] at quantile `u` of `weights` [batch, n], and the weight left inside it."""
     import torch
 
@@ -84,7 +89,7 @@ def _quantile(weights: Any, u: Any) -> tuple[Any, Any]:
 
 
 def sample(
-    model: Any,
+    model: PreTrainedModel,
     rows: Sequence[Row],
     sampling: Sampling,
     end: frozenset[int],
@@ -127,7 +132,7 @@ _largest: dict[str, int] = {}  # rows that fitted into a device's memory, once s
 
 
 def _attempt(
-    model: Any,
+    model: PreTrainedModel,
     rows: Sequence[Row],
     sampling: Sampling,
     end: frozenset[int],
@@ -148,11 +153,11 @@ def _attempt(
     running = torch.ones(len(rows), dtype=torch.bool, device=device)
     lengths = mask.sum(-1)
 
-    def finish(which: Any, length: int, why: str) -> None:
+    def finish(which: torch.Tensor, length: int, why: str) -> None:
         for i in alive[which].tolist():
             answers[i] = Answer(tuple(tokens[i, :length].tolist()), why)
 
-    with torch.no_grad(), steered(model, [r.intervention for r in rows]) as steering:
+    with torch.no_grad(), steering_rows(model, [r.intervention for r in rows]) as steering:
         for step in range(steps):
             chosen = draw(logits, u[alive, step], sampling.temperature)
             stopping = running & torch.isin(chosen, ends)

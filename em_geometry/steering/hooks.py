@@ -1,6 +1,6 @@
-"""Per-row steering: every row of a batch has its own vector, block and coefficient.
+"""Steering by hooks: one vector for all that a model does, or one for each row of a batch.
 
-METHOD.md: Steering. Addition: x <- x + c v; ablation: x <- x - (x.v) v, at the output of one
+docs/method.md, steering. Addition: x <- x + c v; ablation: x <- x - (x.v) v, at the output of one
 decoder block. Rows with coefficient 0 and rows of other blocks are not touched at all, so scale
 0 equals the unhooked model bit for bit.
 """
@@ -10,12 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from em_geometry.activations.blocks import decoder_blocks, hidden, replaced
+from em_geometry.activations.blocks import check_blocks, decoder_blocks, hidden, replaced
 from em_geometry.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +34,7 @@ class Intervention:
         mode: add or ablate.
     """
 
-    vector: np.ndarray
+    vector: npt.NDArray[np.float32]
     layer: int
     coefficient: float = 0.0
     mode: Literal["add", "ablate"] = "add"
@@ -39,8 +44,9 @@ class Intervention:
         return self.mode == "ablate" or self.coefficient != 0.0
 
 
-def check_vector(vector: np.ndarray, width: int, name: str) -> None:
+def check_vector(vector: npt.NDArray[Any], width: int, name: str) -> None:
     """Raises UserError unless `vector` is finite, not zero and of the model's width."""
+    finite = np.isfinite(vector)
     if vector.shape != (width,):
         raise UserError(
             "the vector does not fit the model's residual stream",
@@ -48,11 +54,11 @@ def check_vector(vector: np.ndarray, width: int, name: str) -> None:
             found=f"shape {tuple(vector.shape)}",
             expected=f"({width},)",
         )
-    if not np.isfinite(vector).all():
+    if not finite.all():
         raise UserError(
             "the vector has NaN or infinite entries",
             where=name,
-            found=f"{int((~np.isfinite(vector)).sum())} of {vector.size} entries",
+            found=f"{int((~finite).sum())} of {vector.size} entries",
             expected="finite numbers",
         )
     if not np.linalg.norm(vector) > 0:
@@ -61,14 +67,65 @@ def check_vector(vector: np.ndarray, width: int, name: str) -> None:
 
 def check_layers(rows: Sequence[Intervention | None], blocks: int) -> None:
     """Raises UserError when an intervention is at a block that the model does not have."""
-    for row in rows:
-        if row is not None and not 0 <= row.layer < blocks:
-            raise UserError(
-                "no such block in the model",
-                found=row.layer,
-                expected=f"0 to {blocks - 1}",
-                where="an intervention",
-            )
+    check_blocks([row.layer for row in rows if row is not None], blocks, "an intervention")
+
+
+@contextmanager
+def steered(
+    model: PreTrainedModel,
+    vector: npt.ArrayLike,
+    block: int,
+    dose: float | None = None,
+    coefficient: float | None = None,
+) -> Iterator[None]:
+    """Adds a vector to all that a model does inside `with`: every forward pass, every token.
+
+    For notebooks and other code that calls the model itself, as `model.generate` does:
+
+        vectors = read_vectors(Path("vectors.safetensors"))  # em_geometry.steering.formats
+        with steered(model, vectors["finance"], block=14, dose=0.3):
+            output = model.generate(**inputs)
+
+    Args:
+        model: any causal language model of transformers.
+        vector: [width], an array or a tensor on the CPU.
+        block: decoder block, from 0, at whose output the vector acts.
+        dose: length of what is added, as a share of the mean residual norm at the block. The norm
+            is measured in the first forward pass inside, over all tokens but each row's first,
+            whose norm is out of proportion (padding counts, so pass one prompt, or none padded).
+        coefficient: instead of a dose, the factor of the vector as it is.
+    Raises:
+        UserError: a vector or block that does not fit; not exactly one of dose and coefficient.
+    """
+    import torch
+
+    if (dose is None) == (coefficient is None):
+        raise UserError(
+            "how far to steer?",
+            where="steered()",
+            found=f"dose={dose}, coefficient={coefficient}",
+            expected="one of them",
+        )
+    raw = np.asarray(vector, dtype=np.float32)
+    blocks = decoder_blocks(model)
+    check_vector(raw, model.config.get_text_config().hidden_size, "steered()")
+    check_blocks([block], len(blocks), "steered()")
+    unit = torch.from_numpy(raw / np.linalg.norm(raw))
+    added = None if coefficient is None else coefficient * torch.from_numpy(raw)
+
+    def hook(module: Any, args: Any, output: Any) -> Any:
+        nonlocal added
+        states = hidden(output)
+        if added is None:
+            measured = states[:, 1:] if states.shape[1] > 1 else states
+            added = unit * (dose or 0.0) * measured.detach().float().norm(dim=-1).mean().cpu()
+        return replaced(output, states + added.to(states))
+
+    handle = blocks[block].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class Steering:
@@ -79,13 +136,13 @@ class Steering:
             before each pass; with a KV cache, a pass sees only its new tokens.
     """
 
-    def __init__(self, model: Any, rows: Sequence[Intervention | None]) -> None:
+    def __init__(self, model: PreTrainedModel, rows: Sequence[Intervention | None]) -> None:
         import torch
 
         width = model.config.get_text_config().hidden_size
-        self.mask: Any = None
+        self.mask: torch.Tensor | None = None
         # layer -> mode -> (is the row touched, its vector); modes and layers in use only
-        self._plan: dict[int, dict[str, tuple[Any, Any]]] = {}
+        self._plan: dict[int, dict[str, tuple[torch.Tensor, torch.Tensor]]] = {}
         active = [(i, r) for i, r in enumerate(rows) if r is not None and r.active]
         for i, row in active:
             modes = self._plan.setdefault(row.layer, {})
@@ -97,7 +154,7 @@ class Steering:
             vectors[i] = factor * torch.from_numpy(np.asarray(row.vector, dtype=np.float32))
         self._change(lambda t: t.to(model.device))
 
-    def _change(self, how: Callable[[Any], Any]) -> None:
+    def _change(self, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
         for modes in self._plan.values():
             for mode, (touched, vectors) in modes.items():
                 modes[mode] = (how(touched), how(vectors))
@@ -106,15 +163,16 @@ class Steering:
     def layers(self) -> list[int]:
         return sorted(self._plan)
 
-    def keep(self, rows: Any) -> None:
+    def keep(self, rows: torch.Tensor) -> None:
         """Goes on with these rows of the batch only (finished rows are dropped)."""
         self._change(lambda tensor: tensor[rows])
 
-    def apply(self, layer: int, states: Any) -> Any:
+    def apply(self, layer: int, states: torch.Tensor) -> torch.Tensor:
         """The steered hidden states [batch, tokens, width] of one block."""
         import torch
 
         for mode, tensors in self._plan.get(layer, {}).items():
+            assert self.mask is not None
             # A block may lie on another device than the model's first.
             touched, vectors, mask = (t.to(states.device) for t in (*tensors, self.mask))
             change = vectors[:, None]
@@ -126,8 +184,10 @@ class Steering:
 
 
 @contextmanager
-def steered(model: Any, rows: Sequence[Intervention | None]) -> Iterator[Steering]:
-    """Steers the model's forward passes; the hooks leave when the block ends, even by error."""
+def steering_rows(
+    model: PreTrainedModel, rows: Sequence[Intervention | None]
+) -> Iterator[Steering]:
+    """Steers each row of a batch in its own way; the hooks leave when the block ends."""
     steering = Steering(model, rows)
     blocks = decoder_blocks(model)
     check_layers(rows, len(blocks))

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from em_geometry.activations.blocks import decoder_blocks, hidden, replaced
-from em_geometry.activations.capture import distinct, padded
+from em_geometry.activations.capture import distinct, padded, token_positions
 from em_geometry.errors import UserError
 from em_geometry.steering.hooks import Intervention, Steering, check_layers
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+    from transformers.cache_utils import Cache
 
 # Tokens of one forward pass. Larger ones are slower on a CPU, whose caches they overflow.
 READ_TOKENS = {"cpu": 640}
@@ -31,7 +36,9 @@ def _key(prompt: Prompt, depth: int) -> Hashable:
     return ids, id(how.vector), how.layer, how.coefficient, how.mode
 
 
-def read(model: Any, prompts: Sequence[Prompt], room: int) -> tuple[Any, Any, Any]:
+def read(
+    model: PreTrainedModel, prompts: Sequence[Prompt], room: int
+) -> tuple[Cache, torch.Tensor, torch.Tensor]:
     """Reads prompts, left-padded to a common length.
 
     Args:
@@ -42,7 +49,7 @@ def read(model: Any, prompts: Sequence[Prompt], room: int) -> tuple[Any, Any, An
     """
     import torch
 
-    from em_geometry.activations.cache import fill, joined
+    from em_geometry.activations.cache import Cache, fill
 
     blocks = decoder_blocks(model)
     check_layers([how for _, how in prompts], len(blocks))
@@ -55,7 +62,7 @@ def read(model: Any, prompts: Sequence[Prompt], room: int) -> tuple[Any, Any, An
     rows_of: dict[Hashable, list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows_of.setdefault(_key(prompt, len(blocks)), []).append(row)
-    cache: list[Any] = []
+    layers: list[Any] = []
     logits: Any = None
     for start in range(0, len(leaves), size):
         part = leaves[start : start + size]
@@ -67,13 +74,17 @@ def read(model: Any, prompts: Sequence[Prompt], room: int) -> tuple[Any, Any, An
         if logits is None:
             logits = output.logits.new_empty(len(prompts), output.logits.shape[-1])
         logits[target] = output.logits[leaf, -1]
-        fill(cache, output.past_key_values, target, [w[leaf] for w in where], len(prompts), room)
-    return joined(cache), mask, logits
+        fill(layers, output.past_key_values, target, [w[leaf] for w in where], len(prompts), room)
+    return Cache(layers=layers), mask, logits
 
 
 def _branching(
-    model: Any, blocks: Sequence[Any], prompts: Sequence[Prompt], ids: Any, mask: Any
-) -> tuple[Any, list[Any]]:
+    model: PreTrainedModel,
+    blocks: Sequence[torch.nn.Module],
+    prompts: Sequence[Prompt],
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+) -> tuple[Any, list[torch.Tensor]]:
     """One forward pass; the model's output, and each prompt's row in the batch of each block."""
     import torch
 
@@ -115,7 +126,7 @@ def _branching(
         output = model(
             input_ids=ids[first],
             attention_mask=some,
-            position_ids=(some.cumsum(-1) - 1).clamp(min=0),
+            position_ids=token_positions(some),
             use_cache=True,
             logits_to_keep=1,
         )
@@ -127,7 +138,7 @@ def _branching(
     return output, where
 
 
-def _rows(value: Any, index: Any, size: int) -> Any:
+def _rows(value: Any, index: torch.Tensor, size: int) -> Any:
     """Masks and position tensors of the distinct prompts, widened to a block's batch."""
     import torch
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,7 @@ def read_selected(path: Path = PATH, organisms: Iterable[str] = ()) -> dict[str,
     tensors, metadata = read_tensors(path)
     try:
         numbers = {field: json.loads(metadata[name]) for name, field in FIELDS.items()}
-        how = {"contrast": metadata["contrast"], "span": metadata["span"]}
+        how: Any = {"contrast": metadata["contrast"], "span": metadata["span"]}
         found = {
             slug: Selected(tensors[slug], **{f: each[slug] for f, each in numbers.items()}, **how)
             for slug in numbers["layer"]

@@ -17,7 +17,7 @@ from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.models.load import Loaded
 from em_geometry.settings.params import Params
 from em_geometry.settings.sections import Contrast
-from em_geometry.steering.controls import random_direction
+from em_geometry.steering.conditions import random_direction
 from em_geometry.steering.hooks import Intervention
 from em_geometry.steering.selected import Selected
 from em_geometry.vectors.files import INDEX, VECTORS

@@ -18,8 +18,8 @@ from em_geometry.models.chat import answer_ids, render
 from em_geometry.models.load import Loaded
 from em_geometry.progress import Progress
 from em_geometry.settings.params import BASE, Params
-from em_geometry.steering.controls import random_direction
-from em_geometry.steering.damage import answer_log_probabilities
+from em_geometry.steering.conditions import random_direction
+from em_geometry.steering.forced import answer_log_probabilities
 from em_geometry.steering.hooks import Intervention
 from em_geometry.vectors.files import INDEX, VECTORS
 

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from em_geometry.activations.extract import FOLDER as ACTIVATIONS
-from em_geometry.activations.extract import prompt_texts
-from em_geometry.activations.store import captured
+from em_geometry.activations.capture import captured
+from em_geometry.activations.prompts import read_prompts
+from em_geometry.activations.store import prompt_texts
 from em_geometry.errors import UserError
 from em_geometry.geometry.battery import battery
 from em_geometry.geometry.gram import Floats, angles_deg, unit_gram
@@ -29,6 +29,7 @@ from em_geometry.io.journal import Journal
 from em_geometry.models.train import fine_tune
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
+from em_geometry.project.paths import ACTIVATIONS
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.vectors.components import between, crossed
 from em_geometry.vectors.contrasts import prompt_contrast
@@ -148,7 +149,9 @@ def _train(params: Params, layers: Mapping[str, int]) -> dict[str, list[dict[str
     def measure(units: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
         ((slug, seed),) = units
         model, _ = fine_tune(models(params), slug, params.recipes[params.organisms[slug].lab], seed)
-        texts, rows = prompt_texts(params, models(params).tokenizer())
+        known, every = models(params), read_prompts(params.prompts)
+        spans = params.activations.spans
+        texts, rows = prompt_texts(every, spans, known.tokenizer(), known.system_prompt)
         if rows["prompt_id"].to_list() != prompts:
             raise UserError(
                 "the base's activations are of other prompts",

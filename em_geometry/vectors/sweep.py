@@ -23,7 +23,8 @@ from em_geometry.models.load import Loaded
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params
-from em_geometry.steering.respond import Condition, respond
+from em_geometry.steering.conditions import Condition
+from em_geometry.steering.respond import respond
 from em_geometry.steering.selected import PATH, Selected, write_selected
 from em_geometry.vectors.efficacy import contrast_efficacy
 from em_geometry.vectors.margins import RANDOM, Candidates, margin_gains, read_candidates
@@ -40,8 +41,8 @@ def main(params: Params) -> None:
     candidates = read_candidates(params)
     blocks = len(candidates.residual)
     rule = params.vectors.layer
-    check_blocks(settings.layers, blocks, "layer_sweep.layers")
-    check_blocks([rule] if isinstance(rule, int) else [], blocks, "vectors.layer")
+    check_blocks(settings.layers, blocks, "params.yaml: layer_sweep.layers")
+    check_blocks([rule] if isinstance(rule, int) else [], blocks, "params.yaml: vectors.layer")
     loaded = models(params).load(BASE)
     questions = read_questions(params.questions, "held_out", params.base.system_prompt)
     gains = margin_gains(params, loaded, candidates, questions)
@@ -109,7 +110,17 @@ def _generate(
                 conditions.append(
                     Condition(name, "vector", dose, dose, coefficient, layer, settings.samples)
                 )
-    frame = respond(params, loaded, conditions, vectors, questions, "layer sweep answers")
+    frame = respond(
+        models(params),
+        loaded,
+        conditions,
+        vectors,
+        questions,
+        params.sampling,
+        "layer sweep answers",
+        params.steering.positions,
+        params.workers,
+    )
     with active_judge(params) as judge:
         frame = judged(params, judge, frame, "judge layer sweep")
     coherent = (pl.col("coherent") >= judging.coherent_above).fill_null(False)

@@ -10,13 +10,7 @@ import torch
 from families import BLOCKS, VOCABULARY, WIDTH, our_hooks, random_model
 
 from em_geometry.activations.blocks import decoder_blocks
-from em_geometry.activations.capture import (
-    Text,
-    capture,
-    length_sorted_batches,
-    padded,
-)
-from em_geometry.activations.store import captured
+from em_geometry.activations.capture import Text, capture, captured, padded, sorted_batches
 
 LENGTHS = (5, 9, 3, 12)
 
@@ -53,8 +47,7 @@ def by_hand(model: Any, text: Text) -> tuple[torch.Tensor, torch.Tensor]:
     return means, norms
 
 
-@pytest.mark.parametrize("side", ["left", "right"])  # the left is not heeded here
-def test_shared_beginnings_change_nothing(model: Any, side: str) -> None:
+def test_shared_beginnings_change_nothing(model: Any) -> None:
     """Texts that begin alike, and others that share less or nothing, in one batch."""
     rng = np.random.default_rng(2)
     longer, shorter = (tuple(int(i) for i in rng.integers(1, VOCABULARY, n)) for n in (6, 3))
@@ -66,7 +59,7 @@ def test_shared_beginnings_change_nothing(model: Any, side: str) -> None:
     seen: list[int] = []
     first = decoder_blocks(model)[0]
     handle = first.register_forward_hook(lambda m, args, output: seen.append(len(args[0])))
-    means, norms = capture(model, batch, side)
+    means, norms = capture(model, batch)
     handle.remove()
     assert seen == [3, len(batch)]  # the distinct beginnings, then the texts
     for i, text in enumerate(batch):
@@ -91,9 +84,8 @@ def test_the_last_block_is_not_the_normed_state(llama: Any) -> None:
     assert not torch.allclose(means[0, 2, -1], output.hidden_states[-1][0].mean(0), atol=1e-2)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_batch_and_pad_side_do_not_matter(model: Any, side: str) -> None:
-    means, norms = capture(model, texts(), side)
+def test_the_batch_does_not_matter(model: Any) -> None:
+    means, norms = capture(model, texts())
     assert means.shape == (len(LENGTHS), 3, BLOCKS, WIDTH)
     assert norms.shape == (len(LENGTHS), 3, BLOCKS)
     for row, text in enumerate(texts()):
@@ -183,7 +175,7 @@ def test_batches_say_whose_they_are(llama: Any) -> None:
 
 def test_batches_hold_every_text_once_and_are_sorted() -> None:
     lengths = [7, 3, 7, 1, 3, 9, 2]
-    batches = length_sorted_batches(lengths, 3)
+    batches = sorted_batches(lengths, 3)
     assert batches == [[3, 6, 1], [4, 0, 2], [5]]
 
 

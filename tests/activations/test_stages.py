@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ from families import BLOCKS, WIDTH, random_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from em_geometry.activations import extract, response_activations
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, read_tensors, write_parquet
-from em_geometry.models.load import Loaded
+from em_geometry.models.load import Loaded, Models
 from em_geometry.settings.params import Params
 from em_geometry.settings.sections import Prompts
+from stages import activations, response_activations
 
 SYSTEM = "Be brief."
 END = 256
@@ -51,10 +50,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """Params of a run in a folder of its own, with prompts and questions."""
     monkeypatch.chdir(tmp_path)
     loaded = Loaded("base", random_model("llama", END + 1), byte_tokenizer(), "weights")
-    for module in (extract, response_activations):
-        monkeypatch.setattr(
-            module, "models", lambda params: SimpleNamespace(load=lambda slug: loaded)
-        )
+    monkeypatch.setattr(Models, "load", lambda models, slug: loaded)
     for kind in ("neutral", "harmful"):
         rows = [
             {"id": f"{kind}{i}", "topic": "t", "pair": f"{i}", "prompt": f"{kind} {'x' * i}?"}
@@ -95,7 +91,7 @@ def check(found: np.ndarray, part: np.ndarray) -> None:
 
 
 def test_prompt_activations(params: Params) -> None:
-    extract.main(params, "base")
+    activations.main(params, "base")
     tensors, metadata = read_tensors(Path("data/activations/base.safetensors"))
     rows = read_parquet(Path("data/activations/base.parquet"))
     assert rows["kind"].to_list() == ["neutral"] * 3 + ["harmful"] * 3
@@ -118,7 +114,7 @@ def test_prompt_activations(params: Params) -> None:
 def test_answer_activations(params: Params) -> None:
     frame = pl.DataFrame({"question_id": "q0", "variant": "plain", "text": ANSWERS})
     write_parquet(Path("data/baseline/judgements/base.parquet"), frame, {})
-    response_activations.capture_answers(params, "base")
+    response_activations.main(params)
     tensors, metadata = read_tensors(Path("data/response_activations/base.safetensors"))
     kept = json.loads(metadata["rows"])
     assert kept == [0, 2]  # the empty answer has no activations

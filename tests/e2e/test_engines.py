@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 
 from em_geometry import engine
-from em_geometry.activations import extract, response_activations
 from em_geometry.judging import judge_responses
 from em_geometry.judging.judge_responses import Which
 from em_geometry.settings.params import Params, load_params
 from em_geometry.settings.sections import Workers
-from em_geometry.steering import baseline
-from em_geometry.steering import conditions as steer
+from stages import activations, baseline_responses, response_activations, responses
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: the Ray engine is not tested here")
 pytestmark = pytest.mark.slow
@@ -51,18 +49,16 @@ def params(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Para
     os.environ["PYTHONPATH"] = before
     del os.environ["EMGEOMETRY_JOURNAL"]
     import ray
-    import torch
 
     ray.shutdown()
     engine.cluster.cache_clear()
-    torch.set_grad_enabled(True)
 
 
 STAGES = {
-    "activations": extract.main,
-    "baseline/responses": baseline.main,
+    "activations": activations.main,
+    "baseline/responses": baseline_responses.main,
     "response_activations": response_activations.main,
-    "responses": steer.main,
+    "responses": responses.main,
     "baseline/judgements": lambda p: judge_responses.main(p, Which.baseline),
     "judgements": lambda p: judge_responses.main(p, Which.steered),
 }

@@ -17,20 +17,25 @@ import pytest
 import torch
 import transformers
 
-from em_geometry.activations import extract, response_activations
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, read_parquet, read_tensors
 from em_geometry.judging import judge_responses, train_probe
 from em_geometry.judging.judge_responses import Which
 from em_geometry.models.chat import render
+from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
-from em_geometry.steering import baseline
-from em_geometry.steering import conditions as steer
 from em_geometry.steering.bake import bake
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors import build, sweep
-from stages import base_model, organism
+from stages import (
+    activations,
+    base_model,
+    baseline_responses,
+    organism,
+    response_activations,
+    responses,
+)
 
 ROOT = Path(__file__).parents[2]
 BLOCKS, WIDTH = 3, 16
@@ -145,15 +150,15 @@ def family(
         with torch.enable_grad():
             organism.main(params, "finance")
         for slug in params.targets:
-            extract.main(params, slug)
+            activations.main(params, slug)
         train_probe.main(params)
-        baseline.main(params)
+        baseline_responses.main(params)
         judge_responses.main(params, Which.baseline)
         response_activations.main(params)
         build.main(params)
         sweep.main(params)
         for slug in params.targets:
-            steer.main(params, slug)
+            responses.main(params, slug)
         yield name, params, folder
 
 
@@ -191,7 +196,7 @@ def test_activations_are_those_of_the_library_and_move_where_trained(family: Any
 
 def test_vectors_steer_every_target(family: Any) -> None:
     _, params, _ = family
-    chosen = read_selected()["finance"]
+    chosen = read_selected(paths.SELECTED)["finance"]
     assert chosen.layer == 1
     assert np.linalg.norm(chosen.vector) == pytest.approx(1, abs=1e-5)
     for slug in params.targets:

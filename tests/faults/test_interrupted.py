@@ -21,7 +21,7 @@ STAGE = """
 import em_geometry.progress
 em_geometry.progress.LINE_SECONDS = 0.0
 from em_geometry.project.command import run
-from em_geometry.steering.baseline import cli
+from stages.baseline_responses import cli
 run(cli)
 """
 OUT = Path("data/baseline/responses")

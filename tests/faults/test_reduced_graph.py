@@ -14,6 +14,7 @@ import yaml
 
 from em_geometry.activations.questions import read_questions
 from em_geometry.io.files import read_parquet
+from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import load_params
 from em_geometry.steering.conditions import plan
@@ -90,9 +91,13 @@ def test_other_batches_give_the_same_tokens(
     params = load_params(Path("params.yaml"))
     sampling = params.sampling.model_copy(update={"batch_size": size})
     params = params.model_copy(update={"sampling": sampling})
-    conditions, vectors = plan(params, TARGET, read_selected())
+    selected, pairs = read_selected(paths.SELECTED), params.transfer.pairs
+    conditions, vectors = plan(TARGET, selected, params.steering, pairs, params.run.seed)
     questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
-    found = respond(params, models(params).load(TARGET), conditions, vectors, questions, "batches")
+    known = models(params)
+    positions = params.steering.positions
+    args = conditions, vectors, questions, params.sampling, "batches", positions
+    found = respond(known, known.load(TARGET), *args)
     wanted = read_parquet(Path(f"data/responses/{TARGET}.parquet"))
     assert len(wanted) > 16
     assert found.equals(wanted)

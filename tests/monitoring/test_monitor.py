@@ -42,7 +42,7 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any], monkeypatch: pytest.Monk
     """A finished run on the tiny model, as far as monitoring reads it."""
     from contextlib import contextmanager
 
-    from em_geometry.activations import extract
+    from stages import activations
 
     slugs = [*NAMES, "full"]
     smol["run"]["threads"] = 1
@@ -68,7 +68,7 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any], monkeypatch: pytest.Monk
     for slug in slugs:
         organism.main(loaded, slug)
     for slug in loaded.targets:
-        extract.main(loaded, slug)
+        activations.main(loaded, slug)
     write_run(loaded)
     judged = {"question_id": ["q1", "q2"], "aligned": [90.0, 80.0], "coherent": [90.0, 90.0]}
     judged |= {"aligned_status": ["ok", "ok"], "coherent_status": ["ok", "ok"]}

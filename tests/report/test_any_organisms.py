@@ -18,7 +18,9 @@ import yaml
 from em_geometry.claims import judge_claims
 from em_geometry.geometry import calibrate, measure
 from em_geometry.io.files import read_json, read_tensors, write_metrics, write_parquet
+from em_geometry.io.results import write_results
 from em_geometry.models.data import read_examples
+from em_geometry.project import paths
 from em_geometry.report import make_report
 from em_geometry.settings.params import Params
 from em_geometry.steering.selected import PATH, Selected, write_selected
@@ -103,7 +105,8 @@ def write_judgements(params: Params) -> None:
     about = {"contrast": "model_contrast", "span": "prompt_last"}
     write_selected(PATH, chosen, about)
     ends = {f"{s}__{t}": {"end": random.normal()} for s in organisms for t in organisms if s != t}
-    write_metrics(Path("metrics/downstream_convergence.json"), {"pair": ends})
+    stage = "downstream_convergence"
+    write_results(paths.table(stage), paths.metrics(stage), {"pair": ends})
 
 
 @pytest.fixture(scope="module", params=[UNEQUAL, ONE], ids=["unequal", "one"])

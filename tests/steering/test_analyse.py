@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny_steering import add, unit
 
 from em_geometry.activations.capture import capture
-from em_geometry.activations.extract import prompt_texts
+from em_geometry.activations.prompts import read_prompts
+from em_geometry.activations.store import prompt_texts
 from em_geometry.errors import UserError
 from em_geometry.models import train
 from em_geometry.project.analyse import adapter_vectors, cli, folder_vectors
@@ -71,7 +72,9 @@ def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:
     assert names == ["a-0", "a-1", "a-2", "a-3"]
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=1e-5)
     assert not np.allclose(vectors[0], vectors[2], rtol=0.1)
-    texts, _ = prompt_texts(params, models(params).tokenizer())
+    known, spans = models(params), params.activations.spans
+    every, system = read_prompts(params.prompts), known.system_prompt
+    texts, _ = prompt_texts(every, spans, known.tokenizer(), system)
     last = params.activations.spans.index("prompt_last")
     organism = Organism(lab="x", cluster="x", data="", source=f"path:{adapters[2]}")
     one = params.model_copy(update={"organisms": {"one": organism}})

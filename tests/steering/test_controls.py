@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_steering import unit
 
-from em_geometry.steering.controls import orthogonalised, random_direction
+from em_geometry.steering.conditions import orthogonalised, random_direction
 
 
 def test_random_directions_are_unit_and_fixed_by_seed_and_name() -> None:

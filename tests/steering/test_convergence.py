@@ -9,8 +9,7 @@ import pytest
 import torch
 from tiny_steering import BLOCKS, add, tokens, unit
 
-from em_geometry.io.files import check_metrics
-from em_geometry.steering.controls import orthogonalised
+from em_geometry.steering.conditions import orthogonalised
 from em_geometry.steering.convergence import convergence, cosines, last_states
 from em_geometry.steering.selected import Selected
 
@@ -34,15 +33,14 @@ def test_orthogonal_vectors_start_at_zero_and_a_shared_path_at_the_end_is_seen(l
         for name, seed in (("finance", 1), ("sports", 2))
     }
     found = convergence(llama, PROMPTS, chosen, 0)
-    check_metrics(found)
     chance = {f"random_{k}" for k in range(8)}
     assert set(found["pair"]) == {"finance__sports", "sports__finance"} | chance
     ends = [abs(found["pair"][k]["end"]) for k in chance]
-    assert found["random"]["end"]["value"] == pytest.approx(np.mean(ends))
+    assert found["random"]["end"].value == pytest.approx(np.mean(ends))
     for kind, pairs in (("random", 8), ("vectors", 2)):
         assert found[kind]["pairs"] == pairs
         end = found[kind]["end"]
-        assert (end["n"], end["low"] < end["high"]) == (2, True)
+        assert (end.n, end.low < end.high) == (2, True)
     for entry in found["pair"].values():
         assert entry["start"] == pytest.approx(0, abs=1e-4)
         assert abs(entry["end"]) > 1e-3

@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny_steering import ablate, add, tokens
 
-from em_geometry.steering import damage
-from em_geometry.steering.damage import answer_log_probabilities, kl_per_token
+from em_geometry.steering import forced
+from em_geometry.steering.damage import kl_per_token
+from em_geometry.steering.forced import answer_log_probabilities
 from em_geometry.steering.generate import Positions
 from em_geometry.steering.hooks import Intervention
 
@@ -56,7 +57,7 @@ def test_interventions_share_passes_and_leave_no_trace(
 ) -> None:
     acts = [None, add(4, 1, 3.0), ablate(6, 3), add(5, 2, -0.5), add(4, 1, 3.0)]
     alone = [tables(llama, how) for how in acts]
-    monkeypatch.setattr(damage, "TOKENS", 2 * len(TEXTS) * 5)  # two interventions a pass
+    monkeypatch.setattr(forced, "TOKENS", 2 * len(TEXTS) * 5)  # two interventions a pass
     together = list(answer_log_probabilities(llama, TEXTS, acts, "all"))
     assert len(together) == len(acts)
     for a, b in zip(alone, together, strict=True):

@@ -12,7 +12,7 @@ from tiny_steering import BLOCKS, WIDTH, ablate, add, our_hooks, tokens, unit
 
 from em_geometry.activations.capture import padded
 from em_geometry.errors import UserError
-from em_geometry.steering.hooks import Intervention, check_vector, steered
+from em_geometry.steering.hooks import Intervention, check_vector, steering_rows
 
 PROMPTS = [tokens(i, n) for i, n in enumerate((6, 11, 4, 9))]
 
@@ -46,7 +46,7 @@ def states_and_logits(
         if rows is None:
             logits = run()
         else:
-            with steered(model, rows) as steering:
+            with steering_rows(model, rows) as steering:
                 steering.mask = attention.bool() if mask is None else mask
                 logits = run()
     return torch.stack(states), logits
@@ -132,7 +132,7 @@ def test_the_mask_limits_positions(llama: Any) -> None:
 def test_keep_goes_on_with_the_chosen_rows(llama: Any) -> None:
     rows = [add(1, 1, 5.0), None, ablate(2, 2), add(3, 1, 5.0)]
     states = torch.randn(4, 1, WIDTH, generator=torch.Generator().manual_seed(0))
-    with steered(llama, rows) as steering:
+    with steering_rows(llama, rows) as steering:
         steering.mask = torch.ones(4, 1, dtype=torch.bool)
         whole = {layer: steering.apply(layer, states) for layer in steering.layers}
         kept = torch.tensor([2, 3])
@@ -143,7 +143,7 @@ def test_keep_goes_on_with_the_chosen_rows(llama: Any) -> None:
 
 
 def test_hooks_leave_with_an_exception(llama: Any) -> None:
-    with pytest.raises(KeyError), steered(llama, [add(1, 1, 1.0), ablate(2, 3)]):
+    with pytest.raises(KeyError), steering_rows(llama, [add(1, 1, 1.0), ablate(2, 3)]):
         assert len(our_hooks(llama)) == 2
         raise KeyError("anything")
     assert not our_hooks(llama)
@@ -151,7 +151,10 @@ def test_hooks_leave_with_an_exception(llama: Any) -> None:
 
 @pytest.mark.parametrize("layer", [-1, BLOCKS, 99])
 def test_a_block_that_is_not_there(llama: Any, layer: int) -> None:
-    with pytest.raises(UserError, match="no such block"), steered(llama, [None, add(1, layer, 1)]):
+    with (
+        pytest.raises(UserError, match="no such block"),
+        steering_rows(llama, [None, add(1, layer, 1)]),
+    ):
         pass
     assert not our_hooks(llama)
 

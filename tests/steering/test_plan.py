@@ -11,8 +11,10 @@ from tiny_steering import loaded, questions, tiny_params
 from em_geometry.activations.questions import read_questions
 from em_geometry.io.journal import Journal
 from em_geometry.project import plan
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import load_params
-from em_geometry.steering.respond import Condition, respond
+from em_geometry.steering.conditions import Condition
+from em_geometry.steering.respond import respond
 
 
 @pytest.mark.parametrize("profile", ["smol", "smol_full", "llama31_8b"])
@@ -52,7 +54,8 @@ def test_status_follows_the_journal(tmp_path: Path) -> None:
     active = load_params(Path("profiles/smol.yaml"))
     assert "nothing has run" in plan.progress(active)[0]
     asked = questions()
-    respond(tiny_params(), loaded(), [Condition(samples=3)], {}, asked, "responses finance")
+    tiny, three = tiny_params(), [Condition(samples=3)]
+    respond(models(tiny), loaded(), three, {}, asked, tiny.sampling, "responses finance")
     line, whole = plan.progress(active, 3600.0)
     total = sum(plan.count(active).answers.values())
     assert f"6 of {total:,} answers" in whole

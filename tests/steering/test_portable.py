@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from em_geometry.errors import UserError
 from em_geometry.steering.bake import bake, biases, read_patch, save_patch
-from em_geometry.steering.formats import read_vectors, write_vectors
+from em_geometry.steering.formats import read_interventions, write_vectors
 from em_geometry.steering.hooks import Intervention
 
 ADDS = [add(1, 1, 4.0), add(2, 3, -2.0), add(3, 1, 1.5)]
@@ -88,7 +88,7 @@ def test_round_trips(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"v.{suffix}"
     rows = [add(1, 2, 4.0), add(5, 2, -1.0)] if suffix == "pt" else ADDS
     write_vectors(path, rows)
-    found, expected = effect(read_vectors(path)), biases(random_llama(), rows)
+    found, expected = effect(read_interventions(path)), biases(random_llama(), rows)
     assert found.keys() == expected.keys()
     for layer, change in expected.items():
         np.testing.assert_allclose(found[layer], change, rtol=1e-5, atol=1e-6)
@@ -118,11 +118,11 @@ def test_the_gguf_file_is_a_control_vector(tmp_path: Path) -> None:
 def test_a_bare_tensor_needs_its_block(tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = tmp_path / "v.pt"
     torch.save(torch.from_numpy(unit(1)).reshape(shape), path)
-    (row,) = read_vectors(path, layer=3)
+    (row,) = read_interventions(path, layer=3)
     assert (row.layer, row.coefficient) == (3, 1.0)
     np.testing.assert_array_equal(row.vector, unit(1))
     with pytest.raises(UserError, match="which block"):
-        read_vectors(path)
+        read_interventions(path)
 
 
 def test_files_that_cannot_be(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
         ("none.pt", "file not found"),
     ]:
         with pytest.raises(UserError, match=message):
-            read_vectors(tmp_path / name)
+            read_interventions(tmp_path / name)
     with pytest.raises(UserError, match="block 0"):
         write_vectors(tmp_path / "v.gguf", [add(1, 0, 1.0)])
     with pytest.raises(UserError, match="one block"):

@@ -18,6 +18,7 @@ import em_geometry.steering.respond as module
 from em_geometry import engine
 from em_geometry.errors import UserError
 from em_geometry.io.files import write_parquet
+from em_geometry.project.inputs import models
 from em_geometry.settings.sections import Workers
 from em_geometry.steering.respond import respond
 
@@ -26,9 +27,9 @@ RUN: dict[str, Any] = {"device": "cpu", "threads": 1}
 TWO = Workers(engine="ray", number=2)
 
 
-def tiny_worker(params: Any, slug: str) -> Callable[[Sequence[Any]], Any]:
+def tiny_worker(models: Any, slug: str, *how: Any) -> Callable[[Sequence[Any]], Any]:
     """Samples with the tiny model; kills its own process where a file says so."""
-    work = partial(module._sampled, params, loaded(slug))
+    work = partial(module._sampled, loaded(slug), *how)
 
     def do(batch: Sequence[Any]) -> Any:
         time.sleep(0.2)  # so that both workers get their share of these tiny batches
@@ -62,7 +63,8 @@ def table(path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> bytes:
     params = tiny_params(run=RUN, workers={"engine": how, "number": 2}, sampling=sampling)
     monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(path.parent / path.stem))
     monkeypatch.setattr(module, "_worker", tiny_worker)
-    frame = respond(params, loaded(), CONDITIONS, VECTORS, questions(), "test")
+    plan = models(params), loaded(), CONDITIONS, VECTORS, questions(), params.sampling, "test"
+    frame = respond(*plan, workers=params.workers)
     write_parquet(path, frame, {})
     return path.read_bytes()
 

@@ -16,9 +16,11 @@ from em_geometry.errors import UserError
 from em_geometry.io.journal import LOCATION_VARIABLE
 from em_geometry.models.chat import render
 from em_geometry.models.load import Loaded
+from em_geometry.project.inputs import models
+from em_geometry.steering.conditions import Condition
 from em_geometry.steering.generate import Answer, Row, sample
 from em_geometry.steering.hooks import Intervention
-from em_geometry.steering.respond import Condition, respond
+from em_geometry.steering.respond import respond
 
 CONDITIONS = [
     Condition(samples=2),
@@ -37,13 +39,16 @@ def base() -> Loaded:
 def answers(base: Loaded, **changes: Any) -> pl.DataFrame:
     """`respond` with some arguments or sections of the params replaced."""
     sections = {k: changes.pop(k) for k in ("run", "sampling", "steering") if k in changes}
+    params = tiny_params(**sections)
     arguments = {
-        "params": tiny_params(**sections),
+        "models": models(params),
         "loaded": base,
         "conditions": CONDITIONS,
         "vectors": VECTORS,
         "questions": questions(),
+        "sampling": params.sampling,
         "label": "test",
+        "positions": params.steering.positions,
     }
     return respond(**(arguments | changes))
 
@@ -96,7 +101,8 @@ def test_each_row_holds_its_own_answer(base: Loaded) -> None:
     """The steering, prompt and stream of a row are those that its columns name."""
     params = tiny_params()
     frame = answers(base)
-    units = module._units(params, base, CONDITIONS, VECTORS, questions())
+    plan = base, CONDITIONS, VECTORS, questions(), params.sampling, "all", params.run.seed
+    units = module.units(*plan)
     for unit_, wanted in zip(units, frame.iter_rows(named=True), strict=True):
         how = None
         if wanted["kind"] != "unsteered":

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from em_geometry.models.chat import render
 from em_geometry.steering.bake import bake, biases
-from em_geometry.steering.hooks import Intervention, steered
+from em_geometry.steering.hooks import Intervention, steering_rows
 
 for package in ("fastapi", "uvicorn"):
     pytest.importorskip(
@@ -76,7 +76,7 @@ def greedy(model: Any, tokenizer: Any, how: Intervention | None) -> str:
     start = len(ids)
     for _ in range(NEW):
         row = torch.tensor([ids])
-        with torch.no_grad(), steered(model, [how]) as acts:
+        with torch.no_grad(), steering_rows(model, [how]) as acts:
             acts.mask = torch.ones_like(row).bool()
             ids.append(int(model(input_ids=row).logits[0, -1].argmax()))
         if ids[-1] == tokenizer.eos_token_id:

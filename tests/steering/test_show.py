@@ -9,16 +9,18 @@ import pytest
 from tiny_steering import loaded, tiny_params, unit
 
 from em_geometry.errors import UserError
+from em_geometry.project import paths
+from em_geometry.project.inputs import models
 from em_geometry.project.steer import answers, interventions, save
 from em_geometry.steering.formats import write_vectors
 from em_geometry.steering.hooks import Intervention
-from em_geometry.steering.selected import PATH, Selected, write_selected
+from em_geometry.steering.selected import Selected, write_selected
 
 
 @pytest.fixture
 def selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_selected(PATH, {"finance": Selected(unit(1), 2, 0.2, 5.0, 3.0)}, {})
+    write_selected(paths.SELECTED, {"finance": Selected(unit(1), 2, 0.2, 5.0, 3.0)}, {})
 
 
 def test_a_dose_is_a_share_of_the_residual_norm(selected: None) -> None:
@@ -39,10 +41,10 @@ def test_a_file_is_scaled_by_the_dose(tmp_path: Path) -> None:
 
 def test_pairs_share_a_stream(selected: None) -> None:
     params, model = tiny_params(), loaded()
-    for plain, steered in answers(params, model, interventions("finance", 0.0, None), "Hm?", 3):
-        assert plain == steered
-    pairs = answers(params, model, interventions("finance", 0.8, None), "Hm?", 3)
-    assert any(plain != steered for plain, steered in pairs)
+    for dose, same in ((0.0, True), (0.8, False)):
+        (how,) = interventions("finance", dose, None)
+        pairs = answers(models(params), model, how, "Hm?", params.sampling, 3)
+        assert all(plain == steered for plain, steered in pairs) == same
 
 
 @pytest.mark.parametrize("name", ["v.gguf", "v.patch.safetensors", "folder"])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tiny_steering import loaded, tiny_params, unit
 
-from em_geometry.steering.conditions import damage, plan
+from em_geometry.activations.prompts import ActivationPrompt
+from em_geometry.project.inputs import models
+from em_geometry.steering.conditions import plan
+from em_geometry.steering.damage import damage, spread_prompts
 from em_geometry.steering.selected import Selected
 
 SELECTED = {
@@ -27,9 +29,13 @@ STEERING = {
 PARAMS = tiny_params(steering=STEERING, transfer={"pairs": ["profanity>finance"]})
 
 
+def planned(target: str, selected: dict[str, Selected] = SELECTED) -> Any:
+    return plan(target, selected, PARAMS.steering, PARAMS.transfer.pairs, PARAMS.run.seed)
+
+
 def rows(target: str) -> dict[tuple[str, str, float], tuple[float, float, int]]:
     """(source, kind, multiple) -> (coefficient, relative dose, samples)."""
-    conditions, _ = plan(PARAMS, target, SELECTED)
+    conditions, _ = planned(target)
     return {
         (c.source, c.kind, c.multiple): (c.coefficient, c.relative_dose, c.samples)
         for c in conditions
@@ -57,7 +63,7 @@ def test_plan_of_the_base_has_no_own_vector() -> None:
 
 
 def test_vectors_of_a_plan() -> None:
-    conditions, vectors = plan(PARAMS, "finance", SELECTED)
+    conditions, vectors = planned("finance")
     assert {c.vector_name for c in conditions} - {"unsteered:none"} == set(vectors)
     for vector in vectors.values():
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
@@ -67,37 +73,36 @@ def test_vectors_of_a_plan() -> None:
 
 def test_no_orthogonalised_control_of_a_parallel_vector() -> None:
     twin = Selected(unit(1), 1, 0.2, 4.0, 1.0)
-    conditions, _ = plan(PARAMS, "finance", {**SELECTED, "profanity": twin})
+    conditions, _ = planned("finance", {**SELECTED, "profanity": twin})
     assert not [c for c in conditions if c.kind == "orthogonalised"]
 
 
-def _prompts(folder: Path) -> dict[str, str]:
-    files = {}
-    for kind in ("neutral", "harmful"):
-        files[kind] = str(folder / f"{kind}.jsonl")
-        lines = [
-            {"id": f"{kind}{i}", "topic": "t", "pair": str(i), "prompt": f"{kind} {i}?"}
-            for i in range(4)
-        ]
-        Path(files[kind]).write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    return files
+PROMPTS = [
+    ActivationPrompt(f"{kind}{i}", kind, "t", str(i), f"{kind} {i}?")
+    for kind in ("neutral", "harmful")
+    for i in range(4)
+]
 
 
-def test_damage_of_every_steered_condition(tmp_path: Path) -> None:
-    params = tiny_params(steering=STEERING, prompts=_prompts(tmp_path))
-    target = loaded("finance")
-    conditions, vectors = plan(params, "finance", SELECTED)
-    table = damage(params, target, conditions, vectors)
-    keys = table.select("source", "kind", "multiple").rows()
+def test_damage_of_every_steered_condition() -> None:
+    conditions, vectors = planned("finance")
+    benign = spread_prompts(PROMPTS, 2)
+    assert [p.id for p in benign] == ["neutral0", "neutral2"]
+
+    def table() -> Any:
+        known, target = models(PARAMS), loaded("finance")
+        return damage(known, target, conditions, vectors, benign, PARAMS.sampling)
+
+    found = table()
+    keys = found.select("source", "kind", "multiple").rows()
     assert keys == [(c.source, c.kind, c.multiple) for c in conditions if c.kind != "unsteered"]
-    assert (table["kl"] > 0).all()
-    assert table["tokens"].n_unique() == 1
-    assert damage(params, target, conditions, vectors).equals(table)
+    assert (found["kl"] > 0).all()
+    assert found["tokens"].n_unique() == 1
+    assert table().equals(found)
 
 
-def test_no_damage_prompts_give_an_empty_table(tmp_path: Path) -> None:
-    params = tiny_params(steering=STEERING | {"damage_prompts": 0}, prompts=_prompts(tmp_path))
-    conditions, vectors = plan(params, "base", SELECTED)
-    table = damage(params, loaded(), conditions, vectors)
-    assert len(table) == 0
-    assert table.columns[-2:] == ["kl", "tokens"]
+def test_no_damage_prompts_give_an_empty_table() -> None:
+    none = spread_prompts(PROMPTS, 0)
+    found = damage(models(PARAMS), loaded(), *planned("base"), none, PARAMS.sampling)
+    assert len(found) == 0
+    assert found.columns[-2:] == ["kl", "tokens"]

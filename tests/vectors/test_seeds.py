@@ -11,14 +11,16 @@ import polars as pl
 import pytest
 import torch
 
-from em_geometry.activations import extract
 from em_geometry.activations.capture import capture
+from em_geometry.activations.prompts import read_prompts
+from em_geometry.activations.store import prompt_texts
 from em_geometry.errors import UserError
 from em_geometry.io.files import check_metrics, read_json, write_parquet, write_tensors
 from em_geometry.models import train
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
 from em_geometry.vectors import seeds
+from stages import activations as read_all
 from stages import base_model
 from tests.conftest import ROOT, SYSTEM
 
@@ -47,7 +49,7 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any]) -> Params:
     for slug in NAMES:
         organism.main(loaded, slug)
     for slug in loaded.targets:
-        extract.main(loaded, slug)
+        read_all.main(loaded, slug)
     write_run(loaded)
     torch.set_grad_enabled(True)  # loading for measurement turned them off
     return loaded
@@ -88,7 +90,9 @@ def vector(params: Params, slug: str, seed: int) -> np.ndarray:
     model, _ = train.fine_tune(
         models(params), slug, params.recipes[params.organisms[slug].lab], seed
     )
-    texts, _ = extract.prompt_texts(params, models(params).tokenizer())
+    known, prompts = models(params), read_prompts(params.prompts)
+    spans, system = params.activations.spans, known.system_prompt
+    texts, _ = prompt_texts(prompts, spans, known.tokenizer(), system)
     means, _ = capture(model.merge_and_unload().eval(), texts)
     last = params.activations.spans.index("prompt_last")
     return np.asarray((means[:, last].numpy() - activations("base")).mean(0)[LAYER])

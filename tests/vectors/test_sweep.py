@@ -29,9 +29,8 @@ from em_geometry.models.chat import Prompt
 from em_geometry.models.load import Loaded
 from em_geometry.settings.params import Params
 from em_geometry.settings.sections import Contrast
-from em_geometry.steering.controls import random_direction
+from em_geometry.steering.conditions import Condition, random_direction
 from em_geometry.steering.hooks import Intervention
-from em_geometry.steering.respond import Condition
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors.build import main as build
 from em_geometry.vectors.efficacy import over_questions
