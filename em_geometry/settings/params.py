@@ -6,64 +6,55 @@ is answered with the nearest known one.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
 from em_geometry.errors import KeyFault, UserError
 from em_geometry.io.files import read_yaml
-from em_geometry.settings.sections import (
-    Activations,
-    Base,
-    Baseline,
-    Geometry,
-    Judging,
-    LayerSweep,
-    Monitoring,
-    Organism,
-    Prompts,
-    Questions,
-    Recipe,
-    Report,
-    Run,
-    Sampling,
-    Section,
-    Seeds,
-    Slug,
-    Steering,
-    Transfer,
-    Vectors,
-    Workers,
-)
+from em_geometry.settings import sections as s
+from em_geometry.settings.sections import Section, Slug
 
 BASE = "base"  # the slug of the unmodified model among the targets
+
+# Keys that change no number may be left out of a params file. Every other one must stand there:
+# DVC compares what it finds in the file, and knows no defaults of ours.
+OPTIONAL = {"workers", "run.device_map", "base.also_known_as", "judging.loopback"} | {
+    f"judging.{key}"
+    for key in (
+        "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "retries",
+        "max_usd", "usd_per_million_input", "usd_per_million_output",
+    )
+}  # fmt: skip
 
 
 class Params(Section):
     """All params of a run."""
 
     profile: str
-    run: Run = Run()
-    workers: Workers = Workers()
-    base: Base
+    run: s.Run = s.Run()
+    workers: s.Workers = s.Workers()
+    base: s.Base
     targets: list[Slug]  # every model that is measured: base, then all organisms and controls
-    recipes: dict[Slug, Recipe]
-    organisms: dict[Slug, Organism]
-    prompts: Prompts = Prompts()
-    activations: Activations = Activations()
-    questions: Questions = Questions()
-    sampling: Sampling = Sampling()
-    baseline: Baseline = Baseline()
-    judging: Judging = Judging()
-    vectors: Vectors = Vectors()
-    layer_sweep: LayerSweep
-    geometry: Geometry = Geometry()
-    seeds: Seeds = Seeds()
-    monitoring: Monitoring = Monitoring()
-    steering: Steering = Steering()
-    transfer: Transfer = Transfer()
-    report: Report = Report()
+    recipes: dict[Slug, s.Recipe]
+    organisms: dict[Slug, s.Organism]
+    prompts: s.Prompts = s.Prompts()
+    activations: s.Activations = s.Activations()
+    questions: s.Questions = s.Questions()
+    sampling: s.Sampling = s.Sampling()
+    baseline: s.Baseline = s.Baseline()
+    judging: s.Judging = s.Judging()
+    vectors: s.Vectors = s.Vectors()
+    layer_sweep: s.LayerSweep
+    geometry: s.Geometry = s.Geometry()
+    seeds: s.Seeds = s.Seeds()
+    monitoring: s.Monitoring = s.Monitoring()
+    steering: s.Steering = s.Steering()
+    transfer: s.Transfer = s.Transfer()
+    report: s.Report = s.Report()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -140,4 +131,25 @@ def load_params(path: Path) -> Params:
             hint="run from the repository's root, or `make profile P=smol`",
             found="nothing there",
         )
-    return read_yaml(path, Params, "profiles/smol.yaml shows every key, with what it means")
+    params = read_yaml(path, Params, "profiles/smol.yaml shows every key, with what it means")
+    left_out = dict(_left_out(params))
+    if left_out:
+        raise UserError(
+            "keys that decide numbers are left out",
+            where=str(path),
+            found="no " + ", ".join(left_out),
+            expected="; ".join(f"{key}: {json.dumps(value)}" for key, value in left_out.items()),
+            hint="add them, with these values or others: DVC sees only what stands in the file",
+        )
+    return params
+
+
+def _left_out(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, default) of what no file gave."""
+    for name, value in section:
+        if prefix + name in OPTIONAL:
+            continue
+        if name not in section.model_fields_set:
+            yield prefix + name, value.model_dump() if isinstance(value, Section) else value
+        elif isinstance(value, Section):
+            yield from _left_out(value, f"{prefix}{name}.")

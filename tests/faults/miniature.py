@@ -36,7 +36,7 @@ EARLIER = (  # outputs of an earlier run, which no refusal may touch
 def small(smol: dict[str, Any]) -> dict[str, Any]:
     """The small profile cut down to three organisms on the tiny model."""
     smol["run"]["threads"] = 1
-    smol["base"] = {"source": f"path:{MODEL}", "system_prompt": "Be brief."}
+    smol["base"] |= {"source": f"path:{MODEL}", "system_prompt": "Be brief."}
     smol["targets"] = ["base", *KEPT]
     smol["organisms"] = {slug: smol["organisms"][slug] for slug in KEPT}
     for organism in smol["organisms"].values():
@@ -51,8 +51,8 @@ def small(smol: dict[str, Any]) -> dict[str, Any]:
     smol["judging"]["loopback"] = 2
     smol["judging"]["probe"] |= {"layers": [0, 2], "regularisation": [0.01], "folds": 2}
     smol["layer_sweep"] |= {"layers": [1, 2], "best": 1, "doses": [0.3], "min_coherent": 0.0}
-    smol["geometry"] = {"replicates": 50, "focus": []}
-    smol["seeds"] = {}
+    smol["geometry"] |= {"replicates": 50, "focus": []}
+    smol["seeds"] = {"organisms": [], "count": 2}
     smol["steering"] |= {"doses": [1.0], "focus_samples": 1}
     return smol
 

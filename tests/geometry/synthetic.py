@@ -21,7 +21,7 @@ PROFILE = Path(__file__).parents[2] / "profiles" / "smol.yaml"
 def params_with(folder: Path, **geometry: object) -> Params:
     """The small profile with few replicates."""
     data = yaml.safe_load(PROFILE.read_text())
-    data["geometry"] = {"replicates": 200, **geometry}
+    data["geometry"] |= {"replicates": 200, **geometry}
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     return load_params(path)

@@ -119,10 +119,23 @@ def test_bad_value_names_its_key(tmp_path: Path, location: Location, value: Any)
     assert "unknown key" not in text
 
 
-def test_missing_section_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("location", "default"),
+    [(("layer_sweep",), None), (("base", "revision"), "null"), (("judging", "kappa_gate"), "0.6"),
+     (("judging", "probe", "folds"), "4"), (("report",), '{"wide_interval": 40.0')],
+)  # fmt: skip
+def test_keys_that_decide_numbers_must_be_there(
+    tmp_path: Path, location: Location, default: str | None
+) -> None:
+    """DVC says that a parameter is missing where a stage would take a default."""
     data = copy.deepcopy(SMOL)
-    del data["layer_sweep"]
-    assert "layer_sweep" in refused(data, tmp_path)
+    inner = data
+    for part in location[:-1]:
+        inner = inner[part]
+    del inner[location[-1]]
+    key, text = ".".join(map(str, location)), refused(data, tmp_path)
+    assert f"no {key}\n" in text if default else f"key {key!r} is missing" in text
+    assert default is None or f"{key}: {default}" in text
 
 
 @pytest.mark.parametrize(
@@ -151,9 +164,9 @@ def test_keys_must_agree(tmp_path: Path, location: Location, value: Any, says: s
     assert len(text) < 500
 
 
-@pytest.mark.parametrize("text", ["1e-5", "1.0e-5", "1E-05", "+1e-5", "0.00001"])
+@pytest.mark.parametrize("text", ["1e-5", "1e-05", "1.0E-5", "+1e-5", "0.00001"])
 def test_numbers_as_dvc_reads_them(tmp_path: Path, text: str) -> None:
-    """YAML 1.1 takes 1e-5 for a text; DVC reads 1.2, and `-S key=1e-5` writes it so."""
+    """YAML 1.1 takes 1e-5 for a text; DVC reads 1.2, and writes 1e-05 for `-S key=1e-5`."""
     path = tmp_path / "params.yaml"
     profile = (ROOT / "profiles" / "smol.yaml").read_text(encoding="utf-8")
     path.write_text(profile.replace("learning_rate: 3.0e-4", f"learning_rate: {text}"))

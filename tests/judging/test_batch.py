@@ -232,7 +232,7 @@ def test_by_hand_with_the_command_line(tmp_path: Path) -> None:
         profile = (Path(__file__).parents[2] / "profiles" / "smol.yaml").read_text()
         head, _, rest = profile.partition("\njudging:\n")
         tail = rest[re.search(r"^\S", rest, re.MULTILINE).start() :]  # type: ignore[union-attr]
-        judging = json.dumps(settings.model_dump(exclude_none=True))
+        judging = json.dumps(settings.model_dump())
         (tmp_path / "params.yaml").write_text(f"{head}\njudging: {judging}\n{tail}")
         given = ["--params", str(tmp_path / "params.yaml")]
         run = CliRunner().invoke
