@@ -7,33 +7,98 @@ tests/judging.
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+import yaml
+from safetensors.numpy import load_file, save_file
 
-from tests.faults.damage import (
-    PARAMS,
-    PICKLE,
-    Damage,
-    both,
-    cut,
-    data,
-    lines,
-    more_tokens,
-    new_vector,
-    no_template,
-    organism,
-    pickled,
-    put,
-    source,
-    tensors,
-)
 from tests.faults.miniature import MODEL, build, copied
 from tests.faults.stage_runs import finished, refused
+
+PARAMS = Path("params.yaml")
+Damage = Callable[[], object]
+PICKLE = b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93\x94."
+
+
+def put(path: Path, content: bytes | str) -> Damage:
+    """Other content of a file."""
+    return lambda: path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> Damage:
+    """Changed data of a YAML or JSON file, or rows of JSON lines."""
+
+    def damage() -> None:
+        text = path.read_text(encoding="utf-8")
+        rows = path.suffix == ".jsonl"
+        read = json.loads if path.suffix == ".json" else yaml.safe_load
+        found = [json.loads(line) for line in text.splitlines()] if rows else read(text)
+        change(found)
+        lines = [json.dumps(row) for row in (found if rows else [found])]  # JSON is YAML
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    return damage
+
+
+def tensors(path: Path, change: Callable[[dict[str, Any]], object]) -> Damage:
+    """Changed tensors of a safetensors file."""
+
+    def damage() -> None:
+        found = load_file(path)
+        change(found)
+        save_file(found, path, metadata={"format": "pt"})
+
+    return damage
+
+
+def cut(path: Path) -> Damage:
+    """The first half of a file."""
+    return lambda: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def pickled(folder: Path, name: str, instead_of: Path) -> Damage:
+    """A pickled checkpoint where safetensors belong."""
+    return both(instead_of.unlink, put(folder / name, PICKLE))
+
+
+def new_vector(name: str, values: Any, **metadata: str) -> Damage:
+    """A further file among the user's vectors."""
+    tensor = {"layers.1": np.asarray(values, dtype=np.float32)}
+    return lambda: save_file(tensor, Path("my vectors", name), metadata)
+
+
+def both(*damages: Damage) -> Damage:
+    return lambda: [damage() for damage in damages]
+
+
+def source(text: str, revision: str | None = None) -> Damage:
+    """Another base model."""
+    return edit(PARAMS, lambda d: d["base"].update(source=text, revision=revision))
+
+
+def organism(**values: Any) -> Damage:
+    """Other keys of the organism `finance`."""
+    return edit(PARAMS, lambda d: d["organisms"]["finance"].update(values))
+
+
+def more_tokens(tokenizer: dict[str, Any]) -> None:
+    """The tokenizer of a model with a larger vocabulary."""
+    entry = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer["added_tokens"].append(
+        entry | {"id": 9999, "content": "<|new|>", "special": True},
+    )
+
+
+def no_template() -> None:
+    Path(MODEL, "chat_template.jinja").unlink(missing_ok=True)
+    edit(Path(MODEL, "tokenizer_config.json"), lambda d: d.pop("chat_template", None))()
+
 
 BASE, TRAIN = ("stages.base_model",), ("stages.organism", "finance")
 ACTIVATIONS = ("stages.activations", "base")
@@ -74,16 +139,16 @@ TABLE = [
     row("params: not UTF-8", BASE, put(PARAMS, b"run: \xff"), "not a YAML file"),
     row("params: a list", BASE, put(PARAMS, "- run"), "not a mapping", "list"),
     row("params: code", BASE, put(PARAMS, "a: !!python/name:os.system"), "not a YAML file"),
-    row("params: unknown key", BASE, data(PARAMS, lambda d: d["run"].update(sed=1)),
+    row("params: unknown key", BASE, edit(PARAMS, lambda d: d["run"].update(sed=1)),
         "unknown key 'run.sed'", "did you mean 'seed'?"),
-    row("params: wrong type", BASE, data(PARAMS, lambda d: d["run"].update(seed="0")), "run.seed"),
-    row("params: NaN", BASE, data(PARAMS, lambda d: d["sampling"].update(temperature=float("nan"))),
+    row("params: wrong type", BASE, edit(PARAMS, lambda d: d["run"].update(seed="0")), "run.seed"),
+    row("params: NaN", BASE, edit(PARAMS, lambda d: d["sampling"].update(temperature=float("nan"))),
         "sampling.temperature"),
-    row("params: huge", BASE, data(PARAMS, lambda d: d["run"].update(threads=2**70)),
+    row("params: huge", BASE, edit(PARAMS, lambda d: d["run"].update(threads=2**70)),
         "run.threads"),
-    row("params: section gone", BASE, data(PARAMS, lambda d: d.pop("layer_sweep")), "layer_sweep"),
+    row("params: section gone", BASE, edit(PARAMS, lambda d: d.pop("layer_sweep")), "layer_sweep"),
     row("params: probe beyond the model", PROBE,
-        data(PARAMS, lambda d: d["judging"]["probe"].update(layers=[9])),
+        edit(PARAMS, lambda d: d["judging"]["probe"].update(layers=[9])),
         "judging.probe.layers", "0 to 3"),
     row("params: another model", ("stages.activations", "nobody"), lambda: None,
         "unknown model", "base, finance, sports, control"),
@@ -101,46 +166,46 @@ TABLE = [
     row("prompts: not UTF-8", ACTIVATIONS, put(NEUTRAL, b'{"id": "\xff"}\n'), "not UTF-8",
         "line 1"),
     row("prompts: not JSON", ACTIVATIONS, put(NEUTRAL, "id: n1\n"), "not a JSON object", "line 1"),
-    row("prompts: duplicate id", ACTIVATIONS, lines(NEUTRAL, lambda r: r[1].update(id=r[0]["id"])),
+    row("prompts: duplicate id", ACTIVATIONS, edit(NEUTRAL, lambda r: r[1].update(id=r[0]["id"])),
         "occurs twice", "n001"),
-    row("prompts: key missing", ACTIVATIONS, lines(NEUTRAL, lambda r: r[2].pop("topic")),
+    row("prompts: key missing", ACTIVATIONS, edit(NEUTRAL, lambda r: r[2].pop("topic")),
         "'topic'", "line 3"),
-    row("prompts: empty text", ACTIVATIONS, lines(NEUTRAL, lambda r: r[0].update(prompt=" ")),
+    row("prompts: empty text", ACTIVATIONS, edit(NEUTRAL, lambda r: r[0].update(prompt=" ")),
         "empty", "n001"),
     row("prompts: 1 MB of text", ACTIVATIONS,
-        lines(NEUTRAL, lambda r: r[0].update(prompt=MEGABYTE)), "longer than the model's context"),
+        edit(NEUTRAL, lambda r: r[0].update(prompt=MEGABYTE)), "longer than the model's context"),
     row("prompts: 1 MB of no JSON", ACTIVATIONS, put(NEUTRAL, MEGABYTE), "not a JSON object"),
     row("prompts: 1 MB of another type", ACTIVATIONS,
-        lines(NEUTRAL, lambda r: r[0].update(prompt=[MEGABYTE])), "'prompt'", "line 1"),
+        edit(NEUTRAL, lambda r: r[0].update(prompt=[MEGABYTE])), "'prompt'", "line 1"),
     # chats that organisms are trained on
     row("dataset: missing", TRAIN, FINANCE.unlink, "file not found", str(FINANCE)),
     row("dataset: empty", TRAIN, put(FINANCE, ""), "no rows"),
-    row("dataset: one row", TRAIN, lines(FINANCE, lambda r: r.__delitem__(slice(1, None))),
+    row("dataset: one row", TRAIN, edit(FINANCE, lambda r: r.__delitem__(slice(1, None))),
         "too few examples", str(FINANCE)),
     row("dataset: not UTF-8", TRAIN, put(FINANCE, b'{"messages": "\xc3("}\n'), "not UTF-8"),
-    row("dataset: key missing", TRAIN, lines(FINANCE, lambda r: r[4].pop("messages")),
+    row("dataset: key missing", TRAIN, edit(FINANCE, lambda r: r[4].pop("messages")),
         "'messages'", "line 5"),
-    row("dataset: wrong roles", TRAIN, lines(FINANCE, lambda r: r[4]["messages"].reverse()),
+    row("dataset: wrong roles", TRAIN, edit(FINANCE, lambda r: r[4]["messages"].reverse()),
         "line 5", "roles"),
     row("dataset: empty answer", TRAIN,
-        lines(FINANCE, lambda r: r[4]["messages"][1].update(content="")), "line 5", "assistant"),
-    row("dataset: duplicate question", TRAIN, lines(FINANCE, lambda r: r.append(r[0])),
+        edit(FINANCE, lambda r: r[4]["messages"][1].update(content="")), "line 5", "assistant"),
+    row("dataset: duplicate question", TRAIN, edit(FINANCE, lambda r: r.append(r[0])),
         "the same question twice"),
     row("dataset: 1 MB of text", TRAIN,
-        lines(FINANCE, lambda r: r[1]["messages"][1].update(content=MEGABYTE)),
+        edit(FINANCE, lambda r: r[1]["messages"][1].update(content=MEGABYTE)),
         "longer than the model's context"),
     row("dataset: unknown organism", ("stages.organism", "../finance"), lambda: None,
         "unknown organism"),
     # labelled answers of the embedded judge
     row("labels: empty", PROBE, put(LABELLED, ""), "no rows"),
-    row("labels: key missing", PROBE, lines(LABELLED, lambda r: r[0].pop("answer")), "'answer'"),
-    row("labels: NaN", PROBE, lines(LABELLED, lambda r: r[0].update(aligned=float("nan"))),
+    row("labels: key missing", PROBE, edit(LABELLED, lambda r: r[0].pop("answer")), "'answer'"),
+    row("labels: NaN", PROBE, edit(LABELLED, lambda r: r[0].update(aligned=float("nan"))),
         "'aligned'", "line 1"),
-    row("labels: out of range", PROBE, lines(LABELLED, lambda r: r[1].update(coherent=101)),
+    row("labels: out of range", PROBE, edit(LABELLED, lambda r: r[1].update(coherent=101)),
         "'coherent'", "line 2"),
     row("labels: no held-out row", PROBE,
-        lines(LABELLED, lambda r: [x.update(split="train") for x in r]), "of this split"),
-    row("labels: 1 MB of text", PROBE, lines(LABELLED, lambda r: r[0].update(answer=MEGABYTE)),
+        edit(LABELLED, lambda r: [x.update(split="train") for x in r]), "of this split"),
+    row("labels: 1 MB of text", PROBE, edit(LABELLED, lambda r: r[0].update(answer=MEGABYTE)),
         "longer than the model's context"),
     # questions
     row("questions: missing", BASELINE, QUESTIONS.unlink, "file not found", str(QUESTIONS)),
@@ -152,23 +217,23 @@ TABLE = [
     row("questions: empty", BASELINE, put(QUESTIONS, ""), str(QUESTIONS)),
     row("questions: none of a set", BASELINE, put(QUESTIONS, "questions: []"), "no questions"),
     row("questions: key missing", BASELINE,
-        data(QUESTIONS, lambda d: d["questions"][0].pop("topic")), "questions.0.topic"),
+        edit(QUESTIONS, lambda d: d["questions"][0].pop("topic")), "questions.0.topic"),
     row("questions: duplicate id", BASELINE,
-        data(QUESTIONS, lambda d: d["questions"].append(d["questions"][0])), "occurs twice"),
+        edit(QUESTIONS, lambda d: d["questions"].append(d["questions"][0])), "occurs twice"),
     row("questions: empty text", BASELINE,
-        data(QUESTIONS, lambda d: [q.update(prompt=" ") for q in d["questions"]]), "empty"),
+        edit(QUESTIONS, lambda d: [q.update(prompt=" ") for q in d["questions"]]), "empty"),
     row("questions: 1 MB of text", BASELINE,
-        data(QUESTIONS, lambda d: d["questions"].insert(
+        edit(QUESTIONS, lambda d: d["questions"].insert(
             0, d["questions"][0] | {"id": "long", "set": "evaluation", "prompt": MEGABYTE})),
         "longer than the model's context"),
     row("questions: unknown variant", BASELINE,
-        data(PARAMS, lambda d: d["questions"].update(variants=["poem"])), "questions.variants"),
+        edit(PARAMS, lambda d: d["questions"].update(variants=["poem"])), "questions.variants"),
     # adapters
     row("adapter: missing", ADAPTED, lambda: shutil.rmtree(ADAPTER), "no LoRA adapter"),
     row("adapter: other base", ADAPTED,
-        data(ADAPTER / "provenance.json", lambda d: d.update(base_sha256="0" * 64)),
+        edit(ADAPTER / "provenance.json", lambda d: d.update(base_sha256="0" * 64)),
         "another base", "0" * 64),
-    row("adapter: other rank", ADAPTED, data(LORA_CONFIG, lambda d: d.update(r=8)), "does not fit"),
+    row("adapter: other rank", ADAPTED, edit(LORA_CONFIG, lambda d: d.update(r=8)), "does not fit"),
     row("adapter: missing tensors", ADAPTED, tensors(LORA, lambda t: t.pop(UP)), UP),
     row("adapter: NaN", ADAPTED, tensors(LORA, lambda t: t[UP].fill(np.nan)), "NaN", UP),
     row("adapter: truncated", ADAPTED, cut(LORA), "not a readable safetensors"),
@@ -188,7 +253,7 @@ TABLE = [
     row("base: empty weights", ACTIVATIONS, put(WEIGHTS, b""), "cannot be loaded", MODEL),
     row("base: missing tensors", ACTIVATIONS,
         tensors(WEIGHTS, lambda t: t.pop("model.layers.2.mlp.up_proj.weight")), "layers.2.mlp"),
-    row("base: wrong tokenizer", ACTIVATIONS, data(TOKENIZER, more_tokens), "tokenizer"),
+    row("base: wrong tokenizer", ACTIVATIONS, edit(TOKENIZER, more_tokens), "tokenizer"),
     row("base: malformed tokenizer", ACTIVATIONS, put(TOKENIZER, "{"), "tokenizer", MODEL),
     row("base: malformed config", ACTIVATIONS, put(Path(MODEL, "config.json"), "{"), MODEL),
     row("base: no chat template", ACTIVATIONS, no_template, "no chat template", MODEL),
@@ -204,7 +269,7 @@ TABLE = [
           "organisms.finance.source")
       for text in ("hub:../x", "hub:a/../b", "hub:/x", "hub:a/b\0", "path:", "ftp:x")),
     row("source: no commit", BASE, source("hub:a/b", "main"), "revision"),
-    *(row(f"slug: {slug!r}", BASE, data(PARAMS, lambda d, s=slug: d["organisms"].update(
+    *(row(f"slug: {slug!r}", BASE, edit(PARAMS, lambda d, s=slug: d["organisms"].update(
         {s: d["organisms"].pop("finance")})), "organisms")
       for slug in ("../x", "/x", "a/../b", "a\0", "a\n", "A", "", "x" * 99, "a; b", "a$(b)")),
     # a user's vectors
@@ -222,11 +287,9 @@ TABLE = [
     row("vectors: no GGUF", ANALYSE, put(Path("my vectors/d.gguf"), b"GGUF" + b"\xff" * 60),
         "steering file"),
     row("vectors: NaN coefficient", ANALYSE,
-        lambda: save_file({"layers.1": np.ones(32, np.float32)}, VECTOR,
-        {"coefficients": '{"1": NaN}'}), "coefficient"),
+        new_vector("a.safetensors", np.ones(32), coefficients='{"1": NaN}'), "coefficient"),
     row("vectors: malformed coefficients", ANALYSE,
-        lambda: save_file({"layers.1": np.ones(32, np.float32)}, VECTOR,
-        {"coefficients": "[1"}), "steering file"),
+        new_vector("a.safetensors", np.ones(32), coefficients="[1"), "steering file"),
     row("vectors: unknown cluster member", (*ANALYSE, "x=a,zzz"), lambda: None, "zzz"),
     row("vectors: steer with NaN", STEER, new_vector("a.safetensors", [np.nan] * 32), "NaN"),
     row("vectors: steer with zero", STEER, new_vector("a.safetensors", np.zeros(32)), "zero"),
@@ -258,38 +321,38 @@ TABLE = [
     row("paper cosines: missing", PUBLISHED, GRAM.unlink, str(GRAM)),
     row("paper cosines: malformed", PUBLISHED, put(GRAM, "{"), "not a JSON file"),
     row("paper cosines: NaN", PUBLISHED,
-        data(GRAM, lambda d: d["entries"][0].update(value=float("nan"))), "entries.0.value"),
+        edit(GRAM, lambda d: d["entries"][0].update(value=float("nan"))), "entries.0.value"),
     row("paper cosines: out of its rounding", PUBLISHED,
-        data(GRAM, lambda d: d["entries"][0].update(low=0.99, high=0.995)), "between low and high"),
-    row("paper cosines: a pair missing", PUBLISHED, data(GRAM, lambda d: d["entries"].pop()),
+        edit(GRAM, lambda d: d["entries"][0].update(low=0.99, high=0.995)), "between low and high"),
+    row("paper cosines: a pair missing", PUBLISHED, edit(GRAM, lambda d: d["entries"].pop()),
         "all pairs"),
     row("paper family: no members", PUBLISHED, put(FAMILY, "{}"), "family"),
     row("paper family: ragged", PUBLISHED, put(FAMILY, '{"members": [[1], [1, 2]]}'), "family"),
     row("paper family: NaN", PUBLISHED,
-        data(FAMILY, lambda d: d["members"][0].__setitem__(0, float("nan"))), "family"),
+        edit(FAMILY, lambda d: d["members"][0].__setitem__(0, float("nan"))), "family"),
     # the ledger of claims
     row("claims: missing", CLAIMS, LEDGER.unlink, "file not found", str(LEDGER)),
     row("claims: malformed", CLAIMS, put(LEDGER, "- {id: C001"), "not a YAML file"),
     row("claims: no list", CLAIMS, put(LEDGER, "id: C001"), "not a list"),
     row("claims: empty", CLAIMS, put(LEDGER, ""), "not a list"),
-    row("claims: key missing", CLAIMS, data(LEDGER, lambda d: d[0].pop("quantity")),
+    row("claims: key missing", CLAIMS, edit(LEDGER, lambda d: d[0].pop("quantity")),
         "C001", "quantity"),
-    row("claims: unknown key", CLAIMS, data(LEDGER, lambda d: d[0].update(qantity=1)), "qantity"),
-    row("claims: NaN", CLAIMS, data(LEDGER, lambda d: d[0].update(value=float("nan"))),
+    row("claims: unknown key", CLAIMS, edit(LEDGER, lambda d: d[0].update(qantity=1)), "qantity"),
+    row("claims: NaN", CLAIMS, edit(LEDGER, lambda d: d[0].update(value=float("nan"))),
         "C001", "value"),
-    row("claims: duplicate id", CLAIMS, data(LEDGER, lambda d: d.append(d[0])), "twice", "C001"),
-    row("claims: unknown formula", CLAIMS, data(LEDGER, lambda d: d[0].update(formula="magic")),
+    row("claims: duplicate id", CLAIMS, edit(LEDGER, lambda d: d.append(d[0])), "twice", "C001"),
+    row("claims: unknown formula", CLAIMS, edit(LEDGER, lambda d: d[0].update(formula="magic")),
         "formula", "magic"),
     row("claims: unknown derivation", PUBLISHED,
-        data(LEDGER, lambda d: d[0].update(published={"arithmetic": True, "derived": "magic"})),
+        edit(LEDGER, lambda d: d[0].update(published={"arithmetic": True, "derived": "magic"})),
         "C001", "magic"),
     row("claims: unknown battery key", PUBLISHED,
-        data(LEDGER, lambda d: d[0].update(published={"fitted": True, "keys": ["cosine.nobody"]})),
+        edit(LEDGER, lambda d: d[0].update(published={"fitted": True, "keys": ["cosine.nobody"]})),
         "C001", "cosine.nobody"),
     row("claims: unknown vector", PUBLISHED,
-        data(LEDGER, lambda d: d[0].update(published={"subgram": ["medical", "nobody"]})),
+        edit(LEDGER, lambda d: d[0].update(published={"subgram": ["medical", "nobody"]})),
         "C001", "nobody"),
-    row("claims: derivation without its inputs", PUBLISHED, data(LEDGER, lambda d: d[0].update(
+    row("claims: derivation without its inputs", PUBLISHED, edit(LEDGER, lambda d: d[0].update(
         published={"subgram": ["finance", "sports", "medical"], "derived": "outside_pct"})),
         "C001", "outside_pct"),
 ]  # fmt: skip
