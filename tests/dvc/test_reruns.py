@@ -31,39 +31,66 @@ def module_file(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def needed(tree: ast.Module, names: frozenset[str]) -> list[ast.stmt]:
+    """The statements of a module on which these names of it rest."""
+    made: dict[str, ast.stmt] = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            made[node.name] = node
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            made |= {(a.asname or a.name).split(".")[0]: node for a in node.names}
+        elif isinstance(node, ast.Assign):
+            made |= {n.id: node for n in ast.walk(node) if isinstance(n, ast.Name)}
+    found, todo = [], set(names)
+    while todo:
+        if node := made.pop(todo.pop(), None):
+            found.append(node)
+            todo |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return found
+
+
 @functools.cache
-def imported(path: Path) -> frozenset[Path]:
-    """Modules of this project that a file imports, also inside functions, but not for hints."""
+def imported(path: Path, names: frozenset[str]) -> frozenset[tuple[Path, frozenset[str]]]:
+    """(module, names) that a file imports, also inside functions, but not for hints.
+
+    Where there are names, what these rest on counts only.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    idle = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    names: set[str] = set()
-    for node in (n for n in ast.walk(tree) if n not in idle):
+    nodes = [n for top in (needed(tree, names) if names else [tree]) for n in ast.walk(top)]
+    hints = [n for n in nodes if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    idle = {inner for hint in hints for inner in ast.walk(hint)}
+    found: set[tuple[str, frozenset[str]]] = set()
+    for node in (n for n in nodes if n not in idle):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            found |= {(alias.name, frozenset()) for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    ours = (name for name in names if name.split(".")[0] in ("em_geometry", "stages"))
-    return frozenset(path for name in ours if (path := module_file(name)))
+            inner = frozenset(alias.name for alias in node.names)
+            # The floor of the project has something for every stage: only what is named counts.
+            found.add((node.module, inner if "project" in node.module else frozenset()))
+            found |= {(f"{node.module}.{name}", frozenset()) for name in inner}
+    ours = ((n, w) for n, w in found if n.split(".")[0] in ("em_geometry", "stages"))
+    return frozenset((file, which) for name, which in ours if (file := module_file(name)))
 
 
 def code(stage: dict[str, Any]) -> set[str]:
     """The stage's file and the parts of the library that its command reaches."""
-    found: set[Path] = set()
-    todo = {module_file(name) for name in re.findall(r"-m ([\w.]+)", stage["cmd"])}
+    found: set[tuple[Path, frozenset[str]]] = set()
+    todo = {(module_file(n), frozenset[str]()) for n in re.findall(r"-m ([\w.]+)", stage["cmd"])}
+    parts = set[str]()
     while todo:
-        path = todo.pop()
+        path, names = todo.pop()
         assert path, stage["cmd"]
-        found.add(path)
-        todo |= imported(path) - found
-    parts = [path.relative_to(ROOT).parts for path in found]
-    library = {part[1].removesuffix(".py") for part in parts if part[0] == "em_geometry"}
-    files = {"/".join(part) for part in parts if part[0] == "stages"}
-    return files | {f"em_geometry/{name}" for name in library - LEFT_OUT}
+        found.add((path, names))
+        top, second, *_ = path.relative_to(ROOT).parts
+        part = second.removesuffix(".py")
+        if top == "em_geometry" and part not in LEFT_OUT:
+            parts.add(f"{top}/{part}")
+        elif top == "stages":
+            parts.add(f"{top}/{second}")
+        elif part != "project":
+            continue
+        todo |= imported(path, names) - found
+    return parts
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -96,6 +123,15 @@ def test_every_profile_has_the_params_that_stages_name(profile: Path) -> None:
         for part in key.split("."):
             assert part in section, key
             section = section[part]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_the_sections_of_params_that_its_file_reads(stage: str) -> None:
+    """All but `workers`, which change no byte."""
+    text = (ROOT / f"stages/{stage}.py").read_text(encoding="utf-8")
+    reads = set(re.findall(r"\bparams\.(\w+)", text)) & set(Params.model_fields) - {"workers"}
+    lists = {str(key).split(".")[0] for key in STAGES[stage].get("params", [])}
+    assert reads <= lists, f"missing {sorted(reads - lists)}"
 
 
 # ---- DVC itself, on a graph whose outputs are invented
