@@ -125,15 +125,6 @@ def test_every_profile_has_the_params_that_stages_name(profile: Path) -> None:
             section = section[part]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_lists_the_sections_of_params_that_its_file_reads(stage: str) -> None:
-    """All but `workers`, which change no byte."""
-    text = (ROOT / f"stages/{stage}.py").read_text(encoding="utf-8")
-    reads = set(re.findall(r"\bparams\.(\w+)", text)) & set(Params.model_fields) - {"workers"}
-    lists = {str(key).split(".")[0] for key in STAGES[stage].get("params", [])}
-    assert reads <= lists, f"missing {sorted(reads - lists)}"
-
-
 # ---- DVC itself, on a graph whose outputs are invented
 
 
