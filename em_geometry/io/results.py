@@ -9,16 +9,17 @@ that `dvc metrics` should show.
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from numbers import Integral
 from pathlib import Path
 from typing import TypeAlias
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import missing, nest, write_metrics, write_text
+from em_geometry.io.tables import csv_text
 from em_geometry.stats.estimate import OK, Estimate
 
 Leaf: TypeAlias = Estimate | float | int | str
@@ -44,7 +45,7 @@ def as_estimate(leaf: Leaf) -> Estimate:
         return leaf
     if isinstance(leaf, str):
         return Estimate.undefined(leaf)
-    value = float(leaf)
+    value = int(leaf) if isinstance(leaf, Integral) else float(leaf)  # counts keep all digits
     if not math.isfinite(value):
         raise ValueError(f"{leaf} is no result; give an Estimate or a word that says why")
     return Estimate(value)
@@ -97,12 +98,8 @@ def write_results(
         ValueError: a number that is not finite.
     """
     rows = {key: as_estimate(leaf) for key, leaf in flatten(nested)}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for key, e in rows.items():
-        writer.writerow([key, *map(_cell, (e.value, e.low, e.high, e.n)), e.status])
-    write_text(table, text.getvalue())
+    cells = [[key, e.value, e.low, e.high, e.n, e.status] for key, e in rows.items()]
+    write_text(table, csv_text(COLUMNS, cells))
     chosen = list(
         dict.fromkeys(key for pattern in headline for key in rows if fnmatchcase(key, pattern))
     )
@@ -140,15 +137,13 @@ def rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.{DIGITS}g}"
-
-
 def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
 def _plain(value: float) -> float | int:
+    if isinstance(value, Integral):
+        return int(value)
     short = rounded(value)
     return int(short) if short == int(short) and abs(short) < 10**DIGITS else short
 

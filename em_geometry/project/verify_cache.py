@@ -9,10 +9,9 @@ holds a pushed folder to be whole when its list is there. Prints what is damaged
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -22,7 +21,6 @@ from em_geometry.errors import UserError
 from em_geometry.progress import Progress
 
 NAME = re.compile(r"([0-9a-f]{2})/([0-9a-f]{30}(?:\.dir)?)$")
-CHUNK = 1 << 20
 DIR = ".dir"
 Kind = Literal["damaged", "missing", "leftover"]
 MEANING: Mapping[Kind, str] = {
@@ -36,12 +34,12 @@ MEANING: Mapping[Kind, str] = {
 class Fault:
     """Something wrong in one store; `name` is an object, or a path for a leftover."""
 
-    store: str
+    store: Store
     kind: Kind
     name: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Store:
     """One place with objects.
 
@@ -58,44 +56,37 @@ class Store:
 
     def check(self) -> list[Fault]:
         """Reads every object; what is wrong, in order of names."""
-        paths = sorted(self._paths())
+        try:
+            paths = sorted(self.odb.fs.find(self.odb.path))
+        except FileNotFoundError:
+            paths = []
         faults: list[Fault] = []
         with Progress(f"checking {self.label}", len(paths), unit="objects") as progress:
             for path in paths:
                 found = NAME.search(path.replace("\\", "/"))
                 name = "".join(found.groups()) if found else path
                 if not found:
-                    faults.append(Fault(self.label, "leftover", path))
-                elif self._sound(path, name):
+                    faults.append(Fault(self, "leftover", path))
+                elif self._is_sound(path, name):
                     self.sound.add(name)
                 else:
-                    faults.append(Fault(self.label, "damaged", name))
+                    faults.append(Fault(self, "damaged", name))
                 progress.advance()
-        damaged = {fault.name for fault in faults}
         listed = {m for members in self.members.values() for m in members}
-        absent = sorted(listed - self.sound - damaged)
-        return faults + [Fault(self.label, "missing", name) for name in absent]
+        absent = listed - self.sound - {fault.name for fault in faults}
+        return faults + [Fault(self, "missing", name) for name in sorted(absent)]
 
-    def _paths(self) -> Iterator[str]:
-        try:
-            yield from self.odb.fs.find(self.odb.path)
-        except FileNotFoundError:
-            return
+    def _is_sound(self, path: str, name: str) -> bool:
+        from dvc_data.hashfile.hash import file_md5
 
-    def _sound(self, path: str, name: str) -> bool:
-        digest, kept = hashlib.md5(usedforsecurity=False), bytearray()
         try:
-            with self.odb.fs.open(path, "rb") as handle:
-                while chunk := handle.read(CHUNK):
-                    digest.update(chunk)
-                    if name.endswith(DIR):
-                        kept += chunk
+            if file_md5(path, self.odb.fs) != name.removesuffix(DIR):
+                return False
+            if name.endswith(DIR):
+                entries = json.loads(self.odb.fs.cat_file(path))
+                self.members[name] = [entry["md5"] for entry in entries]
         except FileNotFoundError:
             return False
-        if digest.hexdigest() != name.removesuffix(DIR):
-            return False
-        if name.endswith(DIR):
-            self.members[name] = [entry["md5"] for entry in json.loads(kept)]
         return True
 
     def drop(self, name: str) -> None:
@@ -130,33 +121,36 @@ def stores(remotes: Sequence[str]) -> list[Store]:
         raise UserError(str(error), where=".dvc/config", hint="dvc remote list") from None
 
 
-def repair(found: Sequence[Store], faults: Sequence[Fault]) -> list[str]:
-    """Mends each fault from another store or drops it; the names of what was dropped."""
+def repair(found: Sequence[Store], faults: Sequence[Fault]) -> bool:
+    """Mends each fault from another store, or drops it; whether nothing had to be dropped."""
     from dvc_data.hashfile.db import get_index
 
-    by_label, dropped = {store.label: store for store in found}, []
+    whole = True
     for fault in faults:
-        store = by_label[fault.store]
-        sources = [s for s in found if s is not store and fault.name in s.sound]
+        store, name = fault.store, fault.name
+        source = next((s for s in found if s is not store and name in s.sound), None)
         if fault.kind == "leftover":
-            store.odb.fs.remove(fault.name)
+            store.odb.fs.remove(name)
             done = "removed"
-        elif sources:
-            store.take(fault.name, sources[0])
-            done = f"copied from {sources[0].label}"
+        elif source is not None:
+            store.take(name, source)
+            done = f"copied from {source.label}"
         else:
-            store.drop(fault.name)
-            dropped.append(fault.name)
+            store.drop(name)
+            whole = False
             done = "no sound copy: dropped, with folders that list it"
-        print(f"{store.label}: {fault.name}: {done}")
-    for label in {fault.store for fault in faults}:
-        get_index(by_label[label].odb).clear()  # else DVC goes on believing what it remembers
-    return dropped
+        print(f"{store.label}: {name}: {done}")
+    for store in {fault.store for fault in faults}:
+        get_index(store.odb).clear()  # else DVC goes on believing what it remembers
+    return whole
 
 
-def main(remotes: Sequence[str], mend: bool) -> bool:
-    """Checks, prints and perhaps mends; whether all is sound now."""
-    found = stores(remotes)
+def cli(
+    mend: Annotated[bool, typer.Option("--repair", help="Take sound copies, else drop.")] = False,
+    remote: Annotated[list[str] | None, typer.Option(help="Remotes, else the default.")] = None,
+) -> None:
+    """Check every object of the DVC cache and remote against its name."""
+    found = stores(remote or [])
     faults: list[Fault] = []
     for store in found:
         try:
@@ -165,19 +159,9 @@ def main(remotes: Sequence[str], mend: bool) -> bool:
             raise UserError("a store cannot be read", where=store.label, found=error) from None
         print(f"{store.label}: {len(store.sound)} sound objects in {store.odb.path}")
     for fault in faults:
-        print(f"{fault.store}: {fault.kind} {fault.name}: {MEANING[fault.kind]}")
-    if not mend:
-        return not faults
-    dropped = repair(found, faults)
-    if dropped:
+        print(f"{fault.store.label}: {fault.kind} {fault.name}: {MEANING[fault.kind]}")
+    sound = repair(found, faults) if mend else not faults
+    if mend and not sound:
         print("run `dvc repro` to make again what was dropped, then `dvc push`")
-    return not dropped
-
-
-def cli(
-    mend: Annotated[bool, typer.Option("--repair", help="Take sound copies, else drop.")] = False,
-    remote: Annotated[list[str] | None, typer.Option(help="Remotes, else the default.")] = None,
-) -> None:
-    """Check every object of the DVC cache and remote against its name."""
-    if not main(remote or [], mend):
+    if not sound:
         raise typer.Exit(1)
