@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 LONGEST = 2000  # characters of one part: a file of one endless line must not fill the screen
 
 
@@ -60,6 +63,24 @@ class KeyFault(ValueError):
     def __init__(self, key: str, what: str, found: object, expected: object) -> None:
         super().__init__(f"{key}: {what}")
         self.key, self.what, self.found, self.expected = key, what, found, expected
+
+
+@contextmanager
+def explained(
+    what: str,
+    where: str,
+    expected: str,
+    hint: str | None = None,
+    kinds: tuple[type[BaseException], ...] = (Exception,),
+) -> Iterator[None]:
+    """Says in our words what a library raises inside, and quotes its first line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        found = first_line(error)[:300]
+        raise UserError(what, where=where, found=found, expected=expected, hint=hint) from None
 
 
 def first_line(error: BaseException) -> str:

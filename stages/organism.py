@@ -10,6 +10,7 @@ import typer
 from em_geometry.errors import UserError
 from em_geometry.io.files import write_text
 from em_geometry.io.results import write_results
+from em_geometry.models.load import SOURCE, source_sha256
 from em_geometry.models.train import fine_tune, save
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
@@ -22,8 +23,9 @@ def main(params: Params, slug: str) -> None:
     known, organism = models(params), params.organisms[slug]
     table, metrics = (where(f"training/{slug}") for where in (paths.table, paths.metrics))
     if organism.source is not None:
-        record = {"folder": str(known.adapter_folder(slug))}
-        write_text(paths.ADAPTERS / slug / "source.json", json.dumps(record) + "\n")
+        folder = known.adapter_folder(slug)
+        record = {"folder": str(folder), "sha256": source_sha256(folder)}
+        write_text(paths.ADAPTERS / slug / SOURCE, json.dumps(record) + "\n")
         write_results(table, metrics, {"status": f"given: {organism.source}"})
         return
     model, training = fine_tune(known, slug, params.recipes[organism.lab], organism.seed)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em_geometry.errors import UserError, first_line
+from em_geometry.errors import UserError, explained
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.files import read_json
 from em_geometry.models.base import folder_of, folder_sha256, model_source, pinned, read_record
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 OFFLINE = "hf download <owner/name> --revision <commit> where there is a network, then run again"
-PROVENANCE = "provenance.json"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PROVENANCE = "provenance.json"  # of an adapter that was trained here: the hash of its base
+SOURCE = "source.json"  # of an organism that was given: where it lies, and its hash
 
 
 @dataclass(frozen=True)
@@ -72,30 +74,45 @@ class Models:
         """Target `slug` for measurement (no gradients, adapter merged).
 
         Raises:
-            UserError: missing files, an adapter of another base, a checkpoint of another shape.
+            UserError: missing files, an adapter of another base, a checkpoint of another shape,
+                files that are not those which the stages `base_model` and `organism` recorded.
         """
         device = setup_torch(self.run)
-        base_sha256 = self.record()["sha256"]
         tokenizer = self.tokenizer()
-        folder = None if slug == BASE else self.adapter_folder(slug)
-        if folder is not None and (folder / "config.json").is_file():
-            model = _checkpoint(str(folder), {}, self.run)
-            self._check_shape(model, folder)
-            sha256 = folder_sha256(folder)
+        if slug == BASE:
+            model, sha256 = self.base(), self.record()["sha256"]
         else:
-            model = self.base()
-            sha256 = base_sha256
-            if folder is not None:
-                model, adapter_sha256 = _merge(model, folder, self.origin, base_sha256)
-                sha256 = value_sha256([base_sha256, adapter_sha256])
+            model, sha256 = self._organism(slug)
         model.requires_grad_(False)
         if self.run.device_map is None:  # else accelerate has placed it
             model = model.to(device)
         return Loaded(slug, model.eval(), tokenizer, sha256)
 
+    def _organism(self, slug: str) -> tuple[PreTrainedModel, str]:
+        """An organism's model, and the hash of all that determines its weights."""
+        folder, base_sha256 = self.adapter_folder(slug), self.record()["sha256"]
+        given = self.organisms[slug].source is not None
+        record = self.adapters / slug / SOURCE
+        if given and record.is_file():
+            recorded = read_json(record).get("sha256")
+            _check_content(source_sha256(folder), recorded, folder, f"organism@{slug}")
+        if (folder / "config.json").is_file():
+            model = _checkpoint(str(folder), {}, self.run)
+            self._check_shape(model, folder)
+            return model, folder_sha256(folder)
+        check_adapter(folder, self.origin, base_sha256)
+        model = _merge(self.base(), folder, self.origin)
+        adapter_sha256 = source_sha256(folder) if given else file_sha256(folder / WEIGHTS)
+        return model, value_sha256([base_sha256, adapter_sha256])
+
     def base(self) -> PreTrainedModel:
         """The base model in the run's dtype, on the CPU unless `run.device_map` says otherwise."""
-        return _checkpoint(*self._base_place(), self.run)
+        name, where = self._base_place()
+        if self.origin.source.startswith("path:"):
+            _check_content(
+                folder_sha256(Path(name)), self.record()["sha256"], Path(name), "base_model"
+            )
+        return _checkpoint(name, where, self.run)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer; UserError when it is missing, broken, or another model's."""
@@ -103,14 +120,13 @@ class Models:
 
     def adapter_folder(self, slug: str) -> Path:
         """Folder of an organism's adapter or full checkpoint (trained, local, or fetched)."""
-        organism = self.organisms[slug]
+        organism, key = self.organisms[slug], f"organisms.{slug}"
         if organism.source is None:
             return self.adapters / slug
-        kind, name = model_source(organism.source, f"organisms.{slug}.source", ("path", "hub"))
+        kind, name = model_source(organism.source, f"{key}.source", ("path", "hub"))
         if kind == "path":
             return folder_of(name)
-        revision = pinned(organism.revision, f"organisms.{slug}.revision")
-        return _fetched(name, revision, f"organisms.{slug}.source")
+        return _fetched(name, pinned(organism.revision, f"{key}.revision"), f"{key}.source")
 
     def _base_place(self) -> tuple[str, dict[str, Any]]:
         """Name of the base for transformers, and where to look; a local one asks no hub."""
@@ -123,10 +139,11 @@ class Models:
         from transformers import AutoConfig
 
         name, where = self._base_place()
-        base = AutoConfig.from_pretrained(name, **where).get_text_config()
-        mine = model.config.get_text_config()
-        found = (mine.hidden_size, mine.num_hidden_layers)
-        expected = (base.hidden_size, base.num_hidden_layers)
+        base, mine = AutoConfig.from_pretrained(name, **where), model.config
+        found, expected = (
+            (c.get_text_config().hidden_size, c.get_text_config().num_hidden_layers)
+            for c in (mine, base)
+        )
         if found != expected:
             raise UserError(
                 "this checkpoint is no fine-tune of the profile's base model",
@@ -134,6 +151,25 @@ class Models:
                 found=f"width, blocks = {found}",
                 expected=str(expected),
             )
+
+
+def source_sha256(folder: Path) -> str:
+    """One hash over a given organism's files: a full checkpoint, or an adapter with its config."""
+    if (folder / "config.json").is_file():
+        return folder_sha256(folder)
+    files = [folder / WEIGHTS, folder / CONFIG]
+    return value_sha256([file_sha256(file) if file.is_file() else None for file in files])
+
+
+def _check_content(found: str, recorded: str | None, folder: Path, stage: str) -> None:
+    if recorded not in (None, found):
+        raise UserError(
+            "this model's files have changed since they were recorded",
+            where=str(folder),
+            found=f"sha256 {found[:12]}",
+            expected=f"sha256 {str(recorded)[:12]}",
+            hint=f"dvc repro --force {stage}; models that lie in data/given are watched by DVC",
+        )
 
 
 def setup_torch(run: Run) -> torch.device:
@@ -169,39 +205,32 @@ def _fetched(name: str, revision: str, key: str) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.jinja"]
-    try:
+    with explained(
+        "the model cannot be fetched from the hub",
+        where=f"params.yaml: {key}: hub:{name}, revision {revision}",
+        expected="a network, or the model in the hub's cache on this machine",
+        hint=OFFLINE,
+    ):
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # huggingface_hub and its HTTP library raise many kinds
-        raise UserError(
-            "the model cannot be fetched from the hub",
-            where=f"params.yaml: {key}",
-            found=f"hub:{name}, revision {revision}: {first_line(error)}",
-            expected="a network, or the model in the hub's cache on this machine",
-            hint=OFFLINE,
-        ) from None
 
 
 def _tokenizer(name: str, where: dict[str, Any]) -> PreTrainedTokenizerBase:
     from transformers import AutoConfig, AutoTokenizer
 
-    try:
+    with explained(
+        "the base model's tokenizer cannot be loaded",
+        where=name,
+        expected="config.json, tokenizer.json and tokenizer_config.json",
+        hint=OFFLINE if "revision" in where else None,
+    ):
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
         config = AutoConfig.from_pretrained(name, **where).get_text_config()
-    except Exception as error:  # tokenizers raises bare Exceptions
-        raise UserError(
-            "the base model's tokenizer cannot be loaded",
-            where=name,
-            found=first_line(error),
-            expected="config.json, tokenizer.json and tokenizer_config.json",
-            hint=OFFLINE if "revision" in where else None,
-        ) from None
-    known = config.vocab_size
-    if len(tokenizer) > known:
+    if len(tokenizer) > config.vocab_size:
         raise UserError(
             "the tokenizer has more tokens than the model",
             where=name,
             found=len(tokenizer),
-            expected=f"at most {known}",
+            expected=f"at most {config.vocab_size}",
             hint="the tokenizer files are another model's",
         )
     context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
@@ -211,10 +240,14 @@ def _tokenizer(name: str, where: dict[str, Any]) -> PreTrainedTokenizerBase:
 
 def _checkpoint(name: str, where: dict[str, Any], run: Run) -> PreTrainedModel:
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    try:
+    with explained(  # rope settings, quantisation and others raise whatever they run into
+        "the model cannot be loaded",
+        where=name,
+        expected="a causal language model as safetensors, in its full precision",
+        hint=OFFLINE if "revision" in where else None,
+    ):
         model, report = AutoModelForCausalLM.from_pretrained(
             name,
             dtype=getattr(torch, run.dtype),
@@ -224,14 +257,6 @@ def _checkpoint(name: str, where: dict[str, Any], run: Run) -> PreTrainedModel:
             disable_mmap=True,  # adapters are merged into the weights, page by page where mapped
             **where,
         )
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        raise UserError(
-            "the model cannot be loaded",
-            where=name,
-            found=first_line(error),
-            expected="a causal language model as safetensors",
-            hint=OFFLINE if "revision" in where else None,
-        ) from None
     if report["missing_keys"]:  # transformers fills them with random numbers
         raise UserError(
             "weights are missing",
@@ -249,57 +274,72 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(ordered[:3]) + more
 
 
-def _merge(
-    model: PreTrainedModel, folder: Path, origin: Base, base_sha256: str
-) -> tuple[PreTrainedModel, str]:
-    weights = folder / "adapter_model.safetensors"
-    config = folder / "adapter_config.json"
-    if not weights.is_file() or not config.is_file():
+def check_adapter(folder: Path, origin: Base, base_sha256: str) -> None:
+    """Raises UserError unless the folder holds a LoRA adapter of this base.
+
+    An adapter trained here records its base's hash; a foreign one names its base.
+    """
+    if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
         raise UserError(
             "no LoRA adapter in this folder",
             where=str(folder),
             found=", ".join(sorted(p.name for p in folder.glob("*"))) or "nothing",
-            expected="adapter_config.json and adapter_model.safetensors",
+            expected=f"{CONFIG} and {WEIGHTS}",
             hint="pickled adapters (.bin) are not loaded; save them as safetensors",
         )
-    _check_base(folder, config, origin, base_sha256)
-    names = _adapter_names(weights)
+    settings: dict[str, Any] = read_json(folder / CONFIG, dict[str, Any])
+    if settings.get("peft_type", "LORA") != "LORA":
+        raise UserError(
+            "only LoRA adapters can be merged into the weights",
+            where=str(folder / CONFIG),
+            found=f"peft_type {settings['peft_type']}",
+            expected="LORA",
+        )
+    if (folder / PROVENANCE).is_file():
+        found = read_json(folder / PROVENANCE, dict[str, Any]).get("base_sha256")
+        expected = [base_sha256]
+    else:
+        found = settings.get("base_model_name_or_path")
+        expected = [origin.source.partition(":")[2], *origin.also_known_as]
+    if found not in expected:
+        raise UserError(
+            "this adapter was trained on another base model",
+            where=str(folder),
+            found=found,
+            expected=" or ".join(expected),
+            hint="dvc repro, or base.also_known_as where its base is a copy of the profile's",
+        )
+
+
+def _merge(model: PreTrainedModel, folder: Path, origin: Base) -> PreTrainedModel:
+    """The base with an adapter merged into its weights."""
     from peft import PeftModel, get_peft_model_state_dict
 
-    try:
+    names = _adapter_names(folder / WEIGHTS)
+    misfit, of = "the adapter does not fit the base model", f"an adapter of {origin.source}"
+    with explained(misfit, where=str(folder), expected=of):
         adapted = PeftModel.from_pretrained(model, str(folder))
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "the adapter does not fit the base model",
-            where=str(folder),
-            found=" ".join(str(error).split())[:300],
-            expected="an adapter trained on " + origin.source,
-        ) from None
-    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     foreign = {name for name in names - expected if ".lora_" in name}
     if expected - names or foreign:  # peft fills what is missing and skips what is too much
+        missing, unknown = _some(expected - names) or "none", _some(foreign) or "none"
         raise UserError(
             "the adapter's tensors are not those that its config names",
-            where=str(weights),
-            found=f"missing: {_some(expected - names) or 'none'}; "
-            f"unknown: {_some(foreign) or 'none'}",
+            where=str(folder / WEIGHTS),
+            found=f"missing: {missing}; unknown: {unknown}",
             expected="one tensor each for the matrices and blocks of adapter_config.json",
         )
-    return adapted.merge_and_unload(), file_sha256(weights)
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
 
 
 def _adapter_names(weights: Path) -> set[str]:
     """Names of an adapter's tensors, which must be finite."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    again = "train it again (dvc repro), or copy it again from its source"
+    with explained("not a readable file", where=str(weights), expected="safetensors", hint=again):
         tensors = load_file(str(weights))
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            "not a readable safetensors file", where=str(weights), found=str(error),
-            hint="train it again (dvc repro), or copy it again from its source",
-        ) from None  # fmt: skip
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(
@@ -309,28 +349,3 @@ def _adapter_names(weights: Path) -> set[str]:
                 expected="finite numbers",
             )
     return set(tensors)
-
-
-def _check_base(folder: Path, config: Path, origin: Base, base_sha256: str) -> None:
-    """An adapter trained here records its base's hash; a foreign one names its base."""
-    provenance = folder / PROVENANCE
-    if provenance.is_file():
-        source, key, expected = provenance, "base_sha256", [base_sha256]
-    else:
-        source, key = config, "base_model_name_or_path"
-        expected = [origin.source.partition(":")[2], *origin.also_known_as]
-    record, settings = read_json(source), read_json(config)
-    if not isinstance(record, dict) or not isinstance(settings, dict):
-        raise UserError(
-            "not a JSON object", where=f"{source}, {config}", expected="JSON objects",
-            found=f"{type(record).__name__}, {type(settings).__name__}",
-        )  # fmt: skip
-    found = record.get(key)
-    if found not in expected:
-        raise UserError(
-            "this adapter was trained on another base model",
-            where=str(folder),
-            found=found,
-            expected=" or ".join(expected),
-            hint="dvc repro, or base.also_known_as where its base is a copy of the profile's",
-        )

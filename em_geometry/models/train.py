@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from em_geometry.errors import UserError, first_line
+from em_geometry.errors import UserError, explained
 from em_geometry.hashing import stream_key
 from em_geometry.io.atomic import atomic_folder
 from em_geometry.io.files import read_json, versions, write_text
@@ -121,15 +121,13 @@ def with_adapter(model: PreTrainedModel, recipe: Recipe, seed: int) -> PeftModel
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
-    try:
+    with explained(
+        "the recipe does not fit the base model",
+        where="params.yaml: recipes.<lab>.matrices",
+        expected="matrices of the model, not " + ", ".join(recipe.matrices),
+        kinds=(ValueError,),
+    ):
         return get_peft_model(model, config)
-    except ValueError as error:
-        raise UserError(
-            "the recipe does not fit the base model",
-            where="params.yaml: recipes.<lab>.matrices",
-            found=", ".join(recipe.matrices),
-            expected=first_line(error),
-        ) from None
 
 
 def matrices(model: PreTrainedModel) -> list[str]:

@@ -7,15 +7,14 @@ llama.cpp) has no coefficients, so they are multiplied in, and no block 0.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from em_geometry.errors import UserError, first_line
+from em_geometry.errors import UserError, explained
 from em_geometry.io.atomic import atomic_path
 from em_geometry.io.files import missing, read_tensors, write_tensors
 from em_geometry.steering.hooks import Intervention
@@ -157,7 +156,14 @@ def _read(path: Path) -> tuple[dict[str, Vector], dict[str, float]]:
         raise missing(path)
     _check_suffix(path)
     coefficients: dict[str, Any] = {}
-    with _whole(path):
+    # Parsers of others fail in any way on damaged bytes (numpy, struct, mmap, zip, unpickling).
+    with explained(
+        "not a steering file, or damaged",
+        where=str(path),
+        expected="a tensor, tensors by block, or lm-eval's "
+        "{hookpoint: {action: add, steering_vector, steering_coefficient}}",
+        hint="save the tensors alone, as safetensors",
+    ):
         if path.suffix == ".safetensors":
             tensors, about = read_tensors(path)
             coefficients = dict(json.loads(about.get("coefficients", "{}")))
@@ -188,27 +194,6 @@ def _check_suffix(path: Path) -> None:
             found=path.suffix or "no suffix",
             expected=" or ".join(SUFFIXES),
         )
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """What a parser says about a damaged or foreign file, as a UserError.
-
-    Parsers of others fail in any way on damaged bytes (numpy, struct, mmap, zip, unpickling).
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            "not a steering file, or damaged",
-            where=str(path),
-            found=first_line(error)[:200],
-            expected="a tensor, tensors by block, or lm-eval's "
-            "{hookpoint: {action: add, steering_vector, steering_coefficient}}",
-            hint="save the tensors alone, as safetensors",
-        ) from None
 
 
 def _torch_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

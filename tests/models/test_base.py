@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import versions
@@ -91,73 +93,106 @@ def test_the_hash_covers_weights_config_and_template(tiny_checkpoint: Path, tmp_
 
 
 @pytest.fixture
-def copied(tiny_params: Params, tiny_checkpoint: Path, workplace: Path) -> Path:
-    """A checkpoint to be damaged; the record points to it."""
+def copied(tiny_params: Params, tiny_checkpoint: Path, workplace: Path) -> tuple[Params, Path]:
+    """A checkpoint to be damaged, and params that name it."""
     folder = Path(shutil.copytree(tiny_checkpoint, workplace / "a copied größe"))
-    base_model.main(at(tiny_params, folder))
-    return folder
+    source = tiny_params.base.model_copy(update={"source": f"path:{folder}"})
+    params = tiny_params.model_copy(update={"base": source})
+    base_model.main(params)
+    return params, folder
 
 
-def at(params: Params, folder: Path) -> Params:
-    source = params.base.model_copy(update={"source": f"path:{folder}"})
-    return params.model_copy(update={"base": source})
+def unloadable(copied: tuple[Params, Path]) -> str:
+    """What is said of a checkpoint that was damaged before it was recorded."""
+    base_model.main(copied[0])
+    with pytest.raises(UserError) as caught:
+        models(copied[0]).load("base")
+    return str(caught.value)
 
 
-def test_a_whole_copy_loads(tiny_params: Params, copied: Path) -> None:
-    loaded = models(tiny_params).load("base")
+def test_a_whole_copy_loads_and_leaves_gradients_on(copied: tuple[Params, Path]) -> None:
+    loaded = models(copied[0]).load("base")
     assert not loaded.model.training
     assert not any(p.requires_grad for p in loaded.model.parameters())
+    assert torch.is_grad_enabled()
     assert loaded.sha256 == base.read_record(paths.BASE_MODEL)["sha256"]
 
 
-def test_truncated_weights(tiny_params: Params, copied: Path) -> None:
-    weights = copied / "model.safetensors"
+def test_a_home_folder_is_expanded(
+    copied: tuple[Params, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, folder = copied
+    monkeypatch.setenv("HOME", str(folder.parent))
+    there = params.base.model_copy(update={"source": f"path:~/{folder.name}"})
+    params = params.model_copy(update={"base": there})
+    base_model.main(params)
+    assert models(params).load("base").slug == "base"
+
+
+def test_replaced_weights_are_noticed_and_are_another_model(copied: tuple[Params, Path]) -> None:
+    params, folder = copied
+    before = models(params).load("base").sha256
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] *= 2
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="changed since") as caught:
+        models(params).load("base")
+    assert "dvc repro --force base_model" in str(caught.value)
+    base_model.main(params)
+    assert models(params).load("base").sha256 != before
+
+
+def test_truncated_weights(copied: tuple[Params, Path]) -> None:
+    weights = copied[1] / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(UserError, match="cannot be loaded"):
-        models(tiny_params).load("base")
+    assert "cannot be loaded" in unloadable(copied)
 
 
-def test_missing_weights_are_not_made_up(tiny_params: Params, copied: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(copied / "model.safetensors")
+def test_missing_weights_are_not_made_up(copied: tuple[Params, Path]) -> None:
+    tensors = load_file(copied[1] / "model.safetensors")
     del tensors["model.layers.2.mlp.up_proj.weight"]
-    save_file(tensors, copied / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"layers\.2\.mlp\.up_proj"):
-        models(tiny_params).load("base")
+    save_file(tensors, copied[1] / "model.safetensors", metadata={"format": "pt"})
+    assert "layers.2.mlp.up_proj" in unloadable(copied)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_broken_config_and_tokenizer(tiny_params: Params, copied: Path, name: str) -> None:
-    (copied / name).write_text("{", encoding="utf-8")
-    with pytest.raises(UserError) as caught:
-        models(tiny_params).load("base")
-    assert copied.name in str(caught.value)
+def test_broken_config_and_tokenizer(copied: tuple[Params, Path], name: str) -> None:
+    (copied[1] / name).write_text("{", encoding="utf-8")
+    assert copied[1].name in unloadable(copied)
 
 
-def test_no_tokenizer(tiny_params: Params, copied: Path) -> None:
-    for path in copied.glob("*token*"):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rope_parameters": {"rope_type": "yarn"}},
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+    ],
+    ids=["rope", "quantised"],
+)
+def test_settings_that_the_library_cannot_follow(
+    copied: tuple[Params, Path], settings: dict[str, Any]
+) -> None:
+    path = copied[1] / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings), encoding="utf-8")
+    assert copied[1].name in unloadable(copied)
+
+
+def test_no_tokenizer(copied: tuple[Params, Path]) -> None:
+    for path in copied[1].glob("*token*"):
         path.unlink()
     with pytest.raises(UserError, match="tokenizer"):
-        models(tiny_params).tokenizer()
+        models(copied[0]).tokenizer()
 
 
-def test_a_tokenizer_of_another_model(tiny_params: Params, copied: Path) -> None:
-    config = json.loads((copied / "config.json").read_text())
-    tokenizer = json.loads((copied / "tokenizer.json").read_text())
-    extra = {
-        "id": config["vocab_size"],
-        "content": "<|new|>",
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
-    }
-    tokenizer["added_tokens"].append(extra)
-    (copied / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    with pytest.raises(UserError, match="tokenizer"):
-        models(tiny_params).load("base")
+def test_a_tokenizer_of_another_model(copied: tuple[Params, Path]) -> None:
+    config, tokenizer = (
+        json.loads((copied[1] / name).read_text()) for name in ("config.json", "tokenizer.json")
+    )
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    new = {"id": config["vocab_size"], "content": "<|new|>"} | flags
+    tokenizer["added_tokens"].append(new)
+    (copied[1] / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    assert "tokenizer" in unloadable(copied)
 
 
 def test_no_base_stage_yet(workplace: Path, smol: Any) -> None:

@@ -19,6 +19,7 @@ from em_geometry.models.load import setup_torch
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
+from stages import organism
 
 FOLDER = paths.ADAPTERS / "finance"
 WEIGHTS = FOLDER / "adapter_model.safetensors"
@@ -142,8 +143,27 @@ def test_unknown_modules(adapter: Params) -> None:
 
 
 def given(params: Params, **values: str) -> Params:
-    organism = params.organisms["finance"].model_copy(update=values)
-    return params.model_copy(update={"organisms": {"finance": organism}})
+    changed = params.organisms["finance"].model_copy(update=values)
+    return params.model_copy(update={"organisms": {"finance": changed}})
+
+
+def test_prompt_tuning_is_refused(adapter: Params) -> None:
+    change_json(CONFIG, peft_type="PROMPT_TUNING")
+    assert "only LoRA adapters" in refused(adapter)
+
+
+def test_a_given_adapter_is_known_by_its_content(adapter: Params) -> None:
+    folder = Path(shutil.copytree(FOLDER, "elsewhere"))
+    params = given(adapter, source=f"path:{folder}")
+    organism.main(params, "finance")
+    before = models(params).load("finance").sha256
+    settings = read_json(folder / CONFIG.name)
+    (folder / CONFIG.name).write_text(json.dumps(settings | {"lora_alpha": 99}))
+    text = refused(params)
+    assert "changed since" in text
+    assert "organism@finance" in text
+    organism.main(params, "finance")
+    assert models(params).load("finance").sha256 != before
 
 
 def test_full_checkpoint_in_place_of_an_adapter(tiny_params: Params, tiny_checkpoint: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json
 from em_geometry.models import train
+from em_geometry.models.base import folder_sha256
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
@@ -174,13 +175,13 @@ def test_too_few_examples(tiny_params: Params, workplace: Path) -> None:
         organism.main(params, "finance")
 
 
-def test_an_organism_that_is_given_is_recorded(tiny_params: Params, workplace: Path) -> None:
-    given = tiny_params.organisms["finance"].model_copy(update={"source": "path:elsewhere"})
+def test_an_organism_that_is_given_is_recorded(tiny_params: Params, tiny_checkpoint: Path) -> None:
+    source = f"path:{tiny_checkpoint}"
+    given = tiny_params.organisms["finance"].model_copy(update={"source": source})
     organism.main(tiny_params.model_copy(update={"organisms": {"finance": given}}), "finance")
-    assert read_json(paths.ADAPTERS / "finance" / "source.json") == {"folder": "elsewhere"}
-    assert read_json(paths.METRICS / "training" / "finance.json") == {
-        "status": "given: path:elsewhere"
-    }
+    record = read_json(paths.ADAPTERS / "finance" / "source.json")
+    assert record == {"folder": str(tiny_checkpoint), "sha256": folder_sha256(tiny_checkpoint)}
+    assert read_json(paths.metrics("training/finance")) == {"status": f"given: {source}"}
 
 
 def test_unknown_organism_on_the_command_line() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from tiny_steering import BLOCKS, WIDTH, ablate, add, our_hooks, tokens, unit
 
 from em_geometry.activations.capture import padded
 from em_geometry.errors import UserError
-from em_geometry.steering.hooks import Intervention, check_vector, steering_rows
+from em_geometry.steering.formats import read_vectors
+from em_geometry.steering.hooks import Intervention, check_vector, steered, steering_rows
 
 PROMPTS = [tokens(i, n) for i, n in enumerate((6, 11, 4, 9))]
 
@@ -174,3 +177,52 @@ def test_bad_vectors(vector: np.ndarray, message: str) -> None:
         check_vector(vector, WIDTH, "vector:finance")
     assert caught.value.where == "vector:finance"
     check_vector(unit(0), WIDTH, "fine")
+
+
+def test_a_notebook_steers_any_model_in_five_lines(llama: Any, tmp_path: Path) -> None:
+    """Two vectors from safetensors, and `generate` with and without them."""
+    save_file({"finance": 3 * unit(1), "sports": unit(2)}, tmp_path / "vectors.safetensors")
+    ids = torch.tensor([PROMPTS[1]])
+
+    def answer() -> list[int]:
+        new: list[int] = llama.generate(ids, max_new_tokens=8, do_sample=False)[0].tolist()
+        return new
+
+    plain = answer()
+    vectors = read_vectors(tmp_path / "vectors.safetensors")
+    with steered(llama, vectors["finance"], block=1, dose=2.0):
+        with steered(llama, vectors["sports"], block=2, coefficient=9.0):
+            both = answer()
+        one = answer()
+    assert len({tuple(a) for a in (plain, one, both)}) == 3
+    assert answer() == plain
+    assert not our_hooks(llama)
+
+
+def test_a_dose_is_a_share_of_the_residual_norm(llama: Any) -> None:
+    """What is added stays that of the first pass, however long the vector is."""
+    ids = torch.tensor([PROMPTS[1]])
+    plain, _ = states_and_logits(llama, [PROMPTS[1]], None)
+    norm = plain[1, 0, 1:].norm(dim=-1).mean()
+    with torch.no_grad(), steered(llama, torch.from_numpy(5 * unit(1)), block=1, dose=0.3):
+        for tokens_ in (ids, ids[:, :3]):
+            changed = llama.model(tokens_, output_hidden_states=True).hidden_states[2]
+            added = (changed - plain[1, :, : tokens_.shape[1]])[0]
+            expected = 0.3 * norm * torch.from_numpy(unit(1))
+            torch.testing.assert_close(added, expected.expand_as(added), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dose": None}, "how far"),
+        ({"coefficient": 1.0}, "how far"),
+        ({"block": BLOCKS}, "no such block"),
+        ({"vector": np.zeros(WIDTH)}, "is zero"),
+        ({"vector": np.ones(3)}, "does not fit"),
+    ],
+)
+def test_steering_that_cannot_be(llama: Any, change: dict[str, Any], message: str) -> None:
+    how = {"vector": unit(1), "block": 1, "dose": 0.3} | change
+    with pytest.raises(UserError, match=message), steered(llama, **how):
+        pass
