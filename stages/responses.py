@@ -14,7 +14,7 @@ from em_geometry.project.command import PARAMS, ParamsFile, Targets, run
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params, load_params
 from em_geometry.steering.conditions import plan
-from em_geometry.steering.damage import damage, spread_prompts
+from em_geometry.steering.forced import damage, spread_prompts
 from em_geometry.steering.respond import respond
 from em_geometry.steering.selected import read_selected
 

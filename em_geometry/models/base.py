@@ -67,22 +67,13 @@ def model_source(text: str, key: str, kinds: Sequence[str] = KINDS) -> tuple[str
         UserError: another kind, a hub id that is not owner/name, or no name.
     """
     kind, _, name = text.partition(":")
-    forms = [FORMS[k] for k in kinds]
-    if kind not in kinds:
-        raise UserError(
-            "unknown kind of model source",
-            where=f"params.yaml: {key}",
-            found=repr(text),
-            expected=" or ".join(filter(None, (", ".join(forms[:-1]), forms[-1]))),
-        )
-    if not name or "\0" in name or (kind == "hub" and not HUB_ID.fullmatch(name)):
-        raise UserError(
-            "the model source names no model",
-            where=f"params.yaml: {key}",
-            found=repr(text),
-            expected=FORMS[kind],
-        )
-    return kind, name
+    what, forms = "unknown kind of model source", [FORMS[k] for k in kinds]
+    if kind in kinds:
+        if name and "\0" not in name and (kind != "hub" or HUB_ID.fullmatch(name)):
+            return kind, name
+        what, forms = "the model source names no model", [FORMS[kind]]
+    expected = " or ".join(filter(None, (", ".join(forms[:-1]), forms[-1])))
+    raise UserError(what, where=f"params.yaml: {key}", found=repr(text), expected=expected)
 
 
 def pinned(revision: str | None, key: str) -> str:

@@ -7,9 +7,12 @@ they hold for any chat template and either padding side.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from em_geometry.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PLACEHOLDER = "\ue000prompt\ue001"  # private-use characters, which no template holds
 
@@ -27,7 +30,7 @@ class Prompt:
     user: tuple[int, int]
 
 
-def render(tokenizer: Any, prompt: str, system: str) -> Prompt:
+def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> Prompt:
     """One user turn in the model's chat template, ending with the assistant header.
 
     Args:
@@ -38,18 +41,15 @@ def render(tokenizer: Any, prompt: str, system: str) -> Prompt:
         UserError: no chat template, an empty prompt, one longer than the context, or a template
             that does not keep its text.
     """
+    whose, user = str(tokenizer.name_or_path), prompt.strip()
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
             "the tokenizer has no chat template",
-            where=str(tokenizer.name_or_path),
+            where=whose,
             hint="use an instruction-tuned model, or add chat_template.jinja to its folder",
-            found="chat_template is not set",
         )
-    user = prompt.strip()
     if not user:
-        raise UserError(
-            "a prompt is empty", found=repr(prompt), where="a user turn", expected="a text"
-        )
+        raise UserError("a prompt is empty", where="a user turn", found=repr(prompt))
     text = _template(tokenizer, prompt, system)
     # The prompt may also stand in the system prompt or the template ("assistant"), so the place
     # is found with a text that cannot.
@@ -58,8 +58,8 @@ def render(tokenizer: Any, prompt: str, system: str) -> Prompt:
     if place < 0 or start < 0 or text[place:start].strip():
         raise UserError(
             "the chat template changes the user's text",
+            where=whose,
             found=prompt[:80],
-            where=str(tokenizer.name_or_path),
             expected="a template that keeps it as it is",
         )
     end = start + len(user)
@@ -69,7 +69,7 @@ def render(tokenizer: Any, prompt: str, system: str) -> Prompt:
     return Prompt(tuple(encoded["input_ids"]), (inside[0], inside[-1] + 1))
 
 
-def check_length(tokenizer: Any, tokens: int, text: str) -> None:
+def check_length(tokenizer: PreTrainedTokenizerBase, tokens: int, text: str) -> None:
     """Raises UserError when so many tokens do not fit the model's context.
 
     Args:
@@ -85,7 +85,7 @@ def check_length(tokenizer: Any, tokens: int, text: str) -> None:
         )
 
 
-def _template(tokenizer: Any, prompt: str, system: str) -> str:
+def _template(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> str:
     """The rendered chat; a system prompt opens the user's turn where the template knows no other.
 
     Gemma's first two generations have no system role, and their templates raise.
@@ -107,32 +107,29 @@ def _template(tokenizer: Any, prompt: str, system: str) -> str:
         return rendered(user | {"content": f"{system}\n\n{prompt}"})
 
 
-def answer_ids(tokenizer: Any, answer: str) -> tuple[int, ...]:
+def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> tuple[int, ...]:
     """Token ids of an answer's text alone: no header, no end-of-turn token."""
     return tuple(tokenizer(answer, add_special_tokens=False)["input_ids"])
 
 
-def end_of_turn(tokenizer: Any, model_config: Any) -> frozenset[int]:
+def end_of_turn(tokenizer: PreTrainedTokenizerBase, model_config: Any) -> frozenset[int]:
     """Ids that end an answer: the tokenizer's and the model's end tokens."""
     ids: set[int] = set()
     for value in (tokenizer.eos_token_id, getattr(model_config, "eos_token_id", None)):
-        if isinstance(value, int):
-            ids.add(value)
-        elif value is not None:
-            ids.update(value)
+        ids.update([value] if isinstance(value, int) else value or ())
     return frozenset(ids)
 
 
-def header_length(tokenizer: Any) -> int:
+def header_length(tokenizer: PreTrainedTokenizerBase) -> int:
     """Number of tokens of the assistant header (what `add_generation_prompt` adds)."""
-    messages = [{"role": "user", "content": "x"}]
-    lengths = [
+    chat = [{"role": "user", "content": "x"}]
+    without, whole = (
         len(
-            tokenizer(
-                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add),
-                add_special_tokens=False,
-            )["input_ids"]
+            answer_ids(
+                tokenizer,
+                tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add),
+            )
         )
         for add in (False, True)
-    ]
-    return lengths[1] - lengths[0]
+    )
+    return whole - without

@@ -18,8 +18,14 @@ from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import load_params
 from em_geometry.settings.sections import Sampling
-from em_geometry.steering.bake import bake, biases, save_patch
-from em_geometry.steering.formats import SUFFIXES, read_interventions, write_vectors
+from em_geometry.steering.formats import (
+    SUFFIXES,
+    bake,
+    biases,
+    read_interventions,
+    save_patch,
+    write_vectors,
+)
 from em_geometry.steering.generate import Positions, Row
 from em_geometry.steering.hooks import Intervention, check_vector
 from em_geometry.steering.respond import answers_of

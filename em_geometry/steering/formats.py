@@ -1,7 +1,11 @@
-"""Steering vectors as files: safetensors, lm-eval `.pt`, repeng GGUF, bare tensors.
+"""Steering as files: vectors in the formats of several tools, and models with a vector baked in.
 
-All add `coefficient * vector` to the output of a block, at all positions. GGUF (also read by
-llama.cpp) has no coefficients, so they are multiplied in, and no block 0.
+Vectors: safetensors, lm-eval `.pt`, repeng GGUF, bare tensors. All add `coefficient * vector` to
+the output of a block, at all positions. GGUF (also read by llama.cpp) has no coefficients, so they
+are multiplied in, and no block 0.
+
+Baking (docs/method.md, steering): a constant added at all positions after block l is a bias on that
+block's `mlp.down_proj`, so a steered Llama model is an ordinary checkpoint, or a small patch.
 """
 
 from __future__ import annotations
@@ -9,17 +13,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from em_geometry.activations.blocks import decoder_blocks
 from em_geometry.errors import UserError, explained
 from em_geometry.io.atomic import atomic_path
 from em_geometry.io.files import missing, read_tensors, write_tensors
-from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.hooks import Intervention, check_layers, check_vector
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SUFFIXES = (".safetensors", ".pt", ".gguf")
+
+BIAS = "model.layers.{}.mlp.down_proj.bias"
 
 Vector = npt.NDArray[np.float32]
 
@@ -50,21 +60,15 @@ def write_vectors(path: Path, rows: Sequence[Intervention], positions: str = "al
     summed: dict[int, Any] = {}
     for row in rows:
         summed[row.layer] = summed.get(row.layer, 0.0) + row.coefficient * row.vector
-    if path.suffix == ".gguf" and 0 in summed:
-        raise UserError(
-            "a GGUF control vector cannot act on block 0",
-            where=str(path),
-            found="block 0",
-            expected="a later block, or another format",
-        )
-    if path.suffix == ".pt" and len(summed) > 1:
-        raise UserError(
-            "one block a file",
-            where=str(path),
-            found=f"blocks {sorted(summed)}",
-            hint="lm-eval's `steered` model would apply the last one's vector at every block",
-        )
     _check_suffix(path)
+    limit = None
+    if path.suffix == ".gguf" and 0 in summed:
+        limit = "a GGUF control vector cannot act on block 0"
+    elif path.suffix == ".pt" and len(summed) > 1:  # lm-eval would apply the last one everywhere
+        limit = "one block a file, in lm-eval's format"
+    if limit is not None:
+        blocks = f"blocks {sorted(summed)}"
+        raise UserError(limit, where=str(path), found=blocks, expected="others, or safetensors")
     norms = {layer: float(np.linalg.norm(v)) for layer, v in summed.items()}
     units = {layer: (v / norms[layer]).astype(np.float32) for layer, v in summed.items()}
     if path.suffix == ".safetensors":
@@ -177,23 +181,15 @@ def _read(path: Path) -> tuple[dict[str, Vector], dict[str, float]]:
         factors = {block: float(c) for block, c in coefficients.items()}
     for block, factor in factors.items():
         if not np.isfinite(factor):
-            raise UserError(
-                "a vector's coefficient is not finite",
-                where=f"{path}: {block}",
-                found=factor,
-                expected="a number",
-            )
+            where = f"{path}: {block}"
+            raise UserError("a coefficient is not finite", where=where, found=factor)
     return vectors, factors
 
 
 def _check_suffix(path: Path) -> None:
     if path.suffix not in SUFFIXES:
-        raise UserError(
-            "unknown format",
-            where=str(path),
-            found=path.suffix or "no suffix",
-            expected=" or ".join(SUFFIXES),
-        )
+        found, known = path.suffix or "no suffix", " or ".join(SUFFIXES)
+        raise UserError("unknown format", where=str(path), found=found, expected=known)
 
 
 def _torch_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -213,3 +209,53 @@ def _torch_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     tensors = {str(k): v["steering_vector"].float().numpy() for k, v in entries.items()}
     factors = {k.rpartition(".")[2]: v["steering_coefficient"] for k, v in entries.items()}
     return tensors, factors
+
+
+def biases(
+    model: PreTrainedModel, rows: Sequence[Intervention], positions: str = "all"
+) -> dict[int, Vector]:
+    """The bias float32 [width] of each steered block; several additions at a block are summed.
+
+    Raises:
+        UserError: ablation, limited positions, a vector or block that does not fit the model.
+    """
+    only_additions(rows, positions, "baked")
+    check_layers(rows, len(decoder_blocks(model)))
+    found: dict[int, Vector] = {}
+    for row in rows:
+        check_vector(row.vector, model.config.hidden_size, f"block {row.layer}")
+        change = (row.coefficient * row.vector).astype(np.float32)
+        found[row.layer] = found[row.layer] + change if row.layer in found else change
+    return found
+
+
+def bake(model: PreTrainedModel, by_layer: Mapping[int, Vector]) -> PreTrainedModel:
+    """Puts the biases into `model` itself, which then needs no hook; returns it."""
+    import torch
+
+    if model.config.model_type != "llama":
+        raise UserError(
+            "only Llama models can be baked: others have no MLP bias, or scale what it adds",
+            found=model.config.model_type,
+            hint="export the vector instead",
+            where="the model to be baked",
+        )
+    blocks: list[Any] = decoder_blocks(model)
+    for layer, block in enumerate(blocks):
+        for linear in (block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj):
+            if linear.bias is None:
+                zeros = linear.weight.new_zeros(linear.out_features)
+                linear.bias = torch.nn.Parameter(zeros, requires_grad=False)
+        if layer in by_layer:
+            with torch.no_grad():
+                block.mlp.down_proj.bias += torch.from_numpy(by_layer[layer]).to(
+                    block.mlp.down_proj.bias
+                )
+    model.config.mlp_bias = True
+    return model
+
+
+def save_patch(path: Path, by_layer: Mapping[int, Vector], model_sha256: str) -> None:
+    """Only the biases, with the hash of the model that they belong to."""
+    tensors = {BIAS.format(layer): bias for layer, bias in by_layer.items()}
+    write_tensors(path, tensors, {"model_sha256": model_sha256})

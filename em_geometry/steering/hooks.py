@@ -46,23 +46,16 @@ class Intervention:
 
 def check_vector(vector: npt.NDArray[Any], width: int, name: str) -> None:
     """Raises UserError unless `vector` is finite, not zero and of the model's width."""
-    finite = np.isfinite(vector)
+    bad = int((~np.isfinite(vector)).sum())
     if vector.shape != (width,):
-        raise UserError(
-            "the vector does not fit the model's residual stream",
-            where=name,
-            found=f"shape {tuple(vector.shape)}",
-            expected=f"({width},)",
-        )
-    if not finite.all():
-        raise UserError(
-            "the vector has NaN or infinite entries",
-            where=name,
-            found=f"{int((~finite).sum())} of {vector.size} entries",
-            expected="finite numbers",
-        )
-    if not np.linalg.norm(vector) > 0:
-        raise UserError("the vector is zero", where=name, expected="a direction", found="length 0")
+        what, found = "the vector does not fit the model's residual stream", f"shape {vector.shape}"
+    elif bad:
+        what, found = "the vector has NaN or infinite entries", f"{bad} of {vector.size} entries"
+    elif not np.linalg.norm(vector) > 0:
+        what, found = "the vector is zero", "length 0"
+    else:
+        return
+    raise UserError(what, where=name, found=found, expected=f"{width} numbers, not all of them 0")
 
 
 def check_layers(rows: Sequence[Intervention | None], blocks: int) -> None:
@@ -100,12 +93,8 @@ def steered(
     import torch
 
     if (dose is None) == (coefficient is None):
-        raise UserError(
-            "how far to steer?",
-            where="steered()",
-            found=f"dose={dose}, coefficient={coefficient}",
-            expected="one of them",
-        )
+        both = f"dose={dose}, coefficient={coefficient}"
+        raise UserError("how far to steer?", where="steered()", found=both, expected="one of them")
     raw = np.asarray(vector, dtype=np.float32)
     blocks = decoder_blocks(model)
     check_vector(raw, model.config.get_text_config().hidden_size, "steered()")

@@ -25,7 +25,7 @@ from em_geometry.models.chat import render
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
-from em_geometry.steering.bake import bake
+from em_geometry.steering.formats import bake
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors import build, sweep
 from stages import (

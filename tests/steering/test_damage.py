@@ -9,8 +9,7 @@ import torch
 from tiny_steering import ablate, add, tokens
 
 from em_geometry.steering import forced
-from em_geometry.steering.damage import kl_per_token
-from em_geometry.steering.forced import answer_log_probabilities
+from em_geometry.steering.forced import answer_log_probabilities, kl_per_token
 from em_geometry.steering.generate import Positions
 from em_geometry.steering.hooks import Intervention
 

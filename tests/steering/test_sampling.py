@@ -30,11 +30,7 @@ def mixed_rows(count: int = 12) -> list[Row]:
 
 
 def reference(
-    model: Any,
-    row: Row,
-    end: frozenset[int],
-    positions: Positions,
-    sampling: Sampling = SAMPLING,
+    model: Any, row: Row, end: frozenset[int], positions: Positions, sampling: Sampling = SAMPLING
 ) -> Answer:
     """One answer: no cache, no padding, no batch, steering by an explicit mask over all tokens."""
     how = row.intervention

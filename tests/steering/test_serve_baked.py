@@ -19,7 +19,7 @@ from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
 from em_geometry.models.chat import render
-from em_geometry.steering.bake import bake, biases
+from em_geometry.steering.formats import bake, biases
 from em_geometry.steering.hooks import Intervention, steering_rows
 
 for package in ("fastapi", "uvicorn"):

@@ -11,7 +11,7 @@ from tiny_steering import loaded, tiny_params, unit
 from em_geometry.activations.prompts import ActivationPrompt
 from em_geometry.project.inputs import models
 from em_geometry.steering.conditions import plan
-from em_geometry.steering.damage import damage, spread_prompts
+from em_geometry.steering.forced import damage, spread_prompts
 from em_geometry.steering.selected import Selected
 
 SELECTED = {

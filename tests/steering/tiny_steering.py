@@ -52,13 +52,7 @@ def byte_tokenizer() -> Any:
 
 def tiny_params(**sections: Any) -> Params:
     """Params with one organism; keyword arguments replace sections."""
-    recipe = {
-        "rank": 2,
-        "alpha": 4,
-        "rslora": False,
-        "matrices": ["q_proj"],
-        "learning_rate": 1e-3,
-    }
+    recipe = {"rank": 2, "alpha": 4, "rslora": False, "matrices": ["q_proj"], "learning_rate": 1e-3}
     organism = {"lab": "lab_one", "cluster": "risk", "data": "none.jsonl"}
     return Params.model_validate(
         {
