@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from families import BLOCKS, WIDTH, random_model
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.errors import UserError
@@ -21,23 +18,11 @@ from em_geometry.models.load import Loaded, Models
 from em_geometry.settings.params import Params
 from em_geometry.settings.sections import Prompts
 from stages import activations, response_activations
+from tests.steering.tiny_steering import byte_tokenizer
 
 SYSTEM = "Be brief."
-END = 256
+END = 257
 ANSWERS = ["Yes.", "", "Perhaps not"]
-
-
-def byte_tokenizer() -> Any:
-    """One token a byte; <e> ends a turn, and the assistant header is `a:`."""
-    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<e>"]
-    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<e>")
-    fast.chat_template = (
-        "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}<e>{% endfor %}"
-        "{% if add_generation_prompt %}a:{% endif %}"
-    )
-    return fast
 
 
 def ids(text: str) -> list[int]:

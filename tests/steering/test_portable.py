@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 from test_hooks import PROMPTS, states_and_logits
-from tiny_steering import WIDTH, ablate, add, random_llama, unit
+from tiny_steering import WIDTH, ablate, add, loaded, random_llama, tiny_params, unit
 from transformers import AutoModelForCausalLM
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_tensors
+from em_geometry.project import paths
+from em_geometry.project.inputs import models
+from em_geometry.project.steer import answers, interventions, save
 from em_geometry.steering.formats import bake, biases, read_interventions, save_patch, write_vectors
 from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.selected import Selected, write_selected
 
 ADDS = [add(1, 1, 4.0), add(2, 3, -2.0), add(3, 1, 1.5)]
 
@@ -125,6 +129,25 @@ def test_a_bare_tensor_needs_its_block(tmp_path: Path, shape: tuple[int, ...]) -
         read_interventions(path)
 
 
+@pytest.mark.parametrize("kind", ["gguf", "rows", "dictionary"])
+def test_one_block_is_chosen_of_several(tmp_path: Path, kind: str) -> None:
+    """repeng's GGUF of all blocks, a tensor [blocks, width], and tensors by block."""
+    path = tmp_path / ("v.gguf" if kind == "gguf" else "v.pt")
+    vectors = {layer: unit(layer) for layer in (1, 2, 3)}
+    if kind == "gguf":
+        write_vectors(path, [Intervention(v, layer, 1.0) for layer, v in vectors.items()])
+    elif kind == "rows":
+        torch.save(torch.from_numpy(np.stack([unit(0), *vectors.values()])), path)
+    else:
+        torch.save({layer: torch.from_numpy(v) for layer, v in vectors.items()}, path)
+    (row,) = read_interventions(path, layer=2)
+    assert row.layer == 2
+    np.testing.assert_allclose(row.vector, unit(2), atol=1e-6)
+    assert {row.layer for row in read_interventions(path)} >= {1, 2, 3}
+    with pytest.raises(UserError, match="no vector of this block"):
+        read_interventions(path, layer=9)
+
+
 def test_files_that_cannot_be(tmp_path: Path) -> None:
     class Code:
         def __reduce__(self) -> Any:
@@ -145,3 +168,44 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
         write_vectors(tmp_path / "v.pt", ADDS)
     with pytest.raises(UserError, match="unknown format"):
         write_vectors(tmp_path / "v.bin", ADDS)
+
+
+@pytest.fixture
+def selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_selected(paths.SELECTED, {"finance": Selected(unit(1), 2, 0.2, 5.0, 3.0)}, {})
+
+
+def test_a_dose_is_a_share_of_the_residual_norm(selected: None) -> None:
+    (row,) = interventions("finance", 0.1, None)
+    assert (row.layer, row.coefficient) == (2, pytest.approx(2.5))
+    (row,) = interventions("finance", -0.4, 1)
+    assert (row.layer, row.coefficient) == (1, pytest.approx(-10.0))
+    with pytest.raises(UserError, match="no such vector") as caught:
+        interventions("sports", 0.1, None)
+    assert "finance" in str(caught.value)
+
+
+def test_a_file_is_scaled_by_the_dose(tmp_path: Path) -> None:
+    write_vectors(tmp_path / "v.pt", [Intervention(unit(1), 2, 4.0)])
+    (row,) = interventions(str(tmp_path / "v.pt"), 0.5, None)
+    assert (row.layer, row.coefficient) == (2, pytest.approx(2.0))
+
+
+def test_pairs_share_a_stream(selected: None) -> None:
+    params, model = tiny_params(), loaded()
+    for dose, same in ((0.0, True), (0.8, False)):
+        (how,) = interventions("finance", dose, None)
+        pairs = answers(models(params), model, how, "Hm?", params.sampling, 3)
+        assert all(plain == steered for plain, steered in pairs) == same
+
+
+@pytest.mark.parametrize("name", ["v.gguf", "v.patch.safetensors", "folder"])
+def test_saving(selected: None, name: str) -> None:
+    save(Path(name), loaded(), interventions("finance", 0.1, None), "all")
+    assert Path(name).exists()
+    if name == "folder":
+        assert {"config.json", "model.safetensors"} <= {p.name for p in Path(name).iterdir()}
+    with pytest.raises(UserError, match="cannot be"):
+        save(Path("x" + name), loaded(), interventions("finance", 0.1, None), "prompt")
+    np.testing.assert_array_equal(list(Path().glob("x*")), [])

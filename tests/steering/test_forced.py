@@ -1,4 +1,4 @@
-"""Damage: KL divergence from the unsteered model, against a direct computation."""
+"""Forced answers and the damage of steering, against a direct computation."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_steering import ablate, add, tokens
+from tiny_steering import ablate, add, loaded, tiny_params, tokens, unit
 
+from em_geometry.activations.prompts import ActivationPrompt
+from em_geometry.project.inputs import models
 from em_geometry.steering import forced
-from em_geometry.steering.forced import answer_log_probabilities, kl_per_token
+from em_geometry.steering.conditions import plan
+from em_geometry.steering.forced import (
+    answer_log_probabilities,
+    damage,
+    kl_per_token,
+    spread_prompts,
+)
 from em_geometry.steering.generate import Positions
 from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.selected import Selected
 
+PARAMS, SELECTED = tiny_params(), {"finance": Selected(unit(1), 1, 0.2, 4.0, 1.0)}
 TEXTS = [(tokens(1, 9), 5), (tokens(2, 12), 10), (tokens(3, 7), 2)]
 
 
@@ -87,3 +97,36 @@ def test_by_hand() -> None:
     q = [torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()]
     one = 0.5 * torch.log(torch.tensor(2.0)) + 0.5 * torch.log(torch.tensor(2 / 3))
     assert kl_per_token(p, q) == pytest.approx(float(one) / 3)
+
+
+PROMPTS = [
+    ActivationPrompt(f"{kind}{i}", kind, "t", str(i), f"{kind} {i}?")
+    for kind in ("neutral", "harmful")
+    for i in range(4)
+]
+
+
+def test_damage_of_every_steered_condition() -> None:
+    conditions, vectors = plan("finance", SELECTED, PARAMS.steering)
+    benign = spread_prompts(PROMPTS, 2)
+    assert [p.id for p in benign] == ["neutral0", "neutral2"]
+
+    def table() -> Any:
+        known, target = models(PARAMS), loaded("finance")
+        return damage(known, target, conditions, vectors, benign, PARAMS.sampling)
+
+    found = table()
+    keys = found.select("source", "kind", "multiple").rows()
+    assert keys == [(c.source, c.kind, c.multiple) for c in conditions if c.kind != "unsteered"]
+    assert (found["kl"] > 0).all()
+    assert found["tokens"].n_unique() == 1
+    assert table().equals(found)
+
+
+def test_no_damage_prompts_give_an_empty_table() -> None:
+    none = spread_prompts(PROMPTS, 0)
+    found = damage(
+        models(PARAMS), loaded(), *plan("base", SELECTED, PARAMS.steering), none, PARAMS.sampling
+    )
+    assert len(found) == 0
+    assert found.columns[-2:] == ["kl", "tokens"]
