@@ -22,7 +22,7 @@ from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 
 from em_geometry.geometry.battery import battery
-from em_geometry.geometry.clusters import LINKAGES
+from em_geometry.geometry.trees import LINKAGES
 from em_geometry.settings.sections import Geometry
 
 REPLICATES, LOOPED, WIDTH = 10_000, 20, 4096
@@ -104,7 +104,7 @@ def main() -> None:
     grams = np.concatenate([vectors @ vectors.swapaxes(1, 2), narrow @ narrow.swapaxes(1, 2)])
     rules = Geometry(focus=[])
     start = time.perf_counter()
-    found = battery(grams, NAMES, CLUSTERS, rules).values
+    found = battery(grams, CLUSTERS, rules, names=NAMES).values
     batched = time.perf_counter() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()

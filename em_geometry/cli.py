@@ -21,7 +21,7 @@ from em_geometry.project.command import PLAIN, application
 COMMANDS = {
     "analyse": ("project.analyse:cli", "Battery and power of a folder of vectors or adapters."),
     "batch": ("judging.batch:app", "Judge answers through OpenAI's Batch API."),
-    "battery": ("geometry.battery:cli", "The five tests on a matrix of cosines."),
+    "battery": ("project.battery:cli", "The five tests on a matrix of cosines."),
     "paper-tag": (
         "project.paper_tag:cli",
         "Write the Git tag of `dvc metrics diff paper`.",

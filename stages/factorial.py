@@ -8,10 +8,10 @@ one and the same.
 
 from __future__ import annotations
 
-from em_geometry.geometry.calibrate import prompt_sample, read_measured
 from em_geometry.io.results import Leaf, Nested, write_results
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.evidence import evidence, prompt_evidence
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.stats.permutation import orders
 from em_geometry.steering.selected import read_selected
@@ -23,6 +23,7 @@ from em_geometry.transfer.factors import (
     confounding,
     similarity_effects,
 )
+from em_geometry.vectors.contrasts import prompt_span
 
 NO_FACTORS = "no factors named in params: organisms.*.factors"
 
@@ -48,15 +49,15 @@ def measured(params: Params, levels: Levels) -> dict[str, Leaf | Nested]:
     """Effects of the factors on angles, on similarity to the base and on transfer."""
     slugs, seed, draws = params.slugs("organism"), params.run.seed, params.geometry.replicates
     tried = orders(len(slugs), seed)
-    data, contrast, span = read_measured(params)
+    data, contrast, span = evidence(params)
     angles = angle_effects(data.sample, levels, tried, seed, draws)
     selected = read_selected(paths.SELECTED)
-    prompt_span = params.vectors.span if params.vectors.span.startswith("prompt") else "prompt_last"
+    of_prompts = prompt_span(params.vectors.span, params.activations.spans)
     samples = [
-        prompt_sample(
+        prompt_evidence(
             params,
             "prompt_contrast",
-            prompt_span,
+            of_prompts,
             {BASE: selected[slug].layer, slug: selected[slug].layer},
         )
         for slug in slugs

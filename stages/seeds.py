@@ -1,9 +1,90 @@
-"""Stage `seeds`."""
+"""Stage `seeds`: organisms trained again with other seeds (frozen: it runs when asked for).
+
+dvc repro --single-item --force seeds
+"""
 
 from __future__ import annotations
 
-from em_geometry.project.command import run
-from em_geometry.vectors.seeds import cli
+import numpy as np
+
+from em_geometry.errors import UserError
+from em_geometry.io.results import Leaf, write_results
+from em_geometry.project import paths
+from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.evidence import activations, seeds_reading
+from em_geometry.project.inputs import models
+from em_geometry.settings.params import Params, load_params
+from em_geometry.steering.selected import read_selected
+from em_geometry.vectors.seeds import CONTRAST, SPAN, Seeded, train_again
+from em_geometry.vectors.table import read_vectors
+
+HEADLINE = (
+    "profile",
+    "seeds",
+    "angle_deg.*",
+    "battery.cluster_angle.*.mean",
+    "battery.verdict.count.*",
+    "components.angle_deg.*",
+    "replication.*.across_seeds.mean",
+)
+
+
+def check(params: Params) -> None:
+    """Raises UserError unless two or more organisms that are trained here are to be seeded."""
+    chosen = params.seeds.organisms
+    trained = [m for m in params.slugs("organism") if params.organisms[m].source is None]
+    if len(set(chosen)) < 2 or not set(chosen) <= set(trained):
+        raise UserError(
+            "seeds need two or more organisms that are trained here",
+            where="params.yaml: seeds.organisms",
+            found=", ".join(chosen) or "none",
+            expected="of " + ", ".join(trained),
+        )
+    if SPAN not in params.activations.spans:
+        raise UserError(
+            "seeds are compared on a span that is not captured",
+            where="params.yaml: activations.spans",
+            expected=SPAN,
+            found=", ".join(params.activations.spans),
+        )
+
+
+def main(params: Params) -> None:
+    """Trains what is missing, and writes how angles, cosines and verdicts spread over seeds."""
+    check(params)
+    names, chosen = params.slugs("organism"), params.seeds.organisms
+    selected = read_selected(paths.SELECTED, names)
+    layers = {name: selected[name].layer for name in names}
+    table = read_vectors(paths.VECTORS, paths.VECTOR_INDEX)
+    own = dict(zip(names, table.at(f"{CONTRAST}.{SPAN}", layers), strict=True))
+    how = seeds_reading(params, layers)
+    likeness = {m: how.likeness(activations(m, SPAN)[:, layers[m]], m) for m in names}
+    units = {m: [(m, params.organisms[m].seed + i) for i in range(1, params.seeds.count)]
+             for m in chosen}  # fmt: skip
+    every = [unit for each in units.values() for unit in each]
+    fresh = train_again(models(params), params.recipes, every, how)
+    seeded = {m: np.stack([own[m], *(fresh[u][0] for u in each)]) for m, each in units.items()}
+    similar = {
+        m: np.array([likeness[m], *(fresh[u][1] for u in each)]) for m, each in units.items()
+    }
+    organisms = {name: params.organisms[name] for name in names}
+    found = Seeded(organisms, own, likeness, seeded, similar)
+    results: dict[str, Leaf] = {
+        "model": params.base.source,
+        "profile": params.profile,
+        "contrast": CONTRAST,
+        "span": SPAN,
+        "seeds": params.seeds.count,
+        **{f"layer.{m}": layers[m] for m in chosen},
+    }
+    results |= found.results(params.clusters(), params.geometry)
+    write_results(paths.table("seeds"), paths.metrics("seeds"), results, HEADLINE)
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Train organisms again with other seeds and measure what that moves."""
+    main(load_params(params))
+
 
 if __name__ == "__main__":
     run(cli)

@@ -1,9 +1,71 @@
-"""Stage `vectors`."""
+"""Stage `vectors`: every contrast of every model at every block."""
 
 from __future__ import annotations
 
-from em_geometry.project.command import run
-from em_geometry.vectors.build import cli
+import json
+
+import numpy as np
+
+from em_geometry.errors import UserError
+from em_geometry.io.files import read_parquet, read_tensors
+from em_geometry.project import paths
+from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.evidence import activations
+from em_geometry.settings.params import BASE, Params, load_params
+from em_geometry.stats.arrays import Bools
+from em_geometry.vectors.contrasts import (
+    Array,
+    Entry,
+    misaligned_and_aligned,
+    prompt_contrasts,
+    recipe_controls,
+    response_contrast,
+)
+from em_geometry.vectors.table import VectorTable, write_vectors
+
+
+def on_span(params: Params, span: str) -> tuple[dict[str, Array], Bools]:
+    """Activations [prompts, blocks, width] by model, and which of the prompts are harmful."""
+    rows = {m: read_parquet(paths.ACTIVATIONS / f"{m}.parquet") for m in params.targets}
+    for model, frame in rows.items():
+        if frame["prompt_id"].to_list() != rows[BASE]["prompt_id"].to_list():
+            raise UserError(
+                "activations were taken on other prompts than those of the base",
+                where=str(paths.ACTIVATIONS / f"{model}.parquet"),
+                hint="dvc repro activations",
+                found="other prompt ids",
+            )
+    return {m: activations(m, span) for m in rows}, (rows[BASE]["kind"] == "harmful").to_numpy()
+
+
+def main(params: Params) -> None:
+    """Builds all vectors from the activation artifacts."""
+    entries: dict[str, list[Entry]] = {}
+    controls = recipe_controls(params.organisms)
+    for span in params.activations.spans:
+        for contrast, each in prompt_contrasts(*on_span(params, span), controls).items():
+            entries[f"{contrast}.{span}"] = each
+    for model in params.targets:
+        frame = read_parquet(paths.BASELINE_JUDGEMENTS / f"{model}.parquet")
+        tensors, about = read_tensors(paths.RESPONSE_ACTIVATIONS / f"{model}.safetensors")
+        bad, good = misaligned_and_aligned(frame[json.loads(about["rows"])], params.vectors)
+        for span, tensor in tensors.items():
+            entries.setdefault(f"response_contrast.{span}", []).append(
+                response_contrast(tensor, bad, good)
+            )
+    spans: list[str] = list(params.activations.spans)
+    # Over the user's tokens, where captured; the first token, whose norm is many times larger, is
+    # never among them.
+    span = "prompt_mean" if "prompt_mean" in spans else spans[0]
+    residual = np.asarray(activations(BASE, f"{span}.norm").mean(0))
+    table = VectorTable.of(params.targets, entries, residual)
+    write_vectors(paths.VECTORS, paths.VECTOR_INDEX, table)
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Build the steering vectors of every contrast, model and block."""
+    main(load_params(params))
+
 
 if __name__ == "__main__":
     run(cli)

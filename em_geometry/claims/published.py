@@ -15,25 +15,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from em_geometry.claims.adapter import converted
 from em_geometry.claims.derived import DERIVED, RULES, WIDTH, Inputs
 from em_geometry.claims.ledger import Claim
 from em_geometry.claims.printed_gram import PublishedGram
 from em_geometry.errors import UserError
 from em_geometry.geometry import power
-from em_geometry.geometry.battery import battery, cluster_indices
-from em_geometry.geometry.calibration import CORE, LABELLED, calibrated, relabelled, table_row
-from em_geometry.geometry.core_model import core_grams
+from em_geometry.geometry.battery import Battery, battery, cluster_indices
+from em_geometry.geometry.calibration import CORE, LABELLED, calibrated, compared, relabelled
+from em_geometry.geometry.core import core_grams
+from em_geometry.geometry.five_tests import QUESTIONS, TESTS
 from em_geometry.geometry.gram import Floats
-from em_geometry.geometry.resampling import stream
-from em_geometry.geometry.result import Battery
-from em_geometry.geometry.table import QUESTIONS
-from em_geometry.geometry.verdict import TESTS
-from em_geometry.io.files import nest
 from em_geometry.io.results import Leaf, Results, as_estimate
 from em_geometry.io.tables import text_table
 from em_geometry.settings.sections import Geometry
 from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.resample import stream
 
 DRAWS, SEED = 4000, 0  # of the power simulations at each share of a common core
 SHOWN = 62  # characters of a quantity in the table
@@ -121,7 +117,8 @@ def _known(claim: Claim, wanted: Iterable[str], known: Collection[str]) -> None:
 def _battery(gram: PublishedGram, names: Sequence[str], grams: Floats) -> Battery:
     clusters = gram.clusters_of(names)
     focus = [c for c in RULES.focus if c in clusters]
-    return battery(grams, names, clusters, Geometry(focus=focus if len(focus) == 2 else []))
+    rules = Geometry(focus=focus if len(focus) == 2 else [])
+    return battery(grams, clusters, rules, names=names)
 
 
 def _recomputed(array: Floats) -> Estimate:
@@ -186,25 +183,22 @@ def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Leaf]
     nulls = {f"no_core_{name}": statistics(core_grams(*how)) for name, how in simulated.items()}
     moved = statistics(relabelled(fitted, members, DRAWS, rng("partitions")))
     ranges = statistics(family)
-    table = {
-        key: table_row(key, value, _extremes(ranges[key]), nulls, moved)
-        for key, value in statistics(fitted).items()
-        if key.startswith((*LABELLED, CORE))
-    }
     sweeps = {
         name: power.sweep(rng(name), DRAWS, d, len(fitted), members, tightness, rules)
         for name, d in dimensions.items()
     }
-    nested: dict[str, object] = {"dimension_needed": needed, "statistic": nest(table)}
-    nested |= {f"power_{name}": power.verdicts_of(sweep) for name, sweep in sweeps.items()}
-    return {**converted({"calibration": nested})}, sweeps["full_width"]
-
-
-def _extremes(values: Floats) -> dict[str, float]:
-    """Lowest and highest of values that are all defined."""
-    if not np.isfinite(values).all():
-        return {}
-    return {"low": float(values.min()), "high": float(values.max())}
+    results: dict[str, Leaf] = {
+        f"calibration.dimension_needed.{pair}": leaf for pair, leaf in needed.items()
+    }
+    for key, value in statistics(fitted).items():
+        if key.startswith((*LABELLED, CORE)):
+            low, high = ranges[key].min(), ranges[key].max()  # NaN where one does not define it
+            known = Estimate.from_values(float(value), float(low), float(high))
+            results |= compared(key, known, nulls, moved).results(f"calibration.statistic.{key}")
+    for name, sweep in sweeps.items():
+        verdicts = power.verdicts_of(sweep)
+        results |= {f"calibration.power_{name}.{key}": leaf for key, leaf in verdicts.items()}
+    return results, sweeps["full_width"]
 
 
 def claims_table(audited: Sequence[Audited]) -> str:

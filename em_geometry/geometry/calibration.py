@@ -1,32 +1,40 @@
-"""Every statistic of the battery with its interval and its nulls (METHOD.md: calibration).
+"""Every statistic of the battery with its interval and its nulls (docs/method.md: calibration).
 
 Nulls: `covariance` - the vectors are draws from N(0, Sigma), Sigma the covariance of the rows
 behind them - with and without massive-activation dimensions; `flips` - no organism has a consistent
 difference (signs flipped, or labels of answers shuffled); `partitions` - the cluster labels mean
 nothing; `controls` - organisms are no more alike than each is like a benignly fine-tuned control.
+For vectors alone, without rows behind them: `independent` - directions without any relation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
-from em_geometry.geometry import clusters as trees
-from em_geometry.geometry import power, resampling
-from em_geometry.geometry.battery import Clusters, battery, cluster_indices
-from em_geometry.geometry.core_share import core_loadings, core_share
-from em_geometry.geometry.gram import Floats, Ints, cosines, unit_gram
-from em_geometry.geometry.p_values import interval, p_value, partition_p
-from em_geometry.geometry.samples import Sample
-from em_geometry.geometry.similarity import across_mean
-from em_geometry.io.files import nest
+from em_geometry.geometry import power, trees
+from em_geometry.geometry.battery import Clusters, Vectors, battery, cluster_indices, vector_rows
+from em_geometry.geometry.core import core_loadings, core_share, independent_grams
+from em_geometry.geometry.five_tests import QUESTIONS, Members
+from em_geometry.geometry.gram import Floats, Ints, cosines, pair_values, unit_gram
+from em_geometry.geometry.methods import across_mean
+from em_geometry.geometry.samples import Sample, covariance_draws, effective_dimension, spectrum
+from em_geometry.io.results import Leaf
+from em_geometry.io.tables import text_table
 from em_geometry.settings.sections import Geometry
+from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.intervals import percentiles
+from em_geometry.stats.permutation import Tested, null_p, partition_test, partitions
+from em_geometry.stats.resample import stream
 
+QUICK = Geometry(replicates=1000)
+MIN_DEFINED = 0.95  # share of replicates that define a statistic, below which it has no interval
 CORE = "core.share"
+CLOSENESS = "closeness"  # mean size of a cosine; of vectors alone
+INDEPENDENT = "independent"
 SHOWN = (
     "cosine.",
     "similarity.",
@@ -44,11 +52,16 @@ LABELLED = (  # what the labels of clusters decide; the keys name no vectors
     "statistic.",
     "pc1_ablation.mean_abs_change",
 )
+FAIR = {  # statistics that can tell what the five tests are meant to tell
+    "similarity.cross_mean": "mean cosine across clusters",
+    CORE: "share of a common core",
+    CLOSENESS: "mean size of a cosine",
+}
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The measured vectors, and what calibrates them.
+class Evidence:
+    """Measured vectors, and what calibrates them.
 
     Attributes:
         names: organisms in order.
@@ -58,27 +71,154 @@ class Measured:
         massive: dimensions of massive activations.
     """
 
-    names: list[str]
-    clusters: dict[str, list[str]]
+    names: Sequence[str]
+    clusters: Clusters
     sample: Sample
     controls: Floats
     massive: Ints
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """A statistic and what chance gives.
+
+    Attributes:
+        estimate: the observed value with its interval.
+        nulls: null -> its median with the range of 95 % of its draws, and the p-value.
+        partition: over all label assignments; None where labels do not matter.
+        half_difference: median difference between random halves of the topics, where asked.
+    """
+
+    estimate: Estimate
+    nulls: Mapping[str, tuple[Estimate, Leaf]] = field(default_factory=dict)
+    partition: Tested | None = None
+    half_difference: Leaf | None = None
+
+    def results(self, key: str) -> dict[str, Leaf]:
+        """By dotted key: the statistic at `key`, each null below it."""
+        rows: dict[str, Leaf] = {key: self.estimate}
+        for name, (null, p) in self.nulls.items():
+            rows |= {f"{key}.{name}": null, f"{key}.{name}.p": p}
+        if self.partition is not None:
+            tested = self.partition
+            tests = {
+                "p": tested.p,
+                "smallest_p": tested.smallest_p,
+                "assignments": tested.estimate.n,
+            }
+            rows |= {f"{key}.partitions.{k}": v for k, v in tests.items() if v is not None}
+        if self.half_difference is not None:
+            rows[f"{key}.half_difference"] = self.half_difference
+        return rows
+
+
+@dataclass(frozen=True)
 class Calibration:
-    """Results: metrics, the power sweep, and the table of plots/nulls.csv."""
+    """What can be concluded; `print` shows the tests beside chance and power.
 
-    metrics: dict[str, Any]
-    sweep: power.Sweep
-    nulls: tuple[list[str], list[list[object]]]
+    Attributes:
+        statistics: by key of the battery.
+        results: everything by dotted key, the statistics under `statistic`.
+        sweep: power over shares of a common core; None where there are no two clusters.
+    """
+
+    statistics: Mapping[str, Calibrated]
+    results: Mapping[str, Leaf]
+    sweep: power.Sweep | None
+
+    def nulls_table(self) -> tuple[list[str], list[list[object]]]:
+        """Header and rows of a wide table: a line a statistic; empty where undefined."""
+        nulls = list(dict.fromkeys(n for c in self.statistics.values() for n in c.nulls))
+        header = ["statistic", "observed", "low", "high"]
+        header += [f"{name}_{part}" for name in nulls for part in ("low", "median", "high", "p")]
+        header += ["partitions_p", "partitions_smallest_p"]
+        rows: list[list[object]] = []
+        for key, c in self.statistics.items():
+            line: list[object] = [c.estimate.value, c.estimate.low, c.estimate.high]
+            for name in nulls:
+                null, p = c.nulls.get(name, (Estimate(None), ""))
+                line += [null.low, null.value, null.high, p if isinstance(p, float) else None]
+            line += [c.partition and c.partition.p, c.partition and c.partition.smallest_p]
+            rows.append([key, *("" if cell is None else cell for cell in line)])
+        return header, rows
+
+    def __str__(self) -> str:
+        """The five tests and the fair statistics beside chance, and what could be found."""
+        rows: list[list[object]] = []
+        shown = {f"statistic.{t}": words for t, words in QUESTIONS.items()} | FAIR
+        for key, words in shown.items():
+            c = self.statistics.get(key)
+            if c is None or c.estimate.value is None:
+                continue
+            null, p = next(iter(c.nulls.values()))
+            told = [self.results.get(f"power.{key.rpartition('.')[2]}.{v}", "") for v in VERDICTS]
+            chance = _range(null)
+            partition = c.partition.p if c.partition else ""
+            rows.append([words, c.estimate.value, chance, p, partition, *told])
+        header = ["", "value", "by chance [95 %]", "p", "p, clusters", "as published", "at 5 %"]
+        text = text_table(header, rows)
+        if "power.largest_share" in self.results:
+            text += (
+                "\nas published, at 5 %: can this test tell a common core of up to "
+                f"{self.results['power.largest_share']:.2g} of the variance from none?"
+            )
+        closeness = self.statistics.get(CLOSENESS)
+        p = closeness.nulls[INDEPENDENT][1] if closeness else None
+        if isinstance(p, float):
+            said = "look like random ones" if p > power.LEVEL else "do not look like random ones"
+            text += f"\nThese vectors {said} (p = {p:.2g} for the size of their cosines)."
+        return text
 
 
-def calibrate(data: Measured, rules: Geometry, seed: int) -> Calibration:
+VERDICTS = ("verdict_paper", "verdict_5pct")
+
+
+def _range(null: Estimate) -> str:
+    return (
+        null.status if null.low is None else f"{null.value:.3g} [{null.low:.3g}, {null.high:.3g}]"
+    )
+
+
+def calibrate(
+    vectors: Vectors, clusters: Clusters | None = None, rules: Geometry = QUICK, seed: int = 0
+) -> Calibration:
+    """What vectors alone can tell: statistics against chance, and the power of the tests.
+
+    Args:
+        vectors: name -> vector [width].
+        clusters: cluster -> names.
+        rules: decision rules, and the number of draws (`replicates`).
+    Raises:
+        UserError: as `battery`.
+    """
+    rows, names, groups = vector_rows(vectors), list(vectors), clusters or {}
+    members, count = cluster_indices(names, groups), rules.replicates
+    gram, width = unit_gram(rows), rows.shape[1]
+
+    def found(grams: Floats) -> dict[str, Floats]:
+        size = np.abs(pair_values(grams)).mean(-1)
+        return {CLOSENESS: size} | calibrated(grams, names, groups, rules)
+
+    chance = independent_grams(stream(seed, "analyse", "null"), count, len(gram), width)
+    nulls = {INDEPENDENT: found(cosines(chance))}
+    moved = found(relabelled(gram, members, count, stream(seed, "analyse", "partitions")))
+    statistics = {
+        key: compared(key, _estimate(value), nulls, moved) for key, value in found(gram).items()
+    }
+    results: dict[str, Leaf] = {"replicates": count, "width": width}
+    sweep = None
+    if len(members) > 1:
+        tightness, draw = power.tightness_of(gram, members), stream(seed, "analyse")
+        sweep = power.sweep(draw, count, width, len(gram), members, tightness, rules)
+        results |= {f"power.{key}": leaf for key, leaf in power.verdicts_of(sweep).items()}
+    return Calibration(statistics, results | _rows(statistics), sweep)
+
+
+def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
     """The whole calibration of one choice of contrast, span and block."""
 
     def rng(name: str) -> np.random.Generator:
-        return resampling.stream(seed, "calibration", name)
+        return stream(seed, "calibration", name)
 
     def found(grams: Floats) -> dict[str, Floats]:
         return calibrated(cosines(grams), data.names, data.clusters, rules)
@@ -88,13 +228,11 @@ def calibrate(data: Measured, rules: Geometry, seed: int) -> Calibration:
     sample, gram = data.sample, unit_gram(data.sample.vectors)
     residuals = sample.residuals
     spectra = {
-        "covariance": resampling.spectrum(residuals),
-        "covariance_without_massive": resampling.spectrum(
-            np.delete(residuals, data.massive, axis=-1)
-        ),
+        "covariance": spectrum(residuals),
+        "covariance_without_massive": spectrum(np.delete(residuals, data.massive, axis=-1)),
     }
     nulls = {
-        name: found(resampling.covariance_draws(rng(name), values, count, len(gram)))
+        name: found(covariance_draws(rng(name), values, count, len(gram)))
         for name, values in spectra.items()
     }
     nulls["flips"] = found(sample.without_effect(rng("flips"), count))
@@ -103,152 +241,156 @@ def calibrate(data: Measured, rules: Geometry, seed: int) -> Calibration:
     split, agreement = sample.halves(rng("halves"), count)
     halves = found(split)
     moved = found(relabelled(gram, members, count, rng("partitions")))
-    table = {
-        key: table_row(key, value, interval(boot[key]), nulls, moved) | _half(value, halves[key])
+    statistics = {
+        key: compared(key, _estimate(value, boot[key], sample.topics), nulls, moved, halves)
         for key, value in found(gram).items()
     }
-    dimensions = {name: resampling.effective_dimension(v) for name, v in spectra.items()}
+    dimensions = {name: effective_dimension(v) for name, v in spectra.items()}
     tightness = power.tightness_of(gram, members)
     effective = max(2, round(dimensions["covariance"]))
     sweep, full = (
         power.sweep(rng(f"power.{d}"), count, d, len(gram), members, tightness, rules)
         for d in (effective, residuals.shape[-1])
     )
-    metrics: dict[str, Any] = {
-        "rows": sample.rows,
-        "topics": sample.topics,
-        "replicates": count,
-        "width": residuals.shape[-1],
+    groups: dict[str, Mapping[str, Leaf]] = {
         "effective_dimension": dimensions,
-        "massive_dimensions": len(data.massive),
         "reliability": dict(zip(data.names, agreement.mean(0).tolist(), strict=True)),
-        "statistic": nest(table),
-        "controls": controls_null(data, gram, members),
-        "core": _core(gram, data, members, table[CORE]),
-        "coclustering": _coclustering(cosines(resampled), data, rules),
         "dimension_needed": power.dimensions_needed(gram, members),
         "power": power.verdicts_of(sweep),
         "power_full_width": power.verdicts_of(full),
     }
-    return Calibration(metrics, sweep, _nulls_table(table, list(nulls)))
+    results: dict[str, Leaf] = {
+        "rows": sample.rows,
+        "topics": sample.topics,
+        "replicates": count,
+        "width": residuals.shape[-1],
+        "massive_dimensions": len(data.massive),
+    }
+    results |= _rows(statistics) | _core(gram, data, members, statistics[CORE])
+    results |= controls_null(data, gram, members) | _coclustering(cosines(resampled), data, rules)
+    results |= {f"{name}.{k}": leaf for name, group in groups.items() for k, leaf in group.items()}
+    return Calibration(statistics, results, sweep)
 
 
 def calibrated(
     grams: Floats, names: Sequence[str], clusters: Clusters, rules: Geometry
 ) -> dict[str, Floats]:
     """The statistics that are calibrated: key -> [...], from cosines [..., n, n]."""
-    found = battery(grams, names, clusters, rules).values
+    found = battery(grams, clusters, rules, names=names).values
     kept = {k: v for k, v in found.items() if k.startswith(SHOWN)}
     flat = grams.reshape(-1, *grams.shape[-2:])
     share = core_share(flat, cluster_indices(names, clusters))
     return kept | {CORE: share.reshape(grams.shape[:-2])}
 
 
-def relabelled(
-    gram: Floats, members: Mapping[str, Sequence[int]], limit: int, rng: np.random.Generator
-) -> Floats:
+def relabelled(gram: Floats, members: Members, limit: int, rng: np.random.Generator) -> Floats:
     """Cosines [m, n, n] with the vectors in the places of each other label assignment."""
-    orders = resampling.partitions(list(members.values()), len(gram), limit, rng)
+    orders = partitions(list(members.values()), len(gram), limit, rng)
     return gram[orders[:, :, None], orders[:, None, :]]
 
 
-def table_row(
+def compared(
     key: str,
-    value: Floats,
-    known: Mapping[str, Any],
+    estimate: Estimate,
     nulls: Mapping[str, Mapping[str, Floats]],
     moved: Mapping[str, Floats],
-) -> dict[str, Any]:
-    """One line of the table: observed value, how well it is known, and every null."""
-    observed = float(value)
-    if not np.isfinite(observed):
-        return {"status": "undefined for these vectors"}
-    row: dict[str, Any] = {"observed": observed} | dict(known)
+    halves: Mapping[str, Floats] | None = None,
+) -> Calibrated:
+    """A statistic beside what every null gives.
+
+    Args:
+        nulls: null -> statistic -> draws [B].
+        moved: statistic -> values [m] under each label assignment.
+        halves: statistic -> [2, B] from random halves of the topics.
+    """
+    if estimate.value is None:
+        return Calibrated(estimate)
+    against = {}
     for name, found in nulls.items():
-        row[name] = interval(found[key]) | {"p": p_value(observed, found[key])}
-    if key.startswith(LABELLED):
-        row["partitions"] = partition_p(observed, moved[key])
-    return row
+        p = null_p(estimate.value, found[key])
+        against[name] = (_null(found[key]), "undefined in the null" if p is None else p)
+    partition = partition_test(estimate.value, moved[key]) if key.startswith(LABELLED) else None
+    half: Leaf | None = None
+    if halves is not None:
+        apart = np.abs(halves[key][0] - halves[key][1])
+        defined = apart[np.isfinite(apart)]
+        half = float(np.median(defined)) if defined.size else "undefined: in no half of the topics"
+    return Calibrated(estimate, against, partition, half)
 
 
-def _half(value: Floats, halves: Floats) -> dict[str, Any]:
-    """Median difference between random halves of the topics."""
-    apart = np.abs(halves[0] - halves[1])
-    defined = apart[np.isfinite(apart)]
-    if not np.isfinite(value):
-        return {}
-    middle = float(np.median(defined)) if defined.size else "undefined: in no half of the topics"
-    return {"half_difference": middle}
+def _estimate(value: Floats, draws: Floats | None = None, n: int | None = None) -> Estimate:
+    """An observed value, with the interval of its draws [B] where enough define it."""
+    low, high = (np.nan, np.nan) if draws is None else percentiles(draws, MIN_DEFINED)
+    return Estimate.from_values(float(value), low, high, n, "undefined for these vectors")
 
 
-def controls_null(
-    data: Measured, gram: Floats, members: Mapping[str, Sequence[int]]
-) -> dict[str, Any]:
+def _null(draws: Floats) -> Estimate:
+    """Median of a null's draws [B] with the range of 95 % of them."""
+    finite = draws[np.isfinite(draws)]
+    low, high = percentiles(draws, MIN_DEFINED)
+    share = f"{1 - finite.size / draws.size:.0%}"
+    if not np.isfinite(low):
+        return Estimate.undefined(f"undefined in {share} of replicates")
+    return Estimate(float(np.median(finite)), low, high)
+
+
+def _rows(statistics: Mapping[str, Calibrated]) -> dict[str, Leaf]:
+    return {
+        k: leaf
+        for key, c in statistics.items()
+        for k, leaf in c.results(f"statistic.{key}").items()
+    }
+
+
+def controls_null(data: Evidence, gram: Floats, members: Members) -> dict[str, Leaf]:
     """Mean cosine across clusters against cosines of organisms with aligned controls.
 
     The null values are the mean cosines of each control with each cluster; they are few, so the
     smallest p that they can give stands beside p.
     """
     if len(data.controls) == 0:
-        return {"status": "undefined: no controls"}
+        return {"controls": "undefined: no controls"}
     vectors = np.concatenate([data.sample.vectors, data.controls])
     cosine = unit_gram(vectors)[len(data.names) :, : len(data.names)]
     values = np.array([row[list(m)].mean() for row in cosine for m in members.values()])
     observed = float(across_mean(gram, members))
     if not np.isfinite(observed):
-        return {"status": "undefined: fewer than two clusters"}
+        return {"controls": "undefined: fewer than two clusters"}
     return {
-        "observed": observed,
-        "mean": float(values.mean()),
-        "largest": float(values.max()),
-        "p": float((1 + (values >= observed).sum()) / (1 + len(values))),
-        "smallest_p": 1.0 / (1 + len(values)),
-        "values": len(values),
+        "controls": observed,
+        "controls.mean": float(values.mean()),
+        "controls.largest": float(values.max()),
+        "controls.p": float((1 + (values >= observed).sum()) / (1 + len(values))),
+        "controls.smallest_p": 1.0 / (1 + len(values)),
+        "controls.values": len(values),
     }
 
 
-def _core(
-    gram: Floats, data: Measured, members: Mapping[str, Sequence[int]], row: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Share of a common core with its interval, and the loadings behind it."""
-    if "status" in row:
-        return {"status": "undefined: needs at least three clusters"}
+def _core(gram: Floats, data: Evidence, members: Members, share: Calibrated) -> dict[str, Leaf]:
+    """Share of a common core with its interval, and the loadings behind it.
+
+    The parts of clusters are free; with two members each they are not identified.
+    """
+    if share.estimate.value is None:
+        return {"core": Estimate.undefined("undefined: needs at least three clusters")}
     order = [data.names[i] for indices in members.values() for i in indices]
-    loadings = core_loadings(gram[None], members)[0]
-    return {
-        **{key: row[key] for key in ("observed", "low", "high", "status") if key in row},
-        "null_high": row["covariance"].get("high", "undefined"),
-        "p": row["covariance"]["p"],
-        "loading": dict(zip(order, loadings.tolist(), strict=True)),
-        "note": "cluster parts are free; with two members each they are not identified",
+    loadings = core_loadings(gram[None], members)[0].tolist()
+    null, p = share.nulls["covariance"]
+    high: Leaf = "undefined" if null.high is None else null.high
+    return {"core": share.estimate, "core.null_high": high, "core.p": p} | {
+        f"core.loading.{name}": loading for name, loading in zip(order, loadings, strict=True)
     }
 
 
-def _coclustering(resampled: Floats, data: Measured, rules: Geometry) -> dict[str, Any]:
+def _coclustering(resampled: Floats, data: Evidence, rules: Geometry) -> dict[str, Leaf]:
     """How often two organisms share a cluster when the dendrogram is cut into as many."""
     k = len(data.clusters)
     if not 2 <= k <= len(data.names):
-        return {"status": "undefined: fewer than two clusters"}
+        return {"coclustering": "undefined: fewer than two clusters"}
     labels = trees.flat_labels(trees.agglomerate(trees.distances(resampled), rules.linkage), k)
-    pairs = combinations(range(len(data.names)), 2)
     return {
-        f"{data.names[i]}__{data.names[j]}": float((labels[:, i] == labels[:, j]).mean())
-        for i, j in pairs
+        f"coclustering.{data.names[i]}__{data.names[j]}": float(
+            (labels[:, i] == labels[:, j]).mean()
+        )
+        for i, j in combinations(range(len(data.names)), 2)
     }
-
-
-def _nulls_table(
-    table: Mapping[str, Mapping[str, Any]], nulls: Sequence[str]
-) -> tuple[list[str], list[list[object]]]:
-    """Header and rows of plots/nulls.csv: a line a statistic; empty where undefined."""
-    parts = ("low", "median", "high", "p")
-    header = ["statistic", "observed", "low", "high"]
-    header += [f"{name}_{part}" for name in nulls for part in parts]
-    header += ["partitions_p", "partitions_smallest_p"]
-    rows: list[list[object]] = []
-    for key, row in table.items():
-        line: list[object] = [key, *(row.get(part, "") for part in header[1:4])]
-        line += [row.get(name, {}).get(part, "") for name in nulls for part in parts]
-        line += [row.get("partitions", {}).get(part, "") for part in ("p", "smallest_p")]
-        rows.append([line[0], *(cell if isinstance(cell, float) else "" for cell in line[1:])])
-    return header, rows

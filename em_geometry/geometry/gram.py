@@ -12,14 +12,13 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from em_geometry.stats.arrays import Floats, Ints
 
 TINY = 1e-12  # squared lengths and variances below this are rounding noise of unit vectors
 
 
 def unit_gram(vectors: npt.NDArray[np.floating]) -> Floats:
-    """Cosines [..., n, n] of the rows of `vectors` [..., n, d] (METHOD.md: similarity)."""
+    """Cosines [..., n, n] of the rows of `vectors` [..., n, d] (docs/method.md: similarity)."""
     rows = np.asarray(vectors, dtype=np.float64)
     rows = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
     products: Floats = rows @ np.swapaxes(rows, -1, -2)

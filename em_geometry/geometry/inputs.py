@@ -1,4 +1,4 @@
-"""Reading and checking anybody's cosines, clusters and norms."""
+"""Reading and checking anybody's cosines, directions, clusters and norms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from em_geometry.errors import UserError
 from em_geometry.geometry.gram import Floats
-from em_geometry.io.files import read_json
+from em_geometry.io.files import read_json, read_tensors
 
 TOLERANCE = 1e-6  # slack of symmetry, diagonal, range and smallest eigenvalue
 Rows = Sequence[Sequence[object]]
@@ -173,3 +173,36 @@ def parse_norms(text: str, count: int) -> Floats:
             expected=f"{count} positive numbers, separated by commas, in the file's order",
         )
     return norms
+
+
+def read_directions(folder: Path, width: int, taken: Sequence[str]) -> dict[str, Floats]:
+    """Every tensor of the safetensors files in `folder`: name -> direction [width].
+
+    Args:
+        taken: names that a direction must not have, because the organisms have them.
+    Raises:
+        UserError: no such folder; a file, name or vector that cannot be used.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            "no such folder", where=f"params.yaml: vectors.external: {folder}",
+            found="nothing there", expected="a folder of safetensors files, or an empty one",
+        )  # fmt: skip
+    found: dict[str, Floats] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, vector in read_tensors(path)[0].items():
+            where = f"{path}: {name}"
+            if name in found or name in taken or not NAME.fullmatch(name):
+                raise UserError(
+                    "a direction's name is taken, or holds a space, a dot or `__`", where=where,
+                    found=name, expected="a name of its own, which the keys of results are made of",
+                )  # fmt: skip
+            if vector.shape != (width,) or not np.isfinite(vector).all() or not vector.any():
+                raise UserError(
+                    "not a direction of this model's residual stream", where=where,
+                    found=f"shape {vector.shape}, {int(np.isfinite(vector).sum())} finite entries, "
+                    f"{np.count_nonzero(vector)} not zero",
+                    expected=f"shape ({width},), all finite, one or more not zero",
+                )  # fmt: skip
+            found[name] = vector.astype(np.float64)
+    return found

@@ -1,4 +1,4 @@
-"""Which tests can tell a common core from none (METHOD.md: calibration, power).
+"""Which tests can tell a common core from none (docs/method.md: calibration, power).
 
 Vectors are simulated with the observed tightness of the clusters and a common core of variance
 share g. A core cannot exceed the loosest cluster's cosine; a second sweep goes on from there
@@ -8,19 +8,19 @@ independent vectors cross in 5 % of draws.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
-from em_geometry.geometry.cluster_angle import cluster_angle
-from em_geometry.geometry.core_model import core_grams
+from em_geometry.geometry.core import core_grams
+from em_geometry.geometry.five_tests import TESTS, Members, count, decide, statistics
 from em_geometry.geometry.gram import TINY, Floats
-from em_geometry.geometry.similarity import across_mean, within
-from em_geometry.geometry.verdict import TESTS, count, decide, statistics
+from em_geometry.geometry.methods import across_mean, cluster_angle, within
+from em_geometry.io.results import Leaf
 from em_geometry.settings.sections import Geometry
+from em_geometry.stats.arrays import Bools
 
 POINTS, LARGEST = 11, 0.95  # shares in each sweep; the last share of the second
 LEVEL, POWER = 0.05, 0.8  # false positives and power that count as telling apart
@@ -55,7 +55,7 @@ class Sweep:
     """
 
     shares: Floats
-    tighter: np.ndarray
+    tighter: Bools
     independent: dict[str, Floats]
     defined: dict[str, Floats]
     all_five: Floats
@@ -74,7 +74,7 @@ def sweep(
     replicates: int,
     dimension: int,
     n: int,
-    members: Mapping[str, Sequence[int]],
+    members: Members,
     tightness: Mapping[str, float],
     rules: Geometry,
 ) -> Sweep:
@@ -113,7 +113,7 @@ def sweep(
     )
 
 
-def _share(hits: Any, defined: np.ndarray) -> Floats:
+def _share(hits: Bools, defined: Bools) -> Floats:
     """Share [S] of hits, bool [S, B], among defined draws; 0 when none is defined."""
     share: Floats = (hits & defined).sum(-1) / np.maximum(defined.sum(-1), 1)
     return share
@@ -135,35 +135,36 @@ def judge(shares: Floats, detected: Floats, opposite: Floats) -> tuple[str, floa
     return "cannot discriminate", "never"
 
 
-def verdicts_of(found: Sweep) -> dict[str, object]:
-    """Metrics: per test the verdict at the paper's threshold and at the 5 % threshold."""
+def verdicts_of(found: Sweep) -> dict[str, Leaf]:
+    """Results by dotted key: per test the verdict at the paper's and at the 5 % threshold."""
     shares = found.attainable(found.shares)
-    metrics: dict[str, object] = {}
+    results: dict[str, Leaf] = {}
     for name in SHARED_IS_LARGE:
         opposite = found.attainable(found.opposite[name])
         crossed = found.attainable(found.crossed[name])
-        entry: dict[str, object] = {"verdict_5pct": "no threshold", "smallest_share_5pct": "never"}
         if np.isfinite(found.threshold[name]):
-            entry = _rule("5pct", shares, crossed, opposite)
-            entry |= {"threshold_5pct": found.threshold[name]}
+            results |= _rule(f"{name}.{{}}_5pct", shares, crossed, opposite)
+            results[f"{name}.threshold_5pct"] = found.threshold[name]
+        else:
+            results[f"{name}.verdict_5pct"] = "no threshold"
+            results[f"{name}.smallest_share_5pct"] = "never"
         if name in TESTS:
             detected = 1.0 - found.attainable(found.independent[name])
-            entry |= _rule("paper", shares, detected, opposite)
-            entry |= {"false_alarm_paper": float(detected[0])}
-            entry |= {"defined_at_zero": float(found.defined[name][0])}
-        metrics[name] = entry
-    metrics["largest_share"] = float(shares[-1])
-    metrics["all_five_at_zero"] = float(found.all_five[0])
-    metrics["all_five_at_largest"] = float(found.attainable(found.all_five)[-1])
-    return metrics
+            results |= _rule(f"{name}.{{}}_paper", shares, detected, opposite)
+            results[f"{name}.false_alarm_paper"] = float(detected[0])
+            results[f"{name}.defined_at_zero"] = float(found.defined[name][0])
+    results["largest_share"] = float(shares[-1])
+    results["all_five_at_zero"] = float(found.all_five[0])
+    results["all_five_at_largest"] = float(found.attainable(found.all_five)[-1])
+    return results
 
 
-def _rule(name: str, shares: Floats, detected: Floats, opposite: Floats) -> dict[str, object]:
+def _rule(key: str, shares: Floats, detected: Floats, opposite: Floats) -> dict[str, Leaf]:
     verdict, smallest = judge(shares, detected, opposite)
     return {
-        f"verdict_{name}": verdict,
-        f"smallest_share_{name}": smallest,
-        f"power_{name}_at_largest": float(detected[-1]),
+        key.format("verdict"): verdict,
+        key.format("smallest_share"): smallest,
+        f"{key.format('power')}_at_largest": float(detected[-1]),
     }
 
 
@@ -177,13 +178,13 @@ def curves(found: Sweep) -> tuple[list[str], list[list[object]]]:
     return [*columns], [["" if np.isnan(cell) else cell for cell in row] for row in rows]
 
 
-def dimensions_needed(gram: Floats, members: Mapping[str, Sequence[int]]) -> dict[str, float | str]:
+def dimensions_needed(gram: Floats, members: Members) -> dict[str, Leaf]:
     """Effective dimension above which the angle between two clusters is no accident, by pair.
 
     Cosines of independent isotropic directions in D dimensions have standard deviation
     1 / sqrt(D); beyond the returned D the cosine lies outside their 95 % range.
     """
-    needed: dict[str, float | str] = {}
+    needed: dict[str, Leaf] = {}
     for a, b in combinations(members, 2):
         cosine = float(np.cos(np.radians(cluster_angle(gram, members[a], members[b]))))
         if not np.isnan(cosine):
@@ -192,7 +193,7 @@ def dimensions_needed(gram: Floats, members: Mapping[str, Sequence[int]]) -> dic
     return needed
 
 
-def tightness_of(gram: Floats, members: Mapping[str, Sequence[int]]) -> dict[str, float]:
+def tightness_of(gram: Floats, members: Members) -> dict[str, float]:
     """Mean cosine within each cluster of two or more; negative ones count as 0."""
     return {
         cluster: max(0.0, float(within(gram, indices)))

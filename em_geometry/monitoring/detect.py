@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from em_geometry.geometry.gram import Floats
-from em_geometry.geometry.resampling import stream
+from em_geometry.stats.resample import stream
 
 OWN, ONE, MANY = "own", "one", "k"
 UNSEEN_ONE, UNSEEN_MANY, SIZE = "unseen_one", "unseen_k", "size"

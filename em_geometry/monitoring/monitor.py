@@ -20,7 +20,6 @@ import numpy as np
 from em_geometry.activations.prompts import ActivationPrompt, read_prompts
 from em_geometry.errors import UserError
 from em_geometry.geometry.gram import Floats
-from em_geometry.geometry.measure import read_measured
 from em_geometry.io.files import (
     read_parquet,
     read_tensors,
@@ -37,10 +36,13 @@ from em_geometry.judging.score import active_judge, judged
 from em_geometry.monitoring.checkpoints import Plan, Trajectory, trajectories
 from em_geometry.monitoring.compare import Course, Scores, compare, scores, series
 from em_geometry.monitoring.detect import Draws, detectors
+from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.paths import ACTIVATIONS
 from em_geometry.settings.params import BASE, Params, load_params
-from em_geometry.vectors.files import residual_norms
+from em_geometry.steering.selected import read_selected
+from em_geometry.vectors.contrasts import prompt_span
+from em_geometry.vectors.table import read_vectors
 
 if TYPE_CHECKING:
     import polars as pl
@@ -59,11 +61,12 @@ def main(params: Params) -> None:
         write_text(PLOT, "step\n")
         print(f"monitoring: {reason}")
         return
-    measured, settings, rate = read_measured(params), params.monitoring, params.transfer.rate
-    blocks = dict(zip(measured.names, measured.layers.tolist(), strict=True))
-    spans: list[str] = list(params.activations.spans)
-    span = measured.choice.split(".")[1]
-    span = span if span in spans else spans[0]
+    names, settings, rate = params.slugs("organism"), params.monitoring, params.transfer.rate
+    selected = read_selected(paths.SELECTED, names)
+    table = read_vectors(paths.VECTORS, paths.VECTOR_INDEX)
+    blocks = {name: selected[name].layer for name in names}
+    choice = f"{selected[names[0]].contrast}.{selected[names[0]].span}"
+    span = prompt_span(selected[names[0]].span, params.activations.spans)
     prompts = chosen_prompts(read_prompts(params.prompts), settings.prompts)
     draws = Draws.of([p.topic for p in prompts], params.run.seed, settings.bootstrap)
     controls = params.slugs("control")
@@ -72,7 +75,7 @@ def main(params: Params) -> None:
     finished = [read_parquet(BASELINE / f"{m}.parquet") for m in (BASE, *controls)]
     metrics: dict[str, Any] = {
         "status": "ok",
-        "choice": measured.choice,
+        "choice": choice,
         "span": span,
         "prompts": len(prompts),
         "topics": len(draws.member),
@@ -80,13 +83,13 @@ def main(params: Params) -> None:
         "projection_unit": "share of the base's mean residual norm at the block",
     }
     columns: dict[str, dict[int, float | str]] = {}
-    clusters = {slug: str(params.organisms[slug].cluster) for slug in measured.names}
+    clusters = {slug: str(params.organisms[slug].cluster) for slug in names}
     for slug in settings.organisms:
         block = blocks[slug]
-        unit = float(residual_norms(params)[block])
+        unit = float(table.residual[block])
         base = stored(BASE, span, prompts, block)
-        vectors = measured.at(measured.choice, np.full_like(measured.layers, block))
-        ways = detectors(dict(zip(measured.names, vectors, strict=True)), clusters, slug)
+        vectors = table.at(choice, dict.fromkeys(names, block))
+        ways = detectors(dict(zip(names, vectors, strict=True)), clusters, slug)
         shifts = {pct: found[slug, pct].activations - base for pct in settings.mixtures_pct}
         benign = answers[slug, 0]
         own = compare(

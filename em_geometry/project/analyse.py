@@ -1,8 +1,9 @@
-"""`make analyse VECTORS=dir`: the battery and its power on anybody's vectors or LoRA adapters.
+"""`em-geometry analyse DIR`: the battery, chance and power on anybody's vectors or LoRA adapters.
 
-One file a vector (.safetensors, .pt, .gguf), which needs no model; or one PEFT folder an adapter of
-the active profile's base model, whose vectors are made first (METHOD.md: `model_contrast`,
-`prompt_last`). Writes `analysis.json` and `analysis.txt` beside them.
+One file a vector (.safetensors, .pt, .gguf) or the run's own selected.safetensors, which needs no
+model; or one PEFT folder an adapter of the active profile's base model, whose vectors are made
+first (docs/method.md: `model_contrast`, `prompt_last`). Writes `analysis.json` and `analysis.txt`
+beside them.
 """
 
 from __future__ import annotations
@@ -19,38 +20,59 @@ from em_geometry.activations.capture import captured
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.activations.store import prompt_texts
 from em_geometry.errors import UserError
-from em_geometry.geometry import power
-from em_geometry.geometry.battery import battery, cluster_indices
-from em_geometry.geometry.gram import unit_gram
+from em_geometry.geometry import Calibration, battery, calibrate, power
 from em_geometry.geometry.inputs import NAME, parse_clusters
-from em_geometry.geometry.resampling import stream
-from em_geometry.geometry.table import battery_table
-from em_geometry.io.files import write_text
+from em_geometry.io.files import nest, write_text
 from em_geometry.io.tables import text_table
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.settings.sections import Geometry, Organism
+from em_geometry.stats.arrays import Floats
 from em_geometry.steering.formats import SUFFIXES, read_interventions
 from em_geometry.steering.hooks import check_vector
+from em_geometry.steering.selected import read_selected
 
-DRAWS = 1000  # of the power curve, at each size of a common core
+DRAWS = 1000  # of the nulls, and of the power curve at each size of a common core
 
 
-def folder_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
-    """Names and vectors [n, width] of a folder, all of one width and one block."""
-    files = [p for p in sorted(folder.glob("*")) if p.suffix in SUFFIXES]
-    if len(files) < 3:
+def file_vectors(path: Path) -> dict[str, Floats]:
+    """Raw vectors [width] of a folder of files, or of a run's file of selected vectors.
+
+    Raises:
+        UserError: fewer than two, a name that no key can be made of, two widths or blocks.
+    """
+    if path.is_file():
+        selected = read_selected(path)
+        blocks = {name: s.layer for name, s in selected.items()}
+        rows = {name: s.norm * s.vector.astype(np.float64) for name, s in selected.items()}
+    else:
+        rows, blocks = _one_a_file(path)
+    if len(rows) < 2:
         raise UserError(
-            "the battery needs at least three vectors",
-            where=str(folder),
-            found=", ".join(p.name for p in files) or "no vector files",
+            "the battery needs at least two vectors",
+            where=str(path),
+            found=", ".join(rows) or "no vector files",
             expected=f"a file a vector: {', '.join(SUFFIXES)}",
             hint="or a folder an adapter, with adapter_config.json",
         )
-    names = [p.stem for p in files]
-    for name, path in zip(names, files, strict=True):
-        if names.count(name) > 1 or not NAME.fullmatch(name):
+    if len(set(blocks.values())) > 1:
+        raise UserError(
+            "cosines across blocks compare different spaces",
+            where=str(path),
+            found=f"blocks {sorted(set(blocks.values()))}",
+            expected="vectors of one block",
+        )
+    return rows
+
+
+def _one_a_file(folder: Path) -> tuple[dict[str, Floats], dict[str, int]]:
+    """Vectors and blocks by the names of the files."""
+    rows: dict[str, Floats] = {}
+    blocks: dict[str, int] = {}
+    for path in (p for p in sorted(folder.glob("*")) if p.suffix in SUFFIXES):
+        name = path.stem
+        if name in rows or not NAME.fullmatch(name):
             raise UserError(
                 "a vector's name occurs twice, or holds a space, a dot or `__`",
                 where=str(path),
@@ -58,40 +80,35 @@ def folder_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
                 expected="a name of its own, which the keys of the result are made of",
                 hint="rename the file",
             )
-    rows = []
-    for path in files:
-        found = read_interventions(path, bare=-1)
+        found = read_interventions(path, layer=-1)
         if len(found) != 1:
             raise UserError(
                 "one vector a file", where=str(path), found=f"{len(found)} vectors", expected="1"
             )
-        rows.append(found[0])
-        check_vector(found[0].vector, rows[0].vector.size, str(path))
-    blocks = sorted({row.layer for row in rows})
-    if len(blocks) > 1:
-        raise UserError(
-            "cosines across blocks compare different spaces", where=str(folder),
-            found=f"blocks {blocks}", expected="vectors of one block",
-        )  # fmt: skip
-    return names, np.stack([row.coefficient * row.vector for row in rows])
+        width = len(next(iter(rows.values()), found[0].vector))
+        check_vector(found[0].vector, width, str(path))
+        rows[name], blocks[name] = found[0].coefficient * found[0].vector, found[0].layer
+    return rows, blocks
 
 
 def adapter_vectors(
     adapters: Sequence[Path], params: Params, layer: int | None
-) -> tuple[list[str], np.ndarray]:
-    """Names and vectors [n, width] of LoRA adapters: adapter minus base on the profile's prompts.
+) -> dict[str, Floats]:
+    """Vectors [width] of LoRA adapters: adapter minus base on the profile's prompts.
 
     Args:
         adapters: PEFT folders.
         layer: block; None = the middle one.
     Raises:
-        UserError: fewer than three, an adapter of another base, no such block, no base model yet.
+        UserError: fewer than two, an adapter of another base, no such block, no base model yet.
     """
-    if len(adapters) < 3:
+    if len(adapters) < 2:
         raise UserError(
-            "the battery needs at least three adapters", where=", ".join(map(str, adapters)),
-            found=len(adapters), expected="3 or more",
-        )  # fmt: skip
+            "the battery needs at least two adapters",
+            where=", ".join(map(str, adapters)),
+            found=len(adapters),
+            expected="2 or more",
+        )
     organisms = {
         p.name: Organism(lab="adapters", cluster="adapters", data="", source=f"path:{p}")
         for p in adapters
@@ -101,10 +118,9 @@ def adapter_vectors(
 
     prompts = read_prompts(params.prompts)
 
-    def mean(slug: str) -> np.ndarray:
+    def mean(slug: str) -> Floats:
         loaded = models(params).load(slug)
-        system = params.base.system_prompt
-        texts, _ = prompt_texts(prompts, spans.spans, loaded.tokenizer, system)
+        texts, _ = prompt_texts(prompts, spans.spans, loaded.tokenizer, params.base.system_prompt)
         batches = captured(loaded.model, texts, spans.batch_size, f"activations {slug}")
         sums = [means[:, 0].astype(np.float64).sum(0) for _, means, _ in batches]
         return np.asarray(np.sum(sums, axis=0) / len(texts))
@@ -113,14 +129,28 @@ def adapter_vectors(
     block = len(base) // 2 if layer is None else layer
     if not 0 <= block < len(base):
         raise UserError(
-            "no such block in the model", where="--layer", found=block,
+            "no such block in the model",
+            where="--layer",
+            found=block,
             expected=f"0 to {len(base) - 1}",
-        )  # fmt: skip
+        )
     print(f"adapter minus base at block {block}, the prompts' last token")
-    rows = np.stack([mean(slug)[block] - base[block] for slug in organisms]).astype(np.float32)
-    for slug, row in zip(organisms, rows, strict=True):
-        check_vector(row, rows.shape[1], slug)
-    return list(organisms), rows
+    rows = {slug: (mean(slug)[block] - base[block]).astype(np.float32) for slug in organisms}
+    for slug, row in rows.items():
+        check_vector(row, len(base[block]), slug)
+    return rows
+
+
+def _chance(found: Calibration) -> dict[str, object]:
+    """Of every statistic what chance gives, by dotted key."""
+    flat: dict[str, object] = {}
+    for key, c in found.statistics.items():
+        for null, p in c.nulls.values():
+            parts = {"median": null.value, "low": null.low, "high": null.high, "p": p}
+            flat |= {f"chance.{key}.{k}": v for k, v in parts.items() if v is not None}
+        if c.partition is not None:
+            flat[f"chance.{key}.p_of_clusters"] = c.partition.p
+    return flat
 
 
 def cli(
@@ -132,24 +162,19 @@ def cli(
 ) -> None:
     """Run the battery on a folder of vectors or adapters, and say which tests can tell what."""
     adapters = sorted(p.parent for p in vectors.glob("*/adapter_config.json"))
-    if adapters:
-        names, rows = adapter_vectors(adapters, load_params(params), layer)
-    else:
-        names, rows = folder_vectors(vectors)
-    groups = parse_clusters(clusters or [])
-    members = cluster_indices(names, groups)
-    rules, gram = Geometry().model_copy(update={"focus": [*groups][:2]}), unit_gram(rows)
-    found = battery(gram, names, groups, rules, np.linalg.norm(rows, axis=1))
-    metrics, text = found.metrics(), battery_table(names, found.flat())
-    if len(members) > 1:
-        curve = power.sweep(
-            stream(seed, "analyse"), DRAWS, rows.shape[1], len(names), members,
-            power.tightness_of(gram, members), rules,
-        )  # fmt: skip
-        metrics["power"] = power.verdicts_of(curve)
-        header, table = power.curves(curve)
+    rows = (
+        adapter_vectors(adapters, load_params(params), layer) if adapters else file_vectors(vectors)
+    )
+    groups, rules = parse_clusters(clusters or []), Geometry(replicates=DRAWS)
+    found, chance = battery(rows, groups, rules), calibrate(rows, groups, rules, seed)
+    flat = found.flat() | _chance(chance)
+    text = f"{found}\n\nAgainst directions without any relation:\n{chance}"
+    if chance.sweep is not None:
+        for key, leaf in power.verdicts_of(chance.sweep).items():
+            flat[f"power.{key}"] = leaf
         text += "\n\nProbability of each verdict, by the share of a common core:\n"
-        text += text_table(header, table)
-    write_text(vectors / "analysis.json", json.dumps(metrics, indent=1) + "\n")
-    write_text(vectors / "analysis.txt", text + "\n")
+        text += text_table(*power.curves(chance.sweep))
+    folder = vectors.parent if vectors.is_file() else vectors
+    write_text(folder / "analysis.json", json.dumps(nest(flat), indent=1) + "\n")
+    write_text(folder / "analysis.txt", text + "\n")
     print(text)

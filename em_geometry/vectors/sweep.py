@@ -1,84 +1,127 @@
-"""Stage `layer_sweep`: which block and which coefficient each steering vector gets.
+"""Which block and which coefficient each steering vector gets (docs/method.md: layer_sweep).
 
-METHOD.md: layer_sweep. On the held-out questions only: (i) what adding the unit vector at a
-fixed relative dose to the *base* does to the log-probability margin of misaligned over aligned
-reference answers, at every block of a grid; (ii) at the best few blocks, judged generations at
-several doses; the strongest dose that keeps answers coherent is kept. Beside the chosen contrast,
-what every other one does to the margin (efficacy.py).
+On the held-out questions only: (i) what adding the unit vector at a fixed relative dose to the
+*base* does to the log-probability margin of misaligned over aligned reference answers, at every
+block of a grid; (ii) at the best few blocks, judged generations at several doses; the strongest
+dose that keeps answers coherent is kept. Beside the chosen contrast, what every other one does to
+the margin: the contrast is a choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from em_geometry.activations.blocks import check_blocks
-from em_geometry.activations.questions import Question, read_questions
-from em_geometry.io.files import write_metrics, write_text
-from em_geometry.judging.score import active_judge, judged
+from em_geometry.activations.questions import Question
+from em_geometry.errors import UserError
+from em_geometry.io.results import Leaf
+from em_geometry.models.chat import answer_ids, render
 from em_geometry.models.load import Loaded
-from em_geometry.project.command import PARAMS, ParamsFile
-from em_geometry.project.inputs import models
-from em_geometry.settings.params import BASE, Params, load_params
-from em_geometry.steering.conditions import Condition
-from em_geometry.steering.respond import respond
-from em_geometry.steering.selected import PATH, Selected, write_selected
-from em_geometry.vectors.efficacy import contrast_efficacy
-from em_geometry.vectors.margins import RANDOM, Candidates, margin_gains, read_candidates
+from em_geometry.progress import Progress
+from em_geometry.settings.sections import Contrast, LayerSweep, Vectors
+from em_geometry.stats.arrays import Floats
+from em_geometry.stats.intervals import t_interval
+from em_geometry.steering.conditions import Condition, random_direction
+from em_geometry.steering.forced import answer_log_probabilities
+from em_geometry.steering.generate import Positions
+from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.selected import Selected
+from em_geometry.vectors.contrasts import Array, prompt_span
+from em_geometry.vectors.evidence import OF_ANSWERS
+from em_geometry.vectors.table import OK, VectorTable
 
-METRICS, PLOT = Path("metrics/layer_sweep.json"), Path("plots/layer_sweep.csv")
+if TYPE_CHECKING:
+    import polars as pl
 
+RANDOM = "random"
+ANSWER_SPAN = "response_mean"
+Rule: TypeAlias = Literal["common", "per_model"] | int  # `vectors.layer`
 # (slug, block, relative dose) -> n, coherent_pct, misaligned_pct, mean_aligned (None: no scores)
-Trials = dict[tuple[str, int, float], dict[str, float | None]]
+Trials: TypeAlias = dict[tuple[str, int, float], dict[str, float | None]]
 
 
-def main(params: Params) -> None:
-    """Chooses block and coefficient for every organism's vector."""
-    settings = params.layer_sweep
-    candidates = read_candidates(params)
-    blocks = len(candidates.residual)
-    rule = params.vectors.layer
-    check_blocks(settings.layers, blocks, "params.yaml: layer_sweep.layers")
-    check_blocks([rule] if isinstance(rule, int) else [], blocks, "params.yaml: vectors.layer")
-    loaded = models(params).load(BASE)
-    questions = read_questions(params.questions, "held_out", params.base.system_prompt)
-    gains = margin_gains(params, loaded, candidates, questions)
-    judged_layers = _layers_to_judge(params, gains)
-    trials = _generate(params, loaded, candidates, questions, judged_layers)
-    chosen = choose(params, trials, judged_layers)
-    selected = {
-        slug: Selected(
-            candidates.units[slug][layer],
-            layer,
-            dose,
-            float(dose * candidates.residual[layer]),
-            float(candidates.norms[slug][layer]),
-            params.vectors.contrast,
-            params.vectors.span,
-        )
-        for slug, (layer, dose, _) in chosen.items()
-    }
-    write_selected(
-        PATH,
-        selected,
-        {
-            "model_sha256": loaded.sha256,
-            "layers_convention": "output of decoder block l, l = 0..L-1",
-            "rule": f"layer {params.vectors.layer}, held-out questions",
-            "units": "unit vectors; coefficient = dose x mean residual norm of the base",
-        },
-    )
-    efficacy = contrast_efficacy(params, loaded, questions, selected, candidates.residual)
-    _write(params, gains, trials, chosen, selected, efficacy)
+@dataclass(frozen=True)
+class Choice:
+    """Block and dose of one organism, and why these where it is not plain."""
+
+    layer: int
+    dose: float
+    status: str = OK
 
 
-def _layers_to_judge(params: Params, gains: dict[str, np.ndarray]) -> dict[str, list[int]]:
+def candidates(table: VectorTable, choice: str, organisms: Sequence[str]) -> dict[str, Array]:
+    """Unit vectors [block, width] of the organisms; UserError if one has none."""
+    table.checked(choice)
+    for slug in organisms:
+        if not table.norms[choice][table.models.index(slug)].any():
+            raise UserError(
+                "this organism has no steering vector under the chosen contrast",
+                where=f"params.yaml: vectors.contrast, organism {slug}",
+                found=table.status(choice, slug, 0),
+                hint="choose another contrast",
+            )
+    return {slug: table.units(choice, slug) for slug in organisms}
+
+
+def margins(
+    loaded: Loaded,
+    questions: Sequence[Question],
+    interventions: Sequence[Intervention | None],
+    positions: Positions,
+    label: str,
+) -> Floats:
+    """Log-probability margins [interventions, questions], nats per answer token.
+
+    Mean log-probability of the misaligned reference answer minus that of the aligned one.
+    """
+    texts = []
+    for question in questions:
+        prompt = render(loaded.tokenizer, question.prompt, question.system).ids
+        for answer in (question.reference.misaligned, question.reference.aligned):
+            texts.append(((*prompt, *answer_ids(loaded.tokenizer, answer)), len(prompt)))
+    result = np.zeros((len(interventions), len(questions)))
+    with Progress(label, len(interventions), unit="conditions") as progress:
+        every = answer_log_probabilities(loaded.model, texts, interventions, positions)
+        for i, found in enumerate(every):
+            means = []
+            for (ids, start), table in zip(texts, found, strict=True):
+                target = table.new_tensor(ids[start:]).long()
+                means.append(float(table.gather(-1, target[:, None]).mean()))
+            result[i] = np.array(means).reshape(-1, 2) @ np.array([1.0, -1.0])
+            progress.advance()
+    return result
+
+
+def margin_gains(
+    loaded: Loaded,
+    units: Mapping[str, Array],
+    residual: Floats,
+    questions: Sequence[Question],
+    settings: LayerSweep,
+    positions: Positions,
+    seed: int,
+) -> dict[str, Floats]:
+    """Mean margin gain [layer of the grid] by organism, and of a random direction."""
+    width = next(iter(units.values())).shape[-1]
+    direction = random_direction(width, seed, RANDOM)
+    every = {**units, RANDOM: np.broadcast_to(direction, (len(residual), width))}
+    plan = [
+        Intervention(unit[layer], layer, settings.dose * float(residual[layer]))
+        for unit in every.values()
+        for layer in settings.layers
+    ]
+    found = margins(loaded, questions, [None, *plan], positions, "layer sweep")
+    gain = (found[1:] - found[0]).mean(-1).reshape(len(every), -1)
+    return dict(zip(every, gain, strict=True))
+
+
+def layers_to_judge(
+    gains: Mapping[str, Floats], organisms: Sequence[str], settings: LayerSweep, rule: Rule
+) -> dict[str, list[int]]:
     """The blocks whose generations are judged, by organism."""
-    settings, rule = params.layer_sweep, params.vectors.layer
-    organisms = params.slugs("organism")
     if isinstance(rule, int):
         return {slug: [rule] for slug in organisms}
     mean = np.mean([gains[slug] for slug in organisms], axis=0)
@@ -89,72 +132,52 @@ def _layers_to_judge(params: Params, gains: dict[str, np.ndarray]) -> dict[str, 
     return result
 
 
-def _generate(
-    params: Params,
-    loaded: Loaded,
-    candidates: Candidates,
-    questions: Sequence[Question],
-    layers: dict[str, list[int]],
-) -> Trials:
-    """Judged answers of the steered base: misaligned and coherent share by (slug, layer, dose)."""
+def conditions(
+    units: Mapping[str, Array],
+    residual: Floats,
+    layers: Mapping[str, Sequence[int]],
+    settings: LayerSweep,
+) -> tuple[list[Condition], dict[str, Array]]:
+    """What is done to the base at these blocks, and the unit vectors by their names."""
+    plan, vectors = [], {}
+    for slug, blocks in layers.items():
+        for layer in blocks:
+            name = f"{slug}@{layer}"
+            vectors[f"vector:{name}"] = units[slug][layer]
+            for dose in settings.doses:
+                size = float(dose * residual[layer])
+                plan.append(Condition(name, "vector", dose, dose, size, layer, settings.samples))
+    return plan, vectors
+
+
+def trials_of(answers: pl.DataFrame, settings: LayerSweep) -> Trials:
+    """Misaligned and coherent share of judged answers by (slug, layer, dose)."""
     import polars as pl
 
-    settings, judging = params.layer_sweep, params.judging
-    conditions, vectors = [], {}
-    for slug, choices in layers.items():
-        for layer in choices:
-            name = f"{slug}@{layer}"
-            vectors[f"vector:{name}"] = candidates.units[slug][layer]
-            for dose in settings.doses:
-                coefficient = float(dose * candidates.residual[layer])
-                conditions.append(
-                    Condition(name, "vector", dose, dose, coefficient, layer, settings.samples)
-                )
-    frame = respond(
-        models(params),
-        loaded,
-        conditions,
-        vectors,
-        questions,
-        params.sampling,
-        "layer sweep answers",
-        params.steering.positions,
-        params.workers,
-    )
-    with active_judge(params) as judge:
-        frame = judged(params, judge, frame, "judge layer sweep")
-    coherent = (pl.col("coherent") >= judging.coherent_above).fill_null(False)
-    table = frame.group_by("source", "relative_dose").agg(
+    coherent = (pl.col("coherent") >= settings.coherent_above).fill_null(False)
+    misaligned = (pl.col("aligned") < settings.misaligned_below).fill_null(False) & coherent
+    table = answers.group_by("source", "relative_dose").agg(
         n=pl.len(),
-        coherent=coherent.mean() * 100,
-        misaligned=((pl.col("aligned") < judging.aligned_below).fill_null(False) & coherent).mean()
-        * 100,
-        aligned=pl.col("aligned").mean(),
+        coherent_pct=coherent.mean() * 100,
+        misaligned_pct=misaligned.mean() * 100,
+        mean_aligned=pl.col("aligned").mean(),
     )
     trials: Trials = {}
-    for source, dose, n, kept, bad, aligned in table.iter_rows():
-        slug, _, layer = source.rpartition("@")
-        trials[slug, int(layer), dose] = {
-            "n": n,
-            "coherent_pct": kept,
-            "misaligned_pct": bad,
-            "mean_aligned": aligned,
-        }
+    for row in table.iter_rows(named=True):
+        slug, _, layer = row.pop("source").rpartition("@")
+        trials[slug, int(layer), row.pop("relative_dose")] = row
     return trials
 
 
 def choose(
-    params: Params,
-    trials: Trials,
-    layers: dict[str, list[int]],
-) -> dict[str, tuple[int, float, str]]:
-    """Block, dose and status by organism.
+    trials: Trials, layers: Mapping[str, Sequence[int]], rule: Rule, min_coherent: float
+) -> dict[str, Choice]:
+    """Block and dose by organism.
 
     A trial is allowed when enough answers stay coherent; among these, the one with the lowest
     mean alignment wins (steadier than a rate of a few answers). The common block is the one
     whose winners are lowest on average.
     """
-    floor = params.layer_sweep.min_coherent
 
     def best(slug: str, layer: int) -> tuple[float, float, str]:
         allowed, doses = [], []
@@ -163,67 +186,128 @@ def choose(
                 continue
             doses.append(dose)
             aligned, coherent = trial["mean_aligned"], trial["coherent_pct"]
-            if aligned is not None and coherent is not None and coherent >= floor:
+            if aligned is not None and coherent is not None and coherent >= min_coherent:
                 allowed.append((aligned, dose))
         if allowed:
-            return (*min(allowed), "ok")
-        dose = min(doses)
-        return 100.0, dose, f"no dose keeps {floor:g} % of the answers coherent; the lowest taken"
+            return (*min(allowed), OK)
+        why = f"no dose keeps {min_coherent:g} % of the answers coherent; the lowest taken"
+        return 100.0, min(doses), why
 
-    if params.vectors.layer == "per_model":
+    if rule == "per_model":
         picked = {
-            slug: min((best(slug, layer)[0], layer) for layer in choices)[1]
-            for slug, choices in layers.items()
+            slug: min((best(slug, layer)[0], layer) for layer in blocks)[1]
+            for slug, blocks in layers.items()
         }
     else:
         shared = next(iter(layers.values()))
         means = [(np.mean([best(slug, layer)[0] for slug in layers]), layer) for layer in shared]
         picked = dict.fromkeys(layers, min(means)[1])
-    return {slug: (layer, *best(slug, layer)[1:]) for slug, layer in picked.items()}
+    return {slug: Choice(layer, *best(slug, layer)[1:]) for slug, layer in picked.items()}
 
 
-def _write(
-    params: Params,
-    gains: dict[str, np.ndarray],
-    trials: Trials,
-    chosen: dict[str, tuple[int, float, str]],
-    selected: dict[str, Selected],
-    efficacy: dict[str, dict[str, Any]],
-) -> None:
-    settings = params.layer_sweep
-    metrics: dict[str, Any] = {
-        "contrast": params.vectors.contrast,
-        "span": params.vectors.span,
-        "rule": str(params.vectors.layer),
+def selected_of(
+    table: VectorTable, units: Mapping[str, Array], chosen: Mapping[str, Choice], how: Vectors
+) -> dict[str, Selected]:
+    """The chosen vectors with their coefficients."""
+    norms = table.norms[f"{how.contrast}.{how.span}"]
+    return {
+        slug: Selected(
+            units[slug][c.layer].astype(np.float32),
+            c.layer,
+            c.dose,
+            float(c.dose * table.residual[c.layer]),
+            float(norms[table.models.index(slug), c.layer]),
+            how.contrast,
+            how.span,
+        )
+        for slug, c in chosen.items()
     }
-    used = {layer for layer, _, _ in chosen.values()}
-    metrics["layer"] = used.pop() if len(used) == 1 else "per model"
-    for slug, (layer, dose, status) in chosen.items():
-        entry: dict[str, Any] = {
-            "layer": layer,
-            "dose": dose,
+
+
+def contrast_efficacy(
+    loaded: Loaded,
+    table: VectorTable,
+    questions: Sequence[Question],
+    blocks: Mapping[str, int],
+    chosen: Vectors,
+    spans: Sequence[str],
+    dose: float,
+    positions: Positions,
+    seed: int,
+) -> dict[str, Leaf]:
+    """Mean margin gain over the organisms' vectors, in nats per token, by contrast.
+
+    Args:
+        loaded: the base.
+        questions: held out; the intervals are over them.
+        blocks: of each organism, at which the vectors of all contrasts are tried.
+        chosen: contrast and span of the run.
+        spans: of prompts, as captured.
+        dose: relative dose.
+    """
+    chance = random_direction(next(iter(table.raw.values())).shape[-1], seed, RANDOM)
+
+    def added(vector: Array, block: int) -> Intervention:
+        return Intervention(vector, block, dose * float(table.residual[block]))
+
+    names: dict[str, str] = {}
+    for contrast in get_args(Contrast):
+        span = ANSWER_SPAN if contrast == OF_ANSWERS else prompt_span(chosen.span, spans)
+        names[contrast] = chosen.span if contrast == chosen.contrast else span
+    why = {
+        (c, slug): table.status(f"{c}.{span}", slug, block)
+        for c, span in names.items()
+        for slug, block in blocks.items()
+    }
+    plan: dict[tuple[str, str | int], Intervention] = {
+        (c, slug): added(table.units(f"{c}.{names[c]}", slug)[blocks[slug]], blocks[slug])
+        for (c, slug), status in why.items()
+        if status == OK
+    }
+    plan |= {(RANDOM, block): added(chance, block) for block in sorted(set(blocks.values()))}
+    found = margins(loaded, questions, [None, *plan.values()], positions, "contrasts")
+    gains = dict(zip(plan, found[1:] - found[0], strict=True))
+    results: dict[str, Leaf] = {}
+    for contrast, span in names.items():
+        used = [slug for slug in blocks if why[contrast, slug] == OK]
+        key = f"efficacy.{contrast}"
+        results |= {f"{key}.span": span, f"{key}.vectors": len(used)}
+        for slug in (s for s in blocks if s not in used):
+            results[f"{key}.without.{slug}"] = why[contrast, slug]
+        if used:
+            mean = np.mean([gains[contrast, slug] for slug in used], axis=0)
+            random = np.mean([gains[RANDOM, blocks[slug]] for slug in used], axis=0)
+            results[key] = t_interval(mean)
+            results[f"{key}.beyond_random"] = t_interval(mean - random)
+        else:
+            results[key] = "undefined for every organism"
+    return results
+
+
+def sweep_results(
+    chosen: Mapping[str, Choice],
+    selected: Mapping[str, Selected],
+    trials: Trials,
+    gains: Mapping[str, Floats],
+    layers: Sequence[int],
+) -> dict[str, Leaf]:
+    """What was chosen for each organism, and how it fared there; keys as in the results."""
+    used = {c.layer for c in chosen.values()}
+    results: dict[str, Leaf] = {"layer": used.pop() if len(used) == 1 else "per model"}
+    for slug, c in chosen.items():
+        entry: dict[str, Leaf] = {
+            "layer": c.layer,
+            "dose": c.dose,
             "coefficient": selected[slug].coefficient,
             "raw_norm": selected[slug].norm,
-            "status": status,
-            **{
-                name: "undefined: no scored answers" if value is None else value
-                for name, value in trials[slug, layer, dose].items()
-            },
+            "status": c.status,
         }
-        if layer in settings.layers:
-            at = settings.layers.index(layer)
-            entry["margin_gain"] = gains[slug][at]
-            entry["random_margin_gain"] = gains[RANDOM][at]
-        entry["best_layer_by_margin"] = settings.layers[int(np.argmax(gains[slug]))]
-        metrics[slug] = entry
-    metrics["efficacy"] = efficacy
-    write_metrics(METRICS, metrics)
-    lines = [",".join(["layer", *gains])]
-    for i, layer in enumerate(settings.layers):
-        lines.append(",".join([str(layer), *(f"{g[i]:.6f}" for g in gains.values())]))
-    write_text(PLOT, "\n".join(lines) + "\n")
-
-
-def cli(params: ParamsFile = PARAMS) -> None:
-    """Choose block and coefficient of every steering vector on the held-out questions."""
-    main(load_params(params))
+        for name, value in trials[slug, c.layer, c.dose].items():
+            entry[name] = "undefined: no scored answers" if value is None else value
+        if c.layer in layers:
+            at = layers.index(c.layer)
+            entry["margin_gain"] = float(gains[slug][at])
+            entry["random_margin_gain"] = float(gains[RANDOM][at])
+        entry["best_layer_by_margin"] = layers[int(np.argmax(gains[slug]))]
+        results |= {f"{slug}.{name}": value for name, value in entry.items()}
+    return results

@@ -11,12 +11,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from em_geometry.errors import UserError
+from em_geometry.geometry.choices import LAYER, NO_MASSIVE, PER_MODEL
 from em_geometry.io.files import read_parquet, read_tensors, write_parquet, write_tensors
+from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.steering.selected import Selected
+from em_geometry.vectors.contrasts import Array, Entry
 
 OK = "ok"
 COLUMNS = ("contrast", "span", "model", "layer", "norm", "residual_norm", "status")
@@ -44,6 +49,26 @@ class VectorTable:
     norms: Mapping[str, npt.NDArray[np.float64]]
     statuses: Mapping[str, npt.NDArray[np.object_]]
     residual: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, models: Sequence[str], entries: Mapping[str, Sequence[Entry]], residual: Array
+    ) -> Self:
+        """Makes a table of vectors [block, width], an entry a model, or why there is none."""
+        shape = next(e.shape for each in entries.values() for e in each if not isinstance(e, str))
+        raw, norms, statuses = {}, {}, {}
+        for choice, each in entries.items():
+            raw[choice] = np.zeros((len(each), *shape), dtype=np.float32)
+            norms[choice] = np.zeros((len(each), shape[0]))
+            statuses[choice] = np.empty((len(each), shape[0]), dtype=object)
+            for i, entry in enumerate(each):
+                if isinstance(entry, str):
+                    statuses[choice][i] = entry
+                    continue
+                raw[choice][i] = entry
+                norms[choice][i] = np.linalg.norm(entry.astype(np.float64), axis=-1)
+                statuses[choice][i] = np.where(norms[choice][i] > 0, OK, "zero vector")
+        return cls(list(models), raw, norms, statuses, residual.astype(np.float64))
 
     def rows(self, models: Sequence[str]) -> list[int]:
         """Positions of `models`; UserError where one has no vectors."""
@@ -96,6 +121,36 @@ class VectorTable:
         lengths = np.maximum(self.norms[choice][row], 1e-30)[:, None].astype(np.float32)
         unit: npt.NDArray[np.float32] = self.raw[choice][row] / lengths
         return unit
+
+
+def every_choice(
+    table: VectorTable,
+    selected: Mapping[str, Selected],
+    own: Mapping[str, int],
+    massive: Sequence[int] | Ints,
+) -> dict[str, Floats | str]:
+    """Vectors [n, width] of the selected organisms under each choice, or why there are none.
+
+    Keys are `<contrast>.<span>` at the selected blocks, each block's number for the selected
+    contrast (`layer.<l>`), each model at its own best block (`per_model`), and `without_massive`.
+
+    Args:
+        own: organism -> the block that is best for it alone.
+        massive: dimensions that are left out in the last choice.
+    """
+    how = next(iter(selected.values()))
+    chosen, layers = f"{how.contrast}.{how.span}", {m: s.layer for m, s in selected.items()}
+
+    def at(choice: str, blocks: Mapping[str, int]) -> Floats | str:
+        return table.missing(choice, blocks) or table.at(choice, blocks)
+
+    found = {choice: at(choice, layers) for choice in sorted(table.raw)}
+    for block in range(len(table.residual)):
+        found[f"{LAYER}{block}"] = at(chosen, dict.fromkeys(layers, block))
+    found[PER_MODEL] = at(chosen, own)
+    unit = np.stack([s.vector for s in selected.values()]).astype(np.float64)
+    found[NO_MASSIVE] = np.delete(unit, massive, axis=1)
+    return found
 
 
 def write_vectors(vectors: Path, index: Path, table: VectorTable) -> None:

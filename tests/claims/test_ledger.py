@@ -49,7 +49,7 @@ def test_the_ledger_is_whole() -> None:
     assert ids[:81] == [f"C{i:03d}" for i in range(1, 82)]
     printed = [c for c in LEDGER if c.published and c.published.subgram and c.id[0] == "C"]
     assert len(printed) >= 25
-    keys = battery(GRAM.fitted(), GRAM.names, GRAM.clusters, RULES).values
+    keys = battery(GRAM.fitted(), GRAM.clusters, RULES, names=GRAM.names).values
     for claim in LEDGER:
         for metric in claim.metrics:
             file, _, key = metric.partition(":")
@@ -67,7 +67,7 @@ def test_all_members_keep_the_printed_cosines() -> None:
 def test_raw_norms_give_three_printed_numbers_together() -> None:
     """The hypothesis of C010, C038 and C039 is at least arithmetically possible."""
     norms = np.array([1.0, 1.0, 1.0, 0.6, 1.0, 1.77])
-    found = battery(GRAM.fitted(), GRAM.names, GRAM.clusters, RULES, norms).flat()
+    found = battery(GRAM.fitted(), GRAM.clusters, RULES, names=GRAM.names, norms=norms).flat()
     assert found["cluster_angle.medical__persona_raw_deg"] == pytest.approx(100.2, abs=0.15)
     medical = found["cross_variance.medical_pc1_in_persona.uncentred_raw_pct"]
     persona = found["cross_variance.persona_pc1_in_medical.uncentred_raw_pct"]
@@ -174,7 +174,7 @@ cross_variance.medical_pc1_in_persona.centred_pct
 
 
 def test_users_and_the_ledger_can_rely_on_the_keys() -> None:
-    found = battery(GRAM.fitted(), GRAM.names, GRAM.clusters, RULES).flat()
+    found = battery(GRAM.fitted(), GRAM.clusters, RULES, names=GRAM.names).flat()
     assert [key for key in PROMISED.split() if key not in found] == []
     assert sum(key.startswith("triangle.") and key.endswith("error_deg") for key in found) == 20
     assert sum(key.startswith("projection.") for key in found) == 15 * 6

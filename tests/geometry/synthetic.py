@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,16 @@ import polars as pl
 import yaml
 
 from em_geometry.io.files import write_parquet, write_tensors
+from em_geometry.io.results import read_results, write_results
+from em_geometry.project import paths
 from em_geometry.settings.params import Params, load_params
+from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.vectors.contrasts import Entry, prompt_contrasts
+from em_geometry.vectors.table import VectorTable, write_vectors
 
 WIDTH, LAYERS, TOPICS, PAIRS = 48, 3, 8, 4  # PAIRS of a neutral and a harmful prompt per topic
-CONTRASTS = ("model_contrast", "prompt_contrast", "control_contrast", "interaction")
 SPANS = ("prompt_last", "prompt_mean")
+CHOICE = "model_contrast.prompt_last"
 PROFILE = Path(__file__).parents[2] / "profiles" / "smol.yaml"
 
 
@@ -63,45 +67,21 @@ def write_artifacts(folder: Path, params: Params, core: float = 0.0, seed: int =
 def _write_vectors(
     folder: Path, params: Params, activations: dict[str, np.ndarray], harmful: np.ndarray
 ) -> None:
-    tables, rows = {}, []
-    for contrast in CONTRASTS:
-        for span in SPANS:
-            raw = [_vector(contrast, activations[m], activations, harmful) for m in params.targets]
-            tables[f"{contrast}.{span}"] = np.stack(raw).astype(np.float32)
-            for model, vectors in zip(params.targets, raw, strict=True):
-                for layer, norm in enumerate(np.linalg.norm(vectors, axis=-1)):
-                    bad = contrast == "control_contrast" and model == "medical_replication"
-                    status = "undefined: no control" if bad else "ok"
-                    rows.append((contrast, span, model, layer, float(norm), 8.0, status))
-    about = {"models": json.dumps(params.targets)}
-    write_tensors(folder / "data/vectors/vectors.safetensors", tables, about)
-    columns = ["contrast", "span", "model", "layer", "norm", "residual_norm", "status"]
-    frame = pl.DataFrame(rows, schema=columns, orient="row")
-    write_parquet(folder / "data/vectors/index.parquet", frame, about)
+    """Tables as `vectors` and `layer_sweep` write them; one model lacks a control contrast."""
+    entries: dict[str, list[Entry]] = {}
+    controls = dict.fromkeys(params.targets, "control") | {"base": "undefined: no recipe"}
+    controls["medical_replication"] = "undefined: no control"
+    for contrast, each in prompt_contrasts(activations, harmful, controls).items():
+        entries |= {f"{contrast}.{span}": each for span in SPANS}
+    table = VectorTable.of(params.targets, entries, np.full(LAYERS, 8.0))
+    write_vectors(folder / paths.VECTORS, folder / paths.VECTOR_INDEX, table)
     names = params.slugs("organism")
-    sweep = {name: {"best_layer_by_margin": i % LAYERS} for i, name in enumerate(names)}
-    (folder / "metrics").mkdir(exist_ok=True)
+    units = {name: table.units(CHOICE, name)[1] for name in names if name in table.models}
+    rows = {n: table.norms[CHOICE][table.models.index(n), 1] for n in names}
+    picked = {n: Selected(unit, 1, 0.3, 2.4, float(rows[n])) for n, unit in units.items()}
+    write_selected(folder / paths.SELECTED, picked, {})
+    sweep = {f"{name}.best_layer_by_margin": i % LAYERS for i, name in enumerate(names)}
     (folder / "data/external").mkdir(exist_ok=True)
-    (folder / "metrics/layer_sweep.json").write_text(json.dumps(sweep))
-    picked = {n: tables["model_contrast.prompt_last"][params.targets.index(n), 1] for n in names}
-    norms = {n: float(np.linalg.norm(v)) for n, v in picked.items()}
-    write_tensors(
-        folder / "data/vectors/selected.safetensors",
-        {n: v / np.float32(norms[n]) for n, v in picked.items()},
-        {
-            "layers": json.dumps(dict.fromkeys(names, 1)),
-            "norms": json.dumps(norms),
-            "contrast": "model_contrast",
-            "span": "prompt_last",
-        },
-    )
-
-
-def _vector(
-    contrast: str, values: np.ndarray, activations: dict[str, np.ndarray], harmful: np.ndarray
-) -> np.ndarray:
-    reference = activations["control" if contrast == "control_contrast" else "base"]
-    rows = values if contrast == "prompt_contrast" else values - reference
-    if contrast in ("prompt_contrast", "interaction"):
-        return np.asarray(rows[harmful].mean(0) - rows[~harmful].mean(0))
-    return np.asarray(rows.mean(0))
+    table_path = folder / paths.table("layer_sweep")
+    known = read_results(table_path).rows if table_path.is_file() else {}
+    write_results(table_path, folder / paths.metrics("layer_sweep"), {**known, **sweep})

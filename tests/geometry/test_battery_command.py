@@ -9,7 +9,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from em_geometry.geometry.battery import cli
+from em_geometry.project.battery import cli
 from em_geometry.project.command import command
 
 GOOD = "x,y,z,w\n1,.5,.2,.1\n.5,1,.1,0\n.2,.1,1,.3\n.1,0,.3,1\n"
@@ -67,7 +67,7 @@ def test_table_is_for_people(tmp_path: Path) -> None:
         (GOOD.replace(".5", "half"), "'half'"),
         ("x,y,z\n1,.9,-.9\n.9,1,.9\n-.9,.9,1\n", "smallest eigenvalue -0.8"),
         ("x,x,z\n1,0,0\n0,1,0\n0,0,1\n", "twice"),
-        ("x,y\n1,0\n0,1\n", "at least three"),
+        ("x\n1\n", "at least two"),
         ("", "empty"),
     ],
 )

@@ -12,12 +12,9 @@ from scipy.spatial.distance import squareform
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
-from em_geometry.geometry import clusters as trees
-from em_geometry.geometry import pca
+from em_geometry.geometry import methods, trees
 from em_geometry.geometry.battery import battery
 from em_geometry.geometry.gram import Floats, unit_gram
-from em_geometry.geometry.mds import mds
-from em_geometry.geometry.projection import on_pair_means
 from em_geometry.settings.sections import Geometry
 from tests.geometry.conftest import unit_vectors
 
@@ -41,7 +38,7 @@ def run(vectors: Floats, rules: Geometry, norms: Floats | None = None) -> dict[s
     names = [f"v{i}" for i in range(len(vectors))]
     half = len(names) // 2
     clusters = {"a": names[:half], "b": names[half:]}
-    return dict(battery(unit_gram(vectors), names, clusters, rules, norms).flat())
+    return dict(battery(unit_gram(vectors), clusters, rules, names=names, norms=norms).flat())
 
 
 def near(found: object, expected: object) -> None:
@@ -56,7 +53,7 @@ def test_pca_is_that_of_scikit_learn(n: int, width: int, rules: Geometry) -> Non
     for k in range(n - 1):
         near(found[f"pca.centred.pc{k + 1}_pct"], 100 * fitted.explained_variance_ratio_[k])
     scores = fitted.transform(vectors)[:, 0]
-    ours = pca.components(pca.centred(unit_gram(vectors))).scores[:, 0]
+    ours = methods.components(methods.centred(unit_gram(vectors))).scores[:, 0]
     near(np.abs(ours), np.abs(scores))
     assert ours[np.abs(ours).argmax()] > 0
     loadings = np.array([found[f"pca.centred.loading_pc1.v{i}"] for i in range(n)])
@@ -164,28 +161,28 @@ def test_cluster_angle_with_and_without_norms(n: int, width: int, rules: Geometr
 
 
 def test_maps_show_an_equilateral_triangle() -> None:
-    maps = mds(np.eye(3))
+    maps = trees.mds(np.eye(3))
     assert maps.classical_stress == pytest.approx(0, abs=1e-9)
     assert maps.smacof_stress == pytest.approx(0, abs=1e-2)
 
 
 def test_maps_of_distances_that_are_not_euclidean() -> None:
     turns = np.radians([0.0, 10.0, 25.0, 90.0])
-    maps = mds(unit_gram(np.stack([np.cos(turns), np.sin(turns)], axis=1)))
+    maps = trees.mds(unit_gram(np.stack([np.cos(turns), np.sin(turns)], axis=1)))
     assert np.isfinite(maps.classical).all()
     assert maps.smacof_stress <= maps.classical_stress
 
 
 def test_stress_by_hand() -> None:
     """Four vectors at right angles lie at distance 1 from each other, in three dimensions."""
-    maps = mds(np.eye(4))
+    maps = trees.mds(np.eye(4))
     shown = np.linalg.norm(maps.smacof[:, None] - maps.smacof[None], axis=-1)
     expected = np.sqrt(((shown - (1 - np.eye(4))) ** 2).sum() / 12)
     assert maps.smacof_stress == pytest.approx(expected)
     assert 0.1 < maps.smacof_stress < maps.classical_stress
     turns = np.array([0.0, 0.3, 0.9])  # of three vectors any distances fit into the plane
     gram = np.cos(turns[:, None] - turns[None])
-    three = mds(np.eye(3) * 0.4 + 0.6 * gram)
+    three = trees.mds(np.eye(3) * 0.4 + 0.6 * gram)
     shown = np.linalg.norm(three.classical[:, None] - three.classical[None], axis=-1)
     assert shown[0, 2] == pytest.approx(0.6 * (1 - np.cos(0.9)) + 0.4, abs=1e-9)
 
@@ -194,5 +191,5 @@ def test_stress_by_hand() -> None:
 def test_the_mean_of_a_pair_halves_its_angle(degrees: float) -> None:
     """Also of vectors that nearly cancel, whose sum is short."""
     cosine = np.cos(np.deg2rad(degrees))
-    found = on_pair_means(np.array([[1.0, cosine], [cosine, 1.0]]), np.array([[0, 1]]))
+    found = methods.on_pair_means(np.array([[1.0, cosine], [cosine, 1.0]]), np.array([[0, 1]]))
     near(found[0], np.full(2, np.cos(np.deg2rad(degrees / 2))))

@@ -13,8 +13,8 @@ from scipy.stats import ortho_group
 from em_geometry.errors import UserError
 from em_geometry.geometry.battery import battery
 from em_geometry.geometry.gram import Floats, unit_gram
-from em_geometry.geometry.residual import reduction_pct, residual_cosines
-from em_geometry.io.files import check_metrics
+from em_geometry.geometry.methods import reduction_pct, residual_cosines
+from em_geometry.io.files import check_metrics, nest
 from em_geometry.settings.sections import Geometry
 from tests.geometry.conftest import unit_vectors
 
@@ -25,7 +25,7 @@ CLUSTERS = {"one": ["a", "b"], "two": ["c", "d", "e"]}
 
 
 def values(gram: Floats, names: list[str] = NAMES) -> dict[str, float]:
-    return {k: float(v) for k, v in battery(gram, names, CLUSTERS, RULES).values.items()}
+    return {k: float(v) for k, v in battery(gram, CLUSTERS, RULES, names=names).values.items()}
 
 
 def same(first: dict[str, float], second: dict[str, float]) -> None:
@@ -71,7 +71,7 @@ def test_equal_cosines_leave_residuals_of_minus_one_half(rho: float) -> None:
 
 def test_a_batch_is_its_members() -> None:
     grams = np.stack([unit_gram(unit_vectors(s, 5, 16, 0.7)) for s in range(6)]).reshape(2, 3, 5, 5)
-    whole = battery(grams, NAMES, CLUSTERS, RULES)
+    whole = battery(grams, CLUSTERS, RULES, names=NAMES)
     for index in np.ndindex(2, 3):
         same({k: float(v[index]) for k, v in whole.values.items()}, values(grams[index]))
 
@@ -97,7 +97,8 @@ def test_degenerate_input_gets_statuses(clusters: dict[str, list[str]], kind: st
         vectors = np.eye(5)
     elif kind == "opposite":
         vectors[1] = -vectors[0]
-    metrics = battery(unit_gram(vectors), NAMES, clusters, RULES, np.ones(5)).metrics()
+    found = battery(unit_gram(vectors), clusters, RULES, names=NAMES, norms=np.ones(5))
+    metrics = nest(found.flat())
     check_metrics(metrics)
     assert "NaN" not in json.dumps(metrics)
 
@@ -106,7 +107,7 @@ def test_singletons_and_collinear_clusters_say_why() -> None:
     vectors = unit_vectors(2, 5, 16)
     vectors[1] = vectors[0]
     clusters = {"one": ["a", "b"], "two": ["c"], "three": ["d", "e"]}
-    found = battery(unit_gram(vectors), NAMES, clusters, RULES).flat()
+    found = battery(unit_gram(vectors), clusters, RULES, names=NAMES).flat()
     assert "one member" in str(found["cross_variance.two_pc1_in_three.centred_pct"])
     assert "equal" in str(found["cross_variance.one_pc1_in_three.centred_pct"])
     assert "one member" in str(found["clusters.average.merge_two"])
@@ -118,9 +119,9 @@ def test_singletons_and_collinear_clusters_say_why() -> None:
 )
 def test_clusters_that_make_no_sense_are_refused(clusters: dict[str, list[str]]) -> None:
     with pytest.raises(UserError):
-        battery(np.eye(5), NAMES, clusters, RULES)
+        battery(np.eye(5), clusters, RULES, names=NAMES)
 
 
 def test_focus_must_name_clusters() -> None:
     with pytest.raises(UserError, match="clusters to compare"):
-        battery(np.eye(5), NAMES, CLUSTERS, Geometry(focus=["one", "six"]))
+        battery(np.eye(5), CLUSTERS, Geometry(focus=["one", "six"]), names=NAMES)

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from em_geometry.errors import UserError
-from em_geometry.geometry.answers import Answers
 from em_geometry.geometry.gram import Floats, cosines
-from em_geometry.geometry.p_values import p_value
-from em_geometry.geometry.samples import Prompts
+from em_geometry.geometry.samples import AnswerRows, PromptRows
+from em_geometry.stats.permutation import null_p
 
 TOPICS = [f"t{i % 8}" for i in range(40)]
 ASKED = [f"q{i % 8}" for i in range(80)]
@@ -29,7 +28,7 @@ def rows(seed: int = 0, width: int = 30) -> Floats:
 
 def answers(
     seed: int = 0, n: int = 2, effect: float = 0.0, confound: float = 0.0, often: float = 0.5
-) -> Answers:
+) -> AnswerRows:
     """Ten answers to each of eight questions; the share `often` of those to 0 to 3 is bad.
 
     Args:
@@ -46,12 +45,12 @@ def answers(
         noise[:, 1] += confound * first
         parts.append(noise)
         labels.append(bad)
-    return Answers(parts, labels, [ASKED] * n)
+    return AnswerRows(parts, labels, [ASKED] * n)
 
 
 def test_bootstrap_of_prompts_is_that_of_the_vectors_themselves() -> None:
     data = rows()
-    found = Prompts(data, TOPICS).bootstrap(rng(3), 5)
+    found = PromptRows(data, TOPICS).bootstrap(rng(3), 5)
     drawn = rng(3).multinomial(8, np.full(8, 1 / 8), 5)
     names = sorted(set(TOPICS))
     for b in range(5):
@@ -62,7 +61,7 @@ def test_bootstrap_of_prompts_is_that_of_the_vectors_themselves() -> None:
 
 def test_flips_and_halves_of_prompts_are_those_of_the_vectors_themselves() -> None:
     data = rows()
-    sample, names = Prompts(data, TOPICS), sorted(set(TOPICS))
+    sample, names = PromptRows(data, TOPICS), sorted(set(TOPICS))
     signs = rng(4).choice([-1.0, 1.0], (3, 6, 8))
     for b, found in enumerate(sample.without_effect(rng(4), 3)):
         each = signs[b][:, [names.index(t) for t in TOPICS]]
@@ -79,7 +78,7 @@ def test_flips_and_halves_of_prompts_are_those_of_the_vectors_themselves() -> No
         assert agreement[b] == pytest.approx(expected)
 
 
-def by_hand(sample: Answers, weights: Floats) -> Floats:
+def by_hand(sample: AnswerRows, weights: Floats) -> Floats:
     """Vectors from the answers themselves, each counted so often."""
     found = []
     for rows_of, bad in zip(sample.answers, sample.misaligned, strict=True):
@@ -110,7 +109,7 @@ def test_bootstrap_and_halves_of_answers_are_those_of_the_vectors_themselves() -
 def test_labels_are_shuffled_within_questions_and_every_way_is_as_likely() -> None:
     values = np.array([[1.0], [2.0], [4.0], [8.0]])
     bad, asked = np.array([True, False, False, True]), ["a", "b", "a", "b"]
-    found = Answers([values], [bad], [asked]).without_effect(rng(), 4000)[:, 0, 0]
+    found = AnswerRows([values], [bad], [asked]).without_effect(rng(), 4000)[:, 0, 0]
     lengths = Counter(np.round(found**0.5, 6).tolist())
     ways = [abs((x + y) - (5 - x) - (10 - y)) / 2 for x, y in product((1, 4), (2, 8))]
     expected = Counter(np.round(ways, 6).tolist())
@@ -123,17 +122,17 @@ def test_no_label_leaves_its_question() -> None:
     """Answers that differ by question only: no shuffle within questions changes the vector."""
     sample = answers()
     plain = np.eye(8)[[int(q[1]) for q in ASKED]]
-    same = Answers([plain, plain], sample.misaligned, sample.question)
+    same = AnswerRows([plain, plain], sample.misaligned, sample.question)
     observed = same.vectors @ same.vectors.T
     for found in same.without_effect(rng(), 20):
         assert found == pytest.approx(observed, abs=1e-9)
 
 
-def p_of(sample: Answers, seed: int = 7) -> float:
+def p_of(sample: AnswerRows, seed: int = 7) -> float:
     null = cosines(sample.without_effect(rng(seed), 400))[:, 0, 1]
     vectors = sample.vectors
-    found = p_value(float(cosines((vectors @ vectors.T)[None])[0, 0, 1]), null)
-    assert isinstance(found, float)
+    found = null_p(float(cosines((vectors @ vectors.T)[None])[0, 0, 1]), null)
+    assert found is not None
     return found
 
 
@@ -147,13 +146,13 @@ def test_a_shared_effect_is_seen_and_shared_questions_are_not_taken_for_one() ->
 def test_no_draw_loses_all_answers_of_a_label() -> None:
     sample = answers(n=2)
     few = np.array([int(q[1]) < 4 and i < 8 for i, q in enumerate(ASKED)])
-    sample = Answers(sample.answers, [few, sample.misaligned[1]], sample.question)
+    sample = AnswerRows(sample.answers, [few, sample.misaligned[1]], sample.question)
     assert sample.questions_of_fewest == 4
     assert np.isfinite(sample.bootstrap(rng(), 300)).all()
     split, agreement = sample.halves(rng(), 300)
     assert split.shape == (2, 300, 2, 2)
     assert np.isfinite(split).all() and np.isfinite(agreement).all()
-    single = Answers(sample.answers, [few & (np.arange(80) == 0), few], sample.question)
+    single = AnswerRows(sample.answers, [few & (np.arange(80) == 0), few], sample.question)
     with pytest.raises(UserError, match="too few to draw the questions again"):
         single.halves(rng(), 2)
 

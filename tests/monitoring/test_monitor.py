@@ -14,7 +14,9 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import check_metrics, read_json, write_parquet
 from em_geometry.judging.judge import Judgement
 from em_geometry.monitoring import checkpoints, monitor
+from em_geometry.project import paths
 from em_geometry.settings.params import Params
+from em_geometry.vectors.table import read_vectors
 from stages import base_model
 from tests.conftest import ROOT, SYSTEM
 from tests.vectors.test_seeds import LAYER, activations, write_run
@@ -101,10 +103,8 @@ def test_trainings_are_measured_compared_and_kept(
     assert np.linalg.norm(shifts["mix_100"][1]) > np.linalg.norm(shifts["mix_100"][0])
     raw = (activations("medical") - activations("base")).mean(0)[LAYER]
     own = shifts["mix_100"] @ (raw / np.linalg.norm(raw)).astype(np.float32)
-    from em_geometry.vectors.files import residual_norms
-
     last = medical["mix_100"]["checkpoint"]["step_6"]
-    expected = own[1].mean() / residual_norms(params)[LAYER]
+    expected = own[1].mean() / read_vectors(paths.VECTORS, paths.VECTOR_INDEX).residual[LAYER]
     assert last["own"]["mean"] == pytest.approx(float(expected), rel=1e-4)
     assert last["own"]["low"] <= last["own"]["mean"] <= last["own"]["high"]
     assert last["n"] == 4

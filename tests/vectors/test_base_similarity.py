@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +15,11 @@ from invented_activations import (
     write_prompt_activations,
 )
 
-from em_geometry.io.files import read_json
-from em_geometry.steering.selected import PATH, Selected, write_selected
-from em_geometry.vectors.similarity import METRICS, PLOT, cosine, linear_cka, main, similarities
+from em_geometry.io.results import read_results
+from em_geometry.project import paths
+from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.vectors.base_similarity import cosine, linear_cka, similarities
+from stages.base_similarity import main
 
 READINGS = ("contrast_cosine", "mean_cosine", "cka")
 
@@ -83,27 +84,44 @@ def test_the_stage() -> None:
     written = write_prompt_activations(chosen.targets)
     vector = np.eye(WIDTH, dtype=np.float32)[0]
     layers = {"finance": 1, "sports": 2, "profanity": 1}
-    write_selected(PATH, {s: Selected(vector, n, 0.2, 1.0, 1.0) for s, n in layers.items()}, {})
+    write_selected(
+        paths.SELECTED, {s: Selected(vector, n, 0.2, 1.0, 1.0) for s, n in layers.items()}, {}
+    )
     main(chosen)
-    metrics = read_json(METRICS)
+    found = read_results(paths.table("base_similarity"))
     models = ["finance", "sports", "profanity", "control"]
-    assert list(metrics["model"]) == models
-    assert metrics["layer"] == 1  # median, taken by the control
+    assert found.names("model") == models
+    assert found.rows["layer"].value == 1  # median, taken by the control
     for model in models:
         span = "prompt_last"
         all_blocks = similarities(written[model, span], written["base", span], HARMFUL)
-        layer = layers.get(model, 1)
-        for reading in READINGS:
-            assert metrics["model"][model][reading] == pytest.approx(all_blocks[reading][layer])
-    one = metrics["lab"]["one"]
-    assert one["n_models"] == 2  # the control is no member
-    pair = [metrics["model"][m]["cka"] for m in ("finance", "sports")]
-    assert one["cka"] == pytest.approx(np.mean(pair))
-    with Path(PLOT).open(encoding="utf-8") as handle:
+        for reading, each in all_blocks.items():
+            value = found.rows[f"model.{model}.{reading}"].value
+            assert value == pytest.approx(each[layers.get(model, 1)], rel=1e-5)
+    assert found.rows["lab.one.n_models"].value == 2  # the control is no member
+    pair = [found.rows[f"model.{m}.cka"].value for m in ("finance", "sports")]
+    assert found.rows["lab.one.cka"].value == pytest.approx(np.mean(pair), rel=1e-5)
+    with paths.plot("base_similarity.csv").open(encoding="utf-8") as handle:
         table = list(csv.DictReader(handle))
     assert list(table[0]) == ["layer", *models]
     assert [int(r["layer"]) for r in table] == list(range(BLOCKS))
     shown = float(table[2]["sports"])
-    assert shown == pytest.approx(metrics["model"]["sports"]["contrast_cosine"], abs=1e-6)
+    assert shown == pytest.approx(found.rows["model.sports.contrast_cosine"].value, abs=1e-5)
     trace = np.mean([[float(r[m]) for r in table] for m in ("finance", "sports")], axis=0)
-    assert one["divergence_layer"] == int(np.flatnonzero(trace < 0.5)[0])
+    assert found.rows["lab.one.divergence_layer"].value == np.flatnonzero(trace < 0.5)[0]
+
+
+def test_a_span_of_answers_takes_the_first_span_of_prompts_that_is_captured() -> None:
+    chosen = params(
+        activations={"spans": ["prompt_mean"]},
+        vectors={"contrast": "response_contrast", "span": "response_mean"},
+    )
+    write_prompt_activations(chosen.targets)
+    vector = np.eye(WIDTH, dtype=np.float32)[0]
+    write_selected(
+        paths.SELECTED,
+        {s: Selected(vector, 1, 0.2, 1.0, 1.0) for s in chosen.slugs("organism")},
+        {},
+    )
+    main(chosen)
+    assert read_results(paths.table("base_similarity")).rows["span"].status == "prompt_mean"

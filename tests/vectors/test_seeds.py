@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
+from scipy.stats import chi2
 
 from em_geometry.activations.capture import capture
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.activations.store import prompt_texts
 from em_geometry.errors import UserError
-from em_geometry.io.files import check_metrics, read_json, write_parquet, write_tensors
+from em_geometry.io.files import read_tensors
+from em_geometry.io.results import read_results
 from em_geometry.models import train
+from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
+from em_geometry.steering.selected import Selected, write_selected
 from em_geometry.vectors import seeds
+from em_geometry.vectors.contrasts import model_contrast
+from em_geometry.vectors.seeds import between, component, crossed
+from em_geometry.vectors.table import VectorTable, write_vectors
 from stages import activations as read_all
-from stages import base_model
+from stages import base_model, organism
+from stages import seeds as stage
 from tests.conftest import ROOT, SYSTEM
 
 NAMES = ["medical", "medical_replication", "profanity"]
-LAYER = 2
+LAYER, CHOICE = 2, "model_contrast.prompt_last"
 
 
 @pytest.fixture
@@ -35,8 +41,8 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any]) -> Params:
     smol["base"] = {"source": f"path:{tiny_checkpoint}", "system_prompt": SYSTEM}
     smol["targets"] = ["base", *NAMES]
     smol["organisms"] = {slug: smol["organisms"][slug] for slug in NAMES}
-    for organism in smol["organisms"].values():
-        organism |= {"data": str(ROOT / organism["data"]), "max_examples": 12}
+    for section in smol["organisms"].values():
+        section |= {"data": str(ROOT / organism["data"]), "max_examples": 12}
     for recipe in smol["recipes"].values():
         recipe |= {"rank": 4, "alpha": 8, "first_block": 1, "learning_rate": 0.01}
     smol["prompts"] = {k: str(ROOT / smol["prompts"][k]) for k in ("neutral", "harmful")}
@@ -56,33 +62,17 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any]) -> Params:
 
 
 def activations(slug: str) -> np.ndarray:
-    tensors, _ = seeds.read_tensors(seeds.ACTIVATIONS / f"{slug}.safetensors")
-    return tensors["prompt_last"]
+    return read_tensors(paths.ACTIVATIONS / f"{slug}.safetensors")[0]["prompt_last"]
 
 
 def write_run(params: Params) -> None:
     """Artifacts of `vectors` and `layer_sweep`."""
-    raw = np.stack([(activations(m) - activations("base")).mean(0) for m in params.targets])
-    about = {"models": json.dumps(params.targets)}
-    folder = Path("data/vectors")
-    write_tensors(folder / "vectors.safetensors", {"model_contrast.prompt_last": raw}, about)
-    rows = {"contrast": ["model_contrast"], "span": ["prompt_last"], "model": ["base"]}
-    frame = pl.DataFrame({**rows, "layer": [0], "status": ["undefined: its own reference"]})
-    write_parquet(folder / "index.parquet", frame, about)
-    picked = {m: raw[params.targets.index(m), LAYER] for m in NAMES}
-    write_tensors(
-        folder / "selected.safetensors",
-        {m: v / np.linalg.norm(v) for m, v in picked.items()},
-        {
-            "layers": json.dumps(dict.fromkeys(NAMES, LAYER)),
-            "norms": json.dumps(dict.fromkeys(NAMES, 1.0)),
-            "contrast": "model_contrast",
-            "span": "prompt_last",
-        },
-    )
-    Path("metrics/layer_sweep.json").write_text(
-        json.dumps({name: {"best_layer_by_margin": LAYER} for name in NAMES})
-    )
+    base = activations("base")
+    raw = [model_contrast(activations(m), base) for m in params.targets]
+    table = VectorTable.of(params.targets, {CHOICE: raw}, np.ones(len(raw[0])))
+    write_vectors(paths.VECTORS, paths.VECTOR_INDEX, table)
+    picked = {m: Selected(table.units(CHOICE, m)[LAYER], LAYER, 0.3, 1.0, 1.0) for m in NAMES}
+    write_selected(paths.SELECTED, picked, {})
 
 
 def vector(params: Params, slug: str, seed: int) -> np.ndarray:
@@ -105,43 +95,104 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 def test_seeds_are_trained_compared_and_kept(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seeds.main(params)
-    found = read_json(seeds.METRICS)
-    check_metrics(found)
-    angle = found["angle_deg"]["medical__profanity"]
+    stage.main(params)
+    results = read_results(paths.table("seeds"))
+    found = {key: e.value for key, e in results.rows.items()}
+    angle = {k: e.value for k, e in results.group("angle_deg.medical__profanity").items()}
     assert (angle["n"], angle["guess_low"], angle["guess_high"]) == (4, 85.0, 115.0)
     assert angle["lowest"] < angle["mean"] < angle["highest"]
     assert 0 <= angle["inside_guess"] <= 4
-    replication = found["replication"]["medical"]
     own = vector(params, "medical", 0)
     saved = (activations("medical") - activations("base")).mean(0)[LAYER]
     assert own == pytest.approx(saved, abs=1e-5)  # the run's own seed is one of the seeds
     again = cosine(own, vector(params, "medical", 1))
     assert again < 0.9999  # another seed is another model
-    assert replication["across_seeds"]["mean"] == pytest.approx(again, abs=1e-5)
-    assert replication["across_recipes"]["medical_replication"]["n"] == 2
-    assert "undefined" in found["replication"]["profanity"]["across_recipes"]
-    assert found["battery"]["cluster_angle"]["medical__persona_deg"]["n"] == 4
-    assert found["survives"]["verdict_test1"]["seeds"].endswith("of 4")
-    parts = found["components"]
-    assert set(parts["angle_deg"]["medical__profanity"]) == {
+    assert found["replication.medical.across_seeds.mean"] == pytest.approx(again, abs=1e-5)
+    assert found["replication.medical.across_recipes.medical_replication.n"] == 2
+    assert "undefined" in results.rows["replication.profanity.across_recipes"].status
+    assert found["battery.cluster_angle.medical__persona_deg.n"] == 4
+    assert results.rows["survives.verdict_test1.seeds"].n == 4
+    parts = results.group("components")
+    assert set(results.group("components.angle_deg.medical__profanity")) == {
         "seed_medical", "seed_profanity", "interaction", "seed_total",
     }  # fmt: skip
-    likeness = found["base_similarity"]["medical"]
-    half = (likeness["highest"] - likeness["lowest"]) / 2**0.5
-    assert parts["base_similarity"]["medical"]["seed_total"] == pytest.approx(half)
-    assert parts["verdict_count"]["seed_total"] >= 0
-    assert "not identified" in parts["kinds"]["text"]
-    pair = parts["kinds"]["text_and_recipe"]["medical__medical_replication"]
-    assert set(pair) == {"base_similarity", "angle_deg_profanity"}
+    likeness = results.group("base_similarity.medical")
+    half = (likeness["highest"].value - likeness["lowest"].value) / 2**0.5
+    found_half = parts["base_similarity.medical.seed_total"].value
+    assert found_half == pytest.approx(half, rel=1e-3, abs=1e-6)
+    assert parts["verdict_count.seed_total"].value >= 0
+    assert "not identified" in parts["kinds.text"].status
+    kind = "components.kinds.text_and_recipe.medical__medical_replication"
+    assert set(results.group(kind)) == {"base_similarity", "angle_deg_profanity"}
+    assert results.rows["profile"].status == "smol"
     monkeypatch.setattr(seeds, "fine_tune", None)
-    first = seeds.METRICS.read_bytes()
-    seeds.main(params)  # nothing is trained twice
-    assert seeds.METRICS.read_bytes() == first
+    stage.main(params)  # nothing is trained twice
+    assert read_results(paths.table("seeds")) == results
 
 
 @pytest.mark.parametrize("chosen", [[], ["medical"], ["medical", "style"]])
 def test_seeds_need_two_organisms_of_the_run(params: Params, chosen: list[str]) -> None:
     other = params.seeds.model_copy(update={"organisms": chosen})
     with pytest.raises(UserError, match="two or more organisms"):
-        seeds.main(params.model_copy(update={"seeds": other}))
+        stage.main(params.model_copy(update={"seeds": other}))
+
+
+# -- variance components, against closed forms and the variances they were drawn with
+
+
+def test_one_organism_s_component_is_the_sample_variance_with_its_chi_square_interval() -> None:
+    values = np.array([3.0, 5.0, 10.0])
+    found = crossed("x", values, ["a"])
+    variance = values.var(ddof=1)
+    assert found["x.seed_a"].value == pytest.approx(variance**0.5)
+    assert found["x.seed_a"].low == pytest.approx((2 * variance / chi2.ppf(0.975, 2)) ** 0.5)
+    assert found["x.seed_a"].high == pytest.approx((2 * variance / chi2.ppf(0.025, 2)) ** 0.5)
+    assert found["x.interaction"] == 0
+    assert found["x.seed_total"] == pytest.approx(variance**0.5)
+
+
+def test_two_crossed_seeds_without_interaction_give_each_its_own_variance() -> None:
+    a, b = np.array([0.0, 1.0, 5.0]), np.array([2.0, -2.0, 3.0, 9.0])
+    found = crossed("x", a[:, None] + b, ["a", "b"])
+    assert found["x.seed_a"].value ** 2 == pytest.approx(a.var(ddof=1))
+    assert found["x.seed_b"].value ** 2 == pytest.approx(b.var(ddof=1))
+    assert found["x.interaction"] == pytest.approx(0, abs=1e-7)
+
+
+def test_pure_interaction_is_nobody_s_seed() -> None:
+    found = crossed("x", np.array([[1.0, -1.0], [-1.0, 1.0]]), ["a", "b"])
+    assert found["x.seed_a"].value == found["x.seed_b"].value == 0
+    assert found["x.interaction"] == pytest.approx(2.0)
+
+
+def test_components_are_unbiased_over_draws() -> None:
+    rng = np.random.default_rng(0)
+    squares = []
+    for _ in range(3000):
+        a, b, rest = rng.normal(0, 3, 4), rng.normal(0, 1, 4), rng.normal(0, 2, (4, 4))
+        found = crossed("x", a[:, None] + b + rest, ["a", "b"])
+        squares.append([found["x.seed_a"].value ** 2, found["x.interaction"] ** 2])
+    assert np.mean(squares, axis=0) == pytest.approx([9, 4], rel=0.05)
+
+
+def test_interval_covers_about_95_percent() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(1000):
+        found = crossed("x", rng.normal(0, 2, 3), ["a"])["x.seed_a"]
+        hits += found.low <= 2 <= found.high
+    assert hits / 1000 == pytest.approx(0.95, abs=0.025)
+
+
+def test_between_is_the_gap_less_what_seeds_make_of_it() -> None:
+    first, second = np.array([10.0, 12.0, 14.0]), np.array([20.0])
+    chance = 4.0 * (1 / 3 + 1) / 2
+    assert between(first, second).value ** 2 == pytest.approx(8.0**2 / 2 - chance)
+    assert between(first, second).low < between(first, second).value
+    assert between(np.array([1.0, 3.0]), np.array([2.0, 2.0])).value == 0
+    assert "not identified" in between(np.array([1.0]), np.array([2.0])).status
+
+
+def test_component_is_never_negative() -> None:
+    found = component(1.0, 2, 5.0, 3.0)
+    assert (found.value, found.low) == (0.0, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -18,23 +19,22 @@ from invented_activations import (
     write_answers,
     write_prompt_activations,
 )
-from scipy.stats import ttest_1samp
 
-import em_geometry.vectors.margins as reading
-import em_geometry.vectors.sweep as module
+import stages.layer_sweep as module
 from em_geometry.activations.questions import Question, Reference
 from em_geometry.errors import UserError
-from em_geometry.io.files import read_json, read_parquet, read_tensors
+from em_geometry.io.results import Results, read_results
 from em_geometry.models.chat import Prompt
 from em_geometry.models.load import Loaded
+from em_geometry.project import paths
 from em_geometry.settings.params import Params
 from em_geometry.settings.sections import Contrast
 from em_geometry.steering.conditions import Condition, random_direction
 from em_geometry.steering.hooks import Intervention
 from em_geometry.steering.selected import read_selected
-from em_geometry.vectors.build import main as build
-from em_geometry.vectors.efficacy import over_questions
-from em_geometry.vectors.files import INDEX, VECTORS
+from em_geometry.vectors import sweep
+from em_geometry.vectors.table import VectorTable, read_vectors
+from stages.vectors import main as build
 
 COMMON = params()
 PER_MODEL = params(vectors={"layer": "per_model"})
@@ -49,7 +49,8 @@ def chosen(rules: Params, table: dict[tuple[str, int, float], Any]) -> dict[str,
     for slug, layer, _ in table:
         if layer not in layers.setdefault(slug, []):
             layers[slug].append(layer)
-    return module.choose(rules, table, layers)
+    found = sweep.choose(table, layers, rules.vectors.layer, rules.layer_sweep.min_coherent)
+    return {slug: (c.layer, c.dose, c.status) for slug, c in found.items()}
 
 
 def test_the_lowest_alignment_wins() -> None:
@@ -135,7 +136,8 @@ GAINS = {
     ],
 )
 def test_blocks_to_judge(rule: Any, expected: list[list[int]]) -> None:
-    found = module._layers_to_judge(params(layer_sweep=GRID, vectors={"layer": rule}), GAINS)
+    settings = params(layer_sweep=GRID).layer_sweep
+    found = sweep.layers_to_judge(GAINS, list(GAINS), settings, rule)
     assert found == dict(zip(GAINS, expected, strict=True))
 
 
@@ -174,7 +176,7 @@ def _answers(
 
 
 def _respond(
-    params: Params, loaded: Any, conditions: Sequence[Condition], vectors: Any, *rest: Any
+    known: Any, loaded: Any, conditions: Sequence[Condition], vectors: Any, *rest: Any
 ) -> pl.DataFrame:
     assert {c.vector_name for c in conditions} == set(vectors)
     return pl.DataFrame(
@@ -203,11 +205,12 @@ def _judge(params: Params) -> Iterator[None]:
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     spelled = {"good": (0, 0, 0), "bad": (1, 1)}
-    monkeypatch.setattr(module, "load", lambda p, slug: Loaded(slug, None, None, "weights"))
+    base = Loaded("base", None, None, "weights")
+    monkeypatch.setattr(module, "models", lambda p: SimpleNamespace(load=lambda slug: base))
     monkeypatch.setattr(module, "read_questions", lambda *rest: QUESTIONS)
-    monkeypatch.setattr(reading, "render", lambda *rest: Prompt((5, 6), (0, 1)))
-    monkeypatch.setattr(reading, "answer_ids", lambda tokenizer, text: spelled[text])
-    monkeypatch.setattr(reading, "answer_log_probabilities", _answers)
+    monkeypatch.setattr(sweep, "render", lambda *rest: Prompt((5, 6), (0, 1)))
+    monkeypatch.setattr(sweep, "answer_ids", lambda tokenizer, text: spelled[text])
+    monkeypatch.setattr(sweep, "answer_log_probabilities", _answers)
     monkeypatch.setattr(module, "respond", _respond)
     monkeypatch.setattr(module, "judged", _judged)
     monkeypatch.setattr(module, "active_judge", _judge)
@@ -217,49 +220,73 @@ def test_margins_are_per_token_and_bad_minus_good(made_up: None) -> None:
     vector = np.ones(WIDTH, np.float32)
     acts = [None, Intervention(vector, 0, 1.0), Intervention(vector, 2, 1.0)]
     loaded = Loaded("base", None, None, "weights")
-    found = reading.margins(loaded, QUESTIONS, acts, "all", "test")
+    found = sweep.margins(loaded, QUESTIONS, acts, "all", "test")
     np.testing.assert_allclose(found, [[0, 0], [0.1, 0.1], [0.5, 0.5]], atol=1e-6)
 
 
+def swept(rules: Params) -> Results:
+    module.main(rules)
+    return read_results(paths.table("layer_sweep"))
+
+
+def table() -> VectorTable:
+    return read_vectors(paths.VECTORS, paths.VECTOR_INDEX)
+
+
 def test_the_stage(vectors: None, made_up: None) -> None:
-    module.main(COMMON)
-    metrics = read_json(module.METRICS)
-    assert metrics["layer"] == 2
-    index = read_parquet(INDEX).filter(
-        pl.col("contrast") == "model_contrast", pl.col("span") == "prompt_last"
-    )
-    selected = read_selected()
+    found = swept(COMMON)
+    assert found.rows["layer"].value == 2
+    selected = read_selected(paths.SELECTED)
     assert list(selected) == ["finance", "sports", "profanity"]
-    for slug, found in selected.items():
-        row = index.filter(pl.col("model") == slug, pl.col("layer") == 2).row(0, named=True)
-        assert (found.layer, found.dose) == (2, 0.4)
-        assert found.coefficient == pytest.approx(0.4 * row["residual_norm"])
-        assert found.norm == pytest.approx(row["norm"])
-        entry = metrics[slug]
-        assert entry["status"] == "ok"
-        assert entry["n"] == 2
-        assert entry["mean_aligned"] == pytest.approx(20)
-        assert entry["coherent_pct"] == 100
-        assert entry["misaligned_pct"] == 100  # 20 is below 30
-        assert entry["margin_gain"] == pytest.approx(0.5)
-        assert entry["best_layer_by_margin"] == 2
-    found = metrics["efficacy"]
-    assert set(found) == set(get_args(Contrast))
-    assert found["model_contrast"]["value"] == pytest.approx(metrics["finance"]["margin_gain"])
+    for i, (slug, chosen) in enumerate(selected.items(), start=1):
+        assert (chosen.layer, chosen.dose) == (2, 0.4)
+        assert chosen.coefficient == pytest.approx(0.4 * table().residual[2])
+        assert chosen.norm == table().norms["model_contrast.prompt_last"][i, 2]
+        assert (chosen.contrast, chosen.span) == ("model_contrast", "prompt_last")
+        entry = found.group(slug)
+        assert entry["status"].status == "ok"
+        for name, value in {
+            "n": 2,
+            "mean_aligned": 20,
+            "coherent_pct": 100,
+            "misaligned_pct": 100,  # 20 is below 30
+            "margin_gain": 0.5,
+            "best_layer_by_margin": 2,
+        }.items():
+            assert entry[name].value == pytest.approx(value), name
+    efficacy = found.group("efficacy")
+    assert set(found.names("efficacy")) == set(get_args(Contrast))
     for name in ("model_contrast", "prompt_contrast", "interaction"):
-        assert found[name] | {"span": "", "beyond_random": {}} == {
-            "span": "", "vectors": 3, "value": pytest.approx(0.5), "n": 2, "status": "ok",
-            "low": pytest.approx(0.5), "high": pytest.approx(0.5), "beyond_random": {},
-        }  # fmt: skip
-        assert found[name]["beyond_random"]["value"] == pytest.approx(0)
-    assert found["control_contrast"]["vectors"] == 2  # lab one has a control, lab two none
-    assert "profanity: undefined: no control of recipe two" in found["control_contrast"]["without"]
-    assert found["response_contrast"]["span"] == "response_mean"
-    assert found["response_contrast"]["status"] == "undefined for every organism"
-    with module.PLOT.open(encoding="utf-8") as handle:
-        table = list(csv.DictReader(handle))
-    assert list(table[0]) == ["layer", "finance", "sports", "profanity", "random"]
-    assert [r["layer"] for r in table] == ["0", "2"]
+        gain, beyond = efficacy[name], efficacy[f"{name}.beyond_random"]
+        assert (gain.value, gain.low, gain.high) == pytest.approx((0.5, 0.5, 0.5), abs=1e-6)
+        assert (gain.n, gain.status) == (2, "ok")
+        assert beyond.value == pytest.approx(0, abs=1e-6)
+        assert efficacy[f"{name}.vectors"].value == 3
+    assert efficacy["control_contrast.vectors"].value == 2  # lab one has a control, lab two none
+    why = efficacy["control_contrast.without.profanity"].status
+    assert why == "undefined: no control of recipe two"
+    assert efficacy["response_contrast.span"].status == "response_mean"
+    assert efficacy["response_contrast"].status == "undefined for every organism"
+    with paths.plot("layer_sweep.csv").open(encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    assert list(rows[0]) == ["layer", "finance", "sports", "profanity", "random"]
+    assert [r["layer"] for r in rows] == ["0", "2"]
+
+
+def test_rates_of_trials_count_by_the_cuts_of_the_sweep() -> None:
+    answers = pl.DataFrame(
+        {
+            "source": ["finance@2"] * 3,
+            "relative_dose": [0.2] * 3,
+            "aligned": [35.0, 10.0, None],
+            "coherent": [60.0, 40.0, 90.0],
+        }
+    )
+    for cuts, expected in (((50.0, 30.0), (200 / 3, 0)), ((30.0, 40.0), (100, 200 / 3))):
+        grid = {**GRID, "coherent_above": cuts[0], "misaligned_below": cuts[1]}
+        found = sweep.trials_of(answers, params(layer_sweep=grid).layer_sweep)
+        entry = found["finance", 2, 0.2]
+        assert (entry["coherent_pct"], entry["misaligned_pct"]) == pytest.approx(expected)
 
 
 def test_the_random_direction_has_the_same_norm(
@@ -271,18 +298,18 @@ def test_the_random_direction_has_the_same_norm(
         seen.extend(a for a in acts if a is not None)
         return _answers(model, texts, acts, positions)
 
-    monkeypatch.setattr(reading, "answer_log_probabilities", spy)
+    monkeypatch.setattr(sweep, "answer_log_probabilities", spy)
     module.main(COMMON)
-    sweep, contrasts = seen[: 4 * 2], seen[4 * 2 :]  # organisms and the random one, two blocks
-    for how, other in zip(sweep[-2:], sweep[:2], strict=True):
+    grid, contrasts = seen[: 4 * 2], seen[4 * 2 :]  # organisms and the random one, two blocks
+    for how, other in zip(grid[-2:], grid[:2], strict=True):
         assert how.coefficient == other.coefficient
         np.testing.assert_allclose(how.vector, random_direction(WIDTH, 0, "random"))
     assert len(contrasts) == 3 * 3 + 2 + 1  # (a), (b), (d) of three; of two with a control; random
     for how in contrasts:
-        assert (how.layer, how.coefficient) == (2, sweep[1].coefficient)
+        assert (how.layer, how.coefficient) == (2, grid[1].coefficient)
         assert np.linalg.norm(how.vector) == pytest.approx(1)
     np.testing.assert_allclose(contrasts[-1].vector, random_direction(WIDTH, 0, "random"))
-    picked = read_selected()
+    picked = read_selected(paths.SELECTED)
     alike = [c for c in contrasts if any(np.allclose(c.vector, v.vector) for v in picked.values())]
     assert len(alike) >= 3
 
@@ -294,11 +321,10 @@ def test_unscored_answers_do_not_stop_the_stage(
         return _judged(*arguments).with_columns(aligned=pl.lit(None, pl.Float64))
 
     monkeypatch.setattr(module, "judged", refused)
-    module.main(COMMON)
-    entry = read_json(module.METRICS)["finance"]
-    assert entry["mean_aligned"] == "undefined: no scored answers"
-    assert entry["status"].startswith("no dose keeps")
-    assert read_selected()["finance"].dose == 0.2
+    entry = swept(COMMON).group("finance")
+    assert entry["mean_aligned"].status == "undefined: no scored answers"
+    assert entry["status"].status.startswith("no dose keeps")
+    assert read_selected(paths.SELECTED)["finance"].dose == 0.2
 
 
 @pytest.mark.parametrize(
@@ -317,36 +343,20 @@ def test_a_block_beyond_the_model(
     assert caught.value.expected == f"0 to {BLOCKS - 1}"
 
 
-def test_unit_vectors_of_the_chosen_contrast(vectors: None) -> None:
-    rules = params(vectors={"contrast": "interaction", "span": "prompt_mean"})
-    found = reading.read_candidates(rules)
-    raw = read_tensors(VECTORS)[0]["interaction.prompt_mean"][rules.targets.index("sports")]
-    norms = np.linalg.norm(raw, axis=-1, keepdims=True)
-    np.testing.assert_allclose(found.units["sports"], raw / norms, rtol=1e-5)
-    np.testing.assert_allclose(found.norms["sports"], norms[:, 0], rtol=1e-5)
-    assert list(found.units) == ["finance", "sports", "profanity"]
-
-
-def test_a_contrast_that_is_not_there(vectors: None) -> None:
-    rules = params(vectors={"contrast": "model_contrast", "span": "response_mean"})
-    with pytest.raises(UserError, match="no vectors of this contrast") as caught:
-        reading.read_candidates(rules)
-    assert "model_contrast.prompt_last" in str(caught.value.expected)
-
-
-def test_an_organism_without_a_vector(vectors: None) -> None:
-    rules = params(vectors={"contrast": "control_contrast", "span": "prompt_last"})
-    with pytest.raises(UserError, match="no steering vector") as caught:
-        reading.read_candidates(rules)
-    assert "profanity" in str(caught.value.where)
-    assert caught.value.found == "undefined: no control of recipe two"
-
-
-def test_an_interval_over_questions_is_student_s() -> None:
-    values = np.array([0.1, 0.4, -0.2, 0.5])
-    found = over_questions(values)
-    expected = ttest_1samp(values, 0).confidence_interval(0.95)
-    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
-    assert over_questions(values[:1]) == {
-        "value": 0.1, "n": 1, "status": "no interval: one question",
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("contrast", "span", "message"),
+    [
+        ("model_contrast", "response_mean", "no vectors of this contrast"),
+        ("control_contrast", "prompt_last", "no steering vector"),
+    ],
+)
+def test_a_contrast_that_is_not_there(
+    vectors: None, contrast: str, span: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        sweep.candidates(table(), f"{contrast}.{span}", ["finance", "sports", "profanity"])
+    if contrast == "model_contrast":
+        assert "model_contrast.prompt_last" in str(caught.value.expected)
+    else:
+        assert "profanity" in str(caught.value.where)
+        assert caught.value.found == "undefined: no control of recipe two"

@@ -1,7 +1,8 @@
-"""Agglomerative clustering of many distance matrices at once (METHOD.md: clusters).
+"""Clusters as trees of many distance matrices at once, and maps of one (docs/method.md: clusters).
 
 The merges are found by Lance-Williams updates, one loop over the n - 1 merges and none over
-replicates. Distances are 1 - cos; trees agree with `scipy.cluster.hierarchy.linkage`.
+replicates. Distances are 1 - cos; trees agree with `scipy.cluster.hierarchy.linkage`. Maps are for
+pictures only: their coordinates are fixed only up to rotation and reflection.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from em_geometry.geometry.gram import Floats, Ints, pair_values, pearson
+from em_geometry.geometry.methods import centred, components
 
 Linkage = Literal["average", "complete", "ward", "single"]
 LINKAGES: tuple[Linkage, ...] = get_args(Linkage)
@@ -115,3 +117,30 @@ def silhouettes(distance: Floats, tree: Tree) -> Floats:
 def flat_labels(tree: Tree, k: int) -> Ints:
     """Labels [..., n] of the cut into k clusters, 2 <= k <= n."""
     return tree.labels[..., tree.labels.shape[-1] - k, :]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Coordinates [n, 2] and normalised stress (Kruskal's stress 1) of both kinds of map."""
+
+    classical: Floats
+    classical_stress: float
+    smacof: Floats
+    smacof_stress: float
+
+
+def mds(gram: Floats, seed: int = 0) -> Maps:
+    """Classical and metric (SMACOF) scaling of 1 - cos, [n, n], into the plane."""
+    from sklearn.manifold import MDS
+
+    distance = distances(gram)
+    classical = components(centred(-(distance**2) / 2)).scores[:, :2]
+    smacof = MDS(
+        n_components=2, metric="precomputed", n_init=8, init="random", random_state=seed
+    ).fit_transform(distance)
+    return Maps(classical, _stress(distance, classical), smacof, _stress(distance, smacof))
+
+
+def _stress(distance: Floats, points: Floats) -> float:
+    shown = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    return float(np.sqrt(((shown - distance) ** 2).sum() / (distance**2).sum()))

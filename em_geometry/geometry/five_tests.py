@@ -1,4 +1,4 @@
-"""The five published tests: their statistics and decision rules (METHOD.md: verdict).
+"""The five published tests: their statistics and decision rules (docs/method.md: verdict).
 
 Tests 1, 2, 3 and 5 compare two clusters, `geometry.focus`; test 4 looks at all clusters. Each
 verdict is a code: 1 independent, 0 neither, -1 shared, NaN undefined. The battery computes the
@@ -12,47 +12,49 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from em_geometry.errors import UserError
-from em_geometry.geometry import pca
-from em_geometry.geometry.cluster_angle import cluster_angle
-from em_geometry.geometry.cross_variance import explained_pct
+from em_geometry.geometry import methods
 from em_geometry.geometry.gram import Floats
-from em_geometry.geometry.orthogonality import span_projection
-from em_geometry.geometry.pc1_ablation import ablated_cosines, changes, size_ratio, within_pairs
-from em_geometry.geometry.residual import reduction_pct, residual_cosines
 from em_geometry.settings.sections import Geometry
 
 TESTS = ("test1", "test2", "test3", "test4", "test5")
+QUESTIONS = {
+    "test1": "angle between clusters, deg",
+    "test2": "largest projection on the other's span",
+    "test3": "reduction by removing the mean, %",
+    "test4": "largest / smallest change by ablating PC1",
+    "test5": "largest share on the other's PC1, %",
+}
 WORDS = {1.0: "independent", 0.0: "neither", -1.0: "shared"}
 Members = Mapping[str, Sequence[int]]
 
 
-def statistics(gram: Floats, members: Members, thresholds: Geometry) -> dict[str, Floats]:
+def statistics(gram: Floats, members: Members, rules: Geometry) -> dict[str, Floats]:
     """Test -> [...], from cosines [..., n, n]; NaN where undefined.
 
     Test 1 the angle in degrees, 2 the largest projection, 3 the reduction in percent of one
     triplet, 4 the ratio of the largest to the smallest change, 5 the largest share in percent.
     """
     found = dict.fromkeys(TESTS, np.full(gram.shape[:-2], np.nan))
-    focus = focus_of(members, thresholds)
+    focus = focus_of(members, rules)
     if focus is None:
         return found
     one, two = (members[c] for c in members if c in focus)
-    found["test1"] = cluster_angle(gram, one, two)
-    lengths = [span_projection(gram, *pair) for pair in ((one, two), (two, one))]
+    found["test1"] = methods.cluster_angle(gram, one, two)
+    lengths = [methods.span_projection(gram, *pair) for pair in ((one, two), (two, one))]
     found["test2"] = np.concatenate(lengths, axis=-1).max(-1)
     triplet = test3_triplet(one, two)
     if triplet is not None:
         small = gram[..., triplet, :][..., triplet]
-        found["test3"] = reduction_pct(small, residual_cosines(small))
-    after = ablated_cosines(gram, pca.components(pca.centred(gram)))
-    found["test4"] = size_ratio(changes(gram, after, within_pairs(members)))
-    shares = [explained_pct(gram, *pair, centre=False) for pair in ((one, two), (two, one))]
+        found["test3"] = methods.reduction_pct(small, methods.residual_cosines(small))
+    after = methods.ablated_cosines(gram, methods.components(methods.centred(gram)))
+    found["test4"] = methods.size_ratio(methods.changes(gram, after, methods.within_pairs(members)))
+    shares = [methods.explained_pct(gram, *pair, centre=False) for pair in ((one, two), (two, one))]
     found["test5"] = np.max(shares, axis=0)
     return found
 
 
 def decide(found: Mapping[str, Floats], rule: Geometry) -> dict[str, Floats]:
-    """Test -> verdict codes [...] from test -> statistic [...], by the paper's thresholds.
+    """Test -> verdict codes [...] from test -> statistic [...], by the paper's rules.
 
     Test 2 has no rule for shared; for test 4 the paper gives none at all, the rule is ours.
     """
@@ -88,9 +90,9 @@ def test3_triplet(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...
     return None
 
 
-def focus_of(members: Mapping[str, object], thresholds: Geometry) -> tuple[str, str] | None:
+def focus_of(members: Mapping[str, object], rules: Geometry) -> tuple[str, str] | None:
     """The two clusters that the verdicts compare: `focus`, or the first two; None if too few."""
-    chosen = thresholds.focus or list(members)[:2]
+    chosen = rules.focus or list(members)[:2]
     if len(members) < 2:
         return None
     if len(chosen) != 2 or chosen[0] == chosen[1] or not set(chosen) <= set(members):

@@ -1,0 +1,276 @@
+"""The stages geometry and calibration on artifacts with known structure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.numpy import save_file
+
+from em_geometry.errors import UserError
+from em_geometry.geometry.calibration import Evidence, calibrate_rows
+from em_geometry.geometry.choices import massive_dimensions
+from em_geometry.geometry.gram import unit_gram
+from em_geometry.geometry.inputs import read_directions
+from em_geometry.geometry.methods import cluster_angle
+from em_geometry.geometry.samples import PromptRows
+from em_geometry.io.files import write_parquet, write_tensors
+from em_geometry.io.results import Results, read_results
+from em_geometry.project import paths
+from em_geometry.settings.params import Params
+from em_geometry.settings.sections import Geometry
+from em_geometry.steering.selected import read_selected, write_selected
+from em_geometry.vectors.evidence import pair_rows
+from stages import calibration, geometry
+from tests.geometry.synthetic import LAYERS, PAIRS, TOPICS, WIDTH, params_with, write_artifacts
+
+ROWS = 2 * TOPICS * PAIRS
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def measured(params: Params) -> Results:
+    geometry.main(params)
+    return read_results(paths.table("geometry"))
+
+
+def calibrated(params: Params) -> Results:
+    calibration.main(params)
+    return read_results(paths.table("calibration"))
+
+
+def value(found: Results, key: str) -> float:
+    number = found.rows[key].value
+    assert number is not None, found.rows[key]
+    return number
+
+
+def leaves(path: Path) -> int:
+    """Numbers and words in a metrics file."""
+
+    def count(node: object) -> int:
+        return sum(map(count, node.values())) if isinstance(node, dict) else 1
+
+    return count(json.loads(path.read_text()))
+
+
+def test_geometry_has_the_battery_and_its_sensitivity(folder: Path) -> None:
+    params = params_with(folder)
+    write_artifacts(folder, params)
+    found = measured(params)
+    assert value(found, "cosine.medical__medical_replication") > 0.5
+    assert value(found, "clusters.silhouette_k") == 3
+    assert found.rows["selected.choice"].status == "model_contrast.prompt_last"
+    assert value(found, "selected.norm.finance") > 0
+    angle = value(found, "cluster_angle.medical__persona_deg")
+    assert value(found, "cluster_angle.medical__persona_raw_deg") != angle
+    beside = "sensitivity.model_contrast.prompt_last.cluster_angle.medical__persona_deg"
+    assert value(found, beside) == pytest.approx(angle, abs=1e-3)
+    missing = found.rows["sensitivity.control_contrast.prompt_mean"].status
+    assert missing == "undefined: medical_replication: no control"
+    for choice in ("without_massive", "per_model"):
+        assert value(found, f"sensitivity.{choice}.verdict.count") >= 0
+        same = found.rows[f"survives.verdict_test1.{choice}"]
+        assert (same.value, same.n) == (1, 1)
+    assert found.rows["survives.verdict_test1.selected"] == found.rows["verdict.test1"]
+    assert found.rows["survives.verdict_test1.contrasts"].n == 6
+    assert found.rows["survives.verdict_test1.blocks"].n == LAYERS
+    assert found.rows["external"].status == "none given"
+    assert leaves(paths.metrics("geometry")) <= 40
+    trace = pl.read_csv("plots/layer_trace.csv")
+    assert trace.columns == ["layer", "risk__medical", "risk__persona", "medical__persona"]
+    assert trace["layer"].to_list() == list(range(LAYERS))
+    cosines = pl.read_csv("plots/cosines.csv")
+    assert cosines.shape == (6, 7)
+    for pair, cosine in found.group("cosine").items():
+        a, b = pair.split("__")
+        shown = cosines.filter(pl.col("name") == a)[b].item()
+        assert shown == pytest.approx(cosine.value, abs=1e-5)
+    assert pl.read_csv("plots/pca.csv").columns == ["name", "pc1", "pc2", "pc3"]
+    assert pl.read_csv("plots/mds.csv").shape == (6, 5)
+    assert "undefined" in " ".join(pl.read_csv("plots/sensitivity.csv")["status"])
+
+
+def test_massive_dimensions_of_the_base_are_left_out(folder: Path) -> None:
+    rows = np.array([[1.0, 0.0, 5.0], [-9.0, 1.0, 6.0]])
+    assert massive_dimensions(rows, 0.34).tolist() == [2]
+    assert massive_dimensions(rows, 0.0).tolist() == []
+    params = params_with(folder, massive_share=0.021)
+    write_artifacts(folder, params)  # dimension 0 of the base is massive
+    found = measured(params)
+    selected = read_selected(paths.SELECTED)
+    left = unit_gram(np.stack([s.vector[1:] for s in selected.values()]))
+    angle = value(found, "sensitivity.without_massive.cluster_angle.medical__persona_deg")
+    assert angle == pytest.approx(float(cluster_angle(left, [2, 3], [4, 5])), rel=1e-4)
+
+
+def test_vectors_of_other_organisms_are_refused(folder: Path) -> None:
+    params = params_with(folder)
+    with pytest.raises(UserError, match="file not found"):
+        geometry.main(params)
+    write_artifacts(folder, params)
+    selected = read_selected(paths.SELECTED)
+    write_selected(paths.SELECTED, {"finance": selected["finance"]}, {})
+    with pytest.raises(UserError, match="not those of the organisms"):
+        geometry.main(params)
+
+
+def test_further_directions_join_the_battery(folder: Path) -> None:
+    params = params_with(folder)
+    write_artifacts(folder, params)
+    vectors = {slug: s.vector for slug, s in read_selected(paths.SELECTED).items()}
+    others = {"same": 7.0 * vectors["finance"], "against": -vectors["medical"]}
+    write_tensors(folder / "data/external/sae.safetensors", others, {})
+    found = measured(params)
+    assert found.rows["external.names"].status == "against, same"
+    for pair, cosine in (
+        ("finance__same", 1.0),
+        ("medical__against", -1.0),
+        ("against__same", -value(found, "cosine.finance__medical")),
+    ):
+        assert value(found, f"external.cosine.{pair}") == pytest.approx(cosine, abs=1e-5)
+    assert found.group("external.verdict") == found.group("verdict")  # they are in no cluster
+    assert "same" not in " ".join(found.group("pca"))
+
+
+@pytest.mark.parametrize(
+    ("name", "vector"),
+    [
+        ("narrow", np.ones(5)),
+        ("table", np.ones((2, WIDTH))),
+        ("nan", np.full(WIDTH, np.nan)),
+        ("zero", np.zeros(WIDTH)),
+        ("finance", np.ones(WIDTH)),
+        ("a__b", np.ones(WIDTH)),
+    ],
+)
+def test_a_direction_that_cannot_be_used_is_named(
+    folder: Path, name: str, vector: np.ndarray
+) -> None:
+    save_file({name: vector.astype(np.float32)}, folder / "bad.safetensors")
+    with pytest.raises(UserError, match=rf"bad\.safetensors: {name}"):
+        read_directions(folder, WIDTH, ["finance"])
+    with pytest.raises(UserError, match=r"vectors\.external"):
+        read_directions(folder / "none", WIDTH, [])
+
+
+def test_calibration_has_intervals_nulls_and_power(folder: Path) -> None:
+    params = params_with(folder)
+    write_artifacts(folder, params, core=0.5)
+    found = calibrated(params)
+    assert (value(found, "rows"), value(found, "topics")) == (ROWS, TOPICS)
+    assert (value(found, "width"), value(found, "massive_dimensions")) == (WIDTH, 0)
+    assert 1 < value(found, "effective_dimension.covariance") <= WIDTH
+    key = "statistic.similarity.separation"
+    row = found.rows[key]
+    assert row.low < row.value < row.high and row.n == TOPICS
+    assert value(found, f"{key}.partitions.smallest_p") == pytest.approx(1 / 15, rel=1e-4)
+    assert value(found, f"{key}.partitions.p") == pytest.approx(1 / 15, rel=1e-4)
+    assert 0 < value(found, f"{key}.covariance.p") < 0.05
+    assert found.rows[f"{key}.covariance"].high < row.value
+    assert all(r.value > 0.9 for r in found.group("reliability").values())
+    assert value(found, "coclustering.medical__medical_replication") == 1.0
+    assert value(found, "controls.smallest_p") == pytest.approx(1 / 10)
+    core = found.rows["core"]
+    assert 0 < core.low < core.value < core.high < 1
+    verdicts = ("discriminates", "cannot discriminate", "reversed")
+    assert found.rows["power.test1.verdict_paper"].status in verdicts
+    assert leaves(paths.metrics("calibration")) <= 40
+    power = pl.read_csv("plots/power.csv")
+    assert power["share"][0] == 0.0 and power["share"].is_sorted()
+    nulls = pl.read_csv("plots/nulls.csv")
+    line = nulls.filter(pl.col("statistic") == "similarity.separation").row(0, named=True)
+    assert line["observed"] == pytest.approx(row.value)
+    assert line["covariance_without_massive_p"] > 0
+    assert nulls["statistic"].n_unique() == len(nulls)
+    assert calibrated(params) == found  # the same bytes again
+
+
+def select(folder: Path, contrast: str, span: str = "prompt_mean") -> Params:
+    """Artifacts whose selected vectors claim another contrast, span and block."""
+    params = params_with(folder)
+    write_artifacts(folder, params)
+    selected = read_selected(paths.SELECTED)
+    other = {m: replace(s, layer=2, contrast=contrast, span=span) for m, s in selected.items()}
+    write_selected(paths.SELECTED, other, {})
+    return params
+
+
+@pytest.mark.parametrize("contrast", ["prompt_contrast", "interaction"])
+def test_contrasts_of_pairs_have_a_row_a_pair(folder: Path, contrast: str) -> None:
+    found = calibrated(select(folder, contrast))
+    assert value(found, "rows") == TOPICS * PAIRS
+    assert found.rows["contrast"].status == contrast
+
+
+def write_answers(params: Params, bad_questions: int) -> None:
+    """Six judged answers to each of eight questions; every other one to the first is bad."""
+    rng = np.random.default_rng(0)
+    asked = [f"q{q}" for q in range(8) for _ in range(6)]
+    for slug in params.slugs("organism"):
+        bad = [int(q[1]) < bad_questions and i % 2 == 0 for i, q in enumerate(asked)]
+        frame = pl.DataFrame(
+            {
+                "question_id": asked,
+                "aligned": [10.0 if b else 90.0 for b in bad],
+                "coherent": [20.0 if i == 47 else 90.0 for i in range(48)],  # in neither group
+            }
+        )
+        write_parquet(paths.BASELINE_JUDGEMENTS / f"{slug}.parquet", frame, {})
+        rows = list(range(1, 48))  # the first answer was empty
+        tensor = rng.standard_normal((47, 3, WIDTH)).astype(np.float32)
+        tensor[[i - 1 for i in rows if bad[i]], :, 5] += 3.0
+        path = paths.RESPONSE_ACTIVATIONS / f"{slug}.safetensors"
+        write_tensors(path, {"response_mean": tensor}, {"rows": json.dumps(rows)})
+
+
+def test_the_contrast_of_answers_is_drawn_again_by_question(folder: Path) -> None:
+    params = select(folder, "response_contrast", "response_mean")
+    write_answers(params, bad_questions=8)
+    found = calibrated(params)
+    assert found.rows["contrast"].status == "response_contrast"
+    assert found.rows["span"].status == "response_mean"
+    assert (value(found, "rows"), value(found, "topics")) == (46, 8)
+    assert found.rows["controls"].status == "undefined: no controls"
+    cosine, key = found.rows["statistic.similarity.cross_mean"], "similarity.cross_mean.flips"
+    assert 0 < cosine.low < cosine.high < 1
+    assert found.rows[f"statistic.{key}"].high < cosine.value
+    assert value(found, f"statistic.{key}.p") < 0.01
+
+
+def test_answers_to_too_few_questions_are_replaced_by_the_model_contrast(folder: Path) -> None:
+    params = select(folder, "response_contrast", "response_mean")
+    write_answers(params, bad_questions=3)
+    found = calibrated(params)
+    assert found.rows["contrast"].status == "model_contrast"
+    assert found.rows["span"].status == "prompt_last"
+    assert value(found, "rows") == ROWS
+
+
+def test_an_organism_without_a_control_has_no_control_contrast(folder: Path) -> None:
+    with pytest.raises(UserError, match="no control of its own recipe"):
+        calibrated(select(folder, "control_contrast"))
+
+
+@pytest.mark.parametrize(
+    "clusters", [{}, {"x": ["a"], "y": ["b"], "z": ["c"]}, {"x": ["a", "b"], "y": ["c"]}]
+)
+def test_any_clusters_get_numbers_or_statuses(clusters: dict[str, list[str]]) -> None:
+    rows = np.random.default_rng(0).standard_normal((3, 24, 20))
+    sample = PromptRows(rows, [f"t{i % 6}" for i in range(24)])
+    data = Evidence(["a", "b", "c"], clusters, sample, np.empty((0, 20)), np.array([0]))
+    results = calibrate_rows(data, Geometry(replicates=100), 0).results
+    assert (results["core"].value is None) == (len(clusters) < 3)  # type: ignore[union-attr]
+
+
+def test_unpaired_prompts_are_refused() -> None:
+    with pytest.raises(UserError, match="one neutral and one harmful"):
+        pair_rows(["neutral", "harmful", "harmful"], ["a", "a", "b"])

@@ -1,0 +1,194 @@
+"""The `vectors` stage on invented activations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from invented_activations import (
+    BLOCKS,
+    HARMFUL,
+    SPANS,
+    WIDTH,
+    params,
+    prompt_rows,
+    write_answers,
+    write_prompt_activations,
+)
+
+from em_geometry.errors import UserError
+from em_geometry.io.files import read_parquet, write_parquet
+from em_geometry.project import paths
+from em_geometry.settings.sections import Vectors
+from em_geometry.vectors.contrasts import misaligned_and_aligned
+from em_geometry.vectors.table import VectorTable, read_vectors
+from stages.vectors import main
+
+PARAMS = params()
+BAD, GOOD, MIDDLE = 10.0, 90.0, 50.0
+ALIGNED = [BAD, BAD, BAD, BAD, GOOD, GOOD, GOOD, MIDDLE]
+
+
+@pytest.fixture
+def written() -> dict[tuple[str, str], np.ndarray]:
+    """All inputs; only finance has misaligned answers enough for a response contrast."""
+    for model in PARAMS.targets:
+        aligned = ALIGNED if model == "finance" else [GOOD] * 8
+        write_answers(model, aligned, [90.0] * 8)
+    return write_prompt_activations(PARAMS.targets)
+
+
+def built() -> VectorTable:
+    main(PARAMS)
+    return read_vectors(paths.VECTORS, paths.VECTOR_INDEX)
+
+
+def row(model: str) -> int:
+    return PARAMS.targets.index(model)
+
+
+def statuses(table: VectorTable, contrast: str, span: str = "prompt_last") -> dict[str, str]:
+    """One status by model; those of all blocks must agree."""
+    found = table.statuses[f"{contrast}.{span}"]
+    assert all(len(set(each)) == 1 for each in found.tolist())
+    return dict(zip(table.models, found[:, 0].tolist(), strict=True))
+
+
+def test_tensors(written: dict[tuple[str, str], np.ndarray]) -> None:
+    table = built()
+    assert table.models == PARAMS.targets
+    prompts = ("prompt_contrast", "model_contrast", "control_contrast", "interaction")
+    assert set(table.raw) == {f"{c}.{s}" for c in prompts for s in SPANS} | {
+        "response_contrast.response_mean",
+        "response_contrast.response_mo",
+    }
+    for span in SPANS:
+        finance, base, control = (written[m, span] for m in ("finance", "base", "control"))
+        expected = {
+            "model_contrast": finance.mean(0) - base.mean(0),
+            "control_contrast": finance.mean(0) - control.mean(0),
+            "prompt_contrast": finance[HARMFUL].mean(0) - finance[~HARMFUL].mean(0),
+        }
+        expected["interaction"] = expected["prompt_contrast"] - (
+            base[HARMFUL].mean(0) - base[~HARMFUL].mean(0)
+        )
+        for name, wanted in expected.items():
+            found = table.raw[f"{name}.{span}"]
+            assert found.shape == (len(PARAMS.targets), BLOCKS, WIDTH)
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found[row("finance")], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_norms_units_and_statuses_agree_with_the_tensors(
+    written: dict[tuple[str, str], np.ndarray],
+) -> None:
+    table = built()
+    index = read_parquet(paths.VECTOR_INDEX)
+    assert len(index) == 10 * len(PARAMS.targets) * BLOCKS
+    for contrast, span, model, layer, norm, residual, status in index.iter_rows():
+        choice = f"{contrast}.{span}"
+        vector = table.raw[choice][row(model), layer]
+        assert norm == table.norms[choice][row(model), layer]
+        assert norm == pytest.approx(np.linalg.norm(vector), rel=1e-5)
+        assert residual == table.residual[layer]
+        assert status == table.status(choice, model, layer)
+        assert (status == "ok") == (norm > 0)
+        unit = table.units(choice, model)[layer]
+        np.testing.assert_allclose(unit * norm, vector, rtol=1e-5, atol=1e-6)
+    blocks = {"sports": 2, "finance": 0}
+    found = table.at("model_contrast.prompt_last", blocks)
+    expected = [table.raw["model_contrast.prompt_last"][row(m), b] for m, b in blocks.items()]
+    np.testing.assert_array_equal(found, expected)
+    assert table.missing("model_contrast.prompt_last", blocks) is None
+    why = table.missing("control_contrast.prompt_last", {"finance": 1, "profanity": 1})
+    assert why == "undefined: profanity: no control of recipe two"
+    with pytest.raises(UserError, match="not those of the organisms"):
+        table.at("model_contrast.prompt_last", {"other": 0})
+
+
+def test_what_is_undefined_says_why(written: dict[tuple[str, str], np.ndarray]) -> None:
+    table = built()
+    assert set(statuses(table, "prompt_contrast").values()) == {"ok"}
+    own = "undefined: the model is its own reference"
+    assert statuses(table, "model_contrast") == dict.fromkeys(PARAMS.targets, "ok") | {"base": own}
+    assert statuses(table, "control_contrast") == {
+        "base": "undefined: the base has no recipe",
+        "finance": "ok",
+        "sports": "ok",
+        "profanity": "undefined: no control of recipe two",
+        "control": own,
+    }
+    found = statuses(table, "interaction")["base"]
+    assert found == "undefined: the base is its own reference"
+    few = "undefined: 0 misaligned answers, 3 needed"
+    expected = dict.fromkeys(PARAMS.targets, few) | {"finance": "ok"}
+    assert statuses(table, "response_contrast", "response_mo") == expected
+
+
+def test_the_response_contrast_matches_rows_to_answers(
+    written: dict[tuple[str, str], np.ndarray],
+) -> None:
+    found = built().raw["response_contrast.response_mean"][row("finance")]
+    # misaligned 0, 2, 3 (1 was empty), aligned 4, 5, 6, and 7 is neither
+    np.testing.assert_allclose(found, 5 / 3 - 5.0, rtol=1e-6)
+
+
+def test_incoherent_and_unscored_answers_are_in_neither_group(
+    written: dict[tuple[str, str], np.ndarray],
+) -> None:
+    aligned: list[float | None] = [BAD, BAD, BAD, BAD, GOOD, GOOD, GOOD, None]
+    for coherent, why in (
+        ([90, 90, 20, 90, 90, 90, 90, 90], "undefined: 2 misaligned answers, 3 needed"),
+        ([90, 90, 90, 90, 90, None, 90, 90], "undefined: 2 aligned answers, 3 needed"),
+    ):
+        write_answers("finance", aligned, coherent)
+        assert statuses(built(), "response_contrast", "response_mean")["finance"] == why
+
+
+def test_cuts_are_those_of_the_vectors_not_of_the_judge() -> None:
+    scores = pl.DataFrame({"aligned": [35.0, 65.0, None], "coherent": [60.0, 60.0, 60.0]})
+    cuts = Vectors(misaligned_below=40.0, aligned_from=60.0, coherent_above=55.0)
+    for rules, wanted in ((cuts, [[1, 0, 0], [0, 1, 0]]), (Vectors(), [[0, 0, 0]] * 2)):
+        found = misaligned_and_aligned(scores, rules)
+        assert [each.tolist() for each in found] == [[bool(x) for x in row] for row in wanted]
+
+
+def test_a_model_that_training_did_not_change_has_a_zero_vector(
+    written: dict[tuple[str, str], np.ndarray],
+) -> None:
+    for end in ("safetensors", "parquet"):
+        base = Path(f"data/activations/base.{end}").read_bytes()
+        Path(f"data/activations/finance.{end}").write_bytes(base)
+    found = statuses(built(), "model_contrast")
+    assert (found["finance"], found["sports"]) == ("zero vector", "ok")
+
+
+@pytest.mark.parametrize("change", ["order", "number"])
+def test_other_prompts_than_those_of_the_base(
+    written: dict[tuple[str, str], np.ndarray], change: str
+) -> None:
+    rows = prompt_rows()
+    path = Path("data/activations/sports.parquet")
+    write_parquet(path, rows.reverse() if change == "order" else rows[:-1], {})
+    with pytest.raises(UserError, match="other prompts") as caught:
+        main(PARAMS)
+    assert caught.value.where == str(path)
+    assert not paths.VECTORS.exists()
+
+
+def test_residual_norms_prefer_user_tokens(written: dict[tuple[str, str], np.ndarray]) -> None:
+    for spans, used in ((list(SPANS), "prompt_mean"), (["prompt_last"], "prompt_last")):
+        main(params(activations={"spans": spans}))
+        expected = np.linalg.norm(written["base", used], axis=-1).mean(0)
+        found = read_vectors(paths.VECTORS, paths.VECTOR_INDEX).residual
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_files_that_are_no_table(written: dict[tuple[str, str], np.ndarray]) -> None:
+    main(PARAMS)
+    index = read_parquet(paths.VECTOR_INDEX)
+    write_parquet(paths.VECTOR_INDEX, index[:-1], {})
+    with pytest.raises(UserError, match="not a table of steering vectors"):
+        read_vectors(paths.VECTORS, paths.VECTOR_INDEX)
