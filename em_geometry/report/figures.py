@@ -1,28 +1,46 @@
-"""All figures of a run, from its metrics and plots files."""
+"""All figures of a run that the page shows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
+from em_geometry.claims.ledger import Claim
+from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError, first_line
-from em_geometry.report.aspects import draw_aspects
-from em_geometry.report.base_likeness import draw_base_similarity
+from em_geometry.report.behaviour_figures import (
+    draw_aspects,
+    draw_dose_response,
+    draw_monitoring,
+    draw_prediction,
+)
 from em_geometry.report.chart import Figure
-from em_geometry.report.dose import draw_dose_response
-from em_geometry.report.lines import draw_layer_sweep, draw_layer_trace, draw_power
-from em_geometry.report.lookup import Metrics, number
-from em_geometry.report.monitoring import draw_monitoring
-from em_geometry.report.nulls import draw_nulls
-from em_geometry.report.prediction import draw_prediction
-from em_geometry.report.similarity import draw_similarity, gram_of
-from em_geometry.report.structure import draw_structure
+from em_geometry.report.geometry_figures import (
+    draw_base_similarity,
+    draw_similarity,
+    draw_structure,
+    gram_of,
+)
+from em_geometry.report.table_figures import (
+    draw_layer_sweep,
+    draw_layer_trace,
+    draw_nulls,
+    draw_power,
+)
 from em_geometry.report.text import joined
 from em_geometry.settings.params import Params
 
-PLOTS = Path("plots")
+DRAWN = {  # table under plots/ -> its picture
+    "layer_sweep": draw_layer_sweep,
+    "layer_trace": draw_layer_trace,
+    "power": draw_power,
+    "nulls": draw_nulls,
+    "aspects": draw_aspects,
+    "prediction": draw_prediction,
+}
+READ = ("base_similarity", "transfer_conditions", *DRAWN)  # tables that figures are drawn from
 
 
 def model_name(params: Params) -> str:
@@ -46,72 +64,53 @@ def read_table(path: Path) -> pl.DataFrame | None:
         ) from None
 
 
-def published_values(metrics: Metrics) -> dict[str, float]:
+def published_values(claims: Sequence[Claim]) -> dict[str, float]:
     """Metric key -> the number that the paper prints, from the claims that print one."""
-    found: dict[str, float] = {}
-    for claim in metrics.group("claims", "claim").values():
-        if not isinstance(claim, Mapping) or "reads" not in claim:
-            continue
-        for part in [claim, *claim.get("part", {}).values()]:
-            key, value = (
-                str(part.get("metric", "")).partition(":")[2],
-                number(part.get("published")),
-            )
-            if key and value is not None and claim.get("reads") == "equal":
-                found.setdefault(key, value)
-    return found
+    values: dict[str, float] = {}
+    for claim in claims:
+        if claim.reads == "equal":
+            for metric, number in zip(claim.metrics, claim.numbers, strict=False):
+                values.setdefault(metric.partition(":")[2], number)
+    return values
 
 
-def published_effectiveness(metrics: Metrics) -> dict[str, str]:
+def published_effectiveness(claims: Sequence[Claim]) -> dict[str, str]:
     """Vector -> what the paper says about its effectiveness, from claims about named pairs."""
-    found: dict[str, list[str]] = {}
-    for claim in metrics.group("claims", "claim").values():
-        if not isinstance(claim, Mapping) or "reads" not in claim:
-            continue
-        file, _, key = str(claim.get("metric", "")).partition(":")
-        parts = key.split(".")
-        if file == "transfer" and parts[0] == "effectiveness" and "__" in parts[2]:
+    said: dict[str, list[str]] = {}
+    for claim in claims:
+        parts = claim.metrics[0].split(".") if claim.metrics else []
+        if parts[:1] == ["transfer:effectiveness"] and "__" in parts[2]:
             source, target = parts[2].split("__")
-            found.setdefault(source, []).append(f"{claim['published']} % on {target}")
-    return {s: f"effectiveness in the paper: {joined(texts)}" for s, texts in found.items()}
+            said.setdefault(source, []).append(f"{claim.text} % on {target}")
+    return {s: f"effectiveness in the paper: {joined(texts)}" for s, texts in said.items()}
 
 
-def draw_all(params: Params, metrics: Metrics, plots: Path = PLOTS) -> list[Figure]:
-    """Figures 1 to 4 and 6, and pictures of further tables where these are there."""
-    model, published = model_name(params), published_values(metrics)
+def draw_all(
+    params: Params,
+    metrics: Metrics,
+    claims: Sequence[Claim],
+    tables: Mapping[str, pl.DataFrame | None],
+) -> list[Figure]:
+    """Figures 1 to 4 and 6, and pictures of further tables where these are there.
+
+    Args:
+        claims: the ledger, for the paper's numbers.
+        tables: those of `READ`, by name.
+    """
+    model, published = model_name(params), published_values(claims)
     labs = {slug: organism.lab for slug, organism in params.organisms.items()}
     controls, clusters = params.slugs("control"), params.clusters()
-    gram = gram_of(metrics)
+    gram, said = gram_of(metrics), published_effectiveness(claims)
+    likeness, conditions = (tables.get(k) for k in ("base_similarity", "transfer_conditions"))
     figures = [
         draw_similarity(gram, published, clusters, model),
         draw_structure(gram, published, clusters, params.geometry.linkage, model),
-        draw_base_similarity(
-            metrics,
-            read_table(plots / "base_similarity.csv"),
-            published,
-            labs,
-            controls,
-            model,
-        ),
-        draw_dose_response(
-            read_table(plots / "transfer_conditions.csv"),
-            published_effectiveness(metrics),
-            labs,
-            controls,
-            params.slugs("organism"),
-            model,
-        ),
+        draw_base_similarity(metrics, likeness, published, labs, controls, model),
+        draw_dose_response(conditions, said, labs, controls, params.slugs("organism"), model),
         draw_monitoring(metrics, model),
     ]
-    for name, draw in (
-        ("layer_sweep", draw_layer_sweep),
-        ("layer_trace", draw_layer_trace),
-        ("power", draw_power),
-        ("nulls", draw_nulls),
-        ("aspects", draw_aspects),
-        ("prediction", draw_prediction),
-    ):
-        table = read_table(plots / f"{name}.csv")
+    for name, draw in DRAWN.items():
+        table = tables.get(name)
         if table is not None:
             figures.append(draw(table, model))
     return figures

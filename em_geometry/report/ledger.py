@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib import pyplot
 
+from em_geometry.claims.verdict import Judged
 from em_geometry.io.atomic import atomic_path
-
-if TYPE_CHECKING:
-    import polars as pl
 
 UNITS = {"cosine": "cosine", "deg": "angle (degrees)", "percent": "percent"}
 FORMATS = ("png", "svg")
 ROW, WIDTH = 0.23, 5.4  # inches of a claim's row and of a panel
-AGREES = "reproduced"
 QUANTITY = 44  # characters of a claim's description beside its row
 STYLE = {
     "font.size": 8,
@@ -27,29 +26,25 @@ STYLE = {
 }
 
 
-def panels(claims: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Claims with a published and a measured number, by unit."""
-    import polars as pl
+def panels(claims: Sequence[Judged]) -> dict[str, list[Judged]]:
+    """Claims with one published and one measured number, by unit."""
+    single = [
+        c
+        for c in claims
+        if c.claim.reads == "equal" and len(c.measured) == 1 and c.measured[0].value is not None
+    ]
+    parts = {unit: [c for c in single if c.claim.unit == unit] for unit in UNITS}
+    return {unit: rows for unit, rows in parts.items() if rows}
 
-    numbers = claims.with_columns(
-        pl.col("published", "ours", "low", "high").cast(pl.Float64, strict=False)
-    ).drop_nulls(["published", "ours"])
-    found = {unit: numbers.filter(pl.col("unit") == unit) for unit in UNITS}
-    return {unit: rows for unit, rows in found.items() if len(rows)}
 
-
-def draw_ledger(claims: pl.DataFrame, model: str, folder: Path) -> list[Path]:
+def draw_ledger(claims: Sequence[Judged], model: str, folder: Path) -> list[Path]:
     """Writes `figure5.png` and `figure5.svg`; returns the paths.
 
     Args:
-        claims: the table `plots/claims.csv`.
+        claims: judged ones.
         model: name of the measured base model.
     """
-    import matplotlib
-
     matplotlib.use("agg")
-    from matplotlib import pyplot
-
     parts = panels(claims)
     tallest = max((len(rows) for rows in parts.values()), default=1)
     with matplotlib.rc_context(STYLE):
@@ -66,27 +61,31 @@ def draw_ledger(claims: pl.DataFrame, model: str, folder: Path) -> list[Path]:
         return [_save(figure, folder / f"figure5.{kind}") for kind in FORMATS]
 
 
-def _panel(ax: Any, rows: pl.DataFrame, label: str, tallest: int) -> None:
+def _panel(ax: Any, rows: Sequence[Judged], label: str, tallest: int) -> None:
     y = np.arange(len(rows))
-    ours, low, high = (rows[c].to_numpy() for c in ("ours", "low", "high"))
+    measured = [row.measured[0] for row in rows]
+    ours, low, high = (
+        np.array([getattr(m, side) for m in measured], dtype=float)
+        for side in ("value", "low", "high")
+    )
     known = ~(np.isnan(low) | np.isnan(high))
     ax.hlines(y[known], low[known], high[known], color="0.35", lw=1.2)
-    agrees = (rows["verdict_run"] == AGREES).to_numpy()
+    agrees = np.array([row.verdict_run == "reproduced" for row in rows])
     for chosen, fill, name in (
         (agrees, "black", "this run, agrees"),
         (~agrees, "white", "this run"),
     ):
         ax.plot(ours[chosen], y[chosen], "o", ms=4.5, mec="black", mfc=fill, label=name)
-    ax.plot(rows["published"], y, "D", ms=4, mec="#b2182b", mfc="none", label="published")
-    ax.set_yticks(y, _labels(rows["id"].to_list(), rows["quantity"].to_list()))
+    published = [row.claim.numbers[0] for row in rows]
+    ax.plot(published, y, "D", ms=4, mec="#b2182b", mfc="none", label="published")
+    ax.set_yticks(y, [f"{_short(row.claim.quantity)}  {row.claim.id}" for row in rows])
     ax.set_ylim(tallest - 0.5, -0.5)
     ax.set_xlabel(label)
     ax.grid(axis="x", lw=0.4, color="0.85")
 
 
-def _labels(ids: Sequence[str], quantities: Sequence[str]) -> list[str]:
-    short = (q if len(q) <= QUANTITY else q[: QUANTITY - 1].rstrip() + "\u2026" for q in quantities)
-    return [f"{text}  {name}" for name, text in zip(ids, short, strict=True)]
+def _short(text: str) -> str:
+    return text if len(text) <= QUANTITY else text[: QUANTITY - 1].rstrip() + "\u2026"
 
 
 def _save(figure: Any, path: Path) -> Path:

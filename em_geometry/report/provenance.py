@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import importlib.metadata
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
+import pyarrow.parquet as pq
 
 from em_geometry.hashing import value_sha256
-from em_geometry.io.files import read_json
-from em_geometry.report.lookup import Metrics
+from em_geometry.io.files import read_json, read_yaml
 from em_geometry.report.text import joined
 from em_geometry.settings.params import Params
 
-BASE_RECORD = Path("data/models/base/record.json")
-RESPONSES = Path("data/responses")  # their files name the model that gave them
 PACKAGES = ("torch", "transformers", "peft", "numpy", "polars", "scikit-learn", "altair", "dvc")
 SHOWN = 16  # hex digits of a hash
 
 
-def provenance(params: Params, metrics: Metrics) -> list[tuple[str, str]]:
-    """(label, text) rows; two runs of the same inputs at the same commit give the same."""
+def provenance(
+    params: Params, judge: str | None, base_record: Path, lock: Path, responses: Path
+) -> list[tuple[str, str]]:
+    """(label, text) rows; two runs of the same inputs at the same commit give the same.
+
+    Args:
+        base_record: of the base model's folder.
+        lock: dvc.lock.
+        responses: folder of answers, whose files name the models that gave them.
+    """
     versions = []
     for name in PACKAGES:
         try:
@@ -29,19 +35,21 @@ def provenance(params: Params, metrics: Metrics) -> list[tuple[str, str]]:
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{name} not installed")
     shown = params.model_dump(mode="json", exclude={"workers"})  # they change no byte
+    base = params.base.source
+    if base_record.is_file():
+        base += f", sha256 {str(read_json(base_record).get('sha256', 'unknown'))[:SHOWN]}"
+    models = _model_hashes(params.targets, responses)
     rows = [
         ("Profile", f"{params.profile}, seed {params.run.seed}, {params.run.dtype} weights"),
         ("Params", f"sha256 {value_sha256(shown)[:SHOWN]}"),
-        ("Base model", f"{params.base.source}{_base_hash()}"),
-        ("Judge", metrics.text("judge", "judge") or "none in this run"),
+        ("Base model", base),
+        ("Models, sha256", ", ".join(f"{m} {h}" for m, h in models.items())),
+        ("Judge", judge or "none in this run"),
         ("Packages", joined(versions)),
         ("Code", _commit()),
-        ("Inputs", _lock_hash()),
+        ("Inputs", _lock_hash(lock)),
     ]
-    hashes = _model_hashes(params)
-    if hashes:
-        rows.insert(3, ("Models, sha256", ", ".join(f"{m} {h}" for m, h in hashes.items())))
-    return rows
+    return [(label, text) for label, text in rows if text]
 
 
 def _commit() -> str:
@@ -54,30 +62,22 @@ def _commit() -> str:
     return f"commit {done.stdout.strip()}" if done.returncode == 0 else "not in a Git repository"
 
 
-def _lock_hash(lock: Path = Path("dvc.lock")) -> str:
+def _lock_hash(lock: Path) -> str:
     """Hash of what dvc.lock says of all stages before this one."""
     if not lock.is_file():
         return "no dvc.lock"
-    stages = yaml.safe_load(lock.read_text(encoding="utf-8")).get("stages", {})
+    stages = read_yaml(lock).get("stages", {})
     before = {name: stage for name, stage in stages.items() if name != "report"}
     return f"dvc.lock without this stage, sha256 {value_sha256(before)[:SHOWN]}"
 
 
-def _base_hash() -> str:
-    if not BASE_RECORD.is_file():
-        return ""
-    return f", sha256 {str(read_json(BASE_RECORD).get('sha256', 'unknown'))[:SHOWN]}"
-
-
-def _model_hashes(params: Params, folder: Path = RESPONSES) -> dict[str, str]:
+def _model_hashes(targets: Sequence[str], folder: Path) -> dict[str, str]:
     """Hash of every model as its answers' file records it."""
-    import pyarrow.parquet as pq
-
-    found = {}
-    for target in params.targets:
+    hashes = {}
+    for target in targets:
         path = folder / f"{target}.parquet"
         metadata = pq.read_schema(path).metadata if path.is_file() else None
         value = (metadata or {}).get(b"model_sha256")
         if value:
-            found[target] = value.decode()[:SHOWN]
-    return found
+            hashes[target] = value.decode()[:SHOWN]
+    return hashes

@@ -13,7 +13,6 @@ from em_geometry.io.files import read_parquet
 from em_geometry.report.text import NONE, decimals
 from em_geometry.settings.params import Params
 
-FOLDER = Path("data/judgements")
 BUDGET = 600_000  # characters of answers on the page, which must stay below 2 MB
 LONGEST, SHORTEST = 4000, 200  # an answer is cut between these
 KEYS = ["source", "kind", "multiple", "relative_dose"]
@@ -49,7 +48,7 @@ def condition_text(source: str, kind: str, multiple: float, dose: float) -> str:
     return f"{label} {sign}{decimals(multiple, 2)} (relative dose {decimals(dose, 2)})"
 
 
-def read_answers(params: Params, folder: Path = FOLDER) -> list[Answer]:
+def read_answers(params: Params, folder: Path) -> list[Answer]:
     """`report.responses_shown` answers of every condition of every target, the same at each run.
 
     Targets without a file are left out.

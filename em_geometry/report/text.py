@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from em_geometry.report.lookup import Measured
+from em_geometry.stats.estimate import Estimate
 
 MINUS = "\u2212"
 NONE = "\u2013"
@@ -34,7 +35,7 @@ def short(value: float | None, digits: int = 3) -> str:
     return (text if "e" in text else f"{float(text):g}").replace("-", MINUS)
 
 
-def with_interval(measured: Measured, unit: str = "", digits: int = 1) -> str:
+def with_interval(measured: Estimate, unit: str = "", digits: int = 1) -> str:
     """`12.5 % [3.1, 30.2]`, or the reason why there is no value."""
     if measured.value is None:
         return measured.status
@@ -50,9 +51,14 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def joined(parts: list[str]) -> str:
+def arrow(pair: str) -> str:
+    """`a__b` as a pair with a direction."""
+    return " \u2192 ".join(pair.split("__"))
+
+
+def joined(parts: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else [*parts])
 
 
 def visible(value: object) -> object:
@@ -69,11 +75,7 @@ def visible(value: object) -> object:
 def _visible_character(character: str) -> str:
     category, code = unicodedata.category(character), ord(character)
     if category == "Cc" and character not in KEPT:
-        return chr(PICTURES + code) if code < ord(" ") else _delete_or_c1(code)
-    if category == "Cs" or code in (0xFFFE, 0xFFFF):
-        return "\ufffd"
-    return character
-
-
-def _delete_or_c1(code: int) -> str:
-    return "\u2421" if code == DELETE else "\ufffd"
+        if code == DELETE:
+            return "\u2421"
+        return chr(PICTURES + code) if code < ord(" ") else "\ufffd"
+    return "\ufffd" if category == "Cs" or code in (0xFFFE, 0xFFFF) else character

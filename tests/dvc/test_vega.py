@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from em_geometry.report.vega import cli
+from em_geometry.project.plots_page import cli
 from tests.dvc.conftest import Place
 
 

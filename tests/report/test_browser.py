@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from em_geometry.report.make_report import PAGE
+
 from tests.report.browser import Browser, chromium
 from tests.report.conftest import HOSTILE
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-
-from em_geometry.geometry.gram import unit_gram
-from em_geometry.report.chart import Figure, named_points
 from em_geometry.report.dose import CONTROL, OTHER, OWN, SAME, draw_dose_response, group_of, pooled
-from em_geometry.report.figures import draw_all, published_effectiveness, published_values
 from em_geometry.report.lookup import Metrics
 from em_geometry.report.monitoring import draw_monitoring, monitoring_sentence, monitoring_table
 from em_geometry.report.nulls import distance
 from em_geometry.report.similarity import draw_similarity, gram_of
 from em_geometry.report.structure import draw_structure
+
+from em_geometry.geometry.gram import unit_gram
+from em_geometry.report.chart import Figure, named_points
+from em_geometry.report.figures import draw_all, published_effectiveness, published_values
 from em_geometry.settings.params import Params
 
 LABS = {"a": "x", "b": "x", "c": "y", "plain": "x"}

@@ -10,14 +10,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-
-from em_geometry.errors import UserError
-from em_geometry.io.files import read_json, write_metrics
 from em_geometry.report.answer import warnings
-from em_geometry.report.figures import read_table
 from em_geometry.report.html import render
 from em_geometry.report.lookup import Metrics
 from em_geometry.report.make_report import PAGE, main
+
+from em_geometry.errors import UserError
+from em_geometry.io.files import read_json, write_metrics
+from em_geometry.report.figures import read_table
 from em_geometry.report.samples import BUDGET, LONGEST, read_answers
 from em_geometry.settings.params import Params
 from tests.report.conftest import HOSTILE, ROOT

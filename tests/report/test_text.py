@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from em_geometry.report.lookup import Measured
 from markupsafe import Markup
 
-from em_geometry.report.lookup import Measured
 from em_geometry.report.text import counted, decimals, joined, short, visible, with_interval
 
 

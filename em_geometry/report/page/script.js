@@ -51,24 +51,16 @@ for (const form of document.querySelectorAll("form[data-filters]")) {
   apply();
 }
 
-// A chart near the window is drawn again with values on hovering; until then its picture stands.
-const charts = JSON.parse(document.getElementById("charts").textContent);
-const theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-const draw = (figure) => {
-  const place = document.createElement("div");
-  const options = { renderer: "svg", actions: false, ast: true, tooltip: { theme } };
-  vegaEmbed(place, charts[figure.id], options).then(
-    () => figure.querySelector(".picture").replaceChildren(place),
-    (error) => console.error(error),
-  );
-};
-const near = new IntersectionObserver((entries) => {
-  for (const { isIntersecting, target } of entries) {
-    if (!isIntersecting) continue;
-    near.unobserve(target);
-    draw(target);
-  }
-}, { rootMargin: "200px" });
-if (window.vegaEmbed) {
-  for (const name of Object.keys(charts)) near.observe(document.getElementById(name));
-}
+// What a drawn mark says to a screen reader is shown beside the pointer.
+const tip = document.createElement("div");
+tip.id = "tip";
+tip.hidden = true;
+document.body.append(tip);
+document.addEventListener("mousemove", (event) => {
+  const mark = event.target.closest && event.target.closest(".picture [role=graphics-symbol][aria-label]");
+  tip.hidden = !mark || /line mark/.test(mark.getAttribute("aria-roledescription"));
+  if (tip.hidden) return;
+  tip.textContent = mark.getAttribute("aria-label").split("; ").filter((part) => !/: NaN$/.test(part)).join("\n");
+  tip.style.left = `${Math.min(event.pageX + 12, document.documentElement.scrollWidth - tip.offsetWidth)}px`;
+  tip.style.top = `${event.pageY + 14}px`;
+});

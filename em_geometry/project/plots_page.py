@@ -1,9 +1,7 @@
-"""The charts' library as text, inlined in the report and in the page of `dvc plots`.
+"""The page of `dvc plots show` and `dvc plots diff`, with the charts' library inside.
 
-    python -m em_geometry.report.vega .venv/plots.html
-
-DVC's own page of `dvc plots show` and `dvc plots diff` loads the library from a CDN when it is
-opened; the one that this writes for `make setup` holds it.
+DVC's own page loads the library from a CDN when it is opened; `make setup` writes this one for
+`dvc config plots.html_template`.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import vl_convert
 
 from em_geometry.io.files import write_text
 from em_geometry.project.command import run
@@ -23,17 +22,11 @@ HEAD = """<!DOCTYPE html>
 TAIL = "</script></head>\n<body>\n{plot_divs}\n</body></html>\n"
 
 
-def vega_script() -> str:
-    """Vega, Vega-Lite and the embedding as one script that needs no network."""
-    import vl_convert as vlc
-
-    text: str = vlc.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-
-
 def cli(page: Annotated[Path, typer.Argument(help="Where to write it.")]) -> None:
     """Write the page for `dvc config plots.html_template`."""
-    write_text(page, HEAD + vega_script() + TAIL)
+    library: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    library = library.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    write_text(page, HEAD + library + TAIL)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,26 @@
-"""Pictures of wide tables: one line a column."""
+"""Pictures of the tables under plots/: lines by block, power curves, values against chance."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import altair as alt
 import polars as pl
 
-from em_geometry.report.chart import Figure, data, message, rule, scale
+from em_geometry.report.chart import Figure, coded, data, message, rule
+from em_geometry.report.tables import MAIN, layout
 
 INDEPENDENT, CROSSES, ALL = "_independent", "_crosses_5pct", "all_five"
 HIGH, HALF, WHOLE = 240, 330, 640  # pixels
+TICKS = [-100, -30, -10, -5, -2, -1, 0, 1, 2, 5, 10, 30, 100]
+LINEAR = 2.0  # distances beyond this are drawn on a scale that is nearly logarithmic
+CHANCE = (
+    "Each statistic in units of what chance gives: 0 is the median of the null, the grey band "
+    "its 95 % interval. Markers: this run, bars: its bootstrap interval over topics. Beyond "
+    "the band chance is an unlikely explanation, in the direction shown; the scale is nearly "
+    f"logarithmic beyond {LINEAR:g}."
+)
 
 
 def draw_lines(frame: pl.DataFrame, columns: Mapping[str, str], x: str, y: str, key: str) -> Any:
@@ -21,24 +31,21 @@ def draw_lines(frame: pl.DataFrame, columns: Mapping[str, str], x: str, y: str, 
         x, y: titles of the axes.
         key: what a column is, for the legend.
     """
-    import altair as alt
-
     first, labels = frame.columns[0], list(columns.values())
     rows = frame.select(pl.col(first).alias("x"), *(pl.col(c).alias(n) for c, n in columns.items()))
     tidy = rows.unpivot(labels, index="x", variable_name="of", value_name="y")
     tidy = tidy.with_columns(pl.col("x", "y").cast(pl.Float64, strict=False))
-    legend = alt.Legend(columns=1, title=key)
+    code = coded("of", labels, legend=alt.Legend(columns=1, title=key))
     whole = frame[first].dtype.is_integer()
     axis = alt.Axis(tickMinStep=1, format="d") if whole else alt.Axis()
     base = data(tidy.drop_nulls().to_dicts()).encode(
         x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False), axis=axis),
         y=alt.Y("y:Q", title=y),
-        color=alt.Color("of:N", scale=scale(labels), legend=legend),
+        color=code["color"],
     )
-    dash = alt.StrokeDash("of:N", scale=scale(labels, "dash"), legend=legend)
     tooltip = [alt.Tooltip("of:N", title=key), alt.Tooltip("x:Q", title=x), "y:Q"]
     points = base.mark_point(filled=True, size=32).encode(tooltip=tooltip)
-    return alt.layer(base.mark_line().encode(strokeDash=dash), points)
+    return alt.layer(base.mark_line().encode(strokeDash=code["strokeDash"]), points)
 
 
 def _numeric(frame: pl.DataFrame) -> dict[str, str]:
@@ -74,8 +81,6 @@ def draw_layer_sweep(frame: pl.DataFrame, model: str) -> Figure:
 def _single(
     name: str, title: str, caption: str, frame: pl.DataFrame, words: tuple[str, str, float]
 ) -> Figure:
-    import altair as alt
-
     y, key, level = words
     columns = _numeric(frame)
     if not columns:
@@ -87,8 +92,6 @@ def _single(
 
 def draw_power(frame: pl.DataFrame, model: str) -> Figure:
     """How often the tests speak for independence under a common core (`plots/power.csv`)."""
-    import altair as alt
-
     names = {c: _label(c) for c in frame.columns}
     paper = {c: n for c, n in names.items() if c.endswith(INDEPENDENT) or c == ALL}
     fair = {c: n for c, n in names.items() if c.endswith(CROSSES)}
@@ -121,3 +124,78 @@ def _label(column: str) -> str:
     if name.startswith("test"):
         return f"test {name[4:]}"
     return {"cross_mean": "mean cross-cluster cosine", ALL: "all five at once"}.get(name, name)
+
+
+def distance(value: float, low: float, median: float, high: float) -> float | None:
+    """Where `value` lies against a null: 0 at its median, -1 and 1 at the ends of its interval."""
+    side = high - median if value >= median else median - low
+    return (value - median) / side if side > 0 else None
+
+
+def draw_nulls(frame: pl.DataFrame, model: str) -> Figure:
+    """One row a statistic, observed value and interval in units of each null's own interval."""
+    words = layout()["words"]["nulls"]
+    title = f"Observed values against chance, {model}"
+    rows = [
+        found
+        for row in frame.to_dicts()
+        if str(row["statistic"]).startswith(MAIN)
+        for null, label in words.items()
+        if (found := _row(row, null, label)) is not None
+    ]
+    if not rows:
+        return message("nulls", title, CHANCE, "plots/nulls.csv has none of the main statistics.")
+    order = list(dict.fromkeys(row["statistic"] for row in rows))
+    nulls = list(words.values())
+    x = alt.X(
+        "at:Q",
+        title="distance from the null's median (1 = end of its 95 % interval)",
+        scale=alt.Scale(type="symlog", constant=LINEAR),
+        axis=alt.Axis(values=TICKS),
+    )
+    code = coded("null", nulls, title=None, legend={"orient": "bottom", "columns": 1})
+    base = data(rows).encode(
+        y=alt.Y("statistic:N", sort=order, title=None),
+        yOffset=alt.YOffset("null:N", sort=nulls),
+        color=code["color"],
+        tooltip=["statistic:N", "observed:Q", "null:N", "median:Q", "low:Q", "high:Q", "p:Q"],
+    )
+    band = data([{"from": -1, "to": 1}]).mark_rect(color="#e8e8e8").encode(x="from:Q", x2="to:Q")
+    chart = alt.layer(
+        band,
+        base.mark_rule(strokeWidth=1.5).encode(x=alt.X("left:Q"), x2="right:Q"),
+        base.mark_point(filled=True, stroke="black").encode(x=x, shape=code["shape"]),
+    )
+    chart = chart.properties(width=560, height=alt.Step(14))
+    return Figure("nulls", title, CHANCE, chart)
+
+
+def _row(row: Mapping[str, Any], null: str, label: str) -> dict[str, Any] | None:
+    """One statistic against one null; None where either is missing."""
+    low, median, high = (row.get(f"{null}_{part}") for part in ("low", "median", "high"))
+    observed = row["observed"]
+    if not all(isinstance(v, int | float) for v in (observed, low, median, high)):
+        return None
+    at = distance(observed, low, median, high)
+    if at is None:
+        return None
+    ends = (row.get("low"), row.get("high"))
+    left, right = (at if end is None else distance(end, low, median, high) for end in ends)
+    return {
+        "statistic": _name(str(row["statistic"])),
+        "null": label,
+        "at": at,
+        "left": left,
+        "right": right,
+        "observed": observed,
+        "low": low,
+        "median": median,
+        "high": high,
+        "p": row.get(f"{null}_p"),
+    }
+
+
+def _name(key: str) -> str:
+    """A metric key as a label."""
+    words = key.removeprefix("statistic.").removesuffix("_deg").replace("__", " and ")
+    return words.replace(".", " ").replace("_", " ")
