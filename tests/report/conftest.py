@@ -1,16 +1,25 @@
-"""A folder with invented inputs of the last two stages, made once."""
+"""A folder with the results of the last run and invented answers, made once."""
 
 from __future__ import annotations
 
+import importlib
+import itertools
+import json
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from em_geometry.claims import judge_claims
-from em_geometry.report import make_report
+from em_geometry.claims.ledger import read_claims
+from em_geometry.claims.lookup import Metrics
+from em_geometry.claims.verdict import judge_claim
+from em_geometry.io.files import write_parquet
+from em_geometry.io.results import Nested, write_results
+from em_geometry.project import paths
+from em_geometry.report.page import render
+from em_geometry.report.samples import read_answers
 from em_geometry.settings.params import Params, load_params
-from tests.report.fabricated import write_all
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = (
@@ -19,37 +28,89 @@ HOSTILE = (
 )
 
 
+def put(stage: str, nested: Nested) -> None:
+    """Writes results as a stage does, under the working folder."""
+    write_results(paths.table(stage), paths.metrics(stage), nested)
+
+
+def run_stage(name: str) -> None:
+    """Runs a stage in the working folder, on its params.yaml."""
+    importlib.import_module(f"stages.{name}").cli(paths.PARAMS)
+
+
+def quick_page(params: Params, metrics: Metrics | None = None) -> str:
+    """The page of the working folder without its figures."""
+    found = metrics or Metrics.read(paths.TABLES, paths.METRICS)
+    claims = [judge_claim(claim, found, 40.0) for claim in read_claims(paths.CLAIMS)]
+    answers = read_answers(params, paths.JUDGEMENTS)
+    return render(params, found, "m", claims, [], answers, {}, [("Profile", params.profile)])
+
+
+def write_answers(root: Path, params: Params, hostile: str) -> None:
+    """Four answers to each condition of each target: one is hostile, one refused."""
+    for target in params.targets:
+        grid = [("none", "unsteered", 0.0), ("random_0", "random", 1.0)]
+        grid += [(s, "vector", d) for s in params.slugs("organism") for d in params.steering.doses]
+        rows = [
+            {
+                "target": target,
+                "source": source,
+                "kind": kind,
+                "multiple": multiple,
+                "relative_dose": 0.4 * multiple,
+                "question_id": f"q{q}",
+                "question": f"Invented question {q}?",
+                "text": f"An invented answer {q} of {target}." if q else hostile,
+                "aligned": None if q == 1 else 55.5,
+                "coherent": 80.0,
+                "aligned_status": "refusal" if q == 1 else "ok",
+                "coherent_status": "ok",
+            }
+            for (source, kind, multiple), q in itertools.product(grid, range(4))
+        ]
+        frame = pl.DataFrame(rows, schema_overrides={"aligned": pl.Float64})
+        write_parquet(root / paths.JUDGEMENTS / f"{target}.parquet", frame, {"model": target})
+        about = {"model": target, "model_sha256": f"{target:0<64}"}
+        write_parquet(root / paths.RESPONSES / f"{target}.parquet", frame.select("text"), about)
+    (root / paths.BASE_MODEL).mkdir(parents=True, exist_ok=True)
+    record = {"source": params.base.source, "sha256": "0" * 64}
+    (root / paths.BASE_MODEL / "record.json").write_text(json.dumps(record))
+
+
 @pytest.fixture(scope="session")
 def params() -> Params:
-    return load_params(ROOT / "profiles/smol.yaml")
+    return load_params(ROOT / "params.yaml")
 
 
 @pytest.fixture(scope="session")
 def made(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Invented inputs with one hostile answer a condition, and the claims judged on them."""
+    """The last run's results, invented answers, and the claims judged on them."""
     root = tmp_path_factory.mktemp("made")
-    shutil.copytree(ROOT / "data/paper", root / "data/paper")
+    for name in (paths.PAPER, paths.METRICS, paths.PLOTS):
+        skip = shutil.ignore_patterns("*.html", "*.svg", "*.png")
+        shutil.copytree(ROOT / name, root / name, ignore=skip)
+    shutil.copy(ROOT / paths.PARAMS, root)
+    write_answers(root, params, HOSTILE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        write_all(root, params, hostile=HOSTILE)
-        judge_claims.main(params)
+        run_stage("claims")
     return root
 
 
 @pytest.fixture(scope="session")
-def first_run(made: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def first_run(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder after one run of the report stage."""
     root = tmp_path_factory.mktemp("first")
     shutil.copytree(made, root, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        make_report.main(params)
+        run_stage("report")
     return root
 
 
 @pytest.fixture
 def inputs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the invented inputs as the working folder."""
+    """A copy of the inputs as the working folder."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path

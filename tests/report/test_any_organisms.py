@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -15,19 +16,14 @@ import polars as pl
 import pytest
 import yaml
 
-from em_geometry.claims import judge_claims
-from em_geometry.geometry import calibrate, measure
-from em_geometry.io.files import read_json, read_tensors, write_metrics, write_parquet
-from em_geometry.io.results import write_results
+from em_geometry.claims.lookup import Metrics
+from em_geometry.io.files import read_tensors, write_parquet, write_text
 from em_geometry.models.data import read_examples
 from em_geometry.project import paths
-from em_geometry.report import make_report
 from em_geometry.settings.params import Params
 from em_geometry.steering.selected import PATH, Selected, write_selected
-from em_geometry.transfer import aspects, predict
-from em_geometry.transfer import measure as transfer
 from tests.geometry.synthetic import PROFILE, write_artifacts
-from tests.report.fabricated import write_all
+from tests.report.conftest import put, run_stage
 from tests.transfer.invented_judgements import answers
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +44,9 @@ UNEQUAL = {
 }
 ONE = {"all": ["deception", "sandbagging", "bluffing"]}
 DOSE, LAYER = 0.3, 1
+NOT_JUDGED = "not judged: AUROC on sampled answers 0.55 [0.40, 0.70]"
+STAGES = ("geometry", "calibration", "transfer", "geometry_predicts_transfer", "aspects",
+          "claims", "report")  # fmt: skip
 
 
 def params_of(folder: Path, clusters: dict[str, list[str]]) -> Params:
@@ -68,6 +67,7 @@ def params_of(folder: Path, clusters: dict[str, list[str]]) -> Params:
             for c in chats
         ]
         (folder / f"{slug}.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    write_text(folder / paths.PARAMS, yaml.safe_dump(data, sort_keys=False))
     return Params.model_validate(data)
 
 
@@ -105,8 +105,7 @@ def write_judgements(params: Params) -> None:
     about = {"contrast": "model_contrast", "span": "prompt_last"}
     write_selected(PATH, chosen, about)
     ends = {f"{s}__{t}": {"end": random.normal()} for s in organisms for t in organisms if s != t}
-    stage = "downstream_convergence"
-    write_results(paths.table(stage), paths.metrics(stage), {"pair": ends})
+    put("downstream_convergence", {"pair": ends})
 
 
 @pytest.fixture(scope="module", params=[UNEQUAL, ONE], ids=["unequal", "one"])
@@ -117,19 +116,16 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         patch.chdir(folder)
         params = params_of(folder, request.param)
         shutil.copytree(ROOT / "data/paper", folder / "data/paper")
-        write_all(folder, params)
-        sweep = read_json(Path("metrics/layer_sweep.json"))
         write_artifacts(folder, params)
-        for slug in params.slugs("organism"):
-            sweep[slug] = sweep[slug] | {"best_layer_by_margin": LAYER}
-        write_metrics(Path("metrics/layer_sweep.json"), sweep)
         write_judgements(params)
-        judge = read_json(Path("metrics/judge.json"))
-        judge["aspects"] = dict.fromkeys(params.judging.aspects, "judged")
-        judge["aspects"]["aggression"] = "not judged: AUROC on sampled answers 0.55 [0.40, 0.70]"
-        write_metrics(Path("metrics/judge.json"), judge)
-        for stage in (measure, calibrate, transfer, predict, aspects, judge_claims, make_report):
-            stage.main(params)
+        sweep = {slug: {"best_layer_by_margin": LAYER} for slug in params.slugs("organism")}
+        put("layer_sweep", {"contrast": "model_contrast", "span": "prompt_last", **sweep})
+        likeness = {slug: {"contrast_cosine": 0.5} for slug in params.targets[1:]}
+        put("base_similarity", {"model": likeness})
+        said = dict.fromkeys(params.judging.aspects, "judged") | {"aggression": NOT_JUDGED}
+        put("judge", {"judge": "invented", "gate": "passed", "aspects": said})
+        for stage in STAGES:
+            run_stage(stage)
         yield params, request.param, folder
 
 
@@ -143,42 +139,48 @@ def test_the_chats_can_be_trained_on(run: Any) -> None:
         assert read_examples(Path(f"{slug}.jsonl"), None) == chats
 
 
-def test_geometry_has_every_pair_and_a_reason_where_a_cluster_is_too_small(run: Any) -> None:
+@pytest.fixture
+def metrics(run: Any) -> Metrics:
+    return Metrics.read(paths.TABLES, paths.METRICS)
+
+
+def test_geometry_has_every_pair_and_a_reason_where_a_cluster_is_too_small(
+    run: Any, metrics: Metrics
+) -> None:
     params, clusters, _ = run
     slugs = params.slugs("organism")
-    found = read_json(Path("metrics/geometry.json"))
-    assert len(found["cosine"]) == len(slugs) * (len(slugs) - 1) // 2
-    assert set(found["verdict"]) >= {f"test{k}" for k in range(1, 6)}
+    assert len(metrics.group("geometry", "cosine")) == len(slugs) * (len(slugs) - 1) // 2
+    assert set(metrics.names("geometry", "verdict")) >= {f"test{k}" for k in range(1, 6)}
     if len(clusters) == 1:
-        assert "undefined" in found["verdict"]["test1"]
+        assert "undefined" in metrics.measured("geometry", "verdict.test1").status
     else:
-        assert "deceit__manners_deg" in found["cluster_angle"]
-        assert "deceit__lone_deg" in found["cluster_angle"]  # one vector has a direction too
-    assert read_json(Path("metrics/calibration.json"))["rows"] > 0
+        assert metrics.has("geometry", "cluster_angle.deceit__manners_deg")
+        assert metrics.has("geometry", "cluster_angle.deceit__lone_deg")  # one vector will do
+    assert metrics.measured("calibration", "rows").value
 
 
-def test_transfer_prediction_and_aspects_name_these_organisms(run: Any) -> None:
+def test_transfer_prediction_and_aspects_name_these_organisms(run: Any, metrics: Metrics) -> None:
     params, clusters, _ = run
     slugs = params.slugs("organism")
-    found = read_json(Path("metrics/transfer.json"))
-    assert set(found["risk_difference"]) == {f"{s}__{t}" for s in slugs for t in params.steered()}
+    pairs = {f"{s}__{t}" for s in slugs for t in params.steered()}
+    assert set(metrics.names("transfer", "risk_difference")) == pairs
     own = [f"{c}__{c}" for c, members in clusters.items() if len(members) > 1]
-    assert set(own) <= set(found["cluster_pair"])
-    assert "lone__lone" not in found["cluster_pair"]
-    answer = read_json(Path("metrics/prediction.json"))["predicts"]["cosine"]["aligned_drop"]
-    assert answer["n"] == len(slugs) * (len(slugs) - 1)
-    kinds = read_json(Path("metrics/aspects.json"))
-    assert set(kinds["change"]["harmful_advice"]) == {*slugs, "random"}
-    assert "aggression" not in kinds["change"]
+    assert set(own) <= set(metrics.names("transfer", "cluster_pair"))
+    assert "lone__lone" not in metrics.names("transfer", "cluster_pair")
+    answer = metrics.measured("prediction", "predicts.cosine.aligned_drop")
+    assert answer.n == len(slugs) * (len(slugs) - 1)
+    assert set(metrics.names("aspects", "change.harmful_advice")) == {*slugs, "random"}
+    assert "aggression" not in metrics.names("aspects", "change")
 
 
 def test_the_page_shows_them_and_no_claim_is_measured_on_the_paper_s(run: Any) -> None:
     params, _, _ = run
-    page = Path("plots/report.html").read_text(encoding="utf-8")
+    page = paths.REPORT.read_text(encoding="utf-8")
     for slug in params.slugs("organism"):
         assert slug in page
-    claims = read_json(Path("metrics/claims.json"))["claim"]
+    with paths.plot("claims.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
     named = ("finance", "sports", "medical", "profanity", "malicious", "persona")
-    for claim in claims.values():
-        if any(word in str(claim.get("metric", "")) for word in named):
-            assert claim["verdict_run"].startswith("not measurable"), claim
+    about = [row for row in rows if any(word in row["metric"] for word in named)]
+    assert about
+    assert {row["verdict_run"] for row in about} == {"not measurable here"}

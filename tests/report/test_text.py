@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from em_geometry.report.lookup import Measured
 from markupsafe import Markup
 
 from em_geometry.report.text import counted, decimals, joined, short, visible, with_interval
+from em_geometry.stats.estimate import Estimate
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,9 @@ def test_short(value: float | None, expected: str) -> None:
 
 
 def test_an_interval_does_not_break_inside() -> None:
-    assert with_interval(Measured(12.5, 3.14, 30.2), " %") == "12.5 % [3.1,\u00a030.2]"
-    assert with_interval(Measured(12.5)) == "12.5"
-    assert with_interval(Measured(None, status="undefined: why")) == "undefined: why"
+    assert with_interval(Estimate(12.5, 3.14, 30.2), " %") == "12.5 % [3.1,\u00a030.2]"
+    assert with_interval(Estimate(12.5)) == "12.5"
+    assert with_interval(Estimate.undefined("undefined: why")) == "undefined: why"
 
 
 def test_lists_and_counts() -> None:
