@@ -13,10 +13,9 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from em_geometry.claims.lookup import Metrics
-from em_geometry.geometry import pca
-from em_geometry.geometry.clusters import distances
 from em_geometry.geometry.gram import Floats
-from em_geometry.geometry.mds import mds
+from em_geometry.geometry.methods import centred, components
+from em_geometry.geometry.trees import distances, mds
 from em_geometry.report.chart import (
     COLOURS,
     GREY,
@@ -170,15 +169,15 @@ def draw_structure(
         why = "Fewer than three vectors in plots/tables/geometry.csv."
         return message("figure2", title, STRUCTURE, why)
     names, gram = cosines
-    components, maps = pca.components(pca.centred(gram)), mds(gram)
+    pca, maps = components(centred(gram)), mds(gram)
     stress = decimals(maps.smacof_stress, 2)
-    scores = components.scores[:, :2]
+    scores = pca.scores[:, :2]
     panels = {
-        "A  Principal components": _shares(100 * components.shares[:-1], published),
+        "A  Principal components": _shares(100 * pca.shares[:-1], published),
         "B  First two components": named_points(
             names, scores, clusters, HIGH, ("score on PC1", "score on PC2")
         ),
-        "C  Loadings on PC1": _loadings(names, components.loadings[:, 0], published),
+        "C  Loadings on PC1": _loadings(names, pca.loadings[:, 0], published),
         f"D  Dendrogram ({linkage} linkage)": _dendrogram(
             names, gram, linkage, clusters, published
         ),
