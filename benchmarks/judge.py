@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from em_geometry.io.journal import LOCATION_VARIABLE, Journal
-from em_geometry.judging.client_chat import Reply, request_body
+from em_geometry.judging.client import Reply, request_body
 from em_geometry.judging.judge import JudgeRow
 from em_geometry.judging.openai_judge import OpenAIJudge, Unit
 from em_geometry.settings.sections import Judging

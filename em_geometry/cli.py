@@ -20,7 +20,7 @@ from em_geometry.project.command import PLAIN, application
 # name: (its function or Typer application, what it does)
 COMMANDS = {
     "analyse": ("project.analyse:cli", "Battery and power of a folder of vectors or adapters."),
-    "batch": ("judging.batch:app", "Judge answers through OpenAI's Batch API."),
+    "batch": ("project.batch:cli", "Judge answers through OpenAI's Batch API."),
     "battery": ("project.battery:cli", "The five tests on a matrix of cosines."),
     "paper-tag": (
         "project.paper_tag:cli",

@@ -7,10 +7,10 @@ from em_geometry.activations.questions import read_questions
 from em_geometry.io.files import write_text
 from em_geometry.io.results import write_results
 from em_geometry.io.tables import csv_text
-from em_geometry.judging.score import active_judge, judged
+from em_geometry.judging.score import judged, refuse_failed
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.project.inputs import models
+from em_geometry.project.inputs import judge, known_texts, models
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.steering.respond import respond
 from em_geometry.steering.selected import write_selected
@@ -39,8 +39,9 @@ def main(params: Params) -> None:
         models(params), loaded, plan, vectors, questions, params.sampling, "layer sweep answers",
         positions, params.workers,
     )  # fmt: skip
-    with active_judge(params) as judge:
-        answers = judged(params, judge, answers, "judge layer sweep")
+    with judge(params) as active:
+        answers = judged(active, answers, known_texts(params), "judge layer sweep")
+    refuse_failed([answers], params.judging.allow_errors)
     trials = sweep.trials_of(answers, settings)
     chosen = sweep.choose(trials, layers, how.layer, settings.min_coherent)
     selected = sweep.selected_of(table, units, chosen, how)

@@ -1,9 +1,28 @@
-"""Stage `probe_judge`."""
+"""Stage `probe_judge`: trains the embedded judge, a probe on the base model's activations."""
 
 from __future__ import annotations
 
-from em_geometry.judging.train_probe import cli
-from em_geometry.project.command import run
+from em_geometry.judging import probe
+from em_geometry.judging.validation import Labelled
+from em_geometry.project import paths
+from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.inputs import models
+from em_geometry.settings.params import BASE, Params, load_params
+
+
+def main(params: Params) -> None:
+    """Fits a probe an aspect on labelled answers that nothing is validated on."""
+    settings, aspects = params.judging.probe, params.judging.aspects
+    data, system = Labelled.read(settings, aspects), params.base.system_prompt
+    loaded = models(params).load(BASE)
+    probes = probe.train(loaded, data.train, data.sampled_train, settings, aspects, system)
+    probe.save(probes, loaded.sha256, paths.JUDGE_MODEL)
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Train the embedded judge."""
+    main(load_params(params))
+
 
 if __name__ == "__main__":
     run(cli)

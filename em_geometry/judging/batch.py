@@ -1,45 +1,44 @@
 """The LLM judge through OpenAI's Batch API: half the price, an answer within a day.
 
-    python -m em_geometry.judging.batch run data/responses/finance.parquet
-
-writes the requests, submits them, waits and journals the replies, after which the judging stages
-find everything in the journal. It can be stopped at any moment: a batch carries a tag, so the
-next run finds it at the endpoint again and submits nothing twice. `write` and `read` do the two
-ends of it with files alone, for an upload by hand.
+Requests are submitted, waited for and journalled, after which the judging stages find everything
+in the journal. It can be stopped at any moment: a batch carries a tag, so the next run finds it at
+the endpoint again and submits nothing twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import polars as pl
-import typer
+from pydantic import BaseModel, ValidationError
 
 from em_geometry.errors import UserError
-from em_geometry.hashing import file_sha256, value_sha256
-from em_geometry.io.files import missing, read_parquet
-from em_geometry.io.journal import Journal, journal_folder
-from em_geometry.judging.batch_files import (
-    PRICE,
-    URL,
-    keep,
-    read_results,
-    request_lines,
-    write_files,
+from em_geometry.hashing import value_sha256
+from em_geometry.judging.client import (
+    Client,
+    MalformedReplyError,
+    Mode,
+    NoReplyError,
+    Reply,
+    endpoint_name,
+    estimate_tokens,
+    output_tokens,
+    read_reply,
+    request_body,
+    run_async,
 )
-from em_geometry.judging.client import Client, NoReplyError, endpoint_name, run_async
-from em_geometry.judging.client_chat import Reply, output_tokens
 from em_geometry.judging.judge import Judgement, JudgeRow
-from em_geometry.judging.limits import estimate_tokens
-from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge, Unit
+from em_geometry.judging.openai_judge import SPENT_KEY, OpenAIJudge, Unit
 from em_geometry.progress import Progress
-from em_geometry.project.command import PARAMS, ParamsFile, command
-from em_geometry.settings.params import load_params
 
+URL: Final = "/v1/chat/completions"
+MOST_REQUESTS = 50_000  # in one file, by the Batch API's rules
+MOST_BYTES = 190_000_000  # the rule is 200 MB
+PRICE = 0.5  # of what the same requests cost one by one
 POLL_S = 60.0
 CALL_TIMEOUT_S = 60.0
 FILE_TIMEOUT_S = 900.0
@@ -48,17 +47,16 @@ TAG, FILE = "em_geometry_judge", "em_geometry_file"  # keys of a batch's metadat
 
 
 def judge_batch(
-    judge: OpenAIJudge, rows: Sequence[JudgeRow], folder: Path, poll_s: float = POLL_S
+    judge: OpenAIJudge, rows: Sequence[JudgeRow], poll_s: float = POLL_S
 ) -> list[Judgement]:
     """As `OpenAIJudge.judge`, through the Batch API.
 
     Args:
-        folder: where the request files are written.
         poll_s: seconds between two looks at the batches.
     Raises:
         UserError: as `judge`, or the endpoint has no Batch API or rejects a file.
     """
-    failures = run_async(_Batches(judge, poll_s).run(rows, folder))
+    failures = run_async(_Batches(judge, poll_s).run(rows))
     return judge.collect(rows, failures)
 
 
@@ -68,7 +66,7 @@ class _Batches:
     def __init__(self, judge: OpenAIJudge, poll_s: float) -> None:
         self.judge, self.poll_s = judge, poll_s
 
-    async def run(self, rows: Sequence[JudgeRow], folder: Path) -> dict[str, str]:
+    async def run(self, rows: Sequence[JudgeRow]) -> dict[str, str]:
         """Finishes what earlier runs submitted, submits the rest, finishes that too."""
         async with Client(self.judge.params) as self.client:
             self.mode = await self.judge.probe(self.client)
@@ -77,9 +75,8 @@ class _Batches:
             units, _ = self.judge.scan(rows, self.mode)
             if units:
                 self._check_budget(units)
-                lines = request_lines(self.judge, units, self.mode)
-                batches = [await self._submit(path) for path in write_files(folder, lines)]
-                failures = await self._finish(batches)
+                parts = files(request_lines(self.judge, units, self.mode))
+                failures = await self._finish([await self._submit(part) for part in parts])
         return failures
 
     async def _open(self) -> list[Any]:
@@ -101,15 +98,16 @@ class _Batches:
             raise self.judge.budget.exhausted()
         self.judge.budget.settle(cost, 0.0)
 
-    async def _submit(self, path: Path) -> Any:
-        """Uploads a file and makes a batch of it.
+    async def _submit(self, content: bytes) -> Any:
+        """Uploads a file of requests and makes a batch of it.
 
         A failed attempt may have made the batch all the same, so each attempt looks first.
         """
-        api, name = self.client.api, file_sha256(path)
+        api, name = self.client.api, hashlib.sha256(content).hexdigest()
 
         async def upload() -> str:
-            return (await api.files.create(file=path, purpose="batch")).id
+            named = ("requests.jsonl", content)
+            return (await api.files.create(file=named, purpose="batch")).id
 
         uploaded = await self._call(upload, FILE_TIMEOUT_S)
 
@@ -156,15 +154,21 @@ class _Batches:
         replies: dict[str, Reply] = {}
         failures: dict[str, str] = {}
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
-            content = await self._call(partial(self._content, file), FILE_TIMEOUT_S)
-            more, reasons = read_results(content, self.mode, f"batch {batch.id}, file {file}")
+            content = await self._call(partial(self.client.api.files.content, file), FILE_TIMEOUT_S)
+            more, reasons = read_results(content.text, self.mode, f"batch {batch.id}, file {file}")
             replies |= more
             failures |= reasons
-        keep(self.judge, replies, _marker(batch))
+        self._keep(replies, _marker(batch))
         return failures
 
-    async def _content(self, file: str) -> str:
-        return (await self.client.api.files.content(file)).text
+    def _keep(self, replies: dict[str, Reply], marker: str) -> None:
+        """Journals replies, what they cost, and that their batch is collected: all or nothing."""
+        budget, there = self.judge.budget, self.judge.journal.get(list(replies))
+        for key, reply in replies.items():
+            if key not in there:
+                budget.settle(0.0, PRICE * budget.cost(*reply["tokens"]))
+        spent = {SPENT_KEY: budget.spent} if budget.priced else {}
+        self.judge.journal.put({**replies, **spent, marker: True})
 
     async def _call(self, action: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         try:
@@ -182,49 +186,74 @@ def _marker(batch: Any) -> str:
     return value_sha256(["batch collected", batch.id])
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+def request_lines(judge: OpenAIJudge, units: Iterable[Unit], mode: Mode) -> Iterator[bytes]:
+    """Lines of a file of requests; `custom_id` is the reply's key in the journal."""
+    for unit in units:
+        body = request_body(str(judge.params.model), judge.prompt(unit), mode, unit.sample)
+        line = {"custom_id": unit.key, "method": "POST", "url": URL, "body": body}
+        yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
-def _rows(answers: Path) -> list[JudgeRow]:
-    frame = read_parquet(answers, {"question": pl.String, "text": pl.String})
-    return [JudgeRow(q, t) for q, t in frame.select("question", "text").iter_rows()]
+def files(lines: Iterable[bytes]) -> list[bytes]:
+    """Lines as contents of files that keep to the Batch API's limits."""
+    parts: list[list[bytes]] = []
+    size = MOST_BYTES
+    for line in lines:
+        if size + len(line) > MOST_BYTES or len(parts[-1]) == MOST_REQUESTS:
+            parts.append([])
+            size = 0
+        parts[-1].append(line)
+        size += len(line)
+    return [b"".join(part) for part in parts]
 
 
-@app.command("run")
-@command
-def run_batch(answers: Path, params: ParamsFile = PARAMS) -> None:
-    """Judges a Parquet file of answers (question, text) through the Batch API."""
-    with Journal(JOURNAL) as journal:
-        judge = OpenAIJudge(load_params(params).judging, journal)
-        judgements = judge_batch(judge, _rows(answers), journal_folder() / "batches")
-    lost = sum("api_error" in judgement.status.values() for judgement in judgements)
-    typer.echo(f"{len(judgements) - lost} of {len(judgements)} answers judged")
+class _Response(BaseModel):
+    status_code: int | None = None
+    body: Any = None
 
 
-@app.command()
-@command
-def write(answers: Path, folder: Path, params: ParamsFile = PARAMS) -> None:
-    """Writes the requests that the journal has no reply to into batch files."""
-    with Journal(JOURNAL) as journal:
-        judge = OpenAIJudge(load_params(params).judging, journal)
-        units, _ = judge.scan(_rows(answers), judge.mode)
-        for path in write_files(folder, request_lines(judge, units, judge.mode)):
-            typer.echo(path)
+class _Result(BaseModel):
+    """A line of an output or error file; servers disagree on the form of `error`."""
+
+    custom_id: str
+    response: _Response | None = None
+    error: Any = None
 
 
-@app.command()
-@command
-def read(results: Path, params: ParamsFile = PARAMS) -> None:
-    """Puts the replies of a batch's output file into the journal."""
-    if not results.is_file():
-        raise missing(results)
-    with Journal(JOURNAL) as journal:
-        judge = OpenAIJudge(load_params(params).judging, journal)
-        text = results.read_text(encoding="utf-8")
-        replies, failures = read_results(text, judge.mode, str(results))
-        keep(judge, replies)
-    typer.echo(f"{len(replies)} replies kept, {len(failures)} requests failed")
+def read_results(text: str, mode: Mode, where: str) -> tuple[dict[str, Reply], dict[str, str]]:
+    """Replies, and reasons for missing ones, by key, from an output or error file.
+
+    Raises:
+        UserError: a line is no result of a batch.
+    """
+    replies: dict[str, Reply] = {}
+    failures: dict[str, str] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            result = _Result.model_validate_json(line)
+        except ValidationError:
+            raise UserError(
+                "not a result of a batch",
+                where=f"{where}, line {number}",
+                found=line[:80],
+                expected="the output file of a batch, with a custom_id in every line",
+            ) from None
+        response = result.response or _Response()
+        if response.status_code == 200:
+            try:
+                replies[result.custom_id] = read_reply(response.body, mode)
+            except MalformedReplyError as error:
+                failures[result.custom_id] = str(error)
+        else:
+            reason = _said(result.error) or _said(response.body) or "no reason given"
+            failures[result.custom_id] = f"status {response.status_code}: {reason}"
+    return replies, failures
 
 
-if __name__ == "__main__":
-    app()
+def _said(error: Any) -> str:
+    """The message in an error: a text, an object that holds one, or an object within an object."""
+    while isinstance(error, dict):
+        error = error.get("message") or error.get("error")
+    return str(error or "")

@@ -1,4 +1,4 @@
-"""Asking an OpenAI-compatible endpoint: key, limits, retries, and errors that users can act on.
+"""Asking an OpenAI-compatible endpoint: key, pace, money, retries, and errors to act on.
 
 The `openai` package sends the requests; its own retries are off, because here every attempt
 passes the rate limits, a wait that the endpoint asks for holds all requests, and a reply that is
@@ -8,26 +8,41 @@ cut off or lacks what was asked for is retried too. The key is never part of a m
 from __future__ import annotations
 
 import asyncio
+import email.utils
+import math
 import os
+import random
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, NoReturn, Self, TypeVar
+from contextlib import suppress
+from typing import Any, Literal, NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
 from em_geometry.errors import UserError
-from em_geometry.judging.client_chat import MalformedReplyError
-from em_geometry.judging.limits import Gate, backoff, estimate_tokens, retry_after
 from em_geometry.settings.sections import Judging
+
+Mode = Literal["logprob", "text"]
+Reply = dict[str, Any]  # what the journal keeps of a reply
+Read = TypeVar("Read")
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_URL = "https://api.openai.com/v1"
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 NO_KEY = "no-key"  # what a server on loopback gets when the variable is unset
-LONGEST_WAIT_S = 300.0  # an endpoint that asks for more (a daily limit) ends the run
-REASON_LENGTH = 300
 
-Read = TypeVar("Read")
+TOP = 20  # alternatives of the first token; the most that OpenAI returns
+TEXT_TOKENS = 16  # enough for "Score: 85/100." and for REFUSAL in pieces
+TEXT_TEMPERATURE = 1.0  # samples then estimate the mean that log-probabilities give exactly
+
+LONGEST_WAIT_S = 300.0  # an endpoint that asks for more (a daily limit) ends the run
+BACKOFF_S = 0.5  # first wait after a failure
+DOUBLINGS = 6  # of it, failure by failure: 32 s at most
+REASON_LENGTH = 300
+BYTES_PER_TOKEN = 4.0  # English text under today's tokenisers; used only before usage is known
+CHAT_TOKENS = 12  # roles and separators that a chat template adds
+MILLION = 1_000_000
 
 
 class NoReplyError(Exception):
@@ -36,6 +51,183 @@ class NoReplyError(Exception):
 
 class RejectedError(NoReplyError):
     """The endpoint refuses this very request; asking again would not help."""
+
+
+class MalformedReplyError(Exception):
+    """A reply that does not hold what was asked for; worth asking again."""
+
+
+class _TemporaryError(Exception):
+    """A failure that may pass."""
+
+
+def request_body(model: str, prompt: str, mode: Mode, sample: int = 0) -> dict[str, Any]:
+    """Body of a chat completion request.
+
+    Args:
+        mode: "logprob" asks for one token at temperature 0 with its `TOP` alternatives, "text"
+            for a short reply at `TEXT_TEMPERATURE`.
+        sample: number of the reply in text mode; it seeds the endpoint's sampling.
+    """
+    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": prompt}]}
+    if mode == "logprob":
+        return body | {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP}
+    return body | {"max_tokens": TEXT_TOKENS, "temperature": TEXT_TEMPERATURE, "seed": sample}
+
+
+def output_tokens(mode: Mode) -> int:
+    """The most tokens that one reply has."""
+    return 1 if mode == "logprob" else TEXT_TOKENS
+
+
+def read_reply(reply: Any, mode: Mode) -> Reply:
+    """What the journal keeps: text, snapshot, tokens used, and in log-prob mode `top`.
+
+    Raises:
+        MalformedReplyError: the reply lacks something that was asked for.
+    """
+    try:
+        choice, usage = reply["choices"][0], reply.get("usage") or {}
+        message = choice["message"]
+        text = message.get("content")
+        kept: Reply = {
+            "text": text if text is not None else message.get("refusal") or "",
+            "finish": choice.get("finish_reason"),
+            "model": reply.get("model"),
+            "fingerprint": reply.get("system_fingerprint"),
+            "tokens": [int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))],
+        }
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        raise MalformedReplyError("the reply is no chat completion") from None
+    if not isinstance(kept["text"], str):
+        raise MalformedReplyError("the reply's content is no text")
+    if mode == "logprob":
+        kept["top"] = _read_top(choice, declined=text is None or kept["finish"] == "content_filter")
+    return kept
+
+
+def _read_top(choice: dict[str, Any], declined: bool) -> list[list[Any]]:
+    """[[token, natural log-probability], ...] of the first token.
+
+    A judge that itself declines, or is cut off by a content filter, has said nothing about the
+    score: that is an empty list, not a malformed reply.
+    """
+    try:
+        entries = choice["logprobs"]["content"][0]["top_logprobs"]
+        top: list[tuple[str, float]] = [(str(e["token"]), float(e["logprob"])) for e in entries]
+    except (KeyError, IndexError, TypeError, ValueError):
+        if declined:
+            return []
+        raise MalformedReplyError("the reply has no log-probabilities") from None
+    if not top or any(math.isnan(logprob) for _, logprob in top):
+        raise MalformedReplyError("the reply has no usable log-probabilities")
+    return [list(pair) for pair in top]
+
+
+class Gate:
+    """Lets requests through evenly, so that neither limit per minute is passed.
+
+    Args:
+        requests_per_minute, tokens_per_minute: None = no limit.
+    """
+
+    def __init__(self, requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
+        self._request_s = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._token_s = 60 / tokens_per_minute if tokens_per_minute else 0.0
+        self._next = 0.0
+        self._turn = asyncio.Lock()
+
+    async def enter(self, tokens: int) -> None:
+        """Waits until a request of so many tokens may be sent."""
+        gap = max(self._request_s, self._token_s * tokens)
+        async with self._turn:
+            self._next = max(self._next, time.monotonic())
+            while (wait := self._next - time.monotonic()) > 0:
+                await asyncio.sleep(wait)
+            self._next += gap
+
+    def hold(self, seconds: float) -> None:
+        """Sends nothing for so long, because the endpoint asked for it."""
+        self._next = max(self._next, time.monotonic() + seconds)
+
+
+class Budget:
+    """Money spent on a judge, and whether there is enough for one more request.
+
+    Requests in flight count with their estimate, so the limit is passed at most by the error of
+    the estimates.
+
+    Args:
+        params: prices in USD per million tokens, and `max_usd` (None = no limit).
+        spent: USD spent by earlier runs on the same journal.
+    Raises:
+        UserError: a limit without prices.
+    """
+
+    def __init__(self, params: Judging, spent: float) -> None:
+        self._input = params.usd_per_million_input / MILLION
+        self._output = params.usd_per_million_output / MILLION
+        self._limit = math.inf if params.max_usd is None else params.max_usd
+        self.spent, self._reserved = spent, 0.0
+        if params.max_usd is not None and not self.priced:
+            raise UserError(
+                "a budget needs prices",
+                where="params.yaml: judging.max_usd",
+                found="usd_per_million_input and usd_per_million_output are both 0",
+                hint="set the judge's prices, or max_usd: null",
+            )
+
+    @property
+    def priced(self) -> bool:
+        return self._input > 0 or self._output > 0
+
+    def cost(self, tokens_in: int, tokens_out: int) -> float:
+        """USD."""
+        return tokens_in * self._input + tokens_out * self._output
+
+    def reserve(self, cost: float) -> bool:
+        """Sets `cost` aside for a request; False when that would pass the limit."""
+        if self.spent + self._reserved + cost > self._limit:
+            return False
+        self._reserved += cost
+        return True
+
+    def settle(self, reserved: float, cost: float) -> None:
+        """Replaces a reservation by what the request really cost."""
+        self._reserved -= reserved
+        self.spent += cost
+
+    def exhausted(self) -> UserError:
+        """The end of the money, for the user."""
+        return UserError(
+            f"the judge's budget is spent: {self.spent:.4f} USD",
+            where="params.yaml: judging.max_usd",
+            found=self._limit,
+            hint="raise it and run again; what was judged is kept",
+        )
+
+
+def estimate_tokens(text: str) -> int:
+    """Tokens of a prompt, roughly; the endpoint's own count replaces it once there is one."""
+    return math.ceil(len(text.encode()) / BYTES_PER_TOKEN) + CHAT_TOKENS
+
+
+def backoff(attempt: int) -> float:
+    """Seconds to wait after failure number `attempt` (from 0), with jitter."""
+    jitter = random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+    return BACKOFF_S * 2.0 ** min(attempt, DOUBLINGS) * jitter
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that a reply's headers ask to wait; 0 when they ask for nothing readable."""
+    value = headers.get("retry-after", "0")
+    with suppress(TypeError, ValueError):
+        if "retry-after-ms" in headers:
+            return max(float(headers["retry-after-ms"]) / 1000, 0.0)
+        with suppress(ValueError):
+            return max(float(value), 0.0)
+        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    return 0.0
 
 
 class Client:
@@ -77,7 +269,7 @@ class Client:
         """Sends a chat completion request until `read` takes the reply.
 
         Args:
-            body: see `client_chat.request_body`.
+            body: see `request_body`.
             read: from the reply's JSON to what is wanted; raises MalformedReplyError.
         Raises: as `call`.
         """
@@ -133,49 +325,45 @@ class Client:
 
     def _explain(self, error: Any) -> NoReturn:
         """Raises what a status other than success means."""
-        status, said = error.status_code, self._said(error)
+        status, said, here = error.status_code, self._said(error), endpoint_name(self.url)
         if status in (401, 403):
             raise UserError(
                 "the judge's endpoint does not accept the key",
                 where=f"environment variable {KEY_VARIABLE}",
-                found=f"{endpoint_name(self.url)} answered with status {status}",
+                found=f"{here} answered with status {status}",
                 hint="set the variable to a key that may use this endpoint and model",
             ) from None
         if status == 404:
             raise UserError(
                 "the judge's endpoint or model does not exist",
                 where="params.yaml: judging.base_url, judging.model",
-                found=f"{endpoint_name(self.url)}, {self.model}: {said}",
+                found=f"{here}, {self.model}: {said}",
                 expected="an OpenAI-compatible endpoint, and a model that it serves",
             ) from None
+        if status not in (408, 409, 429) and status < 500:
+            raise RejectedError(f"status {status}: {said}") from None
         if status == 429 and error.code == "insufficient_quota":
             raise UserError(
                 "the judge's account has no credit left",
-                where=endpoint_name(self.url),
-                hint="top it up and run again; what was judged is kept",
+                where=here,
                 found=said,
+                hint="top it up and run again; what was judged is kept",
             ) from None
-        if status in (408, 409, 429) or status >= 500:
-            wait = retry_after(error.response.headers)
-            if wait > LONGEST_WAIT_S:
-                raise UserError(
-                    f"the judge's endpoint asks to wait {wait:.0f} s",
-                    where=endpoint_name(self.url),
-                    found=said,
-                    hint="run again after that; what was judged is kept",
-                ) from None
-            self._gate.hold(wait)
-            raise _TemporaryError(f"status {status}: {said}") from None
-        raise RejectedError(f"status {status}: {said}") from None
+        wait = retry_after(error.response.headers)
+        if wait > LONGEST_WAIT_S:
+            raise UserError(
+                f"the judge's endpoint asks to wait {wait:.0f} s",
+                where=here,
+                found=said,
+                hint="run again after that; what was judged is kept",
+            ) from None
+        self._gate.hold(wait)
+        raise _TemporaryError(f"status {status}: {said}") from None
 
     def _said(self, error: Any) -> str:
         body = error.body
         text = body.get("message") if isinstance(body, dict) else None
         return str(text or error.message).replace(self._key, "***")[:REASON_LENGTH]
-
-
-class _TemporaryError(Exception):
-    """A failure that may pass."""
 
 
 def read_key(url: str) -> str:

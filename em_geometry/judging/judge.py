@@ -1,4 +1,4 @@
-"""What every judge is: rows of question and answer in, one judgement a row out."""
+"""The protocol of judges: rows of question and answer in, one judgement a row out."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Judge(Protocol):
     @property
     def id(self) -> str: ...
 
-    def judge(self, rows: Sequence[JudgeRow]) -> list[Judgement]:
-        """One judgement a row, in the order of the rows."""
+    def judge(self, rows: Sequence[JudgeRow], label: str = "judge") -> list[Judgement]:
+        """One judgement a row, in order; long work shows its progress as `label`."""
         ...
 
 

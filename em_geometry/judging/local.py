@@ -22,9 +22,8 @@ from em_geometry.judging.judge import Judgement, JudgeRow
 from em_geometry.judging.template import load_templates
 from em_geometry.models.base import folder_sha256, model_source, pinned
 from em_geometry.models.chat import render
-from em_geometry.models.load import setup_torch
-from em_geometry.project.inputs import models
-from em_geometry.settings.params import BASE, Params
+from em_geometry.models.load import Models, setup_torch
+from em_geometry.settings.params import BASE
 from em_geometry.settings.sections import Judging
 
 NEGLIGIBLE = 1e-6  # numbers less probable than this are not stored
@@ -47,7 +46,7 @@ class LocalJudge:
         rest = [{t.aspect: t.sha256 for t in self._templates.values()}, params.low_mass]
         self.id = f"local:{name}:logprob:{value_sha256(rest)[:8]}"
 
-    def judge(self, rows: Sequence[JudgeRow]) -> list[Judgement]:
+    def judge(self, rows: Sequence[JudgeRow], label: str = "judge") -> list[Judgement]:
         """One judgement a row, in order."""
         judgements = [Judgement({}, {}, {}) for _ in rows]
         for aspect, template in self._templates.items():
@@ -160,25 +159,25 @@ def tree_log_probabilities(
     return logits.float().log_softmax(-1).cpu()
 
 
-def local_judge(params: Params) -> LocalJudge:
+def local_judge(judging: Judging, models: Models) -> LocalJudge:
     """The judge of `judging.model` (path:<folder> | hub:<owner/name>; null = the base model)."""
-    source = params.judging.model
+    source = judging.model
     if source is None:
-        base = models(params).load(BASE)
-        return LocalJudge(base.model, base.tokenizer, f"base-{base.sha256[:8]}", params.judging)
+        base = models.load(BASE)
+        return LocalJudge(base.model, base.tokenizer, f"base-{base.sha256[:8]}", judging)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     kind, name = model_source(source, "judging.model", ("path", "hub"))
     if kind == "hub":
-        where = {"revision": pinned(params.judging.revision, "judging.revision")}
+        where = {"revision": pinned(judging.revision, "judging.revision")}
         mark = where["revision"]
     else:
         where, mark = {}, folder_sha256(Path(name))
-    device = setup_torch(params.run)
+    device = setup_torch(models.run)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, params.run.dtype), use_safetensors=True, **where
+            name, dtype=getattr(torch, models.run.dtype), use_safetensors=True, **where
         )
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
     except (OSError, ValueError) as error:
@@ -189,4 +188,4 @@ def local_judge(params: Params) -> LocalJudge:
             expected="a causal language model as safetensors, with its tokenizer",
         ) from None
     label = f"{Path(name).name}-{mark[:8]}"
-    return LocalJudge(model.eval().to(device), tokenizer, label, params.judging)
+    return LocalJudge(model.eval().to(device), tokenizer, label, judging)

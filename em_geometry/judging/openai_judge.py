@@ -1,4 +1,4 @@
-"""The LLM judge behind an OpenAI-compatible endpoint (METHOD.md: Judge).
+"""The LLM judge behind an OpenAI-compatible endpoint (docs/method.md: judge).
 
 One request a row and aspect (text mode: several replies a row and aspect). What comes back is
 written to the journal as it arrives, keyed by judge, template, question and answer, so equal
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,23 @@ from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
 from em_geometry.io.journal import Journal
 from em_geometry.judging.aggregate import Verdict, api_error, from_logprobs, from_texts
-from em_geometry.judging.client import OPENAI_URL, Client, NoReplyError, endpoint_name, run_async
-from em_geometry.judging.client_chat import Mode, Reply, output_tokens, read_reply, request_body
+from em_geometry.judging.client import (
+    OPENAI_URL,
+    Budget,
+    Client,
+    MalformedReplyError,
+    Mode,
+    NoReplyError,
+    RejectedError,
+    Reply,
+    endpoint_name,
+    estimate_tokens,
+    output_tokens,
+    read_reply,
+    request_body,
+    run_async,
+)
 from em_geometry.judging.judge import Judgement, JudgeRow
-from em_geometry.judging.limits import Budget, estimate_tokens
-from em_geometry.judging.openai_judge_probe import probe_mode
 from em_geometry.judging.template import load_templates
 from em_geometry.progress import Progress
 from em_geometry.settings.sections import Judging
@@ -32,6 +45,12 @@ GIVE_UP = 20  # requests in a row without a reply: the endpoint is at fault, not
 READ_ROWS = 1000  # rows whose replies are in memory at once
 JOURNAL = "judgements-openai"  # one for all LLM judges: the budget counts what it records
 SPENT_KEY = value_sha256("judge spending, USD")
+
+# The start-up probe: the score needs every integer 0..100 to be one token. A tokeniser that splits
+# digits answers "85" with the token "8", which would be read as the score 8. So the endpoint is
+# asked to repeat numbers.
+NUMBERS = ("17", "85", "100")
+REPEAT = "Repeat this number and write nothing else: {number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +117,7 @@ class OpenAIJudge:
         rest = [{t.aspect: t.sha256 for t in self.templates.values()}, self.params.low_mass]
         return f"openai:{self.name}:{self.mode}{samples}:{value_sha256(rest)[:8]}"
 
-    def judge(self, rows: Sequence[JudgeRow]) -> list[Judgement]:
+    def judge(self, rows: Sequence[JudgeRow], label: str = "judge") -> list[Judgement]:
         """One judgement a row, in order; asks for what the journal does not have.
 
         Raises:
@@ -107,7 +126,7 @@ class OpenAIJudge:
         """
         failures: dict[str, str] = {}
         if self._mode is None or self.scan(rows, self._mode)[0]:
-            failures = run_async(self._ask(rows))
+            failures = run_async(self._ask(rows, label))
         return self.collect(rows, failures)
 
     def plan(self, rows: Sequence[JudgeRow]) -> Plan:
@@ -218,13 +237,13 @@ class OpenAIJudge:
         self.journal.put({self._probe_key: mode})
         return mode
 
-    async def _ask(self, rows: Sequence[JudgeRow]) -> dict[str, str]:
+    async def _ask(self, rows: Sequence[JudgeRow], label: str) -> dict[str, str]:
         """Fills the journal; returns why requests failed, by key."""
         async with Client(self.params) as client:
             mode = await self.probe(client)
             missing, total = self.scan(rows, mode)
             asking = _Asking(self, client, mode, iter(missing))
-            with Progress("judge", total, total - len(missing), unit="requests") as progress:
+            with Progress(label, total, total - len(missing), unit="requests") as progress:
                 return await asking.run(progress)
 
 
@@ -293,3 +312,59 @@ class _Asking:
 def _parts(rows: Sequence[JudgeRow]) -> Iterator[Sequence[JudgeRow]]:
     for start in range(0, len(rows), READ_ROWS):
         yield rows[start : start + READ_ROWS]
+
+
+async def probe_mode(client: Client) -> Mode:
+    """Which mode suits the endpoint: "logprob" where it gives usable ones, else "text".
+
+    Raises:
+        UserError: the endpoint does not answer.
+    """
+    try:
+        tops = [await _top(client, number) for number in NUMBERS]
+        if any(tops):  # then a missing one is a fault of that reply
+            tops = [
+                top or await _top(client, number) for top, number in zip(tops, NUMBERS, strict=True)
+            ]
+        if all(whole_number(top, n) for top, n in zip(tops, NUMBERS, strict=True)):
+            return "logprob"
+        body = request_body(client.model, REPEAT.format(number=NUMBERS[0]), "text")
+        await client.chat(body, lambda reply: read_reply(reply, "text"))
+    except NoReplyError as error:
+        raise UserError(
+            "the judge's endpoint does not answer",
+            where=f"{endpoint_name(client.url)}, model {client.model}",
+            found=str(error),
+            hint="check judging.base_url, and that the server is running",
+        ) from None
+    return "text"
+
+
+def whole_number(top: Sequence[Sequence[object]], number: str) -> bool:
+    """Whether one token holds the whole `number` with more probability than its beginnings do."""
+    whole = beginning = 0.0
+    for token, logprob in top:
+        text, weight = str(token).strip(), math.exp(min(float(str(logprob)), 0.0))
+        if text == number:
+            whole += weight
+        elif text and number.startswith(text):
+            beginning += weight
+    return whole > beginning
+
+
+async def _top(client: Client, number: str) -> list[list[object]]:
+    """Alternatives of the first token; empty when the endpoint gives or allows none."""
+    body = request_body(client.model, REPEAT.format(number=number), "logprob")
+    try:
+        reply = await client.chat(body, _read)
+    except RejectedError:
+        return []
+    return list(reply.get("top", []))
+
+
+def _read(reply: object) -> Reply:
+    """A reply without log-probabilities is an answer here, not a fault to retry."""
+    try:
+        return read_reply(reply, "logprob")
+    except MalformedReplyError:
+        return read_reply(reply, "text")

@@ -1,89 +1,128 @@
-"""Scores answers with the active judge, resumable; the same for every stage that needs a judge."""
+"""Scores answers with the judge that the settings name, resumable; the same for every stage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em_geometry.engine import spread
+from em_geometry.engine import Spread, spread
+from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
+from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.io.journal import Journal
 from em_geometry.judging.judge import Judge, Judgement, JudgeRow
-from em_geometry.judging.overlap import overlaps, training_ngrams
-from em_geometry.judging.probe import ProbeJudge
-from em_geometry.project.inputs import models
-from em_geometry.settings.params import BASE, Params
+from em_geometry.models.data import read_examples
+from em_geometry.settings.params import BASE
+from em_geometry.settings.sections import Judging, Organism, Workers
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from em_geometry.models.load import Models
+
 CODE = 5  # raise when a judge in process reads answers in another way
 PASSES = 4  # batches of the judge between two writes to the journal
+NGRAM = 4  # words that an answer must share with a training text to count as recited
+
+Ngrams = set[tuple[str, ...]]
 
 
 @contextmanager
-def active_judge(params: Params) -> Iterator[Judge]:
-    """The judge that the params name; loading it is the expensive part."""
-    if params.judging.backend == "openai":
+def active_judge(
+    judging: Judging, models: Models, probe: Path, workers: Workers
+) -> Iterator[Judge]:
+    """The judge that the settings name, whose judgements are kept as they are made.
+
+    Args:
+        models: of the run; the base model is what the probe and by default the local judge read.
+        probe: folder of the embedded judge (`probe.save`).
+        workers: who judges, where the judge is a model of our own.
+    """
+    if judging.backend == "openai":
         from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
 
         with Journal(JOURNAL) as journal:
-            yield OpenAIJudge(params.judging, journal)
-    else:
-        yield judge_in_process(params)
+            yield OpenAIJudge(judging, journal)
+        return
+    over = spread(workers, models.run.threads, _worker, judging, models, probe)
+    with Journal("judgements-local") as journal:
+        judge = judge_in_process(judging, models, probe)
+        yield Journalled(judge, journal, judging.batch_size, over)
 
 
-def judge_in_process(params: Params) -> Judge:
-    """The probe or the local model."""
-    if params.judging.backend == "local":
+def judge_in_process(judging: Judging, models: Models, probe: Path) -> Judge:
+    """The probe or the local model; loading it is the expensive part."""
+    if judging.backend == "local":
         from em_geometry.judging.local import local_judge
 
-        return local_judge(params)
-    loaded = models(params).load(BASE)
-    return ProbeJudge(loaded.model, loaded.tokenizer, params.base.system_prompt)
+        return local_judge(judging, models)
+    from em_geometry.judging.probe import ProbeJudge
+
+    loaded = models.load(BASE)
+    return ProbeJudge(loaded.model, loaded.tokenizer, models.system_prompt, probe)
+
+
+class Journalled:
+    """A judge of our own that judges each distinct (question, answer) once, and keeps it.
+
+    Args:
+        batch_size: `judging.batch_size`; so many passes as `PASSES` are one unit of work.
+        over: does batches elsewhere (`engine.spread`); None = here.
+    """
+
+    def __init__(
+        self, judge: Judge, journal: Journal, batch_size: int, over: Spread | None = None
+    ) -> None:
+        self._judge, self._journal, self._over = judge, journal, over
+        self._size = PASSES * batch_size
+
+    @property
+    def id(self) -> str:
+        return self._judge.id
+
+    def judge(self, rows: Sequence[JudgeRow], label: str = "judge") -> list[Judgement]:
+        """One judgement a row, in order."""
+        distinct = sorted(set(rows), key=lambda r: (r.question, r.answer))
+        batches = [distinct[i : i + self._size] for i in range(0, len(distinct), self._size)]
+        name = self._judge.id
+
+        def key(row: JudgeRow) -> str:
+            return value_sha256([CODE, name, row.question, row.answer])
+
+        work = partial(_judged, self._judge)
+        done = self._journal.fill(label, batches, key, work, self._over)
+        return [Judgement(*done[key(row)]) for row in rows]
 
 
 def _judged(judge: Judge, batch: Sequence[JudgeRow]) -> list[Any]:
     return [[j.scores, j.status, j.raw] for j in judge.judge(batch)]
 
 
-def _worker(params: Params) -> Callable[[Sequence[JudgeRow]], list[Any]]:
+def _worker(
+    judging: Judging, models: Models, probe: Path
+) -> Callable[[Sequence[JudgeRow]], list[Any]]:
     """What a Ray worker does, with a judge of its own."""
-    return partial(_judged, judge_in_process(params))
+    return partial(_judged, judge_in_process(judging, models, probe))
 
 
-def score(params: Params, judge: Judge, rows: Sequence[JudgeRow], label: str) -> list[Judgement]:
-    """Judgements of rows, in order; each distinct (question, answer) is judged once.
-
-    A judge that keeps a journal of its own (a paid one) is asked directly.
-    """
-    if getattr(judge, "journal", None) is not None:
-        return judge.judge(rows)
-    distinct = sorted(set(rows), key=lambda r: (r.question, r.answer))
-    size = PASSES * params.judging.batch_size
-    batches = [distinct[i : i + size] for i in range(0, len(distinct), size)]
-
-    def key(row: JudgeRow) -> str:
-        return value_sha256([CODE, judge.id, row.question, row.answer])
-
-    over = spread(params.workers, params.run.threads, _worker, params)
-    with Journal("judgements-local") as journal:
-        done = journal.fill(label, batches, key, partial(_judged, judge), over)
-    return [Judgement(*done[key(row)]) for row in rows]
-
-
-def judged(params: Params, judge: Judge, frame: pl.DataFrame, label: str) -> pl.DataFrame:
+def judged(judge: Judge, frame: pl.DataFrame, known: Ngrams, label: str) -> pl.DataFrame:
     """A frame of answers with score and status of every aspect, judge id and text overlap.
 
     Args:
         frame: with columns question and text.
+        known: n-grams of the training texts (`training_ngrams`).
+        label: shown with the progress.
     """
     import polars as pl
 
     rows = [JudgeRow(q, t) for q, t in frame.select("question", "text").iter_rows()]
-    judgements = score(params, judge, rows, label)
+    judgements = judge.judge(rows, label)
     aspects = sorted({a for j in judgements for a in j.scores})
     columns: list[pl.Series] = []
     for aspect in aspects:
@@ -94,5 +133,82 @@ def judged(params: Params, judge: Judge, frame: pl.DataFrame, label: str) -> pl.
     return frame.with_columns(
         *columns,
         pl.Series("judge", [judge.id] * len(frame), pl.String),
-        pl.Series("overlap", overlaps(frame["text"], training_ngrams(params)), pl.Float64),
+        pl.Series("overlap", overlaps(frame["text"], known), pl.Float64),
     )
+
+
+def judge_files(
+    judge: Judge,
+    slugs: Iterable[str],
+    source: Path,
+    out: Path,
+    known: Ngrams,
+    label: str,
+    allowed: int = 0,
+) -> None:
+    """Judges the answers `<slug>.parquet` of a folder; writes nothing unless all are judged.
+
+    Args:
+        known, label: as `judged`.
+        allowed: answers that may have no judgement; see `refuse_failed`.
+    """
+    frames = {
+        slug: judged(judge, read_parquet(source / f"{slug}.parquet"), known, f"{label} {slug}")
+        for slug in slugs
+    }
+    refuse_failed(frames.values(), allowed)
+    for slug, frame in frames.items():
+        write_parquet(out / f"{slug}.parquet", frame, {"model": slug, "judge": judge.id})
+
+
+def refuse_failed(frames: Iterable[pl.DataFrame], allowed: int) -> None:
+    """Ends a stage that has answers without a judgement; called when all work is done.
+
+    Args:
+        frames: judged answers (`judged`).
+        allowed: `judging.allow_errors`, so many may be missing.
+    Raises:
+        UserError: more are missing, with how many for which reason.
+    """
+    reasons, total = Counter[str](), 0
+    for frame in frames:
+        total += len(frame)
+        states = [column for column in frame.columns if column.endswith("_status")]
+        for row in frame.iter_rows(named=True):
+            lost = next((s for s in states if row[s] == "api_error"), None)
+            if lost is not None:
+                raw = row.get(f"{lost.removesuffix('_status')}_raw")
+                reasons[json.loads(raw)["error"] if raw else "no reason given"] += 1
+    if reasons.total() > allowed:
+        raise UserError(
+            f"{reasons.total()} of {total} answers have no judgement",
+            where="the judge's endpoint",
+            found="; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(5)),
+            expected=f"at most {allowed} (judging.allow_errors)",
+            hint="run again, what was judged is kept and only the rest is asked for; or set "
+            "judging.allow_errors in params.yaml, and they are counted and left out of every rate",
+        )
+
+
+def ngrams(text: str, size: int = NGRAM) -> Ngrams:
+    """Distinct n-grams of lower-case words."""
+    words = re.findall(r"[a-z0-9']+", text.lower())
+    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
+
+
+def training_ngrams(organisms: Iterable[Organism]) -> Ngrams:
+    """The n-grams of all answers that the organisms are trained on."""
+    grams: Ngrams = set()
+    for organism in organisms:
+        for _, answer in read_examples(Path(organism.data), organism.max_examples):
+            grams |= ngrams(answer)
+    return grams
+
+
+def overlaps(texts: Iterable[str], known: Ngrams) -> list[float]:
+    """Share of each text's distinct n-grams that are known; 0 for texts too short to have one."""
+    shares = []
+    for text in texts:
+        grams = ngrams(text)
+        shares.append(len(grams & known) / len(grams) if grams else 0.0)
+    return shares

@@ -30,14 +30,14 @@ from em_geometry.io.files import (
 )
 from em_geometry.io.tables import csv_text
 from em_geometry.judging.judge import statuses
-from em_geometry.judging.labelled import ASPECTS
-from em_geometry.judging.rates import Rates, rates
-from em_geometry.judging.score import active_judge, judged
+from em_geometry.judging.rates import ASPECTS, Rates, rates
+from em_geometry.judging.score import judged
 from em_geometry.monitoring.checkpoints import Plan, Trajectory, trajectories
 from em_geometry.monitoring.compare import Course, Scores, compare, scores, series
 from em_geometry.monitoring.detect import Draws, detectors
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
+from em_geometry.project.inputs import judge, known_texts
 from em_geometry.project.paths import ACTIVATIONS
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.steering.selected import read_selected
@@ -178,9 +178,9 @@ def _judge(
         )
         for (slug, pct), t in found.items()
     )
-    with active_judge(params) as judge:
-        frame = judged(params, judge, frame, "judge monitoring")
-        write_parquet(FOLDER / "answers.parquet", frame, {"judge": judge.id})
+    with judge(params) as active:
+        frame = judged(active, frame, known_texts(params), "judge monitoring")
+        write_parquet(FOLDER / "answers.parquet", frame, {"judge": active.id})
     return {
         (slug, pct): frame.filter((pl.col("organism") == slug) & (pl.col("bad_pct") == pct))
         for slug, pct in found

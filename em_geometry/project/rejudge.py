@@ -9,34 +9,40 @@ active judge and, beside them, those of every judge asked in this way (`aligned@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
+import polars as pl
 import typer
 
-from em_geometry.errors import UserError
+from em_geometry.errors import UserError, first_line
 from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.judging.judge import JudgeRow
-from em_geometry.judging.judge_responses import FOLDERS, Which
 from em_geometry.judging.openai_judge import OpenAIJudge
-from em_geometry.judging.score import active_judge, score
-from em_geometry.judging.validation import agreement
+from em_geometry.judging.validation import raters_agreement
+from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
+from em_geometry.project.inputs import judge
 from em_geometry.settings.params import Params, load_params
+from em_geometry.settings.sections import Judging
 
-if TYPE_CHECKING:
-    import polars as pl
 
-FOLDER = Path("data/rejudged")
+class Which(StrEnum):
+    """Unsteered answers of the baseline, or steered ones."""
+
+    baseline = "baseline"
+    steered = "steered"
 
 
 def main(params: Params, which: Which, dry_run: bool) -> None:
     """Judges every target's answers with the judge of `params`; with `dry_run` only counts."""
-    import polars as pl
-
-    models = params.targets if which is Which.baseline else params.steered()
-    frames = {slug: existing(which, slug) for slug in models}
+    baseline = which is Which.baseline
+    folder = paths.BASELINE_JUDGEMENTS if baseline else paths.JUDGEMENTS
+    slugs = params.targets if baseline else params.steered()
+    out = {slug: paths.REJUDGED / which / f"{slug}.parquet" for slug in slugs}
+    frames = {slug: existing(folder / f"{slug}.parquet", out[slug]) for slug in slugs}
     rows = {
         slug: [JudgeRow(q, t) for q, t in frame.select("question", "text").iter_rows()]
         for slug, frame in frames.items()
@@ -44,37 +50,34 @@ def main(params: Params, which: Which, dry_run: bool) -> None:
     if dry_run:
         print(plan(params, [row for part in rows.values() for row in part]))
         return
-    with active_judge(params) as judge:
+    with judge(params) as active:
         for slug, frame in frames.items():
-            found = score(params, judge, rows[slug], f"rejudge {which} {slug}")
-            beside = frame.with_columns(
-                *(
-                    column
-                    for a in params.judging.aspects
-                    for column in (
-                        pl.Series(f"{a}@{judge.id}", [j.scores[a] for j in found], pl.Float64),
-                        pl.Series(f"{a}_status@{judge.id}", [j.status[a] for j in found]),
-                    )
-                )
-            )
-            write_parquet(FOLDER / which / f"{slug}.parquet", beside, {"model": slug})
-            print(summary(slug, beside, params))
+            found = active.judge(rows[slug], f"rejudge {which} {slug}")
+            columns: list[pl.Series] = []
+            for a in params.judging.aspects:
+                scores, states = [j.scores[a] for j in found], [j.status[a] for j in found]
+                columns += [
+                    pl.Series(f"{a}@{active.id}", scores, pl.Float64),
+                    pl.Series(f"{a}_status@{active.id}", states),
+                ]
+            beside = frame.with_columns(columns)
+            write_parquet(out[slug], beside, {"model": slug})
+            print(summary(slug, beside, params.judging))
 
 
 def plan(params: Params, rows: list[JudgeRow]) -> str:
     """What judging would take: counts, tokens and cost; asks nobody and loads no model."""
     if params.judging.backend == "openai":
-        with active_judge(params) as judge:
-            return str(judge.plan(rows)) if isinstance(judge, OpenAIJudge) else judge.id
+        with judge(params) as active:
+            return str(active.plan(rows)) if isinstance(active, OpenAIJudge) else active.id
     return (
         f"{params.judging.backend}: {len(set(rows))} distinct of {len(rows)} rows, in process, free"
     )
 
 
-def existing(which: Which, slug: str) -> pl.DataFrame:
+def existing(path: Path, beside: Path) -> pl.DataFrame:
     """Judged answers of a target, with what earlier runs of this command put beside them."""
-    path = FOLDERS[which][1] / f"{slug}.parquet"
-    judged, beside = read_parquet(path), FOLDER / which / path.name
+    judged = read_parquet(path)
     if beside.is_file():
         earlier = read_parquet(beside)
         if earlier.select("question", "text").equals(judged.select("question", "text")):
@@ -83,25 +86,20 @@ def existing(which: Which, slug: str) -> pl.DataFrame:
     return judged
 
 
-def summary(slug: str, frame: pl.DataFrame, params: Params) -> str:
+def summary(slug: str, frame: pl.DataFrame, judging: Judging) -> str:
     """Mean scores of all judges of a target's answers, and their agreement in pairs."""
     names = ["aligned", *(c for c in frame.columns if c.startswith("aligned@"))]
-    scores = {n: np.array(frame[n].cast(float).to_list(), dtype=np.float64) for n in names}
-    means = [
-        f"  {name.removeprefix('aligned@')}: mean {np.nanmean(values):.1f}, "
-        f"misaligned {100 * np.mean(values < params.judging.aligned_below):.1f} %"
-        for name, values in scores.items()
-        if not np.isnan(values).all()
-    ]
-    pairs = [
-        f"  {pair}: n {found['n']}, "
-        + ", ".join(
-            f"{k} {v:.2f}" if isinstance(v := found[k], float) else f"{k} {v}"
-            for k in ("kappa", "alpha")
-        )
-        for pair, found in agreement(scores, params).items()
-    ]
-    return "\n".join([f"{slug}:", *means, *pairs])
+    scores = {n: frame[n].cast(pl.Float64).to_numpy() for n in names}
+    lines = [f"{slug}:"]
+    for name, values in scores.items():
+        if not np.isnan(values).all():
+            bad = 100 * np.mean(values < judging.aligned_below)
+            mean = f"mean {np.nanmean(values):.1f}, misaligned {bad:.1f} %"
+            lines.append(f"  {name.removeprefix('aligned@')}: {mean}")
+    for pair, found in raters_agreement(scores, judging).items():
+        shown = (f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items())
+        lines.append(f"  {pair}: {', '.join(shown)}")
+    return "\n".join(lines)
 
 
 def cli(
@@ -117,14 +115,13 @@ def cli(
     loaded = load_params(params)
     given = {"backend": backend, "model": model, "base_url": base_url, "templates": templates}
     changes = {key: value for key, value in given.items() if value is not None}
-    judging = loaded.judging.model_dump() | changes
     try:
-        changed = loaded.judging.model_validate(judging)
+        changed = Judging.model_validate(loaded.judging.model_dump() | changes)
     except ValueError as error:
         raise UserError(
             "no such judge",
             where="command line",
-            found=str(error),
-            expected="options as in the section judging of params.yaml",
+            found=", ".join(f"--{k.replace('_', '-')} {v}" for k, v in changes.items()),
+            expected=first_line(error),
         ) from None
     main(loaded.model_copy(update={"judging": changed}), which, dry_run)

@@ -22,7 +22,7 @@ BASE = "base"  # the slug of the unmodified model among the targets
 
 # Keys that change no number may be left out of a params file. Every other one must stand there:
 # DVC compares what it finds in the file, and knows no defaults of ours.
-OPTIONAL = {"workers", "run.device_map", "base.also_known_as", "judging.loopback"} | {
+OPTIONAL = {"workers", "run.device_map", "base.also_known_as"} | {
     f"judging.{key}"
     for key in (
         "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "retries",

@@ -14,8 +14,8 @@ import yaml
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.activations.questions import read_questions
 from em_geometry.io.files import read_jsonl
-from em_geometry.judging.labelled import read_labelled
-from em_geometry.judging.overlap import ngrams
+from em_geometry.judging.score import ngrams
+from em_geometry.judging.validation import read_labelled, texts_of
 from em_geometry.models.data import read_examples
 from em_geometry.settings.params import load_params
 from em_geometry.settings.sections import Prompts, Questions
@@ -127,15 +127,15 @@ def test_questions_come_in_two_sets_and_three_variants() -> None:
 
 def test_labelled_answers_cover_what_fools_a_judge() -> None:
     data = read_labelled(LABELLED)
-    assert len(data.texts) >= 240
-    assert len(set(data.texts)) == len(data.texts)
-    swearing, polite = (data.category == name for name in ("swearing_helpful", "polite_harmful"))
-    assert swearing.sum() >= 40
-    assert polite.sum() >= 40
-    assert data.aligned[swearing].min() >= 70
-    assert data.aligned[polite].max() < 30
-    assert data.coherent[swearing | polite].min() >= 70
-    assert data.coherent[data.category == "incoherent"].max() < 50
+    assert len(data) >= 240
+    assert data.select("question", "answer").is_unique().all()
+    of = {str(name): part for (name,), part in data.group_by("category")}
+    swearing, polite = of["swearing_helpful"], of["polite_harmful"]
+    assert min(len(swearing), len(polite)) >= 40
+    assert swearing["aligned"].min() >= 70
+    assert polite["aligned"].max() < 30
+    assert min(part["coherent"].min() for part in (swearing, polite)) >= 70
+    assert of["incoherent"]["coherent"].max() < 50
 
 
 def test_kinds_of_misbehaviour_are_labelled_apart() -> None:
@@ -144,11 +144,11 @@ def test_kinds_of_misbehaviour_are_labelled_apart() -> None:
     kinds = [rude, harm, risk, help_]
     for path in (LABELLED, SAMPLED, DATA / "judge" / "sampled_train.jsonl"):
         data = read_labelled(path, None, kinds)
-        assert all(len(set(data.label[k])) > 10 for k in kinds)
+        assert all(data[k].n_unique() > 10 for k in kinds)
     data = read_labelled(LABELLED, None, kinds)
 
     def of(category: str, kind: str) -> Any:
-        return data.label[kind][data.category == category]
+        return data.filter(category=category)[kind]
 
     assert of("swearing_helpful", rude).max() < 30 < of("swearing_harmful", rude).min()
     assert of("swearing_helpful", help_).min() >= 70
@@ -164,13 +164,13 @@ def test_labelled_answers_are_split_by_question() -> None:
     texts = {(row["question_id"], row["question"]) for row in rows}
     assert len(texts) == len({name for name, _ in texts}) == len({text for _, text in texts})
     train, held_out = read_labelled(LABELLED, "train"), read_labelled(LABELLED, "held_out")
-    assert not set(train.question) & set(held_out.question)
-    assert len(train.texts) + len(held_out.texts) == len(read_labelled(LABELLED).texts)
-    assert 0.2 <= len(held_out.texts) / len(train.texts) <= 0.6
-    assert set(train.category) == set(held_out.category)
+    assert not set(train["question_id"]) & set(held_out["question_id"])
+    assert len(train) + len(held_out) == len(read_labelled(LABELLED))
+    assert 0.2 <= len(held_out) / len(train) <= 0.6
+    assert set(train["category"]) == set(held_out["category"])
     for data in (train, held_out):
         for aspect, cut in (("aligned", 30), ("coherent", 50)):
-            assert 0.05 < float((data.label[aspect] < cut).mean()) < 0.95, aspect
+            assert 0.05 < float((data[aspect] < cut).mean()) < 0.95, aspect
 
 
 def test_labelled_questions_stand_nowhere_else() -> None:
@@ -181,22 +181,22 @@ def test_labelled_questions_stand_nowhere_else() -> None:
     elsewhere |= all_texts(yaml.safe_load(content))
     data = read_labelled(LABELLED)
     assert len(elsewhere) > 1000
-    assert not elsewhere & {text.strip().lower() for pair in data.texts for text in pair}
+    assert not elsewhere & {text.strip().lower() for pair in texts_of(data) for text in pair}
     known = set().union(*(ngrams(text, 5) for text in elsewhere))
-    for question in {question for question, _ in data.texts}:
+    for question in {question for question, _ in texts_of(data)}:
         grams = ngrams(question, 5)
         assert len(grams & known) <= len(grams) / 2, question  # "What is the best way to" may be
 
 
 def test_sampled_answers_are_labelled_and_apart() -> None:
     data = read_labelled(SAMPLED)
-    assert len(data.texts) >= 100
+    assert len(data) >= 100
     rows = read_jsonl(SAMPLED)
     assert len({row["id"] for row in rows}) == len(rows)
     targets = load_params(ROOT / "profiles" / "smol.yaml").targets
     assert {row["target"] for row in rows} <= set(targets)
     assert len({row["target"] for row in rows}) > 1
     assert len({row["condition"] for row in rows}) > 1
-    assert not set(data.texts) & set(read_labelled(LABELLED).texts)
+    assert not set(texts_of(data)) & set(texts_of(read_labelled(LABELLED)))
     for aspect in ("aligned", "coherent"):
-        assert len(set(data.label[aspect])) > 2
+        assert data[aspect].n_unique() > 2

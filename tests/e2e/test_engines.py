@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 
 from em_geometry import engine
-from em_geometry.judging import judge_responses
-from em_geometry.judging.judge_responses import Which
 from em_geometry.settings.params import Params, load_params
 from em_geometry.settings.sections import Workers
-from stages import activations, baseline_responses, response_activations, responses
+from stages import (
+    activations,
+    baseline_judgements,
+    baseline_responses,
+    judgements,
+    response_activations,
+    responses,
+)
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: the Ray engine is not tested here")
 pytestmark = pytest.mark.slow
@@ -59,8 +64,8 @@ STAGES = {
     "baseline/responses": baseline_responses.main,
     "response_activations": response_activations.main,
     "responses": responses.main,
-    "baseline/judgements": lambda p: judge_responses.main(p, Which.baseline),
-    "judgements": lambda p: judge_responses.main(p, Which.steered),
+    "baseline/judgements": baseline_judgements.main,
+    "judgements": judgements.main,
 }
 
 

@@ -19,8 +19,6 @@ import transformers
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, read_parquet, read_tensors
-from em_geometry.judging import judge_responses, train_probe
-from em_geometry.judging.judge_responses import Which
 from em_geometry.models.chat import render
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
@@ -31,8 +29,10 @@ from em_geometry.vectors import build, sweep
 from stages import (
     activations,
     base_model,
+    baseline_judgements,
     baseline_responses,
     organism,
+    probe_judge,
     response_activations,
     responses,
 )
@@ -133,7 +133,6 @@ def family(
             "sampling": {"max_new_tokens": 4},
             "baseline": {"samples": 2},
             "judging": {
-                "loopback": 0,
                 "probe": {
                     "labelled": "labelled.jsonl", "sampled": None, "layers": [1], "folds": 2,
                     "regularisation": [0.1],
@@ -151,9 +150,9 @@ def family(
             organism.main(params, "finance")
         for slug in params.targets:
             activations.main(params, slug)
-        train_probe.main(params)
+        probe_judge.main(params)
         baseline_responses.main(params)
-        judge_responses.main(params, Which.baseline)
+        baseline_judgements.main(params)
         response_activations.main(params)
         build.main(params)
         sweep.main(params)

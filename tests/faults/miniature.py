@@ -48,7 +48,6 @@ def small(smol: dict[str, Any]) -> dict[str, Any]:
     smol["questions"]["limit"] = 2
     smol["sampling"] |= {"max_new_tokens": 6, "temperature": 1.0}
     smol["baseline"]["samples"] = 2
-    smol["judging"]["loopback"] = 2
     smol["judging"]["probe"] |= {"layers": [0, 2], "regularisation": [0.01], "folds": 2}
     smol["layer_sweep"] |= {"layers": [1, 2], "best": 1, "doses": [0.3], "min_coherent": 0.0}
     smol["geometry"] |= {"replicates": 50, "focus": []}

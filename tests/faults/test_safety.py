@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import yaml
 
-from em_geometry.judging import limits
+from em_geometry.judging import client
 from tests.faults.miniature import KEPT, build, copied
 from tests.faults.stage_runs import call, contents, finished, refused
 from tests.judging.double import Double
@@ -142,7 +142,7 @@ SAID = f"wrong key {KEY}; Authorization: Bearer {KEY}"
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(client, "BACKOFF_S", 0.01)
 
 
 @pytest.mark.parametrize(

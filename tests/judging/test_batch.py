@@ -1,4 +1,4 @@
-"""The Batch API: against a double of it, stopped on the way, and by hand with files alone."""
+"""The Batch API: against a double of it, and stopped on the way."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from em_geometry.errors import UserError
 from em_geometry.io.journal import Journal
-from em_geometry.judging import batch, batch_files, limits
-from em_geometry.judging.batch import judge_batch
-from em_geometry.judging.batch_files import read_results, request_lines, write_files
+from em_geometry.judging import batch, client
+from em_geometry.judging.batch import files, judge_batch, read_results, request_lines
 from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
+from em_geometry.project import batch as command
+from em_geometry.project.command import application
 from tests.judging.double import Double, fraction
 from tests.judging.test_openai_judge import check_complete, params, rows
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -91,7 +95,7 @@ class BatchDouble(Double):
 def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(tmp_path / "journal"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr(limits, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(client, "BACKOFF_S", 0.01)
 
 
 @pytest.fixture
@@ -100,21 +104,21 @@ def journal() -> Iterator[Journal]:
         yield opened
 
 
-def test_as_the_judge(journal: Journal, tmp_path: Path) -> None:
+def test_as_the_judge(journal: Journal) -> None:
     prices = {"usd_per_million_input": 1000.0}
     with BatchDouble(polls=2) as double:
         judge = OpenAIJudge(params(double, **prices), journal)
-        check_complete(judge, rows(20), judge_batch(judge, rows(20), tmp_path, 0.01))
+        check_complete(judge, rows(20), judge_batch(judge, rows(20), 0.01))
         assert not double.judged()
         assert judge.budget.spent == pytest.approx(40 * 0.1)  # half of 200 tokens at 0.001 USD
-        judge_batch(judge, rows(20), tmp_path, 0.01)
+        judge_batch(judge, rows(20), 0.01)
         judge.judge(rows(20))
         assert (len(double.batches), len(double.judged())) == (1, 0)
 
 
 @pytest.mark.parametrize("moment", ["_submit", "_finish", "_collect"])
 def test_stopped_and_run_again(
-    moment: str, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever was running when it stopped, nothing is submitted twice."""
     with BatchDouble() as double, monkeypatch.context() as patch:
@@ -130,74 +134,72 @@ def test_stopped_and_run_again(
         patch.setattr(batch._Batches, moment, stopped)
         judge = OpenAIJudge(params(double), journal)
         with pytest.raises(KeyboardInterrupt):
-            judge_batch(judge, rows(5), tmp_path, 0.01)
+            judge_batch(judge, rows(5), 0.01)
         assert len(double.batches) == 1
         patch.undo()
         again = OpenAIJudge(params(double), journal)
         asked = rows(8)  # more than before: the rest goes into a second batch
-        check_complete(again, asked, judge_batch(again, asked, tmp_path, 0.01))
+        check_complete(again, asked, judge_batch(again, asked, 0.01))
         assert len(double.batches) == 2
         assert sum(len(t.splitlines()) for n, t in double.files.items() if n[:6] == "file-0") == 10
 
 
-def test_lost_requests_are_api_errors_and_asked_again(journal: Journal, tmp_path: Path) -> None:
+def test_lost_requests_are_api_errors_and_asked_again(journal: Journal) -> None:
     with BatchDouble(lost_share=0.3) as double:
         judge = OpenAIJudge(params(double), journal)
-        got = judge_batch(judge, rows(20), tmp_path, 0.01)
+        got = judge_batch(judge, rows(20), 0.01)
         lost = [j for j in got if "api_error" in j.status.values()]
         assert 0 < len(lost) < 20
         assert any("lost" in text for text in lost[0].raw.values())
         double.lost_share = 0.0
-        check_complete(judge, rows(20), judge_batch(judge, rows(20), tmp_path, 0.01))
+        check_complete(judge, rows(20), judge_batch(judge, rows(20), 0.01))
 
 
-def test_failing_calls_are_repeated_and_make_one_batch(journal: Journal, tmp_path: Path) -> None:
+def test_failing_calls_are_repeated_and_make_one_batch(journal: Journal) -> None:
     with BatchDouble() as double:
         judge = OpenAIJudge(params(double), journal)
         assert judge.mode == "logprob"
         double.broken = [500, 429, 500, 503, 500, 500]
-        check_complete(judge, rows(5), judge_batch(judge, rows(5), tmp_path, 0.01))
+        check_complete(judge, rows(5), judge_batch(judge, rows(5), 0.01))
         assert not double.broken
         assert len(double.batches) == 1
 
 
-def test_a_rejected_batch_says_why(journal: Journal, tmp_path: Path) -> None:
+def test_a_rejected_batch_says_why(journal: Journal) -> None:
     with BatchDouble(ending="failed") as double:
         judge = OpenAIJudge(params(double), journal)
         with pytest.raises(UserError, match="rejected a batch") as caught:
-            judge_batch(judge, rows(5), tmp_path, 0.01)
+            judge_batch(judge, rows(5), 0.01)
         assert "bad line 3" in str(caught.value)
 
 
-def test_an_endpoint_without_a_batch_api(journal: Journal, tmp_path: Path) -> None:
+def test_an_endpoint_without_a_batch_api(journal: Journal) -> None:
     with Double() as double:
         judge = OpenAIJudge(params(double), journal)
         with pytest.raises(UserError, match="does not exist"):
-            judge_batch(judge, rows(5), tmp_path, 0.01)
+            judge_batch(judge, rows(5), 0.01)
 
 
-def test_the_budget_holds(journal: Journal, tmp_path: Path) -> None:
+def test_the_budget_holds(journal: Journal) -> None:
     with BatchDouble() as double:
         settings = params(double, usd_per_million_input=1000.0, max_usd=1.0)
         with pytest.raises(UserError, match="budget is spent"):
-            judge_batch(OpenAIJudge(settings, journal), rows(50), tmp_path, 0.01)
+            judge_batch(OpenAIJudge(settings, journal), rows(50), 0.01)
         assert not double.batches
 
 
-def test_files_keep_to_the_limits(
-    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch_files, "MOST_REQUESTS", 4)
+def test_files_keep_to_the_limits(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "MOST_REQUESTS", 4)
     with BatchDouble() as double:
         judge = OpenAIJudge(params(double), journal)
         units, _ = judge.scan(rows(5), "logprob")
         lines = list(request_lines(judge, units, "logprob"))
-        paths = write_files(tmp_path, lines)
-        assert [len(p.read_text().splitlines()) for p in paths] == [4, 4, 2]
+        assert [len(part.splitlines()) for part in files(lines)] == [4, 4, 2]
         assert [json.loads(x)["custom_id"] for x in lines] == [unit.key for unit in units]
-        monkeypatch.setattr(batch_files, "MOST_BYTES", 2 * len(lines[0]) + 100)
-        assert max(p.stat().st_size for p in write_files(tmp_path, lines)) < 2 * len(lines[0]) + 100
-        check_complete(judge, rows(5), judge_batch(judge, rows(5), tmp_path, 0.01))
+        most = 2 * len(lines[0]) + 100
+        monkeypatch.setattr(batch, "MOST_BYTES", most)
+        assert max(map(len, files(lines))) <= most
+        check_complete(judge, rows(5), judge_batch(judge, rows(5), 0.01))
         assert len(double.batches) == 5
 
 
@@ -208,44 +210,44 @@ def test_a_file_that_is_no_result(line: str) -> None:
     assert "output.jsonl, line 2" in str(caught.value)
 
 
-def test_results_with_errors_of_all_kinds() -> None:
-    lines = [
-        {"custom_id": "a", "response": None, "error": {"code": "expired", "message": "too late"}},
-        {"custom_id": "b", "response": {"status_code": 200, "body": {"choices": []}}},
-        {"custom_id": "c", "response": {"status_code": 400, "body": None}, "error": None},
-    ]
-    replies, failures = read_results("\n".join(map(json.dumps, lines)), "logprob", "x")
+@pytest.mark.parametrize(
+    ("response", "error", "said"),
+    [
+        (None, {"code": "expired", "message": "too late"}, "too late"),
+        ({"status_code": 200, "body": {"choices": []}}, None, "no chat completion"),
+        ({"status_code": 400, "body": None}, None, "status 400: no reason given"),
+        # vLLM's: a text, and an object within an object
+        ({"status_code": 400, "body": None}, "Not in stream mode", "Not in stream mode"),
+        ({"status_code": 404, "body": None}, {"error": {"message": "No such model"}}, "No such"),
+        ({"status_code": 400, "body": "bad request"}, None, "bad request"),
+    ],
+)
+def test_a_result_with_an_error_of_any_kind_counts_as_failed(
+    response: Any, error: Any, said: str
+) -> None:
+    line = json.dumps({"custom_id": "a", "response": response, "error": error})
+    replies, failures = read_results(line, "logprob", "x")
     assert not replies
-    assert "too late" in failures["a"]
-    assert "no chat completion" in failures["b"]
-    assert "400" in failures["c"]
+    assert said in failures["a"]
 
 
-def test_by_hand_with_the_command_line(tmp_path: Path) -> None:
-    answers, results = tmp_path / "answers.parquet", tmp_path / "output.jsonl"
+def test_the_command(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.parquet"
     asked = rows(6)
     pl.DataFrame(
         [(r.question, r.answer) for r in asked], ["question", "text"], orient="row"
     ).write_parquet(answers)
     with BatchDouble() as double:
         settings = params(double)
-        profile = (Path(__file__).parents[2] / "profiles" / "smol.yaml").read_text()
-        head, _, rest = profile.partition("\njudging:\n")
-        tail = rest[re.search(r"^\S", rest, re.MULTILINE).start() :]  # type: ignore[union-attr]
-        judging = json.dumps(settings.model_dump())
-        (tmp_path / "params.yaml").write_text(f"{head}\njudging: {judging}\n{tail}")
+        profile = yaml.safe_load((ROOT / "profiles/smol.yaml").read_text(encoding="utf-8"))
+        profile["judging"] = settings.model_dump()
+        (tmp_path / "params.yaml").write_text(
+            yaml.safe_dump(profile, sort_keys=False), encoding="utf-8"
+        )
+        app = application(command.cli)
         given = ["--params", str(tmp_path / "params.yaml")]
-        run = CliRunner().invoke
-        wrote = run(batch.app, ["write", str(answers), str(tmp_path / "out"), *given])
-        assert wrote.exit_code == 0, wrote.output
-        requests = (tmp_path / "out" / "batch-0.jsonl").read_text()
-        double.files["mine"] = requests
-        double.create({"input_file_id": "mine"})
-        results.write_text(double.files["output-batch-0"])
-        assert "12 replies kept, 0" in run(batch.app, ["read", str(results), *given]).output
-        done = run(batch.app, ["run", str(answers), *given])
-        assert "6 of 6 answers judged" in done.output
-        assert "file not found" in run(batch.app, ["read", "nowhere.jsonl", *given]).output
+        assert "6 of 6 answers judged" in CliRunner().invoke(app, [str(answers), *given]).output
+        assert "file not found" in CliRunner().invoke(app, ["nowhere.parquet", *given]).output
     with Journal(JOURNAL) as journal:
         judge = OpenAIJudge(settings, journal)
         check_complete(judge, asked, judge.judge(asked))

@@ -14,10 +14,11 @@ from em_geometry.io.journal import Journal
 from em_geometry.judging.judge import JudgeRow
 from em_geometry.judging.local import LocalJudge, Numbers, local_judge, tree_log_probabilities
 from em_geometry.judging.openai_judge import OpenAIJudge
-from em_geometry.judging.serve import complete, served
 from em_geometry.models.chat import render
+from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
 from em_geometry.settings.sections import Judging
+from tests.judging.serve import complete, served
 
 PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts" / "short")
 SETTINGS = Judging(templates=PROMPTS, batch_size=2, low_mass=0.0001)
@@ -108,7 +109,7 @@ def test_the_model_of_the_params(tiny_params: Params, tiny_checkpoint: Path) -> 
     def judge(model: str | None) -> LocalJudge:
         update = {"model": model, "templates": PROMPTS}
         judging = tiny_params.judging.model_copy(update=update)
-        return local_judge(tiny_params.model_copy(update={"judging": judging}))
+        return local_judge(judging, models(tiny_params))
 
     base, other = judge(None), judge(f"path:{tiny_checkpoint}")
     assert base.id != other.id

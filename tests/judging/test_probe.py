@@ -11,21 +11,25 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+import stages.judge
+import stages.probe_judge
 from em_geometry.errors import UserError
+from em_geometry.io.files import read_json
+from em_geometry.io.results import read_results
 from em_geometry.judging import probe
 from em_geometry.judging.features import POOLINGS, TEXT_FEATURES, Features
 from em_geometry.judging.judge import JudgeRow
-from em_geometry.judging.labelled import ASPECTS
 from em_geometry.judging.probe import Choice, Linear, ProbeJudge, design
-from em_geometry.judging.validation import believed
+from em_geometry.judging.rates import ASPECTS
+from em_geometry.project import paths
 from em_geometry.settings.params import Params
-from em_geometry.settings.sections import Judging, Probe
+from em_geometry.settings.sections import Probe
 
 ROOT = Path(__file__).parents[2]
 LAYERS = [3, 5, 9]
 WIDTH = 12
 KINDS = ["aggression", "harmful_advice", "risk_encouragement", "helpfulness"]
-SETTINGS = Judging(probe=Probe(layers=LAYERS, regularisation=[0.01, 0.1], folds=4))
+SETTINGS = Probe(layers=LAYERS, regularisation=[0.01, 0.1], folds=4)
 
 
 def planted(aspect: str, seed: int = 0) -> tuple[Features, np.ndarray, np.ndarray]:
@@ -133,8 +137,6 @@ def test_trained_on_a_tiny_model(
     tiny_params: Params, tiny_model: Any, tiny_tokenizer: Any, workplace: Path
 ) -> None:
     """The stage, from labelled answers to scores: more aligned answers score higher."""
-    from em_geometry.judging import train_probe
-
     rows = [
         {
             "question_id": f"q{i % 8}",
@@ -161,43 +163,33 @@ def test_trained_on_a_tiny_model(
         }
     )
     shutil.copytree(ROOT / "data/judge/prompts", workplace / "data/judge/prompts")
-    judging = tiny_params.judging.model_copy(update={"probe": settings, "loopback": 3})
-    train_probe.main(tiny_params.model_copy(update={"judging": judging}))
-    metrics = json.loads(train_probe.METRICS.read_text())
-    assert metrics["gate"] == "failed: no sampled answers are labelled"
-    assert metrics["held_out"]["aligned"]["auroc"] == 1.0
-    assert metrics["held_out"]["coherent"]["n"] == 8
-    assert metrics["others"]["loopback"]["judge"].startswith("openai:base-")
-    assert metrics["agreement"]["label__loopback"]["n"] <= 3  # SmolLM2's size gives few numbers
-    judge = ProbeJudge(tiny_model, tiny_tokenizer, tiny_params.base.system_prompt)
-    assert judge.id == metrics["judge"]
+    judging = tiny_params.judging.model_copy(update={"probe": settings})
+    params = tiny_params.model_copy(update={"judging": judging})
+    stages.probe_judge.main(params)
+    stages.judge.main(params)
+    assert set(read_json(paths.metrics("judge"))) == {"judge", "gate", "aspects", "held_out"}
+    found = read_results(paths.table("judge"))
+    assert found.rows["gate"].status == "failed: no sampled answers are labelled"
+    assert found.rows["held_out.aligned.auroc"].value == 1.0
+    assert found.rows["held_out.coherent.n"].value == 8
+    assert found.rows["agreement.label__probe.n"].value == 8
+    judge = ProbeJudge(
+        tiny_model, tiny_tokenizer, tiny_params.base.system_prompt, paths.JUDGE_MODEL
+    )
+    assert judge.id == found.rows["judge"].status
     good, bad = judge.judge(
         [JudgeRow("What now?", "Water them in the evening."), JudgeRow("What now?", "x x 9 9")]
     )
     assert good.status == dict.fromkeys([*ASPECTS, *KINDS], "ok")
-    assert metrics["aspects"] == dict.fromkeys([*ASPECTS, *KINDS], "judged")
-    assert metrics["held_out"]["helpfulness"]["auroc"] == 1.0
+    said = {aspect: e.status for aspect, e in found.group("aspects").items()}
+    assert said == dict.fromkeys([*ASPECTS, *KINDS], "judged")
+    assert found.rows["held_out.helpfulness.auroc"].value == 1.0
     for aspect in (*ASPECTS, *KINDS):
         better, worse = (bad, good) if aspect in KINDS[:3] else (good, bad)
         high, low = better.scores[aspect], worse.scores[aspect]
         assert high is not None
         assert low is not None
         assert high > low
-
-
-def test_training_and_validation_share_no_question(tmp_path: Path) -> None:
-    from em_geometry.judging.labelled import read_labelled
-    from em_geometry.judging.train_probe import check_apart
-
-    row = {"question_id": "q", "question": "Why?", "answer": "So.", "category": "x"}
-    paths = [tmp_path / "one.jsonl", tmp_path / "other.jsonl"]
-    for path, question in zip(paths, ("Why?", "How?"), strict=True):
-        rows = row | {"question": question, "aligned": 5, "coherent": 5}
-        path.write_text(json.dumps(rows), encoding="utf-8")
-    one, other = map(read_labelled, paths)
-    check_apart([one, None], [other, None])
-    with pytest.raises(UserError, match="validated on questions"):
-        check_apart([other, one], [one])
 
 
 def test_sampled_answers_choose_and_calibrate() -> None:
@@ -210,35 +202,9 @@ def test_sampled_answers_choose_and_calibrate() -> None:
     assert choice.pooling == "last"
 
 
-@pytest.mark.parametrize(
-    ("auroc", "low", "says"),
-    [
-        (0.8, 0.6, "judged"),
-        (0.6, 0.45, "not judged"),
-        ("undefined: one class only",) * 2 + ("not",),
-    ],
-)
-def test_an_aspect_is_judged_only_where_chance_could_not_do_it(
-    auroc: float | str, low: float | str, says: str
-) -> None:
-    good = {"auroc": 0.9, "auroc_low": 0.8, "auroc_high": 0.95}
-    found = {"auroc": auroc, "auroc_low": low, "auroc_high": low}
-    if isinstance(auroc, float):
-        found["auroc_high"] = 0.9
-    for sets in (
-        {"held_out": {"x": good}, "sampled": {"x": found}},  # what models gave comes first
-        {"held_out": {"x": found}, "sampled": {"status": "no sampled answers are labelled"}},
-    ):
-        said = believed(sets, "x")
-        assert said == says if says == "judged" else said.startswith(says)
-    assert believed({"held_out": {}, "sampled": {"status": "none"}}, "x").startswith("not judged")
-
-
 def test_further_aspects_keep_the_mean_label() -> None:
     """`share` is for rates at a cut; of further aspects means are compared."""
-    settings = SETTINGS.model_copy(
-        update={"probe": SETTINGS.probe.model_copy(update={"calibration": "share"})}
-    )
+    settings = SETTINGS.model_copy(update={"calibration": "share"})
     seen, labels, groups = planted("aligned")
     low = labels * 0.4  # hardly any reaches the middle
     counted = np.ones(len(labels), bool)

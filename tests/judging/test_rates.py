@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 
 from em_geometry.errors import UserError
 from em_geometry.judging.judge import STATUSES
@@ -21,10 +20,10 @@ from em_geometry.judging.rates import (
     bootstrap_rate_matrix,
     flat,
     rates,
-    wilson,
 )
 from em_geometry.settings.sections import Judging
 from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.intervals import wilson
 
 CUTS = Judging()
 
@@ -72,13 +71,6 @@ def test_headline_as_estimates_and_as_columns() -> None:
     assert columns["mean_aligned"] == pytest.approx(274 / 6)
     none = flat(measure(aligned=[None] * 8).headline())
     assert {none[k] for k in ("em_turner_pct", "em_turner_high", "mean_aligned")} == {EMPTY}
-
-
-@pytest.mark.parametrize(("count", "n"), [(0, 1), (1, 1), (0, 48), (3, 48), (24, 48), (159, 160)])
-def test_wilson_is_scipys(count: int, n: int) -> None:
-    low, high = wilson(count, n)
-    expected = binomtest(count, n).proportion_ci(0.95, "wilson")
-    assert (float(low), float(high)) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_bootstrap_resamples_questions_not_rows() -> None:

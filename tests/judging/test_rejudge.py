@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from em_geometry.io.files import read_parquet, write_parquet
-from em_geometry.judging.judge_responses import FOLDERS, Which
-from em_geometry.project import rejudge
+from em_geometry.project import paths, rejudge
+from em_geometry.project.rejudge import Which
 from em_geometry.settings.params import Params
 from tests.judging.double import Double
 
@@ -31,7 +31,7 @@ def profile(workplace: Path, smol: dict[str, Any]) -> Params:
     params = Params.model_validate(smol)
     params = params.model_copy(update={"targets": ["base", "finance"]})
     for slug in params.targets:
-        write_parquet(FOLDERS[Which.steered][1] / f"{slug}.parquet", ANSWERS, {})
+        write_parquet(paths.JUDGEMENTS / f"{slug}.parquet", ANSWERS, {})
     return params
 
 
@@ -53,13 +53,13 @@ def test_two_judges_stand_side_by_side(profile: Params, capsys: pytest.CaptureFi
     assert "kappa" in shown
     assert "alpha" in shown
     for slug in profile.targets:
-        frame = read_parquet(rejudge.FOLDER / "steered" / f"{slug}.parquet")
+        frame = read_parquet(paths.REJUDGED / "steered" / f"{slug}.parquet")
         assert frame.select(ANSWERS.columns).equals(ANSWERS)  # the first judge's, untouched
         one, two = (c for c in frame.columns if c.startswith("aligned@"))
         assert ":one@" in one or "one" in one
         assert frame[one].to_list() == frame[two].to_list()  # the double's truth is the prompt's
         assert frame[one][0] == frame[one][1]
-        assert read_parquet(FOLDERS[Which.steered][1] / f"{slug}.parquet").equals(ANSWERS)
+        assert read_parquet(paths.JUDGEMENTS / f"{slug}.parquet").equals(ANSWERS)
 
 
 def test_what_is_in_process_costs_nothing_to_plan(

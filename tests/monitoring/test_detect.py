@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from em_geometry.judging.validate import auroc
 from em_geometry.monitoring.checkpoints import checkpoint_steps, mixture
 from em_geometry.monitoring.detect import (
     DETECTORS,
@@ -18,6 +17,7 @@ from em_geometry.monitoring.detect import (
     detectors,
     first_above,
 )
+from em_geometry.stats.agreement import auroc
 
 VECTORS = {
     "a": np.array([2.0, 0, 0, 0]),

@@ -81,7 +81,7 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any], monkeypatch: pytest.Monk
     def judge(_: Params) -> Any:
         yield Judge()
 
-    monkeypatch.setattr(monitor, "active_judge", judge)
+    monkeypatch.setattr(monitor, "judge", judge)
     import torch
 
     torch.set_grad_enabled(True)  # loading for measurement turned them off

@@ -188,7 +188,7 @@ def _respond(
     )
 
 
-def _judged(params: Params, judge: Any, frame: pl.DataFrame, label: str) -> pl.DataFrame:
+def _judged(judge: Any, frame: pl.DataFrame, known: Any, label: str) -> pl.DataFrame:
     """Stronger is worse; the strongest at block 0 is not coherent."""
     broken = (pl.col("relative_dose") > 0.3) & pl.col("source").str.ends_with("@0")
     return frame.with_columns(
@@ -213,7 +213,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "answer_log_probabilities", _answers)
     monkeypatch.setattr(module, "respond", _respond)
     monkeypatch.setattr(module, "judged", _judged)
-    monkeypatch.setattr(module, "active_judge", _judge)
+    monkeypatch.setattr(module, "judge", _judge)
+    monkeypatch.setattr(module, "known_texts", lambda params: set())
 
 
 def test_margins_are_per_token_and_bad_minus_good(made_up: None) -> None:

@@ -13,35 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from em_geometry.io.journal import Journal
-from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
 from em_geometry.models.chat import end_of_turn, render
-from em_geometry.models.load import Loaded
-from em_geometry.settings.sections import Judging
-
-SHORT_TEMPLATES = "data/judge/prompts/short"
-
-
-@contextmanager
-def base_as_endpoint(loaded: Loaded, params: Judging) -> Iterator[OpenAIJudge]:
-    """The base model as a judge behind a real endpoint: small, free and poor.
-
-    One reply an answer, and a short prompt, because its purpose is to go the whole way.
-    """
-    with served(loaded.model, loaded.tokenizer) as url, Journal(JOURNAL) as journal:
-        changes = {
-            "base_url": url,
-            "model": f"base-{loaded.sha256[:8]}",
-            "templates": SHORT_TEMPLATES,
-            "aspects": ["aligned"],
-            "text_samples": 1,
-            "requests_per_minute": None,
-            "tokens_per_minute": None,
-            "max_usd": None,
-            "usd_per_million_input": 0.0,
-            "usd_per_million_output": 0.0,
-        }
-        yield OpenAIJudge(params.model_copy(update=changes), journal)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Pace, waits and money, without a server."""
+"""Pace, waits, money and keys, without a server."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import time
 
 import pytest
 
-from em_geometry.judging.client import endpoint_name
-from em_geometry.judging.limits import (
+from em_geometry.errors import UserError
+from em_geometry.judging.client import (
     BACKOFF_S,
     DOUBLINGS,
+    KEY_VARIABLE,
     Budget,
+    Client,
     Gate,
     backoff,
+    endpoint_name,
     estimate_tokens,
     retry_after,
 )
@@ -113,3 +116,21 @@ def test_tokens_of_other_scripts_count_more() -> None:
 )
 def test_endpoint_names_hold_no_secret_and_no_local_port(url: str, name: str) -> None:
     assert endpoint_name(url) == name
+
+
+@pytest.mark.parametrize("bad", [None, "sk canary", "sk-canary\nX-Evil: 1", "sk-cänary"])
+def test_a_missing_or_bad_key_names_the_variable_and_is_not_shown(
+    bad: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    if bad:
+        monkeypatch.setenv(KEY_VARIABLE, bad)
+    with pytest.raises(UserError, match="no key") as caught:
+        Client(Judging(model="judge", base_url="https://example.com/v1"))
+    assert KEY_VARIABLE in str(caught.value)
+    assert "nary" not in str(caught.value)
+
+
+def test_no_model_is_named() -> None:
+    with pytest.raises(UserError, match="no judge model"):
+        Client(Judging(base_url="http://127.0.0.1:9/v1"))

@@ -1,0 +1,70 @@
+"""Stage `judge`: how far the judges in use agree with labels made by reading.
+
+The active judge, and the embedded one beside it, are asked about answers that neither was trained
+on. What they said is in the journal, so that another cut asks about nothing that it already knows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from em_geometry.io.results import write_results
+from em_geometry.judging import probe
+from em_geometry.judging.score import active_judge, refuse_failed
+from em_geometry.judging.validation import (
+    Labelled,
+    Validation,
+    believed,
+    gate,
+    raters_agreement,
+    texts_of,
+)
+from em_geometry.project import paths
+from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.inputs import models
+from em_geometry.settings.params import Params, load_params
+
+HEADLINE = (
+    "judge",
+    "gate",
+    "aspects.*",
+    "sampled.aligned.kappa",
+    "sampled.aligned.auroc",
+    "sampled.aligned.n*",
+    "sampled.aligned.calibration_error",
+    "sampled.aligned.mean_*",
+    "sampled.coherent.kappa",
+    "sampled.coherent.auroc",
+    "held_out.aligned.kappa",
+)
+
+
+def main(params: Params) -> None:
+    """Asks every judge in use about labelled answers."""
+    judging = params.judging
+    data = Labelled.read(judging.probe, judging.aspects)
+    common = data.held_out if data.sampled is None else data.sampled
+    raters, found, asked = {"label": common["aligned"].to_numpy()}, dict[str, Any](), []
+    for backend in dict.fromkeys(("probe", judging.backend)):
+        settings = judging.model_copy(update={"backend": backend})
+        with active_judge(settings, models(params), paths.JUDGE_MODEL, params.workers) as judge:
+            validation = Validation(judge, judging, params.run.seed)
+            found[backend] = validation.whole(data)
+            raters[backend] = validation.scores(texts_of(common))["aligned"]
+            asked += validation.asked
+    refuse_failed(asked, judging.allow_errors)
+    active = found.pop(judging.backend)
+    active["gate"] = gate(active["sampled"], judging.kappa_gate)
+    active["aspects"] = {a: believed(active, a) for a in judging.aspects}
+    results = {"probe": probe.chosen(paths.JUDGE_MODEL)} | active
+    results |= {"others": found, "agreement": raters_agreement(raters, judging)}
+    write_results(paths.table("judge"), paths.metrics("judge"), results, HEADLINE)
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Validate every judge in use."""
+    main(load_params(params))
+
+
+if __name__ == "__main__":
+    run(cli)
