@@ -9,7 +9,6 @@ import altair as alt
 import polars as pl
 
 from em_geometry.claims.lookup import Metrics
-from em_geometry.judging.rates import wilson
 from em_geometry.report.chart import (
     GREY,
     PAPER,
@@ -24,6 +23,7 @@ from em_geometry.report.chart import (
 from em_geometry.report.tables import layout
 from em_geometry.report.text import NONE, decimals
 from em_geometry.settings.params import BASE
+from em_geometry.stats.intervals import wilson
 
 OWN, SAME, OTHER, CONTROL = "own model", "same laboratory", "other laboratories", "controls"
 GROUPS = (OWN, SAME, OTHER, CONTROL, BASE)
