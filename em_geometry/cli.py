@@ -17,22 +17,19 @@ from typer.main import get_command
 
 from em_geometry.project.command import PLAIN, application
 
-# name: (its function or Typer application, what it does)
+# name: (its function in em_geometry.project, or its Typer application; what it does)
 COMMANDS = {
-    "analyse": ("project.analyse:cli", "Battery and power of a folder of vectors or adapters."),
-    "batch": ("project.batch:cli", "Judge answers through OpenAI's Batch API."),
-    "battery": ("project.battery:cli", "The five tests on a matrix of cosines."),
-    "paper-tag": (
-        "project.paper_tag:cli",
-        "Write the Git tag of `dvc metrics diff paper`.",
-    ),
-    "plan": ("project.plan:plan", "What the active profile will cost."),
-    "profile": ("project.profile:cli", "Make a profile the active one."),
-    "published": ("project.published:cli", "Recompute the paper's claims from its own numbers."),
-    "rejudge": ("project.rejudge:cli", "Score existing answers with another judge."),
-    "status": ("project.plan:status", "What of the run is done, and what remains."),
-    "steer": ("project.steer:cli", "Answer with and without a steering vector."),
-    "verify-cache": ("project.verify_cache:cli", "Check DVC's cache and remote for damage."),
+    "analyse": ("analyse:cli", "Battery and power of a folder of vectors or adapters."),
+    "batch": ("batch:cli", "Judge answers through OpenAI's Batch API."),
+    "battery": ("battery:cli", "The five tests on a matrix of cosines."),
+    "paper-tag": ("paper_tag:cli", "Write the Git tag of `dvc metrics diff paper`."),
+    "plan": ("plan:plan", "What the active profile will cost."),
+    "profile": ("profile:cli", "Make a profile the active one."),
+    "published": ("published:cli", "Recompute the paper's claims from its own numbers."),
+    "rejudge": ("rejudge:cli", "Score existing answers with another judge."),
+    "status": ("plan:status", "What of the run is done, and what remains."),
+    "steer": ("steer:cli", "Answer with and without a steering vector."),
+    "verify-cache": ("verify_cache:cli", "Check DVC's cache and remote for damage."),
 }
 
 
@@ -43,7 +40,7 @@ class Subcommands(TyperGroup):
         """The command that the first argument names, and the arguments after it."""
         name, _, rest = super().resolve_command(ctx, args)
         module, attribute = COMMANDS[args[0]][0].split(":")
-        found = getattr(importlib.import_module(f"em_geometry.{module}"), attribute)
+        found = getattr(importlib.import_module(f"em_geometry.project.{module}"), attribute)
         wrapped = found if isinstance(found, typer.Typer) else application(found)
         return name, get_command(wrapped), rest
 

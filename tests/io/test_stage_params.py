@@ -20,6 +20,8 @@ BEHIND: dict[str, set[str]] = {
     "steered": {"targets", "organisms", "steering"},
     "target": {"targets"},
     "models": {"run", "base"},
+    "judge": {"run", "base", "judging"},
+    "known_texts": {"organisms"},
     "load_params": set(),
 }
 # Read, but for nothing that a stage writes.
