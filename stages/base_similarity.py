@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from em_geometry.io.files import read_parquet, write_text
+from em_geometry.io.files import write_text
 from em_geometry.io.results import Leaf, write_results
 from em_geometry.io.tables import csv_text
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.project.evidence import activations
+from em_geometry.project.evidence import activations, prompts
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors.base_similarity import similarities, similarity_results
@@ -19,8 +19,7 @@ HEADLINE = ("layer", "lab.*", "model.*.contrast_cosine")
 def main(params: Params) -> None:
     """Writes similarity by model and by lab at the selected block, and the trace over blocks."""
     span = prompt_span(params.vectors.span, params.activations.spans)
-    prompts, base = read_parquet(paths.ACTIVATIONS / f"{BASE}.parquet"), activations(BASE, span)
-    harmful = (prompts["kind"] == "harmful").to_numpy()
+    harmful, base = (prompts()["kind"] == "harmful").to_numpy(), activations(BASE, span)
     table = {m: similarities(activations(m, span), base, harmful) for m in params.organisms}
     organisms = params.slugs("organism")
     layers = {slug: s.layer for slug, s in read_selected(paths.SELECTED, organisms).items()}

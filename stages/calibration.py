@@ -9,8 +9,10 @@ from em_geometry.io.results import Leaf, write_results
 from em_geometry.io.tables import csv_text
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.project.evidence import evidence
+from em_geometry.project.evidence import read_evidence
 from em_geometry.settings.params import Params, load_params
+from em_geometry.steering.selected import read_selected
+from em_geometry.vectors.evidence import evidence
 
 HEADLINE = (
     "effective_dimension.*",
@@ -25,7 +27,12 @@ HEADLINE = (
 
 def main(params: Params) -> None:
     """Calibrates the geometry of the selected vectors."""
-    data, contrast, span = evidence(params)
+    organisms, spans = params.organisms, params.activations.spans
+    selected = read_selected(paths.SELECTED, params.slugs("organism"))
+    share = params.geometry.massive_share
+    data, contrast, span = evidence(
+        read_evidence(), selected, organisms, spans, params.vectors, share
+    )
     found = calibrate_rows(data, params.geometry, params.run.seed)
     assert found.sweep is not None
     results: dict[str, Leaf] = {"contrast": contrast, "span": span, **found.results}

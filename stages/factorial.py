@@ -11,7 +11,7 @@ from __future__ import annotations
 from em_geometry.io.results import Leaf, Nested, write_results
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.project.evidence import evidence, prompt_evidence
+from em_geometry.project.evidence import read_evidence
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.stats.permutation import orders
 from em_geometry.steering.selected import read_selected
@@ -24,6 +24,7 @@ from em_geometry.transfer.factors import (
     similarity_effects,
 )
 from em_geometry.vectors.contrasts import prompt_span
+from em_geometry.vectors.evidence import evidence, prompt_rows
 
 NO_FACTORS = "no factors named in params: organisms.*.factors"
 
@@ -49,19 +50,14 @@ def measured(params: Params, levels: Levels) -> dict[str, Leaf | Nested]:
     """Effects of the factors on angles, on similarity to the base and on transfer."""
     slugs, seed, draws = params.slugs("organism"), params.run.seed, params.geometry.replicates
     tried = orders(len(slugs), seed)
-    data, contrast, span = evidence(params)
+    organisms, spans = params.organisms, params.activations.spans
+    read, share = read_evidence(), params.geometry.massive_share
+    selected = read_selected(paths.SELECTED, slugs)
+    data, contrast, span = evidence(read, selected, organisms, spans, params.vectors, share)
     angles = angle_effects(data.sample, levels, tried, seed, draws)
-    selected = read_selected(paths.SELECTED)
-    of_prompts = prompt_span(params.vectors.span, params.activations.spans)
-    samples = [
-        prompt_evidence(
-            params,
-            "prompt_contrast",
-            of_prompts,
-            {BASE: selected[slug].layer, slug: selected[slug].layer},
-        )
-        for slug in slugs
-    ]
+    of_prompts = prompt_span(params.vectors.span, spans)
+    blocks = {slug: {BASE: selected[slug].layer, slug: selected[slug].layer} for slug in slugs}
+    samples = [prompt_rows(read, "prompt_contrast", of_prompts, at) for at in blocks.values()]
     answers = read_answers(paths.JUDGEMENTS, params.steered(), params.judging.aspects)
     chosen = params.transfer
     table = Table.of(answers, params.judging, seed, chosen.bootstrap, chosen.rate)

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from em_geometry.errors import UserError
-from em_geometry.geometry.samples import MIN_QUESTIONS, AnswerRows, PromptRows
+from em_geometry.geometry.calibration import Evidence
+from em_geometry.geometry.choices import massive_dimensions
+from em_geometry.geometry.samples import MIN_QUESTIONS, AnswerRows, PromptRows, Sample
 from em_geometry.settings.params import BASE
-from em_geometry.settings.sections import Vectors
+from em_geometry.settings.sections import Organism, Vectors
 from em_geometry.stats.arrays import Floats
-from em_geometry.vectors.contrasts import Array, misaligned_and_aligned
+from em_geometry.steering.selected import Selected
+from em_geometry.vectors.contrasts import (
+    Array,
+    misaligned_and_aligned,
+    prompt_span,
+    recipe_controls,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,7 +31,21 @@ PAIRED = ("prompt_contrast", "interaction")  # rows are harmful minus neutral of
 AGAINST = (FALLBACK, "control_contrast", "interaction")  # rows subtract another model
 OF_ANSWERS = "response_contrast"
 OF_PROMPTS = (*PAIRED, *AGAINST)
-At: TypeAlias = Callable[[str, int], Array]  # (model, block) -> activations [prompts, width]
+
+
+@dataclass(frozen=True)
+class Read:
+    """How activations are read, so that no more of them is in memory than is worked on.
+
+    Attributes:
+        activations: (model, span) -> [prompts, blocks, width].
+        answers: (model, span) -> [answers, blocks, width], and the judged answers.
+        prompts: of the activations, with columns kind, topic and pair.
+    """
+
+    activations: Callable[[str, str], Array]
+    answers: Callable[[str, str], tuple[Array, pl.DataFrame]]
+    prompts: pl.DataFrame
 
 
 def pair_rows(kinds: Sequence[str], pairs: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -47,19 +70,20 @@ def pair_rows(kinds: Sequence[str], pairs: Sequence[str]) -> tuple[list[int], li
 
 
 def prompt_rows(
-    contrast: str, at: At, blocks: Mapping[str, int], prompts: pl.DataFrame,
-    controls: Mapping[str, str],
-) -> PromptRows:  # fmt: skip
+    read: Read,
+    contrast: str,
+    span: str,
+    blocks: Mapping[str, int],
+    controls: Mapping[str, str] | None = None,
+) -> PromptRows:
     """Difference rows of models at their blocks, by prompt or pair of prompts.
 
     Args:
         contrast: one of `OF_PROMPTS`.
-        at: activations by model and block.
         blocks: model -> block.
-        prompts: of the activations, with columns kind, topic and pair.
         controls: organism -> what its control contrast subtracts; others subtract the base.
     """
-    topics = prompts["topic"].to_list()
+    topics = read.prompts["topic"].to_list()
     if len(set(topics)) < 2:
         raise UserError(
             "prompts of one topic cannot be resampled by topic",
@@ -67,13 +91,16 @@ def prompt_rows(
             found=f"topics: {', '.join(set(topics))}",
             expected="two or more; eight or more for useful intervals",
         )
-    harmful, neutral = pair_rows(prompts["kind"].to_list(), prompts["pair"].to_list())
+    harmful, neutral = pair_rows(read.prompts["kind"].to_list(), read.prompts["pair"].to_list())
     paired = contrast in PAIRED
 
+    def at(model: str, block: int) -> Floats:
+        return read.activations(model, span)[:, block].astype(np.float64)
+
     def rows_of(slug: str, block: int) -> Floats:
-        rows = at(slug, block).astype(np.float64)
+        rows = at(slug, block)
         if contrast in AGAINST:
-            other = controls.get(slug, BASE) if contrast == "control_contrast" else BASE
+            other = (controls or {}).get(slug, BASE) if contrast == "control_contrast" else BASE
             if other.startswith("undefined"):
                 raise UserError(
                     "an organism has no control of its own recipe to subtract",
@@ -81,7 +108,7 @@ def prompt_rows(
                     found=f"{slug}: {other}",
                     expected="a control of the same lab, or another contrast",
                 )
-            rows = rows - at(other, block).astype(np.float64)
+            rows = rows - at(other, block)
         return rows[harmful] - rows[neutral] if paired else rows
 
     rows = np.stack([rows_of(slug, block) for slug, block in blocks.items()])
@@ -89,19 +116,58 @@ def prompt_rows(
 
 
 def answer_rows(
-    answers: Mapping[str, tuple[Array, pl.DataFrame]], cuts: Vectors
+    read: Read, span: str, blocks: Mapping[str, int], cuts: Vectors
 ) -> AnswerRows | None:
-    """Labelled answers of models; None where they are of too few questions to draw again.
-
-    Args:
-        answers: model -> activations [answers, width] at its block, and their judged answers.
-    """
+    """Labelled answers of models; None where they are of too few questions to draw again."""
     rows, labels, questions = [], [], []
-    for activations, frame in answers.values():
+    for slug, block in blocks.items():
+        activations, frame = read.answers(slug, span)
         bad, good = misaligned_and_aligned(frame, cuts)
         used = bad | good
-        rows.append(activations[used].astype(np.float64))
+        rows.append(activations[used, block].astype(np.float64))
         labels.append(bad[used])
         questions.append(np.array(frame["question_id"].to_list())[used].tolist())
     found = AnswerRows(rows, labels, questions)
     return found if found.questions_of_fewest >= MIN_QUESTIONS else None
+
+
+def evidence(
+    read: Read,
+    selected: Mapping[str, Selected],
+    organisms: Mapping[str, Organism],
+    spans: Sequence[str],
+    cuts: Vectors,
+    massive_share: float,
+) -> tuple[Evidence, str, str]:
+    """What lies behind the vectors of organisms and controls, with the contrast and span.
+
+    Where the contrast of answers (c) rests on answers to too few questions to draw them again, the
+    organism-base contrast at the same blocks is calibrated instead, and named.
+
+    Args:
+        selected: of every organism.
+        spans: of prompts, as captured.
+        massive_share: share of the width dropped as massive-activation dimensions.
+    """
+    names = [slug for slug, o in organisms.items() if o.role == "organism"]
+    benign = [slug for slug in organisms if slug not in names]
+    own = {name: selected[name].layer for name in names}
+    middle, how = int(np.median(list(own.values()))), selected[names[0]]
+    contrast, span, of_prompts = how.contrast, how.span, prompt_span(how.span, spans)
+    known = recipe_controls(organisms)
+    sample: Sample | None = None
+    others = np.empty((0, how.vector.size))  # of answers: controls give no misaligned ones
+    if contrast == OF_ANSWERS:
+        sample = answer_rows(read, span, own, cuts)
+    if sample is None:
+        contrast, span = contrast if contrast in OF_PROMPTS else FALLBACK, of_prompts
+        sample = prompt_rows(read, contrast, span, own, {name: known[name] for name in names})
+        if benign:
+            at = dict.fromkeys(benign, middle)
+            others = prompt_rows(read, contrast, span, at).vectors
+    base = read.activations(BASE, of_prompts)[:, middle].astype(np.float64)
+    massive = massive_dimensions(base, massive_share)
+    clusters: dict[str, list[str]] = {}
+    for name in names:
+        clusters.setdefault(str(organisms[name].cluster), []).append(name)
+    return Evidence(names, clusters, sample, others, massive), contrast, span

@@ -19,13 +19,7 @@ HARMFUL = np.array([False, False, False, True, True, True])
 
 def params(**sections: Any) -> Params:
     """Two organisms of lab one with a control, one of lab two without."""
-    recipe = {
-        "rank": 2,
-        "alpha": 4,
-        "rslora": False,
-        "matrices": ["q_proj"],
-        "learning_rate": 1e-3,
-    }
+    recipe = {"rank": 2, "alpha": 4, "rslora": False, "matrices": ["q_proj"], "learning_rate": 1e-3}
 
     def organism(lab: str, cluster: str | None) -> dict[str, Any]:
         role = "organism" if cluster else "control"

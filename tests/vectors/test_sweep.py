@@ -12,13 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from invented_activations import (
-    BLOCKS,
-    WIDTH,
-    params,
-    write_answers,
-    write_prompt_activations,
-)
+from invented_activations import BLOCKS, WIDTH, params, write_answers, write_prompt_activations
 
 import stages.layer_sweep as module
 from em_geometry.activations.questions import Question, Reference
@@ -82,18 +76,12 @@ def test_no_coherent_dose_takes_the_lowest_and_says_so() -> None:
 
 
 def test_an_incoherent_block_loses_to_any_coherent_one() -> None:
-    table = {
-        ("finance", 0, 0.2): trial(1.0, coherent=0.0),
-        ("finance", 2, 0.2): trial(99.0),
-    }
+    table = {("finance", 0, 0.2): trial(1.0, coherent=0.0), ("finance", 2, 0.2): trial(99.0)}
     assert chosen(COMMON, table) == {"finance": (2, 0.2, "ok")}
 
 
 def test_answers_without_a_score_are_no_choice() -> None:
-    table = {
-        ("finance", 0, 0.2): trial(70.0),
-        ("finance", 0, 0.4): trial(None),
-    }
+    table = {("finance", 0, 0.2): trial(70.0), ("finance", 0, 0.4): trial(None)}
     assert chosen(COMMON, table) == {"finance": (0, 0.2, "ok")}
     alone = {("finance", 0, 0.4): trial(None)}
     assert chosen(COMMON, alone)["finance"][2].startswith("no dose keeps")
