@@ -21,7 +21,8 @@ from em_geometry.project.evidence import activations
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors.contrasts import prompt_span
-from em_geometry.vectors.table import every_choice, read_vectors
+from em_geometry.vectors.evidence import every_choice
+from em_geometry.vectors.table import read_vectors
 
 HEADLINE = ("selected.*", "cluster_angle.*", "similarity.*_mean", "statistic.*", "verdict.*",
             "clusters.silhouette*")  # fmt: skip

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 MIN_ANSWERS = 3  # misaligned and aligned answers each, below which (c) is not defined
+OF_ANSWERS = "response_contrast"  # (c); the others are of prompts
 OWN = "undefined: the model is its own reference"
 Array: TypeAlias = npt.NDArray[np.floating]
 Entry: TypeAlias = Array | str  # raw vectors [blocks, width], or why there are none

@@ -1,4 +1,4 @@
-"""The rows behind steering vectors, from activations (docs/method.md: calibration)."""
+"""What vectors rest on: rows of activations, and the choices that were made (docs/method.md)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import numpy as np
 
 from em_geometry.errors import UserError
 from em_geometry.geometry.calibration import Evidence
-from em_geometry.geometry.choices import massive_dimensions
+from em_geometry.geometry.choices import LAYER, NO_MASSIVE, PER_MODEL, massive_dimensions
 from em_geometry.geometry.samples import MIN_QUESTIONS, AnswerRows, PromptRows, Sample
 from em_geometry.settings.params import BASE
 from em_geometry.settings.sections import Organism, Vectors
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.steering.selected import Selected
 from em_geometry.vectors.contrasts import (
+    OF_ANSWERS,
     Array,
     misaligned_and_aligned,
     prompt_span,
     recipe_controls,
 )
+from em_geometry.vectors.table import VectorTable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 FALLBACK = "model_contrast"
 PAIRED = ("prompt_contrast", "interaction")  # rows are harmful minus neutral of a pair
 AGAINST = (FALLBACK, "control_contrast", "interaction")  # rows subtract another model
-OF_ANSWERS = "response_contrast"
 OF_PROMPTS = (*PAIRED, *AGAINST)
 
 
@@ -171,3 +172,33 @@ def evidence(
     for name in names:
         clusters.setdefault(str(organisms[name].cluster), []).append(name)
     return Evidence(names, clusters, sample, others, massive), contrast, span
+
+
+def every_choice(
+    table: VectorTable,
+    selected: Mapping[str, Selected],
+    own: Mapping[str, int],
+    massive: Sequence[int] | Ints,
+) -> dict[str, Floats | str]:
+    """Vectors [n, width] of the selected organisms under each choice, or why there are none.
+
+    Keys are `<contrast>.<span>` at the selected blocks, each block's number for the selected
+    contrast (`layer.<l>`), each model at its own best block (`per_model`), and `without_massive`.
+
+    Args:
+        own: organism -> the block that is best for it alone.
+        massive: dimensions that are left out in the last choice.
+    """
+    how = next(iter(selected.values()))
+    chosen, layers = f"{how.contrast}.{how.span}", {m: s.layer for m, s in selected.items()}
+
+    def at(choice: str, blocks: Mapping[str, int]) -> Floats | str:
+        return table.missing(choice, blocks) or table.at(choice, blocks)
+
+    found = {choice: at(choice, layers) for choice in sorted(table.raw)}
+    for block in range(len(table.residual)):
+        found[f"{LAYER}{block}"] = at(chosen, dict.fromkeys(layers, block))
+    found[PER_MODEL] = at(chosen, own)
+    unit = np.stack([s.vector for s in selected.values()]).astype(np.float64)
+    found[NO_MASSIVE] = np.delete(unit, massive, axis=1)
+    return found

@@ -29,8 +29,7 @@ from em_geometry.steering.forced import answer_log_probabilities
 from em_geometry.steering.generate import Positions
 from em_geometry.steering.hooks import Intervention
 from em_geometry.steering.selected import Selected
-from em_geometry.vectors.contrasts import Array, prompt_span
-from em_geometry.vectors.evidence import OF_ANSWERS
+from em_geometry.vectors.contrasts import OF_ANSWERS, Array, prompt_span
 from em_geometry.vectors.table import OK, VectorTable
 
 if TYPE_CHECKING:

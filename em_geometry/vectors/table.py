@@ -17,10 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from em_geometry.errors import UserError
-from em_geometry.geometry.choices import LAYER, NO_MASSIVE, PER_MODEL
 from em_geometry.io.files import read_parquet, read_tensors, write_parquet, write_tensors
-from em_geometry.stats.arrays import Floats, Ints
-from em_geometry.steering.selected import Selected
 from em_geometry.vectors.contrasts import Array, Entry
 
 OK = "ok"
@@ -121,36 +118,6 @@ class VectorTable:
         lengths = np.maximum(self.norms[choice][row], 1e-30)[:, None].astype(np.float32)
         unit: npt.NDArray[np.float32] = self.raw[choice][row] / lengths
         return unit
-
-
-def every_choice(
-    table: VectorTable,
-    selected: Mapping[str, Selected],
-    own: Mapping[str, int],
-    massive: Sequence[int] | Ints,
-) -> dict[str, Floats | str]:
-    """Vectors [n, width] of the selected organisms under each choice, or why there are none.
-
-    Keys are `<contrast>.<span>` at the selected blocks, each block's number for the selected
-    contrast (`layer.<l>`), each model at its own best block (`per_model`), and `without_massive`.
-
-    Args:
-        own: organism -> the block that is best for it alone.
-        massive: dimensions that are left out in the last choice.
-    """
-    how = next(iter(selected.values()))
-    chosen, layers = f"{how.contrast}.{how.span}", {m: s.layer for m, s in selected.items()}
-
-    def at(choice: str, blocks: Mapping[str, int]) -> Floats | str:
-        return table.missing(choice, blocks) or table.at(choice, blocks)
-
-    found = {choice: at(choice, layers) for choice in sorted(table.raw)}
-    for block in range(len(table.residual)):
-        found[f"{LAYER}{block}"] = at(chosen, dict.fromkeys(layers, block))
-    found[PER_MODEL] = at(chosen, own)
-    unit = np.stack([s.vector for s in selected.values()]).astype(np.float64)
-    found[NO_MASSIVE] = np.delete(unit, massive, axis=1)
-    return found
 
 
 def write_vectors(vectors: Path, index: Path, table: VectorTable) -> None:
