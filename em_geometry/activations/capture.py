@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from em_geometry.activations.blocks import block_stack, decoder_blocks, hidden
-from em_geometry.engine import Spread
+from em_geometry.io.journal import Spread
 from em_geometry.progress import Progress
 
 if TYPE_CHECKING:

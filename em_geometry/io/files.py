@@ -383,16 +383,21 @@ def tensor_file(
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Reads a safetensors file: (arrays by name, metadata)."""
+    """Reads a safetensors file: (arrays by name, metadata); bfloat16 becomes float32."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise missing(path)
     try:
         with safe_open(str(path), framework="numpy") as handle:
-            names = list(handle.keys())
-            return {k: handle.get_tensor(k) for k in names}, dict(handle.metadata() or {})
-    except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: bfloat16
+            about, kinds = dict(handle.metadata() or {}), {}
+            for name in handle.keys():  # noqa: SIM118 - no mapping
+                kinds[name] = handle.get_slice(name).get_dtype()
+            if "BF16" not in kinds.values():  # which numpy has not
+                return {name: handle.get_tensor(name) for name in kinds}, about
+        with safe_open(str(path), framework="pt") as handle:
+            return {name: handle.get_tensor(name).float().numpy() for name in kinds}, about
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(
             "not a readable safetensors file",
             where=str(path),

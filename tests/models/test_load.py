@@ -61,13 +61,6 @@ def test_the_adapter_itself_loads(adapter: Params) -> None:
     assert not any("lora" in name for name, _ in loaded.model.named_parameters())
 
 
-def test_adapter_of_another_base(adapter: Params) -> None:
-    change_json(FOLDER / "provenance.json", base_sha256="0" * 64)
-    text = refused(adapter)
-    assert "trained on another base" in text
-    assert "0" * 64 in text
-
-
 def test_foreign_adapter_names_its_base(adapter: Params) -> None:
     (FOLDER / "provenance.json").unlink()
     change_json(CONFIG, base_model_name_or_path="someone/else")
@@ -78,6 +71,68 @@ def test_foreign_adapter_names_its_base(adapter: Params) -> None:
     assert models(adapter).load("finance").slug == "finance"
 
 
+NAME = "base_model.model.model.layers.{}.mlp.up_proj.lora_A.weight"
+
+
+def truncated(keep: float) -> None:
+    content = WEIGHTS.read_bytes()
+    WEIGHTS.write_bytes(content[: int(keep * len(content))])
+
+
+def pickled() -> None:
+    WEIGHTS.unlink()
+    torch.save({}, FOLDER / "adapter_model.bin")
+
+
+FAULTS: dict[str, tuple[Callable[[], object], str]] = {
+    "of another base": (
+        lambda: change_json(FOLDER / "provenance.json", base_sha256="0" * 64),
+        "trained on another base",
+    ),
+    "pickled": (pickled, "adapter_model.bin"),
+    "a pickle by name of safetensors": (lambda: torch.save({}, WEIGHTS), "not a readable"),
+    "not there": (lambda: shutil.rmtree(FOLDER), "nothing"),
+    "empty": (lambda: truncated(0.0), "not a readable"),
+    "truncated": (lambda: truncated(0.5), "not a readable"),
+    "a tensor is missing": (  # and must not be made up
+        lambda: change_tensors(lambda tensors: tensors.pop(NAME.format(2))),
+        NAME.format(2),
+    ),
+    "a block that the base lacks": (
+        lambda: change_tensors(lambda t: t.update({NAME.format(9): t[NAME.format(2)].clone()})),
+        NAME.format(9),
+    ),
+    "another rank than its config says": (lambda: change_json(CONFIG, r=8), "does not fit"),
+    "another width": (
+        lambda: change_tensors(
+            lambda t: t.update({k: v[..., :-1].contiguous() for k, v in t.items()})
+        ),
+        "does not fit",
+    ),
+    "not finite": (
+        lambda: change_tensors(lambda tensors: next(iter(tensors.values())).fill_(float("nan"))),
+        "NaN",
+    ),
+    "unknown modules": (
+        lambda: change_json(CONFIG, target_modules=["c_attn"]),
+        "does not fit",
+    ),
+    "prompt tuning": (
+        lambda: change_json(CONFIG, peft_type="PROMPT_TUNING"),
+        "only LoRA adapters",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_adapters_that_cannot_be_loaded(adapter: Params, fault: str) -> None:
+    change, says = FAULTS[fault]
+    change()
+    text = refused(adapter)
+    assert says in text
+    assert str(FOLDER) in text
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", "{", '"x"'])
 @pytest.mark.parametrize("name", ["provenance.json", "adapter_config.json"])
 def test_malformed_records(adapter: Params, name: str, content: str) -> None:
@@ -85,71 +140,9 @@ def test_malformed_records(adapter: Params, name: str, content: str) -> None:
     assert str(FOLDER) in refused(adapter)
 
 
-def test_pickled_adapter(adapter: Params) -> None:
-    WEIGHTS.unlink()
-    torch.save({}, FOLDER / "adapter_model.bin")
-    text = refused(adapter)
-    assert "no LoRA adapter" in text
-    assert "adapter_model.bin" in text
-
-
-def test_pickle_under_the_name_of_safetensors(adapter: Params) -> None:
-    torch.save({}, WEIGHTS)
-    assert str(FOLDER) in refused(adapter)
-
-
-def test_no_adapter(adapter: Params) -> None:
-    shutil.rmtree(FOLDER)
-    assert "nothing" in refused(adapter)
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.5])
-def test_truncated_adapter(adapter: Params, keep: float) -> None:
-    content = WEIGHTS.read_bytes()
-    WEIGHTS.write_bytes(content[: int(keep * len(content))])
-    assert str(FOLDER) in refused(adapter)
-
-
-def test_missing_tensors_are_not_made_up(adapter: Params) -> None:
-    name = "base_model.model.model.layers.2.mlp.up_proj.lora_A.weight"
-    change_tensors(lambda tensors: tensors.pop(name))
-    assert name in refused(adapter)
-
-
-def test_tensors_for_blocks_that_the_base_lacks(adapter: Params) -> None:
-    name = "base_model.model.model.layers.{}.mlp.up_proj.lora_A.weight"
-    change_tensors(lambda t: t.update({name.format(9): t[name.format(2)].clone()}))
-    assert name.format(9) in refused(adapter)
-
-
-def test_another_rank_than_its_config_says(adapter: Params) -> None:
-    change_json(CONFIG, r=8)
-    assert "does not fit" in refused(adapter)
-
-
-def test_another_width(adapter: Params) -> None:
-    change_tensors(lambda t: t.update({k: v[..., :-1].contiguous() for k, v in t.items()}))
-    assert "does not fit" in refused(adapter)
-
-
-def test_adapter_that_is_not_finite(adapter: Params) -> None:
-    change_tensors(lambda tensors: next(iter(tensors.values())).fill_(float("nan")))
-    assert "NaN" in refused(adapter)
-
-
-def test_unknown_modules(adapter: Params) -> None:
-    change_json(CONFIG, target_modules=["c_attn"])
-    assert "does not fit" in refused(adapter)
-
-
 def given(params: Params, **values: str) -> Params:
     changed = params.organisms["finance"].model_copy(update=values)
     return params.model_copy(update={"organisms": {"finance": changed}})
-
-
-def test_prompt_tuning_is_refused(adapter: Params) -> None:
-    change_json(CONFIG, peft_type="PROMPT_TUNING")
-    assert "only LoRA adapters" in refused(adapter)
 
 
 def test_a_given_adapter_is_known_by_its_content(adapter: Params) -> None:

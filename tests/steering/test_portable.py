@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_hooks import PROMPTS, states_and_logits
 from tiny_steering import WIDTH, ablate, add, loaded, random_llama, tiny_params, unit
 from transformers import AutoModelForCausalLM
@@ -127,6 +128,13 @@ def test_a_bare_tensor_needs_its_block(tmp_path: Path, shape: tuple[int, ...]) -
     np.testing.assert_array_equal(row.vector, unit(1))
     with pytest.raises(UserError, match="which block"):
         read_interventions(path)
+
+
+def test_vectors_of_half_precision_are_read(tmp_path: Path) -> None:
+    save_file({"layers.2": torch.from_numpy(unit(1)).bfloat16()}, tmp_path / "v.safetensors")
+    (row,) = read_interventions(tmp_path / "v.safetensors")
+    assert row.vector.dtype == np.float32
+    np.testing.assert_allclose(row.vector, unit(1), atol=0.01)
 
 
 @pytest.mark.parametrize("kind", ["gguf", "rows", "dictionary"])
