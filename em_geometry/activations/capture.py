@@ -60,7 +60,9 @@ def distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     return places, index
 
 
-def padded(rows: Sequence[Sequence[int]], side: str, device: Any) -> tuple[Any, Any]:
+def padded(
+    rows: Sequence[Sequence[int]], side: str, device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask [batch, tokens], padded with 0 on the given side."""
     import torch
 

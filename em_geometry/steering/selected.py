@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import numpy.typing as npt
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_tensors, write_tensors
 
-PATH = Path("data/vectors/selected.safetensors")
 FIELDS = {"layers": "layer", "doses": "dose", "coefficients": "coefficient", "norms": "norm"}
 
 
@@ -54,7 +53,7 @@ def write_selected(
     write_tensors(path, tensors, {**metadata, **described})
 
 
-def read_selected(path: Path = PATH, organisms: Iterable[str] = ()) -> dict[str, Selected]:
+def read_selected(path: Path, organisms: Collection[str] = ()) -> dict[str, Selected]:
     """Reads the chosen vectors by organism, in the order they were written.
 
     Args:
@@ -75,23 +74,19 @@ def read_selected(path: Path = PATH, organisms: Iterable[str] = ()) -> dict[str,
             "not a file of selected steering vectors",
             where=str(path),
             found=f"no {error}",
-            hint="run the stage that writes it again: dvc repro layer_sweep",
+            expected="what `dvc repro layer_sweep` writes",
         ) from None
     for slug, selected in found.items():
-        if not abs(float(np.linalg.norm(selected.vector)) - 1.0) < 1e-3:
-            raise UserError(
-                "a selected vector is not of unit length",
-                where=f"{path}: {slug}",
-                found=float(np.linalg.norm(selected.vector)),
-                expected=1.0,
-            )
-    for slug in organisms:
-        if slug not in found:
-            raise UserError(
-                "the selected vectors are not those of the organisms in the params",
-                where=str(path),
-                found=", ".join(found),
-                expected=", ".join(organisms),
-                hint="dvc repro layer_sweep",
-            )
+        length = float(np.linalg.norm(selected.vector))
+        if not abs(length - 1.0) < 1e-3:
+            where = f"{path}: {slug}"
+            raise UserError("a vector is not of unit length", where=where, found=length)
+    if not set(organisms) <= set(found):
+        raise UserError(
+            "the selected vectors are not those of the organisms in the params",
+            where=str(path),
+            found=", ".join(found),
+            expected=", ".join(organisms),
+            hint="dvc repro layer_sweep",
+        )
     return found
