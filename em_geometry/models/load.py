@@ -92,10 +92,10 @@ class Models:
         """An organism's model, and the hash of all that determines its weights."""
         folder, base_sha256 = self.adapter_folder(slug), self.record()["sha256"]
         given = self.organisms[slug].source is not None
-        record = self.adapters / slug / SOURCE
-        if given and record.is_file():
-            recorded = read_json(record).get("sha256")
-            _check_content(source_sha256(folder), recorded, folder, f"organism@{slug}")
+        source = self.adapters / slug / SOURCE
+        record = read_json(source, dict[str, str]) if given and source.is_file() else {}
+        if record.get("folder") == str(folder):
+            _check_content(source_sha256(folder), record["sha256"], folder, f"organism@{slug}")
         if (folder / "config.json").is_file():
             model = _checkpoint(str(folder), {}, self.run)
             self._check_shape(model, folder)
@@ -161,13 +161,13 @@ def source_sha256(folder: Path) -> str:
     return value_sha256([file_sha256(file) if file.is_file() else None for file in files])
 
 
-def _check_content(found: str, recorded: str | None, folder: Path, stage: str) -> None:
-    if recorded not in (None, found):
+def _check_content(found: str, recorded: str, folder: Path, stage: str) -> None:
+    if found != recorded:
         raise UserError(
             "this model's files have changed since they were recorded",
             where=str(folder),
             found=f"sha256 {found[:12]}",
-            expected=f"sha256 {str(recorded)[:12]}",
+            expected=f"sha256 {recorded[:12]}",
             hint=f"dvc repro --force {stage}; models that lie in data/given are watched by DVC",
         )
 

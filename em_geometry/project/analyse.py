@@ -80,7 +80,7 @@ def _one_a_file(folder: Path) -> tuple[dict[str, Floats], dict[str, int]]:
                 expected="a name of its own, which the keys of the result are made of",
                 hint="rename the file",
             )
-        found = read_interventions(path, layer=-1)
+        found = read_interventions(path, bare=-1)
         if len(found) != 1:
             raise UserError(
                 "one vector a file", where=str(path), found=f"{len(found)} vectors", expected="1"

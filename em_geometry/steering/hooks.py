@@ -81,7 +81,7 @@ def steered(
 
     Args:
         model: any causal language model of transformers.
-        vector: [width], an array or a tensor on the CPU.
+        vector: [width], an array or a tensor.
         block: decoder block, from 0, at whose output the vector acts.
         dose: length of what is added, as a share of the mean residual norm at the block. The norm
             is measured in the first forward pass inside, over all tokens but each row's first,
@@ -95,7 +95,7 @@ def steered(
     if (dose is None) == (coefficient is None):
         both = f"dose={dose}, coefficient={coefficient}"
         raise UserError("how far to steer?", where="steered()", found=both, expected="one of them")
-    raw = np.asarray(vector, dtype=np.float32)
+    raw = torch.as_tensor(vector).detach().float().cpu().numpy()
     blocks = decoder_blocks(model)
     check_vector(raw, model.config.get_text_config().hidden_size, "steered()")
     check_blocks([block], len(blocks), "steered()")

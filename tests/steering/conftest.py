@@ -10,6 +10,7 @@ import pytest
 import tiny_steering as tiny
 
 from em_geometry.io.journal import LOCATION_VARIABLE
+from tests.activations.families import our_hooks
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +22,7 @@ def _llama() -> Any:
 def llama(_llama: Any) -> Iterator[Any]:
     """The tiny model; no hook may be left on it when a test ends."""
     yield _llama
-    assert not tiny.our_hooks(_llama)
+    assert not our_hooks(_llama)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from em_geometry.activations.prompts import read_prompts
 from em_geometry.activations.store import prompt_texts
 from em_geometry.errors import UserError
 from em_geometry.models import train
-from em_geometry.project.analyse import adapter_vectors, cli, folder_vectors
+from em_geometry.project.analyse import adapter_vectors, cli, file_vectors
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
 from em_geometry.settings.sections import Organism, Prompts
@@ -38,12 +38,12 @@ def test_a_folder_of_vectors(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="at least three"):
-        folder_vectors(tmp_path)
+    with pytest.raises(UserError, match="at least two"):
+        file_vectors(tmp_path)
     for i in range(3):
         write_vectors(tmp_path / f"v{i}.pt", [add(i, 1 + i // 2, 1.0)])
     with pytest.raises(UserError, match="across blocks"):
-        folder_vectors(tmp_path)
+        file_vectors(tmp_path)
 
 
 def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:
@@ -68,8 +68,9 @@ def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:
     )
     params = tiny_params.model_copy(update={"prompts": prompts})
     adapters = sorted(folder.iterdir())
-    names, vectors = adapter_vectors(adapters, params, 2)
-    assert names == ["a-0", "a-1", "a-2", "a-3"]
+    found = adapter_vectors(adapters, params, 2)
+    assert list(found) == ["a-0", "a-1", "a-2", "a-3"]
+    vectors = list(found.values())
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=1e-5)
     assert not np.allclose(vectors[0], vectors[2], rtol=0.1)
     known, spans = models(params), params.activations.spans
@@ -85,5 +86,5 @@ def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:
     np.testing.assert_allclose(vectors[2], (means[0] - means[1]).numpy(), rtol=1e-3, atol=1e-5)
     with pytest.raises(UserError, match="no such block"):
         adapter_vectors(adapters, params, 99)
-    with pytest.raises(UserError, match="three adapters"):
-        adapter_vectors(adapters[:2], params, 2)
+    with pytest.raises(UserError, match="two adapters"):
+        adapter_vectors(adapters[:1], params, 2)

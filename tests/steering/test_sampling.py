@@ -17,6 +17,7 @@ from em_geometry.settings.sections import Sampling
 from em_geometry.steering import generate, prefill
 from em_geometry.steering.generate import Answer, Positions, Row, draw, sample, uniforms
 from em_geometry.steering.hooks import Intervention
+from tests.activations.families import random_model
 
 SAMPLING = Sampling(temperature=1.3, max_new_tokens=10)
 SOME = frozenset(range(0, VOCABULARY, 6))  # end tokens that are met soon
@@ -237,26 +238,11 @@ def test_one_row_that_does_not_fit(llama: Any, monkeypatch: pytest.MonkeyPatch) 
         sample(llama, mixed_rows(3), SAMPLING, SOME)
 
 
-@pytest.mark.parametrize("family", ["GPTNeoX", "Qwen2", "Gemma2", "Gemma3Text"])
+@pytest.mark.parametrize("family", ["gpt_neox", "qwen2", "gemma2", "gemma3"])
 def test_other_architectures(family: str) -> None:
     """Branching prefill, sliding windows and caches of other families equal rows alone."""
-    import transformers
-
-    sizes = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
-    if family.startswith("Gemma"):
-        sizes |= {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
-    config = getattr(transformers, f"{family}Config")(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=4,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        **sizes,
-    )
-    torch.manual_seed(5)
-    causal = {"Gemma3Text": "Gemma3"}.get(family, family) + "ForCausalLM"
-    model = getattr(transformers, causal)(config).eval()
+    mixed = {"layer_types": ["sliding_attention", "full_attention"] * 2}
+    model = random_model(family, VOCABULARY, 4, **(mixed if "gemma" in family else {}))
     rows = mixed_rows()
     found = sample(model, rows, SAMPLING, SOME)
     assert found == [sample(model, [row], SAMPLING, SOME)[0] for row in rows]

@@ -95,13 +95,3 @@ def ablate(seed: int, layer: int) -> Intervention:
 
 def tokens(seed: int, length: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.random.default_rng(seed).integers(1, 256, length))
-
-
-def our_hooks(model: Any) -> list[Any]:
-    """Forward hooks of this project on the model (the library keeps some of its own)."""
-    return [
-        hook
-        for module in model.modules()
-        for hook in module._forward_hooks.values()
-        if hook.__module__.startswith("em_geometry.")
-    ]
