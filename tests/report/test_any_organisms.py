@@ -20,8 +20,9 @@ from em_geometry.claims.lookup import Metrics
 from em_geometry.io.files import read_tensors, write_parquet, write_text
 from em_geometry.models.data import read_examples
 from em_geometry.project import paths
+from em_geometry.project.paths import SELECTED as PATH
 from em_geometry.settings.params import Params
-from em_geometry.steering.selected import PATH, Selected, write_selected
+from em_geometry.steering.selected import Selected, write_selected
 from tests.geometry.synthetic import PROFILE, write_artifacts
 from tests.report.conftest import put, run_stage
 from tests.transfer.invented_judgements import answers

@@ -13,9 +13,10 @@ from em_geometry.io.files import write_parquet
 from em_geometry.io.results import write_results
 from em_geometry.judging.rates import RateMatrix
 from em_geometry.project import paths
+from em_geometry.project.paths import SELECTED as PATH
 from em_geometry.settings.params import Params
 from em_geometry.stats.intervals import wilson
-from em_geometry.steering.selected import PATH, Selected, write_selected
+from em_geometry.steering.selected import Selected, write_selected
 from em_geometry.transfer.conditions import Table
 from em_geometry.transfer.conditions import name as condition_name
 

@@ -15,8 +15,9 @@ from scipy.stats import binomtest
 from em_geometry.io.files import write_parquet, write_tensors
 from em_geometry.io.results import Results, read_results
 from em_geometry.project import paths
+from em_geometry.project.paths import SELECTED as PATH
 from em_geometry.settings.params import Params
-from em_geometry.steering.selected import PATH, Selected, write_selected
+from em_geometry.steering.selected import Selected, write_selected
 from stages.factorial import NO_FACTORS, main
 
 WIDTH, TOPICS = 6, ("home", "work", "food")
