@@ -9,7 +9,7 @@ from pathlib import Path
 
 from em_geometry.claims.adapter import converted
 from em_geometry.io.files import read_json
-from em_geometry.io.results import Results, as_estimate, flatten, read_results
+from em_geometry.io.results import Results, read_results
 from em_geometry.stats.estimate import OK, Estimate
 
 COMMANDS = ("seeds",)  # what no stage of the graph makes, but `make <name>`
@@ -30,7 +30,7 @@ class Metrics:
 
     @classmethod
     def read(cls, tables: Path, metrics: Path, profile: str | None = None) -> Metrics:
-        """Reads every table under `tables` and the trainings' metrics under `metrics`.
+        """Reads every table under `tables`.
 
         What a command made (`COMMANDS`) stays from run to run: with a `profile`, it is left out
         where it is of another one.
@@ -38,13 +38,13 @@ class Metrics:
         Raises:
             UserError: a file is malformed.
         """
-        found = {path.stem: read_results(path) for path in sorted(tables.glob("*.csv"))}
+        found = {
+            path.relative_to(tables).with_suffix("").as_posix(): read_results(path)
+            for path in sorted(tables.rglob("*.csv"))
+        }
         for path in sorted(metrics.rglob("*.json")):
             name = path.relative_to(metrics).with_suffix("").as_posix()
-            if name.startswith("training/"):
-                leaves = flatten(read_json(path))
-                found[name] = Results({key: as_estimate(leaf) for key, leaf in leaves})
-            elif name not in found and name != "claims":
+            if name not in found and name != "claims":
                 found[name] = Results(converted(read_json(path)))
         for name in COMMANDS:
             if profile and name in found and profile != _word(found[name].get("profile")):

@@ -9,17 +9,7 @@ import altair as alt
 import polars as pl
 
 from em_geometry.claims.lookup import Metrics
-from em_geometry.report.chart import (
-    GREY,
-    PAPER,
-    Figure,
-    coded,
-    curves,
-    data,
-    message,
-    rule,
-    scale,
-)
+from em_geometry.report.chart import GREY, PAPER, Figure, coded, curves, data, message, rule, scale
 from em_geometry.report.tables import layout
 from em_geometry.report.text import NONE, decimals
 from em_geometry.settings.params import BASE

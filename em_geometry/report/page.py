@@ -28,11 +28,7 @@ SECTIONS = {  # id: what the contents call it, heading, and what makes it
     "transfer": ("Transfer", "Transfer", "transfer"),
     "monitoring": ("Warning in training", "Does a direction warn during training?", "monitoring"),
     "aspects": ("Kinds of misbehaviour", "Kinds of misbehaviour", "aspects"),
-    "prediction": (
-        "Prediction",
-        "Does geometry predict transfer?",
-        "geometry_predicts_transfer",
-    ),
+    "prediction": ("Prediction", "Does geometry predict transfer?", "geometry_predicts_transfer"),
     "factorial": ("Lab or mechanism", "The laboratory or the mechanism?", "factorial"),
     "answers": ("Answers", "Answers, to see what the numbers mean", "judgements"),
     "downloads": ("Downloads", "Downloads", ""),

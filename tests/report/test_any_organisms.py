@@ -68,8 +68,10 @@ def params_of(folder: Path, clusters: dict[str, list[str]]) -> Params:
             for c in chats
         ]
         (folder / f"{slug}.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    write_text(folder / paths.PARAMS, yaml.safe_dump(data, sort_keys=False))
-    return Params.model_validate(data)
+    params = Params.model_validate(data)
+    text = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)
+    write_text(folder / paths.PARAMS, text)
+    return params
 
 
 def write_judgements(params: Params) -> None:
