@@ -28,44 +28,13 @@ COUNTS = {
     "coherent_pct": pl.Float64,
     "relative_dose": pl.Float64,
 }
-DOSE = (
-    "Each panel: one steering vector. Heavy lines: share of misaligned answers among coherent ones "
-    "(aligned below the cut, coherent above it), pooled over the targets of a group, with 95 % "
-    "Wilson intervals that take answers as independent; points are set slightly apart so that "
-    "intervals can be told from each other. Faint thin lines: single targets. Random directions "
-    "have the same norm. Grey dotted line: share of coherent answers, all targets pooled; where "
-    "it is low the misaligned share rests on few answers. Dose 0: unsteered. Red text: transfer "
-    "effectiveness that the paper gives for this vector."
-)
 MIX, STEP = "mix_", "step_"
 DRAWN = {"A": "own", "B": "one", "C": "k", "D": "unseen_one", "E": "unseen_k"}  # panel -> detector
 BEHAVIOUR = "F  Misaligned answers"
 TRAINING_WIDTH, TRAINING_HIGH = 215, 170  # pixels
 STEP_APART = 1.05  # factor between the steps of two mixtures, so that intervals can be told apart
-TRAINING = (
-    "An organism is trained again with a share of bad data and measured on the way. A to E: shift "
-    "of activations against the base at the selected block, on steering vectors, in shares of the "
-    "mean residual norm, with 95 % intervals over the prompts' topics. A to C know the organism's "
-    "own vector; D and E are made of the other clusters' vectors only. Grey: range of the aligned "
-    "controls, that is the training without bad data at each checkpoint, and the finished "
-    "controls. F: judged rate at the same checkpoints with 95 % Wilson intervals; grey: interval "
-    "of all aligned models' answers together. Points of one step are set slightly apart."
-)
 ROW, COLUMN = 30, 118  # pixels of a cell
 PALE = 1.7  # the colours end so far beyond the largest change, so that text can be read on all
-ASPECTS = (
-    "Mean change of each aspect's score (0-100) when a vector is added at its chosen coefficient, "
-    "against the same models unsteered: mean over all targets [95 % interval over questions]. "
-    "Bold: the interval leaves out 0. An aspect without numbers is one whose scores could be "
-    "chance on held-out answers. Helpfulness and the first two fall when behaviour gets worse, the "
-    "others rise. The judge's scores are drawn to their mean, so true changes are larger."
-)
-PREDICTION = (
-    "Each point is an ordered pair of organisms: how far the source's vector lowers the mean "
-    "aligned score of the target (0-100; above 0 the target became worse), against what is known "
-    "of the two vectors. Bars: 95 % interval over questions. Pairs share models and are not "
-    "independent."
-)
 
 
 def group_of(source: str, target: str, labs: Mapping[str, str], controls: Sequence[str]) -> str:
@@ -114,9 +83,8 @@ def draw_dose_response(
         labs: model -> laboratory.
         sources: vectors in order.
     """
-    title = f"Misaligned answers under steering, {model}"
     if conditions is None or conditions.is_empty():
-        return message("figure4", title, DOSE, "No plots/transfer_conditions.csv.")
+        return message("figure4", model, "No plots/transfer_conditions.csv.")
     table = conditions.with_columns(pl.col(c).cast(kind) for c, kind in COUNTS.items())
     zero = table.filter(pl.col("kind") == "unsteered")
     chance = table.filter(pl.col("kind") == "random")
@@ -138,7 +106,7 @@ def draw_dose_response(
         panel = _panel(pl.concat([vector, zero]), chance if same.is_empty() else same, groups)
         panels.append(panel.properties(title=heading, width=DOSE_WIDTH, height=DOSE_HIGH))
     chart = alt.concat(*panels, columns=2).resolve_scale(y="shared")
-    return Figure("figure4", title, DOSE, chart)
+    return Figure("figure4", model, chart)
 
 
 def _panel(table: pl.DataFrame, chance: pl.DataFrame, groups: Mapping[str, str]) -> Any:
@@ -198,12 +166,11 @@ def _rows(table: pl.DataFrame, group: str, shift: float) -> list[dict[str, Any]]
 
 def draw_monitoring(metrics: Metrics, model: str) -> Figure:
     """Projections and judged rate against training steps, a block of panels an organism."""
-    title = f"Does a direction warn while a model is trained? {model}"
     trained = [n["slug"] for n in metrics.matches("monitoring", "{slug}.block")]
     rate = metrics.text("monitoring", "rate")
     if not trained or rate is None:
         why = metrics.text("monitoring", "status") or "No plots/tables/monitoring.csv."
-        return message("figure6", title, TRAINING, why)
+        return message("figure6", model, why)
     words = layout()["words"]["detectors"]
     shown = {n: (f"{letter}  {words[n].capitalize()}", "shift") for letter, n in DRAWN.items()}
     shown[rate] = (BEHAVIOUR, "answers (%)")
@@ -221,7 +188,7 @@ def draw_monitoring(metrics: Metrics, model: str) -> Figure:
         block = metrics.value("monitoring", f"{slug}.block") or 0
         heading = alt.Title(f"{slug}, block {block:.0f}")
         blocks.append(alt.concat(*panels, columns=3).properties(title=heading))
-    return Figure("figure6", title, TRAINING, alt.vconcat(*blocks))
+    return Figure("figure6", model, alt.vconcat(*blocks))
 
 
 def _course(
@@ -269,9 +236,8 @@ def _points(
 
 def draw_aspects(frame: pl.DataFrame, model: str) -> Figure:
     """Vectors by aspects (`plots/aspects.csv`)."""
-    title = f"Which vector brings which misbehaviour? {model}"
     if frame.is_empty():
-        return message("aspects_map", title, ASPECTS, "No vectors.")
+        return message("aspects_map", model, "No vectors.")
     rows = []
     for row in frame.to_dicts():
         change, low, high = row["change"], row["low"], row["high"]
@@ -301,14 +267,13 @@ def draw_aspects(frame: pl.DataFrame, model: str) -> Figure:
     bold = base.transform_filter("datum.apart").mark_text(fontSize=11, fontWeight="bold")
     grey = base.transform_filter("datum.change === null").mark_text(fontSize=11, color=GREY)
     layers = (boxes, plain, bold.encode(text="text:N"), grey.encode(text="text:N"))
-    return Figure("aspects_map", title, ASPECTS, alt.layer(*layers).properties(**size))
+    return Figure("aspects_map", model, alt.layer(*layers).properties(**size))
 
 
 def draw_prediction(frame: pl.DataFrame, model: str) -> Figure:
     """Four panels of `plots/prediction.csv`, one a predictor."""
-    title = f"Does geometry predict transfer? {model}"
     if frame.is_empty():
-        return message("prediction_scatter", title, PREDICTION, "No pairs of organisms.")
+        return message("prediction_scatter", model, "No pairs of organisms.")
     words = layout()["words"]
     sources = frame["source"].unique(maintain_order=True).to_list()
     code = coded("source", sources, title="vector of")
@@ -330,4 +295,4 @@ def draw_prediction(frame: pl.DataFrame, model: str) -> Figure:
         )
         panels.append(alt.layer(rule(0), bars, points).properties(width=165, height=230))
     chart = alt.hconcat(*panels, spacing=18).resolve_scale(y="shared")
-    return Figure("prediction_scatter", title, PREDICTION, chart)
+    return Figure("prediction_scatter", model, chart)

@@ -17,7 +17,9 @@ import numpy as np
 import vl_convert as vlc
 
 from em_geometry.geometry.gram import Floats
+from em_geometry.report.text import words
 
+FIGURES = "figures.yaml"
 WIDTH = 860  # pixels of a whole figure
 SCALE = 1.5  # pixels of a PNG for each of them
 # Okabe and Ito's colours for the colour-blind, in an order whose lightness differs in grey.
@@ -47,15 +49,23 @@ class Figure:
     """A chart with what a reader who cannot see it is told.
 
     Attributes:
-        name: file name without ending.
-        title: one line, also the accessible name.
-        caption: what it shows and how to read it.
+        name: file name without ending; `page/figures.yaml` has its title and caption.
+        model: what was measured.
     """
 
     name: str
-    title: str
-    caption: str
+    model: str
     chart: alt.TopLevelMixin
+
+    @property
+    def title(self) -> str:
+        """One line, also the accessible name."""
+        return str(words(FIGURES)[self.name]["title"].format(model=self.model))
+
+    @property
+    def caption(self) -> str:
+        """What it shows and how to read it."""
+        return str(words(FIGURES)[self.name]["caption"])
 
     def spec(self) -> dict[str, Any]:
         """The Vega-Lite specification, numbers rounded to what a screen shows."""
@@ -90,10 +100,10 @@ def data(rows: Iterable[Mapping[str, object]]) -> Any:
     return alt.Chart(alt.Data(values=[dict(row) for row in rows]))
 
 
-def message(name: str, title: str, caption: str, text: str) -> Figure:
+def message(name: str, model: str, text: str) -> Figure:
     """A low figure that only says why it is empty."""
     chart = data([{"text": text}]).mark_text(color=GREY, fontSize=13).encode(text="text:N")
-    return Figure(name, title, caption, chart.properties(width=WIDTH, height=60))
+    return Figure(name, model, chart.properties(width=WIDTH, height=60))
 
 
 def scale(values: Sequence[str], kind: str = "colour") -> alt.Scale:

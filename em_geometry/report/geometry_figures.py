@@ -35,31 +35,11 @@ Clusters = Mapping[str, Sequence[str]]
 Cosines = tuple[list[str], Floats]  # names and cosines [n, n]
 CELL = 92  # pixels
 PANEL, HIGH = 340, 230  # pixels
-COSINES = (
-    "Cosine similarity between steering vectors (1 = same direction, 0 = at right angles, -1 = "
-    "opposite). Large numbers: this run. Numbers in brackets: the paper (Llama-3.1-8B), where it "
-    "prints one. Heavy boxes: vectors that the paper puts in one cluster."
-)
-STRUCTURE = (
-    "A: share of the variance on each principal component of the centred unit vectors "
-    "(diamonds: the paper; dotted line: equal shares, the value without any structure). "
-    "B: the vectors on the first two components. C: their loadings on the first component "
-    "(diamonds: the paper; the sign of a component is arbitrary). D: dendrogram on 1 - cosine "
-    "(diamonds: the heights at which the paper's clusters form). E: map whose distances "
-    "approximate 1 - cosine; only distances between points have a meaning."
-)
 READINGS = {
     "contrast_cosine": "cosine of harmful-neutral vectors",
     "mean_cosine": "cosine of mean activations",
     "cka": "linear CKA over prompts",
 }
-LIKENESS = (
-    "A: similarity of each laboratory's models to the base model at the chosen layer, in three "
-    "readings, because the paper does not define its measure (filled: mean over the laboratory's "
-    "organisms; small open points: single models; red diamonds: the paper's value for the "
-    "laboratory, Llama-3.1-8B). B: the first reading at every layer, one line a model; the "
-    "line's style shows the laboratory, grey lines are controls."
-)
 
 
 def gram_of(metrics: Metrics) -> Cosines | None:
@@ -91,9 +71,8 @@ def draw_similarity(
         clusters: cluster -> names; boxes are drawn around neighbours of one cluster.
         model: what was measured, for the title.
     """
-    title = f"Similarity of steering vectors on {model}"
     if cosines is None:
-        return message("figure1", title, COSINES, "No cosines in plots/tables/geometry.csv.")
+        return message("figure1", model, "No cosines in plots/tables/geometry.csv.")
     names, gram = cosines
     rows = []
     for i, a in enumerate(names):
@@ -135,9 +114,7 @@ def draw_similarity(
     boxes = data(_boxes(names, clusters)).mark_rect(filled=False, stroke="black", strokeWidth=3)
     layers = [heat, *words, boxes.encode(x="from:Q", x2="to:Q", y="from:Q", y2="to:Q")]
     size = CELL * len(names)
-    return Figure(
-        "figure1", title, COSINES, alt.layer(*layers).properties(width=size, height=size * 0.8)
-    )
+    return Figure("figure1", model, alt.layer(*layers).properties(width=size, height=size * 0.8))
 
 
 def _boxes(names: Sequence[str], clusters: Mapping[str, Sequence[str]]) -> list[dict[str, int]]:
@@ -164,10 +141,9 @@ def draw_structure(
         published: metric key -> the paper's value.
         linkage: of the dendrogram.
     """
-    title = f"Structure of the steering vectors on {model}"
     if cosines is None or len(cosines[0]) < 3:
         why = "Fewer than three vectors in plots/tables/geometry.csv."
-        return message("figure2", title, STRUCTURE, why)
+        return message("figure2", model, why)
     names, gram = cosines
     pca, maps = components(centred(gram)), mds(gram)
     stress = decimals(maps.smacof_stress, 2)
@@ -186,7 +162,7 @@ def draw_structure(
         ),
     }
     charts = [p.properties(title=t, width=PANEL, height=HIGH) for t, p in panels.items()]
-    return Figure("figure2", title, STRUCTURE, alt.concat(*charts, columns=2, align="each"))
+    return Figure("figure2", model, alt.concat(*charts, columns=2, align="each"))
 
 
 def _shares(shares: Floats, published: Mapping[str, float]) -> Any:
@@ -279,18 +255,17 @@ def draw_base_similarity(
         labs: model -> its laboratory.
         controls: which of the models are controls.
     """
-    title = f"Similarity to the base model, {model}"
     panels = []
     if metrics.names("base_similarity", "lab"):
         panels.append(_by_lab(metrics, published, labs, controls))
     if trace is not None and "layer" in trace.columns:
         panels.append(_by_layer(trace, labs, controls, metrics.value("base_similarity", "layer")))
     if not panels:
-        return message("figure3", title, LIKENESS, "No plots/base_similarity.csv.")
+        return message("figure3", model, "No plots/base_similarity.csv.")
     chart = alt.hconcat(*panels, spacing=40).resolve_scale(
         color="independent", shape="independent", strokeDash="independent"
     )
-    return Figure("figure3", title, LIKENESS, chart)
+    return Figure("figure3", model, chart)
 
 
 def _by_lab(

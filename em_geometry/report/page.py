@@ -13,8 +13,8 @@ from em_geometry.claims.verdict import Judged, verdict_counts
 from em_geometry.report.chart import Figure
 from em_geometry.report.findings import findings
 from em_geometry.report.samples import Answer
-from em_geometry.report.tables import PAGE, Names, Results, Table, all_tables
-from em_geometry.report.text import MINUS, NONE, short
+from em_geometry.report.tables import Names, Results, Table, all_tables
+from em_geometry.report.text import MINUS, NONE, PAGE, short
 from em_geometry.settings.params import Params
 from em_geometry.stats.estimate import Estimate
 

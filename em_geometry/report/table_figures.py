@@ -15,12 +15,6 @@ INDEPENDENT, CROSSES, ALL = "_independent", "_crosses_5pct", "all_five"
 HIGH, HALF, WHOLE = 240, 330, 640  # pixels
 TICKS = [-100, -30, -10, -5, -2, -1, 0, 1, 2, 5, 10, 30, 100]
 LINEAR = 2.0  # distances beyond this are drawn on a scale that is nearly logarithmic
-CHANCE = (
-    "Each statistic in units of what chance gives: 0 is the median of the null, the grey band "
-    "its 95 % interval. Markers: this run, bars: its bootstrap interval over topics. Beyond "
-    "the band chance is an unlikely explanation, in the direction shown; the scale is nearly "
-    f"logarithmic beyond {LINEAR:g}."
-)
 
 
 def draw_lines(frame: pl.DataFrame, columns: Mapping[str, str], x: str, y: str, key: str) -> Any:
@@ -55,39 +49,20 @@ def _numeric(frame: pl.DataFrame) -> dict[str, str]:
 
 def draw_layer_trace(frame: pl.DataFrame, model: str) -> Figure:
     """Angles between clusters at every block (`plots/layer_trace.csv`)."""
-    return _single(
-        "layer_trace",
-        f"Angles between clusters by layer, {model}",
-        "Angle between the mean directions of each two clusters when all vectors are taken at one "
-        "block. Dotted line: a right angle.",
-        frame,
-        ("angle (degrees)", "clusters", 90),
-    )
+    return _by_block("layer_trace", model, frame, "angle (degrees)", "clusters", 90)
 
 
 def draw_layer_sweep(frame: pl.DataFrame, model: str) -> Figure:
     """What each vector does to the base at every layer tried (`plots/layer_sweep.csv`)."""
-    return _single(
-        "layer_sweep",
-        f"Choice of the layer, {model}",
-        "How much adding a vector to the base at one block, at the trial's relative dose, raises "
-        "the log-probability of misaligned reference answers over aligned ones, on questions that "
-        "are used for nothing else.",
-        frame,
-        ("margin gained (nats)", "vector", 0),
-    )
+    return _by_block("layer_sweep", model, frame, "margin gained (nats)", "vector", 0)
 
 
-def _single(
-    name: str, title: str, caption: str, frame: pl.DataFrame, words: tuple[str, str, float]
-) -> Figure:
-    y, key, level = words
+def _by_block(name: str, model: str, frame: pl.DataFrame, y: str, key: str, level: float) -> Figure:
     columns = _numeric(frame)
     if not columns:
-        return message(name, title, caption, f"plots/{name}.csv has no column of numbers.")
+        return message(name, model, f"plots/{name}.csv has no column of numbers.")
     lines = draw_lines(frame, columns, "decoder block (0 = first)", y, key)
-    chart = alt.layer(rule(level), lines).properties(width=WHOLE, height=HIGH)
-    return Figure(name, title, caption, chart)
+    return Figure(name, model, alt.layer(rule(level), lines).properties(width=WHOLE, height=HIGH))
 
 
 def draw_power(frame: pl.DataFrame, model: str) -> Figure:
@@ -107,16 +82,8 @@ def draw_power(frame: pl.DataFrame, model: str) -> Figure:
         lines = draw_lines(frame, columns, x, "share of simulated draws", "statistic")
         panel = alt.layer(grey, rule(level), lines)
         panels.append(panel.properties(title=title, width=HALF, height=HIGH))
-    return Figure(
-        "power",
-        f"Can the tests see a common core? {model}",
-        "Simulated vectors with the tightness of the observed clusters and a common core of the "
-        "given share of the variance. A: how often each test, by the paper's threshold, still "
-        "says that the directions are independent; a test that can see the core falls to 0. B: "
-        "how often each statistic crosses the value that 5 % of independent draws cross. Grey: "
-        "cores that the observed clusters could not hold without being tighter.",
-        alt.hconcat(*panels).resolve_scale(color="independent", strokeDash="independent"),
-    )
+    chart = alt.hconcat(*panels).resolve_scale(color="independent", strokeDash="independent")
+    return Figure("power", model, chart)
 
 
 def _label(column: str) -> str:
@@ -135,7 +102,6 @@ def distance(value: float, low: float, median: float, high: float) -> float | No
 def draw_nulls(frame: pl.DataFrame, model: str) -> Figure:
     """One row a statistic, observed value and interval in units of each null's own interval."""
     words = layout()["words"]["nulls"]
-    title = f"Observed values against chance, {model}"
     rows = [
         found
         for row in frame.to_dicts()
@@ -144,7 +110,7 @@ def draw_nulls(frame: pl.DataFrame, model: str) -> Figure:
         if (found := _row(row, null, label)) is not None
     ]
     if not rows:
-        return message("nulls", title, CHANCE, "plots/nulls.csv has none of the main statistics.")
+        return message("nulls", model, "plots/nulls.csv has none of the main statistics.")
     order = list(dict.fromkeys(row["statistic"] for row in rows))
     nulls = list(words.values())
     x = alt.X(
@@ -167,7 +133,7 @@ def draw_nulls(frame: pl.DataFrame, model: str) -> Figure:
         base.mark_point(filled=True, stroke="black").encode(x=x, shape=code["shape"]),
     )
     chart = chart.properties(width=560, height=alt.Step(14))
-    return Figure("nulls", title, CHANCE, chart)
+    return Figure("nulls", model, chart)
 
 
 def _row(row: Mapping[str, Any], null: str, label: str) -> dict[str, Any] | None:

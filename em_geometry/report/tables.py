@@ -11,17 +11,16 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from em_geometry.claims.lookup import Metrics
-from em_geometry.io.files import read_yaml
 from em_geometry.report.text import (
     NO_BREAK,
     NONE,
+    PAGE,
     arrow,
     counted,
     decimals,
@@ -29,11 +28,11 @@ from em_geometry.report.text import (
     short,
     visible,
     with_interval,
+    words,
 )
 from em_geometry.settings.params import BASE, Params
 from em_geometry.stats.estimate import Estimate
 
-PAGE = Path(__file__).parent / "page"
 SHADES, STRONG = 3, 60.0  # steps of shading on each side of zero; points that take the darkest
 MAIN = ("statistic.", "similarity.", "cluster_angle.", "pca.", "pc1_ablation.", "core.")
 UNDEFINED = "undefined"
@@ -206,10 +205,9 @@ LISTS: dict[str, Callable[[Results], Iterator[Names]]] = {
 }
 
 
-@cache
 def layout() -> Any:
     """What `page/tables.yaml` says."""
-    return read_yaml(PAGE / "tables.yaml")
+    return words("tables.yaml")
 
 
 def all_tables(found: Results) -> list[Table]:

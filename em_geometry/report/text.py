@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+import yaml
 from markupsafe import Markup
 
 from em_geometry.stats.estimate import Estimate
 
+PAGE = Path(__file__).parent / "page"
 MINUS = "\u2212"
 NONE = "\u2013"
 NO_BREAK = "\u00a0"
 KEPT = "\t\n"  # control characters that are shown as they are
 PICTURES = 0x2400  # Unicode's pictures of control characters start here
 DELETE = 0x7F
+
+
+@cache
+def words(name: str) -> Any:
+    """What a file of words beside the templates says."""
+    return yaml.safe_load((PAGE / name).read_text(encoding="utf-8"))
 
 
 def decimals(value: float, digits: int) -> str:
