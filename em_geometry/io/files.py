@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, overload
 
@@ -17,7 +18,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from em_geometry.errors import KeyFault, UserError, first_line
+from em_geometry.errors import KeyFault, UserError, explained
 from em_geometry.io.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Put = Callable[[str, Sequence[int], Any], None]
+REMAKE = "if a stage writes this file, remove it and run that stage again"
 VERSION = "0.1.0"  # of this project; a test compares it with pyproject.toml
 
 
@@ -73,15 +75,9 @@ def check_metrics(value: Any, key: str = "") -> None:
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """Writes a metrics JSON that `dvc metrics` shows whole (see `check_metrics`)."""
-    plain = json.loads(json.dumps(metrics, default=_to_python))
+    plain = json.loads(json.dumps(metrics, default=methodcaller("item")))  # numpy's scalars
     check_metrics(plain)
     write_text(path, json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
-
-
-def _to_python(value: Any) -> Any:
-    if hasattr(value, "item"):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 @overload
@@ -299,15 +295,8 @@ def read_parquet(path: Path, columns: Mapping[str, Any] | None = None) -> pl.Dat
 
     if not path.is_file():
         raise missing(path)
-    try:
+    with explained("not a readable Parquet file", str(path), "a Parquet file", REMAKE):
         frame = pl.read_parquet(path)
-    except Exception as error:  # polars raises its own family; any of it means a bad file
-        raise UserError(
-            "not a readable Parquet file",
-            where=str(path),
-            found=first_line(error),
-            hint="remove the file and run the stage that writes it again",
-        ) from None
     for name, kind in (columns or {}).items():
         if frame.schema.get(name) != kind:
             raise UserError(
@@ -383,6 +372,7 @@ def tensor_file(
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+<<<<<<< HEAD
     """Reads a safetensors file: (arrays by name, metadata); bfloat16 becomes float32."""
     from safetensors import SafetensorError, safe_open
 
@@ -404,3 +394,17 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             found=str(error),
             hint="remove the file and run the stage that writes it again",
         ) from None
+=======
+    """Reads a safetensors file: (arrays by name, metadata)."""
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise missing(path)
+    with (
+        explained("not a readable safetensors file", str(path), "float tensors", REMAKE),
+        safe_open(str(path), framework="numpy") as handle,
+    ):
+        arrays = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        metadata = dict(handle.metadata() or {})
+    return arrays, metadata
+>>>>>>> e25a25a (Readers and the journal explain what libraries raise in one way)

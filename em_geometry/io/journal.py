@@ -15,12 +15,11 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from em_geometry.errors import UserError
+from em_geometry.errors import UserError, explained
 from em_geometry.progress import Progress
 
 LOCATION_VARIABLE = "EMGEOMETRY_JOURNAL"
@@ -101,27 +100,19 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._db.close()
         self._lock.release()
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self) -> AbstractContextManager[None]:
         """A damaged file or a full disk as a UserError."""
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise UserError(
-                "the journal cannot be read or written",
-                where=str(self.path),
-                found=str(error),
-                hint="free disk space, or move a damaged file away; its units are made again",
-            ) from None
+        return explained(
+            "the journal cannot be read or written",
+            str(self.path),
+            "a sound SQLite file, and space beside it",
+            "free disk space, or move a damaged file away; its units are made again",
+            (sqlite3.DatabaseError,),
+        )
 
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
         """The values of those `keys` that are there and whole; damaged ones are dropped."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Annotated
 
 import numpy as np
@@ -106,8 +107,9 @@ def calibrate(params: Params, seconds: float = SECONDS) -> tuple[float, float]:
     loaded = models(params).load(BASE)
     questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
     ids = [render(loaded.tokenizer, q.prompt, q.system).ids for q in questions]
-    texts = [Text(ids[i % len(ids)], ((0, len(ids[i % len(ids)])),))
-             for i in range(params.activations.batch_size)]  # fmt: skip
+    texts = [
+        Text(row, ((0, len(row)),)) for row in islice(cycle(ids), params.activations.batch_size)
+    ]
     rows = [Row(ids[i % len(ids)], i) for i in range(params.sampling.batch_size)]
     short = min(params.sampling.max_new_tokens, 32)
     few = params.sampling.model_copy(update={"max_new_tokens": short})
@@ -119,14 +121,9 @@ def calibrate(params: Params, seconds: float = SECONDS) -> tuple[float, float]:
             done += tokens
         return done / (time.monotonic() - start)
 
-    return (
-        rate(sum(len(t.ids) for t in texts), lambda: capture(loaded.model, texts), seconds / 4),
-        rate(
-            len(rows) * short,
-            lambda: sample(loaded.model, rows, few, frozenset()),
-            seconds * 0.75,
-        ),
-    )
+    read = rate(sum(len(t.ids) for t in texts), lambda: capture(loaded.model, texts), seconds / 4)
+    new = len(rows) * short
+    return read, rate(new, lambda: sample(loaded.model, rows, few, frozenset()), seconds * 0.75)
 
 
 def judge_usd(params: Params, counts: Counts) -> float:
@@ -156,25 +153,21 @@ def costs(
         ("generated tokens", f"{counts.generated_tokens:,}", "at most"),
         ("judgements", f"{counts.judgements:,}", ""),
     ]
-    judge_forward = counts.generated_tokens
-    if judging.backend == "openai":
-        limit = "no limit" if judging.max_usd is None else f"limit {judging.max_usd:,.0f}"
-        rows.append(("judge", f"{judge_usd(params, counts):,.0f}", f"USD at most ({limit})"))
-        judge_forward = 0
-    elif judging.backend == "local":
-        judge_forward = counts.judge_tokens[0]
-        rows.append(
-            ("judge", "local", f"no money; a pass a judgement, {judge_forward:,} tokens read")
-        )
-    else:
-        rows.append(("judge", "probe", "no money; one forward pass an answer"))
+    limit = "no limit" if judging.max_usd is None else f"limit {judging.max_usd:,.0f}"
+    reads = counts.judge_tokens[0]
+    value, note, judge_tokens = {
+        "openai": (f"{judge_usd(params, counts):,.0f}", f"USD at most ({limit})", 0),
+        "local": ("local", f"no money; a pass a judgement, {reads:,} tokens read", reads),
+        "probe": ("probe", "no money; one forward pass an answer", counts.generated_tokens),
+    }[judging.backend]
+    rows.append(("judge", value, note))
     if (paths.BASE_MODEL / "config.json").is_file():
         config = read_json(paths.BASE_MODEL / "config.json")
         numbers = counts.texts * len(params.activations.spans) * config["num_hidden_layers"]
         size = numbers * config["hidden_size"] * 4
         rows.append(("activations", f"{size / 1e9:,.2f}", "GB of disk"))
     if speed is not None:
-        seconds = (counts.forward_tokens + judge_forward) / speed[0]
+        seconds = (counts.forward_tokens + judge_tokens) / speed[0]
         hours = (seconds + counts.generated_tokens / speed[1]) / 3600
         how = f"at {speed[0]:,.0f} tokens/s forward, {speed[1]:,.0f} generated"
         rows.append(("hours", f"{hours:,.1f}", f"{how}; training and start-up not counted"))
