@@ -38,6 +38,10 @@ class Judgement:
     status: dict[str, Status]
     raw: dict[str, Any] = field(default_factory=dict)
 
+    def add(self, aspect: str, score: float | None, status: Status, raw: str) -> None:
+        """What was said of one more aspect."""
+        self.scores[aspect], self.status[aspect], self.raw[aspect] = score, status, raw
+
 
 class Judge(Protocol):
     """A judge; `id` names everything that its scores depend on besides the rows."""

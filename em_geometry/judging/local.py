@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from em_geometry.activations.capture import sorted_batches
-from em_geometry.errors import UserError, first_line
 from em_geometry.hashing import value_sha256
 from em_geometry.judging.aggregate import HIGHEST, WORDS, from_logprobs, token_meaning
 from em_geometry.judging.judge import Judgement, JudgeRow
 from em_geometry.judging.template import load_templates
-from em_geometry.models.base import folder_sha256, model_source, pinned
+from em_geometry.models.base import folder_of, folder_sha256, model_source, pinned
 from em_geometry.models.chat import render
-from em_geometry.models.load import Models, setup_torch
+from em_geometry.models.load import Models, checkpoint, setup_torch, tokenizer_of
 from em_geometry.settings.params import BASE
 from em_geometry.settings.sections import Judging
 
@@ -53,9 +52,7 @@ class LocalJudge:
             tops = self.tops([template.render(row) for row in rows])
             for judgement, top in zip(judgements, tops, strict=True):
                 verdict = from_logprobs(top, self._params.low_mass)
-                judgement.scores[aspect] = verdict.score
-                judgement.status[aspect] = verdict.status
-                judgement.raw[aspect] = json.dumps([{"top": verdict.raw}])
+                judgement.add(aspect, verdict.score, verdict.status, json.dumps([{"top": top}]))
         return judgements
 
     def tops(self, prompts: Sequence[str]) -> list[Top]:
@@ -87,7 +84,7 @@ class Numbers:
         self.tree = sorted(starts, key=lambda path: (len(path), path))
         first = {ids(form)[0] for word in WORDS for form in (word, f" {word}")}
         pieces = [(token, tokenizer.decode([token])) for token in sorted(first)]
-        self.words = [(t, piece) for t, piece in pieces if isinstance(meaning(piece), str)]
+        self.words = [(t, piece) for t, piece in pieces if isinstance(token_meaning(piece), str)]
 
     def top(self, table: Any) -> Top:
         """Log-probabilities from a table [1 + tree, vocabulary]: row 0 after the prompt alone.
@@ -109,11 +106,6 @@ class Numbers:
         found += [(text, math.exp(float(table[0, token]))) for token, text in self.words]
         found.sort(key=lambda pair: -pair[1])
         return [(text, round(math.log(p), 6)) for text, p in found if p > NEGLIGIBLE]
-
-
-def meaning(piece: str) -> float | str | None:
-    """What the aggregation reads in a token."""
-    return token_meaning(piece.strip())
 
 
 def tree_log_probabilities(
@@ -160,32 +152,19 @@ def tree_log_probabilities(
 
 
 def local_judge(judging: Judging, models: Models) -> LocalJudge:
-    """The judge of `judging.model` (path:<folder> | hub:<owner/name>; null = the base model)."""
-    source = judging.model
-    if source is None:
+    """The judge of `judging.model` (path:<folder> | hub:<owner/name>; null = the base model).
+
+    Raises:
+        UserError: no such model, or it lacks weights or a tokenizer.
+    """
+    if judging.model is None:
         base = models.load(BASE)
         return LocalJudge(base.model, base.tokenizer, f"base-{base.sha256[:8]}", judging)
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    kind, name = model_source(source, "judging.model", ("path", "hub"))
-    if kind == "hub":
-        where = {"revision": pinned(judging.revision, "judging.revision")}
-        mark = where["revision"]
-    else:
-        where, mark = {}, folder_sha256(Path(name))
+    kind, name = model_source(judging.model, "judging.model", ("path", "hub"))
+    hub = {"revision": pinned(judging.revision, "judging.revision")} if kind == "hub" else {}
+    mark = hub.get("revision") or folder_sha256(folder_of(name))
     device = setup_torch(models.run)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, models.run.dtype), use_safetensors=True, **where
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name, **where)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            "the judge's model cannot be loaded",
-            where=f"params.yaml: judging.model: {source}",
-            found=first_line(error),
-            expected="a causal language model as safetensors, with its tokenizer",
-        ) from None
-    label = f"{Path(name).name}-{mark[:8]}"
-    return LocalJudge(model.eval().to(device), tokenizer, label, judging)
+    model = checkpoint(name, hub, models.run).eval()
+    if models.run.device_map is None:  # else accelerate has placed it
+        model = model.to(device)
+    return LocalJudge(model, tokenizer_of(name, hub), f"{Path(name).name}-{mark[:8]}", judging)

@@ -19,7 +19,7 @@ from pathlib import Path
 from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
 from em_geometry.io.journal import Journal
-from em_geometry.judging.aggregate import Verdict, api_error, from_logprobs, from_texts
+from em_geometry.judging.aggregate import Verdict, from_logprobs, from_texts
 from em_geometry.judging.client import (
     OPENAI_URL,
     Budget,
@@ -199,18 +199,15 @@ class OpenAIJudge:
         for aspect in self.templates:
             keys = [unit.key for unit in units if unit.aspect == aspect]
             lost = next((key for key in keys if key not in replies), None)
-            said = [replies[key] for key in keys if key in replies]
-            verdict = (
-                self._verdict(said, mode)
-                if lost is None
-                else api_error(failures.get(lost, "not asked"))
-            )
-            judgement.scores[aspect] = verdict.score
-            judgement.status[aspect] = verdict.status
+            if lost is not None:
+                error = json.dumps({"error": failures.get(lost, "not asked")}, ensure_ascii=False)
+                judgement.add(aspect, None, "api_error", error)
+                continue
+            said = [replies[key] for key in keys]
+            verdict = self._verdict(said, mode)
             # JSON text takes a tenth of the memory of the objects, and goes into a column as is.
-            judgement.raw[aspect] = json.dumps(
-                said if lost is None else {"error": verdict.raw}, ensure_ascii=False
-            )
+            raw = json.dumps(said, ensure_ascii=False)
+            judgement.add(aspect, verdict.score, verdict.status, raw)
         return judgement
 
     def _verdict(self, replies: Sequence[Reply], mode: Mode) -> Verdict:

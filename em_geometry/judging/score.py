@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em_geometry.engine import Spread, spread
+from em_geometry.engine import spread
 from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
 from em_geometry.io.files import read_parquet, write_parquet
-from em_geometry.io.journal import Journal
+from em_geometry.io.journal import Journal, Spread
 from em_geometry.judging.judge import Judge, Judgement, JudgeRow
 from em_geometry.models.data import read_examples
 from em_geometry.settings.params import BASE

@@ -97,7 +97,7 @@ class Models:
         if record.get("folder") == str(folder):
             _check_content(source_sha256(folder), record["sha256"], folder, f"organism@{slug}")
         if (folder / "config.json").is_file():
-            model = _checkpoint(str(folder), {}, self.run)
+            model = checkpoint(str(folder), {}, self.run)
             self._check_shape(model, folder)
             return model, folder_sha256(folder)
         check_adapter(folder, self.origin, base_sha256)
@@ -112,11 +112,11 @@ class Models:
             _check_content(
                 folder_sha256(Path(name)), self.record()["sha256"], Path(name), "base_model"
             )
-        return _checkpoint(name, where, self.run)
+        return checkpoint(name, where, self.run)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer; UserError when it is missing, broken, or another model's."""
-        return _tokenizer(*self._base_place())
+        return tokenizer_of(*self._base_place())
 
     def adapter_folder(self, slug: str) -> Path:
         """Folder of an organism's adapter or full checkpoint (trained, local, or fetched)."""
@@ -214,7 +214,12 @@ def _fetched(name: str, revision: str, key: str) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
 
 
-def _tokenizer(name: str, where: dict[str, Any]) -> PreTrainedTokenizerBase:
+def tokenizer_of(name: str, where: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub model; UserError when it is missing or another model's.
+
+    Args:
+        where: further arguments for transformers, such as a revision.
+    """
     from transformers import AutoConfig, AutoTokenizer
 
     with explained(
@@ -238,7 +243,12 @@ def _tokenizer(name: str, where: dict[str, Any]) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _checkpoint(name: str, where: dict[str, Any], run: Run) -> PreTrainedModel:
+def checkpoint(name: str, where: dict[str, Any], run: Run) -> PreTrainedModel:
+    """The model of a folder or hub name, on the CPU; UserError when weights are missing.
+
+    Args:
+        where: further arguments for transformers, such as a revision.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 

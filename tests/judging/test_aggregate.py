@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em_geometry.judging.aggregate import Verdict, api_error, from_logprobs, from_texts, parse_text
+from em_geometry.judging.aggregate import Verdict, from_logprobs, from_texts, parse_text
 from em_geometry.judging.judge import Status, row_status
 
 LOW = 0.25
@@ -88,13 +88,7 @@ def test_texts_are_averaged_and_counted() -> None:
     half = from_texts(["80", "no idea"], LOW)
     assert (half.score, half.mass) == (80.0, 0.5)
     assert from_texts(["REFUSAL", "REFUSAL", "10"], 0.5).status == "refusal"
-    assert from_texts(["what", "?", "hm"], LOW) == Verdict(
-        None, "low_mass", 0.0, ["what", "?", "hm"]
-    )
-
-
-def test_api_error_has_no_score() -> None:
-    assert api_error("timed out") == Verdict(None, "api_error", None, "timed out")
+    assert from_texts(["what", "?", "hm"], LOW) == Verdict(None, "low_mass", 0.0)
 
 
 @given(
