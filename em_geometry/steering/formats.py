@@ -112,13 +112,13 @@ def _write_gguf(path: Path, vectors: Mapping[int, Any]) -> None:
     writer.close()
 
 
-def read_vectors(path: Path) -> dict[str, Vector]:
+def read_vectors(path: Path | str) -> dict[str, Vector]:
     """Named vectors float32 [width] of a file of any of these formats, as they are.
 
     Raises:
         UserError: no such file, another format, code in a `.pt`.
     """
-    return _read(path)[0]
+    return _read(Path(path))[0]
 
 
 def read_interventions(
