@@ -372,13 +372,12 @@ def tensor_file(
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-<<<<<<< HEAD
     """Reads a safetensors file: (arrays by name, metadata); bfloat16 becomes float32."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if not path.is_file():
         raise missing(path)
-    try:
+    with explained("not a readable safetensors file", str(path), "float tensors", REMAKE):
         with safe_open(str(path), framework="numpy") as handle:
             about, kinds = dict(handle.metadata() or {}), {}
             for name in handle.keys():  # noqa: SIM118 - no mapping
@@ -387,24 +386,3 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                 return {name: handle.get_tensor(name) for name in kinds}, about
         with safe_open(str(path), framework="pt") as handle:
             return {name: handle.get_tensor(name).float().numpy() for name in kinds}, about
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise UserError(
-            "not a readable safetensors file",
-            where=str(path),
-            found=str(error),
-            hint="remove the file and run the stage that writes it again",
-        ) from None
-=======
-    """Reads a safetensors file: (arrays by name, metadata)."""
-    from safetensors import safe_open
-
-    if not path.is_file():
-        raise missing(path)
-    with (
-        explained("not a readable safetensors file", str(path), "float tensors", REMAKE),
-        safe_open(str(path), framework="numpy") as handle,
-    ):
-        arrays = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        metadata = dict(handle.metadata() or {})
-    return arrays, metadata
->>>>>>> e25a25a (Readers and the journal explain what libraries raise in one way)
