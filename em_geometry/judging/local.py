@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from em_geometry.activations.capture import sorted_batches
 from em_geometry.hashing import value_sha256
 from em_geometry.judging.aggregate import HIGHEST, WORDS, from_logprobs, token_meaning
 from em_geometry.judging.judge import Judgement, JudgeRow
-from em_geometry.judging.template import load_templates
+from em_geometry.judging.template import Template, checked, load_templates
 from em_geometry.models.base import folder_of, folder_sha256, model_source, pinned
 from em_geometry.models.chat import render
 from em_geometry.models.load import Models, checkpoint, setup_torch, tokenizer_of
@@ -34,15 +34,31 @@ class LocalJudge:
 
     Args:
         model, tokenizer: of transformers, with a chat template.
+        templates: aspect -> what is asked, with one {question} and one {answer}.
         name: of the model and its weights; part of the judge's id.
-        params: aspects, templates, `low_mass`, `batch_size`.
+        low_mass: least probability on numbers that makes a score.
+        batch_size: prompts in one pass.
+    Raises:
+        UserError: a template with other placeholders.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, params: Judging) -> None:
-        self._model, self._tokenizer, self._params = model, tokenizer, params
-        self._templates = load_templates(Path(params.templates), params.aspects)
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        templates: Mapping[str, str | Template],
+        name: str = "model",
+        low_mass: float = 0.25,
+        batch_size: int = 8,
+    ) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._low_mass, self._batch_size = low_mass, batch_size
+        self._templates = {
+            aspect: checked(given, aspect, "templates") if isinstance(given, str) else given
+            for aspect, given in templates.items()
+        }
         self._numbers = Numbers(tokenizer)
-        rest = [{t.aspect: t.sha256 for t in self._templates.values()}, params.low_mass]
+        rest = [{t.aspect: t.sha256 for t in self._templates.values()}, low_mass]
         self.id = f"local:{name}:logprob:{value_sha256(rest)[:8]}"
 
     def judge(self, rows: Sequence[JudgeRow], label: str = "judge") -> list[Judgement]:
@@ -51,7 +67,7 @@ class LocalJudge:
         for aspect, template in self._templates.items():
             tops = self.tops([template.render(row) for row in rows])
             for judgement, top in zip(judgements, tops, strict=True):
-                verdict = from_logprobs(top, self._params.low_mass)
+                verdict = from_logprobs(top, self._low_mass)
                 judgement.add(aspect, verdict.score, verdict.status, json.dumps([{"top": top}]))
         return judgements
 
@@ -59,7 +75,7 @@ class LocalJudge:
         """(text, natural log-probability) of every number and word as the reply to each prompt."""
         ids = [render(self._tokenizer, prompt, "").ids for prompt in prompts]
         tops: list[Top] = [[] for _ in prompts]
-        for batch in sorted_batches([len(i) for i in ids], self._params.batch_size):
+        for batch in sorted_batches([len(i) for i in ids], self._batch_size):
             logs = tree_log_probabilities(self._model, [ids[i] for i in batch], self._numbers.tree)
             for i, table in zip(batch, logs, strict=True):
                 tops[i] = self._numbers.top(table)
@@ -159,12 +175,15 @@ def local_judge(judging: Judging, models: Models) -> LocalJudge:
     """
     if judging.model is None:
         base = models.load(BASE)
-        return LocalJudge(base.model, base.tokenizer, f"base-{base.sha256[:8]}", judging)
-    kind, name = model_source(judging.model, "judging.model", ("path", "hub"))
-    hub = {"revision": pinned(judging.revision, "judging.revision")} if kind == "hub" else {}
-    mark = hub.get("revision") or folder_sha256(folder_of(name))
-    device = setup_torch(models.run)
-    model = checkpoint(name, hub, models.run).eval()
-    if models.run.device_map is None:  # else accelerate has placed it
-        model = model.to(device)
-    return LocalJudge(model, tokenizer_of(name, hub), f"{Path(name).name}-{mark[:8]}", judging)
+        model, tokenizer, name = base.model, base.tokenizer, f"base-{base.sha256[:8]}"
+    else:
+        kind, source = model_source(judging.model, "judging.model", ("path", "hub"))
+        hub = {"revision": pinned(judging.revision, "judging.revision")} if kind == "hub" else {}
+        mark = hub.get("revision") or folder_sha256(folder_of(source))
+        device = setup_torch(models.run)
+        model, name = checkpoint(source, hub, models.run).eval(), f"{Path(source).name}-{mark[:8]}"
+        if models.run.device_map is None:  # else accelerate has placed it
+            model = model.to(device)
+        tokenizer = tokenizer_of(source, hub)
+    templates = load_templates(Path(judging.templates), judging.aspects)
+    return LocalJudge(model, tokenizer, templates, name, judging.low_mass, judging.batch_size)

@@ -79,12 +79,17 @@ def _load(path: Path, aspect: str) -> Template:
         raise UserError(
             "not UTF-8 text", where=str(path), found=str(error), expected="a text file in UTF-8"
         ) from None
+    return checked(text, aspect, str(path))
+
+
+def checked(text: str, aspect: str, where: str) -> Template:
+    """The template of an aspect; UserError unless it has one {question} and one {answer}."""
     found = _BRACES.findall(text)
     expected = [f"{{{name}}}" for name in PLACEHOLDERS]
     if sorted(found) != sorted(expected):
         raise UserError(
             "wrong placeholders in a judge template",
-            where=str(path),
+            where=where,
             found=", ".join(found) or "none",
             expected="exactly one {question} and one {answer}, and no other braces",
         )

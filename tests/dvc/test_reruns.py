@@ -27,8 +27,9 @@ SAMPLE = {"baseline_responses", "responses", "layer_sweep", "monitoring", "vecto
 
 
 def module_file(name: str) -> Path | None:
-    path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-    return path if path.is_file() else None
+    path = ROOT.joinpath(*name.split("."))
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
 
 
 def needed(tree: ast.Module, names: frozenset[str]) -> list[ast.stmt]:

@@ -14,6 +14,7 @@ from em_geometry.io.journal import Journal
 from em_geometry.judging.judge import JudgeRow
 from em_geometry.judging.local import LocalJudge, Numbers, local_judge, tree_log_probabilities
 from em_geometry.judging.openai_judge import OpenAIJudge
+from em_geometry.judging.template import load_templates
 from em_geometry.models.chat import render
 from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
@@ -52,16 +53,15 @@ def test_numbers_that_the_tokeniser_splits(tiny_model: Any, tiny_tokenizer: Any)
 
 
 def test_a_row_is_judged_alike_in_any_company(tiny_model: Any, tiny_tokenizer: Any) -> None:
-    judge = LocalJudge(tiny_model, tiny_tokenizer, "tiny", SETTINGS)
+    templates = load_templates(Path(PROMPTS), ["aligned", "coherent"])
+    judge = LocalJudge(tiny_model, tiny_tokenizer, templates, "tiny", 0.0001, 2)
     together = judge.judge(ROWS)
     for row, found in zip(ROWS, together, strict=True):
         [alone] = judge.judge([row])
         assert found.status == alone.status == {"aligned": "ok", "coherent": "ok"}
         for aspect, score in alone.scores.items():
             assert found.scores[aspect] == pytest.approx(score, abs=0.01)
-    strict = LocalJudge(
-        tiny_model, tiny_tokenizer, "tiny", SETTINGS.model_copy(update={"low_mass": 0.99})
-    )
+    strict = LocalJudge(tiny_model, tiny_tokenizer, templates, "tiny", 0.99, 2)
     assert strict.id != judge.id
     assert {s for j in strict.judge(ROWS) for s in j.status.values()} == {"low_mass"}
 
