@@ -39,7 +39,7 @@ def main(params: Params) -> None:
     gram = unit_gram(unit)
     chosen = battery(gram, clusters, rules, names=names, norms=norms).flat()
     how = selected[names[0]]
-    results: dict[str, Leaf] = chosen | {"selected.choice": f"{how.contrast}.{how.span}"}
+    results: dict[str, Leaf] = {**chosen, "selected.choice": f"{how.contrast}.{how.span}"}
     for name, s in selected.items():
         results |= {f"selected.layer.{name}": s.layer, f"selected.norm.{name}": s.norm}
     # every other choice

@@ -5,7 +5,7 @@ from __future__ import annotations
 from em_geometry.activations.blocks import check_blocks
 from em_geometry.activations.questions import read_questions
 from em_geometry.io.files import write_text
-from em_geometry.io.results import write_results
+from em_geometry.io.results import Leaf, write_results
 from em_geometry.io.tables import csv_text
 from em_geometry.judging.score import judged, refuse_failed
 from em_geometry.project import paths
@@ -56,7 +56,11 @@ def main(params: Params) -> None:
     efficacy = sweep.contrast_efficacy(
         loaded, table, questions, used, how, spans, settings.dose, positions, seed
     )
-    results = {"contrast": how.contrast, "span": how.span, "rule": str(how.layer)}
+    results: dict[str, Leaf] = {
+        "contrast": how.contrast,
+        "span": how.span,
+        "rule": str(how.layer),
+    }
     results |= sweep.sweep_results(chosen, selected, trials, gains, settings.layers)
     stage = "layer_sweep"
     write_results(paths.table(stage), paths.metrics(stage), results | efficacy, HEADLINE)

@@ -42,18 +42,18 @@ def main(params: Params) -> None:
     """Builds all vectors from the activation artifacts."""
     entries: dict[str, list[Entry]] = {}
     controls = recipe_controls(params.organisms)
-    for span in params.activations.spans:
+    spans: list[str] = list(params.activations.spans)
+    for span in spans:
         for contrast, each in prompt_contrasts(*on_span(params, span), controls).items():
             entries[f"{contrast}.{span}"] = each
     for model in params.targets:
         frame = read_parquet(paths.BASELINE_JUDGEMENTS / f"{model}.parquet")
         tensors, about = read_tensors(paths.RESPONSE_ACTIVATIONS / f"{model}.safetensors")
         bad, good = misaligned_and_aligned(frame[json.loads(about["rows"])], params.vectors)
-        for span, tensor in tensors.items():
-            entries.setdefault(f"response_contrast.{span}", []).append(
+        for answered, tensor in tensors.items():
+            entries.setdefault(f"response_contrast.{answered}", []).append(
                 response_contrast(tensor, bad, good)
             )
-    spans: list[str] = list(params.activations.spans)
     # Over the user's tokens, where captured; the first token, whose norm is many times larger, is
     # never among them.
     span = "prompt_mean" if "prompt_mean" in spans else spans[0]

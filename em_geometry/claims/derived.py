@@ -16,9 +16,10 @@ import numpy as np
 from em_geometry.claims.printed_gram import PublishedGram
 from em_geometry.geometry.core import core_grams
 from em_geometry.geometry.five_tests import count, decide, statistics
-from em_geometry.geometry.gram import Floats, angles_deg
+from em_geometry.geometry.gram import angles_deg
 from em_geometry.geometry.methods import reduction_pct, residual_cosines
 from em_geometry.settings.sections import Geometry
+from em_geometry.stats.arrays import Floats
 from em_geometry.stats.resample import stream
 
 WIDTH = 4096  # of Llama-3.1-8B's residual stream

@@ -19,12 +19,13 @@ from em_geometry.geometry import power, trees
 from em_geometry.geometry.battery import Clusters, Vectors, battery, cluster_indices, vector_rows
 from em_geometry.geometry.core import core_loadings, core_share, independent_grams
 from em_geometry.geometry.five_tests import QUESTIONS, Members
-from em_geometry.geometry.gram import Floats, Ints, cosines, pair_values, unit_gram
+from em_geometry.geometry.gram import cosines, pair_values, unit_gram
 from em_geometry.geometry.methods import across_mean
 from em_geometry.geometry.samples import Sample, covariance_draws, effective_dimension, spectrum
 from em_geometry.io.results import Leaf
 from em_geometry.io.tables import text_table
 from em_geometry.settings.sections import Geometry
+from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import percentiles
 from em_geometry.stats.permutation import Tested, null_p, partition_test, partitions
@@ -152,9 +153,9 @@ class Calibration:
                 continue
             null, p = next(iter(c.nulls.values()))
             told = [self.results.get(f"power.{key.rpartition('.')[2]}.{v}", "") for v in VERDICTS]
-            chance = _range(null)
+            by_chance = _range(null)
             partition = c.partition.p if c.partition else ""
-            rows.append([words, c.estimate.value, chance, p, partition, *told])
+            rows.append([words, c.estimate.value, by_chance, p, partition, *told])
         header = ["", "value", "by chance [95 %]", "p", "p, clusters", "as published", "at 5 %"]
         text = text_table(header, rows)
         if "power.largest_share" in self.results:
@@ -163,10 +164,10 @@ class Calibration:
                 f"{self.results['power.largest_share']:.2g} of the variance from none?"
             )
         closeness = self.statistics.get(CLOSENESS)
-        p = closeness.nulls[INDEPENDENT][1] if closeness else None
-        if isinstance(p, float):
-            said = "look like random ones" if p > power.LEVEL else "do not look like random ones"
-            text += f"\nThese vectors {said} (p = {p:.2g} for the size of their cosines)."
+        chance = closeness.nulls[INDEPENDENT][1] if closeness else None
+        if isinstance(chance, float):
+            said = "look" if chance > power.LEVEL else "do not look"
+            text += f"\nThese vectors {said} like random ones (p = {chance:.2g} for their cosines)."
         return text
 
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from em_geometry.geometry.battery import Clusters, battery
 from em_geometry.geometry.five_tests import TESTS
-from em_geometry.geometry.gram import Floats, Ints, unit_gram
+from em_geometry.geometry.gram import unit_gram
 from em_geometry.io.results import Leaf
 from em_geometry.settings.sections import Geometry
+from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.estimate import Estimate
 
 LAYER, PER_MODEL, NO_MASSIVE = "layer.", "per_model", "without_massive"  # names of choices

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from em_geometry.geometry.gram import TINY, Floats, cosines
+from em_geometry.geometry.gram import TINY, cosines
+from em_geometry.stats.arrays import Floats
 
 ROUNDS = 100  # of coordinate descent; far more than six vectors need
 

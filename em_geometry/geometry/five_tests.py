@@ -13,8 +13,8 @@ import numpy as np
 
 from em_geometry.errors import UserError
 from em_geometry.geometry import methods
-from em_geometry.geometry.gram import Floats
 from em_geometry.settings.sections import Geometry
+from em_geometry.stats.arrays import Floats
 
 TESTS = ("test1", "test2", "test3", "test4", "test5")
 QUESTIONS = {

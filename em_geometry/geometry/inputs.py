@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from em_geometry.errors import UserError
-from em_geometry.geometry.gram import Floats
 from em_geometry.io.files import read_json, read_tensors
+from em_geometry.stats.arrays import Floats
 
 TOLERANCE = 1e-6  # slack of symmetry, diagonal, range and smallest eigenvalue
 Rows = Sequence[Sequence[object]]

@@ -13,8 +13,6 @@ import numpy as np
 
 from em_geometry.geometry.gram import (
     TINY,
-    Floats,
-    Ints,
     angles_deg,
     cosines,
     divide,
@@ -22,6 +20,7 @@ from em_geometry.geometry.gram import (
     pearson,
     remove_direction,
 )
+from em_geometry.stats.arrays import Floats, Ints
 
 
 def within(gram: Floats, members: Sequence[int]) -> Floats:

@@ -16,11 +16,11 @@ import numpy as np
 
 from em_geometry.geometry.core import core_grams
 from em_geometry.geometry.five_tests import TESTS, Members, count, decide, statistics
-from em_geometry.geometry.gram import TINY, Floats
+from em_geometry.geometry.gram import TINY
 from em_geometry.geometry.methods import across_mean, cluster_angle, within
 from em_geometry.io.results import Leaf
 from em_geometry.settings.sections import Geometry
-from em_geometry.stats.arrays import Bools
+from em_geometry.stats.arrays import Bools, Floats
 
 POINTS, LARGEST = 11, 0.95  # shares in each sweep; the last share of the second
 LEVEL, POWER = 0.05, 0.8  # false positives and power that count as telling apart
@@ -170,7 +170,7 @@ def _rule(key: str, shares: Floats, detected: Floats, opposite: Floats) -> dict[
 
 def curves(found: Sweep) -> tuple[list[str], list[list[object]]]:
     """Header and rows of plots/power.csv: one line a share; empty where there is no threshold."""
-    columns: dict[str, Floats] = {"share": found.shares, "tighter_clusters": found.tighter}
+    columns = {"share": found.shares, "tighter_clusters": found.tighter.astype(np.float64)}
     columns |= {f"{test}_independent": found.independent[test] for test in TESTS}
     columns |= {"all_five": found.all_five}
     columns |= {f"{name}_crosses_5pct": curve for name, curve in found.crossed.items()}

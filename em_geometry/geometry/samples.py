@@ -16,8 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from em_geometry.errors import UserError
-from em_geometry.geometry.gram import Floats
-from em_geometry.stats.arrays import Bools
+from em_geometry.stats.arrays import Bools, Floats
 from em_geometry.stats.resample import drawn, first_half
 
 MIN_QUESTIONS = 4  # with misaligned, and with aligned answers, below which (c) is not drawn again

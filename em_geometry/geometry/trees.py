@@ -12,8 +12,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from em_geometry.geometry.gram import Floats, Ints, pair_values, pearson
+from em_geometry.geometry.gram import pair_values, pearson
 from em_geometry.geometry.methods import centred, components
+from em_geometry.stats.arrays import Floats, Ints
 
 Linkage = Literal["average", "complete", "ward", "single"]
 LINKAGES: tuple[Linkage, ...] = get_args(Linkage)

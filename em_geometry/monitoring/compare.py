@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from em_geometry.geometry.gram import Floats
 from em_geometry.judging.rates import Rates, flat
 from em_geometry.monitoring.detect import Detector, Draws, compared, first_above
 from em_geometry.stats.agreement import auroc
+from em_geometry.stats.arrays import Floats
 
 NEVER = "never"
 CONTROL = 0  # percent of bad data of the training that is a control

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from em_geometry.geometry.gram import Floats
+from em_geometry.stats.arrays import Floats
 from em_geometry.stats.resample import stream
 
 OWN, ONE, MANY = "own", "one", "k"

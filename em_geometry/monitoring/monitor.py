@@ -19,7 +19,6 @@ import numpy as np
 
 from em_geometry.activations.prompts import ActivationPrompt, read_prompts
 from em_geometry.errors import UserError
-from em_geometry.geometry.gram import Floats
 from em_geometry.io.files import (
     read_parquet,
     read_tensors,
@@ -40,6 +39,7 @@ from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import judge, known_texts
 from em_geometry.project.paths import ACTIVATIONS
 from em_geometry.settings.params import BASE, Params, load_params
+from em_geometry.stats.arrays import Floats
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors.contrasts import prompt_span
 from em_geometry.vectors.table import read_vectors

@@ -87,7 +87,8 @@ def _one_a_file(folder: Path) -> tuple[dict[str, Floats], dict[str, int]]:
             )
         width = len(next(iter(rows.values()), found[0].vector))
         check_vector(found[0].vector, width, str(path))
-        rows[name], blocks[name] = found[0].coefficient * found[0].vector, found[0].layer
+        rows[name] = np.asarray(found[0].coefficient * found[0].vector, dtype=np.float64)
+        blocks[name] = found[0].layer
     return rows, blocks
 
 

@@ -16,8 +16,8 @@ import altair as alt
 import numpy as np
 import vl_convert as vlc
 
-from em_geometry.geometry.gram import Floats
 from em_geometry.report.text import words
+from em_geometry.stats.arrays import Floats
 
 FIGURES = "figures.yaml"
 WIDTH = 860  # pixels of a whole figure

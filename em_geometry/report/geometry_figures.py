@@ -13,7 +13,6 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from em_geometry.claims.lookup import Metrics
-from em_geometry.geometry.gram import Floats
 from em_geometry.geometry.methods import centred, components
 from em_geometry.geometry.trees import distances, mds
 from em_geometry.report.chart import (
@@ -30,6 +29,7 @@ from em_geometry.report.chart import (
     scale,
 )
 from em_geometry.report.text import decimals, short
+from em_geometry.stats.arrays import Floats
 
 Clusters = Mapping[str, Sequence[str]]
 Cosines = tuple[list[str], Floats]  # names and cosines [n, n]

@@ -19,14 +19,14 @@ READINGS = ("contrast_cosine", "mean_cosine", "cka")
 DIVERGED = 0.5  # a lab has diverged at the first block where its mean cosine is below this
 
 
-def cosine(a: Floats, b: Floats) -> Floats:
+def cosine(a: Array, b: Array) -> Floats:
     """Cosines along the last axis; 0 where a vector is zero."""
     scale = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     product = (a * b).sum(-1)
     return np.asarray(np.divide(product, scale, out=np.zeros_like(product), where=scale > 0))
 
 
-def linear_cka(a: Floats, b: Floats) -> float:
+def linear_cka(a: Array, b: Array) -> float:
     """Linear centred kernel alignment of two activation matrices [prompts, width] (0 to 1)."""
     a, b = a - a.mean(0), b - b.mean(0)
     ka, kb = a @ a.T, b @ b.T

@@ -23,14 +23,14 @@ from scipy.stats import chi2
 from em_geometry.activations.capture import Text, captured
 from em_geometry.geometry.battery import Clusters, battery
 from em_geometry.geometry.choices import MAIN, survives
-from em_geometry.geometry.gram import Floats, angles_deg, unit_gram
+from em_geometry.geometry.gram import angles_deg, unit_gram
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.journal import Journal
 from em_geometry.io.results import Leaf
 from em_geometry.models.load import Models
 from em_geometry.models.train import fine_tune
 from em_geometry.settings.sections import Geometry, Organism, Recipe
-from em_geometry.stats.arrays import Bools
+from em_geometry.stats.arrays import Bools, Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import TAILS
 from em_geometry.vectors.base_similarity import cosine

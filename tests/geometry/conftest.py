@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from em_geometry.geometry.gram import Floats
 from em_geometry.settings.sections import Geometry
+from em_geometry.stats.arrays import Floats
 
 
 def unit_vectors(seed: int, n: int, width: int, common: float = 0.0) -> Floats:

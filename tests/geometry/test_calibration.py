@@ -10,9 +10,10 @@ from em_geometry.geometry import power, samples
 from em_geometry.geometry.battery import battery, cluster_indices
 from em_geometry.geometry.core import core_grams, core_share, core_weights, independent_grams
 from em_geometry.geometry.five_tests import TESTS, statistics
-from em_geometry.geometry.gram import Floats, cosines, unit_gram
+from em_geometry.geometry.gram import cosines, unit_gram
 from em_geometry.geometry.methods import across_mean
 from em_geometry.settings.sections import Geometry
+from em_geometry.stats.arrays import Floats
 from em_geometry.stats.permutation import null_p, partitions
 
 NAMES = list("abcdef")

@@ -14,8 +14,9 @@ from sklearn.metrics import silhouette_score
 
 from em_geometry.geometry import methods, trees
 from em_geometry.geometry.battery import battery
-from em_geometry.geometry.gram import Floats, unit_gram
+from em_geometry.geometry.gram import unit_gram
 from em_geometry.settings.sections import Geometry
+from em_geometry.stats.arrays import Floats
 from tests.geometry.conftest import unit_vectors
 
 TOLERANCE = 1e-9

@@ -12,10 +12,11 @@ from scipy.stats import ortho_group
 
 from em_geometry.errors import UserError
 from em_geometry.geometry.battery import battery
-from em_geometry.geometry.gram import Floats, unit_gram
+from em_geometry.geometry.gram import unit_gram
 from em_geometry.geometry.methods import reduction_pct, residual_cosines
 from em_geometry.io.files import check_metrics, nest
 from em_geometry.settings.sections import Geometry
+from em_geometry.stats.arrays import Floats
 from tests.geometry.conftest import unit_vectors
 
 RULES = Geometry(focus=[])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from em_geometry.errors import UserError
-from em_geometry.geometry.gram import Floats, cosines
+from em_geometry.geometry.gram import cosines
 from em_geometry.geometry.samples import AnswerRows, PromptRows
+from em_geometry.stats.arrays import Floats
 from em_geometry.stats.permutation import null_p
 
 TOPICS = [f"t{i % 8}" for i in range(40)]
