@@ -267,11 +267,14 @@ def test_tensors_must_be_finite(tmp_path: Path, bad: float) -> None:
     only(tmp_path, "x.safetensors")
 
 
-def test_tensors_of_a_type_that_numpy_lacks(tmp_path: Path) -> None:
+def test_bfloat16_which_numpy_lacks_becomes_float32(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
     path = tmp_path / "x.safetensors"
-    save_file({"a": torch.ones(2, dtype=torch.bfloat16)}, str(path))
-    with pytest.raises(UserError, match=re.escape(str(path))):
-        read_tensors(path)
+    save_file({"a": torch.full((2,), 1.5, dtype=torch.bfloat16), "b": torch.ones(1)}, str(path))
+    found, _ = read_tensors(path)
+    assert {name: (array.dtype, array.tolist()) for name, array in found.items()} == {
+        "a": (np.float32, [1.5, 1.5]),
+        "b": (np.float32, [1.0]),
+    }
