@@ -201,14 +201,15 @@ def test_a_comment_in_the_code_of_the_report_reruns_the_report_only(graph: Path)
 def test_a_judge_s_template_reruns_what_judges(graph: Path) -> None:
     changed = out_of_date(graph, {"data/judge/prompts/aligned.txt": lambda text: f"{text}!"})
     assert changed == {
-        "probe_judge", "baseline_judgements", "layer_sweep", "judgements", "monitoring"
+        "probe_judge", "judge", "baseline_judgements", "layer_sweep", "judgements", "monitoring"
     }  # fmt: skip
 
 
 def test_a_cut_of_the_scores_reruns_what_counts_and_nothing_that_samples(graph: Path) -> None:
     changes = with_params(lambda params: params["judging"].update(aligned_below=40.0))
     changed = out_of_date(graph, changes)
-    assert {"transfer", "report"} <= changed
+    assert {"judge", "transfer", "report"} <= changed
+    assert not changed & {"probe_judge", "baseline_judgements", "judgements"}
     assert not changed & SAMPLE
 
 
