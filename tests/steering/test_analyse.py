@@ -22,6 +22,7 @@ from em_geometry.settings.params import Params
 from em_geometry.settings.sections import Organism, Prompts
 from em_geometry.steering.formats import write_vectors
 from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.selected import Selected, write_selected
 
 
 def test_a_folder_of_vectors(tmp_path: Path) -> None:
@@ -33,15 +34,35 @@ def test_a_folder_of_vectors(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "analysis.json").read_text())
     cosine = near[0] @ near[1] / np.linalg.norm(near[0]) / np.linalg.norm(near[1])
     assert found["cosine"]["v0__v1"] == pytest.approx(cosine, abs=1e-5)
-    assert "power" in found
-    assert "common core" in (tmp_path / "analysis.txt").read_text()
+    assert found["power"]["test1"]["verdict_paper"] in ("discriminates", "cannot discriminate")
+    assert found["chance"]["closeness"]["p"] < 0.01
+    text = (tmp_path / "analysis.txt").read_text()
+    assert "common core" in text
+    assert "do not look like random ones" in text
+
+
+def test_vectors_without_any_relation_are_called_random(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = {f"v{i}": rng.standard_normal(576).astype(np.float32) for i in range(6)}
+    chosen = {n: Selected(r / np.linalg.norm(r), 2, 0.3, 1.0, 2.0) for n, r in rows.items()}
+    write_selected(tmp_path / "selected.safetensors", chosen, {})
+    cli(tmp_path / "selected.safetensors", ["a=v0,v1", "b=v2,v3", "c=v4,v5"], 0)
+    shown = capsys.readouterr().out
+    assert "for independence: " in shown
+    assert "These vectors look like random ones" in shown
+    found = json.loads((tmp_path / "analysis.json").read_text())
+    assert found["chance"]["statistic"]["test1"]["p"] > 0.05
+    assert found["chance"]["core"]["share"]["p"] > 0.05
+    assert found["chance"]["similarity"]["cross_mean"]["p_of_clusters"] > 0.05
 
 
 def test_folders_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least two"):
         file_vectors(tmp_path)
-    for i in range(3):
-        write_vectors(tmp_path / f"v{i}.pt", [add(i, 1 + i // 2, 1.0)])
+    for i in range(2):
+        write_vectors(tmp_path / f"v{i}.pt", [add(i, 1 + i, 1.0)])
     with pytest.raises(UserError, match="across blocks"):
         file_vectors(tmp_path)
 

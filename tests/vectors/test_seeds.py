@@ -42,7 +42,7 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any]) -> Params:
     smol["targets"] = ["base", *NAMES]
     smol["organisms"] = {slug: smol["organisms"][slug] for slug in NAMES}
     for section in smol["organisms"].values():
-        section |= {"data": str(ROOT / organism["data"]), "max_examples": 12}
+        section |= {"data": str(ROOT / section["data"]), "max_examples": 12}
     for recipe in smol["recipes"].values():
         recipe |= {"rank": 4, "alpha": 8, "first_block": 1, "learning_rate": 0.01}
     smol["prompts"] = {k: str(ROOT / smol["prompts"][k]) for k in ("neutral", "harmful")}
