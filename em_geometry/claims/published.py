@@ -167,8 +167,8 @@ def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Leaf]
     members = cluster_indices(gram.names, clusters)
     tightness = power.tightness_of(fitted, members)
     needed = power.dimensions_needed(fitted, members)
-    least = needed["__".join(c for c in members if c in rules.focus)]
-    dimensions = dict(zip(DIMENSIONS, (WIDTH, round(float(least))), strict=True))
+    least = as_estimate(needed["__".join(c for c in members if c in rules.focus)]).value
+    dimensions = dict(zip(DIMENSIONS, (WIDTH, round(least or WIDTH)), strict=True))
 
     def statistics(grams: Floats) -> dict[str, Floats]:
         return calibrated(grams, gram.names, clusters, rules)

@@ -23,7 +23,7 @@ SECTIONS = {  # id: what the contents call it, heading, and what makes it
     "claims": ("Claims", "The paper's claims", "claims"),
     "figures": ("Figures", "Figures", ""),
     "calibration": ("What the tests can tell", "What the tests can tell", "geometry"),
-    "judge": ("Judge", "The judge", "probe_judge"),
+    "judge": ("Judge", "The judge", "judge"),
     "organisms": ("Models", "The models, unsteered", "transfer"),
     "transfer": ("Transfer", "Transfer", "transfer"),
     "monitoring": ("Warning in training", "Does a direction warn during training?", "monitoring"),

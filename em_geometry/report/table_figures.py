@@ -138,25 +138,21 @@ def draw_nulls(frame: pl.DataFrame, model: str) -> Figure:
 
 def _row(row: Mapping[str, Any], null: str, label: str) -> dict[str, Any] | None:
     """One statistic against one null; None where either is missing."""
-    low, median, high = (row.get(f"{null}_{part}") for part in ("low", "median", "high"))
-    observed = row["observed"]
-    if not all(isinstance(v, int | float) for v in (observed, low, median, high)):
+    known = [row.get(f"{null}_{part}") for part in ("low", "median", "high")]
+    chance = [float(v) for v in known if v is not None]
+    if len(chance) < len(known) or row["observed"] is None:
         return None
-    at = distance(observed, low, median, high)
+    at = distance(row["observed"], *chance)
     if at is None:
         return None
-    ends = (row.get("low"), row.get("high"))
-    left, right = (at if end is None else distance(end, low, median, high) for end in ends)
+    ends = {"left": row.get("low"), "right": row.get("high")}
     return {
         "statistic": _name(str(row["statistic"])),
         "null": label,
         "at": at,
-        "left": left,
-        "right": right,
-        "observed": observed,
-        "low": low,
-        "median": median,
-        "high": high,
+        **{side: at if e is None else distance(e, *chance) for side, e in ends.items()},
+        **dict(zip(("low", "median", "high"), chance, strict=True)),
+        "observed": row["observed"],
         "p": row.get(f"{null}_p"),
     }
 

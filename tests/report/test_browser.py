@@ -2,113 +2,105 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from em_geometry.project.paths import REPORT as PAGE
-from tests.report.browser import Browser, chromium
+from em_geometry.project.paths import REPORT
 from tests.report.conftest import HOSTILE
 
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for path in map(shutil.which, NAMES) if path), None)
+api = pytest.importorskip("playwright.sync_api", reason="NO BROWSER: playwright is not installed")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        chromium() is None,
+        CHROMIUM is None,
         reason="NO BROWSER: the report was not opened (apt-get install -y chromium)",
     ),
 ]
-SHOWN = (
-    "[...document.querySelectorAll('#claims-table tbody > tr:not(.more)')].filter(r => !r.hidden)"
-)
+ROWS = "#claims-table tbody > tr:not(.more)"
+WIDE, NARROW = 1280, 390  # pixels
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with api.sync_playwright() as started:
+        yield started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    program = chromium()
-    assert program is not None
-    with Browser(program, tmp_path / "profile") as started:
-        yield started
+def page(browser: Any, first_run: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The report as opened from disk; an error on its console fails the test."""
+    width = getattr(request, "param", WIDE)
+    opened = browser.new_page(viewport={"width": width, "height": 900}, offline=True)
+    errors: list[str] = []
+    opened.requests = []
+    opened.on("request", lambda r: opened.requests.append(r.url))
+    opened.on("pageerror", lambda e: errors.append(str(e)))
+    opened.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    opened.goto((first_run / REPORT).as_uri())
+    yield opened
+    assert errors == []
+    opened.close()
 
 
-def test_it_opens_from_disk_without_errors_or_requests(browser: Browser, first_run: Path) -> None:
-    browser.open(first_run / PAGE, 1280)
-    assert [url for url in browser.requests if not url.startswith("data:")] == [
-        (first_run / PAGE).as_uri()
-    ]
-    assert browser.errors == []
+def test_it_opens_from_disk_without_requests(page: Any) -> None:
+    assert [url for url in page.requests if not url.startswith("data:")] == [page.url]
 
 
-def test_it_can_be_read_within_a_second(browser: Browser, first_run: Path) -> None:
+def test_it_can_be_read_within_a_second(page: Any) -> None:
     """The best of a few, because a busy machine says nothing about the page."""
     taken = []
     while not taken or (min(taken) >= 1000 and len(taken) < 5):
-        browser.open(first_run / PAGE, 1280)
-        taken.append(
-            browser.run("performance.timing.domInteractive - performance.timing.fetchStart")
-        )
+        page.reload()
+        timing = "performance.timing.domInteractive - performance.timing.fetchStart"
+        taken.append(page.evaluate(timing))
     assert min(taken) < 1000, taken
 
 
-def test_a_mark_under_the_pointer_tells_its_values(browser: Browser, first_run: Path) -> None:
-    browser.open(first_run / PAGE, 1280)
-    browser.run("document.getElementById('figure1').scrollIntoView()")
-    x, y = browser.run(
-        "(() => { const b = document.querySelector('#figure1 .mark-rect path')"
-        ".getBoundingClientRect(); return [b.x + 20, b.y + 20] })()"
-    )
-    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-    assert browser.run("document.getElementById('tip').hidden") is False
-    assert "cosine" in browser.run("document.getElementById('tip').textContent")
-    assert browser.errors == []
+def test_a_mark_under_the_pointer_tells_its_values(page: Any) -> None:
+    page.locator("#figure1 .mark-rect path").first.hover(position={"x": 20, "y": 20}, force=True)
+    assert "cosine" in page.locator("#tip").inner_text()
 
 
-def test_a_hostile_answer_is_text(browser: Browser, first_run: Path) -> None:
-    browser.open(first_run / PAGE, 1280)
-    assert browser.run("document.title").startswith("EM Geometry")
-    text = browser.run("document.querySelector('#answers-list bdi').textContent")
+def test_a_hostile_answer_is_text(page: Any) -> None:
+    assert page.title().startswith("EM Geometry")
+    text = page.locator("#answers-list bdi").first.text_content()
     assert text == HOSTILE[: len(text)].replace("\0", "\u2400").replace("\x1b", "\u241b")
-    assert (
-        browser.run("document.querySelectorAll('#answers-list img, #answers-list script').length")
-        == 0
-    )
+    assert page.locator("#answers-list img, #answers-list script").count() == 0
 
 
-def test_rows_open_and_filters_work_by_keyboard(browser: Browser, first_run: Path) -> None:
-    browser.open(first_run / PAGE, 1280)
-    assert browser.run("document.getElementById('more-C001').hidden") is True
-    browser.run("document.querySelector('[aria-controls=more-C001]').focus()")
-    browser.press("Enter")
-    assert browser.run("document.getElementById('more-C001').hidden") is False
-    assert browser.run("document.activeElement.getAttribute('aria-expanded')") == "true"
-    total = browser.run(f"{SHOWN}.length")
-    browser.run("document.querySelector('[data-filters=claims-table] [data-key=run]').focus()")
-    browser.press("ArrowDown")
-    chosen = browser.run("document.activeElement.value")
-    shown = browser.run(f"{SHOWN}.map(r => r.dataset.run)")
-    assert chosen
-    assert 0 < len(shown) < total
-    assert set(shown) == {chosen}
-    said = browser.run("document.querySelector('[data-filters=claims-table] output').textContent")
-    assert said == f"{len(shown)} of {total} shown"
+def test_rows_open_and_filters_work_by_keyboard(page: Any) -> None:
+    more, button = page.locator("#more-C001"), page.locator("[aria-controls=more-C001]")
+    assert more.is_hidden()
+    button.press("Enter")
+    assert more.is_visible() and button.get_attribute("aria-expanded") == "true"
+    total = page.locator(ROWS).count()
+    field = page.locator("[data-filters=claims-table] [data-key=run]")
+    field.press("ArrowDown")
+    chosen = field.input_value()
+    shown = page.locator(f"{ROWS}:visible")
+    assert chosen and 0 < shown.count() < total
+    assert {row.get_attribute("data-run") for row in shown.all()} == {chosen}
+    said = page.locator("[data-filters=claims-table] output").text_content()
+    assert said == f"{shown.count()} of {total} shown"
 
 
-def test_every_control_can_be_reached_by_tab_and_has_a_name(
-    browser: Browser, first_run: Path
-) -> None:
-    browser.open(first_run / PAGE, 1280)
-    browser.press("Tab")
-    assert browser.run("document.activeElement.className") == "skip"
-    nameless = browser.run(
+def test_every_control_can_be_reached_by_tab_and_has_a_name(page: Any) -> None:
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    nameless = page.evaluate(
         "[...document.querySelectorAll('button, select, input, a, [tabindex]')].filter(e => "
         "!(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length)).length"
     )
     assert nameless == 0
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_itself_never_scrolls_sideways(
-    browser: Browser, first_run: Path, width: int
-) -> None:
-    browser.open(first_run / PAGE, width)
-    assert browser.run("document.documentElement.scrollWidth") <= width
+@pytest.mark.parametrize("page", [WIDE, NARROW], indirect=True)
+def test_the_page_itself_never_scrolls_sideways(page: Any) -> None:
+    width = page.viewport_size["width"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

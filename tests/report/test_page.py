@@ -125,7 +125,7 @@ def test_everything_missing_is_said_in_place(
     monkeypatch.chdir(tmp_path)
     run_stage("report")
     text = paths.REPORT.read_text(encoding="utf-8")
-    for stage in ("claims", "geometry", "probe_judge", "transfer", "judgements"):
+    for stage in ("claims", "geometry", "judge", "transfer", "judgements"):
         assert f"dvc repro {stage}" in text
     assert Outline(text).unbalanced == []
 
