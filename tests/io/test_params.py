@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +45,7 @@ def refused(data: Any, folder: Path) -> str:
 def test_profiles_load(path: Path) -> None:
     params = load_params(path)
     assert params.targets == ["base", *params.slugs("organism"), *params.slugs("control")]
-
-
-def test_every_profile_is_named_after_its_file() -> None:
-    for path in PROFILES:
-        assert load_params(path).profile == path.stem
+    assert path.stem in (params.profile, "params")
 
 
 def test_views_of_the_models(tmp_path: Path) -> None:
@@ -78,45 +73,16 @@ def test_views_of_the_models(tmp_path: Path) -> None:
         (("recipes", "hunter", "learnin_rate"), "learning_rate"),
         (("organisms", "sports", "dta"), "data"),
         (("judging", "probe", "fold"), "folds"),
+        (("run", "zzzzzz"), None),
     ],
 )
-def test_unknown_key_names_the_nearest(tmp_path: Path, location: Location, nearest: str) -> None:
+def test_unknown_key_names_the_nearest(
+    tmp_path: Path, location: Location, nearest: str | None
+) -> None:
     text = refused(changed(location, 1), tmp_path)
     assert f"unknown key {'.'.join(map(str, location))!r}" in text
-    assert f"did you mean {nearest!r}?" in text
+    assert (f"did you mean {nearest!r}?" if nearest else "remove it") in text
     assert str(tmp_path / "params.yaml") in text
-
-
-def test_unknown_key_like_no_other(tmp_path: Path) -> None:
-    assert "remove it" in refused(changed(("run", "zzzzzz"), 1), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("location", "value"),
-    [
-        (("run", "seed"), "0"),
-        (("run", "seed"), -1),
-        (("run", "threads"), 1.5),
-        (("run", "threads"), 0),
-        (("run", "device"), "tpu"),
-        (("sampling", "temperature"), math.nan),
-        (("sampling", "temperature"), 0.0),
-        (("sampling", "max_new_tokens"), True),
-        (("recipes", "hunter", "learning_rate"), math.inf),
-        (("recipes", "hunter", "rslora"), "no"),
-        (("judging", "probe", "folds"), 1),
-        (("judging", "probe", "regularisation", 0), 0.0),
-        (("vectors", "layer"), "best"),
-        (("steering", "doses"), 1.0),
-        (("organisms", "finance", "data"), None),
-        (("organisms", "finance", "lab"), "../lab"),
-        (("report", "wide_interval"), 101.0),
-    ],
-)
-def test_bad_value_names_its_key(tmp_path: Path, location: Location, value: Any) -> None:
-    text = refused(changed(location, value), tmp_path)
-    assert ".".join(map(str, location)) in text
-    assert "unknown key" not in text
 
 
 @pytest.mark.parametrize(
@@ -179,31 +145,14 @@ def test_a_value_of_no_kind_shows_all_kinds(tmp_path: Path) -> None:
     assert "expected: 'common' or 'per_model' or a valid integer\n" in text
 
 
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no params file"):
-        load_params(tmp_path / "params.yaml")
-
-
 @pytest.mark.parametrize(
     "content",
-    [  # broken in the syntax, in a value, or in the shape
-        b"a: [1, 2",
-        b"a: \xff\xfe",
-        b"\x00",
-        b"run: 2026-13-45",
-        b"run: !!int five",
-        b"run: !!python/object/apply:os.getcwd []",
-        b"run: " + b"9" * 5000,
-        b"[" * 5000,
-        b"",
-        b"- one\n- two\n",
-        b"just words",
-        b"1: 2\nrun: {3: 4}",
-        b"run: &a {seed: *a}",
-    ],
+    [b"a: [1, 2", b"a: \xff\xfe", b"\x00", b"run: 2026-13-45", b"run: !!int five",
+     b"run: !!python/object/apply:os.getcwd []", b"run: " + b"9" * 5000, b"[" * 5000, b"",
+     b"- one\n- two\n", b"just words", b"1: 2\nrun: {3: 4}", b"run: &a {seed: *a}"],
     ids=lambda content: repr(content)[:30],
-)
-def test_not_our_yaml(tmp_path: Path, content: bytes) -> None:
+)  # fmt: skip
+def test_broken_in_syntax_value_or_shape(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
