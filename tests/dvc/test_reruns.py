@@ -138,7 +138,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     skip = shutil.ignore_patterns("__pycache__")
     for name in ("em_geometry", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=skip)
-    for name in ("organisms", "prompts", "questions", "judge", "paper", "external"):
+    for name in ("organisms", "prompts", "questions", "judge", "paper", "external", "given"):
         shutil.copytree(ROOT / "data" / name, folder / "data" / name)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder / name)
@@ -211,6 +211,12 @@ def test_a_cut_of_the_scores_reruns_what_counts_and_nothing_that_samples(graph: 
     assert {"judge", "transfer", "report"} <= changed
     assert not changed & {"probe_judge", "baseline_judgements", "judgements"}
     assert not changed & SAMPLE
+
+
+def test_replaced_weights_of_a_given_model_rerun_what_records_models(graph: Path) -> None:
+    changed = out_of_date(graph, {"data/given/model.safetensors": lambda _: "other weights"})
+    assert {"base_model", "organism@finance"} <= changed
+    assert not changed & SAMPLE  # these rerun when what is recorded has changed
 
 
 def test_draws_of_transfer_rerun_what_draws(graph: Path) -> None:
