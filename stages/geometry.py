@@ -10,7 +10,6 @@ import numpy as np
 from em_geometry.geometry import battery, choices
 from em_geometry.geometry.gram import unit_gram
 from em_geometry.geometry.inputs import read_directions
-from em_geometry.geometry.methods import centred, components
 from em_geometry.geometry.trees import mds
 from em_geometry.io.files import write_text
 from em_geometry.io.results import Leaf, read_results, write_results
@@ -61,12 +60,7 @@ def main(params: Params) -> None:
     results |= {"mds.smacof_stress": maps.smacof_stress}
     results |= choices.with_directions(unit, names, clusters, rules, directions)
     write_results(paths.table("geometry"), paths.metrics("geometry"), results, HEADLINE)
-    points = np.concatenate([maps.classical, maps.smacof], axis=1)
-    axes = [f"{kind}_{axis}" for kind in ("classical", "smacof") for axis in "xy"]
-    scores = components(centred(gram)).scores[:, :3]
     write("cosines", ["name", *names], zip(names, *gram.T.tolist(), strict=True))
-    write("pca", ["name", "pc1", "pc2", "pc3"], zip(names, *scores.T, strict=True))
-    write("mds", ["name", *axes], zip(names, *points.T, strict=True))
     write("layer_trace", *choices.trace_table(found))
     write("sensitivity", *choices.choices_table(found))
 

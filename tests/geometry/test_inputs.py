@@ -1,14 +1,81 @@
-"""What is said of a file that holds no cosines: which entry, what it is, what it should be."""
+"""The `battery` command, and what is said of a file that holds no cosines."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer import Typer
+from typer.testing import CliRunner, Result
 
 from em_geometry.errors import UserError
 from em_geometry.geometry.inputs import check_cosines, parse_clusters, parse_norms, read_cosines
+from em_geometry.project.battery import cli
+from em_geometry.project.command import command
+
+GOOD = "x,y,z,w\n1,.5,.2,.1\n.5,1,.1,0\n.2,.1,1,.3\n.1,0,.3,1\n"
+GROUPS = ("--clusters", "a=x,y", "b=z,w")
+
+
+def call(path: Path, *arguments: str) -> Result:
+    app = Typer()
+    app.command()(command(cli))
+    return CliRunner().invoke(app, [str(path), *arguments])
+
+
+def written(folder: Path, text: str, suffix: str = ".csv") -> Path:
+    path = folder / f"cosines{suffix}"
+    path.write_text(text)
+    return path
+
+
+def test_the_command_prints_json_or_tables(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD)
+    result = call(path, *GROUPS, "--norms", "1,2,3,4")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert found["cosine"]["x__y"] == 0.5
+    assert found["verdict"]["test1"] == "independent"
+    assert "a__b_raw_deg" in found["cluster_angle"]
+    shown = call(path, *GROUPS, "--table").stdout
+    assert "angle between clusters" in shown
+    assert "x__y__z" in shown
+
+
+def test_csv_with_row_names_and_json_are_the_same(tmp_path: Path) -> None:
+    plain = call(written(tmp_path, GOOD)).stdout
+    rows = GOOD.splitlines()
+    named = [f"{n},{r}" for n, r in zip("xyzw", rows[1:], strict=True)]
+    for corner in ("", ",", "name,"):  # plots/cosines.csv has the last
+        assert call(written(tmp_path, "\n".join([corner + rows[0], *named]))).stdout == plain
+    matrix = [[float(c) for c in row.split(",")] for row in rows[1:]]
+    text = json.dumps({"names": list("xyzw"), "matrix": matrix})
+    assert call(written(tmp_path, text, ".json")).stdout == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        (GOOD.replace("\n.1,0,.3,1", ""), (), "not square"),
+        ("x\n1\n", (), "at least two"),
+        (GOOD, ("--clusters", "a:x,y"), "not a cluster"),
+        (GOOD, ("--clusters", "a=x,q"), "unknown vector"),
+        (GOOD, ("--norms", "1,2"), "norms"),
+        (GOOD, ("--clusters", "a=x", "b=y", "--focus", "a,c"), "clusters to compare"),
+        (None, (), "no such file"),
+    ],
+)
+def test_the_command_refuses_without_a_traceback(
+    tmp_path: Path, text: str | None, arguments: tuple[str, ...], message: str
+) -> None:
+    path = tmp_path / "none.csv" if text is None else written(tmp_path, text)
+    result = call(path, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
 
 PATH = "{path}"
 SQUARE = "x,y,z\n1,0,0\n0,1,0\n0,0,1\n"
