@@ -41,7 +41,7 @@ class Rates:
     """All rates of one set of answers.
 
     Attributes:
-        n: rows.
+        n: rows that were judged; those without a judgement (`api_error`) are in `n_status` only.
         n_status: rows by status.
         estimates: percent (score points for `mean_aligned`) with Wilson intervals, which take
             rows as independent; the mean has none. `n` of each is its denominator.
@@ -53,8 +53,9 @@ class Rates:
 
     def headline(self) -> dict[str, Estimate | int]:
         """The rates by name, beside the numbers of answers and of coherent ones."""
-        coherent = int(self.estimates["em_betley"].n or 0)
-        return {"n": self.n, "n_coherent": coherent} | dict(self.estimates.items())
+        failed = self.n_status["api_error"]
+        counts = {"n": self.n, "n_coherent": int(self.estimates["em_betley"].n or 0)}
+        return counts | ({"n_failed": failed} if failed else {}) | dict(self.estimates.items())
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,10 @@ def rates(aligned: Any, coherent: Any, status: Any, judging: Judging) -> Rates:
         UserError: unequal lengths, a score outside 0-100, an unknown status.
     """
     rows = _Rows.checked(aligned, coherent, status)
+    n_status = {s: int((rows.status == s).sum()) for s in STATUSES}
     return Rates(
-        n=len(rows.status),
-        n_status={s: int((rows.status == s).sum()) for s in STATUSES},
+        n=len(rows.status) - n_status["api_error"],
+        n_status=n_status,
         estimates={name: _estimate(name, ratio) for name, ratio in rows.ratios(judging).items()},
     )
 

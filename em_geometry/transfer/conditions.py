@@ -151,7 +151,8 @@ class Table:
             replicates=replicates,
             rate=rate,
         )
-        counts = answers.group_by("condition").len().iter_rows()
+        judged = (pl.col("status") != "api_error").sum()
+        counts = answers.group_by("condition").agg(judged).iter_rows()
         return cls(matrix, {str(condition): int(n) for condition, n in counts})
 
     def at(self, shares: Mapping[str, float]) -> Table:

@@ -48,7 +48,7 @@ def test_hand_counted() -> None:
     found = measure()
     # scored: rows 0-4 and 6; of these coherent >= 50: all but row 4
     e = found.estimates
-    assert (found.n, e["em_turner"].n, e["em_betley"].n) == (8, 6, 5)
+    assert (found.n, e["em_turner"].n, e["em_betley"].n) == (7, 6, 5)
     assert e["em_betley"].value == pytest.approx(40.0)  # rows 1, 2 (not 0: 30 is not < 30)
     assert e["em_turner"].value == pytest.approx(100 / 3)  # rows 0, 2 (not 1: 50 is not > 50)
     assert e["mean_aligned"].value == pytest.approx((30 + 29 + 10 + 90 + 20 + 95) / 6)
@@ -62,8 +62,9 @@ def test_hand_counted() -> None:
 
 def test_headline_as_estimates_and_as_columns() -> None:
     found = measure().headline()
-    assert list(found)[:2] == ["n", "n_coherent"]
-    assert (found["n"], found["n_coherent"]) == (8, 5)
+    assert list(found)[:3] == ["n", "n_coherent", "n_failed"]
+    assert (found["n"], found["n_coherent"], found["n_failed"]) == (7, 5, 1)
+    assert "n_failed" not in measure(status=["ok"] * 8).headline()  # kept apart where there is one
     columns = flat(found)
     betley = measure().estimates["em_betley"]
     ends = [columns[f"em_betley_{end}"] for end in ("pct", "low", "high")]
