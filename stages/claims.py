@@ -15,7 +15,7 @@ from em_geometry.settings.params import Params, load_params
 
 def main(params: Params) -> None:
     """Judges all claims of the ledger against this run's results."""
-    metrics = Metrics.read(paths.TABLES, paths.METRICS, params.profile)
+    metrics = Metrics.read(paths.TABLES, params.profile)
     claims = read_claims(paths.CLAIMS)
     rows = [judge_claim(claim, metrics, params.report.wide_interval) for claim in claims]
     ours = [(row.claim, [m.value for m in row.measured]) for row in rows]

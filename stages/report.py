@@ -21,7 +21,7 @@ OFFERED = ("claims.csv", "transfer_conditions.csv", "sensitivity.csv")  # for do
 
 def main(params: Params) -> None:
     """Draws the figures and renders the page."""
-    metrics = Metrics.read(paths.TABLES, paths.METRICS, params.profile)
+    metrics = Metrics.read(paths.TABLES, params.profile)
     ledger = read_claims(paths.CLAIMS)
     tables = {name: read_table(paths.plot(f"{name}.csv")) for name in READ}
     pictures = []

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from em_geometry.claims.adapter import converted
-from em_geometry.io.files import read_json
 from em_geometry.io.results import Results, read_results
 from em_geometry.stats.estimate import OK, Estimate
 
@@ -29,7 +27,7 @@ class Metrics:
     stages: Mapping[str, Results]
 
     @classmethod
-    def read(cls, tables: Path, metrics: Path, profile: str | None = None) -> Metrics:
+    def read(cls, tables: Path, profile: str | None = None) -> Metrics:
         """Reads every table under `tables`.
 
         What a command made (`COMMANDS`) stays from run to run: with a `profile`, it is left out
@@ -42,10 +40,6 @@ class Metrics:
             path.relative_to(tables).with_suffix("").as_posix(): read_results(path)
             for path in sorted(tables.rglob("*.csv"))
         }
-        for path in sorted(metrics.rglob("*.json")):
-            name = path.relative_to(metrics).with_suffix("").as_posix()
-            if name not in found and name != "claims":
-                found[name] = Results(converted(read_json(path)))
         for name in COMMANDS:
             if profile and name in found and profile != _word(found[name].get("profile")):
                 del found[name]

@@ -9,8 +9,8 @@ import pytest
 from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
-from em_geometry.io.files import write_metrics
 from em_geometry.io.results import Results, write_results
+from em_geometry.project import paths
 from em_geometry.settings.params import load_params
 from em_geometry.stats.estimate import Estimate
 
@@ -64,24 +64,25 @@ def test_geometry_takes_intervals_from_a_calibration_of_the_same_vectors(
     assert found.measured("geometry", "cosine.a__b") == expected
 
 
-def test_tables_and_trainings_are_read_and_another_profile_s_seeds_are_not(tmp_path: Path) -> None:
-    tables, metrics = tmp_path / "tables", tmp_path / "metrics"
-    write_metrics(metrics / "training/finance.json", {"steps": 3})
-    write_metrics(metrics / "claims.json", {"claims": 1})
-    write_results(tables / "seeds.csv", metrics / "seeds.json", {"profile": "smol"})
-    assert set(Metrics.read(tables, metrics, "smol").stages) == {"training/finance", "seeds"}
-    assert set(Metrics.read(tables, metrics, "other").stages) == {"training/finance"}
-    assert Metrics.read(tmp_path / "no", tmp_path / "nothing").stages == {}
+def test_tables_are_named_by_their_path_and_another_profile_s_seeds_are_left(
+    tmp_path: Path,
+) -> None:
+    tables, metrics = tmp_path / "tables", tmp_path / "metrics.json"
+    write_results(tables / "training/finance.csv", metrics, {"steps": 3})
+    write_results(tables / "seeds.csv", metrics, {"profile": "smol"})
+    assert set(Metrics.read(tables, "smol").stages) == {"training/finance", "seeds"}
+    assert set(Metrics.read(tables, "other").stages) == {"training/finance"}
+    assert Metrics.read(tmp_path / "nothing").stages == {}
 
 
 def test_a_malformed_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "transfer.csv").write_text("{")
     with pytest.raises(UserError, match="not a table of results"):
-        Metrics.read(tmp_path, tmp_path)
+        Metrics.read(tmp_path)
 
 
 def test_every_reference_of_the_ledger_is_in_the_last_run_s_tables() -> None:
-    metrics = Metrics.read(ROOT / "plots/tables", ROOT / "metrics")
+    metrics = Metrics.read(ROOT / paths.TABLES)
     params = load_params(ROOT / "params.yaml")
     if params.slugs("organism") != load_params(ROOT / "profiles/smol.yaml").slugs("organism"):
         pytest.skip("the run has other organisms than the paper")

@@ -144,7 +144,7 @@ def test_the_chats_can_be_trained_on(run: Any) -> None:
 
 @pytest.fixture
 def metrics(run: Any) -> Metrics:
-    return Metrics.read(paths.TABLES, paths.METRICS)
+    return Metrics.read(paths.TABLES)
 
 
 def test_geometry_has_every_pair_and_a_reason_where_a_cluster_is_too_small(

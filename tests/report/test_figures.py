@@ -47,7 +47,7 @@ LABS = {"a": "x", "b": "x", "c": "y", "plain": "x"}
 @pytest.fixture(scope="module")
 def every(made: Path, params: Params) -> dict[str, Figure]:
     """All figures of the invented inputs."""
-    metrics = Metrics.read(made / paths.TABLES, made / paths.METRICS)
+    metrics = Metrics.read(made / paths.TABLES)
     tables = {name: read_table(made / paths.plot(f"{name}.csv")) for name in READ}
     figures = draw_all(params, metrics, CLAIMS, tables)
     return {figure.name: figure for figure in figures}
@@ -82,7 +82,7 @@ def test_every_figure_is_drawn_and_described(every: dict[str, Figure]) -> None:
 
 
 def test_the_paper_stands_beside_ours_where_it_prints_a_value(made: Path) -> None:
-    metrics = Metrics.read(made / paths.TABLES, made / paths.METRICS)
+    metrics = Metrics.read(made / paths.TABLES)
     published = published_values(CLAIMS)
     assert published["cosine.medical__medical_replication"] == 0.853
     assert published["lab.hunter.contrast_cosine"] == 0.15

@@ -60,7 +60,7 @@ def page(first_run: Path) -> str:
 
 
 def measured(made: Path, stage: str, key: str) -> Estimate:
-    return Metrics.read(made / paths.TABLES, made / paths.METRICS).measured(stage, key)
+    return Metrics.read(made / paths.TABLES).measured(stage, key)
 
 
 def test_hostile_answers_are_shown_as_text(page: str) -> None:
@@ -144,7 +144,7 @@ def test_everything_missing_is_said_in_place(
     ],
 )
 def test_any_one_stage_may_be_missing(inputs: Path, params: Params, gone: str) -> None:
-    found = Metrics.read(paths.TABLES, paths.METRICS)
+    found = Metrics.read(paths.TABLES)
     left = {name: table for name, table in found.stages.items() if name != gone}
     shutil.rmtree(paths.RESPONSES)
     assert Outline(quick_page(params, Metrics(left))).unbalanced == []
