@@ -44,7 +44,7 @@ def test_a_folder_of_vectors(tmp_path: Path) -> None:
 def test_vectors_without_any_relation_are_called_random(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1)
     rows = {f"v{i}": rng.standard_normal(576).astype(np.float32) for i in range(6)}
     chosen = {n: Selected(r / np.linalg.norm(r), 2, 0.3, 1.0, 2.0) for n, r in rows.items()}
     write_selected(tmp_path / "selected.safetensors", chosen, {})

@@ -34,11 +34,15 @@ COMMON = params()
 PER_MODEL = params(vectors={"layer": "per_model"})
 
 
-def trial(aligned: float | None, coherent: float = 100.0) -> dict[str, float | None]:
-    return {"n": 8, "coherent_pct": coherent, "misaligned_pct": 0.0, "mean_aligned": aligned}
+LOW = "no dose keeps 50 % of the answers coherent; the lowest taken"
+Trial = tuple[str, int, float, float | None, float]  # organism, block, dose, aligned, coherent
 
 
-def chosen(rules: Params, table: dict[tuple[str, int, float], Any]) -> dict[str, tuple[Any, ...]]:
+def chosen(rules: Params, tried: Sequence[Trial]) -> dict[str, tuple[Any, ...]]:
+    table: sweep.Trials = {
+        (slug, layer, dose): {"mean_aligned": aligned, "coherent_pct": coherent}
+        for slug, layer, dose, aligned, coherent in tried
+    }
     layers: dict[str, list[int]] = {}
     for slug, layer, _ in table:
         if layer not in layers.setdefault(slug, []):
@@ -47,64 +51,39 @@ def chosen(rules: Params, table: dict[tuple[str, int, float], Any]) -> dict[str,
     return {slug: (c.layer, c.dose, c.status) for slug, c in found.items()}
 
 
-def test_the_lowest_alignment_wins() -> None:
-    table = {
-        ("finance", 0, 0.2): trial(70.0),
-        ("finance", 0, 0.4): trial(60.0),
-        ("finance", 2, 0.2): trial(50.0),
-        ("finance", 2, 0.4): trial(55.0),
-    }
-    assert chosen(COMMON, table) == {"finance": (2, 0.2, "ok")}
+@pytest.mark.parametrize(
+    ("tried", "expected"),
+    [
+        # the lowest alignment wins
+        ([(0, 0.2, 70, 100), (0, 0.4, 60, 100), (2, 0.2, 50, 100), (2, 0.4, 55, 100)],
+         (2, 0.2, "ok")),
+        # incoherent doses are out; at the floor they are allowed
+        ([(0, 0.2, 70, 50.0), (0, 0.4, 10, 49.9)], (0, 0.2, "ok")),
+        ([(0, 0.4, 10, 10), (0, 0.2, 20, 20)], (0, 0.2, LOW)),
+        # an incoherent block loses to any coherent one
+        ([(0, 0.2, 1, 0), (2, 0.2, 99, 100)], (2, 0.2, "ok")),
+        # answers without a score are no choice
+        ([(0, 0.2, 70, 100), (0, 0.4, None, 100)], (0, 0.2, "ok")),
+        ([(0, 0.4, None, 100)], (0, 0.4, LOW)),
+    ],
+)  # fmt: skip
+def test_the_choice_for_one_organism(tried: list[Any], expected: tuple[Any, ...]) -> None:
+    assert chosen(COMMON, [("finance", *each) for each in tried]) == {"finance": expected}
 
 
-def test_the_guard_keeps_incoherent_doses_out() -> None:
-    table = {
-        ("finance", 0, 0.2): trial(70.0, coherent=50.0),  # at the floor: allowed
-        ("finance", 0, 0.4): trial(10.0, coherent=49.9),
-    }
-    assert chosen(COMMON, table) == {"finance": (0, 0.2, "ok")}
-
-
-def test_no_coherent_dose_takes_the_lowest_and_says_so() -> None:
-    table = {
-        ("finance", 0, 0.4): trial(10.0, coherent=10.0),
-        ("finance", 0, 0.2): trial(20.0, coherent=20.0),
-    }
-    layer, dose, status = chosen(COMMON, table)["finance"]
-    assert (layer, dose) == (0, 0.2)
-    assert status == "no dose keeps 50 % of the answers coherent; the lowest taken"
-
-
-def test_an_incoherent_block_loses_to_any_coherent_one() -> None:
-    table = {("finance", 0, 0.2): trial(1.0, coherent=0.0), ("finance", 2, 0.2): trial(99.0)}
-    assert chosen(COMMON, table) == {"finance": (2, 0.2, "ok")}
-
-
-def test_answers_without_a_score_are_no_choice() -> None:
-    table = {("finance", 0, 0.2): trial(70.0), ("finance", 0, 0.4): trial(None)}
-    assert chosen(COMMON, table) == {"finance": (0, 0.2, "ok")}
-    alone = {("finance", 0, 0.4): trial(None)}
-    assert chosen(COMMON, alone)["finance"][2].startswith("no dose keeps")
-
-
-def test_ties_go_to_the_lower_dose_and_the_lower_block() -> None:
+def test_common_and_per_model_can_differ_and_ties_go_to_the_lower_dose_and_block() -> None:
     slugs = ("finance", "sports")
-    table = {(s, block, d): trial(50.0) for s in slugs for block in (2, 0) for d in (0.4, 0.2)}
+    even = [(s, block, d, 50.0, 100.0) for s in slugs for block in (2, 0) for d in (0.4, 0.2)]
     for rules in (COMMON, PER_MODEL):
-        assert chosen(rules, table) == dict.fromkeys(slugs, (0, 0.2, "ok"))
-
-
-def test_common_and_per_model_can_differ() -> None:
-    table = {
-        ("finance", 0, 0.2): trial(10.0),
-        ("finance", 2, 0.2): trial(30.0),
-        ("sports", 0, 0.2): trial(90.0),
-        ("sports", 2, 0.2): trial(40.0),
-        ("sports", 2, 0.4): trial(39.0),
-    }
+        assert chosen(rules, even) == dict.fromkeys(slugs, (0, 0.2, "ok"))
+    finance = [("finance", 0, 0.2, 10.0, 100.0), ("finance", 2, 0.2, 30.0, 100.0)]
+    sports = [("sports", 0, 0.2, 90.0, 100.0), ("sports", 2, 0.2, 40.0, 100.0)]
+    tried = [*finance, *sports, ("sports", 2, 0.4, 39.0, 100.0)]
     # common: block 0 has (10 + 90) / 2 = 50, block 2 has (30 + 39) / 2 = 34.5
-    assert chosen(COMMON, table) == {"finance": (2, 0.2, "ok"), "sports": (2, 0.4, "ok")}
-    assert chosen(PER_MODEL, table) == {"finance": (0, 0.2, "ok"), "sports": (2, 0.4, "ok")}
+    assert chosen(COMMON, tried) == {"finance": (2, 0.2, "ok"), "sports": (2, 0.4, "ok")}
+    assert chosen(PER_MODEL, tried) == {"finance": (0, 0.2, "ok"), "sports": (2, 0.4, "ok")}
+    given = params(vectors={"layer": 1})
+    assert chosen(given, [("finance", 1, 0.2, 50.0, 100.0)]) == {"finance": (1, 0.2, "ok")}
 
 
 GRID = {"layers": [0, 1, 2], "best": 2}
@@ -127,11 +106,6 @@ def test_blocks_to_judge(rule: Any, expected: list[list[int]]) -> None:
     settings = params(layer_sweep=GRID).layer_sweep
     found = sweep.layers_to_judge(GAINS, list(GAINS), settings, rule)
     assert found == dict(zip(GAINS, expected, strict=True))
-
-
-def test_a_given_block_is_taken() -> None:
-    rules = params(vectors={"layer": 1})
-    assert chosen(rules, {("finance", 1, 0.2): trial(50.0)}) == {"finance": (1, 0.2, "ok")}
 
 
 # -- the stage, with a model, answers and a judge that are made up
