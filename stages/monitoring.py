@@ -1,9 +1,77 @@
-"""Stage `monitoring`."""
+"""Stage `monitoring`: does a known direction warn of misalignment while a model is trained?"""
 
 from __future__ import annotations
 
-from em_geometry.monitoring.monitor import cli
-from em_geometry.project.command import run
+from em_geometry.io.files import read_parquet, write_text
+from em_geometry.io.results import Leaf, Nested, write_results
+from em_geometry.io.tables import csv_text
+from em_geometry.monitoring import detection
+from em_geometry.monitoring.checkpoints import read_trajectories, stored, unmeasured
+from em_geometry.project import paths
+from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.settings.params import BASE, Params, load_params
+from em_geometry.vectors.table import read_vectors
+
+HEADLINE = ["status", "*.behaviour.first_step"] + [
+    f"*.detector.{name}.{key}"
+    for name in (detection.OWN, detection.UNSEEN_ONE, detection.UNSEEN_MANY, detection.SIZE)
+    for key in ("first_step", "auroc_checkpoints")
+]
+
+
+def main(params: Params) -> None:
+    """Compares every training of the stage `checkpoints` with the controls."""
+    why = unmeasured(params.monitoring, params.organisms)
+    results: dict[str, Leaf | Nested] = {"status": why or "ok"}
+    columns: dict[str, dict[int, float | str]] = {}
+    if why:
+        print(f"monitoring: {why}")
+    else:
+        for slug in params.monitoring.organisms:
+            compare(params, slug, results, columns)
+    steps = sorted({step for column in columns.values() for step in column})
+    rows = ([step, *(column.get(step, "") for column in columns.values())] for step in steps)
+    write_text(paths.plot("monitoring.csv"), csv_text(["step", *columns], rows))
+    write_results(paths.table("monitoring"), paths.metrics("monitoring"), results, HEADLINE)
+
+
+def compare(
+    params: Params,
+    slug: str,
+    results: dict[str, Leaf | Nested],
+    columns: dict[str, dict[int, float | str]],
+) -> None:
+    """Adds what one organism's trainings say to the results and to the columns of the plot."""
+    rate, names, controls = params.transfer.rate, params.slugs("organism"), params.slugs("control")
+    plan, trained = read_trajectories(paths.MONITORING / f"{slug}.safetensors")
+    block = plan.blocks[slug]
+    table = read_vectors(paths.VECTORS, paths.VECTOR_INDEX)
+    vectors = table.at(plan.choice, dict.fromkeys(names, block))
+    clusters = {name: str(params.organisms[name].cluster) for name in names}
+    ways = detection.detectors(dict(zip(names, vectors, strict=True)), clusters, slug)
+    base, *others = (stored(paths.ACTIVATIONS, m, plan, block) for m in (BASE, *controls))
+    reading = detection.Reading(ways, base, float(table.residual[block]))
+    answers = read_parquet(paths.MONITORING / "answers.parquet").filter(organism=slug)
+    courses = {
+        pct: detection.Course.of(t, reading, answers.filter(bad_pct=pct), params.judging)
+        for pct, t in trained.items()
+    }
+    aligned = [read_parquet(paths.BASELINE_JUDGEMENTS / f"{m}.parquet") for m in (BASE, *controls)]
+    aligned.append(answers.filter(bad_pct=detection.CONTROL))
+    topics, seed = [p.topic for p in plan.prompts], params.run.seed
+    times = detection.topic_draws(topics, seed, params.monitoring.bootstrap)
+    finished = [reading.scores(each) for each in others]
+    together = detection.rates_together(aligned, params.judging)
+    own = detection.compare(courses, finished, together, times, rate)
+    results |= {"choice": plan.choice, "span": plan.span, "rate": rate}
+    results |= {"prompts": len(topics), "topics": len(set(topics)), slug: {"block": block, **own}}
+    columns |= detection.series(slug, courses, times, rate)
+
+
+def cli(params: ParamsFile = PARAMS) -> None:
+    """Compare trainings on mixtures with the controls."""
+    main(load_params(params))
+
 
 if __name__ == "__main__":
     run(cli)

@@ -8,31 +8,31 @@ into a copy of the model, measured and let go; its activations and answers are k
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from em_geometry.activations.capture import captured
 from em_geometry.activations.prompts import ActivationPrompt
-from em_geometry.activations.questions import Question, read_questions
 from em_geometry.activations.store import text_of
+from em_geometry.errors import UserError
 from em_geometry.hashing import file_sha256, stream_key, value_sha256
-from em_geometry.io.journal import Journal
+from em_geometry.io.files import read_parquet, read_tensors, write_tensors
 from em_geometry.models.chat import render
-from em_geometry.models.load import Loaded, setup_torch
+from em_geometry.models.load import Loaded, Models, setup_torch
+from em_geometry.models.retrain import Unit, retrained
 from em_geometry.models.train import fit, read_split, with_adapter
-from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params
-from em_geometry.steering.conditions import Condition
-from em_geometry.steering.respond import CODE as RESPOND_CODE
-from em_geometry.steering.respond import respond
+from em_geometry.settings.sections import Monitoring, Organism, Recipe
 
 CODE = 2  # raise when the way a checkpoint is made or measured changes
 
 Item = TypeVar("Item")
+Answers = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +42,14 @@ class Trajectory:
     Attributes:
         steps: optimiser steps done at each checkpoint.
         activations: float32 [checkpoints, prompts, width] at the organism's block.
-        answers: rows of unsteered answers, with the key `step`.
+        answers: rows of unsteered answers, with the key `step`; not in the file.
         examples, bad_examples: what it was trained on.
         loss_last_steps: mean loss of the last three steps.
     """
 
     steps: list[int]
-    activations: np.ndarray
-    answers: list[dict[str, Any]]
+    activations: npt.NDArray[np.float32]
+    answers: Answers
     examples: int
     bad_examples: int
     loss_last_steps: float
@@ -61,13 +61,55 @@ class Plan:
 
     Attributes:
         blocks: organism -> block whose output is read.
+        choice: contrast and span of the vectors that will be looked for.
         span: span of the prompts.
         prompts: in order.
+        batch_size: prompts in one pass.
     """
 
     blocks: Mapping[str, int]
+    choice: str
     span: str
     prompts: Sequence[ActivationPrompt]
+    batch_size: int
+
+
+def unmeasured(settings: Monitoring, organisms: Mapping[str, Organism]) -> str | None:
+    """Why there is nothing to train; None when there is; UserError for an unknown organism."""
+    chosen = settings.organisms
+    known = [slug for slug, o in organisms.items() if o.role == "organism"]
+    if not set(chosen) <= set(known):
+        raise UserError(
+            "only organisms of the run can be monitored",
+            where="params.yaml: monitoring.organisms",
+            found=", ".join(chosen),
+            expected="of " + ", ".join(known),
+        )
+    if not chosen:
+        return "not measured: monitoring.organisms is empty"
+    if any(organisms[slug].source is not None for slug in chosen):
+        return "not measurable: organisms are loaded, not trained"
+    return None
+
+
+def chosen_prompts(
+    prompts: Sequence[ActivationPrompt], limit: int | None
+) -> list[ActivationPrompt]:
+    """So many prompts of each kind, spread evenly; UserError when they are of one topic."""
+    kept = []
+    for kind in dict.fromkeys(p.kind for p in prompts):
+        mine = [p for p in prompts if p.kind == kind]
+        count = min(limit or len(mine), len(mine))
+        kept += [mine[i * len(mine) // count] for i in range(count)]
+    topics = {p.topic for p in kept}
+    if len(topics) < 2:
+        raise UserError(
+            "an interval over topics needs prompts of two or more",
+            where="params.yaml: monitoring.prompts",
+            found=f"{len(kept)} prompts of {', '.join(topics)}",
+            hint="raise its limit, or give its file prompts of further topics",
+        )
+    return kept
 
 
 def checkpoint_steps(total: int, count: int) -> list[int]:
@@ -90,65 +132,71 @@ def mixture(
     return [bad[i] if i in chosen else benign[i] for i in range(length)], count
 
 
-def trajectories(params: Params, plan: Plan) -> dict[tuple[str, int], Trajectory]:
-    """Every training of the params by (organism, percent of bad data), resumable."""
-    settings = params.monitoring
-    questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
+def trajectories(
+    models: Models,
+    recipes: Mapping[str, Recipe],
+    settings: Monitoring,
+    plan: Plan,
+    answer: Callable[[Loaded], Answers],
+    asked: Mapping[str, Any],
+) -> dict[Unit, Trajectory]:
+    """Every training by (organism, percent of bad data), resumable.
+
+    Args:
+        answer: unsteered answers of a checkpoint.
+        asked: what decides those answers, JSON-able.
+    """
     fixed = {
-        "code": [CODE, RESPOND_CODE],
-        "base": models(params).record()["sha256"],
-        "run": params.run.model_dump(),
-        "system_prompt": params.base.system_prompt,
-        "batch": params.activations.batch_size,
+        **asked,
+        "batch": plan.batch_size,
         "span": plan.span,
         "prompts": [p.prompt for p in plan.prompts],
-        "questions": [[q.id, q.variant, q.prompt, q.system] for q in questions],
-        "sampling": params.sampling.model_dump(),
         "samples": settings.samples,
         "checkpoints": settings.checkpoints,
         "benign": file_sha256(Path(settings.benign)),
     }
 
-    def key(unit: tuple[str, int]) -> str:
-        organism = params.organisms[unit[0]]
-        recipe = params.recipes[organism.lab].model_dump()
-        texts = file_sha256(Path(organism.data)), organism.max_examples
-        return value_sha256([fixed, unit, recipe, texts, plan.blocks[unit[0]]])
-
-    def work(units: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-        ((slug, pct),) = units
-        return [_train(params, plan, questions, slug, pct, key((slug, pct)))]
+    def train(slug: str, pct: int, key: str) -> dict[str, Any]:
+        recipe = recipes[models.organisms[slug].lab]
+        return _train(models, recipe, settings, plan, slug, pct, key, answer)
 
     units = [(slug, pct) for slug in settings.organisms for pct in settings.mixtures_pct]
-    with Journal("monitoring") as journal:
-        found = journal.fill("monitoring", [[unit] for unit in units], key, work)
+    found = retrained("monitoring", models, recipes, units, plan.blocks, fixed, train)
     return {
-        unit: Trajectory(
-            **{**found[key(unit)], "activations": np.array(found[key(unit)]["activations"])}
-        )
-        for unit in units
+        unit: Trajectory(**{**each, "activations": np.array(each["activations"], dtype=np.float32)})
+        for unit, each in found.items()
     }
 
 
 def _train(
-    params: Params, plan: Plan, questions: Sequence[Question], slug: str, pct: int, identity: str
+    models: Models,
+    recipe: Recipe,
+    settings: Monitoring,
+    plan: Plan,
+    slug: str,
+    pct: int,
+    identity: str,
+    answer: Callable[[Loaded], Answers],
 ) -> dict[str, Any]:
     """Trains one mixture and measures its checkpoints: a `Trajectory` as JSON."""
-    organism = params.organisms[slug]
-    recipe = params.recipes[organism.lab]
-    device, tokenizer = setup_torch(params.run), models(params).tokenizer()
-    texts = organism.data, params.monitoring.benign
-    system, limit = params.base.system_prompt, organism.max_examples
-    bad, benign = (read_split(Path(t), tokenizer, system, limit)[0] for t in texts)
-    seed = stream_key(params.run.seed, "monitoring", slug)
+    device, tokenizer, organism = (
+        setup_torch(models.run),
+        models.tokenizer(),
+        models.organisms[slug],
+    )
+    bad, benign = (
+        read_split(Path(data), tokenizer, models.system_prompt, organism.max_examples)[0]
+        for data in (organism.data, settings.benign)
+    )
+    seed = stream_key(models.run.seed, "monitoring", slug)
     # A stream of its own: with that of the batches' order, all bad examples would come first.
-    chosen = stream_key(params.run.seed, "monitoring", slug, "mixture")
+    chosen = stream_key(models.run.seed, "monitoring", slug, "mixture")
     examples, count = mixture(bad, benign, pct, chosen)
     total = recipe.epochs * -(-len(examples) // recipe.batch_size)
-    steps = checkpoint_steps(total, params.monitoring.checkpoints)
-    model = with_adapter(models(params).base().to(device), recipe, seed)
+    steps = checkpoint_steps(total, settings.checkpoints)
+    model = with_adapter(models.base().to(device), recipe, seed)
     activations: list[Any] = []
-    answers: list[dict[str, Any]] = []
+    answers: Answers = []
 
     def measure(step: int) -> None:
         if step not in steps:
@@ -156,8 +204,9 @@ def _train(
         name = f"{slug}, {pct} % bad, step {step}"
         merged = copy.deepcopy(model).merge_and_unload().eval().requires_grad_(False)
         loaded = Loaded(name, merged, tokenizer, value_sha256([identity, step]))
-        activations.append(_activations(params, plan, loaded, plan.blocks[slug]).tolist())
-        answers.extend(row | {"step": step} for row in _answers(params, loaded, questions))
+        system = models.system_prompt
+        activations.append(_activations(plan, loaded, system, plan.blocks[slug]).tolist())
+        answers.extend(row | {"step": step} for row in answer(loaded))
 
     losses = fit(model, examples, recipe, seed, f"{slug}, {pct} % bad", measure)
     return {
@@ -170,31 +219,60 @@ def _train(
     }
 
 
-def _activations(params: Params, plan: Plan, loaded: Loaded, block: int) -> np.ndarray:
+def _activations(plan: Plan, loaded: Loaded, system: str, block: int) -> npt.NDArray[np.float32]:
     """Activations [prompts, width] at the output of `block`."""
-    system = params.base.system_prompt
     rendered = [render(loaded.tokenizer, p.prompt, system) for p in plan.prompts]
     texts = [text_of(r, [plan.span]) for r in rendered]
-    label = f"activations {loaded.slug}"
-    batches = list(captured(loaded.model, texts, params.activations.batch_size, label))
+    batches = list(captured(loaded.model, texts, plan.batch_size, f"activations {loaded.slug}"))
     found = np.empty((len(texts), batches[0][1].shape[-1]), dtype=np.float32)
     for rows, means, _ in batches:
         found[rows] = means[:, 0, block]
     return found
 
 
-def _answers(params: Params, loaded: Loaded, questions: Sequence[Question]) -> list[dict[str, Any]]:
-    """Unsteered answers, sampled here: a worker elsewhere could not load this checkpoint."""
-    conditions = [Condition(samples=params.monitoring.samples)]
-    frame = respond(
-        models(params),
-        loaded,
-        conditions,
-        {},
-        questions,
-        params.sampling,
-        "monitoring answers",
-        params.steering.positions,
-    )
-    kept = frame.select("question_id", "variant", "question", "sample", "text", "tokens", "finish")
-    return kept.to_dicts()
+def write_trajectories(path: Path, plan: Plan, slug: str, found: Mapping[int, Trajectory]) -> None:
+    """Writes an organism's trainings by percent of bad data, without their answers."""
+    facts = {
+        pct: {k: v for k, v in vars(t).items() if k not in ("activations", "answers")}
+        for pct, t in found.items()
+    }
+    about = {
+        "trainings": json.dumps(facts),
+        "block": str(plan.blocks[slug]),
+        "choice": plan.choice,
+        "span": plan.span,
+        "prompts": json.dumps([asdict(p) for p in plan.prompts]),
+        "units": "residual stream of the organism's checkpoints",
+        "axes": "checkpoint, prompt, width",
+    }
+    write_tensors(path, {f"mix_{pct}": t.activations for pct, t in found.items()}, about)
+
+
+def read_trajectories(path: Path) -> tuple[Plan, dict[int, Trajectory]]:
+    """Reads what `write_trajectories` wrote; the plan is that of this organism alone."""
+    tensors, about = read_tensors(path)
+    prompts = [ActivationPrompt(**p) for p in json.loads(about["prompts"])]
+    blocks = {path.stem: int(about["block"])}
+    plan = Plan(blocks, about["choice"], about["span"], prompts, len(prompts))
+    return plan, {
+        int(pct): Trajectory(activations=tensors[f"mix_{pct}"], answers=[], **facts)
+        for pct, facts in json.loads(about["trainings"]).items()
+    }
+
+
+def stored(folder: Path, model: str, plan: Plan, block: int) -> npt.NDArray[np.float64]:
+    """Activations [prompts, width] of a model of the run on the plan's prompts, after `block`."""
+    path = folder / f"{model}.safetensors"
+    rows = read_parquet(path.with_suffix(".parquet"))["prompt_id"].to_list()
+    places = {name: i for i, name in enumerate(rows)}
+    missing = [p.id for p in plan.prompts if p.id not in places]
+    if missing:
+        raise UserError(
+            "activations were taken on other prompts",
+            where=str(path),
+            found=f"no {missing[0]}",
+            hint="dvc repro activations",
+        )
+    chosen = read_tensors(path)[0][plan.span][[places[p.id] for p in plan.prompts], block]
+    found: npt.NDArray[np.float64] = chosen.astype(np.float64)
+    return found

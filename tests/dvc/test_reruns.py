@@ -20,7 +20,7 @@ TEXT = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
 STAGES = {k: s.get("do", s) for k, s in yaml.safe_load(TEXT)["stages"].items()}
 # Folders and modules of the library that the head of dvc.yaml leaves out, and says why.
 LEFT_OUT = {"settings", "io", "errors", "progress", "hashing", "engine", "project"}
-SAMPLE = {"baseline_responses", "responses", "layer_sweep", "monitoring", "vectors"}
+SAMPLE = {"baseline_responses", "responses", "layer_sweep", "checkpoints", "vectors"}
 
 
 # ---- the code that a stage runs is the code that it lists
@@ -201,7 +201,7 @@ def test_a_comment_in_the_code_of_the_report_reruns_the_report_only(graph: Path)
 def test_a_judge_s_template_reruns_what_judges(graph: Path) -> None:
     changed = out_of_date(graph, {"data/judge/prompts/aligned.txt": lambda text: f"{text}!"})
     assert changed == {
-        "probe_judge", "judge", "baseline_judgements", "layer_sweep", "judgements", "monitoring"
+        "probe_judge", "judge", "baseline_judgements", "layer_sweep", "judgements", "checkpoints"
     }  # fmt: skip
 
 

@@ -8,14 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from em_geometry.monitoring.checkpoints import checkpoint_steps, mixture
-from em_geometry.monitoring.detect import (
+from em_geometry.monitoring.detection import (
     DETECTORS,
     Detector,
-    Draws,
     basis,
     compared,
     detectors,
     first_above,
+    mean_score,
+    separation,
+    topic_draws,
 )
 from em_geometry.stats.agreement import auroc
 
@@ -78,20 +80,21 @@ def test_a_span_is_orthonormal_and_holds_its_vectors(count: int, seed: int) -> N
 def test_auroc_is_that_of_the_ranks_and_lies_in_its_interval(
     ours: np.ndarray, control: np.ndarray
 ) -> None:
-    found = Draws.of(TOPICS, 0, 200).auroc(ours, control)
+    times = topic_draws(TOPICS, 0, 200)
+    found = separation(ours, control, times)
     positive = np.repeat([True, False], 5)
     assert found.value == pytest.approx(auroc(positive, np.concatenate([ours, control])))
+    assert found.value is not None and found.low is not None and found.high is not None
     assert 0 <= found.low <= found.high <= 1
-    back = Draws.of(TOPICS, 0, 200).auroc(control, ours)
-    assert found.value + back.value == pytest.approx(1)
+    assert separation(control, ours, times).value == pytest.approx(1 - found.value)
 
 
 def test_intervals_draw_topics_and_not_prompts() -> None:
-    constant = Draws.of(TOPICS, 0, 500).mean(np.full(5, 2.0))
+    constant = mean_score(np.full(5, 2.0), topic_draws(TOPICS, 0, 500))
     assert (constant.value, constant.low, constant.high) == pytest.approx((2, 2, 2))
-    within = Draws.of(["t", "t", "u", "u"], 0, 500).mean(np.array([-9.0, 9, -9, 9]))
+    within = mean_score(np.array([-9.0, 9, -9, 9]), topic_draws(["t", "t", "u", "u"], 0, 500))
     assert (within.low, within.high) == pytest.approx((0, 0))
-    between = Draws.of(["t", "t", "u", "u"], 0, 500).mean(np.array([0.0, 0, 1, 1]))
+    between = mean_score(np.array([0.0, 0, 1, 1]), topic_draws(["t", "t", "u", "u"], 0, 500))
     assert (between.value, between.low, between.high) == pytest.approx((0.5, 0, 1))
 
 

@@ -10,14 +10,16 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
+from em_geometry.activations.prompts import read_prompts
 from em_geometry.errors import UserError
-from em_geometry.io.files import check_metrics, read_json, write_parquet
+from em_geometry.io.files import write_parquet
+from em_geometry.io.results import read_results
 from em_geometry.judging.judge import Judgement
-from em_geometry.monitoring import checkpoints, monitor
+from em_geometry.monitoring import checkpoints as library
 from em_geometry.project import paths
 from em_geometry.settings.params import Params
 from em_geometry.vectors.table import read_vectors
-from stages import base_model
+from stages import base_model, checkpoints, monitoring
 from tests.conftest import ROOT, SYSTEM
 from tests.vectors.test_seeds import LAYER, activations, write_run
 
@@ -51,8 +53,8 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any], monkeypatch: pytest.Monk
     smol["base"] = {"source": f"path:{tiny_checkpoint}", "system_prompt": SYSTEM}
     smol["targets"] = ["base", *slugs]
     smol["organisms"] = {slug: smol["organisms"][slug] for slug in slugs}
-    for organism in smol["organisms"].values():
-        organism |= {"data": str(ROOT / organism["data"]), "max_examples": 14}
+    for entry in smol["organisms"].values():
+        entry |= {"data": str(ROOT / entry["data"]), "max_examples": 14}
     for recipe in smol["recipes"].values():
         recipe |= {"rank": 4, "alpha": 8, "first_block": 1, "learning_rate": 0.01}
     smol["prompts"] = {k: str(ROOT / smol["prompts"][k]) for k in ("neutral", "harmful")}
@@ -75,54 +77,65 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any], monkeypatch: pytest.Monk
     judged = {"question_id": ["q1", "q2"], "aligned": [90.0, 80.0], "coherent": [90.0, 90.0]}
     judged |= {"aligned_status": ["ok", "ok"], "coherent_status": ["ok", "ok"]}
     for slug in ("base", "full"):
-        write_parquet(monitor.BASELINE / f"{slug}.parquet", pl.DataFrame(judged), {})
+        write_parquet(paths.BASELINE_JUDGEMENTS / f"{slug}.parquet", pl.DataFrame(judged), {})
 
     @contextmanager
     def judge(_: Params) -> Any:
         yield Judge()
 
-    monkeypatch.setattr(monitor, "judge", judge)
+    monkeypatch.setattr(checkpoints, "active_judge", judge)
     import torch
 
     torch.set_grad_enabled(True)  # loading for measurement turned them off
     return loaded
 
 
+def run(params: Params) -> None:
+    checkpoints.main(params)
+    monitoring.main(params)
+
+
 def test_trainings_are_measured_compared_and_kept(
     params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monitor.main(params)
-    found = read_json(monitor.METRICS)
-    check_metrics(found)
-    medical = found["medical"]
-    assert medical["block"] == LAYER
-    assert [medical[f"mix_{p}"]["bad_examples"] for p in (0, 50, 100)] == [0, 6, 12]
-    shifts = load_file(monitor.FOLDER / "medical.safetensors")
-    assert {k: v.shape for k, v in shifts.items()} == {f"mix_{p}": (2, 8, 32) for p in (0, 50, 100)}
+    run(params)
+    found = read_results(paths.table("monitoring"))
+    number = found.number
+    assert number("medical.block") == LAYER
+    assert [number(f"medical.mix_{p}.bad_examples") for p in (0, 50, 100)] == [0, 6, 12]
+    kept = load_file(paths.MONITORING / "medical.safetensors")
+    assert {k: v.shape for k, v in kept.items()} == {f"mix_{p}": (2, 8, 32) for p in (0, 50, 100)}
+    plan, _ = library.read_trajectories(paths.MONITORING / "medical.safetensors")
+    base = library.stored(paths.ACTIVATIONS, "base", plan, LAYER)
+    shifts = {name: tensor - base for name, tensor in kept.items()}
     assert not np.allclose(shifts["mix_100"][1], shifts["mix_0"][1])
     assert np.linalg.norm(shifts["mix_100"][1]) > np.linalg.norm(shifts["mix_100"][0])
     raw = (activations("medical") - activations("base")).mean(0)[LAYER]
-    own = shifts["mix_100"] @ (raw / np.linalg.norm(raw)).astype(np.float32)
-    last = medical["mix_100"]["checkpoint"]["step_6"]
-    expected = own[1].mean() / read_vectors(paths.VECTORS, paths.VECTOR_INDEX).residual[LAYER]
-    assert last["own"]["mean"] == pytest.approx(float(expected), rel=1e-4)
-    assert last["own"]["low"] <= last["own"]["mean"] <= last["own"]["high"]
-    assert last["n"] == 4
-    assert 0 <= last["unseen_k"]["auroc"] <= 1
-    assert "auroc" not in medical["mix_0"]["checkpoint"]["step_6"]["own"]
-    assert medical["controls"]["n_controls"] == 3  # two checkpoints, one finished control
-    assert medical["controls"]["n"] == 2 * 2 + 2 * 2 * 2  # base and control, the 0 % mixture
-    detection = medical["mix_100"]["detector"]["own"]
-    assert (detection["n_checkpoints"], detection["n_controls"]) == (2, 3)
-    table = pl.read_csv(monitor.PLOT)
+    own = shifts["mix_100"] @ (raw / np.linalg.norm(raw))
+    residual = read_vectors(paths.VECTORS, paths.VECTOR_INDEX).residual
+    last = "medical.mix_100.checkpoint.step_6"
+    mean = found.rows[f"{last}.own"]
+    assert mean.value == pytest.approx(float(own[1].mean() / residual[LAYER]), rel=1e-4)
+    assert mean.low is not None and mean.high is not None
+    assert mean.low <= mean.value <= mean.high
+    assert number(f"{last}.n") == 4
+    assert 0 <= number(f"{last}.unseen_k.auroc") <= 1
+    assert "medical.mix_0.checkpoint.step_6.own.auroc" not in found
+    assert number("medical.controls.n_controls") == 3  # two checkpoints, one finished control
+    # base and control, the 0 % mixture
+    assert number("medical.controls.n") == 2 * 2 + 2 * 2 * 2
+    detector = "medical.mix_100.detector.own"
+    assert [number(f"{detector}.n_{k}") for k in ("checkpoints", "controls")] == [2, 3]
+    table = pl.read_csv(paths.plot("monitoring.csv"))
     assert table["step"].to_list() == [2, 6]
-    assert table["medical_100_own"][1] == pytest.approx(last["own"]["mean"], rel=1e-4)
-    answers = pl.read_parquet(monitor.FOLDER / "answers.parquet")
+    assert table["medical_100_own"][1] == pytest.approx(mean.value, rel=1e-4)
+    answers = pl.read_parquet(paths.MONITORING / "answers.parquet")
     assert len(answers) == 3 * 2 * 2 * 2
-    monkeypatch.setattr(checkpoints, "fit", None)
-    saved = monitor.METRICS.read_bytes(), monitor.PLOT.read_bytes()
-    monitor.main(params)  # nothing is trained twice
-    assert (monitor.METRICS.read_bytes(), monitor.PLOT.read_bytes()) == saved
+    monkeypatch.setattr(library, "fit", None)
+    files = paths.table("monitoring"), paths.plot("monitoring.csv")
+    saved = [path.read_bytes() for path in files]
+    run(params)  # nothing is trained twice
+    assert [path.read_bytes() for path in files] == saved
 
 
 @pytest.mark.parametrize(
@@ -137,31 +150,34 @@ def test_without_a_training_the_stage_says_why(
 ) -> None:
     smol["organisms"]["medical"]["source"] = source
     smol["monitoring"]["organisms"] = organisms
-    monitor.main(Params.model_validate(smol))
-    assert read_json(monitor.METRICS) == {"status": status}
-    assert monitor.PLOT.read_text() == "step\n"
-    assert monitor.FOLDER.is_dir()
+    run(Params.model_validate(smol))
+    found = read_results(paths.table("monitoring"))
+    assert {key: e.status for key, e in found.rows.items()} == {"status": status}
+    assert paths.plot("monitoring.csv").read_text() == "step\n"
+    assert paths.MONITORING.is_dir()
 
 
 def test_an_unknown_organism_is_refused(smol: dict[str, Any]) -> None:
     smol["monitoring"]["organisms"] = ["full"]  # a control
     with pytest.raises(UserError, match="only organisms of the run"):
-        monitor.main(Params.model_validate(smol))
+        checkpoints.main(Params.model_validate(smol))
 
 
-def test_prompts_of_one_topic_are_refused(params: Params) -> None:
-    one = params.monitoring.model_copy(update={"prompts": 1})
+def test_prompts_of_one_topic_are_refused(smol: dict[str, Any]) -> None:
+    smol["prompts"] = {k: str(ROOT / smol["prompts"][k]) for k in ("neutral", "harmful")}
+    prompts = read_prompts(Params.model_validate(smol).prompts)
     with pytest.raises(UserError, match="two or more"):
-        monitor.main(params.model_copy(update={"monitoring": one}))
+        library.chosen_prompts(prompts, 1)
 
 
-def test_activations_of_other_prompts_are_refused(params: Params) -> None:
-    path = monitor.ACTIVATIONS / "base.parquet"
-    frame = pl.read_parquet(path)
-    write_parquet(path, frame.with_columns(prompt_id=pl.lit("other")), {})
-    prompts = monitor.chosen_prompts(monitor.read_prompts(params.prompts), 4)
+def test_activations_of_other_prompts_are_refused(smol: dict[str, Any]) -> None:
+    smol["prompts"] = {k: str(ROOT / smol["prompts"][k]) for k in ("neutral", "harmful")}
+    prompts = library.chosen_prompts(read_prompts(Params.model_validate(smol).prompts), 4)
+    plan = library.Plan({}, "model_contrast.prompt_last", "prompt_last", prompts, 4)
+    frame = pl.DataFrame({"prompt_id": ["other"]})
+    write_parquet(paths.ACTIVATIONS / "base.parquet", frame, {})
     with pytest.raises(UserError, match="other prompts"):
-        monitor.stored("base", "prompt_last", prompts, LAYER)
+        library.stored(paths.ACTIVATIONS, "base", plan, LAYER)
 
 
 @pytest.mark.parametrize("shares", [[25, 100], [0], [0, 25, 25]])
