@@ -6,8 +6,6 @@ percent of bad data) and `answers.parquet` (every judged answer).
 
 from __future__ import annotations
 
-import polars as pl
-
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.activations.questions import read_questions
 from em_geometry.io.files import write_parquet
@@ -17,6 +15,7 @@ from em_geometry.monitoring.checkpoints import (
     CODE,
     Answers,
     Plan,
+    all_answers,
     chosen_prompts,
     trajectories,
     unmeasured,
@@ -66,14 +65,8 @@ def main(params: Params) -> None:
     for slug in settings.organisms:
         own = {pct: t for (name, pct), t in found.items() if name == slug}
         write_trajectories(paths.MONITORING / f"{slug}.safetensors", plan, slug, own)
-    frame = pl.concat(
-        pl.DataFrame(t.answers).select(
-            pl.lit(slug).alias("organism"), pl.lit(pct).alias("bad_pct"), pl.all()
-        )
-        for (slug, pct), t in found.items()
-    )
     with active_judge(params) as judge:
-        frame = judged(params, judge, frame, "judge monitoring")
+        frame = judged(params, judge, all_answers(found), "judge monitoring")
         write_parquet(paths.MONITORING / "answers.parquet", frame, {"judge": judge.id})
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from em_geometry.activations.capture import captured
 from em_geometry.activations.prompts import ActivationPrompt
@@ -228,6 +229,16 @@ def _activations(plan: Plan, loaded: Loaded, system: str, block: int) -> npt.NDA
     for rows, means, _ in batches:
         found[rows] = means[:, 0, block]
     return found
+
+
+def all_answers(found: Mapping[Unit, Trajectory]) -> pl.DataFrame:
+    """The answers of all trainings with their organism and percent of bad data."""
+    return pl.concat(
+        pl.DataFrame(t.answers).select(
+            pl.lit(slug).alias("organism"), pl.lit(pct).alias("bad_pct"), pl.all()
+        )
+        for (slug, pct), t in found.items()
+    )
 
 
 def write_trajectories(path: Path, plan: Plan, slug: str, found: Mapping[int, Trajectory]) -> None:

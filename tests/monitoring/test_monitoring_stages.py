@@ -19,7 +19,7 @@ from em_geometry.monitoring import checkpoints as library
 from em_geometry.project import paths
 from em_geometry.settings.params import Params
 from em_geometry.vectors.table import read_vectors
-from stages import base_model, checkpoints, monitoring
+from stages import base_model, checkpoints, monitoring, organism
 from tests.conftest import ROOT, SYSTEM
 from tests.vectors.test_seeds import LAYER, activations, write_run
 
