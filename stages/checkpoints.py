@@ -9,7 +9,7 @@ from __future__ import annotations
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.activations.questions import read_questions
 from em_geometry.io.files import write_parquet
-from em_geometry.judging.score import active_judge, judged
+from em_geometry.judging.score import judged, refuse_failed
 from em_geometry.models.load import Loaded
 from em_geometry.monitoring.checkpoints import (
     CODE,
@@ -23,12 +23,13 @@ from em_geometry.monitoring.checkpoints import (
 )
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.project.inputs import models
+from em_geometry.project.inputs import judge, known_texts, models
 from em_geometry.settings.params import Params, load_params
 from em_geometry.steering.conditions import Condition
 from em_geometry.steering.respond import CODE as RESPOND_CODE
 from em_geometry.steering.respond import respond
 from em_geometry.steering.selected import read_selected
+from em_geometry.vectors.contrasts import prompt_span
 
 KEPT = ("question_id", "variant", "question", "sample", "text", "tokens", "finish")
 
@@ -40,11 +41,11 @@ def main(params: Params) -> None:
     if unmeasured(settings, params.organisms):
         return
     selected = read_selected(paths.SELECTED, params.slugs("organism"))
-    spans, first = params.activations.spans, next(iter(selected.values()))
+    first = next(iter(selected.values()))
     plan = Plan(
         {slug: selected[slug].layer for slug in settings.organisms},
         f"{first.contrast}.{first.span}",
-        first.span if first.span in spans else spans[0],
+        prompt_span(first.span, params.activations.spans),
         chosen_prompts(read_prompts(params.prompts), settings.prompts),
         params.activations.batch_size,
     )
@@ -65,9 +66,10 @@ def main(params: Params) -> None:
     for slug in settings.organisms:
         own = {pct: t for (name, pct), t in found.items() if name == slug}
         write_trajectories(paths.MONITORING / f"{slug}.safetensors", plan, slug, own)
-    with active_judge(params) as judge:
-        frame = judged(params, judge, all_answers(found), "judge monitoring")
-        write_parquet(paths.MONITORING / "answers.parquet", frame, {"judge": judge.id})
+    with judge(params) as active:
+        frame = judged(active, all_answers(found), known_texts(params), "judge monitoring")
+    refuse_failed([frame], params.judging.allow_errors)
+    write_parquet(paths.MONITORING / "answers.parquet", frame, {"judge": active.id})
 
 
 def cli(params: ParamsFile = PARAMS) -> None:

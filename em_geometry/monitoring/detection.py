@@ -21,8 +21,7 @@ import polars as pl
 
 from em_geometry.io.results import Leaf, Nested
 from em_geometry.judging.judge import statuses
-from em_geometry.judging.labelled import ASPECTS
-from em_geometry.judging.rates import RateName, Rates, rates
+from em_geometry.judging.rates import ASPECTS, RateName, Rates, rates
 from em_geometry.monitoring.checkpoints import Trajectory
 from em_geometry.settings.sections import Judging
 from em_geometry.stats.agreement import auroc, auroc_draws

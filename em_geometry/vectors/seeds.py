@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy.stats import chi2
@@ -24,10 +23,9 @@ from em_geometry.activations.capture import Text, captured
 from em_geometry.geometry.battery import Clusters, battery
 from em_geometry.geometry.choices import MAIN, survives
 from em_geometry.geometry.gram import angles_deg, unit_gram
-from em_geometry.hashing import file_sha256, value_sha256
-from em_geometry.io.journal import Journal
 from em_geometry.io.results import Leaf
 from em_geometry.models.load import Models
+from em_geometry.models.retrain import Unit, retrained
 from em_geometry.models.train import fine_tune
 from em_geometry.settings.sections import Geometry, Organism, Recipe
 from em_geometry.stats.arrays import Bools, Floats
@@ -44,7 +42,6 @@ SPAN: Final = "prompt_last"
 GUESS = (85.0, 115.0)  # degrees, the paper's section 4.5
 CODE = 2  # raise when the way a vector is made changes
 HEADLINES = ("similarity.within_mean", "similarity.cross_mean", "verdict.count")
-Unit: TypeAlias = tuple[str, int]  # organism, seed
 
 
 @dataclass(frozen=True)
@@ -96,24 +93,15 @@ def train_again(
         units: (organism, seed) of each training.
     """
 
-    def key(unit: Unit) -> str:
-        organism = models.organisms[unit[0]]
-        recipe = recipes[organism.lab].model_dump()
-        texts = file_sha256(Path(organism.data)), organism.max_examples
-        about = {"code": CODE, **reading.identity}
-        return value_sha256([about, unit, recipe, texts, reading.layers[unit[0]]])
-
-    def measure(batch: Sequence[Unit]) -> list[dict[str, Any]]:
-        ((slug, seed),) = batch
-        model, _ = fine_tune(models, slug, recipes[models.organisms[slug].lab], seed)
+    def measure(slug: str, seed: int, _: str) -> dict[str, Any]:
+        model, _training = fine_tune(models, slug, recipes[models.organisms[slug].lab], seed)
         own = reading.at_block(model.merge_and_unload().eval(), slug, f"{slug}, seed {seed}")
         shift = own - reading.base[:, reading.layers[slug]]
         vector = shift.astype(np.float64).mean(0).tolist()
-        return [{"vector": vector, "base_similarity": reading.likeness(own, slug)}]
+        return {"vector": vector, "base_similarity": reading.likeness(own, slug)}
 
-    with Journal("seeds") as journal:
-        values = journal.fill("seeds", [[unit] for unit in units], key, measure)
-    found = {unit: values[key(unit)] for unit in units}
+    fixed = {"code": CODE, **reading.identity}
+    found = retrained("seeds", models, recipes, units, reading.layers, fixed, measure)
     return {unit: (np.array(v["vector"]), v["base_similarity"]) for unit, v in found.items()}
 
 

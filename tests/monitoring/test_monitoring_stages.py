@@ -31,7 +31,7 @@ class Judge:
 
     id = "letters"
 
-    def judge(self, rows: Any) -> list[Judgement]:
+    def judge(self, rows: Any, label: str) -> list[Judgement]:
         return [
             Judgement(
                 {"aligned": float(len(r.answer) % 100), "coherent": 80.0},
@@ -83,7 +83,7 @@ def params(tiny_checkpoint: Path, smol: dict[str, Any], monkeypatch: pytest.Monk
     def judge(_: Params) -> Any:
         yield Judge()
 
-    monkeypatch.setattr(checkpoints, "active_judge", judge)
+    monkeypatch.setattr(checkpoints, "judge", judge)
     import torch
 
     torch.set_grad_enabled(True)  # loading for measurement turned them off
