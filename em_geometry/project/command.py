@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from em_geometry.errors import UserError
+from em_geometry.project.paths import PARAMS as PARAMS  # for stages: where --params looks
 
-PARAMS = Path("params.yaml")
 # Plain help: the coloured one takes as long to load as all the rest.
 PLAIN: dict[str, Any] = {
     "add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None,
@@ -67,7 +67,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def run(function: Callable[..., Any]) -> None:
-    """Runs one function as a Typer command (`python -m stages.<folder>.<module>`)."""
+    """Runs one function as a Typer command (`python -m stages.<stage>`)."""
     application(function)()
 
 

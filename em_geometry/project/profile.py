@@ -9,13 +9,11 @@ import typer
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import write_text
-from em_geometry.project.command import PARAMS
+from em_geometry.project.paths import PARAMS, PROFILES
 from em_geometry.settings.params import load_params
 
-FOLDER = Path("profiles")
 
-
-def switch(name: str, params: Path = PARAMS, folder: Path = FOLDER) -> None:
+def switch(name: str, params: Path = PARAMS, folder: Path = PROFILES) -> None:
     """Makes a profile the active one.
 
     Raises:
