@@ -36,16 +36,6 @@ MIN_DEFINED = 0.95  # share of replicates that define a statistic, below which i
 CORE = "core.share"
 CLOSENESS = "closeness"  # mean size of a cosine; of vectors alone
 INDEPENDENT = "independent"
-SHOWN = (
-    "cosine.",
-    "similarity.",
-    "cluster_angle.",
-    "orthogonality.",
-    "cross_variance.",
-    "statistic.",
-    "pca.centred.pc1_pct",
-    "pc1_ablation.mean_abs_change",
-)
 LABELLED = (  # what the labels of clusters decide; the keys name no vectors
     "similarity.",
     "cluster_angle.",
@@ -53,6 +43,8 @@ LABELLED = (  # what the labels of clusters decide; the keys name no vectors
     "statistic.",
     "pc1_ablation.mean_abs_change",
 )
+SHOWN = (*LABELLED, "cosine.", "orthogonality.", "pca.centred.pc1_pct")
+VERDICTS = ("verdict_paper", "verdict_5pct")  # of power, as columns
 FAIR = {  # statistics that can tell what the five tests are meant to tell
     "similarity.cross_mean": "mean cosine across clusters",
     CORE: "share of a common core",
@@ -101,13 +93,9 @@ class Calibrated:
         for name, (null, p) in self.nulls.items():
             rows |= {f"{key}.{name}": null, f"{key}.{name}.p": p}
         if self.partition is not None:
-            tested = self.partition
-            tests = {
-                "p": tested.p,
-                "smallest_p": tested.smallest_p,
-                "assignments": tested.estimate.n,
-            }
-            rows |= {f"{key}.partitions.{k}": v for k, v in tests.items() if v is not None}
+            known = vars(self.partition) | {"assignments": self.partition.estimate.n}
+            parts = ("p", "smallest_p", "assignments")
+            rows |= {f"{key}.partitions.{k}": known[k] for k in parts}
         if self.half_difference is not None:
             rows[f"{key}.half_difference"] = self.half_difference
         return rows
@@ -169,9 +157,6 @@ class Calibration:
             said = "look" if chance > power.LEVEL else "do not look"
             text += f"\nThese vectors {said} like random ones (p = {chance:.2g} for their cosines)."
         return text
-
-
-VERDICTS = ("verdict_paper", "verdict_5pct")
 
 
 def _range(null: Estimate) -> str:
