@@ -108,11 +108,11 @@ class Models:
     def base(self) -> PreTrainedModel:
         """The base model in the run's dtype, on the CPU unless `run.device_map` says otherwise."""
         name, where = self._base_place()
+        model = checkpoint(name, where, self.run)
         if self.origin.source.startswith("path:"):
-            _check_content(
-                folder_sha256(Path(name)), self.record()["sha256"], Path(name), "base_model"
-            )
-        return checkpoint(name, where, self.run)
+            found, recorded = folder_sha256(Path(name)), self.record()["sha256"]
+            _check_content(found, recorded, Path(name), "base_model")
+        return model
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer; UserError when it is missing, broken, or another model's."""
@@ -348,7 +348,9 @@ def _adapter_names(weights: Path) -> set[str]:
     from safetensors.torch import load_file
 
     again = "train it again (dvc repro), or copy it again from its source"
-    with explained("not a readable file", where=str(weights), expected="safetensors", hint=again):
+    with explained(
+        "not a readable safetensors file", where=str(weights), expected="a whole one", hint=again
+    ):
         tensors = load_file(str(weights))
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
