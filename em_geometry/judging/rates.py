@@ -91,7 +91,7 @@ def rates(aligned: Any, coherent: Any, status: Any, judging: Judging) -> Rates:
         UserError: unequal lengths, a score outside 0-100, an unknown status.
     """
     rows = _Rows.checked(aligned, coherent, status)
-    n_status = {s: int((rows.status == s).sum()) for s in STATUSES}
+    n_status = {str(s): int((rows.status == s).sum()) for s in STATUSES}
     return Rates(
         n=len(rows.status) - n_status["api_error"],
         n_status=n_status,
