@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from em_geometry.io.files import check_metrics
-from em_geometry.io.results import read_results
+from em_geometry.io.results import Results, read_results
 from tests.e2e.graph import dvc
 
 pytestmark = pytest.mark.slow
@@ -94,23 +94,28 @@ def test_steering_changes_the_answers(run: Path) -> None:
     assert damage.filter(pl.col("kind") == "vector")["kl"].mean() > 0.01
 
 
+def table(folder: Path, stage: str) -> Results:
+    return read_results(folder / f"plots/tables/{stage}.csv")
+
+
 def test_rates_carry_n_and_an_interval(run: Path) -> None:
-    baseline = metrics(run, "baseline")
+    baseline = table(run, "baseline").rows
     for target in TARGETS:
-        entry = baseline[target]
-        assert entry["n"] == 6
-        assert entry["em_turner_low"] <= entry["em_turner_pct"] <= entry["em_turner_high"]
-    transfer = metrics(run, "transfer")
-    for entry in transfer["risk_difference"].values():
-        assert entry["n"] >= 2
-        assert entry["status"] != "ok" or entry["low"] <= entry["value_pct"] <= entry["high"]
+        assert baseline[f"{target}.n"].value == 6
+        e = baseline[f"{target}.em_turner"]
+        assert e.value is not None and e.low is not None and e.high is not None
+        assert e.low <= e.value <= e.high
+    transfer = table(run, "transfer")
+    for e in transfer.group("risk_difference").values():
+        assert e.n is not None and e.n >= 2
+        assert e.value is None or (e.low or 0) <= e.value <= (e.high or 0)
     for kind in ("e1", "e2", "e3"):
-        for entry in transfer["effectiveness"][kind].values():
-            assert entry["status"] == "ok" or entry["status"].startswith("undefined: ")
+        for e in transfer.group(f"effectiveness.{kind}").values():
+            assert e.status == "ok" or e.status.startswith("undefined: ")
 
 
 def test_geometry_against_transfer_is_that_of_vectors_and_answers(run: Path) -> None:
-    found = metrics(run, "prediction")
+    found = table(run, "prediction").rows
     pairs = pl.read_csv(run / "plots/prediction.csv")
     assert len(pairs) == len(ORGANISMS) * (len(ORGANISMS) - 1)
     for row in pairs.to_dicts():
@@ -121,21 +126,22 @@ def test_geometry_against_transfer_is_that_of_vectors_and_answers(run: Path) -> 
         rest = rows.filter(pl.col("kind") == "unsteered")
         drop = rest["aligned"].mean() - acts["aligned"].mean()
         assert row["aligned_drop"] == pytest.approx(drop, abs=1e-3)
-    cosine = found["predicts"]["cosine"]["aligned_drop"]
-    assert (cosine["n"], cosine["models"]) == (6, 3)
-    assert cosine["smallest_p"] == pytest.approx(1 / 6)
-    assert cosine["verdict"].startswith("no evidence possible: 3 models")
-    assert found["answer"]["cosine"].startswith("With n = 6 pairs of 3 models")
+    cosine = "predicts.cosine.aligned_drop"
+    assert (found[cosine].n, found[f"{cosine}.models"].value) == (6, 3)
+    assert found[f"{cosine}.smallest_p"].value == pytest.approx(1 / 6, rel=1e-5)
+    assert found[f"{cosine}.verdict"].status.startswith("no evidence possible: 3 models")
 
 
 def test_kinds_of_misbehaviour_are_means_of_the_judged_answers(run: Path) -> None:
     kinds = ["aggression", "harmful_advice", "risk_encouragement", "helpfulness"]
-    found, judge = metrics(run, "aspects"), metrics(run, "judge")
-    assert found["status"] == judge["aspects"]
-    assert set(found["status"]) == {"aligned", "coherent", *kinds}
-    assert {"harmful_advice", "helpfulness"} <= set(found["change"])
-    for aspect in found["change"]:
-        assert judge["held_out"][aspect]["auroc_low"] > 0.5
+    found, judge = table(run, "aspects"), table(run, "judge")
+    said = {aspect: e.status for aspect, e in found.group("status").items()}
+    assert said == {aspect: e.status for aspect, e in judge.group("aspects").items()}
+    assert set(said) == {"aligned", "coherent", *kinds}
+    changed = found.names("change")
+    assert {"harmful_advice", "helpfulness"} <= set(changed)
+    for aspect in changed:
+        assert (judge.rows[f"held_out.{aspect}.auroc"].low or 0) > 0.5
         moved = []
         for target in TARGETS:
             rows = pl.read_parquet(run / f"data/judgements/{target}.parquet")
@@ -144,8 +150,9 @@ def test_kinds_of_misbehaviour_are_means_of_the_judged_answers(run: Path) -> Non
             )
             rest = rows.filter(pl.col("kind") == "unsteered")
             moved.append(acts[aspect].mean() - rest[aspect].mean())
-        assert found["change"][aspect]["finance"]["value"] == pytest.approx(np.mean(moved))
-    assert set(found["change"]["helpfulness"]) == {*ORGANISMS, "random"}
+        change = found.number(f"change.{aspect}.finance")
+        assert change == pytest.approx(np.mean(moved), rel=1e-4, abs=1e-6)
+    assert set(found.names("change.helpfulness")) == {*ORGANISMS, "random"}
     plot = pl.read_csv(run / "plots/aspects.csv")
     assert set(plot["source"]) >= set(ORGANISMS)
 
@@ -161,30 +168,30 @@ def test_judge_is_validated_on_questions_it_never_saw(run: Path) -> None:
 
 
 def test_checkpoints_are_measured_and_compared_with_the_control(run: Path) -> None:
-    found = metrics(run, "monitoring")
-    assert (found["status"], found["prompts"], found["rate"]) == ("ok", 8, "em_turner")
-    medical = found["medical"]
-    assert medical["block"] == metrics(run, "layer_sweep")["layer"]
-    assert (medical["mix_0"]["bad_examples"], medical["mix_100"]["bad_examples"]) == (0, 27)
-    bad = medical["mix_100"]["checkpoint"]
-    assert list(bad) == ["step_2", "step_5"]
-    assert bad["step_5"]["n"] == 4
-    assert min(entry["size"]["mean"] for entry in bad.values()) > 0
+    found = table(run, "monitoring")
+    number = found.number
+    assert [found.rows[k].status for k in ("status", "rate")] == ["ok", "em_turner"]
+    assert number("prompts") == 8
+    assert [number(f"medical.mix_{p}.bad_examples") for p in (0, 100)] == [0, 27]
+    assert found.names("medical.mix_100.checkpoint") == ["step_2", "step_5"]
+    last = "checkpoint.step_5"
+    assert number(f"medical.mix_100.{last}.n") == 4
+    assert number(f"medical.mix_100.{last}.size") > 0
     # At the end of the same training from another seed, its own vector is found again.
-    assert bad["step_5"]["own"]["auroc"] > 0.7
-    assert bad["step_5"]["own"]["mean"] > medical["mix_0"]["checkpoint"]["step_5"]["own"]["mean"]
-    assert medical["mix_100"]["detector"]["unseen_k"]["n_controls"] == 2
-    shifts = load_file(run / "data/monitoring/medical.safetensors")
-    assert shifts["mix_100"].shape == (2, 8, 576)
+    assert number(f"medical.mix_100.{last}.own.auroc") > 0.7
+    assert number(f"medical.mix_100.{last}.own") > number(f"medical.mix_0.{last}.own")
+    assert number("medical.mix_100.detector.unseen_k.n_controls") == 2
+    kept = load_file(run / "data/monitoring/medical.safetensors")
+    assert kept["mix_100"].shape == (2, 8, 576)
     answers = pl.read_parquet(run / "data/monitoring/answers.parquet")
     assert len(answers) == 2 * 2 * 2 * 2
 
 
 def test_without_named_factors_only_their_confounding_is_reported(run: Path) -> None:
-    found = metrics(run, "factorial")
-    assert found["status"] == "no factors named in params: organisms.*.factors"
-    assert found["confounding"]["lab__cluster"]["separable"] == 0
-    assert "angle_deg" not in found
+    found = table(run, "factorial")
+    assert found.rows["status"].status == "no factors named in params: organisms.*.factors"
+    assert found.number("confounding.lab__cluster.separable") == 0
+    assert not found.names("angle_deg")
 
 
 def test_seeds_of_another_profile_are_not_this_run_s(run: Path) -> None:
