@@ -16,12 +16,12 @@ from em_geometry.io.results import Leaf, read_results, write_results
 from em_geometry.io.tables import csv_text
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.project.evidence import activations
+from em_geometry.project.readers import activations
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors.contrasts import prompt_span
 from em_geometry.vectors.evidence import every_choice
-from em_geometry.vectors.table import read_vectors
+from em_geometry.vectors.table import read_vector_table
 
 HEADLINE = ("selected.*", "cluster_angle.*", "similarity.*_mean", "statistic.*", "verdict.*",
             "clusters.silhouette*")  # fmt: skip
@@ -48,7 +48,7 @@ def main(params: Params) -> None:
     middle = int(np.median([s.layer for s in selected.values()]))
     base = activations(BASE, span)[:, middle]
     massive = choices.massive_dimensions(base.astype(np.float64), rules.massive_share)
-    table = read_vectors(paths.VECTORS, paths.VECTOR_INDEX)
+    table = read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
     found = {
         choice: choices.main_numbers(vectors, names, clusters, rules)
         for choice, vectors in every_choice(table, selected, own, massive).items()

@@ -15,7 +15,7 @@ from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.steering.respond import respond
 from em_geometry.steering.selected import write_selected
 from em_geometry.vectors import sweep
-from em_geometry.vectors.table import ABOUT, read_vectors
+from em_geometry.vectors.table import ABOUT, read_vector_table
 
 HEADLINE = ("layer", "*.dose", "*.mean_aligned", "*.margin_gain", "efficacy.*.beyond_random")
 
@@ -24,7 +24,7 @@ def main(params: Params) -> None:
     """Chooses block and coefficient for every organism's vector."""
     settings, how, positions = params.layer_sweep, params.vectors, params.steering.positions
     organisms, seed = params.slugs("organism"), params.run.seed
-    table = read_vectors(paths.VECTORS, paths.VECTOR_INDEX)
+    table = read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
     units = sweep.candidates(table, f"{how.contrast}.{how.span}", organisms)
     blocks = len(table.residual)
     check_blocks(settings.layers, blocks, "params.yaml: layer_sweep.layers")

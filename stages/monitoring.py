@@ -10,7 +10,7 @@ from em_geometry.monitoring.checkpoints import read_trajectories, stored, unmeas
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.settings.params import BASE, Params, load_params
-from em_geometry.vectors.table import read_vectors
+from em_geometry.vectors.table import read_vector_table
 
 HEADLINE = ["status", "*.behaviour.first_step"] + [
     f"*.detector.{name}.{key}"
@@ -45,7 +45,7 @@ def compare(
     rate, names, controls = params.transfer.rate, params.slugs("organism"), params.slugs("control")
     plan, trained = read_trajectories(paths.MONITORING / f"{slug}.safetensors")
     block = plan.blocks[slug]
-    table = read_vectors(paths.VECTORS, paths.VECTOR_INDEX)
+    table = read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
     vectors = table.at(plan.choice, dict.fromkeys(names, block))
     clusters = {name: str(params.organisms[name].cluster) for name in names}
     ways = detection.detectors(dict(zip(names, vectors, strict=True)), clusters, slug)

@@ -11,12 +11,12 @@ from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf, write_results
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.project.evidence import activations, seeds_reading
 from em_geometry.project.inputs import models
+from em_geometry.project.readers import activations, seeds_reading
 from em_geometry.settings.params import Params, load_params
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors.seeds import CONTRAST, SPAN, Seeded, train_again
-from em_geometry.vectors.table import read_vectors
+from em_geometry.vectors.table import read_vector_table
 
 HEADLINE = (
     "profile",
@@ -55,7 +55,7 @@ def main(params: Params) -> None:
     names, chosen = params.slugs("organism"), params.seeds.organisms
     selected = read_selected(paths.SELECTED, names)
     layers = {name: selected[name].layer for name in names}
-    table = read_vectors(paths.VECTORS, paths.VECTOR_INDEX)
+    table = read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
     own = dict(zip(names, table.at(f"{CONTRAST}.{SPAN}", layers), strict=True))
     how = seeds_reading(params, layers)
     likeness = {m: how.likeness(activations(m, SPAN)[:, layers[m]], m) for m in names}

@@ -10,7 +10,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.project.evidence import activations
+from em_geometry.project.readers import activations
 from em_geometry.settings.params import BASE, Params, load_params
 from em_geometry.stats.arrays import Bools
 from em_geometry.vectors.contrasts import (
@@ -21,7 +21,7 @@ from em_geometry.vectors.contrasts import (
     recipe_controls,
     response_contrast,
 )
-from em_geometry.vectors.table import VectorTable, write_vectors
+from em_geometry.vectors.table import VectorTable, write_vector_table
 
 
 def on_span(params: Params, span: str) -> tuple[dict[str, Array], Bools]:
@@ -59,7 +59,7 @@ def main(params: Params) -> None:
     span = "prompt_mean" if "prompt_mean" in spans else spans[0]
     residual = np.asarray(activations(BASE, f"{span}.norm").mean(0))
     table = VectorTable.of(params.targets, entries, residual)
-    write_vectors(paths.VECTORS, paths.VECTOR_INDEX, table)
+    write_vector_table(paths.VECTORS, paths.VECTOR_INDEX, table)
 
 
 def cli(params: ParamsFile = PARAMS) -> None:

@@ -120,7 +120,7 @@ class VectorTable:
         return unit
 
 
-def write_vectors(vectors: Path, index: Path, table: VectorTable) -> None:
+def write_vector_table(vectors: Path, index: Path, table: VectorTable) -> None:
     """Writes the tensors to `vectors` and their norms and statuses to `index`."""
     import polars as pl
 
@@ -142,8 +142,8 @@ def write_vectors(vectors: Path, index: Path, table: VectorTable) -> None:
     write_parquet(index, pl.DataFrame(rows, schema=list(COLUMNS), orient="row"), metadata)
 
 
-def read_vectors(vectors: Path, index: Path) -> VectorTable:
-    """Reads what `write_vectors` wrote.
+def read_vector_table(vectors: Path, index: Path) -> VectorTable:
+    """Reads what `write_vector_table` wrote.
 
     Raises:
         UserError: a file is missing or is not of this kind, or the two do not belong together.

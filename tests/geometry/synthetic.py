@@ -14,7 +14,7 @@ from em_geometry.project import paths
 from em_geometry.settings.params import Params, load_params
 from em_geometry.steering.selected import Selected, write_selected
 from em_geometry.vectors.contrasts import Entry, prompt_contrasts
-from em_geometry.vectors.table import VectorTable, write_vectors
+from em_geometry.vectors.table import VectorTable, write_vector_table
 
 WIDTH, LAYERS, TOPICS, PAIRS = 48, 3, 8, 4  # PAIRS of a neutral and a harmful prompt per topic
 SPANS = ("prompt_last", "prompt_mean")
@@ -74,7 +74,7 @@ def _write_vectors(
     for contrast, each in prompt_contrasts(activations, harmful, controls).items():
         entries |= {f"{contrast}.{span}": each for span in SPANS}
     table = VectorTable.of(params.targets, entries, np.full(LAYERS, 8.0))
-    write_vectors(folder / paths.VECTORS, folder / paths.VECTOR_INDEX, table)
+    write_vector_table(folder / paths.VECTORS, folder / paths.VECTOR_INDEX, table)
     names = params.slugs("organism")
     units = {name: table.units(CHOICE, name)[1] for name in names if name in table.models}
     rows = {n: table.norms[CHOICE][table.models.index(n), 1] for n in names}

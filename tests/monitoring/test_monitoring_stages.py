@@ -18,7 +18,7 @@ from em_geometry.judging.judge import Judgement
 from em_geometry.monitoring import checkpoints as library
 from em_geometry.project import paths
 from em_geometry.settings.params import Params
-from em_geometry.vectors.table import read_vectors
+from em_geometry.vectors.table import read_vector_table
 from stages import base_model, checkpoints, monitoring, organism
 from tests.conftest import ROOT, SYSTEM
 from tests.vectors.test_seeds import LAYER, activations, write_run
@@ -112,7 +112,7 @@ def test_trainings_are_measured_compared_and_kept(
     assert np.linalg.norm(shifts["mix_100"][1]) > np.linalg.norm(shifts["mix_100"][0])
     raw = (activations("medical") - activations("base")).mean(0)[LAYER]
     own = shifts["mix_100"] @ (raw / np.linalg.norm(raw))
-    residual = read_vectors(paths.VECTORS, paths.VECTOR_INDEX).residual
+    residual = read_vector_table(paths.VECTORS, paths.VECTOR_INDEX).residual
     last = "medical.mix_100.checkpoint.step_6"
     mean = found.rows[f"{last}.own"]
     assert mean.value == pytest.approx(float(own[1].mean() / residual[LAYER]), rel=1e-4)

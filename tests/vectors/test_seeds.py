@@ -24,7 +24,7 @@ from em_geometry.steering.selected import Selected, write_selected
 from em_geometry.vectors import seeds
 from em_geometry.vectors.contrasts import model_contrast
 from em_geometry.vectors.seeds import between, component, crossed
-from em_geometry.vectors.table import VectorTable, write_vectors
+from em_geometry.vectors.table import VectorTable, write_vector_table
 from stages import activations as read_all
 from stages import base_model, organism
 from stages import seeds as stage
@@ -70,7 +70,7 @@ def write_run(params: Params) -> None:
     base = activations("base")
     raw = [model_contrast(activations(m), base) for m in params.targets]
     table = VectorTable.of(params.targets, {CHOICE: raw}, np.ones(len(raw[0])))
-    write_vectors(paths.VECTORS, paths.VECTOR_INDEX, table)
+    write_vector_table(paths.VECTORS, paths.VECTOR_INDEX, table)
     picked = {m: Selected(table.units(CHOICE, m)[LAYER], LAYER, 0.3, 1.0, 1.0) for m in NAMES}
     write_selected(paths.SELECTED, picked, {})
 

@@ -27,7 +27,7 @@ from em_geometry.steering.conditions import Condition, random_direction
 from em_geometry.steering.hooks import Intervention
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors import sweep
-from em_geometry.vectors.table import VectorTable, read_vectors
+from em_geometry.vectors.table import VectorTable, read_vector_table
 from stages.vectors import main as build
 
 COMMON = params()
@@ -193,7 +193,7 @@ def swept(rules: Params) -> Results:
 
 
 def table() -> VectorTable:
-    return read_vectors(paths.VECTORS, paths.VECTOR_INDEX)
+    return read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
 
 
 def test_the_stage(vectors: None, made_up: None) -> None:

@@ -23,7 +23,7 @@ from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.project import paths
 from em_geometry.settings.sections import Vectors
 from em_geometry.vectors.contrasts import misaligned_and_aligned
-from em_geometry.vectors.table import VectorTable, read_vectors
+from em_geometry.vectors.table import VectorTable, read_vector_table
 from stages.vectors import main
 
 PARAMS = params()
@@ -42,7 +42,7 @@ def written() -> dict[tuple[str, str], np.ndarray]:
 
 def built() -> VectorTable:
     main(PARAMS)
-    return read_vectors(paths.VECTORS, paths.VECTOR_INDEX)
+    return read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
 
 
 def row(model: str) -> int:
@@ -182,7 +182,7 @@ def test_residual_norms_prefer_user_tokens(written: dict[tuple[str, str], np.nda
     for spans, used in ((list(SPANS), "prompt_mean"), (["prompt_last"], "prompt_last")):
         main(params(activations={"spans": spans}))
         expected = np.linalg.norm(written["base", used], axis=-1).mean(0)
-        found = read_vectors(paths.VECTORS, paths.VECTOR_INDEX).residual
+        found = read_vector_table(paths.VECTORS, paths.VECTOR_INDEX).residual
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -191,4 +191,4 @@ def test_files_that_are_no_table(written: dict[tuple[str, str], np.ndarray]) -> 
     index = read_parquet(paths.VECTOR_INDEX)
     write_parquet(paths.VECTOR_INDEX, index[:-1], {})
     with pytest.raises(UserError, match="not a table of steering vectors"):
-        read_vectors(paths.VECTORS, paths.VECTOR_INDEX)
+        read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
