@@ -27,7 +27,7 @@ from em_geometry.judging.judge import Judgement, JudgeRow
 from em_geometry.judging.rates import ASPECTS, MIDDLE
 from em_geometry.models.load import Loaded
 from em_geometry.settings.sections import Probe
-from em_geometry.stats.agreement import auroc, kappa
+from em_geometry.stats.agreement import auroc_draws, kappa_draws
 
 TEXT_ASPECTS = ("coherent", "helpfulness")  # word salad is neither
 COUNTED_WEIGHT = 3.0  # of a sampled answer in the fit, beside the authored ones' 1
@@ -255,7 +255,10 @@ def fit(
     scores = Linear(np.array([slope]), offset).score(values[:, None])
     cut, sign = cuts.get(aspect, MIDDLE), -1 if aspect == "aligned" else 1
     truth, guess = ((v < cut) if aspect == "aligned" else (v >= cut) for v in (known, scores))
-    found, agreed = auroc(truth, sign * scores), kappa(truth, guess)
+    # From whole counts, to the same last bit everywhere: what is saved is part of the judge's id.
+    once = np.ones((1, len(known)))
+    found = float(auroc_draws(truth, sign * scores, once)[0])
+    agreed = float(kappa_draws(truth, guess, once)[0])
     return replace(choice, cv_auroc=_or_zero(found), cv_kappa=_or_zero(agreed)), fitted
 
 
