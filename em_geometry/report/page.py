@@ -9,37 +9,13 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from em_geometry.claims.lookup import Metrics
-from em_geometry.claims.verdict import Judged, verdict_counts
-from em_geometry.report.chart import Figure
+from em_geometry.claims.verdict import Judged, numbers_text, verdict_counts
+from em_geometry.report.chart import FIGURES, Figure
 from em_geometry.report.findings import findings
 from em_geometry.report.samples import Answer
-from em_geometry.report.tables import Names, Results, Table, all_tables
-from em_geometry.report.text import MINUS, NONE, PAGE, short
+from em_geometry.report.tables import Results, Table, all_tables, layout
+from em_geometry.report.text import PAGE, words
 from em_geometry.settings.params import Params
-from em_geometry.stats.estimate import Estimate
-
-SECTIONS = {  # id: what the contents call it, heading, and what makes it
-    "answer": ("The answer", "The answer", ""),
-    "claims": ("Claims", "The paper's claims", "claims"),
-    "figures": ("Figures", "Figures", ""),
-    "calibration": ("What the tests can tell", "What the tests can tell", "geometry"),
-    "judge": ("Judge", "The judge", "judge"),
-    "organisms": ("Models", "The models, unsteered", "transfer"),
-    "transfer": ("Transfer", "Transfer", "transfer"),
-    "monitoring": ("Warning in training", "Does a direction warn during training?", "monitoring"),
-    "aspects": ("Kinds of misbehaviour", "Kinds of misbehaviour", "aspects"),
-    "prediction": ("Prediction", "Does geometry predict transfer?", "geometry_predicts_transfer"),
-    "factorial": ("Lab or mechanism", "The laboratory or the mechanism?", "factorial"),
-    "answers": ("Answers", "Answers, to see what the numbers mean", "judgements"),
-    "downloads": ("Downloads", "Downloads", ""),
-}
-PLACES = {  # figure: section; the others stand in `calibration`
-    **dict.fromkeys(("figure1", "figure2", "figure3", "figure4"), "figures"),
-    "layer_sweep": "transfer",
-    "figure6": "monitoring",
-    "aspects_map": "aspects",
-    "prediction_scatter": "prediction",
-}
 
 
 @dataclass(frozen=True)
@@ -52,7 +28,7 @@ class Picture:
     @property
     def section(self) -> str:
         """Where it stands on the page."""
-        return PLACES.get(self.figure.name, "calibration")
+        return str(words(FIGURES)[self.figure.name].get("section", "calibration"))
 
     @property
     def markup(self) -> Markup:
@@ -66,38 +42,6 @@ def own_file(name: str) -> Markup:
     if "</" in text:
         raise ValueError(f"{name} holds an end tag and cannot stand inside a page")
     return Markup(text)  # noqa: S704 (a file of this package, checked above)
-
-
-def claim_row(row: Judged) -> Names:
-    """A claim as the page shows it."""
-    claim = row.claim
-    details = {
-        "Section": claim.section,
-        "Our metric": "; ".join(claim.metrics),
-        "Definition": claim.formula,
-        "Needs": claim.needs,
-        "From the paper's other numbers": "; ".join(f"{e.value:.4g}" for e in row.recomputed),
-        "Note": row.note,
-        "Hypotheses, not facts": " ".join(claim.hypotheses),
-    }
-    return {
-        "id": claim.id,
-        "quantity": claim.quantity,
-        "unit": claim.unit,
-        "published": claim.text.replace("-", MINUS),
-        "ours": [_measured(m) for m in row.measured] or [NONE],
-        "verdict_published": row.verdict_published,
-        "verdict_run": row.verdict_run,
-        "details": [(label, text) for label, text in details.items() if text],
-        "sections": "|".join(part.strip() for part in claim.section.split(",")),
-    }
-
-
-def _measured(found: Estimate) -> str:
-    """A claim's measured number; why there is none stands in the note."""
-    if found.value is None or found.low is None or found.high is None:
-        return short(found.value)
-    return f"{short(found.value)} [{short(found.low)}, {short(found.high)}]"
 
 
 def downloads(tables: Sequence[Table], files: Mapping[str, str]) -> list[tuple[str, str, str]]:
@@ -133,20 +77,19 @@ def render(
     """
     found = Results(params, metrics)
     tables = all_tables(found)
-    rows = [claim_row(row) for row in claims]
-    kinds = ("published", "run")
+    sections = layout()["sections"]
     return found.environment.get_template("page.html.j2").render(
         findings(found, model),
         style=own_file("style.css"),
         script=own_file("script.js"),
-        sections=SECTIONS,
+        sections=sections,
         model=model,
-        claims=rows,
+        claims=claims,
+        numbers_text=numbers_text,
         claim_counts=verdict_counts(claims),
-        verdicts={kind: sorted({row[f"verdict_{kind}"] for row in rows}) for kind in kinds},
-        claim_sections=sorted({s for row in rows for s in row["sections"].split("|")}),
-        tables={name: [t for t in tables if t.section == name] for name in SECTIONS},
-        pictures={name: [p for p in pictures if p.section == name] for name in SECTIONS},
+        claim_sections=sorted({s for row in claims for s in row.claim.section.split(", ")}),
+        tables={name: [t for t in tables if t.section == name] for name in sections},
+        pictures={name: [p for p in pictures if p.section == name] for name in sections},
         answers=answers,
         answer_targets=list(dict.fromkeys(a.target for a in answers)),
         answer_sources=list(dict.fromkeys(a.source for a in answers)),

@@ -22,7 +22,6 @@ from em_geometry.report.text import (
     NONE,
     PAGE,
     arrow,
-    counted,
     decimals,
     joined,
     short,
@@ -118,7 +117,6 @@ class Results:
         )
         found.filters |= {
             "arrow": arrow,
-            "counted": counted,
             "decimals": lambda value, digits: NONE if value is None else decimals(value, digits),
             "interval": with_interval,
             "joined": joined,

@@ -57,11 +57,6 @@ def with_interval(measured: Estimate, unit: str = "", digits: int = 1) -> str:
     return text
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 answer`, `2 answers`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def arrow(pair: str) -> str:
     """`a__b` as a pair with a direction."""
     return " \u2192 ".join(pair.split("__"))

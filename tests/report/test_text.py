@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from markupsafe import Markup
 
-from em_geometry.report.text import counted, decimals, joined, short, visible, with_interval
+from em_geometry.report.text import decimals, joined, short, visible, with_interval
 from em_geometry.stats.estimate import Estimate
 
 
@@ -37,10 +37,9 @@ def test_an_interval_does_not_break_inside() -> None:
     assert with_interval(Estimate.undefined("undefined: why")) == "undefined: why"
 
 
-def test_lists_and_counts() -> None:
+def test_lists() -> None:
     assert joined(["a"]) == "a"
     assert joined(["a", "b", "c"]) == "a, b and c"
-    assert (counted(1, "answer"), counted(2, "answer")) == ("1 answer", "2 answers")
 
 
 def test_control_characters_and_surrogates_become_visible() -> None:
