@@ -16,6 +16,7 @@ from em_geometry.io.results import Results, flatten, read_results
 from em_geometry.project import paths
 from em_geometry.transfer.conditions import name, read_answers
 from stages.transfer import main
+from tests.conftest import ROOT
 
 PARAMS = params()
 
@@ -101,6 +102,12 @@ def test_the_headline_is_short(results: Results) -> None:
     for stage in ("transfer", "baseline"):
         assert 5 < len(list(flatten(read_json(paths.metrics(stage))))) <= 40
     assert read_json(paths.metrics("transfer"))["asymmetry"]["one__two"]["value"] == -50
+
+
+def test_nothing_is_written_that_the_graph_does_not_know(results: Results) -> None:
+    graph = (ROOT / "dvc.yaml").read_text()
+    written = [str(p) for folder in ("plots", "metrics") for p in Path(folder).rglob("*.*")]
+    assert [path for path in written if f"- {path}" not in graph] == []
 
 
 def test_correlation_with_similarity_to_base(results: Results) -> None:
