@@ -12,7 +12,6 @@ from em_geometry.stats.permutation import (
     EXACT,
     n_splits,
     null_p,
-    pair_rank_test,
     partition_test,
     partitions,
     rank_test,
@@ -84,19 +83,6 @@ def test_undefined(x: list[float], y: list[float]) -> None:
     found = rank_test(np.array(x), np.array(y), seed=0)
     assert found.estimate.status.startswith("undefined")
     assert found.as_results("rho") == {"rho": found.estimate}
-
-
-def test_pairs_are_relabelled_by_model() -> None:
-    random = np.random.default_rng(0)
-    x = random.normal(size=(5, 5))
-    y = np.stack([x + 0.01 * random.normal(size=(5, 5)) for _ in range(40)])
-    found = pair_rank_test(x, y, seed=0)
-    off = ~np.eye(5, dtype=bool)
-    assert found.estimate.value == pytest.approx(stats.spearmanr(x[off], y[0][off]).statistic)
-    assert found.estimate.n == 20
-    assert found.p == found.smallest_p == 1 / 120
-    y[0, 0, 1] = np.nan
-    assert pair_rank_test(x, y, seed=0).estimate.n == 19
 
 
 def test_partitions_are_all_or_some() -> None:
