@@ -108,11 +108,11 @@ def transfer(
         similarity: organism -> its similarity to the base.
         seed: of the permutations.
     """
-    organisms, targets, labs = models.organisms, models.targets, models.labs
+    organisms, targets = models.organisms, models.targets
     every = [(s, t) for s in organisms for t in targets]
     kinds = {"e3": models.aligned, "e1": organisms}
     differences = {pair: table.estimate(effect(*pair)) for pair in every}
-    groups = {"lab_pair": labs, "cluster_pair": models.clusters}
+    groups = {"lab_pair": models.labs, "cluster_pair": models.clusters}
     return {
         "effectiveness": {
             **{
@@ -135,15 +135,7 @@ def transfer(
             }
             for label, of in groups.items()
         },
-        "asymmetry": _joined(asymmetry(table, labs, a, b) for a, b in permutations(labs, 2)),
-        "dose_convention": {
-            convention: _joined(
-                asymmetry(table.at(shares), of, a, b)
-                for of in groups.values()
-                for a, b in combinations(of, 2)
-            )
-            for convention, shares in conventions(selected).items()
-        },
+        **_asymmetries(table, models, selected),
         "ablation": {slug: ablation(table, slug, slug) for slug in organisms},
         "ablation_pair": {
             _key(s, t): ablation(table, s, t)
@@ -152,6 +144,21 @@ def transfer(
         },
         "control": _controls(table, models),
         "base_similarity": _with_similarity(differences, organisms, similarity, seed),
+    }
+
+
+def _asymmetries(
+    table: Table, models: Models, selected: Mapping[str, Selected]
+) -> dict[str, Leaf | Nested]:
+    """Both directions between labs, and with vectors of equal strength also between clusters."""
+    labs = models.labs
+    every = [(of, *pair) for of in (labs, models.clusters) for pair in combinations(of, 2)]
+    return {
+        "asymmetry": _joined(asymmetry(table, labs, a, b) for a, b in permutations(labs, 2)),
+        "dose_convention": {
+            convention: _joined(asymmetry(table.at(shares), *each) for each in every)
+            for convention, shares in conventions(selected).items()
+        },
     }
 
 
