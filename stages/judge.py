@@ -56,7 +56,10 @@ def main(params: Params) -> None:
     active = found.pop(judging.backend)
     active["gate"] = gate(active["sampled"], judging.kappa_gate)
     active["aspects"] = {a: believed(active, a) for a in judging.aspects}
-    results = {"probe": probe.chosen(paths.JUDGE_MODEL)} | active
+    more = 0 if data.sampled_train is None else len(data.sampled_train)
+    counts = {"n_train": len(data.train) + more, "n_counted": more or len(data.train)}
+    results = {"probe": {a: c | counts for a, c in probe.chosen(paths.JUDGE_MODEL).items()}}
+    results |= active
     results |= {"others": found, "agreement": raters_agreement(raters, judging)}
     write_results(paths.table("judge"), paths.metrics("judge"), results, HEADLINE)
 
