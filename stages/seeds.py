@@ -1,6 +1,6 @@
-"""Stage `seeds`: organisms trained again with other seeds (frozen: it runs when asked for).
+"""Stage `seeds`: organisms trained again with other seeds.
 
-dvc repro --single-item --force seeds
+It is frozen in dvc.yaml, so that `dvc repro` leaves its last result: `make seeds` runs it.
 """
 
 from __future__ import annotations
