@@ -1,6 +1,6 @@
 """Means of the residual stream over token spans, all blocks in one forward pass.
 
-docs/method.md, activations. The residual stream is read at the output of each decoder block. Means
+docs/method.md, capture. The residual stream is read at the output of each decoder block. Means
 are accumulated on the fly in float32 on the device; full hidden states are never kept and the
 language-model head is not run.
 """

@@ -1,4 +1,4 @@
-"""The whole battery as one function of vectors or of Gram matrices (docs/method.md: battery).
+"""The whole battery as one function of vectors or of Gram matrices (docs/method.md: geometry).
 
     from safetensors.numpy import load_file
     from em_geometry.geometry import battery

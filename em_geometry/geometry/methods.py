@@ -1,4 +1,4 @@
-"""The paper's methods, each a function of Gram matrices (docs/method.md: methods).
+"""The paper's methods, each a function of Gram matrices (docs/method.md: geometry).
 
 Shapes: `gram` is [..., n, n] of unit vectors; leading axes are replicates. NaN where undefined.
 """

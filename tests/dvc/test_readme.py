@@ -105,3 +105,13 @@ def test_links_lead_somewhere() -> None:
         text = (ROOT / page).read_text(encoding="utf-8")
         for link in re.findall(r"\]\((?!http)([^)#]+)", text):
             assert ((ROOT / page).parent / link).exists(), f"{page}: {link}"
+
+
+def test_docstrings_cite_what_the_method_page_has() -> None:
+    page = (ROOT / "docs/method.md").read_text(encoding="utf-8")
+    there = set(re.findall(r"^#+ (.+)$|\*\*([\w ]+)\*\*|`(\w+)`", page, flags=re.MULTILINE))
+    names = {name.lower() for found in there for name in found if name}
+    cited = re.compile(r"docs/method\.md[:,] `?([a-z_]+(?: to base| ledger)?)")
+    for path in [p for top in ("em_geometry", "stages") for p in (ROOT / top).rglob("*.py")]:
+        for name in cited.findall(path.read_text(encoding="utf-8")):
+            assert name in names, f"{path.name}: {name}"
