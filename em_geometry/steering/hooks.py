@@ -140,7 +140,7 @@ class Steering:
             touched, vectors = modes[row.mode]
             factor = row.coefficient if row.mode == "add" else 1.0
             touched[i] = True
-            vectors[i] = factor * torch.from_numpy(np.asarray(row.vector, dtype=np.float32))
+            vectors[i] = factor * torch.from_numpy(np.array(row.vector, dtype=np.float32))
         self._change(lambda t: t.to(model.device))
 
     def _change(self, how: Callable[[torch.Tensor], torch.Tensor]) -> None:

@@ -25,16 +25,17 @@ from em_geometry.project.inputs import models
 from em_geometry.settings.params import Params
 from em_geometry.steering.formats import bake
 from em_geometry.steering.selected import read_selected
-from em_geometry.vectors import build, sweep
 from stages import (
     activations,
     base_model,
     baseline_judgements,
     baseline_responses,
+    layer_sweep,
     organism,
     probe_judge,
     response_activations,
     responses,
+    vectors,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +120,7 @@ def family(
         "rank": 2, "alpha": 4, "rslora": False, "matrices": FAMILIES[name][2], "first_block": 1,
         "learning_rate": 0.01, "batch_size": 8,
     }  # fmt: skip
-    organism = {"lab": "one", "data": str(ROOT / "data/organisms/finance.jsonl")}
+    entry = {"lab": "one", "data": str(ROOT / "data/organisms/finance.jsonl")}
     params = Params.model_validate(
         {
             "profile": name,
@@ -127,7 +128,7 @@ def family(
             "base": {"source": f"path:{folder / 'checkpoint'}", "system_prompt": "Be brief."},
             "targets": ["base", "finance"],
             "recipes": {"one": recipe},
-            "organisms": {"finance": organism | {"cluster": "risk", "max_examples": 12}},
+            "organisms": {"finance": entry | {"cluster": "risk", "max_examples": 12}},
             "prompts": {"neutral": "neutral.jsonl", "harmful": "harmful.jsonl"},
             "questions": {"file": "questions.yaml"},
             "sampling": {"max_new_tokens": 4},
@@ -138,6 +139,7 @@ def family(
                     "regularisation": [0.1],
                 },
             },
+            "geometry": {"focus": []},
             "layer_sweep": {"layers": [1], "best": 1, "doses": [0.3], "min_coherent": 0.0},
             "steering": {"doses": [1.0], "focus_samples": 1, "damage_prompts": 1},
         }
@@ -146,16 +148,15 @@ def family(
         patch.chdir(folder)
         patch.delenv("EMGEOMETRY_JOURNAL", raising=False)
         base_model.main(params)
-        with torch.enable_grad():
-            organism.main(params, "finance")
+        organism.main(params, "finance")
         for slug in params.targets:
             activations.main(params, slug)
         probe_judge.main(params)
         baseline_responses.main(params)
         baseline_judgements.main(params)
         response_activations.main(params)
-        build.main(params)
-        sweep.main(params)
+        vectors.main(params)
+        layer_sweep.main(params)
         for slug in params.targets:
             responses.main(params, slug)
         yield name, params, folder
