@@ -73,15 +73,16 @@ for target in names:
 """
 RATES = """
 from em_geometry.settings.params import load_params
-from em_geometry.transfer.conditions import draws_of, rates_of, read_judgements
+from em_geometry.transfer.conditions import Table, rates_of, read_answers
 active = load_params(Path("params.yaml"))
 active = active.model_copy(update={"targets": ["base", "finance", "medical", "profanity"]})
 lap("start_s")
-frame = read_judgements(Path("data/judgements"), active)
+frame = read_answers(Path("data/judgements"), active.steered(), active.judging.aspects)
 lap("read_s")
-rates = rates_of(frame, active)
+rates = rates_of(frame, active.judging)
 lap("rates_s")
-draws = draws_of(frame, active)
+settings = active.transfer
+draws = Table.of(frame, active.judging, active.run.seed, settings.bootstrap, settings.rate).matrix
 lap("conditions_s")
 assert rates.n == len(frame) == 1_000_000 and rates.n_status["refusal"] > 10_000
 found = rates.estimates["em_betley"]
