@@ -22,7 +22,7 @@ BEHIND: dict[str, set[str]] = {
     "models": {"run", "base"},
     "load_params": set(),
 }
-SHARED = ("inputs", "evidence")  # modules of em_geometry.project whose functions take all params
+SHARED = ("inputs", "readers")  # modules of em_geometry.project whose functions take all params
 # Read, but for nothing that a stage writes.
 BESIDES = {
     "base_model": {"run", "profile"},  # does the run fit this machine?

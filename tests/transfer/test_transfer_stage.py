@@ -107,7 +107,7 @@ def test_the_headline_is_short(results: Results) -> None:
 def test_nothing_is_written_that_the_graph_does_not_know(results: Results) -> None:
     graph = (ROOT / "dvc.yaml").read_text()
     written = [str(p) for folder in ("plots", "metrics") for p in Path(folder).rglob("*.*")]
-    assert [path for path in written if f"- {path}" not in graph] == []
+    assert [path for path in written if f"{path}:" not in graph] == []
 
 
 def test_correlation_with_similarity_to_base(results: Results) -> None:
