@@ -1,4 +1,4 @@
-"""Artifacts of the model stages with known structure, small and without a model."""
+"""Random vectors, and artifacts of the model stages with known structure, without a model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from em_geometry.io.files import write_parquet, write_tensors
 from em_geometry.io.results import read_results, write_results
 from em_geometry.project import paths
 from em_geometry.settings.params import Params, load_params
+from em_geometry.settings.sections import Geometry
+from em_geometry.stats.arrays import Floats
 from em_geometry.steering.selected import Selected, write_selected
 from em_geometry.vectors.contrasts import Entry, prompt_contrasts
 from em_geometry.vectors.table import VectorTable, write_vector_table
@@ -20,6 +22,15 @@ WIDTH, LAYERS, TOPICS, PAIRS = 48, 3, 8, 4  # PAIRS of a neutral and a harmful p
 SPANS = ("prompt_last", "prompt_mean")
 CHOICE = "model_contrast.prompt_last"
 PROFILE = Path(__file__).parents[2] / "profiles" / "smol.yaml"
+RULES = Geometry(focus=[])
+
+
+def unit_vectors(seed: int, n: int, width: int, common: float = 0.0) -> Floats:
+    """n random unit vectors [n, width] with a common part."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((n, width)) + common * rng.standard_normal(width)
+    unit: Floats = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
 
 
 def params_with(folder: Path, **geometry: object) -> Params:

@@ -9,28 +9,21 @@ from scipy.stats import binom
 from em_geometry.geometry import power, samples
 from em_geometry.geometry.battery import battery, cluster_indices
 from em_geometry.geometry.core import core_grams, core_share, core_weights, independent_grams
-from em_geometry.geometry.five_tests import TESTS, statistics
+from em_geometry.geometry.five_tests import statistics
 from em_geometry.geometry.gram import cosines, unit_gram
 from em_geometry.geometry.methods import across_mean
 from em_geometry.settings.sections import Geometry
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.permutation import null_p, partitions
+from em_geometry.stats.permutation import null_p
+from tests.geometry.synthetic import RULES
 
 NAMES = list("abcdef")
 CLUSTERS = {"x": ["a", "b"], "y": ["c", "d"], "z": ["e", "f"]}
 MEMBERS = cluster_indices(NAMES, CLUSTERS)
-RULES = Geometry(focus=[])
 TIGHT = {"x": 0.75, "y": 0.85, "z": 0.41}
-TOPICS = [f"t{i % 8}" for i in range(40)]
 
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
-
-
-def rows(seed: int = 0, width: int = 30) -> Floats:
-    drawn: Floats = rng(seed).standard_normal((6, 40, width)) + 0.3
-    return drawn
 
 
 def test_bartlett_draws_are_those_of_explicit_vectors() -> None:
@@ -42,9 +35,12 @@ def test_bartlett_draws_are_those_of_explicit_vectors() -> None:
 
 
 def test_the_core_model_has_the_cosines_it_promises() -> None:
-    weights = core_weights(6, MEMBERS, TIGHT, 0.2)
-    expected = weights @ weights.T
-    assert np.diagonal(expected) == pytest.approx(1.0)
+    weights = core_weights(7, MEMBERS, TIGHT, 0.2)
+    seven = weights @ weights.T
+    assert np.diagonal(seven) == pytest.approx(1.0)
+    assert seven[6, :6] == pytest.approx(0.2)  # a vector of no cluster: the core and its own part
+    assert weights[6, 1 : 1 + len(MEMBERS)].tolist() == [0.0] * len(MEMBERS)
+    expected = seven[:6, :6]
     assert expected[0, 1] == pytest.approx(0.75)
     assert expected[0, 2] == expected[3, 5] == pytest.approx(0.2)
     mean = core_grams(rng(), 2000, 4096, MEMBERS, TIGHT, 0.2, 6).mean(0)
@@ -129,15 +125,6 @@ def test_draws_have_the_covariance_of_the_rows() -> None:
     assert (grams[:, 0, 1] ** 2).mean() == pytest.approx((values**2).sum(), rel=0.05)
 
 
-def test_three_pairs_of_six_have_fifteen_partitions() -> None:
-    orders = partitions(list(MEMBERS.values()), 6, 1000, rng())
-    assert len(orders) == 90 and len(np.unique(orders, axis=0)) == 90
-    groups = {frozenset(frozenset(o[i : i + 2]) for i in (0, 2, 4)) for o in orders.tolist()}
-    assert len(groups) == 15
-    few = partitions(list(MEMBERS.values()), 6, 20, rng())
-    assert few.shape == (20, 6) and few[0].tolist() == list(range(6))
-
-
 def test_p_values_are_uniform_when_the_null_is_true() -> None:
     grams = core_grams(rng(2), 1500, 60, MEMBERS, TIGHT, 0.0, 6)
     values = across_mean(grams, MEMBERS)
@@ -161,15 +148,3 @@ def test_loadings_may_have_signs_and_two_clusters_are_not_enough() -> None:
     assert core_share(gram[None], MEMBERS)[0] == pytest.approx(np.mean([0.25, 0.3, 0.3]), abs=1e-6)
     two = {c: MEMBERS[c] for c in ("x", "y")}
     assert np.isnan(core_share(gram[None], two)).all()
-
-
-def test_five_tests_are_five() -> None:
-    assert set(TESTS) < set(power.SHARED_IS_LARGE)
-
-
-def test_a_vector_of_no_cluster_has_the_core_and_its_own_part() -> None:
-    weights = core_weights(7, MEMBERS, TIGHT, 0.2)
-    expected = weights @ weights.T
-    assert np.diagonal(expected) == pytest.approx(1.0)
-    assert expected[6, :6] == pytest.approx(0.2)
-    assert weights[6, 1 : 1 + len(MEMBERS)].tolist() == [0.0] * len(MEMBERS)

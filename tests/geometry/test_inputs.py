@@ -116,19 +116,19 @@ def test_a_refusal_names_the_entry(
     assert str(caught.value).startswith(str(error))
 
 
-@pytest.mark.parametrize("text", ["[1]", '{"names": ["x"], "matrix": [1]}', '{"names": "x"}'])
-def test_json_that_is_no_matrix(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "c.json"
-    path.write_text(text)
-    with pytest.raises(UserError, match="not a matrix of cosines"):
-        read_cosines(path)
-
-
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
-    path = tmp_path / "c.csv"
-    path.write_bytes(b"x,y\xff\n")
-    with pytest.raises(UserError, match="not a CSV file"):
-        read_cosines(path)
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("c.json", b"[1]", "not a matrix of cosines"),
+        ("c.json", b'{"names": ["x"], "matrix": [1]}', "not a matrix of cosines"),
+        ("c.json", b'{"names": "x"}', "not a matrix of cosines"),
+        ("c.csv", b"x,y\xff\n", "not a CSV file"),
+    ],
+)
+def test_files_that_hold_no_matrix(tmp_path: Path, name: str, content: bytes, what: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=what):
+        read_cosines(tmp_path / name)
 
 
 def test_rounding_is_mended_and_no_more() -> None:

@@ -17,9 +17,8 @@ from em_geometry.geometry.methods import reduction_pct, residual_cosines
 from em_geometry.io.files import check_metrics, nest
 from em_geometry.settings.sections import Geometry
 from em_geometry.stats.arrays import Floats
-from tests.geometry.conftest import unit_vectors
+from tests.geometry.synthetic import RULES, unit_vectors
 
-RULES = Geometry(focus=[])
 SEEDS = st.integers(0, 2**32 - 1)
 NAMES = ["a", "b", "c", "d", "e"]
 CLUSTERS = {"one": ["a", "b"], "two": ["c", "d", "e"]}
@@ -116,13 +115,16 @@ def test_singletons_and_collinear_clusters_say_why() -> None:
 
 
 @pytest.mark.parametrize(
-    "clusters", [{"one": ["a", "x"]}, {"one": ["a"], "two": ["a", "b"]}, {"one": []}]
+    ("clusters", "focus"),
+    [
+        ({"one": ["a", "x"]}, []),
+        ({"one": ["a"], "two": ["a", "b"]}, []),
+        ({"one": []}, []),
+        (CLUSTERS, ["one", "six"]),
+    ],
 )
-def test_clusters_that_make_no_sense_are_refused(clusters: dict[str, list[str]]) -> None:
-    with pytest.raises(UserError):
-        battery(np.eye(5), clusters, RULES, names=NAMES)
-
-
-def test_focus_must_name_clusters() -> None:
-    with pytest.raises(UserError, match="clusters to compare"):
-        battery(np.eye(5), CLUSTERS, Geometry(focus=["one", "six"]), names=NAMES)
+def test_clusters_that_make_no_sense_are_refused(
+    clusters: dict[str, list[str]], focus: list[str]
+) -> None:
+    with pytest.raises(UserError, match="clusters to compare" if focus else None):
+        battery(np.eye(5), clusters, Geometry(focus=focus), names=NAMES)

@@ -22,8 +22,8 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def rows(seed: int = 0, width: int = 30) -> Floats:
-    drawn: Floats = rng(seed).standard_normal((6, 40, width)) + 0.3
+def rows() -> Floats:
+    drawn: Floats = rng().standard_normal((6, 40, 30)) + 0.3
     return drawn
 
 
@@ -49,38 +49,10 @@ def answers(
     return AnswerRows(parts, labels, [ASKED] * n)
 
 
-def test_bootstrap_of_prompts_is_that_of_the_vectors_themselves() -> None:
-    data = rows()
-    found = PromptRows(data, TOPICS).bootstrap(rng(3), 5)
-    drawn = rng(3).multinomial(8, np.full(8, 1 / 8), 5)
-    names = sorted(set(TOPICS))
-    for b in range(5):
-        weights = np.array([drawn[b][names.index(t)] for t in TOPICS], dtype=float)
-        vectors = np.einsum("r,irw->iw", weights, data) / weights.sum()
-        assert found[b] == pytest.approx(vectors @ vectors.T, abs=1e-9)
-
-
-def test_flips_and_halves_of_prompts_are_those_of_the_vectors_themselves() -> None:
-    data = rows()
-    sample, names = PromptRows(data, TOPICS), sorted(set(TOPICS))
-    signs = rng(4).choice([-1.0, 1.0], (3, 6, 8))
-    for b, found in enumerate(sample.without_effect(rng(4), 3)):
-        each = signs[b][:, [names.index(t) for t in TOPICS]]
-        vectors = (each[..., None] * data).mean(1)
-        assert found == pytest.approx(vectors @ vectors.T, abs=1e-9)
-    order = rng(5).permuted(np.tile(np.arange(8), (3, 1)), axis=1)
-    split, agreement = sample.halves(rng(5), 3)
-    for b in range(3):
-        first = np.array([order[b][names.index(t)] < 4 for t in TOPICS])
-        one, two = data[:, first].mean(1), data[:, ~first].mean(1)
-        assert split[0, b] == pytest.approx(one @ one.T, abs=1e-9)
-        assert split[1, b] == pytest.approx(two @ two.T, abs=1e-9)
-        expected = (one * two).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)
-        assert agreement[b] == pytest.approx(expected)
-
-
-def by_hand(sample: AnswerRows, weights: Floats) -> Floats:
-    """Vectors from the answers themselves, each counted so often."""
+def by_hand(sample: PromptRows | AnswerRows, weights: Floats) -> Floats:
+    """Vectors from the rows themselves, each counted so often."""
+    if isinstance(sample, PromptRows):
+        return np.average(rows(), axis=1, weights=weights)
     found = []
     for rows_of, bad in zip(sample.answers, sample.misaligned, strict=True):
         means = [np.average(rows_of[m], axis=0, weights=weights[m]) for m in (bad, ~bad)]
@@ -88,23 +60,37 @@ def by_hand(sample: AnswerRows, weights: Floats) -> Floats:
     return np.array(found)
 
 
-def test_bootstrap_and_halves_of_answers_are_those_of_the_vectors_themselves() -> None:
-    sample = answers(n=3, effect=1.0)
-    once = by_hand(sample, np.ones(80))
-    assert sample.vectors == pytest.approx(once)
+@pytest.mark.parametrize(
+    ("sample", "asked"),
+    [(PromptRows(rows(), TOPICS), TOPICS), (answers(n=3, effect=1.0), ASKED)],
+    ids=["prompts", "answers"],
+)
+def test_bootstrap_and_halves_are_those_of_the_vectors_themselves(
+    sample: PromptRows | AnswerRows, asked: list[str]
+) -> None:
+    group = np.array([int(name[1]) for name in asked])
+    assert sample.vectors == pytest.approx(by_hand(sample, np.ones(len(asked))))
     drawn = rng(3).multinomial(8, np.full(8, 1 / 8), 5)
     for b, found in enumerate(sample.bootstrap(rng(3), 5)):
-        vectors = by_hand(sample, np.array([drawn[b][int(q[1])] for q in ASKED], dtype=float))
+        vectors = by_hand(sample, drawn[b][group].astype(float))
         assert found == pytest.approx(vectors @ vectors.T, abs=1e-9)
     order = rng(5).permuted(np.tile(np.arange(8), (3, 1)), axis=1)
     split, agreement = sample.halves(rng(5), 3)
     for b in range(3):
-        first = np.array([float(order[b][int(q[1])] < 4) for q in ASKED])
+        first = (order[b][group] < 4).astype(float)
         one, two = by_hand(sample, first), by_hand(sample, 1 - first)
         assert split[0, b] == pytest.approx(one @ one.T, abs=1e-9)
         assert split[1, b] == pytest.approx(two @ two.T, abs=1e-9)
         expected = (one * two).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)
         assert agreement[b] == pytest.approx(expected)
+
+
+def test_flips_of_prompts_are_those_of_the_vectors_themselves() -> None:
+    signs = rng(4).choice([-1.0, 1.0], (3, 6, 8))
+    for b, found in enumerate(PromptRows(rows(), TOPICS).without_effect(rng(4), 3)):
+        each = signs[b][:, [int(t[1]) for t in TOPICS]]
+        vectors = (each[..., None] * rows()).mean(1)
+        assert found == pytest.approx(vectors @ vectors.T, abs=1e-9)
 
 
 def test_labels_are_shuffled_within_questions_and_every_way_is_as_likely() -> None:

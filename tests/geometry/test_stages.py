@@ -18,8 +18,8 @@ from em_geometry.geometry.gram import unit_gram
 from em_geometry.geometry.inputs import read_directions
 from em_geometry.geometry.methods import cluster_angle
 from em_geometry.geometry.samples import PromptRows
-from em_geometry.io.files import write_parquet, write_tensors
-from em_geometry.io.results import Results, read_results
+from em_geometry.io.files import read_json, write_parquet, write_tensors
+from em_geometry.io.results import Results, flatten, read_results
 from em_geometry.project import paths
 from em_geometry.settings.params import Params
 from em_geometry.settings.sections import Geometry
@@ -31,10 +31,10 @@ from tests.geometry.synthetic import LAYERS, PAIRS, TOPICS, WIDTH, params_with, 
 ROWS = 2 * TOPICS * PAIRS
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+@pytest.fixture
+def folder(workplace: Path) -> Path:
+    write_artifacts(workplace, params_with(workplace))
+    return workplace
 
 
 def measured(params: Params) -> Results:
@@ -47,44 +47,27 @@ def calibrated(params: Params) -> Results:
     return read_results(paths.table("calibration"))
 
 
-def value(found: Results, key: str) -> float:
-    number = found.rows[key].value
-    assert number is not None, found.rows[key]
-    return number
-
-
-def leaves(path: Path) -> int:
-    """Numbers and words in a metrics file."""
-
-    def count(node: object) -> int:
-        return sum(map(count, node.values())) if isinstance(node, dict) else 1
-
-    return count(json.loads(path.read_text()))
-
-
 def test_geometry_has_the_battery_and_its_sensitivity(folder: Path) -> None:
-    params = params_with(folder)
-    write_artifacts(folder, params)
-    found = measured(params)
-    assert value(found, "cosine.medical__medical_replication") > 0.5
-    assert value(found, "clusters.silhouette_k") == 3
+    found = measured(params_with(folder))
+    assert found.number("cosine.medical__medical_replication") > 0.5
+    assert found.number("clusters.silhouette_k") == 3
     assert found.rows["selected.choice"].status == "model_contrast.prompt_last"
-    assert value(found, "selected.norm.finance") > 0
-    angle = value(found, "cluster_angle.medical__persona_deg")
-    assert value(found, "cluster_angle.medical__persona_raw_deg") != angle
+    assert found.number("selected.norm.finance") > 0
+    angle = found.number("cluster_angle.medical__persona_deg")
+    assert found.number("cluster_angle.medical__persona_raw_deg") != angle
     beside = "sensitivity.model_contrast.prompt_last.cluster_angle.medical__persona_deg"
-    assert value(found, beside) == pytest.approx(angle, abs=1e-3)
+    assert found.number(beside) == pytest.approx(angle, abs=1e-3)
     missing = found.rows["sensitivity.control_contrast.prompt_mean"].status
     assert missing == "undefined: medical_replication: no control"
     for choice in ("without_massive", "per_model"):
-        assert value(found, f"sensitivity.{choice}.verdict.count") >= 0
+        assert found.number(f"sensitivity.{choice}.verdict.count") >= 0
         same = found.rows[f"survives.verdict_test1.{choice}"]
         assert (same.value, same.n) == (1, 1)
     assert found.rows["survives.verdict_test1.selected"] == found.rows["verdict.test1"]
     assert found.rows["survives.verdict_test1.contrasts"].n == 6
     assert found.rows["survives.verdict_test1.blocks"].n == LAYERS
     assert found.rows["external"].status == "none given"
-    assert leaves(paths.metrics("geometry")) <= 40
+    assert len(list(flatten(read_json(paths.metrics("geometry"))))) <= 40
     trace = pl.read_csv("plots/layer_trace.csv")
     assert trace.columns == ["layer", "risk__medical", "risk__persona", "medical__persona"]
     assert trace["layer"].to_list() == list(range(LAYERS))
@@ -101,40 +84,35 @@ def test_massive_dimensions_of_the_base_are_left_out(folder: Path) -> None:
     rows = np.array([[1.0, 0.0, 5.0], [-9.0, 1.0, 6.0]])
     assert massive_dimensions(rows, 0.34).tolist() == [2]
     assert massive_dimensions(rows, 0.0).tolist() == []
-    params = params_with(folder, massive_share=0.021)
-    write_artifacts(folder, params)  # dimension 0 of the base is massive
-    found = measured(params)
+    found = measured(params_with(folder, massive_share=0.021))  # dimension 0 of the base is massive
     selected = read_selected(paths.SELECTED)
     left = unit_gram(np.stack([s.vector[1:] for s in selected.values()]))
-    angle = value(found, "sensitivity.without_massive.cluster_angle.medical__persona_deg")
+    angle = found.number("sensitivity.without_massive.cluster_angle.medical__persona_deg")
     assert angle == pytest.approx(float(cluster_angle(left, [2, 3], [4, 5])), rel=1e-4)
 
 
 def test_vectors_of_other_organisms_are_refused(folder: Path) -> None:
-    params = params_with(folder)
-    with pytest.raises(UserError, match="file not found"):
-        geometry.main(params)
-    write_artifacts(folder, params)
     selected = read_selected(paths.SELECTED)
     write_selected(paths.SELECTED, {"finance": selected["finance"]}, {})
     with pytest.raises(UserError, match="not those of the organisms"):
-        geometry.main(params)
+        measured(params_with(folder))
+    paths.SELECTED.unlink()
+    with pytest.raises(UserError, match="file not found"):
+        measured(params_with(folder))
 
 
 def test_further_directions_join_the_battery(folder: Path) -> None:
-    params = params_with(folder)
-    write_artifacts(folder, params)
     vectors = {slug: s.vector for slug, s in read_selected(paths.SELECTED).items()}
     others = {"same": 7.0 * vectors["finance"], "against": -vectors["medical"]}
     write_tensors(folder / "data/external/sae.safetensors", others, {})
-    found = measured(params)
+    found = measured(params_with(folder))
     assert found.rows["external.names"].status == "against, same"
     for pair, cosine in (
         ("finance__same", 1.0),
         ("medical__against", -1.0),
-        ("against__same", -value(found, "cosine.finance__medical")),
+        ("against__same", -found.number("cosine.finance__medical")),
     ):
-        assert value(found, f"external.cosine.{pair}") == pytest.approx(cosine, abs=1e-5)
+        assert found.number(f"external.cosine.{pair}") == pytest.approx(cosine, abs=1e-5)
     assert found.group("external.verdict") == found.group("verdict")  # they are in no cluster
     assert "same" not in " ".join(found.group("pca"))
 
@@ -164,24 +142,24 @@ def test_calibration_has_intervals_nulls_and_power(folder: Path) -> None:
     params = params_with(folder)
     write_artifacts(folder, params, core=0.5)
     found = calibrated(params)
-    assert (value(found, "rows"), value(found, "topics")) == (ROWS, TOPICS)
-    assert (value(found, "width"), value(found, "massive_dimensions")) == (WIDTH, 0)
-    assert 1 < value(found, "effective_dimension.covariance") <= WIDTH
+    assert (found.number("rows"), found.number("topics")) == (ROWS, TOPICS)
+    assert (found.number("width"), found.number("massive_dimensions")) == (WIDTH, 0)
+    assert 1 < found.number("effective_dimension.covariance") <= WIDTH
     key = "statistic.similarity.separation"
     row = found.rows[key]
     assert row.low < row.value < row.high and row.n == TOPICS
-    assert value(found, f"{key}.partitions.smallest_p") == pytest.approx(1 / 15, rel=1e-4)
-    assert value(found, f"{key}.partitions.p") == pytest.approx(1 / 15, rel=1e-4)
-    assert 0 < value(found, f"{key}.covariance.p") < 0.05
+    assert found.number(f"{key}.partitions.smallest_p") == pytest.approx(1 / 15, rel=1e-4)
+    assert found.number(f"{key}.partitions.p") == pytest.approx(1 / 15, rel=1e-4)
+    assert 0 < found.number(f"{key}.covariance.p") < 0.05
     assert found.rows[f"{key}.covariance"].high < row.value
     assert all(r.value > 0.9 for r in found.group("reliability").values())
-    assert value(found, "coclustering.medical__medical_replication") == 1.0
-    assert value(found, "controls.smallest_p") == pytest.approx(1 / 10)
+    assert found.number("coclustering.medical__medical_replication") == 1.0
+    assert found.number("controls.smallest_p") == pytest.approx(1 / 10)
     core = found.rows["core"]
     assert 0 < core.low < core.value < core.high < 1
     verdicts = ("discriminates", "cannot discriminate", "reversed")
     assert found.rows["power.test1.verdict_paper"].status in verdicts
-    assert leaves(paths.metrics("calibration")) <= 40
+    assert len(list(flatten(read_json(paths.metrics("calibration"))))) <= 40
     power = pl.read_csv("plots/power.csv")
     assert power["share"][0] == 0.0 and power["share"].is_sorted()
     nulls = pl.read_csv("plots/nulls.csv")
@@ -194,18 +172,16 @@ def test_calibration_has_intervals_nulls_and_power(folder: Path) -> None:
 
 def select(folder: Path, contrast: str, span: str = "prompt_mean") -> Params:
     """Artifacts whose selected vectors claim another contrast, span and block."""
-    params = params_with(folder)
-    write_artifacts(folder, params)
     selected = read_selected(paths.SELECTED)
     other = {m: replace(s, layer=2, contrast=contrast, span=span) for m, s in selected.items()}
     write_selected(paths.SELECTED, other, {})
-    return params
+    return params_with(folder)
 
 
 @pytest.mark.parametrize("contrast", ["prompt_contrast", "interaction"])
 def test_contrasts_of_pairs_have_a_row_a_pair(folder: Path, contrast: str) -> None:
     found = calibrated(select(folder, contrast))
-    assert value(found, "rows") == TOPICS * PAIRS
+    assert found.number("rows") == TOPICS * PAIRS
     assert found.rows["contrast"].status == contrast
 
 
@@ -236,21 +212,17 @@ def test_the_contrast_of_answers_is_drawn_again_by_question(folder: Path) -> Non
     found = calibrated(params)
     assert found.rows["contrast"].status == "response_contrast"
     assert found.rows["span"].status == "response_mean"
-    assert (value(found, "rows"), value(found, "topics")) == (46, 8)
+    assert (found.number("rows"), found.number("topics")) == (46, 8)
     assert found.rows["controls"].status == "undefined: no controls"
     cosine, key = found.rows["statistic.similarity.cross_mean"], "similarity.cross_mean.flips"
     assert 0 < cosine.low < cosine.high < 1
     assert found.rows[f"statistic.{key}"].high < cosine.value
-    assert value(found, f"statistic.{key}.p") < 0.01
-
-
-def test_answers_to_too_few_questions_are_replaced_by_the_model_contrast(folder: Path) -> None:
-    params = select(folder, "response_contrast", "response_mean")
-    write_answers(params, bad_questions=3)
+    assert found.number(f"statistic.{key}.p") < 0.01
+    write_answers(params, bad_questions=3)  # too few to draw from
     found = calibrated(params)
     assert found.rows["contrast"].status == "model_contrast"
     assert found.rows["span"].status == "prompt_last"
-    assert value(found, "rows") == ROWS
+    assert found.number("rows") == ROWS
 
 
 def test_an_organism_without_a_control_has_no_control_contrast(folder: Path) -> None:

@@ -41,32 +41,27 @@ def test_exact_p_is_that_of_all_orders(seed: int) -> None:
     assert rank_test(x, y, seed=0).p == pytest.approx(np.mean(np.abs(null) >= observed - 1e-12))
 
 
-@pytest.mark.parametrize("n", [3, 5, 8])
+@pytest.mark.parametrize("n", [3, 5, EXACT])
 def test_perfect_order_has_the_smallest_p(n: int) -> None:
     x = np.arange(n) ** 2.0
     for y in (x, -x):
         found = rank_test(x, y, seed=0)
         assert abs(found.estimate.value or 0) == pytest.approx(1)
         assert found.p == pytest.approx(found.smallest_p)
+    assert EXACT == 8  # the last exact one
+    assert found.smallest_p == pytest.approx({3: 1 / 3, 5: 2 / 120, 8: 2 / 40320}[n])
 
 
-def test_random_orders_never_give_p_zero() -> None:
-    x = np.arange(EXACT + 4.0)
+@pytest.mark.parametrize("n", [EXACT + 1, EXACT + 4])
+def test_random_orders_keep_their_seed_and_never_give_p_zero(n: int) -> None:
+    x = np.arange(float(n))
     found = rank_test(x, x, seed=0)
-    assert found.p is not None
-    assert 0.001 > found.p >= (found.smallest_p or 0) > 0
-    y = np.random.default_rng(0).permutation(x)
-    assert rank_test(x, y, seed=0).p == pytest.approx(stats.spearmanr(x, y).pvalue, abs=0.02)
-
-
-def test_the_last_exact_and_the_first_random() -> None:
-    x = np.arange(EXACT + 1.0)
-    exact, sampled = rank_test(x[:-1], x[:-1], seed=0), rank_test(x, x, seed=0)
-    assert exact.p == exact.smallest_p == pytest.approx(2 / 40320)
-    assert sampled.smallest_p == 1 / 20_001
+    assert found.smallest_p == 1 / 20_001
+    assert 0.001 > (found.p or 0) >= found.smallest_p
     y = np.random.default_rng(1).permutation(x)
     first, again, other = (rank_test(x, y, seed).p for seed in (0, 0, 1))
     assert first == again != other
+    assert first == pytest.approx(stats.spearmanr(x, y).pvalue, abs=0.02)
 
 
 def test_models_without_a_number_are_left_out() -> None:
@@ -91,7 +86,13 @@ def test_partitions_are_all_or_some() -> None:
     assert len(every) == n_splits([2, 2]) == len(set(map(tuple, every))) == 6
     assert every[0].tolist() == [0, 1, 2, 3, 4]
     assert (every[:, 2] == 2).all()
-    assert len(partitions([[0, 1], [3, 4]], 5, 4, random)) == 4
+    pairs = [[0, 1], [2, 3], [4, 5]]
+    orders = partitions(pairs, 6, 1000, random)
+    assert len(orders) == len(np.unique(orders, axis=0)) == 90
+    groups = {frozenset(frozenset(o[i : i + 2]) for i in (0, 2, 4)) for o in orders.tolist()}
+    assert len(groups) == 15
+    few = partitions(pairs, 6, 20, random)
+    assert few.shape == (20, 6) and few[0].tolist() == list(range(6))
     assert list(splits((0, 1, 2), [1, 2])) == [(0, 1, 2), (1, 0, 2), (2, 0, 1)]
 
 
