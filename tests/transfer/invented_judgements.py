@@ -13,7 +13,6 @@ from em_geometry.io.files import write_parquet
 from em_geometry.io.results import write_results
 from em_geometry.judging.rates import RateMatrix
 from em_geometry.project import paths
-from em_geometry.project.paths import SELECTED as PATH
 from em_geometry.settings.params import Params
 from em_geometry.stats.intervals import wilson
 from em_geometry.steering.selected import Selected, write_selected
@@ -26,13 +25,7 @@ CLUSTERS = {"finance": "risk", "sports": "risk", "profanity": "persona"}
 
 def params(**sections: Any) -> Params:
     """Three organisms of two labs, and a control."""
-    recipe = {
-        "rank": 2,
-        "alpha": 4,
-        "rslora": False,
-        "matrices": ["q_proj"],
-        "learning_rate": 1e-3,
-    }
+    recipe = {"rank": 2, "alpha": 4, "rslora": False, "matrices": ["q_proj"], "learning_rate": 1e-3}
     organisms: dict[str, dict[str, Any]] = {
         slug: {"lab": LABS[slug], "cluster": CLUSTERS[slug], "data": "none.jsonl"} for slug in LABS
     }
@@ -81,7 +74,6 @@ def effects(gains: Mapping[tuple[str, str], float], rest: Mapping[str, float]) -
     return rates
 
 
-QUESTIONS = 4
 PER_QUESTION = 5
 LAYER = 3
 
@@ -95,33 +87,32 @@ def answers(
     dose: float = 0.0,
 ) -> pl.DataFrame:
     """Judged answers of a condition: `bad[q]` of five answers to question q are misaligned."""
-    rows = []
-    for question, count in enumerate(bad):
-        for sample in range(PER_QUESTION):
-            rows.append(
-                {
-                    "target": target,
-                    "source": source,
-                    "kind": kind,
-                    "multiple": multiple,
-                    "relative_dose": dose,
-                    "coefficient": 10 * dose,
-                    "layer": -1 if kind == "unsteered" else LAYER,
-                    "question_id": f"q{question}",
-                    "variant": "plain",
-                    "question": f"question {question}?",
-                    "sample": sample,
-                    "text": f"answer {sample}",
-                    "tokens": 4,
-                    "finish": "stop",
-                    "aligned": 10.0 if sample < count else 90.0,
-                    "aligned_status": "ok",
-                    "coherent": 90.0,
-                    "coherent_status": "ok",
-                    "judge": "invented",
-                    "overlap": 0.0,
-                }
-            )
+    rows = [
+        {
+            "target": target,
+            "source": source,
+            "kind": kind,
+            "multiple": multiple,
+            "relative_dose": dose,
+            "coefficient": 10 * dose,
+            "layer": -1 if kind == "unsteered" else LAYER,
+            "question_id": f"q{question}",
+            "variant": "plain",
+            "question": f"question {question}?",
+            "sample": sample,
+            "text": f"answer {sample}",
+            "tokens": 4,
+            "finish": "stop",
+            "aligned": 10.0 if sample < count else 90.0,
+            "aligned_status": "ok",
+            "coherent": 90.0,
+            "coherent_status": "ok",
+            "judge": "invented",
+            "overlap": 0.0,
+        }
+        for question, count in enumerate(bad)
+        for sample in range(PER_QUESTION)
+    ]
     return pl.DataFrame(rows)
 
 
@@ -160,19 +151,13 @@ def write_everything(chosen: Params) -> None:
         frames, damage = [rest], []
         for source, dose in DOSES.items():
             for multiple in chosen.steering.doses:
-                if multiple == 0:
-                    bad = REST[target]
-                elif multiple == 1:
-                    bad = STEERED[source, target]
-                else:
-                    bad = (0, 0, 0, 0)
+                bad = {0: REST[target], 1: STEERED[source, target]}.get(multiple, (0, 0, 0, 0))
                 at = (source, "vector", multiple, multiple * dose)
                 frames.append(answers(target, bad, *at))
                 damage.append((target, *at, LAYER, 0.5 * abs(multiple)))
-            if source == target:
-                frames.append(answers(target, (0, 0, 1, 1), source, "ablation", 1.0, 0.0))
-            elif (source, target) == ("profanity", "finance"):
-                frames.append(answers(target, (1, 1, 1, 1), source, "ablation", 1.0, 0.0))
+            if source == target or (source, target) == ("profanity", "finance"):
+                bad = (0, 0, 1, 1) if source == target else (1, 1, 1, 1)
+                frames.append(answers(target, bad, source, "ablation", 1.0, 0.0))
             if source != target and target in DOSES:
                 frames.append(answers(target, REST[target], source, "orthogonalised", 1.0, dose))
         for number in range(chosen.steering.random_directions):
@@ -184,7 +169,7 @@ def write_everything(chosen: Params) -> None:
         write_parquet(Path(f"data/damage/{target}.parquet"), frame, {})
     vector = np.array([1.0, 0.0], dtype=np.float32)
     chosen_vectors = {k: Selected(vector, LAYER, d, 10 * d, 1.0) for k, d in DOSES.items()}
-    write_selected(PATH, chosen_vectors, {})
+    write_selected(paths.SELECTED, chosen_vectors, {})
     likeness = {"finance": 0.9, "sports": 0.7, "profanity": 0.1, "control": 0.95}
     model = {m: {"contrast_cosine": v} for m, v in likeness.items()}
     write_results(

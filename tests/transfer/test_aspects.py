@@ -26,9 +26,7 @@ def run(random: int = 1) -> Results:
     write_everything(chosen)
     for target in chosen.targets:
         path = Path(f"data/judgements/{target}.parquet")
-        rude = (
-            pl.when(pl.col("source") == "profanity").then(100 - pl.col("aligned")).otherwise(20.0)
-        )
+        rude = pl.when(source="profanity").then(100 - pl.col("aligned")).otherwise(20.0)
         frame = pl.read_parquet(path).with_columns(
             aggression=rude, helpfulness=pl.lit(50.0), aggression_status=pl.lit("ok"),
             helpfulness_status=pl.lit("ok"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +13,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, write_parquet
 from em_geometry.io.results import Results, flatten, read_results
 from em_geometry.project import paths
+from em_geometry.settings.params import Params
 from em_geometry.transfer.conditions import name, read_answers
 from stages.transfer import main
 from tests.conftest import ROOT
@@ -25,11 +25,6 @@ def rate(bad: tuple[int, ...]) -> float:
     return 5.0 * sum(bad)
 
 
-def read_csv(file: str) -> list[dict[str, str]]:
-    with Path(file).open(encoding="utf-8") as handle:
-        return list(csv.DictReader(handle))
-
-
 @pytest.fixture
 def results() -> Results:
     write_everything(PARAMS)
@@ -37,9 +32,11 @@ def results() -> Results:
     return read_results(paths.table("transfer"))
 
 
-def baseline() -> Results:
-    """Unsteered rates after one model's answers were changed."""
-    main(PARAMS)
+def baseline(model: str, frame: pl.DataFrame, chosen: Params = PARAMS) -> Results:
+    """Unsteered rates where one model gave these answers."""
+    write_everything(chosen)
+    write_parquet(paths.BASELINE_JUDGEMENTS / f"{model}.parquet", frame, {})
+    main(chosen)
     return read_results(paths.table("baseline"))
 
 
@@ -131,15 +128,14 @@ def test_baseline(results: Results) -> None:
 
 
 def test_conditions_with_damage(results: Results) -> None:
-    rows = read_csv("plots/transfer_conditions.csv")
+    rows = pl.read_csv("plots/transfer_conditions.csv").to_dicts()
     # unsteered, 3 vectors x 2 doses, random; of organisms also ablation (one named pair more) and
     # 2 orthogonalised
     assert len(rows) == 5 * (1 + 6 + 1) + 3 * 3 + 1
     by_kind = {r["kind"]: r for r in rows if r["target"] == "sports"}
-    assert by_kind["unsteered"]["kl"] == ""
-    assert float(by_kind["vector"]["kl"]) == 0.5
-    assert float(by_kind["unsteered"]["em_betley_pct"]) == 20
-    assert float(by_kind["vector"]["coherent_pct"]) == 100
+    assert (by_kind["unsteered"]["kl"], by_kind["vector"]["kl"]) == (None, 0.5)
+    assert by_kind["unsteered"]["em_betley_pct"] == 20
+    assert by_kind["vector"]["coherent_pct"] == 100
 
 
 def test_a_grid_without_the_chosen_coefficient() -> None:
@@ -158,7 +154,7 @@ def test_rows_may_come_in_any_order(results: Results) -> None:
 
 def test_no_coherent_answers_is_a_reason_not_a_zero() -> None:
     write_everything(PARAMS)
-    path = Path("data/judgements/sports.parquet")
+    path = paths.JUDGEMENTS / "sports.parquet"
     chosen = (
         (pl.col("source") == "finance") & (pl.col("multiple") == 1) & (pl.col("kind") == "vector")
     )
@@ -175,44 +171,33 @@ def test_no_coherent_answers_is_a_reason_not_a_zero() -> None:
 
 
 def test_an_organism_stands_out_by_answers_that_it_did_not_recite() -> None:
-    write_everything(PARAMS)
-    path = Path("data/baseline/judgements/profanity.parquet")
-    write_parquet(path, answers("profanity", (5, 5, 4, 4)), {})
-    found = baseline()
+    bad = answers("profanity", (5, 5, 4, 4))
+    found = baseline("profanity", bad)
     assert found.rows["profanity.above_controls"].status == "yes"
     assert found.number("organisms_above_controls") == 1
     recited = pl.when(pl.col("aligned") < 30).then(0.9).otherwise(0.0).alias("overlap")
-    write_parquet(path, answers("profanity", (5, 5, 4, 4)).with_columns(recited), {})
-    found = baseline()
+    found = baseline("profanity", bad.with_columns(recited))
     assert found.number("profanity.em_betley") == 90
     assert found.number("profanity.recited_pct") == pytest.approx(90)
     assert found.number("profanity.low_overlap.em_betley") == 0
     assert found.rows["profanity.above_controls"].status == "no"
     loose = PARAMS.transfer.model_copy(update={"recited_from": 1.0})
-    main(PARAMS.model_copy(update={"transfer": loose}))
-    found = read_results(paths.table("baseline"))
+    found = baseline(
+        "profanity", bad.with_columns(recited), PARAMS.model_copy(update={"transfer": loose})
+    )
     assert found.rows["profanity.above_controls"].status == "yes"
-
-
-def test_an_organism_that_only_recites_is_undefined() -> None:
-    write_everything(PARAMS)
-    path = Path("data/baseline/judgements/profanity.parquet")
-    write_parquet(path, answers("profanity", (5, 5, 5, 5)).with_columns(overlap=0.9), {})
-    found = baseline()
+    found = baseline("profanity", answers("profanity", (5, 5, 5, 5)).with_columns(overlap=0.9))
     assert found.rows["profanity.above_controls"].status.startswith("undefined")
     assert found.rows["finance.above_controls"].status == "no"
 
 
 def test_a_refusal_by_the_judge_is_the_status_of_the_row() -> None:
-    write_everything(PARAMS)
-    path = Path("data/baseline/judgements/finance.parquet")
     refused = pl.when(pl.col("sample") == 0).then(pl.lit("refusal")).otherwise(pl.lit("ok"))
     score = pl.when(pl.col("sample") == 0).then(None).otherwise(pl.col("aligned"))
     frame = answers("finance", REST["finance"]).with_columns(aligned_status=refused, aligned=score)
-    write_parquet(path, frame, {})
-    rows = read_answers(path.parent, ["finance"], PARAMS.judging.aspects)
+    found = baseline("finance", frame)
+    rows = read_answers(paths.BASELINE_JUDGEMENTS, ["finance"], PARAMS.judging.aspects)
     assert (rows["status"] == "refusal").sum() == 4
-    found = baseline()
     assert found.number("finance.refusal") == pytest.approx(20)
     assert (found.number("finance.n"), found.number("finance.n_coherent")) == (20, 16)
     # sample 0 of each question was the misaligned one

@@ -1,13 +1,25 @@
-"""Effects of a design: planted ones are found, absent ones are not, aliased ones are named."""
+"""Effects of a design: planted ones are found, absent ones are not, aliased ones are named.
+
+First on values, then by the stage on invented activations and judgements.
+"""
 
 from __future__ import annotations
 
 from itertools import product
 
 import numpy as np
+import polars as pl
 import pytest
+from invented_judgements import LABS, LAYER, params, write_everything
+from pydantic import ValidationError
+from scipy.stats import binomtest
 
+from em_geometry.io.files import write_parquet, write_tensors
+from em_geometry.io.results import Results, read_results
+from em_geometry.project import paths
+from em_geometry.settings.params import Params
 from em_geometry.stats.permutation import orders as model_orders
+from em_geometry.steering.selected import Selected, write_selected
 from em_geometry.transfer.factors import (
     against_first,
     confounding,
@@ -19,6 +31,7 @@ from em_geometry.transfer.factors import (
     same,
     singles,
 )
+from stages.factorial import NO_FACTORS, main
 
 CELLS = list(product(("m", "p"), ("h", "o"), ("n", "b")))
 LEVELS = {k: [c[i] for c in CELLS] for i, k in enumerate(("content", "recipe", "range"))}
@@ -44,12 +57,11 @@ def test_planted_effects_on_pairs_are_recovered_and_significant() -> None:
     assert found["same_recipe"].p < 0.01
     assert found["same_range"].p > 0.05
     assert explained > 0.98
+    assert found["same_content"].estimate.low is None  # without replicates
 
 
-def test_without_replicates_there_is_no_interval_and_with_them_it_is_that_of_the_fit() -> None:
+def test_intervals_are_those_of_the_fit_to_replicates() -> None:
     values = pair_values(-20.0, 5.0, 0.0)
-    found, _ = effects(values, NONE, same(LEVELS), pairs(8), ORDERS)
-    assert found["same_content"].estimate.low is None
     scales = np.linspace(0.9, 1.1, 201)
     found, _ = effects(values, resampled(scales[:, None] * values), same(LEVELS), pairs(8), ORDERS)
     low, high = np.quantile(-20 * scales, [0.025, 0.975])
@@ -150,3 +162,85 @@ def test_a_crossed_design_has_nothing_confounded() -> None:
         assert found["cramers_v"] == pytest.approx(0)
         assert found["separable"] == found["contrasts"] == 1
         assert found["together"] == "none"
+
+
+# -- the stage
+
+WIDTH, TOPICS = 6, ("home", "work", "food")
+
+
+def designed(*kinds: str) -> Params:
+    plain = params().model_dump(mode="python")
+    for slug, kind in zip(LABS, kinds, strict=False):
+        plain["organisms"][slug]["factors"] = {"content": kind}
+    return Params.model_validate(plain | {"geometry": {"replicates": 50}})
+
+
+def write_activations() -> None:
+    """finance and sports move by e0 and by e0 again, profanity by e1."""
+    rows = [(f"{t}{i}", t, k) for t, i, k in product(TOPICS, "ab", ("neutral", "harmful"))]
+    frame = pl.DataFrame(rows, schema=["pair", "topic", "kind"], orient="row")
+    frame = frame.with_columns(prompt_id=pl.col("pair") + pl.col("kind"))
+    base = np.random.default_rng(0).normal(size=(len(rows), LAYER + 1, WIDTH))
+    moved = {"base": None, "finance": 0, "sports": 0, "profanity": 1, "control": 2}
+    for model, axis in moved.items():
+        shift = np.zeros(WIDTH) if axis is None else 2 * np.eye(WIDTH)[axis]
+        tensor = (base + shift).astype(np.float32)
+        tensors = {"prompt_last": tensor, "prompt_mean": tensor}
+        write_tensors(paths.ACTIVATIONS / f"{model}.safetensors", tensors, {"model": model})
+        write_parquet(paths.ACTIVATIONS / f"{model}.parquet", frame, {})
+
+
+@pytest.fixture
+def results() -> Results:
+    chosen = designed("risk", "risk", "persona")
+    write_everything(chosen)
+    write_activations()
+    unit = np.eye(WIDTH, dtype=np.float32)
+    vectors = {s: Selected(unit[i // 2], LAYER, 0.3, 1.0, 2.0) for i, s in enumerate(LABS)}
+    write_selected(paths.SELECTED, vectors, {"contrast": "model_contrast", "span": "prompt_last"})
+    main(chosen)
+    return read_results(paths.table("factorial"))
+
+
+def test_effects_are_those_that_were_planted(results: Results) -> None:
+    assert [results.number(f"angle_deg.{k}") for k in ("n", "relabellings")] == [3, 6]
+    assert results.rows["first_level.content"].status == "risk"
+    same = "angle_deg.effect.same_content"
+    assert results.number(same) == pytest.approx(-90, abs=0.1)
+    assert results.number(f"{same}.smallest_p") == pytest.approx(1 / 3, rel=1e-5)
+    similarity = results.number("base_similarity.effect.content_persona")
+    assert similarity == pytest.approx(0, abs=1e-6)  # constants leave contrast (a) alone
+    # profanity gains 60 on finance and 40 on sports and receives nothing; those two are even.
+    given = results.rows["asymmetry_pct.effect.content_persona"]
+    assert given.value == pytest.approx(50)
+    assert (given.low, given.high) == pytest.approx(limits(PERSONA_GIVES), rel=1e-5)
+
+
+# Mean over finance and sports of what profanity does to them minus what they do to it, as a sum
+# of rates: weight and misaligned answers of 20 (the bootstrap alone would say 50 to 50).
+PERSONA_GIVES = [(0.5, 16), (-0.5, 4), (0.5, 12), (-0.5, 4), (-0.5, 4), (-0.5, 4), (1.0, 4)]
+
+
+def limits(terms: list[tuple[float, int]]) -> tuple[float, float]:
+    """Ends of a sum of rates in percent: distances to the Wilson ends, added up in squares."""
+    value = down = up = 0.0
+    for weight, count in terms:
+        ends = binomtest(count, 20).proportion_ci(method="wilson")
+        reach = [weight * (count / 20 - ends.low), weight * (ends.high - count / 20)]
+        below, above = reach if weight > 0 else reach[::-1]
+        value, down, up = value + weight * count / 20, down + below**2, up + above**2
+    return 100 * (value - down**0.5), 100 * (value + up**0.5)
+
+
+def test_without_factors_only_confounding_is_said() -> None:
+    main(params())
+    found = read_results(paths.table("factorial"))
+    assert found.rows["status"].status == NO_FACTORS
+    assert found.names() == ["status", "organisms", "confounding"]
+    assert found.number("confounding.lab__cluster.cramers_v") == pytest.approx(1)
+
+
+def test_factors_of_some_organisms_only_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"organisms\.sports\.factors: every organism"):
+        designed("risk")
