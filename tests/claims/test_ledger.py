@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from em_geometry.claims.derived import RULES
-from em_geometry.claims.ledger import Claim, read_claims
+from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.printed_gram import read_family, read_published_gram
 from em_geometry.claims.published import (
     Audited,
@@ -27,18 +28,14 @@ ROOT = Path(__file__).parents[2]
 GRAM = read_published_gram(ROOT / paths.COSINES)
 FAMILY = read_family(GRAM, ROOT / paths.FAMILY)
 LEDGER = read_claims(ROOT / paths.CLAIMS)
+BATTERY = battery(GRAM.fitted(), GRAM.clusters, RULES, names=GRAM.names)
 AUDITED = {a.claim.id: a for a in audit(LEDGER, GRAM, FAMILY)}
-RECOMPUTED = [a for a in AUDITED.values() if a.parts]
 
 
 @pytest.mark.parametrize("audited", AUDITED.values(), ids=lambda a: a.claim.id)
-def test_computed_verdict_is_the_ledger_s(audited: Audited) -> None:
+def test_the_verdict_and_the_rounded_value_are_the_ledger_s(audited: Audited) -> None:
     assert audited.verdict == audited.claim.verdict
-
-
-@pytest.mark.parametrize("audited", RECOMPUTED, ids=lambda a: a.claim.id)
-def test_recomputed_value_lies_within_the_rounding_interval(audited: Audited) -> None:
-    intervals = audited.claim.intervals()
+    intervals = audited.claim.intervals() if audited.parts else []
     assert not intervals or len(intervals) == len(audited.parts)
     for part, (low, high) in zip(audited.parts, intervals, strict=False):
         assert low <= part.value <= high
@@ -49,7 +46,7 @@ def test_the_ledger_is_whole() -> None:
     assert ids[:81] == [f"C{i:03d}" for i in range(1, 82)]
     printed = [c for c in LEDGER if c.published and c.published.subgram and c.id[0] == "C"]
     assert len(printed) >= 25
-    keys = battery(GRAM.fitted(), GRAM.clusters, RULES, names=GRAM.names).values
+    keys = BATTERY.values
     for claim in LEDGER:
         for metric in claim.metrics:
             file, _, key = metric.partition(":")
@@ -91,14 +88,6 @@ def test_the_table_names_every_claim_and_marks_hypotheses() -> None:
     assert "hypotheses, not facts" in table
 
 
-def broken(folder: Path, **changes: object) -> Path:
-    rows = yaml.safe_load((ROOT / paths.CLAIMS).read_text())[:3]
-    rows[1].update(changes)
-    path = folder / "claims.yaml"
-    path.write_text(yaml.safe_dump(rows))
-    return path
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -114,9 +103,12 @@ def broken(folder: Path, **changes: object) -> Path:
     ],
 )
 def test_a_broken_ledger_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(UserError) as error:
-        read_claims(broken(tmp_path, **changes))
-    assert "claims.yaml" in str(error.value)
+    rows = yaml.safe_load((ROOT / paths.CLAIMS).read_text())[:3]
+    rows[1].update(changes)
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump(rows))
+    with pytest.raises(UserError, match=re.escape("claims.yaml")):
+        read_claims(path)
 
 
 def test_a_subgram_needs_printed_cosines() -> None:
@@ -129,24 +121,17 @@ def test_edges_of_agreement() -> None:
     assert claim.agrees(0, 3.1, 3.9) and not claim.agrees(0, 3.5, 4.5)
     claim = next(c for c in LEDGER if c.id == "C012")
     assert claim.agrees(0, 0.2365, 0.3) and not claim.agrees(0, 0.2366, 0.3)
-    assert isinstance(claim, Claim)
 
 
 def test_the_published_cosines_are_calibrated() -> None:
     found, sweep = calibration_of(GRAM, FAMILY)
     rows = {key.removeprefix("calibration."): as_estimate(leaf) for key, leaf in found.items()}
-    mean = rows["statistic.similarity.cross_mean"]
-    assert mean.low is not None and mean.value is not None and mean.high is not None
-    assert mean.low <= mean.value <= mean.high
-
-    def p(null: str) -> float:
-        value = rows[f"statistic.similarity.cross_mean.{null}"].value
-        assert value is not None
-        return value
-
-    assert p("no_core_full_width.p") < 0.001  # no core is refuted if all 4096 count,
-    assert p("no_core_at_dimension_needed.p") > 0.05  # and fits if fewer do
-    assert p("partitions.smallest_p") == pytest.approx(1 / 15)
+    key = "statistic.similarity.cross_mean"
+    assert rows[key].low <= rows[key].value <= rows[key].high
+    # no core is refuted if all 4096 dimensions count, and fits if fewer do
+    assert rows[f"{key}.no_core_full_width.p"].value < 0.001
+    assert rows[f"{key}.no_core_at_dimension_needed.p"].value > 0.05
+    assert rows[f"{key}.partitions.smallest_p"].value == pytest.approx(1 / 15)
     assert 0 < (rows["statistic.core.share"].value or 0) < 0.2
     verdicts = {rows[f"power_full_width.test{i}.verdict_paper"].status for i in range(1, 6)}
     assert verdicts <= {"discriminates", "cannot discriminate", "reversed"}
@@ -174,7 +159,7 @@ cross_variance.medical_pc1_in_persona.centred_pct
 
 
 def test_users_and_the_ledger_can_rely_on_the_keys() -> None:
-    found = battery(GRAM.fitted(), GRAM.clusters, RULES, names=GRAM.names).flat()
+    found = BATTERY.flat()
     assert [key for key in PROMISED.split() if key not in found] == []
     assert sum(key.startswith("triangle.") and key.endswith("error_deg") for key in found) == 20
     assert sum(key.startswith("projection.") for key in found) == 15 * 6

@@ -16,18 +16,13 @@ from em_geometry.stats.estimate import Estimate
 
 ROOT = Path(__file__).parents[2]
 WHY = "undefined: why"
-METRICS = Metrics(
-    {
-        "transfer": Results(
-            {
-                "pair.a__b.e1": Estimate(40.0, 10.0, 70.0, 48),
-                "pair.a__b.p": Estimate(0.5),
-                "pair.b__a.e1": Estimate.undefined(WHY, 48),
-            }
-        ),
-        "geometry": Results({"cosine.a__b": Estimate(0.5)}),
-    }
-)
+PAIRS = {
+    "pair.a__b.e1": Estimate(40.0, 10.0, 70.0, 48),
+    "pair.a__b.p": Estimate(0.5),
+    "pair.b__a.e1": Estimate.undefined(WHY, 48),
+}
+COSINE = {"cosine.a__b": Estimate(0.5)}
+METRICS = Metrics({"transfer": Results(PAIRS), "geometry": Results(COSINE)})
 
 
 @pytest.mark.parametrize(

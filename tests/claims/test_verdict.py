@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 
 from em_geometry.claims.ledger import Claim, read_claims
 from em_geometry.claims.verdict import compare
-from em_geometry.io.files import check_metrics
+from em_geometry.io.files import check_metrics, read_json
 from em_geometry.io.results import Nested, write_results
 from em_geometry.project import paths
 from em_geometry.settings.params import Params, load_params
@@ -22,53 +22,40 @@ ROOT = Path(__file__).parents[2]
 NONE = Estimate.undefined("undefined: denominator includes 0")
 
 
-def point(value: float) -> Estimate:
-    return Estimate(value)
-
-
 def interval(low: float, high: float) -> Estimate:
     return Estimate((low + high) / 2, low, high, 48)
 
 
 def claim(values: list[float], reads: str, tolerance: float = 0.5, count: int = 1) -> Claim:
+    metric = [f"geometry:cosine.m{i}" for i in range(count)]
+    stated = {"value": values, "reads": reads, "tolerance": tolerance, "metric": metric}
+    rest = {"section": "1", "quantity": "q", "formula": "similarity", "verdict": "reproduced"}
     return Claim.model_validate(
-        {
-            "id": "C001",
-            "section": "1",
-            "quantity": "q",
-            "unit": "percent",
-            "formula": "similarity",
-            "needs": "gram",
-            "verdict": "reproduced",
-            "value": values,
-            "reads": reads,
-            "tolerance": tolerance,
-            "metric": [f"geometry:cosine.m{i}" for i in range(count)],
-        }
+        {"id": "C001", "unit": "percent", "needs": "gram", **rest, **stated}
     )
 
 
 @pytest.mark.parametrize(
     ("values", "reads", "tolerance", "measured", "expected"),
     [
-        ([0.853], "equal", 0.0005, [point(0.8531)], "reproduced"),
-        ([0.853], "equal", 0.0005, [point(0.86)], "differs"),
+        ([0.853], "equal", 0.0005, [Estimate(0.8531)], "reproduced"),
+        ([0.853], "equal", 0.0005, [Estimate(0.86)], "differs"),
         ([0.853], "equal", 0.0005, [interval(0.7, 0.9)], "reproduced"),
         ([0.853], "equal", 0.0005, [interval(0.2, 0.4)], "differs"),
         ([0.412, -0.235], "equal", 0.0005, [interval(0.3, 0.5), interval(-0.3, 0)], "reproduced"),
         ([0.412, -0.235], "equal", 0.0005, [interval(0.3, 0.5), interval(0.1, 0.2)], "differs"),
-        ([57.0, 64.0], "between", 0.5, [point(60.0)], "reproduced"),
-        ([57.0, 64.0], "between", 0.5, [point(64.4)], "reproduced"),
-        ([57.0, 64.0], "between", 0.5, [point(12.0)], "differs"),
+        ([57.0, 64.0], "between", 0.5, [Estimate(60.0)], "reproduced"),
+        ([57.0, 64.0], "between", 0.5, [Estimate(64.4)], "reproduced"),
+        ([57.0, 64.0], "between", 0.5, [Estimate(12.0)], "differs"),
         ([57.0, 64.0], "between", 0.5, [interval(20.0, 58.0)], "reproduced"),
         ([57.0, 64.0], "between", 0.5, [interval(20.0, 50.0)], "differs"),
-        ([12.0, 65.0], "between", 0.5, [point(20.0), point(5.0)], "differs"),
-        ([0.1], "below", 0.0, [point(0.09)], "reproduced"),
-        ([0.1], "below", 0.0, [point(0.2)], "differs"),
-        ([0.0], "above", 0.0, [interval(-0.2, 0.1), point(0.3)], "reproduced"),
-        ([0.0], "above", 0.0, [point(-0.1), point(0.3)], "differs"),
+        ([12.0, 65.0], "between", 0.5, [Estimate(20.0), Estimate(5.0)], "differs"),
+        ([0.1], "below", 0.0, [Estimate(0.09)], "reproduced"),
+        ([0.1], "below", 0.0, [Estimate(0.2)], "differs"),
+        ([0.0], "above", 0.0, [interval(-0.2, 0.1), Estimate(0.3)], "reproduced"),
+        ([0.0], "above", 0.0, [Estimate(-0.1), Estimate(0.3)], "differs"),
         ([57.0, 64.0], "between", 0.5, [NONE], "not measurable here"),
-        ([0.4, 0.5], "equal", 0.1, [point(0.4), NONE], "not measurable here"),
+        ([0.4, 0.5], "equal", 0.1, [Estimate(0.4), NONE], "not measurable here"),
     ],
 )
 def test_verdicts(
@@ -84,7 +71,7 @@ def test_what_decided_is_said() -> None:
     assert "60 wide" in compare(fifty, [interval(10, 70)], wide=40)[1]
     assert "wide" not in compare(fifty, [interval(45, 55)], wide=40)[1]
     assert "wide" not in compare(claim([90.0], "equal"), [interval(10, 70)], wide=40)[1]
-    assert "no interval" in compare(fifty, [point(50)])[1]
+    assert "no interval" in compare(fifty, [Estimate(50)])[1]
 
 
 @pytest.fixture
@@ -100,15 +87,16 @@ def put(stage: str, nested: Nested) -> None:
     write_results(paths.table(stage), paths.metrics(stage), nested)
 
 
-def judged(params: Params) -> dict[str, dict[str, str]]:
+def judged(params: Params) -> dict[str, dict[str, Any]]:
     """Rows of plots/claims.csv by id, after the stage."""
     main(params)
-    with paths.plot("claims.csv").open(newline="") as handle:
-        return {row["id"]: row for row in csv.DictReader(handle)}
+    rows = pl.read_csv(paths.plot("claims.csv"), infer_schema=False)
+    return {row["id"]: row for row in rows.to_dicts()}
 
 
 def test_without_measurements_nothing_is_claimed(params: Params) -> None:
     claims = judged(params)
+    assert read_json(paths.metrics("claims"))["claim"]["C002"] == "none"
     assert [*claims] == [c.id for c in read_claims(paths.CLAIMS)]
     assert {c["verdict_run"] for c in claims.values()} <= {
         "not measurable here",
@@ -118,9 +106,8 @@ def test_without_measurements_nothing_is_claimed(params: Params) -> None:
 
 
 def test_measured_values_and_intervals_are_judged(params: Params) -> None:
-    organisms = params.slugs("organism")
     rate = {"em_betley": Estimate(30.0, 19.0, 44.0, 48)}
-    put("baseline", dict.fromkeys(organisms, rate))
+    put("baseline", dict.fromkeys(params.slugs("organism"), rate))
     put("geometry", {"cosine": {"medical__medical_replication": 0.8532, "finance__sports": 0.2}})
     put("published", {"claims": {"C010": {"verdict": "inconsistent", "recomputed": 101.7}}})
     claims = judged(params)
@@ -130,16 +117,10 @@ def test_measured_values_and_intervals_are_judged(params: Params) -> None:
     assert claims["C060"]["low"] == "; ".join(["19"] * 6)
     assert claims["C010"]["verdict_published"] == "inconsistent with the paper itself"
     assert claims["C010"]["recomputed"] == "101.7"
-
-
-def test_metrics_hold_one_number_a_claim_and_the_counts(params: Params) -> None:
-    put("geometry", {"cosine": {"medical__medical_replication": 0.8532}})
-    claims = judged(params)
-    found = json.loads(paths.metrics("claims").read_text())
+    found = read_json(paths.metrics("claims"))
     check_metrics(found)
     assert found["model"] == params.base.source
     assert found["claim"]["C001"] == 0.8532
-    assert found["claim"]["C002"] == "none"
     assert [*found["claim"]["C060"]] == ["1", "2", "3", "4", "5", "6"]
     for kind in ("published", "run"):
         assert sum(found["count"][kind].values()) == len(claims) == found["claims"]

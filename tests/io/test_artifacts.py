@@ -29,6 +29,8 @@ from em_geometry.io.files import (
     write_tensors,
     write_text,
 )
+from em_geometry.io.results import read_results, write_results
+from em_geometry.stats.estimate import Estimate
 
 
 def only(folder: Path, name: str) -> None:
@@ -36,29 +38,17 @@ def only(folder: Path, name: str) -> None:
     assert [p.name for p in folder.iterdir()] == [name]
 
 
-def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "out.txt"
-    write_text(path, "old")
-    with pytest.raises(RuntimeError, match="disk"), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("disk")
-    assert path.read_text() == "old"
-    only(tmp_path, "out.txt")
-
-
-def test_write_replaces_and_creates_folders(tmp_path: Path) -> None:
+def test_a_write_creates_folders_and_replaces_all_or_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a folder" / "größe.txt"
     write_text(path, "old")
     write_text(path, "neu: größer\n")
+    with pytest.raises(RuntimeError, match="disk"), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("disk")
     assert path.read_bytes() == "neu: größer\n".encode()
     only(path.parent, "größe.txt")
-
-
-def test_written_file_is_readable_as_others_are(tmp_path: Path) -> None:
-    """Not the 0600 of a temporary file: the cache is shared between users."""
-    (tmp_path / "plain").touch()
-    write_text(tmp_path / "ours", "")
-    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "ours")]
+    (tmp_path / "plain").touch()  # not the 0600 of a temporary file: users share the cache
+    modes = [stat.S_IMODE(each.stat().st_mode) for each in (tmp_path / "plain", path)]
     assert modes[0] == modes[1]
 
 
@@ -141,7 +131,7 @@ def test_an_element_of_a_list_is_named_by_its_id(tmp_path: Path) -> None:
 
 
 def test_missing_files_say_how_to_make_them(tmp_path: Path) -> None:
-    for read in (read_json, read_jsonl, read_parquet, read_tensors):
+    for read in (read_json, read_jsonl, read_parquet, read_tensors, read_results):
         with pytest.raises(UserError, match="make repro"):
             read(tmp_path / "nothing")
     with pytest.raises(UserError, match="file not found"):
@@ -234,3 +224,46 @@ def test_bfloat16_which_numpy_lacks_becomes_float32(tmp_path: Path) -> None:
         "a": (np.float32, [1.5, 1.5]),
         "b": (np.float32, [1.0]),
     }
+
+
+# -- a stage's results: all in the table, the headline in the metrics, the same numbers in both
+
+NESTED = {
+    "rate": {"a__b": Estimate(1 / 3, 0.1, 0.7, 48), "c": Estimate.undefined("too few, n = 2", 2)},
+    "tokens": np.int64(12_345_678),
+    "share": np.float32(0.1),
+    "model": "tiny",
+}
+
+
+def test_results_round_trip(tmp_path: Path) -> None:
+    table, metrics = tmp_path / "x.csv", tmp_path / "x.json"
+    write_results(table, metrics, NESTED, ["tokens", "rate.*"])
+    assert list(read_json(metrics)) == ["tokens", "rate"]
+    assert read_json(metrics) == {
+        "tokens": 12_345_678,
+        "rate": {
+            "a__b": {"value": 0.333333, "low": 0.1, "high": 0.7, "n": 48, "status": "ok"},
+            "c": {"n": 2, "status": "too few, n = 2"},
+        },
+    }
+    found = read_results(table)
+    assert found.names() == ["rate", "tokens", "share", "model"]
+    assert found.group("rate")["a__b"] == Estimate(0.333333, 0.1, 0.7, 48.0)
+    assert found.rows["rate.c"] == Estimate.undefined("too few, n = 2", 2)
+    assert found.rows["tokens"].value == 12_345_678
+    assert found.rows["share"].value == 0.1
+    assert found.rows["model"].status == "tiny"
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.float64("inf")])
+def test_results_must_be_finite(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="no result"):
+        write_results(tmp_path / "x.csv", tmp_path / "x.json", {"a": {"b": value}})
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_table_of_results(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="not a table of results"):
+        read_results(tmp_path / "x.csv")

@@ -40,25 +40,19 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, errors
 
 
-def test_success_is_silent() -> None:
-    assert finish(body("pass")) == (0, "")
+ERROR = """error: a [bad] file
+  where:    x.csv
+  found:    3
+  expected: 4
+  try:      fix it
+"""
 
 
-def test_user_error_has_all_parts_and_no_traceback() -> None:
-    code = "raise UserError('a [bad] file', where='x.csv', found=3, expected=4, hint='fix it')"
-    status, errors = finish(body(code))
-    assert status == 2
-    assert errors.splitlines() == [
-        "error: a [bad] file",
-        "  where:    x.csv",
-        "  found:    3",
-        "  expected: 4",
-        "  try:      fix it",
-    ]
-
-
-def test_a_bug_keeps_its_traceback() -> None:
-    status, errors = finish(body("raise KeyError('ours')"))
+def test_success_is_silent_errors_have_all_parts_and_bugs_their_traceback() -> None:
+    user_error = "UserError('a [bad] file', where='x.csv', found=3, expected=4, hint='fix it')"
+    started = [body(code) for code in ("pass", f"raise {user_error}", "raise KeyError('ours')")]
+    passed, refused, (status, errors) = map(finish, started)
+    assert (passed, refused) == ((0, ""), (2, ERROR))
     assert status == 1
     assert "Traceback" in errors
     assert "KeyError: 'ours'" in errors

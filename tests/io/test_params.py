@@ -19,25 +19,24 @@ SMOL = yaml.safe_load((ROOT / "profiles" / "smol.yaml").read_text(encoding="utf-
 Location = tuple[str | int, ...]
 
 
-def changed(location: Location, value: Any) -> dict[str, Any]:
-    """The small profile with one value replaced."""
+def changed(location: Location, *value: Any) -> dict[str, Any]:
+    """The small profile with one value replaced, or left out where none is given."""
     data = copy.deepcopy(SMOL)
     place: Any = data
     for part in location[:-1]:
         place = place[part]
-    place[location[-1]] = value
+    if value:
+        (place[location[-1]],) = value
+    else:
+        del place[location[-1]]
     return data
 
 
-def load(data: Any, folder: Path) -> Params:
+def refused(data: Any, folder: Path) -> str:
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-    return load_params(path)
-
-
-def refused(data: Any, folder: Path) -> str:
     with pytest.raises(UserError) as caught:
-        load(data, folder)
+        load_params(path)
     return str(caught.value)
 
 
@@ -48,8 +47,8 @@ def test_profiles_load(path: Path) -> None:
     assert path.stem in (params.profile, "params")
 
 
-def test_views_of_the_models(tmp_path: Path) -> None:
-    params = load(SMOL, tmp_path)
+def test_views_of_the_models() -> None:
+    params = Params.model_validate(SMOL)
     assert params.clusters() == {
         "risk": ["finance", "sports"],
         "medical": ["medical", "medical_replication"],
@@ -94,12 +93,7 @@ def test_keys_that_decide_numbers_must_be_there(
     tmp_path: Path, location: Location, default: str | None
 ) -> None:
     """DVC says that a parameter is missing where a stage would take a default."""
-    data = copy.deepcopy(SMOL)
-    inner = data
-    for part in location[:-1]:
-        inner = inner[part]
-    del inner[location[-1]]
-    key, text = ".".join(map(str, location)), refused(data, tmp_path)
+    key, text = ".".join(map(str, location)), refused(changed(location), tmp_path)
     assert f"no {key}\n" in text if default else f"key {key!r} is missing" in text
     assert default is None or f"{key}: {default}" in text
 
@@ -119,6 +113,7 @@ def test_keys_that_decide_numbers_must_be_there(
         (("transfer", "pairs", 1), "profanity-finance", "not organism>target"),
         (("transfer", "pairs", 0), "base>finance", "not organism>target"),
         (("transfer", "pairs", 0), "finance>nobody", "not organism>target"),
+        (("vectors", "layer"), "best", "expected: 'common' or 'per_model' or a valid integer\n"),
     ],
 )
 def test_keys_must_agree(tmp_path: Path, location: Location, value: Any, says: str) -> None:
@@ -137,12 +132,6 @@ def test_numbers_as_dvc_reads_them(tmp_path: Path, text: str) -> None:
     profile = (ROOT / "profiles" / "smol.yaml").read_text(encoding="utf-8")
     path.write_text(profile.replace("learning_rate: 3.0e-4", f"learning_rate: {text}"))
     assert load_params(path).recipes["model_organisms"].learning_rate == 1e-5
-
-
-def test_a_value_of_no_kind_shows_all_kinds(tmp_path: Path) -> None:
-    text = refused(changed(("vectors", "layer"), "best"), tmp_path)
-    assert "params.yaml: vectors.layer\n" in text
-    assert "expected: 'common' or 'per_model' or a valid integer\n" in text
 
 
 @pytest.mark.parametrize(

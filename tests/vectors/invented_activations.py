@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from em_geometry.io.files import write_parquet, write_tensors
+from em_geometry.project import paths
 from em_geometry.settings.params import Params
+from em_geometry.steering.selected import Selected, write_selected
+from tests.transfer import invented_judgements
 
 SPANS = ("prompt_last", "prompt_mean")
 PROMPTS, BLOCKS, WIDTH, ANSWERS = 6, 3, 5, 8
@@ -19,29 +21,8 @@ HARMFUL = np.array([False, False, False, True, True, True])
 
 def params(**sections: Any) -> Params:
     """Two organisms of lab one with a control, one of lab two without."""
-    recipe = {"rank": 2, "alpha": 4, "rslora": False, "matrices": ["q_proj"], "learning_rate": 1e-3}
-
-    def organism(lab: str, cluster: str | None) -> dict[str, Any]:
-        role = "organism" if cluster else "control"
-        return {"lab": lab, "role": role, "cluster": cluster, "data": "none.jsonl"}
-
-    organisms = {
-        "finance": organism("one", "risk"),
-        "sports": organism("one", "risk"),
-        "profanity": organism("two", "persona"),
-        "control": organism("one", None),
-    }
-    return Params.model_validate(
-        {
-            "profile": "invented",
-            "base": {"source": "path:none"},
-            "targets": ["base", *organisms],
-            "recipes": {"one": recipe, "two": recipe},
-            "organisms": organisms,
-            "layer_sweep": {"layers": [0, 2], "doses": [0.2, 0.4], "min_coherent": 50.0},
-            **sections,
-        }
-    )
+    grid = {"layers": [0, 2], "doses": [0.2, 0.4], "min_coherent": 50.0}
+    return invented_judgements.params(**{"layer_sweep": grid, **sections})
 
 
 def activations(seed: int) -> np.ndarray:
@@ -58,7 +39,10 @@ def prompt_rows() -> pl.DataFrame:
     )
 
 
-def write_prompt_activations(targets: list[str]) -> dict[tuple[str, str], np.ndarray]:
+Written = dict[tuple[str, str], np.ndarray]  # activations by target and span
+
+
+def write_prompt_activations(targets: list[str]) -> Written:
     """Writes data/activations of every target; returns the arrays by (target, span)."""
     written = {}
     for i, model in enumerate(targets):
@@ -66,8 +50,8 @@ def write_prompt_activations(targets: list[str]) -> dict[tuple[str, str], np.nda
         for j, span in enumerate(SPANS):
             written[model, span] = tensors[span] = activations(10 * i + j)
             tensors[f"{span}.norm"] = np.linalg.norm(tensors[span], axis=-1)
-        write_tensors(Path(f"data/activations/{model}.safetensors"), tensors, {"model": model})
-        write_parquet(Path(f"data/activations/{model}.parquet"), prompt_rows(), {})
+        write_tensors(paths.ACTIVATIONS / f"{model}.safetensors", tensors, {"model": model})
+        write_parquet(paths.ACTIVATIONS / f"{model}.parquet", prompt_rows(), {})
     return written
 
 
@@ -77,13 +61,13 @@ def write_answers(model: str, aligned: list[float | None], coherent: list[float 
         {"aligned": aligned, "coherent": coherent},
         schema={"aligned": pl.Float64, "coherent": pl.Float64},
     )
-    write_parquet(Path(f"data/baseline/judgements/{model}.parquet"), frame, {})
+    write_parquet(paths.BASELINE_JUDGEMENTS / f"{model}.parquet", frame, {})
     rows = [i for i in range(ANSWERS) if i != 1]
     tensors = {
         "response_mean": answer_activations()[rows],
         "response_mo": 2 * answer_activations()[rows],
     }
-    path = Path(f"data/response_activations/{model}.safetensors")
+    path = paths.RESPONSE_ACTIVATIONS / f"{model}.safetensors"
     write_tensors(path, tensors, {"rows": json.dumps(rows)})
 
 
@@ -91,3 +75,10 @@ def answer_activations() -> np.ndarray:
     """[answers, blocks, width]; answer i is i everywhere."""
     rising = np.arange(ANSWERS, dtype=np.float32)[:, None, None]
     return np.broadcast_to(rising, (ANSWERS, BLOCKS, WIDTH)).copy()
+
+
+def write_choice(layers: dict[str, int]) -> None:
+    """Writes a selected vector of each organism, at this block."""
+    vector = np.eye(WIDTH, dtype=np.float32)[0]
+    chosen = {slug: Selected(vector, layer, 0.2, 1.0, 1.0) for slug, layer in layers.items()}
+    write_selected(paths.SELECTED, chosen, {})

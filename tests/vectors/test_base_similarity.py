@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-
 import numpy as np
+import polars as pl
 import pytest
 from invented_activations import (
     BLOCKS,
@@ -12,12 +11,12 @@ from invented_activations import (
     WIDTH,
     activations,
     params,
+    write_choice,
     write_prompt_activations,
 )
 
 from em_geometry.io.results import read_results
 from em_geometry.project import paths
-from em_geometry.steering.selected import Selected, write_selected
 from em_geometry.vectors.base_similarity import cosine, linear_cka, similarities
 from stages.base_similarity import main
 
@@ -37,16 +36,11 @@ def hsic_cka(a: np.ndarray, b: np.ndarray) -> float:
     return float(cross / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)))
 
 
-def test_identical_models_are_at_one() -> None:
-    found = similarities(activations(1), activations(1), HARMFUL)
+def test_identical_models_are_at_one_and_others_are_not() -> None:
+    same, other = (similarities(activations(1), activations(s), HARMFUL) for s in (1, 2))
     for reading in READINGS:
-        np.testing.assert_allclose(found[reading], np.ones(BLOCKS), rtol=1e-12)
-
-
-def test_other_models_are_not() -> None:
-    found = similarities(activations(1), activations(2), HARMFUL)
-    for reading in READINGS:
-        assert (np.abs(found[reading]) < 0.99).all()
+        np.testing.assert_allclose(same[reading], np.ones(BLOCKS), rtol=1e-12)
+        assert (np.abs(other[reading]) < 0.99).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -82,11 +76,8 @@ def test_cosines_by_hand() -> None:
 def test_the_stage() -> None:
     chosen = params()
     written = write_prompt_activations(chosen.targets)
-    vector = np.eye(WIDTH, dtype=np.float32)[0]
     layers = {"finance": 1, "sports": 2, "profanity": 1}
-    write_selected(
-        paths.SELECTED, {s: Selected(vector, n, 0.2, 1.0, 1.0) for s, n in layers.items()}, {}
-    )
+    write_choice(layers)
     main(chosen)
     found = read_results(paths.table("base_similarity"))
     models = ["finance", "sports", "profanity", "control"]
@@ -101,13 +92,12 @@ def test_the_stage() -> None:
     assert found.rows["lab.one.n_models"].value == 2  # the control is no member
     pair = [found.rows[f"model.{m}.cka"].value for m in ("finance", "sports")]
     assert found.rows["lab.one.cka"].value == pytest.approx(np.mean(pair), rel=1e-5)
-    with paths.plot("base_similarity.csv").open(encoding="utf-8") as handle:
-        table = list(csv.DictReader(handle))
-    assert list(table[0]) == ["layer", *models]
-    assert [int(r["layer"]) for r in table] == list(range(BLOCKS))
-    shown = float(table[2]["sports"])
-    assert shown == pytest.approx(found.rows["model.sports.contrast_cosine"].value, abs=1e-5)
-    trace = np.mean([[float(r[m]) for r in table] for m in ("finance", "sports")], axis=0)
+    table = pl.read_csv(paths.plot("base_similarity.csv"))
+    assert table.columns == ["layer", *models]
+    assert table["layer"].to_list() == list(range(BLOCKS))
+    shown = found.number("model.sports.contrast_cosine")
+    assert table["sports"][2] == pytest.approx(shown, abs=1e-5)
+    trace = table.select("finance", "sports").to_numpy().mean(1)
     assert found.rows["lab.one.divergence_layer"].value == np.flatnonzero(trace < 0.5)[0]
 
 
@@ -117,11 +107,6 @@ def test_a_span_of_answers_takes_the_first_span_of_prompts_that_is_captured() ->
         vectors={"contrast": "response_contrast", "span": "response_mean"},
     )
     write_prompt_activations(chosen.targets)
-    vector = np.eye(WIDTH, dtype=np.float32)[0]
-    write_selected(
-        paths.SELECTED,
-        {s: Selected(vector, 1, 0.2, 1.0, 1.0) for s in chosen.slugs("organism")},
-        {},
-    )
+    write_choice(dict.fromkeys(chosen.slugs("organism"), 1))
     main(chosen)
     assert read_results(paths.table("base_similarity")).rows["span"].status == "prompt_mean"

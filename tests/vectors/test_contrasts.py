@@ -19,26 +19,18 @@ OTHER = np.array([[[0.0, 0.0]], [[1.0, 1.0]], [[5.0, 4.0]]])
 HARM = np.array([False, False, True])
 
 
-def test_prompt_contrast_by_hand() -> None:
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+def test_contrasts_by_hand() -> None:
     assert prompt_contrast(MODEL, HARM).tolist() == [[3.0, 9.0]]
-
-
-def test_model_contrast_by_hand() -> None:
     assert model_contrast(MODEL, OTHER).tolist() == [[1.0, 7 / 3]]
-
-
-def test_interaction_by_hand() -> None:
     # other: (5, 4) - (0.5, 0.5) = (4.5, 3.5)
     assert interaction(MODEL, OTHER, HARM).tolist() == [[-1.5, 5.5]]
-
-
-def test_response_contrast_by_hand() -> None:
     answers = np.arange(8.0).reshape(8, 1, 1)
     bad = np.array([1, 1, 1, 0, 0, 0, 0, 0], dtype=bool)
     good = np.array([0, 0, 0, 0, 1, 1, 1, 1], dtype=bool)  # answer 3 is neither
-    found = response_contrast(answers, bad, good)
-    assert isinstance(found, np.ndarray)
-    assert found.tolist() == [[1.0 - 5.5]]
+    assert np.asarray(response_contrast(answers, bad, good)).tolist() == [[1.0 - 5.5]]
 
 
 @pytest.mark.parametrize(
@@ -54,33 +46,19 @@ def test_too_few_answers_are_undefined(bad: int, good: int, reason: str) -> None
     assert response_contrast(np.ones((8, 1, 1)), order < bad, order >= 8 - good) == reason
 
 
-def test_a_shift_common_to_all_prompts() -> None:
-    model, base = activations(1), activations(2)
-    shift = activations(3)[0]
-    close = {"rtol": 1e-5, "atol": 1e-6}
-    np.testing.assert_allclose(
-        prompt_contrast(model + shift, HARMFUL), prompt_contrast(model, HARMFUL), **close
-    )
-    np.testing.assert_allclose(
-        model_contrast(model + shift, base), model_contrast(model, base) + shift, **close
-    )
-    np.testing.assert_allclose(
-        interaction(model + shift, base, HARMFUL), interaction(model, base, HARMFUL), **close
-    )
-
-
-def test_signs_and_orders() -> None:
-    model, base = activations(1), activations(2)
+def test_shifts_common_to_all_prompts_signs_and_orders() -> None:
+    model, base, shift = activations(1), activations(2), activations(3)[0]
+    prompts, models = prompt_contrast(model, HARMFUL), model_contrast(model, base)
+    both = interaction(model, base, HARMFUL)
     order = np.array([3, 0, 5, 1, 4, 2])
-    close = {"rtol": 1e-5, "atol": 1e-6}
-    np.testing.assert_allclose(
-        prompt_contrast(model, ~HARMFUL), -prompt_contrast(model, HARMFUL), **close
-    )
-    np.testing.assert_allclose(model_contrast(base, model), -model_contrast(model, base), **close)
-    np.testing.assert_allclose(
-        interaction(model[order], base[order], HARMFUL[order]),
-        interaction(model, base, HARMFUL),
-        **close,
-    )
+    for found, expected in (
+        (prompt_contrast(model + shift, HARMFUL), prompts),
+        (model_contrast(model + shift, base), models + shift),
+        (interaction(model + shift, base, HARMFUL), both),
+        (prompt_contrast(model, ~HARMFUL), -prompts),
+        (model_contrast(base, model), -models),
+        (interaction(model[order], base[order], HARMFUL[order]), both),
+    ):
+        np.testing.assert_allclose(found, expected, **CLOSE)
     assert not model_contrast(model, model).any()
     assert not interaction(model, model, HARMFUL).any()

@@ -151,21 +151,23 @@ def test_one_organism_s_component_is_the_sample_variance_with_its_chi_square_int
     assert found["x.seed_total"] == pytest.approx(variance**0.5)
 
 
-def test_two_crossed_seeds_without_interaction_give_each_its_own_variance() -> None:
-    a, b = np.array([0.0, 1.0, 5.0]), np.array([2.0, -2.0, 3.0, 9.0])
-    found = crossed("x", a[:, None] + b, ["a", "b"])
-    assert found["x.seed_a"].value ** 2 == pytest.approx(a.var(ddof=1))
-    assert found["x.seed_b"].value ** 2 == pytest.approx(b.var(ddof=1))
-    assert found["x.interaction"] == pytest.approx(0, abs=1e-7)
+A, B = np.array([0.0, 1.0, 5.0]), np.array([2.0, -2.0, 3.0, 9.0])
 
 
-def test_pure_interaction_is_nobody_s_seed() -> None:
-    found = crossed("x", np.array([[1.0, -1.0], [-1.0, 1.0]]), ["a", "b"])
-    assert found["x.seed_a"].value == found["x.seed_b"].value == 0
-    assert found["x.interaction"] == pytest.approx(2.0)
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (A[:, None] + B, (A.var(ddof=1), B.var(ddof=1), 0)),  # to each its own variance
+        (np.array([[1.0, -1.0], [-1.0, 1.0]]), (0, 0, 4)),  # pure interaction is nobody's seed
+    ],
+)
+def test_components_of_two_crossed_seeds(values: np.ndarray, expected: tuple[float, ...]) -> None:
+    found = crossed("x", values, ["a", "b"])
+    parts = found["x.seed_a"].value, found["x.seed_b"].value, found["x.interaction"]
+    assert np.square(parts) == pytest.approx(expected, abs=1e-13)
 
 
-def test_components_are_unbiased_over_draws() -> None:
+def test_components_are_unbiased_and_intervals_cover_95_percent_of_draws() -> None:
     rng = np.random.default_rng(0)
     squares = []
     for _ in range(3000):
@@ -173,15 +175,9 @@ def test_components_are_unbiased_over_draws() -> None:
         found = crossed("x", a[:, None] + b + rest, ["a", "b"])
         squares.append([found["x.seed_a"].value ** 2, found["x.interaction"] ** 2])
     assert np.mean(squares, axis=0) == pytest.approx([9, 4], rel=0.05)
-
-
-def test_interval_covers_about_95_percent() -> None:
     rng = np.random.default_rng(1)
-    hits = 0
-    for _ in range(1000):
-        found = crossed("x", rng.normal(0, 2, 3), ["a"])["x.seed_a"]
-        hits += found.low <= 2 <= found.high
-    assert hits / 1000 == pytest.approx(0.95, abs=0.025)
+    one = [crossed("x", rng.normal(0, 2, 3), ["a"])["x.seed_a"] for _ in range(1000)]
+    assert np.mean([e.low <= 2 <= e.high for e in one]) == pytest.approx(0.95, abs=0.025)
 
 
 def test_between_is_the_gap_less_what_seeds_make_of_it() -> None:
@@ -191,8 +187,5 @@ def test_between_is_the_gap_less_what_seeds_make_of_it() -> None:
     assert between(first, second).low < between(first, second).value
     assert between(np.array([1.0, 3.0]), np.array([2.0, 2.0])).value == 0
     assert "not identified" in between(np.array([1.0]), np.array([2.0])).status
-
-
-def test_component_is_never_negative() -> None:
     found = component(1.0, 2, 5.0, 3.0)
     assert (found.value, found.low) == (0.0, 0.0)

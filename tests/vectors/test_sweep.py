@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -43,10 +42,7 @@ def chosen(rules: Params, tried: Sequence[Trial]) -> dict[str, tuple[Any, ...]]:
         (slug, layer, dose): {"mean_aligned": aligned, "coherent_pct": coherent}
         for slug, layer, dose, aligned, coherent in tried
     }
-    layers: dict[str, list[int]] = {}
-    for slug, layer, _ in table:
-        if layer not in layers.setdefault(slug, []):
-            layers[slug].append(layer)
+    layers = {slug: list(dict.fromkeys(n for s, n, _ in table if s == slug)) for slug, *_ in table}
     found = sweep.choose(table, layers, rules.vectors.layer, rules.layer_sweep.min_coherent)
     return {slug: (c.layer, c.dose, c.status) for slug, c in found.items()}
 
@@ -141,13 +137,9 @@ def _respond(
     known: Any, loaded: Any, conditions: Sequence[Condition], vectors: Any, *rest: Any
 ) -> pl.DataFrame:
     assert {c.vector_name for c in conditions} == set(vectors)
-    return pl.DataFrame(
-        [
-            {"source": c.source, "relative_dose": c.relative_dose, "coefficient": c.coefficient}
-            for c in conditions
-            for _ in QUESTIONS
-        ]
-    )
+    columns = ["source", "relative_dose", "coefficient"]
+    rows = [[getattr(c, name) for name in columns] for c in conditions for _ in QUESTIONS]
+    return pl.DataFrame(rows, schema=columns, orient="row")
 
 
 def _judged(judge: Any, frame: pl.DataFrame, known: Any, label: str) -> pl.DataFrame:
@@ -157,11 +149,6 @@ def _judged(judge: Any, frame: pl.DataFrame, known: Any, label: str) -> pl.DataF
         aligned=100 - 200 * pl.col("relative_dose"),
         coherent=pl.when(broken).then(10.0).otherwise(90.0),
     )
-
-
-@contextmanager
-def _judge(params: Params) -> Iterator[None]:
-    yield None
 
 
 @pytest.fixture
@@ -175,7 +162,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "answer_log_probabilities", _answers)
     monkeypatch.setattr(module, "respond", _respond)
     monkeypatch.setattr(module, "judged", _judged)
-    monkeypatch.setattr(module, "judge", _judge)
+    monkeypatch.setattr(module, "judge", nullcontext)
     monkeypatch.setattr(module, "known_texts", lambda params: set())
 
 
@@ -208,15 +195,10 @@ def test_the_stage(vectors: None, made_up: None) -> None:
         assert (chosen.contrast, chosen.span) == ("model_contrast", "prompt_last")
         entry = found.group(slug)
         assert entry["status"].status == "ok"
-        for name, value in {
-            "n": 2,
-            "mean_aligned": 20,
-            "coherent_pct": 100,
-            "misaligned_pct": 100,  # 20 is below 30
-            "margin_gain": 0.5,
-            "best_layer_by_margin": 2,
-        }.items():
-            assert entry[name].value == pytest.approx(value), name
+        assert (entry["n"].value, entry["best_layer_by_margin"].value) == (2, 2)
+        assert (entry["mean_aligned"].value, entry["coherent_pct"].value) == (20, 100)
+        assert entry["misaligned_pct"].value == 100  # 20 is below 30
+        assert entry["margin_gain"].value == pytest.approx(0.5)
     efficacy = found.group("efficacy")
     assert set(found.names("efficacy")) == set(get_args(Contrast))
     for name in ("model_contrast", "prompt_contrast", "interaction"):
@@ -230,21 +212,14 @@ def test_the_stage(vectors: None, made_up: None) -> None:
     assert why == "undefined: no control of recipe two"
     assert efficacy["response_contrast.span"].status == "response_mean"
     assert efficacy["response_contrast"].status == "undefined for every organism"
-    with paths.plot("layer_sweep.csv").open(encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
-    assert list(rows[0]) == ["layer", "finance", "sports", "profanity", "random"]
-    assert [r["layer"] for r in rows] == ["0", "2"]
+    rows = pl.read_csv(paths.plot("layer_sweep.csv"))
+    assert rows.columns == ["layer", "finance", "sports", "profanity", "random"]
+    assert rows["layer"].to_list() == [0, 2]
 
 
 def test_rates_of_trials_count_by_the_cuts_of_the_sweep() -> None:
-    answers = pl.DataFrame(
-        {
-            "source": ["finance@2"] * 3,
-            "relative_dose": [0.2] * 3,
-            "aligned": [35.0, 10.0, None],
-            "coherent": [60.0, 40.0, 90.0],
-        }
-    )
+    answers = pl.DataFrame({"aligned": [35.0, 10.0, None], "coherent": [60.0, 40.0, 90.0]})
+    answers = answers.with_columns(source=pl.lit("finance@2"), relative_dose=0.2)
     for cuts, expected in (((50.0, 30.0), (200 / 3, 0)), ((30.0, 40.0), (100, 200 / 3))):
         grid = {**GRID, "coherent_above": cuts[0], "misaligned_below": cuts[1]}
         found = sweep.trials_of(answers, params(layer_sweep=grid).layer_sweep)
@@ -306,20 +281,11 @@ def test_a_block_beyond_the_model(
     assert caught.value.expected == f"0 to {BLOCKS - 1}"
 
 
-@pytest.mark.parametrize(
-    ("contrast", "span", "message"),
-    [
-        ("model_contrast", "response_mean", "no vectors of this contrast"),
-        ("control_contrast", "prompt_last", "no steering vector"),
-    ],
-)
-def test_a_contrast_that_is_not_there(
-    vectors: None, contrast: str, span: str, message: str
-) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        sweep.candidates(table(), f"{contrast}.{span}", ["finance", "sports", "profanity"])
-    if contrast == "model_contrast":
-        assert "model_contrast.prompt_last" in str(caught.value.expected)
-    else:
-        assert "profanity" in str(caught.value.where)
-        assert caught.value.found == "undefined: no control of recipe two"
+def test_a_contrast_that_is_not_there(vectors: None) -> None:
+    with pytest.raises(UserError, match="no vectors of this contrast") as caught:
+        sweep.candidates(table(), "model_contrast.response_mean", list(GAINS))
+    assert "model_contrast.prompt_last" in str(caught.value.expected)
+    with pytest.raises(UserError, match="no steering vector") as caught:
+        sweep.candidates(table(), "control_contrast.prompt_last", list(GAINS))
+    assert "profanity" in str(caught.value.where)
+    assert caught.value.found == "undefined: no control of recipe two"

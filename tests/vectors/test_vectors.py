@@ -12,6 +12,7 @@ from invented_activations import (
     HARMFUL,
     SPANS,
     WIDTH,
+    Written,
     params,
     prompt_rows,
     write_answers,
@@ -32,7 +33,7 @@ ALIGNED = [BAD, BAD, BAD, BAD, GOOD, GOOD, GOOD, MIDDLE]
 
 
 @pytest.fixture
-def written() -> dict[tuple[str, str], np.ndarray]:
+def written() -> Written:
     """All inputs; only finance has misaligned answers enough for a response contrast."""
     for model in PARAMS.targets:
         aligned = ALIGNED if model == "finance" else [GOOD] * 8
@@ -56,7 +57,7 @@ def statuses(table: VectorTable, contrast: str, span: str = "prompt_last") -> di
     return dict(zip(table.models, found[:, 0].tolist(), strict=True))
 
 
-def test_tensors(written: dict[tuple[str, str], np.ndarray]) -> None:
+def test_tensors(written: Written) -> None:
     table = built()
     assert table.models == PARAMS.targets
     prompts = ("prompt_contrast", "model_contrast", "control_contrast", "interaction")
@@ -79,11 +80,12 @@ def test_tensors(written: dict[tuple[str, str], np.ndarray]) -> None:
             assert found.shape == (len(PARAMS.targets), BLOCKS, WIDTH)
             assert found.dtype == np.float32
             np.testing.assert_allclose(found[row("finance")], wanted, rtol=1e-4, atol=1e-5)
+    # misaligned answers 0, 2, 3 (1 was empty), aligned 4, 5, 6, and 7 is neither
+    found = table.raw["response_contrast.response_mean"][row("finance")]
+    np.testing.assert_allclose(found, 5 / 3 - 5.0, rtol=1e-6)
 
 
-def test_norms_units_and_statuses_agree_with_the_tensors(
-    written: dict[tuple[str, str], np.ndarray],
-) -> None:
+def test_norms_units_and_statuses_agree_with_the_tensors(written: Written) -> None:
     table = built()
     index = read_parquet(paths.VECTOR_INDEX)
     assert len(index) == 10 * len(PARAMS.targets) * BLOCKS
@@ -108,7 +110,7 @@ def test_norms_units_and_statuses_agree_with_the_tensors(
         table.at("model_contrast.prompt_last", {"other": 0})
 
 
-def test_what_is_undefined_says_why(written: dict[tuple[str, str], np.ndarray]) -> None:
+def test_what_is_undefined_says_why(written: Written) -> None:
     table = built()
     assert set(statuses(table, "prompt_contrast").values()) == {"ok"}
     own = "undefined: the model is its own reference"
@@ -127,17 +129,7 @@ def test_what_is_undefined_says_why(written: dict[tuple[str, str], np.ndarray]) 
     assert statuses(table, "response_contrast", "response_mo") == expected
 
 
-def test_the_response_contrast_matches_rows_to_answers(
-    written: dict[tuple[str, str], np.ndarray],
-) -> None:
-    found = built().raw["response_contrast.response_mean"][row("finance")]
-    # misaligned 0, 2, 3 (1 was empty), aligned 4, 5, 6, and 7 is neither
-    np.testing.assert_allclose(found, 5 / 3 - 5.0, rtol=1e-6)
-
-
-def test_incoherent_and_unscored_answers_are_in_neither_group(
-    written: dict[tuple[str, str], np.ndarray],
-) -> None:
+def test_incoherent_and_unscored_answers_are_in_neither_group(written: Written) -> None:
     aligned: list[float | None] = [BAD, BAD, BAD, BAD, GOOD, GOOD, GOOD, None]
     for coherent, why in (
         ([90, 90, 20, 90, 90, 90, 90, 90], "undefined: 2 misaligned answers, 3 needed"),
@@ -155,9 +147,7 @@ def test_cuts_are_those_of_the_vectors_not_of_the_judge() -> None:
         assert [each.tolist() for each in found] == [[bool(x) for x in row] for row in wanted]
 
 
-def test_a_model_that_training_did_not_change_has_a_zero_vector(
-    written: dict[tuple[str, str], np.ndarray],
-) -> None:
+def test_a_model_that_training_did_not_change_has_a_zero_vector(written: Written) -> None:
     for end in ("safetensors", "parquet"):
         base = Path(f"data/activations/base.{end}").read_bytes()
         Path(f"data/activations/finance.{end}").write_bytes(base)
@@ -166,9 +156,7 @@ def test_a_model_that_training_did_not_change_has_a_zero_vector(
 
 
 @pytest.mark.parametrize("change", ["order", "number"])
-def test_other_prompts_than_those_of_the_base(
-    written: dict[tuple[str, str], np.ndarray], change: str
-) -> None:
+def test_other_prompts_than_those_of_the_base(written: Written, change: str) -> None:
     rows = prompt_rows()
     path = Path("data/activations/sports.parquet")
     write_parquet(path, rows.reverse() if change == "order" else rows[:-1], {})
@@ -178,7 +166,7 @@ def test_other_prompts_than_those_of_the_base(
     assert not paths.VECTORS.exists()
 
 
-def test_residual_norms_prefer_user_tokens(written: dict[tuple[str, str], np.ndarray]) -> None:
+def test_residual_norms_prefer_user_tokens(written: Written) -> None:
     for spans, used in ((list(SPANS), "prompt_mean"), (["prompt_last"], "prompt_last")):
         main(params(activations={"spans": spans}))
         expected = np.linalg.norm(written["base", used], axis=-1).mean(0)
@@ -186,7 +174,7 @@ def test_residual_norms_prefer_user_tokens(written: dict[tuple[str, str], np.nda
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_files_that_are_no_table(written: dict[tuple[str, str], np.ndarray]) -> None:
+def test_files_that_are_no_table(written: Written) -> None:
     main(PARAMS)
     index = read_parquet(paths.VECTOR_INDEX)
     write_parquet(paths.VECTOR_INDEX, index[:-1], {})
