@@ -1,4 +1,4 @@
-"""The params: what loads, and how everything else is refused."""
+"""The params: what loads, how everything else is refused, and switching never loses an edit."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import pytest
 import yaml
 
 from em_geometry.errors import UserError
+from em_geometry.project.profile import switch
 from em_geometry.settings.params import Params, load_params
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
-SMOL = yaml.safe_load((ROOT / "profiles" / "smol.yaml").read_text(encoding="utf-8"))
+TEXT = (ROOT / "profiles" / "smol.yaml").read_text(encoding="utf-8")
+SMOL = yaml.safe_load(TEXT)
 
 Location = tuple[str | int, ...]
 
@@ -129,8 +131,7 @@ def test_keys_must_agree(tmp_path: Path, location: Location, value: Any, says: s
 def test_numbers_as_dvc_reads_them(tmp_path: Path, text: str) -> None:
     """YAML 1.1 takes 1e-5 for a text; DVC reads 1.2, and writes 1e-05 for `-S key=1e-5`."""
     path = tmp_path / "params.yaml"
-    profile = (ROOT / "profiles" / "smol.yaml").read_text(encoding="utf-8")
-    path.write_text(profile.replace("learning_rate: 3.0e-4", f"learning_rate: {text}"))
+    path.write_text(TEXT.replace("learning_rate: 3.0e-4", f"learning_rate: {text}"))
     assert load_params(path).recipes["model_organisms"].learning_rate == 1e-5
 
 
@@ -147,3 +148,51 @@ def test_broken_in_syntax_value_or_shape(tmp_path: Path, content: bytes) -> None
     with pytest.raises(UserError) as caught:
         load_params(path)
     assert str(path) in str(caught.value)
+
+
+# -- switching profiles
+
+OTHER = TEXT.replace("profile: smol", "profile: other")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    for name, text in (("smol", TEXT), ("other", OTHER)):
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_switches_there_and_back(folder: Path) -> None:
+    params = folder.parent / "params.yaml"
+    for name, text in (("smol", TEXT), ("other", OTHER), ("smol", TEXT)):
+        switch(name, params, folder)
+        assert params.read_text(encoding="utf-8") == text
+
+
+def test_refuses_to_drop_edits(folder: Path) -> None:
+    params = folder.parent / "params.yaml"
+    edited = TEXT.replace("seed: 0", "seed: 1")
+    params.write_text(edited, encoding="utf-8")
+    with pytest.raises(UserError, match="edits that are in no profile"):
+        switch("other", params, folder)
+    assert params.read_text(encoding="utf-8") == edited
+    (folder / "mine.yaml").write_text(edited, encoding="utf-8")  # what the error advises
+    switch("other", params, folder)
+    assert params.read_text(encoding="utf-8") == OTHER
+
+
+@pytest.mark.parametrize("name", ["smoll", "../params", ""])
+def test_unknown_profile(folder: Path, name: str) -> None:
+    with pytest.raises(UserError, match="other, smol"):
+        switch(name, folder.parent / "params.yaml", folder)
+
+
+def test_a_broken_profile_changes_nothing(folder: Path) -> None:
+    params = folder.parent / "params.yaml"
+    params.write_text(TEXT, encoding="utf-8")
+    (folder / "other.yaml").write_text(OTHER + "extra: 1\n", encoding="utf-8")
+    with pytest.raises(UserError, match="unknown key 'extra'"):
+        switch("other", params, folder)
+    assert params.read_text(encoding="utf-8") == TEXT

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -20,7 +19,6 @@ from em_geometry.claims.lookup import Metrics
 from em_geometry.io.files import read_tensors, write_parquet, write_text
 from em_geometry.models.data import read_examples
 from em_geometry.project import paths
-from em_geometry.project.paths import SELECTED as PATH
 from em_geometry.settings.params import Params
 from em_geometry.steering.selected import Selected, write_selected
 from tests.geometry.synthetic import PROFILE, write_artifacts
@@ -96,17 +94,17 @@ def write_judgements(params: Params) -> None:
             *((100 - pl.col("aligned")).alias(a) for a in kinds),
             *(pl.lit("ok").alias(f"{a}_status") for a in kinds),
         )
-        write_parquet(Path(f"data/judgements/{target}.parquet"), frame, {})
-        rest = frame.filter(pl.col("kind") == "unsteered")
-        write_parquet(Path(f"data/baseline/judgements/{target}.parquet"), rest, {})
         damage = frame.select("target", "source", "kind", "multiple", "relative_dose", "layer")
-        write_parquet(
-            Path(f"data/damage/{target}.parquet"), damage.unique().with_columns(kl=0.5), {}
-        )
-    units = read_tensors(Path("data/vectors/selected.safetensors"))[0]
+        for folder, part in (
+            (paths.JUDGEMENTS, frame),
+            (paths.BASELINE_JUDGEMENTS, frame.filter(kind="unsteered")),
+            (paths.DAMAGE, damage.unique().with_columns(kl=0.5)),
+        ):
+            write_parquet(folder / f"{target}.parquet", part, {})
+    units = read_tensors(paths.SELECTED)[0]
     chosen = {s: Selected(units[s], LAYER, DOSE, 9.0, 1.0 + i) for i, s in enumerate(organisms)}
     about = {"contrast": "model_contrast", "span": "prompt_last"}
-    write_selected(PATH, chosen, about)
+    write_selected(paths.SELECTED, chosen, about)
     ends = {f"{s}__{t}": {"end": random.normal()} for s in organisms for t in organisms if s != t}
     put("downstream_convergence", {"pair": ends})
 
@@ -135,11 +133,6 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(autouse=True)
 def inside(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run[2])
-
-
-def test_the_chats_can_be_trained_on(run: Any) -> None:
-    for slug, chats in CHATS.items():
-        assert read_examples(Path(f"{slug}.jsonl"), None) == chats
 
 
 @pytest.fixture
@@ -178,12 +171,11 @@ def test_transfer_prediction_and_aspects_name_these_organisms(run: Any, metrics:
 
 def test_the_page_shows_them_and_no_claim_is_measured_on_the_paper_s(run: Any) -> None:
     params, _, _ = run
+    for slug, chats in CHATS.items():
+        assert read_examples(Path(f"{slug}.jsonl"), None) == chats  # they can be trained on
     page = paths.REPORT.read_text(encoding="utf-8")
     for slug in params.slugs("organism"):
         assert slug in page
-    with paths.plot("claims.csv").open(newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    named = ("finance", "sports", "medical", "profanity", "malicious", "persona")
-    about = [row for row in rows if any(word in row["metric"] for word in named)]
-    assert about
-    assert {row["verdict_run"] for row in about} == {"not measurable here"}
+    named = pl.col("metric").str.contains("finance|sports|medical|profanity|malicious|persona")
+    about = pl.read_csv(paths.plot("claims.csv"), infer_schema=False).filter(named)
+    assert set(about["verdict_run"]) == {"not measurable here"}

@@ -123,22 +123,14 @@ def test_an_undefined_cosine_leaves_no_matrix() -> None:
     assert gram_of(Metrics({"geometry": Table(rows | {"cosine.b__c": Estimate(0.2)})})) is None
 
 
-@pytest.mark.parametrize(
-    ("target", "expected"), [("a", OWN), ("b", SAME), ("c", OTHER), ("plain", CONTROL)]
-)
-def test_targets_are_grouped_by_what_they_are_to_the_vector(target: str, expected: str) -> None:
-    assert group_of("a", target, LABS, ["plain"]) == expected
-    assert group_of("a", "base", LABS, ["plain"]) == "base"
+def test_targets_are_grouped_by_what_they_are_to_the_vector() -> None:
+    groups = {"a": OWN, "b": SAME, "c": OTHER, "plain": CONTROL, "base": "base"}
+    assert {target: group_of("a", target, LABS, ["plain"]) for target in groups} == groups
 
 
 def test_pooled_rates_count_answers_and_leave_out_doses_without_any() -> None:
-    rows = pl.DataFrame(
-        {
-            "relative_dose": [0.2, 0.2, 0.4],
-            "n_coherent": [8, 2, 0],
-            "em_betley_pct": [25.0, 100.0, None],
-        }
-    )
+    columns = ["relative_dose", "n_coherent", "em_betley_pct"]
+    rows = pl.DataFrame([(0.2, 8, 25.0), (0.2, 2, 100.0), (0.4, 0, None)], columns, orient="row")
     ((dose, value, low, high, n),) = pooled(rows)
     assert (dose, value, n) == (0.2, 40.0, 10)
     assert 0 < low < 40 < high < 100
@@ -152,9 +144,8 @@ def test_conditions_without_rates_do_not_stop_the_figure() -> None:
 
 
 def test_distance_from_a_null_is_one_at_either_end_of_its_interval() -> None:
-    assert distance(10, 0, 4, 10) == 1
-    assert distance(0, 0, 4, 10) == -1
-    assert distance(4, 0, 4, 10) == 0
+    found = [distance(*each) for each in ((10, 0, 4, 10), (0, 0, 4, 10), (4, 0, 4, 10))]
+    assert found == [1, -1, 0]
     assert distance(1, 1, 1, 1) is None
 
 

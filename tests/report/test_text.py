@@ -10,36 +10,26 @@ from em_geometry.stats.estimate import Estimate
 
 
 @pytest.mark.parametrize(
-    ("value", "digits", "expected"),
-    [(0.0049, 2, "0.00"), (-0.0049, 2, "0.00"), (-1.25, 1, "\u22121.2"), (3, 0, "3")],
-)
-def test_decimals(value: float, digits: int, expected: str) -> None:
-    assert decimals(value, digits) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
+    ("said", "expected"),
     [
-        (None, "\u2013"),
-        (48.0, "48"),
-        (0.12345, "0.123"),
-        (-256.68, "\u2212257"),
-        (1e-9, "1e\u221209"),
+        (decimals(0.0049, 2), "0.00"),
+        (decimals(-0.0049, 2), "0.00"),
+        (decimals(-1.25, 1), "\u22121.2"),
+        (decimals(3, 0), "3"),
+        (short(None), "\u2013"),
+        (short(48.0), "48"),
+        (short(0.12345), "0.123"),
+        (short(-256.68), "\u2212257"),
+        (short(1e-9), "1e\u221209"),
+        (with_interval(Estimate(12.5, 3.14, 30.2), " %"), "12.5 % [3.1,\u00a030.2]"),
+        (with_interval(Estimate(12.5)), "12.5"),
+        (with_interval(Estimate.undefined("undefined: why")), "undefined: why"),
+        (joined(["a"]), "a"),
+        (joined(["a", "b", "c"]), "a, b and c"),
     ],
 )
-def test_short(value: float | None, expected: str) -> None:
-    assert short(value) == expected
-
-
-def test_an_interval_does_not_break_inside() -> None:
-    assert with_interval(Estimate(12.5, 3.14, 30.2), " %") == "12.5 % [3.1,\u00a030.2]"
-    assert with_interval(Estimate(12.5)) == "12.5"
-    assert with_interval(Estimate.undefined("undefined: why")) == "undefined: why"
-
-
-def test_lists() -> None:
-    assert joined(["a"]) == "a"
-    assert joined(["a", "b", "c"]) == "a, b and c"
+def test_numbers_intervals_and_lists(said: str, expected: str) -> None:
+    assert said == expected
 
 
 def test_control_characters_and_surrogates_become_visible() -> None:
