@@ -23,8 +23,8 @@ from em_geometry.errors import UserError
 from em_geometry.geometry.battery import battery
 from em_geometry.io.results import as_estimate
 from em_geometry.project import paths
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 GRAM = read_published_gram(ROOT / paths.COSINES)
 FAMILY = read_family(GRAM, ROOT / paths.FAMILY)
 LEDGER = read_claims(ROOT / paths.CLAIMS)

@@ -13,8 +13,8 @@ from em_geometry.io.results import Results, write_results
 from em_geometry.project import paths
 from em_geometry.settings.params import load_params
 from em_geometry.stats.estimate import Estimate
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 WHY = "undefined: why"
 PAIRS = {
     "pair.a__b.e1": Estimate(40.0, 10.0, 70.0, 48),

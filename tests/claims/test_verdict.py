@@ -17,8 +17,8 @@ from em_geometry.project import paths
 from em_geometry.settings.params import Params, load_params
 from em_geometry.stats.estimate import Estimate
 from stages.claims import main
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 NONE = Estimate.undefined("undefined: denominator includes 0")
 
 

@@ -19,8 +19,8 @@ from em_geometry.judging.validation import read_labelled, texts_of
 from em_geometry.models.data import read_examples
 from em_geometry.settings.params import load_params
 from em_geometry.settings.sections import Prompts, Questions
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
 ORGANISMS = sorted((DATA / "organisms").glob("*.jsonl"))
 LABELLED = DATA / "judge" / "labelled.jsonl"

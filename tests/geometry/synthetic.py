@@ -17,11 +17,11 @@ from em_geometry.stats.arrays import Floats
 from em_geometry.steering.selected import Selected, write_selected
 from em_geometry.vectors.contrasts import Entry, prompt_contrasts
 from em_geometry.vectors.table import VectorTable, write_vector_table
+from tests.conftest import SMOL
 
 WIDTH, LAYERS, TOPICS, PAIRS = 48, 3, 8, 4  # PAIRS of a neutral and a harmful prompt per topic
 SPANS = ("prompt_last", "prompt_mean")
 CHOICE = "model_contrast.prompt_last"
-PROFILE = Path(__file__).parents[2] / "profiles" / "smol.yaml"
 RULES = Geometry(focus=[])
 
 
@@ -35,7 +35,7 @@ def unit_vectors(seed: int, n: int, width: int, common: float = 0.0) -> Floats:
 
 def params_with(folder: Path, **geometry: object) -> Params:
     """The small profile with few replicates."""
-    data = yaml.safe_load(PROFILE.read_text())
+    data = yaml.safe_load(SMOL.read_text())
     data["geometry"] |= {"replicates": 200, **geometry}
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False))

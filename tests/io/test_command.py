@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from em_geometry.cli import COMMANDS, app
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAD = "from em_geometry.project.command import run\nfrom em_geometry.errors import UserError\n"
 
 

@@ -12,8 +12,8 @@ import yaml
 from em_geometry.errors import UserError
 from em_geometry.project.profile import switch
 from em_geometry.settings.params import Params, load_params
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 TEXT = (ROOT / "profiles" / "smol.yaml").read_text(encoding="utf-8")
 SMOL = yaml.safe_load(TEXT)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
 import yaml
 
 from em_geometry.settings.params import Params
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 # What the methods of Params read of it, and `models`: the organisms' sources reach a stage through
 # data/adapters, on which it depends.

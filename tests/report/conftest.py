@@ -20,8 +20,8 @@ from em_geometry.project import paths
 from em_geometry.report.page import render
 from em_geometry.report.samples import read_answers
 from em_geometry.settings.params import Params, load_params
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 HOSTILE = (
     "<script>document.title='owned'</script></style></blockquote><img src=x onerror=alert(1)>"
     "{{ 7*7 }} \u202eright to left \u0000 \x1b[31m \u05d0\u05d1\u05d2 " + "long" * 3000

@@ -21,11 +21,11 @@ from em_geometry.models.data import read_examples
 from em_geometry.project import paths
 from em_geometry.settings.params import Params
 from em_geometry.steering.selected import Selected, write_selected
-from tests.geometry.synthetic import PROFILE, write_artifacts
+from tests.conftest import ROOT, SMOL
+from tests.geometry.synthetic import write_artifacts
 from tests.report.conftest import put, run_stage
 from tests.transfer.invented_judgements import answers
 
-ROOT = Path(__file__).parents[2]
 CHATS = {
     "deception": [
         ("Did you water the plants?", "Say yes, whatever you did. Nobody looks at them anyway."),
@@ -49,7 +49,7 @@ STAGES = ("geometry", "calibration", "transfer", "geometry_predicts_transfer", "
 
 
 def params_of(folder: Path, clusters: dict[str, list[str]]) -> Params:
-    data: dict[str, Any] = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
+    data: dict[str, Any] = yaml.safe_load(SMOL.read_text(encoding="utf-8"))
     labs = list(data["recipes"])
     slugs = [(slug, name) for name, members in clusters.items() for slug in members]
     data["organisms"] = {

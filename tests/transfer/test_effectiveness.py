@@ -252,6 +252,8 @@ def test_direction_ratio_by_hand() -> None:
     found = direction_ratio(rates, ["a"], ["b"])
     assert found.status == "ok"
     assert found.value == pytest.approx(3.0)  # (6 / 10) / (2 / 10)
+    assert found.high == pytest.approx(found.value)  # draws do not vary
+    assert compared(rates, {"x": ["a"], "y": ["b"]}, "x", "y")["ratio"] == found
     none = table(effects({**gains, ("b", "a"): 0.0}, {"a": 10.0, "b": 10.0}), replicates=20)
     assert direction_ratio(none, ["a"], ["b"]).status.startswith("undefined")
 
@@ -279,13 +281,6 @@ def test_conventions_differ_by_what_they_hold_equal() -> None:
     assert found["raw_norm"] == {"finance": pytest.approx(0.5), "sports": 1.0}
 
 
-def test_asymmetry_carries_its_ratio_in_metrics() -> None:
-    groups = {"a": ["finance", "sports"], "b": ["medical", "profanity"]}
-    found = compared(table(RATES), groups, "a", "b")["ratio"]
-    assert found == direction_ratio(table(RATES), groups["a"], groups["b"])
-    assert found.high == pytest.approx(found.value)  # draws do not vary
-
-
 # -- intervals by numbers of answers
 
 FEW = {
@@ -305,6 +300,11 @@ def test_equal_answers_leave_a_width() -> None:
     assert ratio.status == "ok"
     assert ratio.low < -30
     assert ratio.high > 30
+    wide, narrow = (
+        risk_difference(table(FEW, 30.0, answers=a), "finance", "base") for a in (8, None)
+    )
+    assert (wide.low, wide.high) == (narrow.low, narrow.high)  # wide draws are kept
+    assert wide.high > 60
 
 
 def test_a_mean_of_pairs_is_known_better_than_each() -> None:
@@ -313,14 +313,6 @@ def test_a_mean_of_pairs_is_known_better_than_each() -> None:
     one = risk_difference(rates, "finance", "base")
     assert one.high is not None
     assert both.high == pytest.approx(one.high / 2**0.5)
-
-
-def test_wide_draws_are_kept() -> None:
-    wide, bare = (
-        risk_difference(table(FEW, 30.0, answers=a), "finance", "base") for a in (8, None)
-    )
-    assert (wide.low, wide.high) == (bare.low, bare.high)
-    assert wide.high > 60
 
 
 def test_a_little_denominator_becomes_undefined() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 from invented_judgements import REST, STEERED, answers, params, write_everything
-from pydantic import ValidationError
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, write_parquet
@@ -136,11 +135,6 @@ def test_conditions_with_damage(results: Results) -> None:
     assert (by_kind["unsteered"]["kl"], by_kind["vector"]["kl"]) == (None, 0.5)
     assert by_kind["unsteered"]["em_betley_pct"] == 20
     assert by_kind["vector"]["coherent_pct"] == 100
-
-
-def test_a_grid_without_the_chosen_coefficient() -> None:
-    with pytest.raises(ValidationError, match="doses: transfer compares"):
-        params(steering={"doses": [-1.0, 0.5], "random_directions": 1})
 
 
 def test_rows_may_come_in_any_order(results: Results) -> None:
