@@ -77,8 +77,7 @@ def test_results_hold_values_with_their_ranges_and_the_verdicts() -> None:
     rows = {key: as_estimate(leaf) for key, leaf in found.items()}
     assert rows["cosine.medical__profanity"].value == pytest.approx(-0.235, abs=5e-4)
     assert rows["claims.C010.verdict"].status == "inconsistent"
-    low = rows["cluster_angle.medical__persona_deg"].low
-    assert low is not None and 101.6 < low < 101.7
+    assert 101.6 < rows["cluster_angle.medical__persona_deg"].low < 101.7
     assert rows["summary.reading.needs_models"].value == 27
 
 

@@ -51,8 +51,7 @@ def test_changes_are_means_over_targets_and_by_target() -> None:
     assert found.number("change.aggression.finance") == 0
     assert found.number("change.aggression.random") == 0
     beyond = found.rows["beyond_random.aggression.profanity"]
-    assert beyond.low is not None and beyond.high is not None
-    assert beyond.low <= (beyond.value or 0) <= beyond.high
+    assert beyond.low <= beyond.value <= beyond.high
     assert found.number("pair.aggression.profanity__finance") == pytest.approx(rude[1])
     assert found.number("unsteered.aligned.finance") == pytest.approx(90 - 80 / 5)
 

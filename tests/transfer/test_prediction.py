@@ -105,15 +105,11 @@ def test_reliability_is_the_share_that_is_no_noise() -> None:
     assert not reliability(noisy(np.ones((4, 4)), 0.0)).defined
 
 
-def inputs() -> None:
+def test_the_stage_end_to_end() -> None:
     write_everything(params())
     pairs = {f"{s}__{t}": {"end": 0.1 * i} for i, (s, t) in enumerate(STEERED) if s != t}
     stage = "downstream_convergence"
     write_results(paths.table(stage), paths.metrics(stage), {"pair": pairs})
-
-
-def test_the_stage_end_to_end() -> None:
-    inputs()
     main(params())
     found = read_results(paths.table("prediction"))
     table = pl.read_csv(paths.plot("prediction.csv"))
