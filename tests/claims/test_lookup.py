@@ -59,18 +59,13 @@ def test_geometry_takes_intervals_from_a_calibration_of_the_same_vectors(
     assert found.measured("geometry", "cosine.a__b") == expected
 
 
-def test_tables_are_named_by_their_path_and_another_profile_s_seeds_are_left(
-    tmp_path: Path,
-) -> None:
+def test_tables_are_named_by_path_and_another_profile_s_seeds_are_left(tmp_path: Path) -> None:
     tables, metrics = tmp_path / "tables", tmp_path / "metrics.json"
     write_results(tables / "training/finance.csv", metrics, {"steps": 3})
     write_results(tables / "seeds.csv", metrics, {"profile": "smol"})
     assert set(Metrics.read(tables, "smol").stages) == {"training/finance", "seeds"}
     assert set(Metrics.read(tables, "other").stages) == {"training/finance"}
     assert Metrics.read(tmp_path / "nothing").stages == {}
-
-
-def test_a_malformed_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "transfer.csv").write_text("{")
     with pytest.raises(UserError, match="not a table of results"):
         Metrics.read(tmp_path)

@@ -29,8 +29,7 @@ def unit_vectors(seed: int, n: int, width: int, common: float = 0.0) -> Floats:
     """n random unit vectors [n, width] with a common part."""
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((n, width)) + common * rng.standard_normal(width)
-    unit: Floats = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return unit
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def params_with(folder: Path, **geometry: object) -> Params:

@@ -32,14 +32,12 @@ MATRICES = pytest.mark.parametrize(("n", "width"), SIZES)
 
 
 def direction(vector: Floats) -> Floats:
-    unit: Floats = vector / np.linalg.norm(vector)
-    return unit
+    return vector / np.linalg.norm(vector)
 
 
 def without(vectors: Floats, axis: Floats) -> Floats:
     left = vectors - np.outer(vectors @ axis, axis)
-    unit: Floats = left / np.linalg.norm(left, axis=1, keepdims=True)
-    return unit
+    return left / np.linalg.norm(left, axis=1, keepdims=True)
 
 
 def run(vectors: Floats, norms: Floats | None = None) -> dict[str, object]:

@@ -23,8 +23,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def rows() -> Floats:
-    drawn: Floats = rng().standard_normal((6, 40, 30)) + 0.3
-    return drawn
+    return rng().standard_normal((6, 40, 30)) + 0.3
 
 
 def answers(

@@ -48,13 +48,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def in_process(code: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        text=True,
-        capture_output=True,
-        timeout=60,
-    )
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=60)
 
 
 def done_again() -> list[list[int]]:

@@ -46,7 +46,7 @@ def quick_page(params: Params, metrics: Metrics | None = None) -> str:
     return render(params, found, "m", claims, [], answers, {}, [("Profile", params.profile)])
 
 
-def write_answers(root: Path, params: Params, hostile: str) -> None:
+def write_answers(root: Path, params: Params) -> None:
     """Four answers to each condition of each target: one is hostile, one refused."""
     for target in params.targets:
         grid = [("none", "unsteered", 0.0), ("random_0", "random", 1.0)]
@@ -60,7 +60,7 @@ def write_answers(root: Path, params: Params, hostile: str) -> None:
                 "relative_dose": 0.4 * multiple,
                 "question_id": f"q{q}",
                 "question": f"Invented question {q}?",
-                "text": f"An invented answer {q} of {target}." if q else hostile,
+                "text": f"An invented answer {q} of {target}." if q else HOSTILE,
                 "aligned": None if q == 1 else 55.5,
                 "coherent": 80.0,
                 "aligned_status": "refusal" if q == 1 else "ok",
@@ -90,7 +90,7 @@ def made(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
         skip = shutil.ignore_patterns("*.html", "*.svg", "*.png")
         shutil.copytree(ROOT / name, root / name, ignore=skip)
     shutil.copy(ROOT / paths.PARAMS, root)
-    write_answers(root, params, HOSTILE)
+    write_answers(root, params)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         run_stage("claims")

@@ -22,12 +22,8 @@ def test_draws_count_what_was_drawn() -> None:
 
 
 def test_sums_over_clusters() -> None:
-    codes = np.array([0, 2, 2])
-    assert sum_by([np.ones(3), np.array([1.0, 2, 3])], codes, 3).tolist() == [
-        [1, 1],
-        [0, 0],
-        [2, 5],
-    ]
+    found = sum_by([np.ones(3), np.array([1.0, 2, 3])], np.array([0, 2, 2]), 3)
+    assert found.tolist() == [[1, 1], [0, 0], [2, 5]]
 
 
 def test_all_groups_share_the_draws_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +33,4 @@ def test_all_groups_share_the_draws_in_chunks_of_any_size(monkeypatch: pytest.Mo
     assert whole[:, 0] == pytest.approx(drawn(stream(0, "x"), 6, 50) @ sums[0])
     monkeypatch.setattr(module, "CHUNK", 20)
     assert resample(sums, stream(0, "x"), 50) == pytest.approx(whole)
-
-
-def test_nothing_to_draw() -> None:
     assert not resample(np.empty((2, 0, 2)), stream(0), 3).any()

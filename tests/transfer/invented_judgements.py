@@ -124,22 +124,16 @@ REST = {
     "profanity": (2, 1, 0, 1),
     "control": (0, 0, 0, 0),
 }
+# By source, to each question, on the models in the order of REST; None: no effect.
+MADE_WORSE = {
+    "finance": (2, 5, 3, None, 1),
+    "sports": (1, 3, 5, None, 0),
+    "profanity": (3, 4, 3, 5, 3),
+}
 STEERED = {
-    ("finance", "base"): (2, 2, 2, 2),
-    ("finance", "finance"): (5, 5, 5, 5),
-    ("finance", "sports"): (3, 3, 3, 3),
-    ("finance", "profanity"): (2, 1, 0, 1),  # no effect
-    ("finance", "control"): (1, 1, 1, 1),
-    ("sports", "base"): (1, 1, 1, 1),
-    ("sports", "finance"): (3, 3, 3, 3),
-    ("sports", "sports"): (5, 5, 5, 5),
-    ("sports", "profanity"): (2, 1, 0, 1),
-    ("sports", "control"): (0, 0, 0, 0),
-    ("profanity", "base"): (3, 3, 3, 3),
-    ("profanity", "finance"): (4, 4, 4, 4),
-    ("profanity", "sports"): (3, 3, 3, 3),
-    ("profanity", "profanity"): (5, 5, 5, 5),
-    ("profanity", "control"): (3, 3, 3, 3),
+    (source, target): REST[target] if count is None else (count,) * 4
+    for source, row in MADE_WORSE.items()
+    for target, count in zip(REST, row, strict=True)
 }
 DOSES = {"finance": 0.2, "sports": 0.3, "profanity": 0.4}
 

@@ -28,25 +28,13 @@ from em_geometry.transfer.effectiveness import (
 )
 
 REST = {"base": 5.0, "finance": 20.0, "sports": 40.0, "medical": 30.0, "profanity": 10.0}
-GAINS = {
-    ("finance", "finance"): 50.0,
-    ("finance", "sports"): 15.0,
-    ("finance", "base"): 25.0,
-    ("finance", "medical"): 20.0,
-    ("finance", "profanity"): 8.0,
-    ("sports", "sports"): 20.0,
-    ("sports", "finance"): 10.0,
-    ("sports", "medical"): 30.0,
-    ("sports", "profanity"): 1.0,
-    ("medical", "medical"): 30.0,
-    ("medical", "finance"): 12.0,
-    ("medical", "sports"): 14.0,
-    ("medical", "profanity"): 3.0,
-    ("profanity", "profanity"): 60.0,
-    ("profanity", "finance"): 40.0,
-    ("profanity", "sports"): 35.0,
-    ("profanity", "medical"): 25.0,
+BY_SOURCE = {
+    "finance": {"finance": 50, "sports": 15, "base": 25, "medical": 20, "profanity": 8},
+    "sports": {"sports": 20, "finance": 10, "medical": 30, "profanity": 1},
+    "medical": {"medical": 30, "finance": 12, "sports": 14, "profanity": 3},
+    "profanity": {"profanity": 60, "finance": 40, "sports": 35, "medical": 25},
 }
+GAINS = {(s, t): float(gain) for s, row in BY_SOURCE.items() for t, gain in row.items()}
 RATES = effects(GAINS, REST)
 
 

@@ -152,7 +152,7 @@ def _judged(judge: Any, frame: pl.DataFrame, known: Any, label: str) -> pl.DataF
 
 
 @pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def made_up(vectors: None, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     spelled = {"good": (0, 0, 0), "bad": (1, 1)}
     base = Loaded("base", None, None, "weights")
     monkeypatch.setattr(module, "models", lambda p: SimpleNamespace(load=lambda slug: base))
@@ -164,9 +164,10 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "judged", _judged)
     monkeypatch.setattr(module, "judge", nullcontext)
     monkeypatch.setattr(module, "known_texts", lambda params: set())
+    return monkeypatch
 
 
-def test_margins_are_per_token_and_bad_minus_good(made_up: None) -> None:
+def test_margins_are_per_token_and_bad_minus_good(made_up: pytest.MonkeyPatch) -> None:
     vector = np.ones(WIDTH, np.float32)
     acts = [None, Intervention(vector, 0, 1.0), Intervention(vector, 2, 1.0)]
     loaded = Loaded("base", None, None, "weights")
@@ -183,7 +184,7 @@ def table() -> VectorTable:
     return read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
 
 
-def test_the_stage(vectors: None, made_up: None) -> None:
+def test_the_stage(made_up: pytest.MonkeyPatch) -> None:
     found = swept(COMMON)
     assert found.rows["layer"].value == 2
     selected = read_selected(paths.SELECTED)
@@ -227,16 +228,14 @@ def test_rates_of_trials_count_by_the_cuts_of_the_sweep() -> None:
         assert (entry["coherent_pct"], entry["misaligned_pct"]) == pytest.approx(expected)
 
 
-def test_the_random_direction_has_the_same_norm(
-    vectors: None, made_up: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_random_direction_has_the_same_norm(made_up: pytest.MonkeyPatch) -> None:
     seen: list[Intervention] = []
 
     def spy(model: Any, texts: Any, acts: Any, positions: Any) -> Iterator[list[Any]]:
         seen.extend(a for a in acts if a is not None)
         return _answers(model, texts, acts, positions)
 
-    monkeypatch.setattr(sweep, "answer_log_probabilities", spy)
+    made_up.setattr(sweep, "answer_log_probabilities", spy)
     module.main(COMMON)
     grid, contrasts = seen[: 4 * 2], seen[4 * 2 :]  # organisms and the random one, two blocks
     for how, other in zip(grid[-2:], grid[:2], strict=True):
@@ -252,13 +251,11 @@ def test_the_random_direction_has_the_same_norm(
     assert len(alike) >= 3
 
 
-def test_unscored_answers_do_not_stop_the_stage(
-    vectors: None, made_up: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unscored_answers_do_not_stop_the_stage(made_up: pytest.MonkeyPatch) -> None:
     def refused(*arguments: Any) -> pl.DataFrame:
         return _judged(*arguments).with_columns(aligned=pl.lit(None, pl.Float64))
 
-    monkeypatch.setattr(module, "judged", refused)
+    made_up.setattr(module, "judged", refused)
     entry = swept(COMMON).group("finance")
     assert entry["mean_aligned"].status == "undefined: no scored answers"
     assert entry["status"].status.startswith("no dose keeps")
@@ -273,7 +270,7 @@ def test_unscored_answers_do_not_stop_the_stage(
     ],
 )
 def test_a_block_beyond_the_model(
-    vectors: None, made_up: None, sections: dict[str, Any], where: str
+    made_up: pytest.MonkeyPatch, sections: dict[str, Any], where: str
 ) -> None:
     with pytest.raises(UserError, match="no such block") as caught:
         module.main(params(**sections))
