@@ -111,14 +111,11 @@ def test_dimension_needed_is_where_two_standard_deviations_are() -> None:
     assert power.dimensions_needed(np.eye(2), pair) == {"x__y": "undefined: a right angle"}
 
 
-def test_effective_dimension_of_known_spectra() -> None:
+def test_spectra_and_draws_of_known_covariance() -> None:
     assert samples.effective_dimension(np.ones(50)) == pytest.approx(50)
     assert samples.effective_dimension(np.array([1.0, 0.0, 0.0])) == pytest.approx(1)
     found = samples.effective_dimension(samples.spectrum(rng().standard_normal((5400, 20))))
     assert found == pytest.approx(20, rel=0.05)
-
-
-def test_draws_have_the_covariance_of_the_rows() -> None:
     values = np.array([4.0, 1.0, 0.25])
     grams = samples.covariance_draws(rng(), values, 20_000, 2)
     assert grams[:, 0, 0].mean() == pytest.approx(values.sum(), rel=0.03)

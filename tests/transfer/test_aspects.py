@@ -11,7 +11,6 @@ from invented_judgements import DOSES, REST, STEERED, params, write_everything
 from em_geometry.io.files import write_parquet
 from em_geometry.io.results import Results, read_results, write_results
 from em_geometry.project import paths
-from em_geometry.settings.params import Params
 from stages import aspects
 
 KINDS = ["aligned", "coherent", "aggression", "helpfulness"]
@@ -20,9 +19,8 @@ UNKNOWN = "not judged: AUROC on sampled answers 0.55 [0.41, 0.70], which chance 
 
 def run(random: int = 1) -> Results:
     """Aggression is 100 - aligned under `profanity` alone; helpfulness cannot be judged."""
-    rules = {"judging": {"aspects": KINDS}}
-    rules |= {"steering": {"doses": [-1.0, 1.0], "random_directions": random}}
-    chosen: Params = params(**rules)
+    doses = {"doses": [-1.0, 1.0], "random_directions": random}
+    chosen = params(judging={"aspects": KINDS}, steering=doses)
     write_everything(chosen)
     for target in chosen.targets:
         path = Path(f"data/judgements/{target}.parquet")

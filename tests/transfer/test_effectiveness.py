@@ -118,21 +118,17 @@ def test_a_few_undefined_draws_are_left_out() -> None:
     assert estimate(many, 7) == Estimate.undefined(TOO_FEW, 7)
 
 
-def test_pooled_is_a_ratio_of_means() -> None:
-    found = pooled(table(RATES), [("finance", "sports"), ("profanity", "finance")])
+@pytest.mark.parametrize(
+    "few", [steered("sports", "finance"), steered("finance", "finance"), name("sports")]
+)
+def test_pooled_is_a_ratio_of_means_and_n_the_smallest_behind_any_number(few: str) -> None:
+    rates = replace(table(RATES), counts={c: 10 if c == few else 48 for c in RATES})
+    found = pooled(rates, [("finance", "sports"), ("profanity", "finance")])
+    assert (found["e1"].n, found["risk_difference"].n) == (10, 10)
     # effects 15 and 40; own effects 70 - 40 and 70 - 20
     assert found["pairs"] == 2
     assert found["risk_difference"].value == pytest.approx((15 + 40) / 2)
     assert found["e1"].value == pytest.approx(100 * (15 + 40) / (30 + 50))
-
-
-@pytest.mark.parametrize(
-    "few", [steered("sports", "finance"), steered("finance", "finance"), name("sports")]
-)
-def test_pooled_n_is_the_smallest_behind_any_number(few: str) -> None:
-    rates = replace(table(RATES), counts={c: 10 if c == few else 48 for c in RATES})
-    found = pooled(rates, [("finance", "sports"), ("profanity", "finance")])
-    assert (found["e1"].n, found["risk_difference"].n) == (10, 10)
 
 
 def test_directed_leaves_own_vectors_out() -> None:
