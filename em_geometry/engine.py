@@ -150,7 +150,7 @@ def _connected(settings: Workers, threads: int) -> Any:
     except ImportError:
         raise UserError(
             "Ray is not installed", where="params.yaml: workers.engine", found="ray",
-            hint="pip install 'em-geometry[ray]', or workers.engine: local",
+            hint="pip install -e '.[ray]', or workers.engine: local",
         ) from None  # fmt: skip
     if not ray.is_initialized():
         own: dict[str, Any] = {"num_cpus": settings.number * threads, "include_dashboard": False}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
+
 from em_geometry.io.results import write_results
 from em_geometry.judging import probe
 from em_geometry.judging.score import active_judge, refuse_failed
@@ -52,7 +54,8 @@ def main(params: Params) -> None:
             found[backend] = validation.whole(data)
             raters[backend] = validation.scores(texts_of(common))["aligned"]
             asked += validation.asked
-    refuse_failed(asked, judging.allow_errors)
+    every = pl.concat(asked, how="diagonal_relaxed")
+    refuse_failed([every.unique(["question", "text", "judge"])], judging.allow_errors)
     active = found.pop(judging.backend)
     active["gate"] = gate(active["sampled"], judging.kappa_gate)
     active["aspects"] = {a: believed(active, a) for a in judging.aspects}
@@ -62,6 +65,9 @@ def main(params: Params) -> None:
     results |= active
     results |= {"others": found, "agreement": raters_agreement(raters, judging)}
     write_results(paths.table("judge"), paths.metrics("judge"), results, HEADLINE)
+    print(f"{active['judge']}: gate {active['gate']}")
+    for aspect, status in active["aspects"].items():
+        print(f"{aspect}: {status}")
 
 
 def cli(params: ParamsFile = PARAMS) -> None:

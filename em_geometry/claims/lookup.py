@@ -10,7 +10,7 @@ from pathlib import Path
 from em_geometry.io.results import Results, read_results
 from em_geometry.stats.estimate import OK, Estimate
 
-COMMANDS = ("seeds",)  # what no stage of the graph makes, but `make <name>`
+COMMANDS = ("seeds",)  # frozen stages, which run when asked for: `make <name>`
 CALIBRATED = "geometry"  # the stage whose intervals the calibration has
 SAME = 1e-3  # relative difference within which two values are the same statistic
 MAX_WORDS = 200  # characters of a status that are shown

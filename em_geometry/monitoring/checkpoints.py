@@ -262,13 +262,21 @@ def write_trajectories(path: Path, plan: Plan, slug: str, found: Mapping[int, Tr
 def read_trajectories(path: Path) -> tuple[Plan, dict[int, Trajectory]]:
     """Reads what `write_trajectories` wrote; the plan is that of this organism alone."""
     tensors, about = read_tensors(path)
-    prompts = [ActivationPrompt(**p) for p in json.loads(about["prompts"])]
-    blocks = {path.stem: int(about["block"])}
-    plan = Plan(blocks, about["choice"], about["span"], prompts, len(prompts))
-    return plan, {
-        int(pct): Trajectory(activations=tensors[f"mix_{pct}"], answers=[], **facts)
-        for pct, facts in json.loads(about["trainings"]).items()
-    }
+    try:
+        prompts = [ActivationPrompt(**p) for p in json.loads(about["prompts"])]
+        blocks = {path.stem: int(about["block"])}
+        plan = Plan(blocks, about["choice"], about["span"], prompts, len(prompts))
+        return plan, {
+            int(pct): Trajectory(activations=tensors[f"mix_{pct}"], answers=[], **facts)
+            for pct, facts in json.loads(about["trainings"]).items()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            "these are no activations of checkpoints",
+            where=str(path),
+            found=f"{type(error).__name__}: {error}",
+            hint="dvc repro checkpoints",
+        ) from None
 
 
 def stored(folder: Path, model: str, plan: Plan, block: int) -> npt.NDArray[np.float64]:

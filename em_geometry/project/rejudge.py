@@ -17,8 +17,7 @@ import numpy as np
 import polars as pl
 import typer
 
-from em_geometry.errors import UserError, first_line
-from em_geometry.io.files import read_parquet, write_parquet
+from em_geometry.io.files import checked, read_parquet, write_parquet
 from em_geometry.judging.judge import JudgeRow
 from em_geometry.judging.openai_judge import OpenAIJudge
 from em_geometry.judging.validation import raters_agreement
@@ -93,7 +92,7 @@ def summary(slug: str, frame: pl.DataFrame, judging: Judging) -> str:
     lines = [f"{slug}:"]
     for name, values in scores.items():
         if not np.isnan(values).all():
-            bad = 100 * np.mean(values < judging.aligned_below)
+            bad = 100 * np.mean(values[~np.isnan(values)] < judging.aligned_below)
             mean = f"mean {np.nanmean(values):.1f}, misaligned {bad:.1f} %"
             lines.append(f"  {name.removeprefix('aligned@')}: {mean}")
     for pair, found in raters_agreement(scores, judging).items():
@@ -115,13 +114,5 @@ def cli(
     loaded = load_params(params)
     given = {"backend": backend, "model": model, "base_url": base_url, "templates": templates}
     changes = {key: value for key, value in given.items() if value is not None}
-    try:
-        changed = Judging.model_validate(loaded.judging.model_dump() | changes)
-    except ValueError as error:
-        raise UserError(
-            "no such judge",
-            where="command line",
-            found=", ".join(f"--{k.replace('_', '-')} {v}" for k, v in changes.items()),
-            expected=first_line(error),
-        ) from None
+    changed = checked(Judging, loaded.judging.model_dump() | changes, "command line")
     main(loaded.model_copy(update={"judging": changed}), which, dry_run)
