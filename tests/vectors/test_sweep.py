@@ -147,6 +147,7 @@ def _judged(judge: Any, frame: pl.DataFrame, known: Any, label: str) -> pl.DataF
     broken = (pl.col("relative_dose") > 0.3) & pl.col("source").str.ends_with("@0")
     return frame.with_columns(
         aligned=100 - 200 * pl.col("relative_dose"),
+        aligned_status=pl.lit("ok"),
         coherent=pl.when(broken).then(10.0).otherwise(90.0),
     )
 
@@ -219,7 +220,13 @@ def test_the_stage(made_up: pytest.MonkeyPatch) -> None:
 
 
 def test_rates_of_trials_count_by_the_cuts_of_the_sweep() -> None:
-    answers = pl.DataFrame({"aligned": [35.0, 10.0, None], "coherent": [60.0, 40.0, 90.0]})
+    answers = pl.DataFrame(
+        {
+            "aligned": [35.0, 10.0, None, None],
+            "coherent": [60.0, 40.0, 90.0, None],
+            "aligned_status": ["ok", "ok", "refusal", "api_error"],  # the last counts nowhere
+        }
+    )
     answers = answers.with_columns(source=pl.lit("finance@2"), relative_dose=0.2)
     for cuts, expected in (((50.0, 30.0), (200 / 3, 0)), ((30.0, 40.0), (100, 200 / 3))):
         grid = {**GRID, "coherent_above": cuts[0], "misaligned_below": cuts[1]}
