@@ -156,7 +156,9 @@ class Journal:
         """Does what is missing of `batches` and returns all values by key.
 
         The batches are those of the whole plan, whatever is already there: a unit is then always
-        made in the company in which an undisturbed run would have made it, to the same bytes.
+        made in the company in which an undisturbed run would have made it, to the same bytes. A
+        unit that is there, because another plan holds it too, stays as it is: else the plan that
+        made it first would find other last digits when it is run again.
 
         Args:
             label: shown with the progress.
@@ -175,7 +177,8 @@ class Journal:
             todo = [batches[i] for i in missing]
             for place, made in spread(todo) if spread else enumerate(map(work, todo)):
                 i = missing[place]
-                fresh = dict(zip(keys[i], made, strict=True))
+                redone = zip(keys[i], made, strict=True)
+                fresh = {k: value for k, value in redone if k not in values}
                 self.put(fresh)
                 values.update(fresh)
                 progress.advance(len(keys[i]))

@@ -105,6 +105,18 @@ def test_a_missing_unit_or_a_flipped_byte_redoes_its_whole_batch(folder: Path) -
     assert done_again() == [[4, 5], [6, 7, 8]]
 
 
+def test_a_unit_of_two_plans_stays_as_it_was_first_made(folder: Path) -> None:
+    """Company changes last digits: what a later plan redoes is not what an earlier one found."""
+
+    def counted(batch: Sequence[int]) -> list[int]:
+        return [100 * i + len(batch) for i in batch]
+
+    with Journal("company") as journal:
+        first = journal.fill("first", [[1, 2]], str, counted)
+        assert journal.fill("later", [[2, 3, 4]], str, counted) == {"2": 202, "3": 303, "4": 403}
+        assert journal.fill("first", [[1, 2]], str, counted) == first == {"1": 102, "2": 202}
+
+
 def test_values_and_many_keys_come_back(folder: Path) -> None:
     values = {f"k{i}": [i, None, "ä\u2028", 0.1 + i] for i in range(2 * LOOKUP + 1)}
     with Journal("x") as journal:
