@@ -49,7 +49,9 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> Prom
             hint="use an instruction-tuned model, or add chat_template.jinja to its folder",
         )
     if not user:
-        raise UserError("a prompt is empty", where="a user turn", found=repr(prompt))
+        raise UserError(
+            "a prompt is empty", where="a user turn", found=repr(prompt), expected="some text"
+        )
     text = _template(tokenizer, prompt, system)
     # The prompt may also stand in the system prompt or the template ("assistant"), so the place
     # is found with a text that cannot.

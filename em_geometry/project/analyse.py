@@ -70,9 +70,10 @@ def _one_a_file(folder: Path) -> tuple[dict[str, Floats], dict[str, int]]:
     """Vectors and blocks by the names of the files."""
     rows: dict[str, Floats] = {}
     blocks: dict[str, int] = {}
-    for path in (p for p in sorted(folder.glob("*")) if p.suffix in SUFFIXES):
-        name = path.stem
-        if name in rows or not NAME.fullmatch(name):
+    files = [p for p in sorted(folder.glob("*")) if p.suffix in SUFFIXES]
+    names = [path.stem for path in files]
+    for path, name in zip(files, names, strict=True):
+        if names.count(name) > 1 or not NAME.fullmatch(name):
             raise UserError(
                 "a vector's name occurs twice, or holds a space, a dot or `__`",
                 where=str(path),
@@ -85,7 +86,7 @@ def _one_a_file(folder: Path) -> tuple[dict[str, Floats], dict[str, int]]:
             raise UserError(
                 "one vector a file", where=str(path), found=f"{len(found)} vectors", expected="1"
             )
-        width = len(next(iter(rows.values()), found[0].vector))
+        width = next(iter(rows.values()), found[0].vector).size
         check_vector(found[0].vector, width, str(path))
         rows[name] = np.asarray(found[0].coefficient * found[0].vector, dtype=np.float64)
         blocks[name] = found[0].layer

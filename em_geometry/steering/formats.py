@@ -181,8 +181,12 @@ def _read(path: Path) -> tuple[dict[str, Vector], dict[str, float]]:
         factors = {block: float(c) for block, c in coefficients.items()}
     for block, factor in factors.items():
         if not np.isfinite(factor):
-            where = f"{path}: {block}"
-            raise UserError("a coefficient is not finite", where=where, found=factor)
+            raise UserError(
+                "a coefficient is not finite",
+                where=f"{path}: {block}",
+                found=factor,
+                expected="a number",
+            )
     return vectors, factors
 
 

@@ -16,6 +16,7 @@ COPIED = [
     "data",
     "tests/e2e",
     "metrics/seeds.json",
+    "plots/tables/seeds.csv",
     "dvc.yaml",
     ".dvcignore",
 ]
