@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from em_geometry.geometry.battery import battery
 from em_geometry.geometry.trees import LINKAGES
-from em_geometry.settings.sections import Geometry
+from em_geometry.settings import Geometry
 
 REPLICATES, LOOPED, WIDTH = 10_000, 20, 4096
 NAMES = list("abcdef")

@@ -25,7 +25,7 @@ from em_geometry.io.journal import LOCATION_VARIABLE, Journal
 from em_geometry.judging.client import Reply, request_body
 from em_geometry.judging.judge import JudgeRow
 from em_geometry.judging.openai_judge import OpenAIJudge, Unit
-from em_geometry.settings.sections import Judging
+from em_geometry.settings import Judging
 
 IN_FLIGHT = 64
 DELAY_S = 0.05

@@ -35,7 +35,7 @@ def extract(n: int) -> dict[str, float]:
     from em_geometry.activations.store import store
     from em_geometry.models.load import Loaded
     from em_geometry.project.inputs import models
-    from em_geometry.settings.params import load_params
+    from em_geometry.settings import load_params
 
     torch.manual_seed(0)
     torch.set_num_threads(1)

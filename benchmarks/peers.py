@@ -25,8 +25,7 @@ from em_geometry.activations.blocks import block_stack
 from em_geometry.activations.capture import Text, capture, padded, sorted_batches
 from em_geometry.activations.questions import read_questions
 from em_geometry.models.chat import end_of_turn, render
-from em_geometry.settings.params import load_params
-from em_geometry.settings.sections import Sampling
+from em_geometry.settings import Sampling, load_params
 from em_geometry.steering.generate import Row, sample
 from em_geometry.steering.hooks import Intervention
 

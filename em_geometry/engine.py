@@ -16,7 +16,7 @@ from typing import Any
 
 from em_geometry.errors import UserError
 from em_geometry.io.journal import Spread
-from em_geometry.settings.sections import Workers
+from em_geometry.settings import Workers
 
 TRIES = 3  # of one batch, when workers die over it
 WAIT = 60.0  # seconds without any result after which a missing worker is spoken of

@@ -6,7 +6,7 @@ from em_geometry.io.files import write_text
 from em_geometry.io.results import read_results, write_results
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 from em_geometry.stats.estimate import Estimate
 from em_geometry.transfer.aspects import JUDGED, changes, results, rows
 from em_geometry.transfer.conditions import Table, read_answers

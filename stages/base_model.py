@@ -10,7 +10,7 @@ from em_geometry.models.preflight import preflight
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import BASE, Params, load_params
+from em_geometry.settings import BASE, Params, load_params
 
 
 def main(params: Params) -> None:

@@ -6,7 +6,7 @@ from em_geometry.judging.score import judge_files
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.inputs import judge, known_texts
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 
 
 def main(params: Params) -> None:

@@ -11,7 +11,7 @@ from em_geometry.io.files import write_parquet
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 from em_geometry.steering.conditions import Condition
 from em_geometry.steering.respond import respond
 

@@ -10,7 +10,7 @@ from em_geometry.io.tables import csv_text
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.readers import read_evidence
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors.evidence import evidence
 

@@ -24,7 +24,7 @@ from em_geometry.monitoring.checkpoints import (
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.inputs import judge, known_texts, models
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 from em_geometry.steering.conditions import Condition
 from em_geometry.steering.respond import CODE as RESPOND_CODE
 from em_geometry.steering.respond import respond

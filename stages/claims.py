@@ -10,7 +10,7 @@ from em_geometry.claims.verdict import claim_values, claims_csv, judge_claim, se
 from em_geometry.io.files import write_metrics, write_text
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 
 
 def main(params: Params) -> None:

@@ -8,7 +8,7 @@ from em_geometry.models.chat import render
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import BASE, Params, load_params
+from em_geometry.settings import BASE, Params, load_params
 from em_geometry.steering.convergence import PROMPTS, convergence
 from em_geometry.steering.forced import spread_prompts
 from em_geometry.steering.selected import read_selected

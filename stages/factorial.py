@@ -12,7 +12,7 @@ from em_geometry.io.results import Leaf, Nested, write_results
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.readers import read_evidence
-from em_geometry.settings.params import BASE, Params, load_params
+from em_geometry.settings import BASE, Params, load_params
 from em_geometry.stats.permutation import orders
 from em_geometry.steering.selected import read_selected
 from em_geometry.transfer.conditions import Table, read_answers

@@ -17,7 +17,7 @@ from em_geometry.io.tables import csv_text
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.readers import activations
-from em_geometry.settings.params import BASE, Params, load_params
+from em_geometry.settings import BASE, Params, load_params
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors.contrasts import prompt_span
 from em_geometry.vectors.evidence import every_choice

@@ -11,7 +11,7 @@ from em_geometry.judging.score import judged, refuse_failed
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.inputs import judge, known_texts, models
-from em_geometry.settings.params import BASE, Params, load_params
+from em_geometry.settings import BASE, Params, load_params
 from em_geometry.steering.respond import respond
 from em_geometry.steering.selected import write_selected
 from em_geometry.vectors import sweep

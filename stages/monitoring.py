@@ -9,7 +9,7 @@ from em_geometry.monitoring import detection
 from em_geometry.monitoring.checkpoints import read_trajectories, stored, unmeasured
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.settings.params import BASE, Params, load_params
+from em_geometry.settings import BASE, Params, load_params
 from em_geometry.vectors.table import read_vector_table
 
 HEADLINE = ["status", "*.behaviour.first_step"] + [

@@ -14,7 +14,7 @@ from em_geometry.report.ledger import draw_ledger
 from em_geometry.report.page import Picture, render
 from em_geometry.report.provenance import provenance
 from em_geometry.report.samples import read_answers
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 
 OFFERED = ("claims.csv", "transfer_conditions.csv", "sensitivity.csv")  # for download
 

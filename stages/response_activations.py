@@ -8,7 +8,7 @@ from em_geometry.io.files import read_parquet
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 
 
 def main(params: Params) -> None:

@@ -12,7 +12,7 @@ from em_geometry.io.files import write_parquet
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, Targets, run
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 from em_geometry.steering.conditions import plan
 from em_geometry.steering.forced import damage, spread_prompts
 from em_geometry.steering.respond import respond

@@ -13,7 +13,7 @@ from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.inputs import models
 from em_geometry.project.readers import activations, seeds_reading
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors.seeds import CONTRAST, SPAN, Seeded, train_again
 from em_geometry.vectors.table import read_vector_table

@@ -8,7 +8,7 @@ from em_geometry.io.files import write_text
 from em_geometry.io.results import read_results, write_results
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.settings.params import BASE, Params, load_params
+from em_geometry.settings import BASE, Params, load_params
 from em_geometry.steering.selected import read_selected
 from em_geometry.transfer.conditions import Table, condition_table, read_answers, stacked
 from em_geometry.transfer.effectiveness import Models, baseline, transfer

@@ -11,7 +11,7 @@ from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile, run
 from em_geometry.project.readers import activations
-from em_geometry.settings.params import BASE, Params, load_params
+from em_geometry.settings import BASE, Params, load_params
 from em_geometry.stats.arrays import Bools
 from em_geometry.vectors.contrasts import (
     Array,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOL = ROOT / "profiles" / "smol.yaml"

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_jsonl
-from em_geometry.settings.sections import Prompts
+from em_geometry.settings import Prompts
 
 
 class _Row(BaseModel):

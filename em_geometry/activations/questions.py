@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_yaml
-from em_geometry.settings.sections import Questions
+from em_geometry.settings import Questions
 
 Set = Literal["evaluation", "held_out"]
 

@@ -21,7 +21,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import tensor_file
 from em_geometry.models.chat import Prompt, answer_ids, header_length, render
 from em_geometry.models.load import Loaded, Models
-from em_geometry.settings.sections import Workers
+from em_geometry.settings import Workers
 
 if TYPE_CHECKING:
     import polars as pl

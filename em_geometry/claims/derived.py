@@ -18,7 +18,7 @@ from em_geometry.geometry.core import core_grams
 from em_geometry.geometry.five_tests import count, decide, statistics
 from em_geometry.geometry.gram import angles_deg
 from em_geometry.geometry.methods import reduction_pct, residual_cosines
-from em_geometry.settings.sections import Geometry
+from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.resample import stream
 

@@ -26,7 +26,7 @@ from em_geometry.geometry.core import core_grams
 from em_geometry.geometry.five_tests import QUESTIONS, TESTS
 from em_geometry.io.results import Leaf, Results, as_estimate
 from em_geometry.io.tables import text_table
-from em_geometry.settings.sections import Geometry
+from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.resample import stream

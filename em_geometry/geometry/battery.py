@@ -24,7 +24,7 @@ from em_geometry.errors import UserError
 from em_geometry.geometry import five_tests, methods, trees
 from em_geometry.geometry.gram import angles_deg, pair_values, sub_grams, subsets, unit_gram
 from em_geometry.io.tables import text_table
-from em_geometry.settings.sections import Geometry
+from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats
 
 Clusters: TypeAlias = Mapping[str, Sequence[str]]

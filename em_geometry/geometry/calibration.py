@@ -24,7 +24,7 @@ from em_geometry.geometry.methods import across_mean
 from em_geometry.geometry.samples import Sample, covariance_draws, effective_dimension, spectrum
 from em_geometry.io.results import Leaf
 from em_geometry.io.tables import text_table
-from em_geometry.settings.sections import Geometry
+from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import percentiles

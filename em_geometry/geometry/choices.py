@@ -11,7 +11,7 @@ from em_geometry.geometry.battery import Clusters, battery
 from em_geometry.geometry.five_tests import TESTS
 from em_geometry.geometry.gram import unit_gram
 from em_geometry.io.results import Leaf
-from em_geometry.settings.sections import Geometry
+from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.estimate import Estimate
 

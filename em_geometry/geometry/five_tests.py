@@ -13,7 +13,7 @@ import numpy as np
 
 from em_geometry.errors import UserError
 from em_geometry.geometry import methods
-from em_geometry.settings.sections import Geometry
+from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats
 
 TESTS = ("test1", "test2", "test3", "test4", "test5")

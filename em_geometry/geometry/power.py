@@ -19,7 +19,7 @@ from em_geometry.geometry.five_tests import TESTS, Members, count, decide, stati
 from em_geometry.geometry.gram import TINY
 from em_geometry.geometry.methods import across_mean, cluster_angle, within
 from em_geometry.io.results import Leaf
-from em_geometry.settings.sections import Geometry
+from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Bools, Floats
 
 POINTS, LARGEST = 11, 0.95  # shares in each sweep; the last share of the second

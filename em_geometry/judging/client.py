@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
 from em_geometry.errors import UserError
-from em_geometry.settings.sections import Judging
+from em_geometry.settings import Judging
 
 Mode = Literal["logprob", "text"]
 Reply = dict[str, Any]  # what the journal keeps of a reply

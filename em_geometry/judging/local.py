@@ -22,8 +22,7 @@ from em_geometry.judging.template import Template, checked, load_templates
 from em_geometry.models.base import folder_of, folder_sha256, model_source, pinned
 from em_geometry.models.chat import render
 from em_geometry.models.load import Models, checkpoint, setup_torch, tokenizer_of
-from em_geometry.settings.params import BASE
-from em_geometry.settings.sections import Judging
+from em_geometry.settings import BASE, Judging
 
 NEGLIGIBLE = 1e-6  # numbers less probable than this are not stored
 Top = list[tuple[str, float]]

@@ -39,7 +39,7 @@ from em_geometry.judging.client import (
 from em_geometry.judging.judge import Judgement, JudgeRow
 from em_geometry.judging.template import load_templates
 from em_geometry.progress import Progress
-from em_geometry.settings.sections import Judging
+from em_geometry.settings import Judging
 
 GIVE_UP = 20  # requests in a row without a reply: the endpoint is at fault, not the requests
 READ_ROWS = 1000  # rows whose replies are in memory at once

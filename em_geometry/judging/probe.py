@@ -26,7 +26,7 @@ from em_geometry.judging.features import POOLINGS, Features, features
 from em_geometry.judging.judge import Judgement, JudgeRow
 from em_geometry.judging.rates import ASPECTS, MIDDLE
 from em_geometry.models.load import Loaded
-from em_geometry.settings.sections import Probe
+from em_geometry.settings import Probe
 from em_geometry.stats.agreement import auroc_draws, kappa_draws
 
 TEXT_ASPECTS = ("coherent", "helpfulness")  # word salad is neither

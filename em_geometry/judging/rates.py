@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from em_geometry.errors import UserError
 from em_geometry.judging.judge import STATUSES
-from em_geometry.settings.sections import Judging
+from em_geometry.settings import Judging
 from em_geometry.stats.arrays import Bools, Floats, Ints
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import proportion, wilson

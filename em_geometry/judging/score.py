@@ -18,8 +18,7 @@ from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.io.journal import Journal, Spread
 from em_geometry.judging.judge import Judge, Judgement, JudgeRow
 from em_geometry.models.data import read_examples
-from em_geometry.settings.params import BASE
-from em_geometry.settings.sections import Judging, Organism, Workers
+from em_geometry.settings import BASE, Judging, Organism, Workers
 
 if TYPE_CHECKING:
     import polars as pl

@@ -23,7 +23,7 @@ from em_geometry.io.files import read_jsonl
 from em_geometry.judging.judge import Judge
 from em_geometry.judging.rates import ASPECTS, positive
 from em_geometry.judging.score import judged
-from em_geometry.settings.sections import Judging, Probe
+from em_geometry.settings import Judging, Probe
 from em_geometry.stats.agreement import agreement, alpha, auroc, kappa
 from em_geometry.stats.arrays import Bools, Floats
 from em_geometry.stats.estimate import Estimate

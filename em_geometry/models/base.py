@@ -14,7 +14,7 @@ from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.atomic import atomic_folder
 from em_geometry.io.files import read_json, versions, write_text
 from em_geometry.models.preflight import HUB_ID
-from em_geometry.settings.sections import Base
+from em_geometry.settings import Base
 
 RECORD = "record.json"
 FORMS = {"package": "package:<name>", "path": "path:<folder>", "hub": "hub:<owner/name>"}

@@ -13,8 +13,7 @@ from em_geometry.errors import UserError, explained
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.files import read_json
 from em_geometry.models.base import folder_of, folder_sha256, model_source, pinned, read_record
-from em_geometry.settings.params import BASE
-from em_geometry.settings.sections import Base, Organism, Run
+from em_geometry.settings import BASE, Base, Organism, Run
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em_geometry.errors import UserError, first_line
-from em_geometry.settings.sections import Run
+from em_geometry.settings import Run
 
 if TYPE_CHECKING:
     from em_geometry.models.load import Models

@@ -9,7 +9,7 @@ from typing import Any
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.journal import Journal
 from em_geometry.models.load import Models
-from em_geometry.settings.sections import Recipe
+from em_geometry.settings import Recipe
 
 Unit = tuple[str, int]  # an organism, and which of its trainings
 

@@ -19,7 +19,7 @@ from em_geometry.models.chat import answer_ids, check_length, render
 from em_geometry.models.data import read_examples
 from em_geometry.models.load import PROVENANCE, Models, setup_torch
 from em_geometry.progress import Progress
-from em_geometry.settings.sections import Recipe
+from em_geometry.settings import Recipe
 
 if TYPE_CHECKING:
     import torch

@@ -28,7 +28,7 @@ from em_geometry.models.chat import render
 from em_geometry.models.load import Loaded, Models, setup_torch
 from em_geometry.models.retrain import Unit, retrained
 from em_geometry.models.train import fit, read_split, with_adapter
-from em_geometry.settings.sections import Monitoring, Organism, Recipe
+from em_geometry.settings import Monitoring, Organism, Recipe
 
 CODE = 2  # raise when the way a checkpoint is made or measured changes
 

@@ -23,7 +23,7 @@ from em_geometry.io.results import Leaf, Nested
 from em_geometry.judging.judge import statuses
 from em_geometry.judging.rates import ASPECTS, RateName, Rates, rates
 from em_geometry.monitoring.checkpoints import Trajectory
-from em_geometry.settings.sections import Judging
+from em_geometry.settings import Judging
 from em_geometry.stats.agreement import auroc, auroc_draws
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate

@@ -26,8 +26,7 @@ from em_geometry.io.files import nest, write_text
 from em_geometry.io.tables import text_table
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import BASE, Params, load_params
-from em_geometry.settings.sections import Geometry, Organism
+from em_geometry.settings import BASE, Geometry, Organism, Params, load_params
 from em_geometry.stats.arrays import Floats
 from em_geometry.steering.formats import SUFFIXES, read_interventions
 from em_geometry.steering.hooks import check_vector

@@ -13,7 +13,7 @@ from em_geometry.judging.batch import judge_batch
 from em_geometry.judging.judge import JudgeRow
 from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
 from em_geometry.project.command import PARAMS, ParamsFile
-from em_geometry.settings.params import load_params
+from em_geometry.settings import load_params
 
 
 def cli(answers: Path, params: ParamsFile = PARAMS) -> None:

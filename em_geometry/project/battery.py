@@ -14,7 +14,7 @@ import typer
 from em_geometry.geometry import battery
 from em_geometry.geometry.inputs import parse_clusters, parse_norms, read_cosines
 from em_geometry.io.files import nest
-from em_geometry.settings.sections import Geometry
+from em_geometry.settings import Geometry
 
 
 def cli(

@@ -8,7 +8,7 @@ from em_geometry.judging.judge import Judge
 from em_geometry.judging.score import Ngrams, active_judge, training_ngrams
 from em_geometry.models.load import Models
 from em_geometry.project import paths
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 
 
 def models(params: Params) -> Models:

@@ -26,7 +26,7 @@ from em_geometry.models.preflight import hub_models, preflight
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import BASE, Params, load_params
+from em_geometry.settings import BASE, Params, load_params
 from em_geometry.steering.conditions import plan as conditions_of
 from em_geometry.steering.selected import Selected
 

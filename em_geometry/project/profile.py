@@ -10,7 +10,7 @@ import typer
 from em_geometry.errors import UserError
 from em_geometry.io.files import write_text
 from em_geometry.project.paths import PARAMS, PROFILES
-from em_geometry.settings.params import load_params
+from em_geometry.settings import load_params
 
 
 def switch(name: str, params: Path = PARAMS, folder: Path = PROFILES) -> None:

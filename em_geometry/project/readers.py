@@ -14,7 +14,7 @@ from em_geometry.hashing import file_sha256
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import BASE, Params
+from em_geometry.settings import BASE, Params
 from em_geometry.vectors.contrasts import Array
 from em_geometry.vectors.evidence import Read
 from em_geometry.vectors.seeds import SPAN, Reading

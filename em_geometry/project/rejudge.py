@@ -24,8 +24,7 @@ from em_geometry.judging.validation import raters_agreement
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import judge
-from em_geometry.settings.params import Params, load_params
-from em_geometry.settings.sections import Judging
+from em_geometry.settings import Judging, Params, load_params
 
 
 class Which(StrEnum):

@@ -16,8 +16,7 @@ from em_geometry.models.load import Loaded, Models
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import load_params
-from em_geometry.settings.sections import Sampling
+from em_geometry.settings import Sampling, load_params
 from em_geometry.steering.formats import (
     SUFFIXES,
     bake,

@@ -12,7 +12,7 @@ from em_geometry.claims.lookup import Metrics
 from em_geometry.report.chart import GREY, PAPER, Figure, coded, curves, data, message, rule, scale
 from em_geometry.report.tables import layout
 from em_geometry.report.text import NONE, decimals
-from em_geometry.settings.params import BASE
+from em_geometry.settings import BASE
 from em_geometry.stats.intervals import wilson
 
 OWN, SAME, OTHER, CONTROL = "own model", "same laboratory", "other laboratories", "controls"

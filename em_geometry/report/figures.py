@@ -30,7 +30,7 @@ from em_geometry.report.table_figures import (
     draw_power,
 )
 from em_geometry.report.text import joined
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 
 DRAWN = {  # table under plots/ -> its picture
     "layer_sweep": draw_layer_sweep,

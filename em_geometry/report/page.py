@@ -15,7 +15,7 @@ from em_geometry.report.findings import findings
 from em_geometry.report.samples import Answer
 from em_geometry.report.tables import Results, Table, all_tables, layout
 from em_geometry.report.text import PAGE, words
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 
 
 @dataclass(frozen=True)

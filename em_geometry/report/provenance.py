@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from em_geometry.hashing import value_sha256
 from em_geometry.io.files import read_json, read_yaml
 from em_geometry.report.text import joined
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 
 PACKAGES = ("torch", "transformers", "peft", "numpy", "polars", "scikit-learn", "altair", "dvc")
 SHOWN = 16  # hex digits of a hash

@@ -11,7 +11,7 @@ import polars as pl
 
 from em_geometry.io.files import read_parquet
 from em_geometry.report.text import NONE, decimals
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 
 BUDGET = 600_000  # characters of answers on the page, which must stay below 2 MB
 LONGEST, SHORTEST = 4000, 200  # an answer is cut between these

@@ -29,7 +29,7 @@ from em_geometry.report.text import (
     with_interval,
     words,
 )
-from em_geometry.settings.params import BASE, Params
+from em_geometry.settings import BASE, Params
 from em_geometry.stats.estimate import Estimate
 
 SHADES, STRONG = 3, 60.0  # steps of shading on each side of zero; points that take the darkest

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from em_geometry.hashing import stream_key
-from em_geometry.settings.sections import Steering
+from em_geometry.settings import Steering
 from em_geometry.steering.hooks import Intervention
 from em_geometry.steering.selected import Selected
 

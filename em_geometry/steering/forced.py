@@ -17,7 +17,7 @@ from em_geometry.hashing import stream_key
 from em_geometry.models.chat import end_of_turn, render
 from em_geometry.models.load import Loaded, Models
 from em_geometry.progress import Progress
-from em_geometry.settings.sections import Sampling
+from em_geometry.settings import Sampling
 from em_geometry.steering.conditions import Condition, Vector
 from em_geometry.steering.generate import Positions, Row, sample
 from em_geometry.steering.hooks import Intervention, steering_rows

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from em_geometry.errors import UserError
-from em_geometry.settings.sections import Sampling
+from em_geometry.settings import Sampling
 from em_geometry.steering.hooks import Intervention, steering_rows
 from em_geometry.steering.prefill import read
 

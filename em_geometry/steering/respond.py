@@ -20,7 +20,7 @@ from em_geometry.hashing import stream_key, value_sha256
 from em_geometry.io.journal import Journal
 from em_geometry.models.chat import end_of_turn, render
 from em_geometry.models.load import Loaded, Models
-from em_geometry.settings.sections import Sampling, Workers
+from em_geometry.settings import Sampling, Workers
 from em_geometry.steering.conditions import Condition, Vector
 from em_geometry.steering.generate import Positions, Row, sample
 from em_geometry.steering.hooks import check_vector

@@ -29,7 +29,7 @@ from em_geometry.judging.rates import (
     rates,
 )
 from em_geometry.progress import Progress
-from em_geometry.settings.sections import Judging
+from em_geometry.settings import Judging
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import bootstrap_estimate, distances, ratio_limits

@@ -15,8 +15,7 @@ import numpy as np
 import polars as pl
 
 from em_geometry.io.results import Leaf, Nested
-from em_geometry.settings.params import BASE
-from em_geometry.settings.sections import Judging
+from em_geometry.settings import BASE, Judging
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import bootstrap_estimate

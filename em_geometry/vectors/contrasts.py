@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from em_geometry.settings.params import BASE
-from em_geometry.settings.sections import Organism, Vectors
+from em_geometry.settings import BASE, Organism, Vectors
 from em_geometry.stats.arrays import Bools
 
 if TYPE_CHECKING:

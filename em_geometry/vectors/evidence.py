@@ -12,8 +12,7 @@ from em_geometry.errors import UserError
 from em_geometry.geometry.calibration import Evidence
 from em_geometry.geometry.choices import LAYER, NO_MASSIVE, PER_MODEL, massive_dimensions
 from em_geometry.geometry.samples import MIN_QUESTIONS, AnswerRows, PromptRows, Sample
-from em_geometry.settings.params import BASE
-from em_geometry.settings.sections import Organism, Vectors
+from em_geometry.settings import BASE, Organism, Vectors
 from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.steering.selected import Selected
 from em_geometry.vectors.contrasts import (

@@ -27,7 +27,7 @@ from em_geometry.io.results import Leaf
 from em_geometry.models.load import Models
 from em_geometry.models.retrain import Unit, retrained
 from em_geometry.models.train import fine_tune
-from em_geometry.settings.sections import Geometry, Organism, Recipe
+from em_geometry.settings import Geometry, Organism, Recipe
 from em_geometry.stats.arrays import Bools, Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import TAILS

@@ -21,7 +21,7 @@ from em_geometry.io.results import Leaf
 from em_geometry.models.chat import answer_ids, render
 from em_geometry.models.load import Loaded
 from em_geometry.progress import Progress
-from em_geometry.settings.sections import Contrast, LayerSweep, Vectors
+from em_geometry.settings import Contrast, LayerSweep, Vectors
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.intervals import t_interval
 from em_geometry.steering.conditions import Condition, random_direction

@@ -15,8 +15,7 @@ from em_geometry.activations.prompts import read_prompts
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, read_tensors, write_parquet
 from em_geometry.models.load import Loaded, Models
-from em_geometry.settings.params import Params
-from em_geometry.settings.sections import Prompts
+from em_geometry.settings import Params, Prompts
 from stages import activations, response_activations
 from tests.steering.tiny_steering import byte_tokenizer
 

@@ -11,7 +11,7 @@ from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
 from em_geometry.io.results import Results, write_results
 from em_geometry.project import paths
-from em_geometry.settings.params import load_params
+from em_geometry.settings import load_params
 from em_geometry.stats.estimate import Estimate
 from tests.conftest import ROOT
 

@@ -14,7 +14,7 @@ from em_geometry.claims.verdict import compare
 from em_geometry.io.files import check_metrics, read_json
 from em_geometry.io.results import Nested, write_results
 from em_geometry.project import paths
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 from em_geometry.stats.estimate import Estimate
 from stages.claims import main
 from tests.conftest import ROOT

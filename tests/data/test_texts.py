@@ -17,8 +17,7 @@ from em_geometry.io.files import read_jsonl
 from em_geometry.judging.score import ngrams
 from em_geometry.judging.validation import read_labelled, texts_of
 from em_geometry.models.data import read_examples
-from em_geometry.settings.params import load_params
-from em_geometry.settings.sections import Prompts, Questions
+from em_geometry.settings import Prompts, Questions, load_params
 from tests.conftest import ROOT
 
 DATA = ROOT / "data"

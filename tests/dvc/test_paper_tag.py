@@ -14,7 +14,7 @@ import yaml
 from em_geometry.claims.ledger import read_claims
 from em_geometry.errors import UserError
 from em_geometry.project.paper_tag import write_tag
-from em_geometry.settings.params import load_params
+from em_geometry.settings import load_params
 from stages.claims import main
 from tests.dvc.conftest import Place
 

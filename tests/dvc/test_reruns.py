@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "dvc.yaml").read_text(encoding="utf-8")

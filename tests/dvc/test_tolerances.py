@@ -14,7 +14,7 @@ from em_geometry.geometry.calibration import Evidence, calibrate_rows
 from em_geometry.geometry.gram import unit_gram
 from em_geometry.geometry.samples import PromptRows
 from em_geometry.io.results import Leaf, as_estimate, flatten
-from em_geometry.settings.sections import Geometry
+from em_geometry.settings import Geometry
 from stages.calibration import HEADLINE as CALIBRATION
 from stages.geometry import HEADLINE as GEOMETRY
 

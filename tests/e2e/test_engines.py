@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from em_geometry import engine
-from em_geometry.settings.params import Params, load_params
-from em_geometry.settings.sections import Workers
+from em_geometry.settings import Params, Workers, load_params
 from stages import (
     activations,
     baseline_judgements,

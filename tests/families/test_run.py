@@ -22,7 +22,7 @@ from em_geometry.io.files import read_json, read_parquet, read_tensors
 from em_geometry.models.chat import render
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from em_geometry.steering.formats import bake
 from em_geometry.steering.selected import read_selected
 from stages import (

@@ -14,7 +14,7 @@ import yaml
 from em_geometry.io.files import write_tensors
 from em_geometry.models import train
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from stages import base_model
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 
 ROOT = Path(__file__).resolve().parents[2]
 # The stage's own command line, with a line for every batch.

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import checked
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 
 PATH = Path(__file__).parents[2] / "profiles" / "smol.yaml"
 SMOL = yaml.safe_load(PATH.read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from em_geometry.activations.questions import read_questions
 from em_geometry.io.files import read_parquet
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import load_params
+from em_geometry.settings import load_params
 from em_geometry.steering.conditions import plan
 from em_geometry.steering.respond import respond
 from em_geometry.steering.selected import read_selected

@@ -72,7 +72,7 @@ for target in names:
     }}), {{}})
 """
 RATES = """
-from em_geometry.settings.params import load_params
+from em_geometry.settings import load_params
 from em_geometry.transfer.conditions import Table, rates_of, read_answers
 active = load_params(Path("params.yaml"))
 active = active.model_copy(update={"targets": ["base", "finance", "medical", "profanity"]})

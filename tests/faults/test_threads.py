@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from em_geometry.models.load import setup_torch
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -11,8 +11,7 @@ import yaml
 from em_geometry.io.files import write_parquet, write_tensors
 from em_geometry.io.results import read_results, write_results
 from em_geometry.project import paths
-from em_geometry.settings.params import Params, load_params
-from em_geometry.settings.sections import Geometry
+from em_geometry.settings import Geometry, Params, load_params
 from em_geometry.stats.arrays import Floats
 from em_geometry.steering.selected import Selected, write_selected
 from em_geometry.vectors.contrasts import Entry, prompt_contrasts

@@ -12,7 +12,7 @@ from em_geometry.geometry.core import core_grams, core_share, core_weights, inde
 from em_geometry.geometry.five_tests import statistics
 from em_geometry.geometry.gram import cosines, unit_gram
 from em_geometry.geometry.methods import across_mean
-from em_geometry.settings.sections import Geometry
+from em_geometry.settings import Geometry
 from em_geometry.stats.permutation import null_p
 from tests.geometry.synthetic import RULES
 

@@ -21,8 +21,7 @@ from em_geometry.geometry.samples import PromptRows
 from em_geometry.io.files import read_json, write_parquet, write_tensors
 from em_geometry.io.results import Results, flatten, read_results
 from em_geometry.project import paths
-from em_geometry.settings.params import Params
-from em_geometry.settings.sections import Geometry
+from em_geometry.settings import Geometry, Params
 from em_geometry.steering.selected import read_selected, write_selected
 from em_geometry.vectors.evidence import pair_rows
 from stages import calibration, geometry

@@ -11,7 +11,7 @@ import yaml
 
 from em_geometry.errors import UserError
 from em_geometry.project.profile import switch
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 from tests.conftest import ROOT
 
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))

@@ -7,7 +7,7 @@ import ast
 import pytest
 import yaml
 
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from tests.conftest import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]

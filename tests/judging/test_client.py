@@ -21,7 +21,7 @@ from em_geometry.judging.client import (
     estimate_tokens,
     retry_after,
 )
-from em_geometry.settings.sections import Judging
+from em_geometry.settings import Judging
 
 
 def times(gate: Gate, tokens: list[int]) -> list[float]:

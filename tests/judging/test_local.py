@@ -17,8 +17,7 @@ from em_geometry.judging.openai_judge import OpenAIJudge
 from em_geometry.judging.template import load_templates
 from em_geometry.models.chat import render
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params
-from em_geometry.settings.sections import Judging
+from em_geometry.settings import Judging, Params
 from tests.judging.serve import complete, served
 
 PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts" / "short")

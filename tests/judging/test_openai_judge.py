@@ -16,7 +16,7 @@ from em_geometry.judging import client, openai_judge
 from em_geometry.judging.client import KEY_VARIABLE
 from em_geometry.judging.judge import Judgement, JudgeRow
 from em_geometry.judging.openai_judge import OpenAIJudge
-from em_geometry.settings.sections import Judging
+from em_geometry.settings import Judging
 from tests.judging.double import FAULTS, KEY, Double, truth
 
 PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts")

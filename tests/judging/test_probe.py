@@ -22,8 +22,7 @@ from em_geometry.judging.judge import JudgeRow
 from em_geometry.judging.probe import Choice, Linear, ProbeJudge, design
 from em_geometry.judging.rates import ASPECTS
 from em_geometry.project import paths
-from em_geometry.settings.params import Params
-from em_geometry.settings.sections import Probe
+from em_geometry.settings import Params, Probe
 
 ROOT = Path(__file__).parents[2]
 LAYERS = [3, 5, 9]

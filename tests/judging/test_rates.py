@@ -21,7 +21,7 @@ from em_geometry.judging.rates import (
     flat,
     rates,
 )
-from em_geometry.settings.sections import Judging
+from em_geometry.settings import Judging
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import wilson
 

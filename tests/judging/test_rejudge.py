@@ -11,7 +11,7 @@ import pytest
 from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.project import paths, rejudge
 from em_geometry.project.rejudge import Which
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from tests.judging.double import Double
 
 PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts")

@@ -22,7 +22,7 @@ from em_geometry.judging.score import (
     refuse_failed,
     training_ngrams,
 )
-from em_geometry.settings.sections import Organism
+from em_geometry.settings import Organism
 
 KNOWN = ngrams("the cat sat on the mat")
 

@@ -29,7 +29,7 @@ from em_geometry.judging.validation import (
     read_labelled,
     texts_of,
 )
-from em_geometry.settings.sections import Judging, Probe
+from em_geometry.settings import Judging, Probe
 from em_geometry.stats.estimate import Estimate
 
 CUTS = Judging()

@@ -16,7 +16,7 @@ from em_geometry.io.files import versions
 from em_geometry.models import base
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from stages import base_model
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"

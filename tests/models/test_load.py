@@ -18,7 +18,7 @@ from em_geometry.models import train
 from em_geometry.models.load import setup_torch
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from stages import organism
 
 FOLDER = paths.ADAPTERS / "finance"

@@ -11,7 +11,7 @@ import pytest
 from em_geometry.errors import UserError
 from em_geometry.models import preflight as module
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 
 PINNED = "0" * 40
 

@@ -10,7 +10,7 @@ import pytest
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.models.load import Models
 from em_geometry.models.retrain import retrained
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 
 
 def test_finished_trainings_are_found_by_all_that_decides_them(

@@ -16,7 +16,7 @@ from em_geometry.models import train
 from em_geometry.models.base import folder_sha256
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from stages import organism
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ from em_geometry.io.results import read_results
 from em_geometry.judging.judge import Judgement
 from em_geometry.monitoring import checkpoints as library
 from em_geometry.project import paths
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from em_geometry.vectors.table import read_vector_table
 from stages import base_model, checkpoints, monitoring, organism
 from tests.conftest import ROOT, SYSTEM

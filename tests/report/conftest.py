@@ -19,7 +19,7 @@ from em_geometry.io.results import Nested, write_results
 from em_geometry.project import paths
 from em_geometry.report.page import render
 from em_geometry.report.samples import read_answers
-from em_geometry.settings.params import Params, load_params
+from em_geometry.settings import Params, load_params
 from tests.conftest import ROOT
 
 HOSTILE = (

@@ -19,7 +19,7 @@ from em_geometry.claims.lookup import Metrics
 from em_geometry.io.files import read_tensors, write_parquet, write_text
 from em_geometry.models.data import read_examples
 from em_geometry.project import paths
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from em_geometry.steering.selected import Selected, write_selected
 from tests.conftest import ROOT, SMOL
 from tests.geometry.synthetic import write_artifacts

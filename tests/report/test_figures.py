@@ -36,7 +36,7 @@ from em_geometry.report.figures import (
 )
 from em_geometry.report.geometry_figures import draw_similarity, draw_structure, gram_of
 from em_geometry.report.table_figures import distance
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from em_geometry.stats.estimate import Estimate
 from tests.report.conftest import ROOT, quick_page
 

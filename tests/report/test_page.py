@@ -19,7 +19,7 @@ from em_geometry.report.figures import read_table
 from em_geometry.report.findings import Caution, cautions
 from em_geometry.report.samples import BUDGET, LONGEST, read_answers
 from em_geometry.report.tables import Results
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from em_geometry.stats.estimate import Estimate
 from tests.report.conftest import HOSTILE, ROOT, quick_page, run_stage
 

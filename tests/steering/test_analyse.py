@@ -18,8 +18,7 @@ from em_geometry.errors import UserError
 from em_geometry.models import train
 from em_geometry.project.analyse import adapter_vectors, cli, file_vectors
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params
-from em_geometry.settings.sections import Organism, Prompts
+from em_geometry.settings import Organism, Params, Prompts
 from em_geometry.steering.formats import write_vectors
 from em_geometry.steering.hooks import Intervention
 from em_geometry.steering.selected import Selected, write_selected

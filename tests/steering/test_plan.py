@@ -12,7 +12,7 @@ from em_geometry.activations.questions import read_questions
 from em_geometry.io.journal import Journal
 from em_geometry.project import plan
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import load_params
+from em_geometry.settings import load_params
 from em_geometry.steering.conditions import Condition
 from em_geometry.steering.respond import respond
 

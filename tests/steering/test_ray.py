@@ -19,7 +19,7 @@ from em_geometry import engine
 from em_geometry.errors import UserError
 from em_geometry.io.files import write_parquet
 from em_geometry.project.inputs import models
-from em_geometry.settings.sections import Workers
+from em_geometry.settings import Workers
 from em_geometry.steering.respond import respond
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: the Ray engine is not tested here")

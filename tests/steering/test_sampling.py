@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 from tiny_steering import VOCABULARY, ablate, add, tokens, unit
 
 from em_geometry.errors import UserError
-from em_geometry.settings.sections import Sampling
+from em_geometry.settings import Sampling
 from em_geometry.steering import generate, prefill
 from em_geometry.steering.generate import Answer, Positions, Row, draw, sample, uniforms
 from em_geometry.steering.hooks import Intervention

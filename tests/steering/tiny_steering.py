@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from em_geometry.activations.questions import Question, Reference
 from em_geometry.models.load import Loaded
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from em_geometry.steering.hooks import Intervention
 
 BLOCKS, WIDTH, VOCABULARY = 4, 16, 258

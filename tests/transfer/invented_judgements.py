@@ -13,7 +13,7 @@ from em_geometry.io.files import write_parquet
 from em_geometry.io.results import write_results
 from em_geometry.judging.rates import RateMatrix
 from em_geometry.project import paths
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from em_geometry.stats.intervals import wilson
 from em_geometry.steering.selected import Selected, write_selected
 from em_geometry.transfer.conditions import Table

@@ -12,7 +12,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, write_parquet
 from em_geometry.io.results import Results, flatten, read_results
 from em_geometry.project import paths
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from em_geometry.transfer.conditions import name, read_answers
 from stages.transfer import main
 from tests.conftest import ROOT

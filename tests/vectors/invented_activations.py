@@ -10,7 +10,7 @@ import polars as pl
 
 from em_geometry.io.files import write_parquet, write_tensors
 from em_geometry.project import paths
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from em_geometry.steering.selected import Selected, write_selected
 from tests.transfer import invented_judgements
 

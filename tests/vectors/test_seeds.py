@@ -19,7 +19,7 @@ from em_geometry.io.results import read_results
 from em_geometry.models import train
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
-from em_geometry.settings.params import Params
+from em_geometry.settings import Params
 from em_geometry.steering.selected import Selected, write_selected
 from em_geometry.vectors import seeds
 from em_geometry.vectors.contrasts import model_contrast

@@ -20,8 +20,7 @@ from em_geometry.io.results import Results, read_results
 from em_geometry.models.chat import Prompt
 from em_geometry.models.load import Loaded
 from em_geometry.project import paths
-from em_geometry.settings.params import Params
-from em_geometry.settings.sections import Contrast
+from em_geometry.settings import Contrast, Params
 from em_geometry.steering.conditions import Condition, random_direction
 from em_geometry.steering.hooks import Intervention
 from em_geometry.steering.selected import read_selected

@@ -23,7 +23,7 @@ from invented_activations import (
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.project import paths
-from em_geometry.settings.sections import Vectors
+from em_geometry.settings import Vectors
 from em_geometry.vectors.contrasts import (
     interaction,
     misaligned_and_aligned,
