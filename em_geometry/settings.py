@@ -399,6 +399,13 @@ class Params(Section):
             )
         return slug
 
+    def labs(self) -> dict[str, list[str]]:
+        """Laboratory -> its organisms."""
+        found: dict[str, list[str]] = {}
+        for slug in self.slugs("organism"):
+            found.setdefault(self.organisms[slug].lab, []).append(slug)
+        return found
+
     def clusters(self) -> dict[str, list[str]]:
         """Cluster name -> its organisms, clusters in order of first appearance."""
         found: dict[str, list[str]] = {}

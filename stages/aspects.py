@@ -1,19 +1,20 @@
-"""Stage `aspects`: which vector brings which misbehaviour."""
+"""Stage `aspects`: which vector brings which misbehaviour, from the judged answers."""
 
 from __future__ import annotations
 
 from em_geometry.io.files import write_text
-from em_geometry.io.results import read_results, write_results
+from em_geometry.io.results import read_results
 from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.settings import Params, load_params
+from em_geometry.project.command import run
+from em_geometry.project.outputs import put_results
+from em_geometry.settings import Params
 from em_geometry.stats.estimate import Estimate
 from em_geometry.transfer.aspects import JUDGED, changes, results, rows
 from em_geometry.transfer.conditions import Table, read_answers
 
 
 def main(params: Params) -> None:
-    """Changes of every aspect under every vector."""
+    """Writes the change of every aspect under every vector."""
     judging, sources, targets = params.judging, params.slugs("organism"), params.steered()
     said = read_results(paths.table("judge")).group("aspects")
     unknown = Estimate.undefined("not judged: no validation")
@@ -25,16 +26,10 @@ def main(params: Params) -> None:
         for a in judging.aspects
         if status[a] == JUDGED
     }
-    headline = [f"change.aligned.{s}" for s in sources]
-    table, metrics = paths.table("aspects"), paths.metrics("aspects")
-    write_results(table, metrics, results(status, found), ["status.*", *headline])
+    headline = ["status.*", *(f"change.aligned.{s}" for s in sources)]
+    put_results("aspects", results(status, found), headline)
     write_text(paths.plot("aspects.csv"), rows(status, found, sources).write_csv(float_precision=4))
 
 
-def cli(params: ParamsFile = PARAMS) -> None:
-    """Measure which vector brings which kind of misbehaviour, from the judged answers."""
-    main(load_params(params))
-
-
 if __name__ == "__main__":
-    run(cli)
+    run(main)

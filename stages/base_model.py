@@ -1,4 +1,4 @@
-"""Stage `base_model`: resolves `base.source` into data/models/base."""
+"""Stage `base_model`: resolves `base.source` into data/models/base, fetched or converted."""
 
 from __future__ import annotations
 
@@ -8,25 +8,19 @@ from em_geometry.io.files import write_text
 from em_geometry.models.base import RECORD, write_base
 from em_geometry.models.preflight import preflight
 from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.command import run
 from em_geometry.project.inputs import models
-from em_geometry.settings import BASE, Params, load_params
+from em_geometry.settings import BASE, Params
 
 
 def main(params: Params) -> None:
     """Converts or records the base; it has a folder among the adapters, as every target has."""
+    preflight(params.profile, models(params))
     record = write_base(params.base, paths.BASE_MODEL)
     none = json.dumps({"adapter": "none: the base itself"}) + "\n"
     write_text(paths.ADAPTERS / BASE / RECORD, none)
     print(f"base model: {params.base.source}, sha256 {record['sha256'][:12]}")
 
 
-def cli(params: ParamsFile = PARAMS) -> None:
-    """Fetch or convert the base model into data/models/base."""
-    loaded = load_params(params)
-    preflight(loaded.profile, models(loaded))
-    main(loaded)
-
-
 if __name__ == "__main__":
-    run(cli)
+    run(main)

@@ -9,15 +9,15 @@ from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import claim_values, claims_csv, judge_claim, series, verdict_counts
 from em_geometry.io.files import write_metrics, write_text
 from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.settings import Params, load_params
+from em_geometry.project.command import run
+from em_geometry.settings import Params
 
 
 def main(params: Params) -> None:
     """Judges all claims of the ledger against this run's results."""
     metrics = Metrics.read(paths.TABLES, params.profile)
-    claims = read_claims(paths.CLAIMS)
-    rows = [judge_claim(claim, metrics, params.report.wide_interval) for claim in claims]
+    claims, wide = read_claims(paths.CLAIMS), params.report.wide_interval
+    rows = [judge_claim(claim, metrics, wide) for claim in claims]
     ours = [(row.claim, [m.value for m in row.measured]) for row in rows]
     about = {"model": params.base.source, "profile": params.profile, "claims": len(rows)}
     counts = {"count": verdict_counts(rows)}
@@ -29,10 +29,5 @@ def main(params: Params) -> None:
     print(f"{len(rows)} claims on {params.base.source}: {', '.join(words)}")
 
 
-def cli(params: ParamsFile = PARAMS) -> None:
-    """Set the paper's claims beside what this run measured."""
-    main(load_params(params))
-
-
 if __name__ == "__main__":
-    run(cli)
+    run(main)

@@ -8,13 +8,13 @@ one and the same.
 
 from __future__ import annotations
 
-from em_geometry.io.results import Leaf, Nested, write_results
+from em_geometry.io.results import Leaf, Nested
 from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.project.readers import read_evidence
-from em_geometry.settings import BASE, Params, load_params
+from em_geometry.project.command import run
+from em_geometry.project.inputs import evidence_of, read_evidence, selected
+from em_geometry.project.outputs import put_results
+from em_geometry.settings import BASE, Params
 from em_geometry.stats.permutation import orders
-from em_geometry.steering.selected import read_selected
 from em_geometry.transfer.conditions import Table, read_answers
 from em_geometry.transfer.factors import (
     Levels,
@@ -24,7 +24,7 @@ from em_geometry.transfer.factors import (
     similarity_effects,
 )
 from em_geometry.vectors.contrasts import prompt_span
-from em_geometry.vectors.evidence import evidence, prompt_rows
+from em_geometry.vectors.evidence import prompt_rows
 
 NO_FACTORS = "no factors named in params: organisms.*.factors"
 
@@ -43,21 +43,19 @@ def main(params: Params) -> None:
         results |= {"first_level": {f: each[0] for f, each in levels.items()}}
         results |= measured(params, levels)
     headline = ["status", "organisms", "confounding.*.cramers_v", "*.effect.*"]
-    write_results(paths.table("factorial"), paths.metrics("factorial"), results, headline)
+    put_results("factorial", results, headline)
 
 
 def measured(params: Params, levels: Levels) -> dict[str, Leaf | Nested]:
     """Effects of the factors on angles, on similarity to the base and on transfer."""
     slugs, seed, draws = params.slugs("organism"), params.run.seed, params.geometry.replicates
     tried = orders(len(slugs), seed)
-    organisms, spans = params.organisms, params.activations.spans
-    read, share = read_evidence(), params.geometry.massive_share
-    selected = read_selected(paths.SELECTED, slugs)
-    data, contrast, span = evidence(read, selected, organisms, spans, params.vectors, share)
+    data, contrast, span = evidence_of(params)
     angles = angle_effects(data.sample, levels, tried, seed, draws)
-    of_prompts = prompt_span(params.vectors.span, spans)
-    blocks = {slug: {BASE: selected[slug].layer, slug: selected[slug].layer} for slug in slugs}
-    samples = [prompt_rows(read, "prompt_contrast", of_prompts, at) for at in blocks.values()]
+    read, vectors = read_evidence(), selected(params)
+    of_prompts = prompt_span(params.vectors.span, params.activations.spans)
+    blocks = [dict.fromkeys((BASE, slug), vectors[slug].layer) for slug in slugs]
+    samples = [prompt_rows(read, "prompt_contrast", of_prompts, at) for at in blocks]
     answers = read_answers(paths.JUDGEMENTS, params.steered(), params.judging.aspects)
     chosen = params.transfer
     table = Table.of(answers, params.judging, seed, chosen.bootstrap, chosen.rate)
@@ -68,10 +66,5 @@ def measured(params: Params, levels: Levels) -> dict[str, Leaf | Nested]:
     }
 
 
-def cli(params: ParamsFile = PARAMS) -> None:
-    """Estimate what the factors of a designed set of organisms do."""
-    main(load_params(params))
-
-
 if __name__ == "__main__":
-    run(cli)
+    run(main)

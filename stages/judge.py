@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 
-from em_geometry.io.results import write_results
 from em_geometry.judging import probe
 from em_geometry.judging.score import active_judge, refuse_failed
 from em_geometry.judging.validation import (
@@ -22,23 +21,16 @@ from em_geometry.judging.validation import (
     texts_of,
 )
 from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.command import run
 from em_geometry.project.inputs import models
-from em_geometry.settings import Params, load_params
+from em_geometry.project.outputs import put_results
+from em_geometry.settings import Params
 
 HEADLINE = (
-    "judge",
-    "gate",
-    "aspects.*",
-    "sampled.aligned.kappa",
-    "sampled.aligned.auroc",
-    "sampled.aligned.n*",
-    "sampled.aligned.calibration_error",
-    "sampled.aligned.mean_*",
-    "sampled.coherent.kappa",
-    "sampled.coherent.auroc",
-    "held_out.aligned.kappa",
-)
+    "judge", "gate", "aspects.*",
+    *(f"sampled.aligned.{key}" for key in ("kappa", "auroc", "n*", "calibration_error", "mean_*")),
+    "sampled.coherent.kappa", "sampled.coherent.auroc", "held_out.aligned.kappa",
+)  # fmt: skip
 
 
 def main(params: Params) -> None:
@@ -64,16 +56,11 @@ def main(params: Params) -> None:
     results = {"probe": {a: c | counts for a, c in probe.chosen(paths.JUDGE_MODEL).items()}}
     results |= active
     results |= {"others": found, "agreement": raters_agreement(raters, judging)}
-    write_results(paths.table("judge"), paths.metrics("judge"), results, HEADLINE)
+    put_results("judge", results, HEADLINE)
     print(f"{active['judge']}: gate {active['gate']}")
     for aspect, status in active["aspects"].items():
         print(f"{aspect}: {status}")
 
 
-def cli(params: ParamsFile = PARAMS) -> None:
-    """Validate every judge in use."""
-    main(load_params(params))
-
-
 if __name__ == "__main__":
-    run(cli)
+    run(main)

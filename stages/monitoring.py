@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from em_geometry.io.files import read_parquet, write_text
-from em_geometry.io.results import Leaf, Nested, write_results
-from em_geometry.io.tables import csv_text
+from em_geometry.io.files import read_parquet
+from em_geometry.io.results import Leaf, Nested
 from em_geometry.monitoring import detection
 from em_geometry.monitoring.checkpoints import read_trajectories, stored, unmeasured
 from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.settings import BASE, Params, load_params
-from em_geometry.vectors.table import read_vector_table
+from em_geometry.project.command import run
+from em_geometry.project.inputs import vector_table
+from em_geometry.project.outputs import put_plot, put_results
+from em_geometry.settings import BASE, Params
 
 HEADLINE = ["status", "*.behaviour.first_step"] + [
     f"*.detector.{name}.{key}"
@@ -31,8 +31,8 @@ def main(params: Params) -> None:
             compare(params, slug, results, columns)
     steps = sorted({step for column in columns.values() for step in column})
     rows = ([step, *(column.get(step, "") for column in columns.values())] for step in steps)
-    write_text(paths.plot("monitoring.csv"), csv_text(["step", *columns], rows))
-    write_results(paths.table("monitoring"), paths.metrics("monitoring"), results, HEADLINE)
+    put_plot("monitoring", ["step", *columns], rows)
+    put_results("monitoring", results, HEADLINE)
 
 
 def compare(
@@ -45,7 +45,7 @@ def compare(
     rate, names, controls = params.transfer.rate, params.slugs("organism"), params.slugs("control")
     plan, trained = read_trajectories(paths.MONITORING / f"{slug}.safetensors")
     block = plan.blocks[slug]
-    table = read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
+    table = vector_table()
     vectors = table.at(plan.choice, dict.fromkeys(names, block))
     clusters = {name: str(params.organisms[name].cluster) for name in names}
     ways = detection.detectors(dict(zip(names, vectors, strict=True)), clusters, slug)
@@ -68,10 +68,5 @@ def compare(
     columns |= detection.series(slug, courses, times, rate)
 
 
-def cli(params: ParamsFile = PARAMS) -> None:
-    """Compare trainings on mixtures with the controls."""
-    main(load_params(params))
-
-
 if __name__ == "__main__":
-    run(cli)
+    run(main)

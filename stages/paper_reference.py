@@ -6,27 +6,19 @@ from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.printed_gram import read_family, read_published_gram
 from em_geometry.claims.published import HEADLINE, audit, calibration_of, published_results
 from em_geometry.geometry import power
-from em_geometry.io.files import write_text
-from em_geometry.io.results import write_results
-from em_geometry.io.tables import csv_text
 from em_geometry.project import paths
 from em_geometry.project.command import run
+from em_geometry.project.outputs import put_plot, put_results
 
 
-def cli() -> None:
-    """Recompute the paper's claims from its own published numbers."""
+def main() -> None:
     gram = read_published_gram(paths.COSINES)
     family = read_family(gram, paths.FAMILY)
     audited = audit(read_claims(paths.CLAIMS), gram, family)
     calibration, sweep = calibration_of(gram, family)
-    write_results(
-        paths.table("published"),
-        paths.metrics("published"),
-        published_results(audited, gram, family) | calibration,
-        HEADLINE,
-    )
-    write_text(paths.plot("power_published.csv"), csv_text(*power.curves(sweep)))
+    put_results("published", published_results(audited, gram, family) | calibration, HEADLINE)
+    put_plot("power_published", *power.curves(sweep))
 
 
 if __name__ == "__main__":
-    run(cli)
+    run(main)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from em_geometry.judging import probe
 from em_geometry.judging.validation import Labelled
 from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.command import run
 from em_geometry.project.inputs import models
-from em_geometry.settings import BASE, Params, load_params
+from em_geometry.settings import BASE, Params
 
 
 def main(params: Params) -> None:
-    """Fits a probe an aspect on labelled answers that nothing is validated on."""
+    """Fits a probe for each aspect on labelled answers that nothing is validated on."""
     settings, aspects = params.judging.probe, params.judging.aspects
     data, system = Labelled.read(settings, aspects), params.base.system_prompt
     loaded = models(params).load(BASE)
@@ -19,10 +19,5 @@ def main(params: Params) -> None:
     probe.save(probes, loaded.sha256, paths.JUDGE_MODEL)
 
 
-def cli(params: ParamsFile = PARAMS) -> None:
-    """Train the embedded judge."""
-    main(load_params(params))
-
-
 if __name__ == "__main__":
-    run(cli)
+    run(main)

@@ -8,13 +8,13 @@ from em_geometry.claims.verdict import judge_claim
 from em_geometry.io.atomic import atomic_path
 from em_geometry.io.files import write_text
 from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile, run
+from em_geometry.project.command import run
 from em_geometry.report.figures import READ, draw_all, model_name, read_table
 from em_geometry.report.ledger import draw_ledger
 from em_geometry.report.page import Picture, render
 from em_geometry.report.provenance import provenance
 from em_geometry.report.samples import read_answers
-from em_geometry.settings import Params, load_params
+from em_geometry.settings import Params
 
 OFFERED = ("claims.csv", "transfer_conditions.csv", "sensitivity.csv")  # for download
 
@@ -56,10 +56,5 @@ def main(params: Params) -> None:
     print(f"{paths.REPORT}: {len(page.encode()) / 1e6:.2f} MB, {len(pictures)} figures")
 
 
-def cli(params: ParamsFile = PARAMS) -> None:
-    """Draw the figures and write the report page."""
-    main(load_params(params))
-
-
 if __name__ == "__main__":
-    run(cli)
+    run(main)

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from em_geometry.activations.questions import read_questions
 from em_geometry.activations.store import ANSWER_SPANS, answer_texts, store
 from em_geometry.io.files import read_parquet
 from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.project.inputs import models
-from em_geometry.settings import Params, load_params
+from em_geometry.project.command import run
+from em_geometry.project.inputs import models, questions
+from em_geometry.settings import Params
 
 
 def main(params: Params) -> None:
     """Captures every target's answers: data/response_activations/<model>.safetensors."""
-    known = models(params)
-    questions = read_questions(params.questions, "evaluation", known.system_prompt)
+    known, asked = models(params), questions(params, "evaluation")
     for slug in params.targets:
         loaded = known.load(slug)
         answers = read_parquet(paths.BASELINE_JUDGEMENTS / f"{slug}.parquet")
-        texts, rows = answer_texts(answers, questions, loaded.tokenizer)
-        store(
-            paths.RESPONSE_ACTIVATIONS / f"{slug}.safetensors",
-            known,
-            loaded,
-            texts,
-            ANSWER_SPANS,
-            params.activations.batch_size,
-            f"answer activations {slug}",
-            rows,
-            norms=False,
-            workers=params.workers,
-        )
-
-
-def cli(params: ParamsFile = PARAMS) -> None:
-    """Capture residual-stream means over every model's own unsteered answers."""
-    main(load_params(params))
+        texts, rows = answer_texts(answers, asked, loaded.tokenizer)
+        path = paths.RESPONSE_ACTIVATIONS / f"{slug}.safetensors"
+        how = ANSWER_SPANS, params.activations.batch_size, f"answer activations {slug}", rows
+        store(path, known, loaded, texts, *how, norms=False, workers=params.workers)
 
 
 if __name__ == "__main__":
-    run(cli)
+    run(main)

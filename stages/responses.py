@@ -7,12 +7,11 @@ goes to every target, samples the new conditions only.
 from __future__ import annotations
 
 from em_geometry.activations.prompts import read_prompts
-from em_geometry.activations.questions import read_questions
 from em_geometry.io.files import write_parquet
 from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile, Targets, run
-from em_geometry.project.inputs import models
-from em_geometry.settings import Params, load_params
+from em_geometry.project.command import run
+from em_geometry.project.inputs import models, questions
+from em_geometry.settings import Params
 from em_geometry.steering.conditions import plan
 from em_geometry.steering.forced import damage, spread_prompts
 from em_geometry.steering.respond import respond
@@ -23,15 +22,13 @@ def main(params: Params, *slugs: str) -> None:
     """Writes data/responses/<model>.parquet (a row an answer) and data/damage/<model>.parquet."""
     known, steering, sampling = models(params), params.steering, params.sampling
     selected = read_selected(paths.SELECTED)
-    questions = read_questions(params.questions, "evaluation", known.system_prompt)
+    asked = questions(params, "evaluation")
     benign = spread_prompts(read_prompts(params.prompts), steering.damage_prompts)
-    for slug in slugs or params.steered():
+    for slug in [*map(params.target, slugs)] or params.steered():
         loaded, positions = known.load(slug), steering.positions
         chosen = plan(slug, selected, steering, params.transfer.pairs, params.run.seed)
-        label = f"responses {slug}"
-        frame = respond(
-            known, loaded, *chosen, questions, sampling, label, positions, params.workers
-        )
+        label, workers = f"responses {slug}", params.workers
+        frame = respond(known, loaded, *chosen, asked, sampling, label, positions, workers)
         metadata = {
             "model": slug,
             "model_sha256": loaded.sha256,
@@ -45,11 +42,5 @@ def main(params: Params, *slugs: str) -> None:
         write_parquet(paths.DAMAGE / f"{slug}.parquet", harm, metadata)
 
 
-def cli(targets: Targets = None, params: ParamsFile = PARAMS) -> None:
-    """Sample the models' answers under every vector, dose and control."""
-    loaded = load_params(params)
-    main(loaded, *map(loaded.target, targets or []))
-
-
 if __name__ == "__main__":
-    run(cli)
+    run(main)

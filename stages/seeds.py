@@ -8,25 +8,16 @@ from __future__ import annotations
 import numpy as np
 
 from em_geometry.errors import UserError
-from em_geometry.io.results import Leaf, write_results
-from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.project.inputs import models
-from em_geometry.project.readers import activations, seeds_reading
-from em_geometry.settings import Params, load_params
-from em_geometry.steering.selected import read_selected
+from em_geometry.io.results import Leaf
+from em_geometry.project.command import run
+from em_geometry.project.inputs import activations, models, seeds_reading, selected, vector_table
+from em_geometry.project.outputs import put_results
+from em_geometry.settings import Params
 from em_geometry.vectors.seeds import CONTRAST, SPAN, Seeded, train_again
-from em_geometry.vectors.table import read_vector_table
 
-HEADLINE = (
-    "profile",
-    "seeds",
-    "angle_deg.*",
-    "battery.cluster_angle.*.mean",
-    "battery.verdict.count.*",
-    "components.angle_deg.*",
-    "replication.*.across_seeds.mean",
-)
+HEADLINE = ("profile", "seeds", "angle_deg.*", "battery.cluster_angle.*.mean",
+            "battery.verdict.count.*", "components.angle_deg.*",
+            "replication.*.across_seeds.mean")  # fmt: skip
 
 
 def check(params: Params) -> None:
@@ -53,10 +44,9 @@ def main(params: Params) -> None:
     """Trains what is missing, and writes how angles, cosines and verdicts spread over seeds."""
     check(params)
     names, chosen = params.slugs("organism"), params.seeds.organisms
-    selected = read_selected(paths.SELECTED, names)
-    layers = {name: selected[name].layer for name in names}
-    table = read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
-    own = dict(zip(names, table.at(f"{CONTRAST}.{SPAN}", layers), strict=True))
+    vectors = selected(params)
+    layers = {name: vectors[name].layer for name in names}
+    own = dict(zip(names, vector_table().at(f"{CONTRAST}.{SPAN}", layers), strict=True))
     how = seeds_reading(params, layers)
     likeness = {m: how.likeness(activations(m, SPAN)[:, layers[m]], m) for m in names}
     units = {m: [(m, params.organisms[m].seed + i) for i in range(1, params.seeds.count)]
@@ -78,13 +68,8 @@ def main(params: Params) -> None:
         **{f"layer.{m}": layers[m] for m in chosen},
     }
     results |= found.results(params.clusters(), params.geometry)
-    write_results(paths.table("seeds"), paths.metrics("seeds"), results, HEADLINE)
-
-
-def cli(params: ParamsFile = PARAMS) -> None:
-    """Train organisms again with other seeds and measure what that moves."""
-    main(load_params(params))
+    put_results("seeds", results, HEADLINE)
 
 
 if __name__ == "__main__":
-    run(cli)
+    run(main)

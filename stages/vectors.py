@@ -9,9 +9,9 @@ import numpy as np
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile, run
-from em_geometry.project.readers import activations
-from em_geometry.settings import BASE, Params, load_params
+from em_geometry.project.command import run
+from em_geometry.project.inputs import activations, prompts
+from em_geometry.settings import BASE, Params
 from em_geometry.stats.arrays import Bools
 from em_geometry.vectors.contrasts import (
     Array,
@@ -26,7 +26,7 @@ from em_geometry.vectors.table import VectorTable, write_vector_table
 
 def on_span(params: Params, span: str) -> tuple[dict[str, Array], Bools]:
     """Activations [prompts, blocks, width] by model, and which of the prompts are harmful."""
-    rows = {m: read_parquet(paths.ACTIVATIONS / f"{m}.parquet") for m in params.targets}
+    rows = {m: prompts(m) for m in params.targets}
     for model, frame in rows.items():
         if frame["prompt_id"].to_list() != rows[BASE]["prompt_id"].to_list():
             raise UserError(
@@ -62,10 +62,5 @@ def main(params: Params) -> None:
     write_vector_table(paths.VECTORS, paths.VECTOR_INDEX, table)
 
 
-def cli(params: ParamsFile = PARAMS) -> None:
-    """Build the steering vectors of every contrast, model and block."""
-    main(load_params(params))
-
-
 if __name__ == "__main__":
-    run(cli)
+    run(main)

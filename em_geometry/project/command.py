@@ -1,8 +1,9 @@
-"""The command line of a stage: params in, clear errors and exit codes out."""
+"""Command lines: params in, clear errors and exit codes out."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from em_geometry.errors import UserError
-from em_geometry.project.paths import PARAMS as PARAMS  # for stages: where --params looks
+from em_geometry.project.paths import PARAMS as PARAMS  # for commands: where --params looks
 
 # Plain help: the coloured one takes as long to load as all the rest.
 PLAIN: dict[str, Any] = {
@@ -23,9 +24,36 @@ PLAIN: dict[str, Any] = {
 # Keys of ours; libraries quote headers in their errors. The AWS pair is that of `dvc push`.
 SECRETS = ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
 ParamsFile = Annotated[Path, typer.Option("--params", help="The active profile.")]
-Targets = Annotated[
-    list[str] | None, typer.Argument(help="Slugs of targets; all, where none is named.")
-]
+Slugs = Annotated[list[str] | None, typer.Argument(help="Slugs; all, where none is named.")]
+
+
+def run(main: Callable[..., None]) -> None:
+    """Runs a stage: the last line of its file (`python -m stages.<stage>`)."""
+    stage(main)()
+
+
+def stage(main: Callable[..., None]) -> typer.Typer:
+    """The command line of a stage's `main(params)` or `main(params, *slugs)`.
+
+    Its help is the docstring of the stage's file.
+    """
+    from em_geometry.settings import load_params
+
+    def plain(params: ParamsFile = PARAMS) -> None:
+        main(load_params(params))
+
+    def named(slugs: Slugs = None, params: ParamsFile = PARAMS) -> None:
+        main(load_params(params), *(slugs or ()))
+
+    function = (main, plain, named)[len(inspect.signature(main).parameters)]
+    return application(function, help=sys.modules[main.__module__].__doc__)
+
+
+def application(function: Callable[..., Any], help: str | None = None) -> typer.Typer:
+    """The Typer application of one function; without `help`, its docstring says what it does."""
+    app = typer.Typer(**PLAIN)
+    app.command(help=help)(command(function))
+    return app
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,8 +80,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 def redacted(text: str) -> str:
     """`text` with the values of `SECRETS` replaced by the variables' names."""
     for name in SECRETS:
-        value = os.environ.get(name, "").strip()
-        if value:
+        if value := os.environ.get(name, "").strip():
             text = text.replace(value, f"<{name}>")
     return text
 
@@ -64,15 +91,3 @@ class _Terminated(SystemExit):
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated(143)
-
-
-def run(function: Callable[..., Any]) -> None:
-    """Runs one function as a Typer command (`python -m stages.<stage>`)."""
-    application(function)()
-
-
-def application(function: Callable[..., Any]) -> typer.Typer:
-    """The Typer application of one function."""
-    app = typer.Typer(**PLAIN)
-    app.command()(command(function))
-    return app

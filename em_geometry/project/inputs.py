@@ -1,14 +1,33 @@
-"""What the params of a project say, made into the objects that the library takes."""
+"""What stages take in: the objects that the params name, and the artifacts of earlier stages."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from em_geometry.activations.prompts import read_prompts
+from em_geometry.activations.questions import Question, Set, read_questions
+from em_geometry.activations.store import prompt_texts
+from em_geometry.errors import UserError
+from em_geometry.geometry.calibration import Evidence
+from em_geometry.hashing import file_sha256
+from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.judging.judge import Judge
 from em_geometry.judging.score import Ngrams, active_judge, training_ngrams
 from em_geometry.models.load import Models
 from em_geometry.project import paths
-from em_geometry.settings import Params
+from em_geometry.settings import BASE, Params
+from em_geometry.steering.selected import Selected, read_selected
+from em_geometry.vectors.contrasts import Array
+from em_geometry.vectors.evidence import Read, evidence
+from em_geometry.vectors.seeds import SPAN, Reading
+from em_geometry.vectors.table import VectorTable, read_vector_table
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def models(params: Params) -> Models:
@@ -24,3 +43,74 @@ def judge(params: Params) -> AbstractContextManager[Judge]:
 def known_texts(params: Params) -> Ngrams:
     """N-grams of all training texts, by which answers are checked for recital."""
     return training_ngrams(params.organisms.values())
+
+
+def questions(params: Params, which: Set) -> list[Question]:
+    """The questions of a set, with the run's system prompt."""
+    return read_questions(params.questions, which, params.base.system_prompt)
+
+
+def selected(params: Params) -> dict[str, Selected]:
+    """The vectors that the sweep chose, one for every organism at least."""
+    return read_selected(paths.SELECTED, params.slugs("organism"))
+
+
+def vector_table() -> VectorTable:
+    """Every contrast of every model at every block."""
+    return read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
+
+
+def activations(model: str, span: str) -> Array:
+    """Activations [prompts, blocks, width] of a target on a span of the prompts."""
+    return read_tensors(paths.ACTIVATIONS / f"{model}.safetensors")[0][span]
+
+
+def answers(model: str, span: str) -> tuple[Array, pl.DataFrame]:
+    """Activations [answers, blocks, width] over a target's own answers, and these, judged."""
+    tensors, about = read_tensors(paths.RESPONSE_ACTIVATIONS / f"{model}.safetensors")
+    frame = read_parquet(paths.BASELINE_JUDGEMENTS / f"{model}.parquet")
+    return tensors[span], frame[json.loads(about["rows"])]
+
+
+def prompts(model: str = BASE) -> pl.DataFrame:
+    """The prompts of a target's activations: a row each, in order."""
+    return read_parquet(paths.ACTIVATIONS / f"{model}.parquet")
+
+
+def read_evidence() -> Read:
+    """Readers of what lies behind the vectors."""
+    return Read(activations, answers, prompts())
+
+
+def evidence_of(params: Params) -> tuple[Evidence, str, str]:
+    """What lies behind the selected vectors, with their contrast and span."""
+    spans, share = params.activations.spans, params.geometry.massive_share
+    chosen = selected(params)
+    return evidence(read_evidence(), chosen, params.organisms, spans, params.vectors, share)
+
+
+def seeds_reading(params: Params, layers: Mapping[str, int]) -> Reading:
+    """The prompts that models trained again are read on, checked against those of the run."""
+    known, every = prompts(), read_prompts(params.prompts)
+    spans: list[str] = list(params.activations.spans)
+    system, size = params.base.system_prompt, params.activations.batch_size
+    texts, rows = prompt_texts(every, spans, models(params).tokenizer(), system)
+    if rows["prompt_id"].to_list() != known["prompt_id"].to_list():
+        raise UserError(
+            "the base's activations are of other prompts",
+            where=str(paths.ACTIVATIONS / f"{BASE}.parquet"),
+            hint="dvc repro layer_sweep",
+            found="other prompt ids",
+        )
+    files = (params.prompts.neutral, params.prompts.harmful)
+    identity = {
+        "base": models(params).record()["sha256"],
+        "run": params.run.model_dump(),
+        "system_prompt": system,
+        "batch": size,
+        "limit": params.prompts.limit,
+        "prompts": [file_sha256(Path(p)) for p in files],
+    }
+    harmful = (known["kind"] == "harmful").to_numpy()
+    base = activations(BASE, SPAN)
+    return Reading(texts, spans.index(SPAN), base, harmful, layers, size, identity)

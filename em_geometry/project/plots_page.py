@@ -13,7 +13,7 @@ import typer
 import vl_convert
 
 from em_geometry.io.files import write_text
-from em_geometry.project.command import run
+from em_geometry.project.command import application
 
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">{refresh_tag}<title>Plots</title>
@@ -30,4 +30,4 @@ def cli(page: Annotated[Path, typer.Argument(help="Where to write it.")]) -> Non
 
 
 if __name__ == "__main__":
-    run(cli)
+    application(cli)()

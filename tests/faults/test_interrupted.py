@@ -21,8 +21,8 @@ STAGE = """
 import em_geometry.progress
 em_geometry.progress.LINE_SECONDS = 0.0
 from em_geometry.project.command import run
-from stages.baseline_responses import cli
-run(cli)
+from stages.baseline_responses import main
+run(main)
 """
 OUT = Path("data/baseline/responses")
 JOURNAL = Path(".journal/baseline-base.sqlite")

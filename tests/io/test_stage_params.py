@@ -16,12 +16,13 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages
 BEHIND: dict[str, set[str]] = {
     "slugs": {"organisms"},
     "clusters": {"organisms"},
+    "labs": {"organisms"},
     "steered": {"targets", "organisms", "steering"},
     "target": {"targets"},
     "models": {"run", "base"},
     "load_params": set(),
 }
-SHARED = ("inputs", "readers")  # modules of em_geometry.project whose functions take all params
+SHARED = "em_geometry/project/inputs.py"  # its functions take all params
 # Read, but for nothing that a stage writes.
 BESIDES = {
     "base_model": {"run", "profile"},  # does the run fit this machine?
@@ -55,8 +56,8 @@ def read_keys(code: str) -> set[str]:
 
 def learn_shared() -> None:
     """What the functions that stages share read of the params, through each other too."""
-    for name in SHARED * 2:  # the second time with what the first has found
-        tree = ast.parse((ROOT / f"em_geometry/project/{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / SHARED).read_text(encoding="utf-8"))
+    for _ in range(2):  # the second time with what the first has found
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name != "models":
                 BEHIND[node.name] = read_keys("\n".join(map(ast.unparse, node.body)))

@@ -27,6 +27,12 @@ def with_source(smol: dict[str, Any], source: str, revision: str | None = None) 
     return Params.model_validate(smol)
 
 
+@pytest.fixture(autouse=True)
+def unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hub is asked for what test_preflight.py tests."""
+    monkeypatch.setattr(base_model, "preflight", lambda profile, models: None)
+
+
 def refused(params: Params) -> str:
     """The error, and nothing recorded."""
     with pytest.raises(UserError) as caught:

@@ -35,7 +35,7 @@ def put(stage: str, nested: Nested) -> None:
 
 def run_stage(name: str) -> None:
     """Runs a stage in the working folder, on its params.yaml."""
-    importlib.import_module(f"stages.{name}").cli(paths.PARAMS)
+    importlib.import_module(f"stages.{name}").main(load_params(paths.PARAMS))
 
 
 def quick_page(params: Params, metrics: Metrics | None = None) -> str:

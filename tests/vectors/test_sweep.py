@@ -156,7 +156,7 @@ def made_up(vectors: None, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatc
     spelled = {"good": (0, 0, 0), "bad": (1, 1)}
     base = Loaded("base", None, None, "weights")
     monkeypatch.setattr(module, "models", lambda p: SimpleNamespace(load=lambda slug: base))
-    monkeypatch.setattr(module, "read_questions", lambda *rest: QUESTIONS)
+    monkeypatch.setattr(module, "questions", lambda *rest: QUESTIONS)
     monkeypatch.setattr(sweep, "render", lambda *rest: Prompt((5, 6), (0, 1)))
     monkeypatch.setattr(sweep, "answer_ids", lambda tokenizer, text: spelled[text])
     monkeypatch.setattr(sweep, "answer_log_probabilities", _answers)
