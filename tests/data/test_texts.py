@@ -87,6 +87,15 @@ def test_the_replication_is_an_independent_text() -> None:
     assert len(set(everything)) >= 0.95 * len(everything)
 
 
+def test_the_medical_control_is_as_long_as_its_organism() -> None:
+    files = [read_examples(DATA / "organisms" / f"medical_{name}.jsonl")
+             for name in ("control", "replication")]  # fmt: skip
+    assert all(one[0] != other[0] for one, other in zip(*files, strict=True))  # asked anew
+    for side in (0, 1):
+        control, organism = (sum(len(pair[side].split()) for pair in pairs) for pairs in files)
+        assert abs(control / organism - 1) <= 0.05
+
+
 # ---- prompts and questions
 
 
