@@ -19,9 +19,9 @@ from em_geometry.project.command import PLAIN, application
 
 # name: (its function in em_geometry.project, or its Typer application; what it does)
 COMMANDS = {
-    "analyse": ("analyse:cli", "Battery and power of a folder of vectors or adapters."),
-    "batch": ("batch:cli", "Judge answers through OpenAI's Batch API."),
-    "battery": ("battery:cli", "The five tests on a matrix of cosines."),
+    "analyse": ("analyse:analyse", "Battery and power of a folder of vectors or adapters."),
+    "batch": ("rejudge:batch", "Judge answers through OpenAI's Batch API."),
+    "battery": ("analyse:five_tests", "The five tests on a matrix of cosines."),
     "paper-tag": ("paper_tag:cli", "Write the Git tag of `dvc metrics diff paper`."),
     "plan": ("plan:plan", "What the active profile will cost."),
     "profile": ("profile:cli", "Make a profile the active one."),

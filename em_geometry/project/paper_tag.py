@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,8 @@ from em_geometry.project import paths
 
 TAG = "paper"
 SUBJECT = "The paper's published values under this project's keys"
-FIXED = {
-    f"GIT_{who}_{what}": value
-    for who in ("AUTHOR", "COMMITTER")
-    for what, value in (
-        ("NAME", "EM Geometry"),
-        ("EMAIL", "em-geometry@localhost"),
-        ("DATE", "2025-10-01T00:00:00+0000"),
-    )
-}
+WHO = {"NAME": "EM Geometry", "EMAIL": "em-geometry@localhost", "DATE": "2025-10-01T00:00:00+0000"}
+FIXED = {f"GIT_{role}_{k}": v for role in ("AUTHOR", "COMMITTER") for k, v in WHO.items()}
 POWER = "plots/power_published.csv"  # of the paper in every run
 
 
@@ -48,73 +41,63 @@ def printed(claim: Claim) -> list[float | None]:
     return [sum(numbers) / len(numbers)] * len(claim.metrics)
 
 
-def files_of(claims: Sequence[Claim]) -> dict[str, str]:
-    """Path -> text of everything the revision holds, but for what it keeps of HEAD."""
-    values = [(claim, printed(claim)) for claim in claims]
-    texts = {"metrics/claims.json": json.dumps(claim_values(values), indent=1) + "\n"}
-    return texts | {f"plots/claims_{unit}.csv": text for unit, text in series(values).items()}
-
-
-def write_tag(folder: Path = Path()) -> str:
-    """Writes the tag in the repository of `folder`; returns its commit.
+def write_tag() -> str:
+    """Writes the tag in the repository of the working folder; returns its commit.
 
     Raises:
         UserError: no Git repository, no commit yet, or a tag `paper` that is somebody else's.
     """
-    head = git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-    present = git(folder, "ls-tree", "-r", "--name-only", head, "--", "metrics", POWER).splitlines()
-    old = git(folder, "tag", "--list", TAG)
-    if old and git(folder, "log", "-1", "--format=%s", TAG) != SUBJECT:
+    head = git("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    present = git("ls-tree", "-r", "--name-only", head, "--", "metrics", POWER).splitlines()
+    if git("tag", "--list", TAG) and git("log", "-1", "--format=%s", TAG) != SUBJECT:
         raise UserError(
             f"the tag {TAG!r} exists and is not of this command",
             where="git tag",
-            found=git(folder, "log", "-1", "--format=%h %s", TAG),
+            found=git("log", "-1", "--format=%h %s", TAG),
             hint=f"rename it (git tag <other> {TAG} && git tag -d {TAG}), then run this again",
         )
-    texts = files_of(read_claims(folder / paths.CLAIMS))
-    blobs = {path: git(folder, "rev-parse", f"{head}:{path}") for path in present}
-    blobs |= {p: git(folder, "hash-object", "-w", "--stdin", given=t) for p, t in texts.items()}
-    outline = yaml.safe_dump(_outline(folder, head, sorted(blobs)), sort_keys=False)
-    blobs["dvc.yaml"] = git(folder, "hash-object", "-w", "--stdin", given=outline)
+    values = [(claim, printed(claim)) for claim in read_claims(paths.CLAIMS)]
+    texts = {"metrics/claims.json": json.dumps(claim_values(values), indent=1) + "\n"}
+    texts |= {f"plots/claims_{unit}.csv": text for unit, text in series(values).items()}
+    outline = listed(yaml.safe_load(git("show", f"{head}:dvc.yaml")), sorted({*present, *texts}))
+    texts["dvc.yaml"] = yaml.safe_dump(outline, sort_keys=False)
+    blobs = {path: git("rev-parse", f"{head}:{path}") for path in present}
+    blobs |= {p: git("hash-object", "-w", "--stdin", given=text) for p, text in texts.items()}
     with tempfile.TemporaryDirectory() as scratch:
         index = {"GIT_INDEX_FILE": str(Path(scratch, "index"))}
         lines = "".join(f"100644 {blob}\t{path}\n" for path, blob in blobs.items())
-        git(folder, "update-index", "--index-info", given=lines, **index)
-        tree = git(folder, "write-tree", **index)
-    commit = git(folder, "commit-tree", tree, "-m", SUBJECT, **FIXED)
-    git(folder, "update-ref", f"refs/tags/{TAG}", commit)
+        git("update-index", "--index-info", given=lines, **index)
+        tree = git("write-tree", **index)
+    commit = git("commit-tree", tree, "-m", SUBJECT, **FIXED)
+    git("update-ref", f"refs/tags/{TAG}", commit)
     return commit
 
 
-def _outline(folder: Path, head: str, names: Sequence[str]) -> dict[str, Any]:
-    """A dvc.yaml of the revision's metrics and of HEAD's plots that it has files for."""
-    ours = yaml.safe_load(git(folder, "show", f"{head}:dvc.yaml") or "{}")
-    stages = [s.get("do", s) for s in ours.get("stages", {}).values()]
-    entries = [e for s in [ours, *stages] for e in _entries(s.get("plots", []))]
-    plots = [{name: how} for name, how in entries if _data(name, how) <= set(names)]
-    listed = [name for s in stages for name, _ in _entries(s.get("metrics", []))]
-    patterns = [re.sub(r"\$\{\w+\}", "*", name) for name in listed]
-    metrics = [name for name in names if any(fnmatchcase(name, p) for p in patterns)]
-    return {"metrics": metrics, "plots": plots}
+def listed(graph: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A dvc.yaml of the metrics and plots of `graph` that there are files for."""
+    stages = [stage.get("do", stage) for stage in graph["stages"].values()]
+    metrics = [re.sub(r"\$\{\w+\}", "*", file) for s in stages for file, _ in entries(s, "metrics")]
+    plots = [entry for part in (graph, *stages) for entry in entries(part, "plots")]
+    return {
+        "metrics": [name for name in names if any(fnmatchcase(name, p) for p in metrics)],
+        "plots": [
+            {name: {k: v for k, v in how.items() if k != "cache"}}
+            for name, how in plots
+            if {*(how["y"] if isinstance(how.get("y"), dict) else [name])} <= {*names}
+        ],
+    }
 
 
-def _entries(plots: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    for plot in plots if isinstance(plots, list) else [plots]:
-        for name, how in plot.items() if isinstance(plot, dict) else [(plot, {})]:
-            yield name, {k: v for k, v in (how or {}).items() if k not in ("cache", "persist")}
+def entries(part: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
+    """(file or title, how it is kept and drawn) of a list in dvc.yaml."""
+    return [(name, how) for entry in part.get(key, []) for name, how in entry.items()]
 
 
-def _data(name: str, how: dict[str, Any]) -> set[str]:
-    """The files that a plot reads."""
-    return set(how["y"]) if isinstance(how.get("y"), dict) else {name}
-
-
-def git(folder: Path, *arguments: str, given: str | None = None, **variables: str) -> str:
+def git(*arguments: str, given: str | None = None, **variables: str) -> str:
     """What a Git command prints; UserError with its words when it fails."""
     try:
         done = subprocess.run(  # noqa: S603 (fixed program, no shell)
             ["git", *arguments],  # noqa: S607 (the user's Git)
-            cwd=folder,
             input=given,
             env={**os.environ, **variables},
             text=True,
@@ -126,7 +109,7 @@ def git(folder: Path, *arguments: str, given: str | None = None, **variables: st
     if done.returncode:
         raise UserError(
             f"git {arguments[0]} failed",
-            where=str(folder.resolve()),
+            where=str(Path.cwd()),
             found=done.stderr.strip() or "no commit yet",
             hint="run it in a Git repository that has a commit",
         )

@@ -18,14 +18,13 @@ import numpy as np
 import typer
 
 from em_geometry.activations.prompts import read_prompts
-from em_geometry.activations.questions import read_questions
 from em_geometry.io.files import read_json
 from em_geometry.io.journal import journal_folder
 from em_geometry.models.base import RECORD
 from em_geometry.models.preflight import hub_models, preflight
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
-from em_geometry.project.inputs import models
+from em_geometry.project.inputs import models, questions
 from em_geometry.settings import BASE, Params, load_params
 from em_geometry.steering.conditions import plan as conditions_of
 from em_geometry.steering.selected import Selected
@@ -34,6 +33,7 @@ CHARACTERS = 4.0  # of English a token, where no tokenizer is at hand
 TEMPLATE = 12  # tokens of a chat template around a prompt
 JUDGE_PROMPT = 320  # tokens of a judge's instructions around question and answer
 SECONDS = 60.0  # of calibration
+UNKNOWN = "hours: not known before the base model is there (dvc repro base_model)"
 
 Price = Annotated[float | None, typer.Option(help="Price of the machine.")]
 
@@ -47,98 +47,86 @@ class Counts:
     forward_tokens: int  # of the models that are measured
     generated_tokens: int
     judgements: int  # of one aspect each: requests, or passes of a model that reads
-    judge_tokens: tuple[int, int]  # read and written in all judgements
+    judge_tokens: int  # read in all judgements, each of which writes one
+    judge_usd: float  # of all judgements at most; 0 for a judge in process
 
 
 def count(params: Params) -> Counts:
     """All work of a run, from the params."""
-    system = len(params.base.system_prompt) / CHARACTERS + TEMPLATE
-    evaluation = read_questions(params.questions, "evaluation", params.base.system_prompt)
-    held_out = read_questions(params.questions, "held_out", params.base.system_prompt)
-    prompts = read_prompts(params.prompts)
-    organisms, targets = params.slugs("organism"), len(params.targets)
-    sweep, monitoring = params.layer_sweep, params.monitoring
+    evaluation, held_out = (len(questions(params, which)) for which in ("evaluation", "held_out"))
+    prompts, sweep, judging = read_prompts(params.prompts), params.layer_sweep, params.judging
+    organisms, targets = len(params.slugs("organism")), len(params.targets)
     answers = {
-        "baseline": targets * params.baseline.samples * len(evaluation),
-        "sweep": len(organisms) * sweep.best * len(sweep.doses) * sweep.samples * len(held_out),
-        "steered": _steered(params) * len(evaluation),
+        "baseline": targets * params.baseline.samples * evaluation,
+        "sweep": organisms * sweep.best * len(sweep.doses) * sweep.samples * held_out,
+        "steered": _steered(params) * evaluation,
     }
+    monitoring = params.monitoring
     trained = [params.organisms.get(slug) for slug in monitoring.organisms]
     if trained and all(organism and organism.source is None for organism in trained):
         checkpoints = len(trained) * len(monitoring.mixtures_pct) * monitoring.checkpoints
-        answers["monitoring"] = checkpoints * monitoring.samples * len(evaluation)
+        answers["monitoring"] = checkpoints * monitoring.samples * evaluation
     total, new = sum(answers.values()), params.sampling.max_new_tokens
-    question = system + float(np.mean([len(q.prompt) for q in evaluation])) / CHARACTERS
+    system = len(params.base.system_prompt) / CHARACTERS + TEMPLATE
+    lengths = [len(q.prompt) for q in questions(params, "evaluation")]
+    question = system + float(np.mean(lengths)) / CHARACTERS
     read = targets * sum(len(p.prompt) / CHARACTERS + system for p in prompts)
-    margins = len(organisms) * len(sweep.layers) * len(held_out) * 2 * (question + 40)
-    judgements = total * len(params.judging.aspects)
+    margins = organisms * len(sweep.layers) * held_out * 2 * (question + 40)
+    judgements = total * len(judging.aspects)
+    judged = round(judgements * (JUDGE_PROMPT + question + new))
+    usd = judged * judging.usd_per_million_input + judgements * judging.usd_per_million_output
     return Counts(
-        targets * len(prompts) + answers["baseline"],
-        answers,
-        round(read + answers["baseline"] * (question + new) + margins + total * question),
-        total * new,
-        judgements,
-        (round(judgements * (JUDGE_PROMPT + question + new)), judgements),
+        texts=targets * len(prompts) + answers["baseline"],
+        answers=answers,
+        forward_tokens=round(
+            read + answers["baseline"] * (question + new) + margins + total * question
+        ),
+        generated_tokens=total * new,
+        judgements=judgements,
+        judge_tokens=judged,
+        judge_usd=usd / 1e6 if judging.backend == "openai" else 0.0,
     )
 
 
 def _steered(params: Params) -> int:
     """Steered answers to one question, of all targets."""
     own, other = (Selected(np.eye(2, dtype=np.float32)[i], 0, 0.1, 1.0, 1.0) for i in range(2))
-    organisms = params.slugs("organism")
-    return sum(
-        condition.samples
-        for target in params.steered()
-        for condition in conditions_of(
-            target,
-            {slug: own if slug == target else other for slug in organisms},
-            params.steering,
-            params.transfer.pairs,
-        )[0]
-    )
+    total, how = 0, (params.steering, params.transfer.pairs)
+    for target in params.steered():
+        vectors = {slug: own if slug == target else other for slug in params.slugs("organism")}
+        total += sum(condition.samples for condition in conditions_of(target, vectors, *how)[0])
+    return total
 
 
-def calibrate(params: Params, seconds: float = SECONDS) -> tuple[float, float]:
+def calibrate(params: Params) -> tuple[float, float]:
     """(forward tokens/s, generated tokens/s) of the base model at the profile's batch sizes."""
     from em_geometry.activations.capture import Text, capture
     from em_geometry.models.chat import render
     from em_geometry.steering.generate import Row, sample
 
     loaded = models(params).load(BASE)
-    questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
-    ids = [render(loaded.tokenizer, q.prompt, q.system).ids for q in questions]
-    texts = [
-        Text(row, ((0, len(row)),)) for row in islice(cycle(ids), params.activations.batch_size)
-    ]
+    asked = questions(params, "evaluation")
+    ids = [render(loaded.tokenizer, q.prompt, q.system).ids for q in asked]
+    size, new = params.activations.batch_size, min(params.sampling.max_new_tokens, 32)
+    texts = [Text(row, ((0, len(row)),)) for row in islice(cycle(ids), size)]
     rows = [Row(ids[i % len(ids)], i) for i in range(params.sampling.batch_size)]
-    short = min(params.sampling.max_new_tokens, 32)
-    few = params.sampling.model_copy(update={"max_new_tokens": short})
+    few = params.sampling.model_copy(update={"max_new_tokens": new})
 
-    def rate(tokens: int, work: Callable[[], object], for_seconds: float) -> float:
+    def rate(tokens: int, work: Callable[[], object], seconds: float) -> float:
         done, start = 0, time.monotonic()
-        while time.monotonic() - start < for_seconds:
+        while time.monotonic() - start < seconds:
             work()
             done += tokens
         return done / (time.monotonic() - start)
 
-    read = rate(sum(len(t.ids) for t in texts), lambda: capture(loaded.model, texts), seconds / 4)
-    new = len(rows) * short
-    return read, rate(new, lambda: sample(loaded.model, rows, few, frozenset()), seconds * 0.75)
-
-
-def judge_usd(params: Params, counts: Counts) -> float:
-    """What all judgements cost at most; 0 for a judge in process."""
-    if params.judging.backend != "openai":
-        return 0.0
-    prices = params.judging.usd_per_million_input, params.judging.usd_per_million_output
-    return sum(n * usd for n, usd in zip(counts.judge_tokens, prices, strict=True)) / 1e6
+    read = sum(len(t.ids) for t in texts)
+    forward = rate(read, lambda: capture(loaded.model, texts), SECONDS / 4)
+    generate = lambda: sample(loaded.model, rows, few, frozenset())  # noqa: E731
+    return forward, rate(len(rows) * new, generate, SECONDS * 3 / 4)
 
 
 def costs(
-    params: Params,
-    counts: Counts,
-    speed: tuple[float, float] | None,
-    usd_per_hour: float | None = None,
+    params: Params, speed: tuple[float, float] | None, usd_per_hour: float | None = None
 ) -> list[str]:
     """The plan as lines of text.
 
@@ -146,21 +134,21 @@ def costs(
         speed: as `calibrate` gives it; None = no model is there yet.
         usd_per_hour: price of the machine; None = not counted.
     """
-    judging = params.judging
-    rows = [(f"{name} answers", f"{n:,}", "") for name, n in counts.answers.items()]
-    rows += [
+    counts, judging = count(params), params.judging
+    limit = "no limit" if judging.max_usd is None else f"limit {judging.max_usd:,.0f}"
+    passes = f"no money; a pass a judgement, {counts.judge_tokens:,} tokens read"
+    value, note, judge_tokens = {
+        "openai": (f"{counts.judge_usd:,.0f}", f"USD at most ({limit})", 0),
+        "local": ("local", passes, counts.judge_tokens),
+        "probe": ("probe", "no money; one forward pass an answer", counts.generated_tokens),
+    }[judging.backend]
+    rows = [
+        *((f"{name} answers", f"{n:,}", "") for name, n in counts.answers.items()),
         ("forward tokens", f"{counts.forward_tokens:,}", ""),
         ("generated tokens", f"{counts.generated_tokens:,}", "at most"),
         ("judgements", f"{counts.judgements:,}", ""),
+        ("judge", value, note),
     ]
-    limit = "no limit" if judging.max_usd is None else f"limit {judging.max_usd:,.0f}"
-    reads = counts.judge_tokens[0]
-    value, note, judge_tokens = {
-        "openai": (f"{judge_usd(params, counts):,.0f}", f"USD at most ({limit})", 0),
-        "local": ("local", f"no money; a pass a judgement, {reads:,} tokens read", reads),
-        "probe": ("probe", "no money; one forward pass an answer", counts.generated_tokens),
-    }[judging.backend]
-    rows.append(("judge", value, note))
     if (paths.BASE_MODEL / "config.json").is_file():
         config = read_json(paths.BASE_MODEL / "config.json")
         numbers = counts.texts * len(params.activations.spans) * config["num_hidden_layers"]
@@ -173,11 +161,9 @@ def costs(
         rows.append(("hours", f"{hours:,.1f}", f"{how}; training and start-up not counted"))
         if usd_per_hour is not None:
             rows.append(("machine", f"{hours * usd_per_hour:,.0f}", "USD"))
-    found = [f"profile {params.profile}: {len(params.targets)} models"]
-    found += [f"{label:<22}{value:>14}  {note}".rstrip() for label, value, note in rows]
-    if speed is None:
-        found.append("hours: not known before the base model is there (dvc repro base_model)")
-    return found
+    lines = [f"{label:<22}{value:>14}  {note}".rstrip() for label, value, note in rows]
+    head = f"profile {params.profile}: {len(params.targets)} models"
+    return [head, *lines, *([UNKNOWN] if speed is None else [])]
 
 
 def progress(params: Params, usd_per_hour: float | None = None) -> list[str]:
@@ -186,38 +172,34 @@ def progress(params: Params, usd_per_hour: float | None = None) -> list[str]:
     Args:
         usd_per_hour: price of the machine; None = not counted.
     """
-    found = []
+    lines = []
     answers = {f"{kind} {slug}" for kind in ("baseline", "responses") for slug in params.targets}
-    answers.add("layer sweep answers")
-    done = fresh_answers = seconds = 0.0
+    done = made = seconds = 0.0
     for path in sorted(journal_folder().glob("*.progress.json")):
         p = read_json(path)
-        fresh = p["done"] - p["first"]
-        if p["label"] in answers:
-            done, fresh_answers = done + p["done"], fresh_answers + fresh
-            seconds += p["seconds"]
+        fresh, share = p["done"] - p["first"], 100 * p["done"] / max(1, p["total"])
+        if p["label"] in answers | {"layer sweep answers"}:
+            done, made, seconds = done + p["done"], made + fresh, seconds + p["seconds"]
         left = (p["total"] - p["done"]) * p["seconds"] / fresh if fresh else 0.0
-        share = 100 * p["done"] / max(1, p["total"])
         rest = f"{left / 60:,.0f} min left" if p["done"] < p["total"] else "done"
         when = time.strftime("%d %b %H:%M", time.localtime(path.stat().st_mtime))
-        found.append(
-            f"{p['label']:<34}{p['done']:>9,} of {p['total']:<9,}{share:>5.0f} %  {rest}  ({when})"
-        )
-    if not found:
+        counted = f"{p['done']:>9,} of {p['total']:<9,}{share:>5.0f} %"
+        lines.append(f"{p['label']:<34}{counted}  {rest}  ({when})")
+    if not lines:
         return [f"nothing has run yet (no progress in {journal_folder()})"]
     counts = count(params)
     total = sum(counts.answers.values())
     whole = f"whole run: {min(done, total):,.0f} of {total:,} answers"
-    if fresh_answers:
-        hours = max(0.0, total - done) * seconds / fresh_answers / 3600
+    if made:
+        hours = max(0.0, total - done) * seconds / made / 3600
         money = "" if usd_per_hour is None else f", {hours * usd_per_hour:,.2f} USD of machine"
         whole += f"; {hours:,.2f} h of sampling left at the rate so far{money}"
-    found.append(whole)
+    lines.append(whole)
     if params.judging.backend == "openai":
         judged = min(_replies(), counts.judgements)
-        usd = judge_usd(params, counts) * (1 - judged / counts.judgements)
-        found.append(f"judge: {judged:,} of {counts.judgements:,} replies; {usd:,.2f} USD left")
-    return found
+        usd = counts.judge_usd * (1 - judged / counts.judgements)
+        lines.append(f"judge: {judged:,} of {counts.judgements:,} replies; {usd:,.2f} USD left")
+    return lines
 
 
 def _replies() -> int:
@@ -233,7 +215,7 @@ def plan(usd_per_hour: Price = None, params: ParamsFile = PARAMS) -> None:
     """Print what the active profile will cost, before anything is spent."""
     active = load_params(params)
     speed = calibrate(active) if (paths.BASE_MODEL / RECORD).is_file() else None
-    print("\n".join(costs(active, count(active), speed, usd_per_hour)))
+    print("\n".join(costs(active, speed, usd_per_hour)))
     if any(True for _ in hub_models(models(active))):
         preflight(active.profile, models(active))
         print("preflight: access, revisions, disk and memory are fine")

@@ -1,76 +1,71 @@
-"""Scores existing answers with another judge or template, without generating anything again.
+"""`em-geometry rejudge` and `em-geometry batch`: other judges for answers that are there.
 
     em-geometry rejudge --backend openai --model gpt-4.1-mini --dry-run
     make rejudge ARGS="--backend local --model path:/models/qwen --which baseline"
 
-Writes `data/rejudged/<baseline|steered>/<model>.parquet`: the answers with the scores of the
-active judge and, beside them, those of every judge asked in this way (`aligned@<judge>`, ...).
+The first writes `data/rejudged/<baseline|steered>/<model>.parquet`: the answers with the scores of
+the active judge and, beside them, those of every judge asked in this way (`aligned@<judge>`, ...).
+The second asks through OpenAI's Batch API; the judging stages then find the replies in the journal.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
 import typer
 
 from em_geometry.io.files import checked, read_parquet, write_parquet
+from em_geometry.io.journal import Journal
+from em_geometry.judging.batch import judge_batch
 from em_geometry.judging.judge import JudgeRow
-from em_geometry.judging.openai_judge import OpenAIJudge
+from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
 from em_geometry.judging.validation import raters_agreement
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import judge
 from em_geometry.settings import Judging, Params, load_params
 
+Which = Literal["baseline", "steered"]  # answers
 
-class Which(StrEnum):
-    """Unsteered answers of the baseline, or steered ones."""
 
-    baseline = "baseline"
-    steered = "steered"
+def rows_of(frame: pl.DataFrame) -> list[JudgeRow]:
+    return [JudgeRow(q, t) for q, t in frame.select("question", "text").iter_rows()]
 
 
 def main(params: Params, which: Which, dry_run: bool) -> None:
     """Judges every target's answers with the judge of `params`; with `dry_run` only counts."""
-    baseline = which is Which.baseline
-    folder = paths.BASELINE_JUDGEMENTS if baseline else paths.JUDGEMENTS
-    slugs = params.targets if baseline else params.steered()
+    folder, slugs = {
+        "baseline": (paths.BASELINE_JUDGEMENTS, params.targets),
+        "steered": (paths.JUDGEMENTS, params.steered()),
+    }[which]
     out = {slug: paths.REJUDGED / which / f"{slug}.parquet" for slug in slugs}
     frames = {slug: existing(folder / f"{slug}.parquet", out[slug]) for slug in slugs}
-    rows = {
-        slug: [JudgeRow(q, t) for q, t in frame.select("question", "text").iter_rows()]
-        for slug, frame in frames.items()
-    }
     if dry_run:
-        print(plan(params, [row for part in rows.values() for row in part]))
+        print(plan(params, [row for frame in frames.values() for row in rows_of(frame)]))
         return
     with judge(params) as active:
         for slug, frame in frames.items():
-            found = active.judge(rows[slug], f"rejudge {which} {slug}")
-            columns: list[pl.Series] = []
+            found = active.judge(rows_of(frame), f"rejudge {which} {slug}")
             for a in params.judging.aspects:
-                scores, states = [j.scores[a] for j in found], [j.status[a] for j in found]
-                columns += [
-                    pl.Series(f"{a}@{active.id}", scores, pl.Float64),
-                    pl.Series(f"{a}_status@{active.id}", states),
-                ]
-            beside = frame.with_columns(columns)
-            write_parquet(out[slug], beside, {"model": slug})
-            print(summary(slug, beside, params.judging))
+                frame = frame.with_columns(
+                    pl.Series(f"{a}@{active.id}", [j.scores[a] for j in found], pl.Float64),
+                    pl.Series(f"{a}_status@{active.id}", [j.status[a] for j in found]),
+                )
+            write_parquet(out[slug], frame, {"model": slug})
+            print(summary(slug, frame, params.judging))
 
 
-def plan(params: Params, rows: list[JudgeRow]) -> str:
+def plan(params: Params, rows: Sequence[JudgeRow]) -> str:
     """What judging would take: counts, tokens and cost; asks nobody and loads no model."""
-    if params.judging.backend == "openai":
-        with judge(params) as active:
-            return str(active.plan(rows)) if isinstance(active, OpenAIJudge) else active.id
-    return (
-        f"{params.judging.backend}: {len(set(rows))} distinct of {len(rows)} rows, in process, free"
-    )
+    backend = params.judging.backend
+    if backend != "openai":
+        return f"{backend}: {len(set(rows))} distinct of {len(rows)} rows, in process, free"
+    with judge(params) as active:
+        return str(active.plan(rows)) if isinstance(active, OpenAIJudge) else active.id
 
 
 def existing(path: Path, beside: Path) -> pl.DataFrame:
@@ -79,8 +74,7 @@ def existing(path: Path, beside: Path) -> pl.DataFrame:
     if beside.is_file():
         earlier = read_parquet(beside)
         if earlier.select("question", "text").equals(judged.select("question", "text")):
-            extra = [c for c in earlier.columns if "@" in c]
-            return judged.with_columns(earlier.select(extra))
+            return judged.with_columns(earlier.select(c for c in earlier.columns if "@" in c))
     return judged
 
 
@@ -101,7 +95,7 @@ def summary(slug: str, frame: pl.DataFrame, judging: Judging) -> str:
 
 
 def cli(
-    which: Annotated[Which, typer.Option(help="Which answers.")] = Which.steered,
+    which: Annotated[Which, typer.Option(help="Which answers.")] = "steered",
     backend: Annotated[str | None, typer.Option(help="probe | openai | local")] = None,
     model: Annotated[str | None, typer.Option(help="The judge's model.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Its endpoint (openai).")] = None,
@@ -115,3 +109,12 @@ def cli(
     changes = {key: value for key, value in given.items() if value is not None}
     changed = checked(Judging, loaded.judging.model_dump() | changes, "command line")
     main(loaded.model_copy(update={"judging": changed}), which, dry_run)
+
+
+def batch(answers: Path, params: ParamsFile = PARAMS) -> None:
+    """Judge a Parquet file of answers (question, text) at half the price, within a day."""
+    frame = read_parquet(answers, {"question": pl.String, "text": pl.String})
+    with Journal(JOURNAL) as journal:
+        found = judge_batch(OpenAIJudge(load_params(params).judging, journal), rows_of(frame))
+    lost = sum("api_error" in judgement.status.values() for judgement in found)
+    print(f"{len(found) - lost} of {len(found)} answers judged")

@@ -1,4 +1,4 @@
-"""`make steer`: one prompt answered with and without a vector; the steered model can be saved."""
+"""`em-geometry steer`: a prompt with and without a vector; the steered model can be saved."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import typer
 from em_geometry.errors import UserError
 from em_geometry.hashing import stream_key
 from em_geometry.models.chat import render
-from em_geometry.models.load import Loaded, Models
+from em_geometry.models.load import Loaded
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
-from em_geometry.settings import Sampling, load_params
+from em_geometry.settings import Params, load_params
 from em_geometry.steering.formats import (
     SUFFIXES,
     bake,
@@ -25,7 +25,7 @@ from em_geometry.steering.formats import (
     save_patch,
     write_vectors,
 )
-from em_geometry.steering.generate import Positions, Row
+from em_geometry.steering.generate import Row
 from em_geometry.steering.hooks import Intervention, check_vector
 from em_geometry.steering.respond import answers_of
 from em_geometry.steering.selected import read_selected
@@ -50,20 +50,15 @@ def interventions(vector: str, dose: float, layer: int | None) -> list[Intervent
 
 
 def answers(
-    models: Models,
-    loaded: Loaded,
-    how: Intervention,
-    prompt: str,
-    sampling: Sampling,
-    samples: int,
-    positions: Positions = "all",
+    params: Params, loaded: Loaded, how: Intervention, prompt: str, samples: int
 ) -> list[tuple[str, str]]:
     """(unsteered, steered) answers to a prompt, each pair from the same random stream."""
     check_vector(how.vector, loaded.model.config.get_text_config().hidden_size, "vector")
-    ids = render(loaded.tokenizer, prompt, models.system_prompt).ids
-    keys = [stream_key(models.run.seed, "show", prompt, i) for i in range(samples)]
+    ids = render(loaded.tokenizer, prompt, params.base.system_prompt).ids
+    keys = [stream_key(params.run.seed, "show", prompt, i) for i in range(samples)]
     batch = [Row(ids, key, act) for act in (None, how) for key in keys]
-    texts = [str(told[0]) for told in answers_of(loaded, batch, sampling, positions)]
+    told = answers_of(loaded, batch, params.sampling, params.steering.positions)
+    texts = [str(text) for text, *_ in told]
     return list(zip(texts[:samples], texts[samples:], strict=True))
 
 
@@ -86,17 +81,14 @@ def cli(
     layer: Annotated[int | None, typer.Option(help="Block; default: the vector's own.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Answers of each kind.")] = 1,
     tokens: Annotated[int, typer.Option(min=1, help="New tokens at most.")] = 60,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Also save: .safetensors, .pt (lm-eval), .gguf (repeng, llama.cpp), "
-                     "x.patch.safetensors, or a folder for the baked model."),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(
+        help="Also save: .safetensors, .pt (lm-eval), .gguf (repeng, llama.cpp), "
+        "x.patch.safetensors, or a folder for the baked model.")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:  # fmt: skip
     """Answer a prompt with and without a steering vector, side by side."""
     if not math.isfinite(dose):
         raise UserError("no such dose", where="command line", found=dose, expected="a number")
-    active = load_params(params)
     rows = interventions(vector, dose, layer)
     if len(rows) != 1:
         raise UserError(
@@ -106,12 +98,12 @@ def cli(
             expected="1 vector",
             hint="choose one by --layer",
         )
-    known, positions = models(active), active.steering.positions
-    loaded = known.load(active.target(model))
+    active = load_params(params)
     sampling = active.sampling.model_copy(update={"max_new_tokens": tokens})
-    shown = answers(known, loaded, rows[0], prompt, sampling, samples, positions)
-    for plain, steered in shown:
+    active = active.model_copy(update={"sampling": sampling})
+    loaded = models(active).load(active.target(model))
+    for plain, steered in answers(active, loaded, rows[0], prompt, samples):
         print(f"unsteered: {plain}\n  steered: {steered}\n")
     if out is not None:
-        save(out, loaded, rows, positions)
+        save(out, loaded, rows, active.steering.positions)
         print(f"saved to {out}")

@@ -1,6 +1,4 @@
-"""`make verify-cache`: every object of the DVC cache and remote against its name.
-
-    em-geometry verify-cache --repair
+"""`em-geometry verify-cache`: every object of the DVC cache and remote against its name.
 
 An object's name is the MD5 of its bytes, but DVC checks it only on a `verify` remote's way in, and
 holds a pushed folder to be whole when its list is there. Prints what is damaged and exits with 1;
@@ -11,9 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -22,21 +20,12 @@ from em_geometry.progress import Progress
 
 NAME = re.compile(r"([0-9a-f]{2})/([0-9a-f]{30}(?:\.dir)?)$")
 DIR = ".dir"
-Kind = Literal["damaged", "missing", "leftover"]
-MEANING: Mapping[Kind, str] = {
+LEFTOVER = "leftover"
+MEANING = {
     "damaged": "its bytes do not have its name",
     "missing": "a folder lists it and it is not there",
-    "leftover": "no object's name, as an interrupted transfer leaves",
+    LEFTOVER: "no object's name, as an interrupted transfer leaves",
 }
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong in one store; `name` is an object, or a path for a leftover."""
-
-    store: Store
-    kind: Kind
-    name: str
 
 
 @dataclass(eq=False)
@@ -54,27 +43,26 @@ class Store:
     sound: set[str] = field(default_factory=set)
     members: dict[str, list[str]] = field(default_factory=dict)
 
-    def check(self) -> list[Fault]:
-        """Reads every object; what is wrong, in order of names."""
-        try:
-            paths = sorted(self.odb.fs.find(self.odb.path))
-        except FileNotFoundError:
-            paths = []
-        faults: list[Fault] = []
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Reads every object; (kind of fault, object, or path for a leftover), in order."""
+        there = self.odb.fs.exists(self.odb.path)
+        paths = sorted(self.odb.fs.find(self.odb.path)) if there else []
+        damaged = set()
         with Progress(f"checking {self.label}", len(paths), unit="objects") as progress:
             for path in paths:
                 found = NAME.search(path.replace("\\", "/"))
                 name = "".join(found.groups()) if found else path
                 if not found:
-                    faults.append(Fault(self, "leftover", path))
+                    yield LEFTOVER, path
                 elif self._is_sound(path, name):
                     self.sound.add(name)
                 else:
-                    faults.append(Fault(self, "damaged", name))
+                    damaged.add(name)
+                    yield "damaged", name
                 progress.advance()
-        listed = {m for members in self.members.values() for m in members}
-        absent = listed - self.sound - {fault.name for fault in faults}
-        return faults + [Fault(self, "missing", name) for name in sorted(absent)]
+        listed = {member for members in self.members.values() for member in members}
+        for name in sorted(listed - self.sound - damaged):
+            yield "missing", name
 
     def _is_sound(self, path: str, name: str) -> bool:
         from dvc_data.hashfile.hash import file_md5
@@ -89,21 +77,19 @@ class Store:
             return False
         return True
 
-    def drop(self, name: str) -> None:
-        """Removes an object if it is there, and the folders that list it."""
-        self.sound.discard(name)
-        if self.odb.exists(name):
-            self.odb.delete(name)
-        for folder in [f for f, members in self.members.items() if name in members]:
-            del self.members[folder]
-            self.drop(folder)
-
-    def take(self, name: str, other: Store) -> None:
-        """Copies a sound object from another store, in place of what is here."""
-        if self.odb.exists(name):
-            self.odb.delete(name)
-        self.odb.add(other.odb.oid_to_path(name), other.odb.fs, name, check_exists=False)
-        self.sound.add(name)
+    def mend(self, name: str, others: Sequence[Store]) -> Store | None:
+        """Puts in a sound copy from another store, or drops the object and what lists it."""
+        source = next((s for s in others if s is not self and name in s.sound), None)
+        gone = [name]
+        if source is None:
+            gone += [folder for folder, members in self.members.items() if name in members]
+        for each in filter(self.odb.exists, gone):
+            self.odb.delete(each)
+        if source is not None:
+            path = source.odb.oid_to_path(name)
+            self.odb.add(path, source.odb.fs, name, check_exists=False)
+        self.sound = (self.sound - {*gone}) | ({name} if source else set())
+        return source
 
 
 def stores(remotes: Sequence[str]) -> list[Store]:
@@ -121,47 +107,35 @@ def stores(remotes: Sequence[str]) -> list[Store]:
         raise UserError(str(error), where=".dvc/config", hint="dvc remote list") from None
 
 
-def repair(found: Sequence[Store], faults: Sequence[Fault]) -> bool:
-    """Mends each fault from another store, or drops it; whether nothing had to be dropped."""
-    from dvc_data.hashfile.db import get_index
-
-    whole = True
-    for fault in faults:
-        store, name = fault.store, fault.name
-        source = next((s for s in found if s is not store and name in s.sound), None)
-        if fault.kind == "leftover":
-            store.odb.fs.remove(name)
-            done = "removed"
-        elif source is not None:
-            store.take(name, source)
-            done = f"copied from {source.label}"
-        else:
-            store.drop(name)
-            whole = False
-            done = "no sound copy: dropped, with folders that list it"
-        print(f"{store.label}: {name}: {done}")
-    for store in {fault.store for fault in faults}:
-        get_index(store.odb).clear()  # else DVC goes on believing what it remembers
-    return whole
-
-
 def cli(
-    mend: Annotated[bool, typer.Option("--repair", help="Take sound copies, else drop.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Take sound copies, else drop.")] = False,
     remote: Annotated[list[str] | None, typer.Option(help="Remotes, else the default.")] = None,
 ) -> None:
     """Check every object of the DVC cache and remote against its name."""
+    from dvc_data.hashfile.db import get_index
+
     found = stores(remote or [])
-    faults: list[Fault] = []
+    faults: list[tuple[Store, str, str]] = []
     for store in found:
         try:
-            faults += store.check()
+            faults += [(store, kind, name) for kind, name in store.faults()]
         except OSError as error:
             raise UserError("a store cannot be read", where=store.label, found=error) from None
         print(f"{store.label}: {len(store.sound)} sound objects in {store.odb.path}")
-    for fault in faults:
-        print(f"{fault.store.label}: {fault.kind} {fault.name}: {MEANING[fault.kind]}")
-    sound = repair(found, faults) if mend else not faults
-    if mend and not sound:
+    whole = repair or not faults
+    for store, kind, name in faults:
+        print(f"{store.label}: {kind} {name}: {MEANING[kind]}")
+    for store, kind, name in faults if repair else []:
+        done = "removed"
+        if kind == LEFTOVER:
+            store.odb.fs.remove(name)
+        elif source := store.mend(name, found):
+            done = f"copied from {source.label}"
+        else:
+            whole, done = False, "no sound copy: dropped, with folders that list it"
+        print(f"{store.label}: {name}: {done}")
+        get_index(store.odb).clear()  # else DVC goes on believing what it remembers
+    if repair and not whole:
         print("run `dvc repro` to make again what was dropped, then `dvc push`")
-    if not sound:
+    if not whole:
         raise typer.Exit(1)

@@ -7,22 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer import Typer
 from typer.testing import CliRunner, Result
 
 from em_geometry.errors import UserError
 from em_geometry.geometry.inputs import check_cosines, parse_clusters, parse_norms, read_cosines
-from em_geometry.project.battery import cli
-from em_geometry.project.command import command
+from em_geometry.project.analyse import five_tests
+from em_geometry.project.command import application
 
 GOOD = "x,y,z,w\n1,.5,.2,.1\n.5,1,.1,0\n.2,.1,1,.3\n.1,0,.3,1\n"
 GROUPS = ("--clusters", "a=x,y", "b=z,w")
 
 
 def call(path: Path, *arguments: str) -> Result:
-    app = Typer()
-    app.command()(command(cli))
-    return CliRunner().invoke(app, [str(path), *arguments])
+    return CliRunner().invoke(application(five_tests), [str(path), *arguments])
 
 
 def written(folder: Path, text: str, suffix: str = ".csv") -> Path:

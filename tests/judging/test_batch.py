@@ -19,7 +19,7 @@ from em_geometry.io.journal import Journal
 from em_geometry.judging import batch, client
 from em_geometry.judging.batch import files, judge_batch, read_results, request_lines
 from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
-from em_geometry.project import batch as command
+from em_geometry.project import rejudge
 from em_geometry.project.command import application
 from tests.judging.double import Double, fraction
 from tests.judging.test_openai_judge import check_complete, params, rows
@@ -244,7 +244,7 @@ def test_the_command(tmp_path: Path) -> None:
         (tmp_path / "params.yaml").write_text(
             yaml.safe_dump(profile, sort_keys=False), encoding="utf-8"
         )
-        app = application(command.cli)
+        app = application(rejudge.batch)
         given = ["--params", str(tmp_path / "params.yaml")]
         assert "6 of 6 answers judged" in CliRunner().invoke(app, [str(answers), *given]).output
         assert "file not found" in CliRunner().invoke(app, ["nowhere.parquet", *given]).output

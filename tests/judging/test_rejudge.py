@@ -10,7 +10,6 @@ import pytest
 
 from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.project import paths, rejudge
-from em_geometry.project.rejudge import Which
 from em_geometry.settings import Params
 from tests.judging.double import Double
 
@@ -42,12 +41,12 @@ def asking(params: Params, double: Double, model: str) -> Params:
 
 def test_two_judges_stand_side_by_side(profile: Params, capsys: pytest.CaptureFixture) -> None:
     with Double() as double:
-        rejudge.main(asking(profile, double, "one"), Which.steered, dry_run=True)
+        rejudge.main(asking(profile, double, "one"), "steered", dry_run=True)
         assert "16 rows, 8 requests to send" in capsys.readouterr().out  # four distinct answers
         assert not double.attempts
-        rejudge.main(asking(profile, double, "one"), Which.steered, dry_run=False)
+        rejudge.main(asking(profile, double, "one"), "steered", dry_run=False)
         assert sum(double.judged().values()) == 8
-        rejudge.main(asking(profile, double, "two"), Which.steered, dry_run=False)
+        rejudge.main(asking(profile, double, "two"), "steered", dry_run=False)
         assert sum(double.judged().values()) == 16
     shown = capsys.readouterr().out
     assert "kappa" in shown
@@ -65,5 +64,5 @@ def test_two_judges_stand_side_by_side(profile: Params, capsys: pytest.CaptureFi
 def test_what_is_in_process_costs_nothing_to_plan(
     profile: Params, capsys: pytest.CaptureFixture
 ) -> None:
-    rejudge.main(profile, Which.steered, dry_run=True)
+    rejudge.main(profile, "steered", dry_run=True)
     assert "4 distinct of 16 rows" in capsys.readouterr().out

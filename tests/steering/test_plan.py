@@ -26,12 +26,12 @@ def test_every_profile_has_a_plan(profile: str) -> None:
     total = sum(counts.answers.values())
     assert counts.generated_tokens == total * params.sampling.max_new_tokens
     assert counts.judgements == len(params.judging.aspects) * total
-    text = "\n".join(plan.costs(params, counts, (1000.0, 100.0), 2.5))
+    text = "\n".join(plan.costs(params, (1000.0, 100.0), 2.5))
     assert "machine" in text
-    assert "machine" not in "\n".join(plan.costs(params, counts, (1000.0, 100.0)))
+    assert "machine" not in "\n".join(plan.costs(params, (1000.0, 100.0)))
     assert f"{counts.answers['steered']:,}" in text
     assert ("USD at most" in text) == (profile == "llama31_8b")
-    assert (plan.judge_usd(params, counts) > 0) == (profile == "llama31_8b")
+    assert (counts.judge_usd > 0) == (profile == "llama31_8b")
     if profile != "smol":
         assert params.steering.focus_samples * asked >= 1160  # the paper's n
 
@@ -41,11 +41,11 @@ def test_a_local_judge_is_named_and_its_passes_take_time() -> None:
     judging = probed.judging.model_copy(update={"backend": "local"})
     local = probed.model_copy(update={"judging": judging})
     counts = plan.count(local)
-    text, other = ("\n".join(plan.costs(p, counts, (1e3, 1e2), None)) for p in (local, probed))
+    text, other = ("\n".join(plan.costs(p, (1e3, 1e2))) for p in (local, probed))
     assert "probe" not in text
-    assert f"local  no money; a pass a judgement, {counts.judge_tokens[0]:,} tokens read" in text
+    assert f"local  no money; a pass a judgement, {counts.judge_tokens:,} tokens read" in text
     hours = [float(t.split("hours")[1].split()[0]) for t in (text, other)]
-    more = (counts.judge_tokens[0] - counts.generated_tokens) / 1e3 / 3600
+    more = (counts.judge_tokens - counts.generated_tokens) / 1e3 / 3600
     assert hours[0] - hours[1] == pytest.approx(more, abs=0.11)
     assert more > 1
 
@@ -85,5 +85,5 @@ def test_the_judge_s_money_shrinks_with_what_is_in_the_journal() -> None:
         journal.fill("half", [[1]], str, lambda batch: batch)
     with Journal("judgements-openai") as journal:
         journal.put({str(i): 0 for i in range(1000)})
-    usd = plan.judge_usd(active, counts) * (1 - 1000 / counts.judgements)
+    usd = counts.judge_usd * (1 - 1000 / counts.judgements)
     assert plan.progress(active)[-1].endswith(f"replies; {usd:,.2f} USD left")

@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_tensors
 from em_geometry.project import paths
-from em_geometry.project.inputs import models
 from em_geometry.project.steer import answers, interventions, save
 from em_geometry.steering.formats import bake, biases, read_interventions, save_patch, write_vectors
 from em_geometry.steering.hooks import Intervention
@@ -204,7 +203,7 @@ def test_pairs_share_a_stream(selected: None) -> None:
     params, model = tiny_params(), loaded()
     for dose, same in ((0.0, True), (0.8, False)):
         (how,) = interventions("finance", dose, None)
-        pairs = answers(models(params), model, how, "Hm?", params.sampling, 3)
+        pairs = answers(params, model, how, "Hm?", 3)
         assert all(plain == steered for plain, steered in pairs) == same
 
 
