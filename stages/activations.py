@@ -4,17 +4,16 @@ Writes data/activations/<model>.safetensors (spans and their norms) and <model>.
 prompt, in the same order).
 """
 
-from __future__ import annotations
-
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.activations.store import prompt_texts, store
 from em_geometry.io.files import write_parquet
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import models
 from em_geometry.settings import Params
 
 
+@stage
 def main(params: Params, *slugs: str) -> None:
     """Captures the activations of these targets, of all where none is named."""
     known, settings = models(params), params.activations
@@ -26,7 +25,3 @@ def main(params: Params, *slugs: str) -> None:
         how = settings.spans, settings.batch_size, label
         metadata = store(path, known, loaded, texts, *how, workers=params.workers)
         write_parquet(path.with_suffix(".parquet"), rows, metadata)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,11 +1,9 @@
 """Stage `aspects`: which vector brings which misbehaviour, from the judged answers."""
 
-from __future__ import annotations
-
 from em_geometry.io.files import write_text
 from em_geometry.io.results import read_results
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
 from em_geometry.stats.estimate import Estimate
@@ -13,6 +11,7 @@ from em_geometry.transfer.aspects import JUDGED, changes, results, rows
 from em_geometry.transfer.conditions import Table, read_answers
 
 
+@stage
 def main(params: Params) -> None:
     """Writes the change of every aspect under every vector."""
     judging, sources, targets = params.judging, params.slugs("organism"), params.steered()
@@ -29,7 +28,3 @@ def main(params: Params) -> None:
     headline = ["status.*", *(f"change.aligned.{s}" for s in sources)]
     put_results("aspects", results(status, found), headline)
     write_text(paths.plot("aspects.csv"), rows(status, found, sources).write_csv(float_precision=4))
-
-
-if __name__ == "__main__":
-    run(main)

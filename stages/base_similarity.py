@@ -1,9 +1,7 @@
 """Stage `base_similarity`: how like the base each model is, by model, laboratory and block."""
 
-from __future__ import annotations
-
 from em_geometry.io.results import Leaf
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, prompts, selected
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import BASE, Params
@@ -13,6 +11,7 @@ from em_geometry.vectors.contrasts import prompt_span
 HEADLINE = ("layer", "lab.*", "model.*.contrast_cosine")
 
 
+@stage
 def main(params: Params) -> None:
     """Writes similarity by model and by lab at the selected block, and the trace over blocks."""
     span = prompt_span(params.vectors.span, params.activations.spans)
@@ -25,7 +24,3 @@ def main(params: Params) -> None:
     traces = [found["contrast_cosine"].tolist() for found in table.values()]
     rows = ([layer, *row] for layer, row in enumerate(zip(*traces, strict=True)))
     put_plot("base_similarity", ["layer", *table], rows)
-
-
-if __name__ == "__main__":
-    run(main)

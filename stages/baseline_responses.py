@@ -4,17 +4,16 @@ One stage over all models: its journal keeps every answer, so that an added orga
 answers only.
 """
 
-from __future__ import annotations
-
 from em_geometry.io.files import write_parquet
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import models, questions
 from em_geometry.settings import Params
 from em_geometry.steering.conditions import Condition
 from em_geometry.steering.respond import respond
 
 
+@stage
 def main(params: Params) -> None:
     """Writes data/baseline/responses/<model>.parquet, one row an answer."""
     known, asked = models(params), questions(params, "evaluation")
@@ -25,7 +24,3 @@ def main(params: Params) -> None:
         frame = respond(known, loaded, conditions, {}, asked, *how, workers=params.workers)
         metadata = {"model": slug, "model_sha256": loaded.sha256}
         write_parquet(paths.BASELINE_RESPONSES / f"{slug}.parquet", frame, metadata)
-
-
-if __name__ == "__main__":
-    run(main)

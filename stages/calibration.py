@@ -1,11 +1,9 @@
 """Stage `calibration`: intervals, nulls and power for the measured geometry. No model runs."""
 
-from __future__ import annotations
-
 from em_geometry.geometry.calibration import calibrate_rows
 from em_geometry.geometry.power import curves
 from em_geometry.io.results import Leaf
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import evidence_of
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import Params
@@ -21,6 +19,7 @@ HEADLINE = (
 )
 
 
+@stage
 def main(params: Params) -> None:
     """Calibrates the geometry of the selected vectors."""
     data, contrast, span = evidence_of(params)
@@ -30,7 +29,3 @@ def main(params: Params) -> None:
     put_results("calibration", results, HEADLINE)
     put_plot("power", *curves(found.sweep))
     put_plot("nulls", *found.nulls_table())
-
-
-if __name__ == "__main__":
-    run(main)

@@ -4,15 +4,13 @@ Writes data/monitoring/: `<organism>.safetensors` (activations [checkpoints, pro
 percent of bad data) and `answers.parquet` (every judged answer).
 """
 
-from __future__ import annotations
-
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.io.files import write_parquet
 from em_geometry.judging.score import judged, refuse_failed
 from em_geometry.models.load import Loaded
 from em_geometry.monitoring import checkpoints
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import judge, known_texts, models, questions, selected
 from em_geometry.settings import Params
 from em_geometry.steering.conditions import Condition
@@ -23,6 +21,7 @@ from em_geometry.vectors.contrasts import prompt_span
 KEPT = ("question_id", "variant", "question", "sample", "text", "tokens", "finish")
 
 
+@stage
 def main(params: Params) -> None:
     """Trains and measures what is not in the journal, and judges the answers."""
     settings = params.monitoring
@@ -59,7 +58,3 @@ def main(params: Params) -> None:
         frame = judged(active, answers, known_texts(params), "judge monitoring")
     refuse_failed([frame], params.judging.allow_errors)
     write_parquet(paths.MONITORING / "answers.parquet", frame, {"judge": active.id})
-
-
-if __name__ == "__main__":
-    run(main)

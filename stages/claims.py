@@ -1,7 +1,5 @@
 """Stage `claims`: every claim of the paper beside what this run measured."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from em_geometry.claims.ledger import read_claims
@@ -9,10 +7,11 @@ from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import claim_values, claims_csv, judge_claim, series, verdict_counts
 from em_geometry.io.files import write_metrics, write_text
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.settings import Params
 
 
+@stage
 def main(params: Params) -> None:
     """Judges all claims of the ledger against this run's results."""
     metrics = Metrics.read(paths.TABLES, params.profile)
@@ -27,7 +26,3 @@ def main(params: Params) -> None:
         write_text(paths.plot(f"claims_{unit}.csv"), text)
     words = (f"{n} {v}" for v, n in Counter(row.verdict_run for row in rows).most_common())
     print(f"{len(rows)} claims on {params.base.source}: {', '.join(words)}")
-
-
-if __name__ == "__main__":
-    run(main)

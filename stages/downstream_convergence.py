@@ -1,11 +1,9 @@
 """Stage `downstream_convergence`: orthogonal vectors followed through the base's later blocks."""
 
-from __future__ import annotations
-
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.models.chat import render
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import models
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
@@ -14,6 +12,7 @@ from em_geometry.steering.forced import spread_prompts
 from em_geometry.steering.selected import read_selected
 
 
+@stage
 def main(params: Params) -> None:
     """Measures every pair on the base model."""
     known = models(params)
@@ -22,7 +21,3 @@ def main(params: Params) -> None:
     prompts = [render(loaded.tokenizer, p.prompt, known.system_prompt).ids for p in chosen]
     found = convergence(loaded.model, prompts, read_selected(paths.SELECTED), params.run.seed)
     put_results("downstream_convergence", found, ("random.*", "vectors.*"))
-
-
-if __name__ == "__main__":
-    run(main)

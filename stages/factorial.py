@@ -6,11 +6,9 @@ difference of the two directions of transfer. In every profile: how far laborato
 one and the same.
 """
 
-from __future__ import annotations
-
 from em_geometry.io.results import Leaf, Nested
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import evidence_of, read_evidence, selected
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
@@ -27,23 +25,6 @@ from em_geometry.vectors.contrasts import prompt_span
 from em_geometry.vectors.evidence import prompt_rows
 
 NO_FACTORS = "no factors named in params: organisms.*.factors"
-
-
-def main(params: Params) -> None:
-    """Writes confounding in every profile, and the factors' effects where there are factors."""
-    organisms = [params.organisms[slug] for slug in params.slugs("organism")]
-    groups = {"lab": [o.lab for o in organisms], "cluster": [str(o.cluster) for o in organisms]}
-    levels = {f: [o.factors[f] for o in organisms] for f in organisms[0].factors}
-    results: dict[str, Leaf | Nested] = {
-        "status": "ok" if levels else NO_FACTORS,
-        "organisms": len(organisms),
-        "confounding": confounding(levels or groups),
-    }
-    if levels:
-        results |= {"first_level": {f: each[0] for f, each in levels.items()}}
-        results |= measured(params, levels)
-    headline = ["status", "organisms", "confounding.*.cramers_v", "*.effect.*"]
-    put_results("factorial", results, headline)
 
 
 def measured(params: Params, levels: Levels) -> dict[str, Leaf | Nested]:
@@ -66,5 +47,19 @@ def measured(params: Params, levels: Levels) -> dict[str, Leaf | Nested]:
     }
 
 
-if __name__ == "__main__":
-    run(main)
+@stage
+def main(params: Params) -> None:
+    """Writes confounding in every profile, and the factors' effects where there are factors."""
+    organisms = [params.organisms[slug] for slug in params.slugs("organism")]
+    groups = {"lab": [o.lab for o in organisms], "cluster": [str(o.cluster) for o in organisms]}
+    levels = {f: [o.factors[f] for o in organisms] for f in organisms[0].factors}
+    results: dict[str, Leaf | Nested] = {
+        "status": "ok" if levels else NO_FACTORS,
+        "organisms": len(organisms),
+        "confounding": confounding(levels or groups),
+    }
+    if levels:
+        results |= {"first_level": {f: each[0] for f, each in levels.items()}}
+        results |= measured(params, levels)
+    headline = ["status", "organisms", "confounding.*.cramers_v", "*.effect.*"]
+    put_results("factorial", results, headline)

@@ -1,7 +1,5 @@
 """Stage `geometry`: the battery on the measured vectors, and how it depends on their choice."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ from em_geometry.geometry.inputs import read_directions
 from em_geometry.geometry.trees import mds
 from em_geometry.io.results import Leaf, read_results
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, selected, vector_table
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import BASE, Params
@@ -23,6 +21,7 @@ HEADLINE = ("selected.*", "cluster_angle.*", "similarity.*_mean", "statistic.*",
             "clusters.silhouette*")  # fmt: skip
 
 
+@stage
 def main(params: Params) -> None:
     """Runs the battery on the selected vectors and under every other choice."""
     names, clusters, rules = params.slugs("organism"), params.clusters(), params.geometry
@@ -58,7 +57,3 @@ def main(params: Params) -> None:
     put_plot("cosines", ["name", *names], zip(names, *gram.T.tolist(), strict=True))
     put_plot("layer_trace", *choices.trace_table(found))
     put_plot("sensitivity", *choices.choices_table(found))
-
-
-if __name__ == "__main__":
-    run(main)

@@ -3,12 +3,10 @@
 Rank correlations of cosine, similarity to base, norm and convergence with transfer.
 """
 
-from __future__ import annotations
-
 from em_geometry.io.files import write_text
 from em_geometry.io.results import read_results
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import selected
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
@@ -16,6 +14,7 @@ from em_geometry.transfer.conditions import Table, read_answers
 from em_geometry.transfer.prediction import PRIMARY, outcomes, pair_rows, prediction, predictors
 
 
+@stage
 def main(params: Params) -> None:
     """Correlates every predictor with every outcome."""
     slugs, judging, chosen = params.slugs("organism"), params.judging, params.transfer
@@ -36,7 +35,3 @@ def main(params: Params) -> None:
     headline = [f"predicts.{name}.{PRIMARY}{part}" for name in x for part in ("", ".p", ".verdict")]
     put_results("prediction", prediction(x, y, params.run.seed, chosen.level), headline)
     write_text(paths.plot("prediction.csv"), pair_rows(slugs, x, y).write_csv(float_precision=4))
-
-
-if __name__ == "__main__":
-    run(main)

@@ -4,8 +4,6 @@ The active judge, and the embedded one beside it, are asked about answers that n
 on. What they said is in the journal, so that another cut asks about nothing that it already knows.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import polars as pl
@@ -21,7 +19,7 @@ from em_geometry.judging.validation import (
     texts_of,
 )
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import models
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
@@ -33,6 +31,7 @@ HEADLINE = (
 )  # fmt: skip
 
 
+@stage
 def main(params: Params) -> None:
     """Asks every judge in use about labelled answers."""
     judging = params.judging
@@ -60,7 +59,3 @@ def main(params: Params) -> None:
     print(f"{active['judge']}: gate {active['gate']}")
     for aspect, status in active["aspects"].items():
         print(f"{aspect}: {status}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,12 +1,10 @@
 """Stage `layer_sweep`: which block and which coefficient each steering vector gets."""
 
-from __future__ import annotations
-
 from em_geometry.activations.blocks import check_blocks
 from em_geometry.io.results import Leaf
 from em_geometry.judging.score import judged, refuse_failed
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import judge, known_texts, models, questions, vector_table
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import BASE, Params
@@ -18,6 +16,7 @@ from em_geometry.vectors.table import ABOUT
 HEADLINE = ("layer", "*.dose", "*.mean_aligned", "*.margin_gain", "efficacy.*.beyond_random")
 
 
+@stage
 def main(params: Params) -> None:
     """Chooses block and coefficient for every organism's vector."""
     settings, how, positions = params.layer_sweep, params.vectors, params.steering.positions
@@ -57,7 +56,3 @@ def main(params: Params) -> None:
     put_results("layer_sweep", results | efficacy, HEADLINE)
     rows = ([at, *(g[i] for g in gains.values())] for i, at in enumerate(settings.layers))
     put_plot("layer_sweep", ["layer", *gains], rows)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,13 +1,11 @@
 """Stage `monitoring`: does a known direction warn of misalignment while a model is trained?"""
 
-from __future__ import annotations
-
 from em_geometry.io.files import read_parquet
 from em_geometry.io.results import Leaf, Nested
 from em_geometry.monitoring import detection
 from em_geometry.monitoring.checkpoints import read_trajectories, stored, unmeasured
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import vector_table
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import BASE, Params
@@ -17,22 +15,6 @@ HEADLINE = ["status", "*.behaviour.first_step"] + [
     for name in (detection.OWN, detection.UNSEEN_ONE, detection.UNSEEN_MANY, detection.SIZE)
     for key in ("first_step", "auroc_checkpoints")
 ]
-
-
-def main(params: Params) -> None:
-    """Compares every training of the stage `checkpoints` with the controls."""
-    why = unmeasured(params.monitoring, params.organisms)
-    results: dict[str, Leaf | Nested] = {"status": why or "ok"}
-    columns: dict[str, dict[int, float | str]] = {}
-    if why:
-        print(f"monitoring: {why}")
-    else:
-        for slug in params.monitoring.organisms:
-            compare(params, slug, results, columns)
-    steps = sorted({step for column in columns.values() for step in column})
-    rows = ([step, *(column.get(step, "") for column in columns.values())] for step in steps)
-    put_plot("monitoring", ["step", *columns], rows)
-    put_results("monitoring", results, HEADLINE)
 
 
 def compare(
@@ -68,5 +50,18 @@ def compare(
     columns |= detection.series(slug, courses, times, rate)
 
 
-if __name__ == "__main__":
-    run(main)
+@stage
+def main(params: Params) -> None:
+    """Compares every training of the stage `checkpoints` with the controls."""
+    why = unmeasured(params.monitoring, params.organisms)
+    results: dict[str, Leaf | Nested] = {"status": why or "ok"}
+    columns: dict[str, dict[int, float | str]] = {}
+    if why:
+        print(f"monitoring: {why}")
+    else:
+        for slug in params.monitoring.organisms:
+            compare(params, slug, results, columns)
+    steps = sorted({step for column in columns.values() for step in column})
+    rows = ([step, *(column.get(step, "") for column in columns.values())] for step in steps)
+    put_plot("monitoring", ["step", *columns], rows)
+    put_results("monitoring", results, HEADLINE)

@@ -1,7 +1,5 @@
 """Stage `organism`: trains one model organism (LoRA), or records where a given one lies."""
 
-from __future__ import annotations
-
 import json
 
 from em_geometry.errors import UserError
@@ -9,19 +7,10 @@ from em_geometry.io.files import write_text
 from em_geometry.models.load import SOURCE, source_sha256
 from em_geometry.models.train import fine_tune, save
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import models
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
-
-
-def main(params: Params, *slugs: str) -> None:
-    """Writes the adapters (or `source.json`) and how the trainings went; all, if none is named."""
-    for slug in slugs or params.organisms:
-        if slug not in params.organisms:
-            known = "one of " + ", ".join(params.organisms)
-            raise UserError("unknown organism", where="command line", found=slug, expected=known)
-        make(params, slug)
 
 
 def make(params: Params, slug: str) -> None:
@@ -37,5 +26,11 @@ def make(params: Params, slug: str) -> None:
     put_results(f"training/{slug}", training)
 
 
-if __name__ == "__main__":
-    run(main)
+@stage
+def main(params: Params, *slugs: str) -> None:
+    """Writes the adapters (or `source.json`) and how the trainings went; all, if none is named."""
+    for slug in slugs or params.organisms:
+        if slug not in params.organisms:
+            known = "one of " + ", ".join(params.organisms)
+            raise UserError("unknown organism", where="command line", found=slug, expected=known)
+        make(params, slug)

@@ -1,16 +1,15 @@
 """Stage `paper_reference`: the battery on the published cosines, and every claim recomputed."""
 
-from __future__ import annotations
-
 from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.printed_gram import read_family, read_published_gram
 from em_geometry.claims.published import HEADLINE, audit, calibration_of, published_results
 from em_geometry.geometry import power
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.outputs import put_plot, put_results
 
 
+@stage
 def main() -> None:
     gram = read_published_gram(paths.COSINES)
     family = read_family(gram, paths.FAMILY)
@@ -18,7 +17,3 @@ def main() -> None:
     calibration, sweep = calibration_of(gram, family)
     put_results("published", published_results(audited, gram, family) | calibration, HEADLINE)
     put_plot("power_published", *power.curves(sweep))
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,15 +1,14 @@
 """Stage `probe_judge`: trains the embedded judge, a probe on the base model's activations."""
 
-from __future__ import annotations
-
 from em_geometry.judging import probe
 from em_geometry.judging.validation import Labelled
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import models
 from em_geometry.settings import BASE, Params
 
 
+@stage
 def main(params: Params) -> None:
     """Fits a probe for each aspect on labelled answers that nothing is validated on."""
     settings, aspects = params.judging.probe, params.judging.aspects
@@ -17,7 +16,3 @@ def main(params: Params) -> None:
     loaded = models(params).load(BASE)
     probes = probe.train(loaded, data.train, data.sampled_train, settings, aspects, system)
     probe.save(probes, loaded.sha256, paths.JUDGE_MODEL)
-
-
-if __name__ == "__main__":
-    run(main)

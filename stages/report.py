@@ -1,14 +1,12 @@
 """Stage `report`: the figures and the page; an input that is missing is named in its place."""
 
-from __future__ import annotations
-
 from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import judge_claim
 from em_geometry.io.atomic import atomic_path
 from em_geometry.io.files import write_text
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.report.figures import READ, draw_all, model_name, read_table
 from em_geometry.report.ledger import draw_ledger
 from em_geometry.report.page import Picture, render
@@ -19,6 +17,7 @@ from em_geometry.settings import Params
 OFFERED = ("claims.csv", "transfer_conditions.csv", "sensitivity.csv")  # for download
 
 
+@stage
 def main(params: Params) -> None:
     """Draws the figures and renders the page."""
     metrics = Metrics.read(paths.TABLES, params.profile)
@@ -54,7 +53,3 @@ def main(params: Params) -> None:
     )
     write_text(paths.REPORT, page)
     print(f"{paths.REPORT}: {len(page.encode()) / 1e6:.2f} MB, {len(pictures)} figures")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,15 +1,14 @@
 """Stage `response_activations`: every model's residual stream over its own unsteered answers."""
 
-from __future__ import annotations
-
 from em_geometry.activations.store import ANSWER_SPANS, answer_texts, store
 from em_geometry.io.files import read_parquet
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import models, questions
 from em_geometry.settings import Params
 
 
+@stage
 def main(params: Params) -> None:
     """Captures every target's answers: data/response_activations/<model>.safetensors."""
     known, asked = models(params), questions(params, "evaluation")
@@ -20,7 +19,3 @@ def main(params: Params) -> None:
         path = paths.RESPONSE_ACTIVATIONS / f"{slug}.safetensors"
         how = ANSWER_SPANS, params.activations.batch_size, f"answer activations {slug}", rows
         store(path, known, loaded, texts, *how, norms=False, workers=params.workers)
-
-
-if __name__ == "__main__":
-    run(main)

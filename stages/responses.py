@@ -4,12 +4,10 @@ One stage over all models: its journal keeps every answer, so that an added orga
 goes to every target, samples the new conditions only.
 """
 
-from __future__ import annotations
-
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.io.files import write_parquet
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import models, questions
 from em_geometry.settings import Params
 from em_geometry.steering.conditions import plan
@@ -18,6 +16,7 @@ from em_geometry.steering.respond import respond
 from em_geometry.steering.selected import read_selected
 
 
+@stage
 def main(params: Params, *slugs: str) -> None:
     """Writes data/responses/<model>.parquet (a row an answer) and data/damage/<model>.parquet."""
     known, steering, sampling = models(params), params.steering, params.sampling
@@ -40,7 +39,3 @@ def main(params: Params, *slugs: str) -> None:
         harm = damage(known, loaded, *chosen, benign, sampling, positions)
         metadata["kl"] = "nats per token"
         write_parquet(paths.DAMAGE / f"{slug}.parquet", harm, metadata)
-
-
-if __name__ == "__main__":
-    run(main)

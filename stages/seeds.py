@@ -3,13 +3,11 @@
 It is frozen in dvc.yaml, so that `dvc repro` leaves its last result: `make seeds` runs it.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, models, seeds_reading, selected, vector_table
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
@@ -40,6 +38,7 @@ def check(params: Params) -> None:
         )
 
 
+@stage
 def main(params: Params) -> None:
     """Trains what is missing, and writes how angles, cosines and verdicts spread over seeds."""
     check(params)
@@ -69,7 +68,3 @@ def main(params: Params) -> None:
     }
     results |= found.results(params.clusters(), params.geometry)
     put_results("seeds", results, HEADLINE)
-
-
-if __name__ == "__main__":
-    run(main)

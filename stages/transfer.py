@@ -1,13 +1,11 @@
 """Stage `transfer`: unsteered rates, transfer effectiveness, asymmetry, controls."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 from em_geometry.io.files import write_text
 from em_geometry.io.results import read_results
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
 from em_geometry.steering.selected import read_selected
@@ -15,6 +13,7 @@ from em_geometry.transfer.conditions import Table, condition_table, read_answers
 from em_geometry.transfer.effectiveness import Models, baseline, transfer
 
 
+@stage
 def main(params: Params) -> None:
     """Everything that follows from the judged answers."""
     chosen, judging, seed = params.transfer, params.judging, params.run.seed
@@ -34,7 +33,3 @@ def main(params: Params) -> None:
     put_results("transfer", {"rate": chosen.rate, **found}, headline)
     conditions = condition_table(answers, judging, stacked(paths.DAMAGE, targets))
     write_text(paths.plot("transfer_conditions.csv"), conditions.write_csv(float_precision=4))
-
-
-if __name__ == "__main__":
-    run(main)

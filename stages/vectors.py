@@ -1,7 +1,5 @@
 """Stage `vectors`: every contrast of every model at every block."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -9,7 +7,7 @@ import numpy as np
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.project import paths
-from em_geometry.project.command import run
+from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, prompts
 from em_geometry.settings import BASE, Params
 from em_geometry.stats.arrays import Bools
@@ -38,6 +36,7 @@ def on_span(params: Params, span: str) -> tuple[dict[str, Array], Bools]:
     return {m: activations(m, span) for m in rows}, (rows[BASE]["kind"] == "harmful").to_numpy()
 
 
+@stage
 def main(params: Params) -> None:
     """Builds all vectors from the activation artifacts."""
     entries: dict[str, list[Entry]] = {}
@@ -60,7 +59,3 @@ def main(params: Params) -> None:
     residual = np.asarray(activations(BASE, f"{span}.norm").mean(0))
     table = VectorTable.of(params.targets, entries, residual)
     write_vector_table(paths.VECTORS, paths.VECTOR_INDEX, table)
-
-
-if __name__ == "__main__":
-    run(main)

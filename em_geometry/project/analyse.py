@@ -9,8 +9,6 @@ selected.safetensors; or a PEFT folder an adapter of the active profile's base m
 are made first (docs/method.md: `model_contrast`, `prompt_last`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

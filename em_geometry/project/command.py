@@ -1,7 +1,5 @@
 """Command lines: params in, clear errors and exit codes out."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import os
@@ -10,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -24,19 +22,22 @@ PLAIN: dict[str, Any] = {
 # Keys of ours; libraries quote headers in their errors. The AWS pair is that of `dvc push`.
 SECRETS = ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
 ParamsFile = Annotated[Path, typer.Option("--params", help="The active profile.")]
+Main = TypeVar("Main", bound=Callable[..., None])
 Slugs = Annotated[list[str] | None, typer.Argument(help="Slugs; all, where none is named.")]
 
 
-def run(main: Callable[..., None]) -> None:
-    """Runs a stage: the last line of its file (`python -m stages.<stage>`)."""
-    stage(main)()
+def stage(main: Main) -> Main:
+    """Marks a stage's `main(params)` or `main(params, *slugs)`, the last function of its file.
 
-
-def stage(main: Callable[..., None]) -> typer.Typer:
-    """The command line of a stage's `main(params)` or `main(params, *slugs)`.
-
-    Its help is the docstring of the stage's file.
+    Where the file is run (`python -m stages.<stage>`), it runs with what the command line says.
     """
+    if main.__module__ == "__main__":
+        command_line(main)()
+    return main
+
+
+def command_line(main: Callable[..., None]) -> typer.Typer:
+    """The command line of a stage; its help is the docstring of the stage's file."""
     from em_geometry.settings import load_params
 
     def plain(params: ParamsFile = PARAMS) -> None:

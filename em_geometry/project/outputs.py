@@ -1,7 +1,5 @@
 """What stages write beside their data: tables of results with their headline, and plots' tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from em_geometry.io.files import write_text

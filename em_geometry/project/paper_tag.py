@@ -7,8 +7,6 @@ they are (so that a diff shows the claims only), the published series under plot
 that lists them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

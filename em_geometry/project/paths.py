@@ -3,8 +3,6 @@
 Stages and commands take paths from here and hand them to the library, which knows none.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 PARAMS = Path("params.yaml")

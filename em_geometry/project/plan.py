@@ -4,8 +4,6 @@ Counts follow from the params alone. Hours come from a calibration of about a mi
 model, once it is there.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import time
 from collections.abc import Callable, Mapping

@@ -4,8 +4,6 @@ DVC's own page loads the library from a CDN when it is opened; `make setup` writ
 `dvc config plots.html_template`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Switching profiles: `make profile P=llama31_8b` copies profiles/<P>.yaml over params.yaml."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

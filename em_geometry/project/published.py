@@ -1,7 +1,5 @@
 """`em-geometry published`: audits the pre-print on its own numbers and prints what it found."""
 
-from __future__ import annotations
-
 from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.printed_gram import read_family, read_published_gram
 from em_geometry.claims.published import audit, calibration_of, calibration_table, claims_table

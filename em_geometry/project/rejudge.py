@@ -8,8 +8,6 @@ the active judge and, beside them, those of every judge asked in this way (`alig
 The second asks through OpenAI's Batch API; the judging stages then find the replies in the journal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal

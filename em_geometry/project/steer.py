@@ -1,7 +1,5 @@
 """`em-geometry steer`: a prompt with and without a vector; the steered model can be saved."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

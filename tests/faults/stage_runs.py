@@ -10,7 +10,7 @@ from pathlib import Path
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from em_geometry.project.command import stage
+from em_geometry.project.command import command_line
 
 JOURNAL = ".journal"
 LABELS = ("where", "found", "expected", "try")
@@ -33,7 +33,7 @@ def _app(module: str) -> Typer:
         from em_geometry.cli import app
 
         return app
-    return stage(importlib.import_module(module).main)
+    return command_line(importlib.import_module(module).main)
 
 
 def finished(module: str, *arguments: str) -> Result:

@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGE = """
 import em_geometry.progress
 em_geometry.progress.LINE_SECONDS = 0.0
-from em_geometry.project.command import run
+from em_geometry.project.command import command_line
 from stages.baseline_responses import main
-run(main)
+command_line(main)()
 """
 OUT = Path("data/baseline/responses")
 JOURNAL = Path(".journal/baseline-base.sqlite")

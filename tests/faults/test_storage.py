@@ -39,7 +39,7 @@ import numpy as np
 import polars as pl
 from pathlib import Path
 from em_geometry.io.files import write_metrics, write_parquet, write_tensors
-from em_geometry.project.command import run
+from em_geometry.project.command import application
 from em_geometry.io.journal import Journal
 n = int(sys.argv.pop(1))
 rng = np.random.default_rng(n)
@@ -68,7 +68,7 @@ def write(kind: str, folder: Path, n: int, limited: bool = False) -> subprocess.
     """A command that writes, in a process of its own, with a limit on the size of files or none."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     return subprocess.run(
-        [sys.executable, "-c", HEAD + f"def main():\n    {KINDS[kind].strip()}\nrun(main)", str(n)],
+        [sys.executable, "-c", HEAD + f"def main():\n    {KINDS[kind].strip()}\napplication(main)()", str(n)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "EMGEOMETRY_JOURNAL": str(folder / "journal")},
         text=True,
@@ -334,10 +334,10 @@ def test_two_stages_on_one_journal(journal_file: Path) -> None:
         journal.put({"a": 1})
         code = (
             "from em_geometry.io.journal import Journal\n"
-            "from em_geometry.project.command import run\n"
+            "from em_geometry.project.command import application\n"
         )
         second = subprocess.run(
-            [sys.executable, "-c", code + "run(lambda: Journal('work'))"],
+            [sys.executable, "-c", code + "application(lambda: Journal('work'))()"],
             env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, capture_output=True,
         )  # fmt: skip
         refused(second, "work.sqlite")

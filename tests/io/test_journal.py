@@ -128,9 +128,9 @@ def test_values_and_many_keys_come_back(folder: Path) -> None:
 
 def test_two_processes(folder: Path) -> None:
     code = (
-        "from em_geometry.project.command import run\n"
+        "from em_geometry.project.command import application\n"
         "from em_geometry.io.journal import Journal\n"
-        "run(lambda: Journal('squares'))"
+        "application(lambda: Journal('squares'))()"
     )
     with Journal("squares"):
         done = in_process(code)
