@@ -68,7 +68,12 @@ def write(kind: str, folder: Path, n: int, limited: bool = False) -> subprocess.
     """A command that writes, in a process of its own, with a limit on the size of files or none."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     return subprocess.run(
-        [sys.executable, "-c", HEAD + f"def main():\n    {KINDS[kind].strip()}\napplication(main)()", str(n)],
+        [
+            sys.executable,
+            "-c",
+            f"{HEAD}def f():\n    {KINDS[kind].strip()}\napplication(f)()",
+            str(n),
+        ],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "EMGEOMETRY_JOURNAL": str(folder / "journal")},
         text=True,

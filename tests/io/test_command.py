@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 from em_geometry.cli import COMMANDS, app
 from tests.conftest import ROOT
 
-HEAD = "from em_geometry.project.command import application\nfrom em_geometry.errors import UserError\n"
+HEAD = """
+from em_geometry.project.command import application
+from em_geometry.errors import UserError
+"""
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -31,7 +34,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 def body(code: str) -> subprocess.Popen[str]:
     """A command of this body."""
-    return start("-c", HEAD + f"def main():\n    {code}\napplication(main)()")
+    return start("-c", f"{HEAD}def main():\n    {code}\napplication(main)()")
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

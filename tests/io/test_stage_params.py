@@ -72,6 +72,7 @@ def within(key: str, keys: set[str]) -> bool:
 def test_what_is_read_is_listed(stage: str) -> None:
     learn_shared()
     code = (ROOT / f"stages/{stage}.py").read_text(encoding="utf-8")
+    assert code.rpartition("\n@stage\n")[2].startswith("def main("), "what is below it never is run"
     entry = STAGES[stage].get("do", STAGES[stage])
     listed = {key.partition(".$")[0] for key in map(str, entry.get("params", []))}
     read = read_keys(code) - BESIDES.get(stage, set())
