@@ -24,7 +24,7 @@ COMMANDS = {
     "battery": ("analyse:five_tests", "The five tests on a matrix of cosines."),
     "paper-tag": ("paper_tag:cli", "Write the Git tag of `dvc metrics diff paper`."),
     "plan": ("plan:plan", "What the active profile will cost."),
-    "profile": ("profile:cli", "Make a profile the active one."),
+    "profile": ("profile:switch", "Make a profile the active one."),
     "published": ("published:cli", "Recompute the paper's claims from its own numbers."),
     "rejudge": ("rejudge:cli", "Score existing answers with another judge."),
     "status": ("plan:status", "What of the run is done, and what remains."),

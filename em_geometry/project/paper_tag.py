@@ -9,11 +9,9 @@ that lists them.
 
 import json
 import os
-import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -74,21 +72,16 @@ def write_tag() -> str:
 def listed(graph: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """A dvc.yaml of the metrics and plots of `graph` that there are files for."""
     stages = [stage.get("do", stage) for stage in graph["stages"].values()]
-    metrics = [re.sub(r"\$\{\w+\}", "*", file) for s in stages for file, _ in entries(s, "metrics")]
-    plots = [entry for part in (graph, *stages) for entry in entries(part, "plots")]
+    every = [entry for part in (graph, *stages) for entry in part.get("plots", [])]
+    plots = [(name, how) for entry in every for name, how in entry.items()]
     return {
-        "metrics": [name for name in names if any(fnmatchcase(name, p) for p in metrics)],
+        "metrics": [name for name in names if name.endswith(".json")],
         "plots": [
             {name: {k: v for k, v in how.items() if k != "cache"}}
-            for name, how in plots
+            for name, how in plots  # one file, or a title with columns by file
             if {*(how["y"] if isinstance(how.get("y"), dict) else [name])} <= {*names}
         ],
     }
-
-
-def entries(part: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
-    """(file or title, how it is kept and drawn) of a list in dvc.yaml."""
-    return [(name, how) for entry in part.get(key, []) for name, how in entry.items()]
 
 
 def git(*arguments: str, given: str | None = None, **variables: str) -> str:

@@ -156,7 +156,8 @@ OTHER = TEXT.replace("profile: smol", "profile: other")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "profiles"
     folder.mkdir()
     for name, text in (("smol", TEXT), ("other", OTHER)):
@@ -167,7 +168,7 @@ def folder(tmp_path: Path) -> Path:
 def test_switches_there_and_back(folder: Path) -> None:
     params = folder.parent / "params.yaml"
     for name, text in (("smol", TEXT), ("other", OTHER), ("smol", TEXT)):
-        switch(name, params, folder)
+        switch(name)
         assert params.read_text(encoding="utf-8") == text
 
 
@@ -176,17 +177,17 @@ def test_refuses_to_drop_edits(folder: Path) -> None:
     edited = TEXT.replace("seed: 0", "seed: 1")
     params.write_text(edited, encoding="utf-8")
     with pytest.raises(UserError, match="edits that are in no profile"):
-        switch("other", params, folder)
+        switch("other")
     assert params.read_text(encoding="utf-8") == edited
     (folder / "mine.yaml").write_text(edited, encoding="utf-8")  # what the error advises
-    switch("other", params, folder)
+    switch("other")
     assert params.read_text(encoding="utf-8") == OTHER
 
 
 @pytest.mark.parametrize("name", ["smoll", "../params", ""])
 def test_unknown_profile(folder: Path, name: str) -> None:
     with pytest.raises(UserError, match="other, smol"):
-        switch(name, folder.parent / "params.yaml", folder)
+        switch(name)
 
 
 def test_a_broken_profile_changes_nothing(folder: Path) -> None:
@@ -194,5 +195,5 @@ def test_a_broken_profile_changes_nothing(folder: Path) -> None:
     params.write_text(TEXT, encoding="utf-8")
     (folder / "other.yaml").write_text(OTHER + "extra: 1\n", encoding="utf-8")
     with pytest.raises(UserError, match="unknown key 'extra'"):
-        switch("other", params, folder)
+        switch("other")
     assert params.read_text(encoding="utf-8") == TEXT
