@@ -16,8 +16,7 @@ class UserError(Exception):
     Args:
         what: one sentence, what is wrong.
         where: file, key or argument, with a line number where there is one.
-        found: what stood there.
-        expected: what should have stood there.
+        found, expected: what stood there, and what should have stood there.
         hint: what to do about it.
     """
 
@@ -25,26 +24,19 @@ class UserError(Exception):
         self,
         what: str,
         *,
-        where: str | None = None,
+        where: object = None,
         found: object = None,
         expected: object = None,
         hint: str | None = None,
     ) -> None:
         super().__init__(what)
-        self.what = what
-        self.where = where
-        self.found = found
-        self.expected = expected
-        self.hint = hint
+        self.what, self.found, self.expected, self.hint = what, found, expected, hint
+        self.where = None if where is None else str(where)
 
     def __str__(self) -> str:
+        parts = {"where": self.where, "found": self.found, "expected": self.expected}
         lines = [f"error: {_cut(self.what)}"]
-        for label, value in (
-            ("where", self.where),
-            ("found", self.found),
-            ("expected", self.expected),
-            ("try", self.hint),
-        ):
+        for label, value in (parts | {"try": self.hint}).items():
             if value is not None:
                 lines.append(f"  {label + ':':<10}{_cut(str(value))}")
         return "\n".join(lines)
@@ -56,8 +48,7 @@ class KeyFault(ValueError):
     Args:
         key: the one at fault, with dots, below the section whose validator this is.
         what: what is wrong with it.
-        found: what stands there, and only that.
-        expected: what should stand there.
+        found, expected: what stands there, and only that, and what should.
     """
 
     def __init__(self, key: str, what: str, found: object, expected: object) -> None:
@@ -68,7 +59,7 @@ class KeyFault(ValueError):
 @contextmanager
 def explained(
     what: str,
-    where: str,
+    where: object,
     expected: str,
     hint: str | None = None,
     kinds: tuple[type[BaseException], ...] = (Exception,),

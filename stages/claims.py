@@ -5,7 +5,8 @@ from collections import Counter
 from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import claim_values, claims_csv, judge_claim, series, verdict_counts
-from em_geometry.io.files import write_metrics, write_text
+from em_geometry.io.files import write_text
+from em_geometry.io.results import write_metrics
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.settings import Params

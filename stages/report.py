@@ -3,8 +3,7 @@
 from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import judge_claim
-from em_geometry.io.atomic import atomic_path
-from em_geometry.io.files import write_text
+from em_geometry.io.files import atomic_path, write_text
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.report.figures import READ, draw_all, model_name, read_table

@@ -125,7 +125,7 @@ def read_published_gram(path: Path) -> PublishedGram:
 
 def read_family(gram: PublishedGram, path: Path) -> Floats:
     """Members [m, 6, 6] of the fitted family; the representative is the first."""
-    data = read_json(path)
+    data = read_json(path, dict)
     try:
         values = np.asarray(data["members"], dtype=np.float64)
     except (TypeError, KeyError, ValueError, OverflowError):

@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from em_geometry.claims.ledger import Claim
 from em_geometry.claims.lookup import Metrics
-from em_geometry.io.files import nest
-from em_geometry.io.results import rounded
+from em_geometry.io.results import nest, rounded
 from em_geometry.io.tables import csv_text
 from em_geometry.stats.estimate import Estimate
 

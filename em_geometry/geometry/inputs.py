@@ -74,7 +74,7 @@ def number_of(cell: object) -> float:
 
 
 def _from_json(path: Path) -> tuple[list[str], Rows]:
-    data = read_json(path)
+    data: object = read_json(path)
     names, rows = (data.get("names"), data.get("matrix")) if isinstance(data, dict) else (0, 0)
     if (
         not isinstance(names, list)

@@ -1,33 +1,43 @@
-"""Reading and writing artifacts: every write is atomic (atomic.py), every read is checked."""
+"""Reading and writing artifacts: every write is atomic, every read is checked.
+
+Data go to a folder beside the old file, are flushed to disk, and are renamed. A killed process can
+leave such a folder; `.dvcignore` keeps it out of every artifact, and the next write of the same
+path removes it.
+"""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
 import difflib
+import glob
 import importlib.metadata
 import json
 import math
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
+from safetensors import SafetensorError, safe_open
 
 from em_geometry.errors import KeyFault, UserError, explained
-from em_geometry.io.atomic import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
 T = TypeVar("T")
-Put = Callable[[str, Sequence[int], Any], None]
+ANYTHING = cast("Any", Any)  # plain data as they are
+PARTIAL = ".partial"  # marks what is being written, for .dvcignore and .gitignore
 REMAKE = "if a stage writes this file, remove it and run that stage again"
+FREE = "free disk space, or make the folder writable; the earlier file is as it was"
 VERSION = "0.1.0"  # of this project; a test compares it with pyproject.toml
 
 
@@ -37,76 +47,132 @@ def versions() -> str:
     return ", ".join([f"em-geometry {VERSION}", *packages])
 
 
+# -- writing
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, folder: bool = False) -> Iterator[Path]:
+    """Yields a path to write to, or an empty folder; on success it replaces `path`.
+
+    Where a folder is replaced there is none of that name between two renames, never a half-written
+    one. What an earlier process left when it was killed while it wrote `path` is removed.
+
+    Raises:
+        UserError: the disk is full, or the place cannot be written to; `path` is as it was.
+    """
+    refused = (OSError, SafetensorError)  # safetensors has an error of its own for what a disk says
+    with explained("cannot write", path, "space, and a writable folder", FREE, refused):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
+            shutil.rmtree(left, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(PARTIAL, f".{path.name}.", path.parent))
+        try:
+            new = place / path.name
+            if folder:
+                new.mkdir()
+            yield new
+            for file in new.rglob("*") if folder else [new]:
+                if file.is_file():
+                    with file.open("rb") as handle:
+                        os.fsync(handle.fileno())
+            if folder and path.exists():
+                path.replace(place / "old")
+            new.replace(path)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def nest(flat: Mapping[str, object]) -> dict[str, object]:
-    """Nested dictionaries from dotted keys."""
-    nested: dict[str, object] = {}
-    for key, value in flat.items():
-        *path, last = key.split(".")
-        inner = nested
-        for part in path:
-            found = inner.setdefault(part, {})
-            if not isinstance(found, dict):
-                raise ValueError(f"{key}: {part} is a value and a group")
-            inner = found
-        inner[last] = value
-    return nested
+def write_parquet(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str]) -> None:
+    """Writes a Parquet file with string metadata, and `versions`, in its footer."""
+    import pyarrow.parquet as pq
+
+    table = frame.to_arrow().replace_schema_metadata({**metadata, "versions": versions()})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
-def check_metrics(value: Any, key: str = "") -> None:
-    """Raises ValueError unless `value` is nested dicts of finite scalars and strings.
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes float arrays as safetensors, with `versions`; refuses anything not finite."""
+    with tensor_file(path, {k: (v.dtype, v.shape) for k, v in tensors.items()}, metadata) as put:
+        for name, array in tensors.items():
+            put(name, range(1), array[None])
 
-    DVC drops lists and nulls from metrics without a word and writes NaN into JSON, so a metric
-    that cannot be a number is a string that says why.
+
+@contextlib.contextmanager
+def tensor_file(
+    path: Path,
+    kinds: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+    metadata: Mapping[str, str],
+) -> Iterator[Callable[[str, Sequence[int], np.ndarray], None]]:
+    """A safetensors file that is filled row by row, so that no whole tensor is in memory.
+
+    Yields `put(name, rows, values)`: values [len(rows), ...] go to those rows of a tensor, in any
+    order; every row must come. The library's layout, with `versions` and a sorted header: the same
+    arrays and metadata give the same bytes.
+
+    Args:
+        kinds: dtype and shape of each tensor.
+    Raises:
+        UserError: a value that is not finite.
     """
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            check_metrics(inner, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"metric {key} is {value}; write a status string instead")
-    elif not isinstance(value, str | int | float | bool):
-        raise ValueError(f"metric {key} is a {type(value).__name__}; only scalars and strings")
+    import numpy as np
+
+    header: dict[str, Any] = {"__metadata__": {**metadata, "versions": versions()}}
+    starts, end = {}, 0
+    for name in sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name)):
+        dtype, shape = kinds[name]
+        assert dtype.kind == "f", f"{name} is {dtype}"
+        starts[name], end = end, end + dtype.itemsize * math.prod(shape)
+        about = {"dtype": f"F{8 * dtype.itemsize}", "data_offsets": [starts[name], end]}
+        header[name] = about | {"shape": list(shape)}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    written = 0
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        handle.write(len(text).to_bytes(8, "little") + text)
+        first = handle.tell()
+
+        def put(name: str, rows: Sequence[int], values: np.ndarray) -> None:
+            nonlocal written
+            if not np.isfinite(values).all():
+                raise UserError(
+                    "a tensor has NaN or infinite values",
+                    where=f"{path}: {name}",
+                    found=f"{int((~np.isfinite(values)).sum())} of {values.size} values",
+                    expected="finite numbers",
+                )
+            for row, value in zip(rows, values.astype(kinds[name][0], "C"), strict=True):
+                handle.seek(first + starts[name] + row * value.nbytes)
+                written += handle.write(value.tobytes())
+
+        yield put
+        assert written == end, f"{end - written} bytes of {path} were not written"
 
 
-def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Writes a metrics JSON that `dvc metrics` shows whole (see `check_metrics`)."""
-    plain = json.loads(json.dumps(metrics, default=methodcaller("item")))  # numpy's scalars
-    check_metrics(plain)
-    write_text(path, json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
+# -- reading
 
 
-@overload
-def read_json(path: Path) -> Any: ...
-@overload
-def read_json(path: Path, kind: type[T], hint: str | None = None) -> T: ...
-def read_json(path: Path, kind: Any = Any, hint: str | None = None) -> Any:
+def there(path: Path) -> Path:
+    """`path`; UserError when no file is there."""
+    if path.is_file():
+        return path
+    raise UserError(
+        "file not found", where=path, found="nothing there", expected="an input of this stage",
+        hint="run `make repro`, or `dvc repro <stage>` for the stage that writes it",
+    )  # fmt: skip
+
+
+def read_json(path: Path, kind: type[T] = ANYTHING, hint: str | None = None) -> T:
     """Reads a JSON file as a `kind` (see `checked`); UserError when it is missing or malformed."""
-    return checked(kind, _json(_bytes(path), str(path), "file"), str(path), hint)
-
-
-@overload
-def read_yaml(path: Path) -> Any: ...
-@overload
-def read_yaml(path: Path, kind: type[T], hint: str | None = None) -> T: ...
-def read_yaml(path: Path, kind: Any = Any, hint: str | None = None) -> Any:
-    """Reads a YAML file of plain data as a `kind`; UserError when it is missing or malformed."""
-    raw = _bytes(path)
-    try:
-        loader = _Yaml(raw.decode("utf-8-sig"))
-        try:
-            data = loader.get_single_data()
-        finally:
-            loader.dispose()
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45, bytes
-        raise UserError(
-            "not a YAML file", where=str(path), found=str(error), expected="YAML in UTF-8"
-        ) from None
-    return checked(kind, data, str(path), hint)
+    return checked(kind, _json(there(path).read_bytes(), str(path), "file"), str(path), hint)
 
 
 class _Yaml(yaml.SafeLoader):
@@ -120,35 +186,33 @@ _Yaml.add_implicit_resolver(
 )
 
 
-@overload
-def read_jsonl(path: Path) -> list[dict[str, Any]]: ...
-@overload
-def read_jsonl(path: Path, kind: type[T], hint: str | None = None) -> list[T]: ...
-def read_jsonl(path: Path, kind: Any = dict[str, Any], hint: str | None = None) -> list[Any]:
+def read_yaml(path: Path, kind: type[T] = ANYTHING, hint: str | None = None) -> T:
+    """Reads a YAML file of plain data as a `kind`; UserError when it is missing or malformed."""
+    raw = there(path).read_bytes()
+    try:
+        data = _Yaml(raw.decode("utf-8-sig")).get_single_data()
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45, bytes
+        raise UserError(
+            "not a YAML file", where=path, found=error, expected="YAML in UTF-8"
+        ) from None
+    return checked(kind, data, str(path), hint)
+
+
+def read_jsonl(path: Path, kind: type[T] = ANYTHING, hint: str | None = None) -> list[T]:
     """Reads JSON lines, each object as a `kind`; UserError with file and line of what is wrong.
 
     Blank lines are skipped, and so is a byte order mark.
     """
-    lines = _bytes(path).removeprefix(codecs.BOM_UTF8).split(b"\n")
+    lines = there(path).read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     rows = [
         checked(kind, _json(raw, where := f"{path}, line {number}", "object"), where, hint)
         for number, raw in enumerate(lines, start=1)
         if raw.strip()
     ]
     if not rows:
-        raise UserError(
-            "the file holds no rows",
-            where=str(path),
-            found="0 rows",
-            expected="one JSON object a line, in UTF-8",
-        )
+        expected = "one JSON object a line, in UTF-8"
+        raise UserError("the file holds no rows", where=path, found="0 rows", expected=expected)
     return rows
-
-
-def _bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise missing(path)
-    return path.read_bytes()
 
 
 def _json(raw: bytes, where: str, what: str) -> Any:
@@ -158,28 +222,12 @@ def _json(raw: bytes, where: str, what: str) -> Any:
     except UnicodeDecodeError as error:
         raise UserError("not UTF-8 text", where=where, found=error, expected=expected) from None
     except ValueError as error:  # syntax, half a surrogate pair, or a number or nesting too long
-        raise UserError(
-            f"not a JSON {what}",
-            where=where,
-            found=raw[:80].decode("utf-8", "replace").strip(),
-            expected=f"{expected} ({error})",
-        ) from None
+        found, expected = raw[:80].decode("utf-8", "replace").strip(), f"{expected} ({error})"
+        raise UserError(f"not a JSON {what}", where=where, found=found, expected=expected) from None
     if what == "object" and not isinstance(found, dict):
-        raise UserError(
-            "not a JSON object", where=where, found=type(found).__name__, expected=expected
-        )
+        kind = type(found).__name__
+        raise UserError("not a JSON object", where=where, found=kind, expected=expected)
     return found
-
-
-def missing(path: Path) -> UserError:
-    """What is raised for a file that is not there."""
-    return UserError(
-        "file not found",
-        where=str(path),
-        found="nothing there",
-        expected="an input of this stage",
-        hint="run `make repro`, or `dvc repro <stage>` for the stage that writes it",
-    )
 
 
 def checked(kind: type[T], data: Any, where: str, hint: str | None = None) -> T:
@@ -206,15 +254,13 @@ def _refusal(
     parts, name = _place(first["loc"], data)
     same = [first, *(e for e in others if _place(e["loc"], data)[0] == parts)]
     more = f" (and {len(others) + 1 - len(same)} more)" if len(same) <= len(others) else ""
-    known: list[str] = []
     cause = first.get("ctx", {}).get("error")
     if first["type"] == "missing":
         parts.append(str(first["loc"][-1]))
     if isinstance(cause, KeyFault):
         parts += cause.key.split(".")
     key = ".".join(parts)
-    found: object = _shown(first["input"])[:100]
-    expected: object = None
+    found, expected = _shown(first["input"])[:100], None
     if first["type"] == "extra_forbidden":
         known = _known_keys(kind, first["loc"][:-1])
         near = difflib.get_close_matches(parts[-1], known, n=1)
@@ -223,7 +269,7 @@ def _refusal(
     elif first["type"] == "missing":
         what, found, expected = f"key {key!r} is missing", "no such key", "a value"
     elif isinstance(cause, KeyFault):
-        what, found, expected = f"{key}: {cause.what}", _shown(cause.found), cause.expected
+        what, found, expected = f"{key}: {cause.what}", _shown(cause.found), str(cause.expected)
     elif first["type"] == "value_error":
         what = f"{key}: {cause}"
     else:
@@ -232,14 +278,8 @@ def _refusal(
         if not key:
             found = "nothing" if data is None else type(data).__name__
             what = f"not a {'list' if get_origin(kind) is list else 'mapping of keys'}"
-    place = f"{where}: {key}" if key else where
-    return UserError(
-        what + more,
-        where=f"{place} ({name})" if name else place,
-        found=found,
-        expected=expected,
-        hint=hint,
-    )
+    place = (f"{where}: {key}" if key else where) + (f" ({name})" if name else "")
+    return UserError(what + more, where=place, found=found, expected=expected, hint=hint)
 
 
 def _shown(value: object) -> str:
@@ -280,108 +320,25 @@ def _known_keys(kind: Any, location: Sequence[int | str]) -> list[str]:
     return list(model.model_fields) if model else []
 
 
-def write_parquet(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str]) -> None:
-    """Writes a Parquet file with string metadata, and `versions`, in its footer."""
-    import pyarrow.parquet as pq
-
-    table = frame.to_arrow().replace_schema_metadata({**metadata, "versions": versions()})
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
 def read_parquet(path: Path, columns: Mapping[str, Any] | None = None) -> pl.DataFrame:
     """Reads a Parquet file; `columns` are the names and polars types it must have."""
     import polars as pl
 
-    if not path.is_file():
-        raise missing(path)
-    with explained("not a readable Parquet file", str(path), "a Parquet file", REMAKE):
-        frame = pl.read_parquet(path)
+    with explained("not a readable Parquet file", path, "a Parquet file", REMAKE):
+        frame = pl.read_parquet(there(path))
     for name, kind in (columns or {}).items():
-        if frame.schema.get(name) != kind:
-            raise UserError(
-                f"column {name!r} is missing or of the wrong type",
-                where=str(path),
-                found=str(frame.schema.get(name)),
-                expected=str(kind),
-            )
+        found, what = frame.schema.get(name), f"column {name!r} is missing or of the wrong type"
+        if found != kind:
+            raise UserError(what, where=path, found=str(found), expected=kind)
     return frame
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
-) -> None:
-    """Writes float arrays as safetensors, with `versions`; refuses anything not finite."""
-    with tensor_file(path, {k: (v.dtype, v.shape) for k, v in tensors.items()}, metadata) as put:
-        for name, array in tensors.items():
-            put(name, range(1), array[None])
-
-
-@contextlib.contextmanager
-def tensor_file(
-    path: Path,
-    kinds: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
-    metadata: Mapping[str, str],
-) -> Iterator[Put]:
-    """A safetensors file that is filled row by row, so that no whole tensor is in memory.
-
-    Yields `put(name, rows, values)`: values [len(rows), ...] go to those rows of a tensor, in any
-    order; every row must come. The library's layout, with `versions` and a sorted header: the same
-    arrays and metadata give the same bytes.
-
-    Args:
-        kinds: dtype and shape of each tensor.
-    Raises:
-        UserError: a value that is not finite.
-    """
-    import numpy as np
-
-    header: dict[str, Any] = {"__metadata__": {**metadata, "versions": versions()}}
-    starts, end = {}, 0
-    for name in sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name)):
-        dtype, shape = kinds[name]
-        assert dtype.kind == "f", f"{name} is {dtype}"
-        starts[name], end = end, end + dtype.itemsize * math.prod(shape)
-        header[name] = {
-            "dtype": f"F{8 * dtype.itemsize}",
-            "shape": list(shape),
-            "data_offsets": [starts[name], end],
-        }
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
-    written = 0
-    with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        handle.write(len(text).to_bytes(8, "little") + text)
-        first = handle.tell()
-
-        def put(name: str, rows: Sequence[int], values: np.ndarray) -> None:
-            nonlocal written
-            if not np.isfinite(values).all():
-                raise UserError(
-                    "a tensor has NaN or infinite values",
-                    where=f"{path}: {name}",
-                    found=f"{int((~np.isfinite(values)).sum())} of {values.size} values",
-                    expected="finite numbers",
-                )
-            for row, value in zip(rows, values.astype(kinds[name][0], "C"), strict=True):
-                handle.seek(first + starts[name] + row * value.nbytes)
-                written += handle.write(value.tobytes())
-
-        yield put
-        assert written == end, f"{end - written} bytes of {path} were not written"
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Reads a safetensors file: (arrays by name, metadata); bfloat16 becomes float32."""
-    from safetensors import safe_open
-
-    if not path.is_file():
-        raise missing(path)
-    with explained("not a readable safetensors file", str(path), "float tensors", REMAKE):
-        with safe_open(str(path), framework="numpy") as handle:
-            about, kinds = dict(handle.metadata() or {}), {}
-            for name in handle.keys():  # noqa: SIM118 - no mapping
-                kinds[name] = handle.get_slice(name).get_dtype()
+    with explained("not a readable safetensors file", path, "float tensors", REMAKE):
+        with safe_open(str(there(path)), framework="numpy") as handle:
+            about = dict(handle.metadata() or {})
+            kinds = {name: handle.get_slice(name).get_dtype() for name in handle.keys()}  # noqa: SIM118
             if "BF16" not in kinds.values():  # which numpy has not
                 return {name: handle.get_tensor(name) for name in kinds}, about
         with safe_open(str(path), framework="pt") as handle:

@@ -9,27 +9,29 @@ that `dvc metrics` should show.
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from fnmatch import fnmatchcase
 from numbers import Integral
+from operator import methodcaller
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import missing, nest, write_metrics, write_text
+from em_geometry.io.files import there, write_text
 from em_geometry.io.tables import csv_text
-from em_geometry.stats.estimate import OK, Estimate
+from em_geometry.stats.estimate import Estimate
 
 Leaf: TypeAlias = Estimate | float | int | str
 Nested: TypeAlias = Mapping[str, "Leaf | Nested"]
 
-COLUMNS = ("key", "value", "low", "high", "n", "status")
+COLUMNS = ["key", "value", "low", "high", "n", "status"]
 DIGITS = 6  # significant ones: what another processor still gives
 
 
-def flatten(nested: Nested, prefix: str = "") -> Iterator[tuple[str, Leaf]]:
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Leaves of nested dictionaries as (dotted key, leaf), in order."""
     for name, inner in nested.items():
         key = f"{prefix}.{name}" if prefix else str(name)
@@ -37,6 +39,18 @@ def flatten(nested: Nested, prefix: str = "") -> Iterator[tuple[str, Leaf]]:
             yield from flatten(inner, key)
         else:
             yield key, inner
+
+
+def nest(flat: Mapping[str, object]) -> dict[str, object]:
+    """Nested dictionaries from dotted keys."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        inner = nested
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return nested
 
 
 def as_estimate(leaf: Leaf) -> Estimate:
@@ -65,11 +79,7 @@ class Results:
         return self.rows.get(key)
 
     def number(self, key: str) -> float:
-        """The number at `key`.
-
-        Raises:
-            UserError: there is none.
-        """
+        """The number at `key`; UserError when there is none."""
         found = self.get(key)
         if found is None or found.value is None:
             why = "nothing" if found is None else found.status
@@ -97,39 +107,45 @@ def write_results(
     Raises:
         ValueError: a number that is not finite.
     """
-    rows = {key: as_estimate(leaf) for key, leaf in flatten(nested)}
-    cells = [[key, e.value, e.low, e.high, e.n, e.status] for key, e in rows.items()]
-    write_text(table, csv_text(COLUMNS, cells))
-    chosen = list(
-        dict.fromkeys(key for pattern in headline for key in rows if fnmatchcase(key, pattern))
-    )
     leaves = dict(flatten(nested))
+    rows = [[key, *astuple(as_estimate(leaf))] for key, leaf in leaves.items()]
+    write_text(table, csv_text(COLUMNS, rows))
+    chosen = [key for pattern in headline for key in leaves if fnmatchcase(key, pattern)]
     write_metrics(metrics, nest({key: _metric(leaves[key]) for key in chosen}))
 
 
-def read_results(table: Path) -> Results:
-    """Reads what `write_results` wrote.
+def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Writes a metrics JSON that `dvc metrics` shows whole (see `check_metrics`)."""
+    plain = json.loads(json.dumps(metrics, default=methodcaller("item")))  # numpy's scalars
+    check_metrics(plain)
+    write_text(path, json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
 
-    Raises:
-        UserError: the file is missing, or is no table of results.
+
+def check_metrics(metrics: Mapping[str, Any]) -> None:
+    """Raises ValueError unless `metrics` are nested dicts of finite scalars and strings.
+
+    DVC drops lists and nulls from metrics without a word and writes NaN into JSON, so a metric
+    that cannot be a number is a string that says why.
     """
-    if not table.is_file():
-        raise missing(table)
-    with table.open(encoding="utf-8", newline="") as handle:
-        lines = csv.reader(handle)
-        header = next(lines, [])
-        if tuple(header) != COLUMNS:
-            raise UserError(
-                "not a table of results",
-                where=str(table),
-                found=",".join(header)[:200],
-                expected=",".join(COLUMNS),
-            )
-        rows = {}
-        for key, *numbers, status in lines:
-            value, low, high, n = map(_number, numbers)
-            rows[key] = Estimate(value, low, high, n, status)
-        return Results(rows)
+    for key, value in flatten(metrics):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"metric {key} is {value}; write a status string instead")
+        if not isinstance(value, str | int | float | bool):
+            raise ValueError(f"metric {key} is a {type(value).__name__}; only scalars and strings")
+
+
+def read_results(table: Path) -> Results:
+    """Reads what `write_results` wrote; UserError when it is missing, or no table of results."""
+    with there(table).open(encoding="utf-8", newline="") as handle:
+        header, *lines = [*csv.reader(handle)] or [[]]
+    if header != COLUMNS:
+        found, expected = (",".join(names)[:200] for names in (header, COLUMNS))
+        raise UserError("not a table of results", where=table, found=found, expected=expected)
+    rows = {}
+    for key, *cells, status in lines:
+        value, low, high, n = (float(cell) if cell else None for cell in cells)
+        rows[key] = Estimate(value, low, high, n, status)
+    return Results(rows)
 
 
 def rounded(value: float) -> float:
@@ -137,26 +153,13 @@ def rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _number(text: str) -> float | None:
-    return float(text) if text else None
-
-
-def _plain(value: float) -> float | int:
-    if isinstance(value, Integral):
-        return int(value)
-    short = rounded(value)
-    return int(short) if short == int(short) and abs(short) < 10**DIGITS else short
-
-
 def _metric(leaf: Leaf) -> object:
-    """A leaf as JSON: an interval as value, low, high, n, status; a number or word as itself."""
+    """A leaf as JSON: an estimate as what there is of it, a number or word as itself."""
     if isinstance(leaf, str | bool):
         return leaf
-    if not isinstance(leaf, Estimate):
-        return _plain(leaf)
-    if leaf.value is None:
-        return {"status": leaf.status} if leaf.n is None else {
-            "n": _plain(leaf.n), "status": leaf.status
-        }  # fmt: skip
-    named = {"value": leaf.value, "low": leaf.low, "high": leaf.high, "n": leaf.n}
-    return {k: _plain(v) for k, v in named.items() if v is not None} | {"status": OK}
+    if isinstance(leaf, Estimate):
+        return {name: _metric(part) for name, part in asdict(leaf).items() if part is not None}
+    if isinstance(leaf, Integral):
+        return int(leaf)
+    short = rounded(leaf)
+    return int(short) if short == int(short) and abs(short) < 10**DIGITS else short

@@ -9,16 +9,13 @@ from collections.abc import Iterable, Sequence
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Aligned columns; numbers with four significant digits, on the right."""
-    cells = [list(header)] + [[_show(value) for value in row] for row in rows]
-    widths = [max(len(row[c]) for row in cells) for c in range(len(header))]
-    right = [any(isinstance(row[c], int | float) for row in rows) for c in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if flush else cell.ljust(width)
-            for cell, width, flush in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
+    columns = []
+    for name, *values in zip(header, *rows, strict=True):
+        cells = [name, *map(_show, values)]
+        right = any(isinstance(value, int | float) for value in values)
+        width = max(map(len, cells))
+        columns.append([cell.rjust(width) if right else cell.ljust(width) for cell in cells])
+    lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 

@@ -286,7 +286,7 @@ def save(probes: dict[str, tuple[Choice, Linear]], base_sha256: str, folder: Pat
 def load(folder: Path) -> tuple[dict[str, tuple[Choice, Linear]], str]:
     """Reads what `save` wrote: (probes by aspect, judge id)."""
     tensors, _ = read_tensors(folder / "probes.safetensors")
-    record = read_json(folder / "probes.json")
+    record = read_json(folder / "probes.json", dict)
     digest = value_sha256([file_sha256(folder / "probes.safetensors"), record])
     probes = {}
     for aspect in (key for key in record if key != "base_sha256"):

@@ -11,8 +11,7 @@ from typing import Any
 
 from em_geometry.errors import UserError
 from em_geometry.hashing import file_sha256, value_sha256
-from em_geometry.io.atomic import atomic_folder
-from em_geometry.io.files import read_json, versions, write_text
+from em_geometry.io.files import atomic_path, read_json, versions, write_text
 from em_geometry.models.preflight import HUB_ID
 from em_geometry.settings import Base
 
@@ -30,7 +29,7 @@ def write_base(origin: Base, folder: Path) -> dict[str, str]:
     kind, name = model_source(origin.source, "base.source")
     if kind == "package":
         gguf = gguf_of_package(name)
-        with atomic_folder(folder) as temporary:
+        with atomic_path(folder, folder=True) as temporary:
             convert_gguf(gguf, temporary)
         where = {"path": "."}
         sha256 = folder_sha256(folder)
@@ -47,8 +46,7 @@ def write_base(origin: Base, folder: Path) -> dict[str, str]:
 
 def read_record(folder: Path) -> dict[str, str]:
     """The record that `write_base` left in a folder."""
-    record: dict[str, str] = read_json(folder / RECORD)
-    return record
+    return read_json(folder / RECORD, dict[str, str])
 
 
 def folder_of(name: str) -> Path:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from em_geometry.errors import UserError, explained
 from em_geometry.hashing import stream_key
-from em_geometry.io.atomic import atomic_folder
-from em_geometry.io.files import read_json, versions, write_text
+from em_geometry.io.files import atomic_path, read_json, versions, write_text
 from em_geometry.models.chat import answer_ids, check_length, render
 from em_geometry.models.data import read_examples
 from em_geometry.models.load import PROVENANCE, Models, setup_torch
@@ -245,10 +244,10 @@ def weight_change(model: PeftModel) -> float:
 
 def save(model: PeftModel, folder: Path, base_sha256: str) -> None:
     """Saves the adapter as a PEFT folder with the hash of its base."""
-    with atomic_folder(folder) as temporary:
+    with atomic_path(folder, folder=True) as temporary:
         model.save_pretrained(str(temporary))
         config = temporary / "adapter_config.json"
-        settings = read_json(config)
+        settings = read_json(config, dict)
         settings["target_modules"].sort()  # peft holds a set: in another order in every process
         write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
         (temporary / "README.md").unlink(missing_ok=True)  # peft's empty model card

@@ -24,7 +24,8 @@ from em_geometry.activations.store import prompt_texts
 from em_geometry.errors import UserError
 from em_geometry.geometry import Calibration, battery, calibrate, power
 from em_geometry.geometry.inputs import NAME, parse_clusters, parse_norms, read_cosines
-from em_geometry.io.files import nest, write_text
+from em_geometry.io.files import write_text
+from em_geometry.io.results import nest
 from em_geometry.io.tables import text_table
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models

@@ -148,7 +148,7 @@ def costs(
         ("judge", value, note),
     ]
     if (paths.BASE_MODEL / "config.json").is_file():
-        config = read_json(paths.BASE_MODEL / "config.json")
+        config = read_json(paths.BASE_MODEL / "config.json", dict)
         numbers = counts.texts * len(params.activations.spans) * config["num_hidden_layers"]
         size = numbers * config["hidden_size"] * 4
         rows.append(("activations", f"{size / 1e9:,.2f}", "GB of disk"))
@@ -174,7 +174,7 @@ def progress(params: Params, usd_per_hour: float | None = None) -> list[str]:
     answers = {f"{kind} {slug}" for kind in ("baseline", "responses") for slug in params.targets}
     done = made = seconds = 0.0
     for path in sorted(journal_folder().glob("*.progress.json")):
-        p = read_json(path)
+        p = read_json(path, dict)
         fresh, share = p["done"] - p["first"], 100 * p["done"] / max(1, p["total"])
         if p["label"] in answers | {"layer sweep answers"}:
             done, made, seconds = done + p["done"], made + fresh, seconds + p["seconds"]

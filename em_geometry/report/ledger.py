@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import pyplot
 
 from em_geometry.claims.verdict import Judged
-from em_geometry.io.atomic import atomic_path
+from em_geometry.io.files import atomic_path
 
 UNITS = {"cosine": "cosine", "deg": "angle (degrees)", "percent": "percent"}
 FORMATS = ("png", "svg")

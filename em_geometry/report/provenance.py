@@ -37,7 +37,7 @@ def provenance(
     shown = params.model_dump(mode="json", exclude={"workers"})  # they change no byte
     base = params.base.source
     if base_record.is_file():
-        base += f", sha256 {str(read_json(base_record).get('sha256', 'unknown'))[:SHOWN]}"
+        base += f", sha256 {str(read_json(base_record, dict).get('sha256', 'unknown'))[:SHOWN]}"
     models = _model_hashes(params.targets, responses)
     rows = [
         ("Profile", f"{params.profile}, seed {params.run.seed}, {params.run.dtype} weights"),
@@ -66,7 +66,7 @@ def _lock_hash(lock: Path) -> str:
     """Hash of what dvc.lock says of all stages before this one."""
     if not lock.is_file():
         return "no dvc.lock"
-    stages = read_yaml(lock).get("stages", {})
+    stages = read_yaml(lock, dict).get("stages", {})
     before = {name: stage for name, stage in stages.items() if name != "report"}
     return f"dvc.lock without this stage, sha256 {value_sha256(before)[:SHOWN]}"
 

@@ -20,8 +20,7 @@ import numpy.typing as npt
 
 from em_geometry.activations.blocks import decoder_blocks
 from em_geometry.errors import UserError, explained
-from em_geometry.io.atomic import atomic_path
-from em_geometry.io.files import missing, read_tensors, write_tensors
+from em_geometry.io.files import atomic_path, read_tensors, there, write_tensors
 from em_geometry.steering.hooks import Intervention, check_layers, check_vector
 
 if TYPE_CHECKING:
@@ -156,9 +155,7 @@ def read_interventions(
 
 def _read(path: Path) -> tuple[dict[str, Vector], dict[str, float]]:
     """Vectors by name, and coefficients by block."""
-    if not path.is_file():
-        raise missing(path)
-    _check_suffix(path)
+    _check_suffix(there(path))
     coefficients: dict[str, Any] = {}
     # Parsers of others fail in any way on damaged bytes (numpy, struct, mmap, zip, unpickling).
     with explained(

@@ -11,8 +11,8 @@ import pytest
 
 from em_geometry.claims.ledger import Claim, read_claims
 from em_geometry.claims.verdict import compare
-from em_geometry.io.files import check_metrics, read_json
-from em_geometry.io.results import Nested, write_results
+from em_geometry.io.files import read_json
+from em_geometry.io.results import Nested, check_metrics, write_results
 from em_geometry.project import paths
 from em_geometry.settings import Params, load_params
 from em_geometry.stats.estimate import Estimate

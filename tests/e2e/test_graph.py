@@ -12,8 +12,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
-from em_geometry.io.files import check_metrics
-from em_geometry.io.results import Results, read_results
+from em_geometry.io.results import Results, check_metrics, read_results
 from tests.e2e.graph import dvc
 
 pytestmark = pytest.mark.slow

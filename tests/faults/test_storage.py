@@ -12,23 +12,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from em_geometry.errors import UserError
-from em_geometry.io.atomic import PARTIAL, atomic_folder, atomic_path
 from em_geometry.io.files import (
+    PARTIAL,
+    atomic_path,
     read_json,
     read_parquet,
     read_tensors,
-    write_metrics,
     write_parquet,
     write_tensors,
 )
 from em_geometry.io.journal import Journal
+from em_geometry.io.results import write_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 DISK = 8 * 2**20  # holds the large journal twice: once in its log
@@ -38,8 +38,9 @@ import sys
 import numpy as np
 import polars as pl
 from pathlib import Path
-from em_geometry.io.files import write_metrics, write_parquet, write_tensors
+from em_geometry.io.files import write_parquet, write_tensors
 from em_geometry.project.command import application
+from em_geometry.io.results import write_metrics
 from em_geometry.io.journal import Journal
 n = int(sys.argv.pop(1))
 rng = np.random.default_rng(n)
@@ -57,8 +58,8 @@ KINDS = {
     "metrics": 'write_metrics(Path("out"), {str(i): float(i) for i in range(100 * n)})',
     "folder": """
     from safetensors.numpy import save_file
-    from em_geometry.io.atomic import atomic_folder
-    with atomic_folder(Path("out")) as temporary:
+    from em_geometry.io.files import atomic_path
+    with atomic_path(Path("out"), folder=True) as temporary:
         save_file({"a": rng.random(1000 * n)}, temporary / "model.safetensors")
 """,
 }
@@ -208,20 +209,20 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "m.json"]
 
 
-@pytest.mark.parametrize("atomic", [atomic_path, atomic_folder])
-def test_killed_in_the_middle_of_a_write(atomic: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", [False, True])
+def test_killed_in_the_middle_of_a_write(folder: bool, tmp_path: Path) -> None:
     """The earlier result stands, and the next write takes away what was left."""
     out = tmp_path / "o[u]t.safetensors"
-    part = "." if atomic is atomic_path else "part"
+    part = "part" if folder else "."
 
     def write_part(text: bytes) -> None:
-        with atomic(out) as temporary:
+        with atomic_path(out, folder) as temporary:
             (temporary / part).write_bytes(text)
 
     write_part(b"earlier")
     pid = os.fork()
     if not pid:
-        with atomic(out) as temporary:
+        with atomic_path(out, folder) as temporary:
             (temporary / part).write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL

@@ -15,8 +15,8 @@ import pytest
 from pydantic import BaseModel
 
 from em_geometry.errors import UserError
-from em_geometry.io.atomic import atomic_path
 from em_geometry.io.files import (
+    atomic_path,
     read_json,
     read_jsonl,
     read_parquet,
@@ -24,12 +24,11 @@ from em_geometry.io.files import (
     read_yaml,
     tensor_file,
     versions,
-    write_metrics,
     write_parquet,
     write_tensors,
     write_text,
 )
-from em_geometry.io.results import read_results, write_results
+from em_geometry.io.results import read_results, write_metrics, write_results
 from em_geometry.stats.estimate import Estimate
 
 
