@@ -7,8 +7,8 @@ from em_geometry.project.command import stage
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
 from em_geometry.stats.estimate import Estimate
-from em_geometry.transfer.aspects import JUDGED, changes, results, rows
 from em_geometry.transfer.conditions import Table, read_answers
+from em_geometry.transfer.effects import JUDGED, aspect_rows, changes
 
 
 @stage
@@ -26,5 +26,10 @@ def main(params: Params) -> None:
         if status[a] == JUDGED
     }
     headline = ["status.*", *(f"change.aligned.{s}" for s in sources)]
-    put_results("aspects", results(status, found), headline)
-    write_text(paths.plot("aspects.csv"), rows(status, found, sources).write_csv(float_precision=4))
+    parts = ("change", "beyond_random", "pair", "unsteered")
+    by_part = {part: {aspect: of[part] for aspect, of in found.items()} for part in parts}
+    parts = ("change", "beyond_random", "pair", "unsteered")
+    by_part = {part: {aspect: of[part] for aspect, of in found.items()} for part in parts}
+    put_results("aspects", {"status": status, **by_part}, headline)
+    rows = aspect_rows(status, found, sources)
+    write_text(paths.plot("aspects.csv"), rows.write_csv(float_precision=4))

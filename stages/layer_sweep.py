@@ -1,5 +1,7 @@
 """Stage `layer_sweep`: which block and which coefficient each steering vector gets."""
 
+from functools import partial
+
 from em_geometry.activations.blocks import check_blocks
 from em_geometry.io.results import Leaf
 from em_geometry.judging.score import judged, refuse_failed
@@ -11,7 +13,7 @@ from em_geometry.settings import BASE, Params
 from em_geometry.steering.respond import respond
 from em_geometry.steering.selected import write_selected
 from em_geometry.vectors import sweep
-from em_geometry.vectors.table import ABOUT
+from em_geometry.vectors.contrasts import ABOUT
 
 HEADLINE = ("layer", "*.dose", "*.mean_aligned", "*.margin_gain", "efficacy.*.beyond_random")
 
@@ -29,7 +31,8 @@ def main(params: Params) -> None:
         check_blocks([how.layer], blocks, "params.yaml: vectors.layer")
     known, asked = models(params), questions(params, "held_out")
     loaded = known.load(BASE)
-    gains = sweep.margin_gains(loaded, units, table.residual, asked, settings, positions, seed)
+    margin = partial(sweep.margins, loaded, asked, positions)
+    gains = sweep.margin_gains(margin, units, table.residual, settings, seed)
     layers = sweep.layers_to_judge(gains, organisms, settings, how.layer)
     plan, vectors = sweep.conditions(units, table.residual, layers, settings)
     how_asked = asked, params.sampling, "layer sweep answers", positions, params.workers
@@ -48,9 +51,7 @@ def main(params: Params) -> None:
     }
     write_selected(paths.SELECTED, selected, about)
     used, spans = {slug: s.layer for slug, s in selected.items()}, params.activations.spans
-    efficacy = sweep.contrast_efficacy(
-        loaded, table, asked, used, how, spans, settings.dose, positions, seed
-    )
+    efficacy = sweep.contrast_efficacy(margin, table, used, how, spans, settings.dose, seed)
     results: dict[str, Leaf] = {"contrast": how.contrast, "span": how.span, "rule": str(how.layer)}
     results |= sweep.sweep_results(chosen, selected, trials, gains, settings.layers)
     put_results("layer_sweep", results | efficacy, HEADLINE)

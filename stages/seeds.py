@@ -11,11 +11,10 @@ from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, models, seeds_reading, selected, vector_table
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
-from em_geometry.vectors.seeds import CONTRAST, SPAN, Seeded, train_again
+from em_geometry.vectors.seeds import CONTRAST, SPAN, seed_results, train_again
 
 HEADLINE = ("profile", "seeds", "angle_deg.*", "battery.cluster_angle.*.mean",
-            "battery.verdict.count.*", "components.angle_deg.*",
-            "replication.*.across_seeds.mean")  # fmt: skip
+            "battery.verdict.count.*", "replication.*.across_seeds.mean")  # fmt: skip
 
 
 def check(params: Params) -> None:
@@ -47,7 +46,7 @@ def main(params: Params) -> None:
     layers = {name: vectors[name].layer for name in names}
     own = dict(zip(names, vector_table().at(f"{CONTRAST}.{SPAN}", layers), strict=True))
     how = seeds_reading(params, layers)
-    likeness = {m: how.likeness(activations(m, SPAN)[:, layers[m]], m) for m in names}
+    likeness = {m: how.likeness(activations(m, SPAN)[:, layers[m]], m) for m in chosen}
     units = {m: [(m, params.organisms[m].seed + i) for i in range(1, params.seeds.count)]
              for m in chosen}  # fmt: skip
     every = [unit for each in units.values() for unit in each]
@@ -57,7 +56,6 @@ def main(params: Params) -> None:
         m: np.array([likeness[m], *(fresh[u][1] for u in each)]) for m, each in units.items()
     }
     organisms = {name: params.organisms[name] for name in names}
-    found = Seeded(organisms, own, likeness, seeded, similar)
     results: dict[str, Leaf] = {
         "model": params.base.source,
         "profile": params.profile,
@@ -66,5 +64,5 @@ def main(params: Params) -> None:
         "seeds": params.seeds.count,
         **{f"layer.{m}": layers[m] for m in chosen},
     }
-    results |= found.results(params.clusters(), params.geometry)
+    results |= seed_results(organisms, own, seeded, similar, params.clusters(), params.geometry)
     put_results("seeds", results, HEADLINE)

@@ -3,14 +3,13 @@
 from itertools import combinations
 
 from em_geometry.io.files import write_text
-from em_geometry.io.results import read_results
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
 from em_geometry.steering.selected import read_selected
 from em_geometry.transfer.conditions import Table, condition_table, read_answers, stacked
-from em_geometry.transfer.effectiveness import Models, baseline, transfer
+from em_geometry.transfer.effects import Models, baseline, transfer
 
 
 @stage
@@ -24,10 +23,8 @@ def main(params: Params) -> None:
     put_results("baseline", baseline(unsteered, who, judging, chosen.recited_from), rates)
     answers = read_answers(paths.JUDGEMENTS, targets, judging.aspects)
     table = Table.of(answers, judging, seed, chosen.bootstrap, chosen.rate)
-    similarity = read_results(paths.table("base_similarity"))
-    likeness = {m: similarity.number(f"model.{m}.contrast_cosine") for m in organisms}
     named = [(source, target) for source, _, target in (p.partition(">") for p in chosen.pairs)]
-    found = transfer(table, who, named, read_selected(paths.SELECTED), likeness, seed)
+    found = transfer(table, who, named, read_selected(paths.SELECTED))
     pairs = [f"asymmetry.{a}__{b}" for a, b in combinations(labs, 2)]
     headline = ["rate", "named_pair.*.risk_difference", *pairs]
     put_results("transfer", {"rate": chosen.rate, **found}, headline)

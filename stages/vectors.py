@@ -14,12 +14,13 @@ from em_geometry.stats.arrays import Bools
 from em_geometry.vectors.contrasts import (
     Array,
     Entry,
+    VectorTable,
     misaligned_and_aligned,
     prompt_contrasts,
     recipe_controls,
     response_contrast,
+    write_vector_table,
 )
-from em_geometry.vectors.table import VectorTable, write_vector_table
 
 
 def on_span(params: Params, span: str) -> tuple[dict[str, Array], Bools]:

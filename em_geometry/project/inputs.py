@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,10 +20,9 @@ from em_geometry.models.load import Models
 from em_geometry.project import paths
 from em_geometry.settings import BASE, Params
 from em_geometry.steering.selected import Selected, read_selected
-from em_geometry.vectors.contrasts import Array
+from em_geometry.vectors.contrasts import Array, VectorTable, read_vector_table
 from em_geometry.vectors.evidence import Read, evidence
 from em_geometry.vectors.seeds import SPAN, Reading
-from em_geometry.vectors.table import VectorTable, read_vector_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -65,13 +63,6 @@ def activations(model: str, span: str) -> Array:
     return read_tensors(paths.ACTIVATIONS / f"{model}.safetensors")[0][span]
 
 
-def answers(model: str, span: str) -> tuple[Array, pl.DataFrame]:
-    """Activations [answers, blocks, width] over a target's own answers, and these, judged."""
-    tensors, about = read_tensors(paths.RESPONSE_ACTIVATIONS / f"{model}.safetensors")
-    frame = read_parquet(paths.BASELINE_JUDGEMENTS / f"{model}.parquet")
-    return tensors[span], frame[json.loads(about["rows"])]
-
-
 def prompts(model: str = BASE) -> pl.DataFrame:
     """The prompts of a target's activations: a row each, in order."""
     return read_parquet(paths.ACTIVATIONS / f"{model}.parquet")
@@ -79,14 +70,13 @@ def prompts(model: str = BASE) -> pl.DataFrame:
 
 def read_evidence() -> Read:
     """Readers of what lies behind the vectors."""
-    return Read(activations, answers, prompts())
+    return Read(activations, prompts())
 
 
 def evidence_of(params: Params) -> tuple[Evidence, str, str]:
     """What lies behind the selected vectors, with their contrast and span."""
     spans, share = params.activations.spans, params.geometry.massive_share
-    chosen = selected(params)
-    return evidence(read_evidence(), chosen, params.organisms, spans, params.vectors, share)
+    return evidence(read_evidence(), selected(params), params.organisms, spans, share)
 
 
 def seeds_reading(params: Params, layers: Mapping[str, int]) -> Reading:

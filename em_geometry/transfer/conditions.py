@@ -90,7 +90,7 @@ def read_answers(folder: Path, models: Sequence[str], aspects: Sequence[str]) ->
 
 
 def rates_of(answers: pl.DataFrame, judging: Judging) -> Rates:
-    """Both rates of a set of judged answers, with intervals."""
+    """All rates of a set of judged answers, with intervals."""
     return rates(answers["aligned"], answers["coherent"], answers["status"], judging)
 
 
@@ -140,24 +140,13 @@ class Table:
         aspect: str = "aligned",
     ) -> Table:
         """The table of a rate; "mean_aligned" gives the mean of `aspect`, in points."""
+        columns = (answers[c] for c in (aspect, "coherent", "status", "question_id", "condition"))
         matrix = bootstrap_rate_matrix(
-            answers[aspect],
-            answers["coherent"],
-            answers["status"],
-            answers["question_id"],
-            answers["condition"],
-            judging=judging,
-            seed=seed,
-            replicates=replicates,
-            rate=rate,
+            *columns, judging=judging, seed=seed, replicates=replicates, rate=rate
         )
         judged = (pl.col("status") != "api_error").sum()
         counts = answers.group_by("condition").agg(judged).iter_rows()
         return cls(matrix, {str(condition): int(n) for condition, n in counts})
-
-    def at(self, shares: Mapping[str, float]) -> Table:
-        """The same with each vector at a share of its chosen coefficient."""
-        return replace(self, shares=shares)
 
     @cached_property
     def _column(self) -> dict[str, int]:
@@ -174,7 +163,15 @@ class Table:
         """
         target, kind, source, _ = condition.split("|")
         if kind == "vector" and source in self.shares:
-            return self._interpolated(target, source)
+            grid = {0.0: name(target)}
+            for column in self._column:
+                if column.startswith(name(target, source, "vector", 0)[:-1]):
+                    grid[float(column.rpartition("|")[2])] = column
+            share = self.shares[source]
+            below = max(m for m in grid if m <= share + CLOSE)
+            above = min((m for m in grid if m >= share - CLOSE), default=below)
+            part = (share - below) / (above - below) if above > below else 0.0
+            return {c: w for c, w in ((grid[below], 1 - part), (grid[above], part)) if w}
         if condition not in self:
             raise UserError(
                 "no judged answers under this condition (target|kind|source|multiple)",
@@ -182,16 +179,6 @@ class Table:
                 hint="steering.doses must hold 1.0, the chosen coefficient of every vector",
             )
         return {condition: 1.0}
-
-    def _interpolated(self, target: str, source: str) -> Weights:
-        share, grid = self.shares[source], {0.0: name(target)}
-        for column in self._column:
-            if column.startswith(name(target, source, "vector", 0)[:-1]):
-                grid[float(column.rpartition("|")[2])] = column
-        below = max(m for m in grid if m <= share + 1e-9)
-        above = min((m for m in grid if m >= share - 1e-9), default=below)
-        part = (share - below) / (above - below) if above > below else 0.0
-        return {c: w for c, w in ((grid[below], 1 - part), (grid[above], part)) if w}
 
     def weights(self, total: Weights) -> Floats:
         """[condition] weights of a sum of rates, those of one condition added up."""
@@ -202,7 +189,7 @@ class Table:
         return found
 
     def n(self, *sums: Iterable[str]) -> int:
-        """The smallest number of answers among conditions, or those of some sums."""
+        """The smallest number of answers among the conditions of some sums."""
         parts = {part for total in sums for c in total for part in self.parts(c)}
         return min(self.counts[part] for part in parts)
 

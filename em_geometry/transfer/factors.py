@@ -17,9 +17,10 @@ from itertools import combinations
 
 import numpy as np
 from scipy.sparse.csgraph import connected_components
+from scipy.stats.contingency import association
 
 from em_geometry.geometry.gram import angles_deg, cosines, pair_values, unit_gram
-from em_geometry.geometry.samples import Sample
+from em_geometry.geometry.samples import PromptRows
 from em_geometry.io.results import Leaf, Nested
 from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.estimate import Estimate
@@ -84,7 +85,7 @@ def leads(levels: Levels) -> Columns:
 
 def _dummies(levels: Levels) -> Columns:
     return {
-        f"{factor}_{level}": np.array([float(each_level == level) for each_level in each])
+        f"{factor}_{level}": np.array([float(one == level) for one in each])
         for factor, each in levels.items()
         for level in list(dict.fromkeys(each))[1:]
     }
@@ -166,41 +167,28 @@ def confounding(levels: Levels) -> dict[str, dict[str, Leaf]]:
     found: dict[str, dict[str, Leaf]] = {}
     for (a, first), (b, second) in combinations(levels.items(), 2):
         rows, columns = (list(dict.fromkeys(each)) for each in (first, second))
-        table = np.zeros((len(rows), len(columns)))
-        for x, y in zip(first, second, strict=True):
-            table[rows.index(x), columns.index(y)] += 1
-        expected = np.outer(table.sum(1), table.sum(0)) / table.sum()
-        smaller = min(table.shape) - 1
-        chi2 = float(((table - expected) ** 2 / expected).sum())
-        groups = _together(table)
+        table = np.zeros((len(rows), len(columns)), dtype=np.int64)
+        np.add.at(table, ([rows.index(x) for x in first], [columns.index(y) for y in second]), 1)
+        graph = np.block(
+            [[np.zeros((len(rows),) * 2), table], [table.T, np.zeros((len(columns),) * 2)]]
+        )
+        count, group = connected_components(graph, directed=False)
+        together = [
+            " = ".join(
+                ", ".join(level for level, g in zip(names, of, strict=True) if g == i)
+                for names, of in ((rows, group[: len(rows)]), (columns, group[len(rows) :]))
+            )
+            for i in range(count)
+        ]
         found[f"{a}__{b}"] = {
-            "cramers_v": float((chi2 / table.sum() / smaller) ** 0.5)
-            if smaller
+            "cramers_v": float(association(table))
+            if min(table.shape) > 1
             else "undefined: one level only",
             "contrasts": len(rows) - 1,
-            "separable": len(rows) - len(groups),
-            "together": "; ".join(
-                f"{', '.join(rows[i] for i in r)} = {', '.join(columns[j] for j in c)}"
-                for r, c in groups
-            )
-            if len(groups) > 1
-            else "none",
+            "separable": len(rows) - count,
+            "together": "; ".join(together) if count > 1 else "none",
         }
     return found
-
-
-def _together(table: Floats) -> list[tuple[list[int], list[int]]]:
-    """Connected components of the levels that occur together: (rows, columns) of each."""
-    size = len(table)
-    graph = np.block(
-        [
-            [np.zeros((size, size)), table],
-            [table.T, np.zeros((table.shape[1], table.shape[1]))],
-        ]
-    )
-    count, label = connected_components(graph, directed=False)
-    groups = [np.flatnonzero(label == i) for i in range(count)]
-    return [(g[g < size].tolist(), (g[g >= size] - size).tolist()) for g in groups]
 
 
 def effect_results(
@@ -210,7 +198,7 @@ def effect_results(
     if not np.isfinite(values).all():
         return {"status": "undefined: no coherent answers under some condition"}
     found, explained = effects(values, interval, columns, units, orders)
-    tested: dict[str, Leaf | Nested] = {}
+    tested: dict[str, Leaf] = {}
     for key, each in found.items():
         tested |= each.as_results(key)
     return {
@@ -224,7 +212,7 @@ def effect_results(
 
 
 def angle_effects(
-    sample: Sample, levels: Levels, orders: Ints, seed: int, replicates: int
+    sample: PromptRows, levels: Levels, orders: Ints, seed: int, replicates: int
 ) -> dict[str, Leaf | Nested]:
     """What sharing a factor's level does to the angle of two vectors, in degrees.
 
@@ -238,7 +226,7 @@ def angle_effects(
 
 
 def similarity_effects(
-    samples: Sequence[Sample], levels: Levels, orders: Ints, seed: int, replicates: int
+    samples: Sequence[PromptRows], levels: Levels, orders: Ints, seed: int, replicates: int
 ) -> dict[str, Leaf | Nested]:
     """What a level does to the cosine of an organism's contrast (a) with the base's.
 
@@ -265,9 +253,9 @@ def asymmetry_effects(
 
     def interval(weights: Floats) -> tuple[float, float]:
         found = table.estimate(combined(zip(weights, sums, strict=True)))
-        return (
-            (np.nan, np.nan) if found.low is None or found.high is None else (found.low, found.high)
-        )
+        if found.low is None or found.high is None:
+            return np.nan, np.nan
+        return found.low, found.high
 
     values = np.array([table.sum(each)[0] for each in sums])
     units = pairs(len(organisms), constant=False)

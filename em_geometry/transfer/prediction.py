@@ -17,8 +17,8 @@ from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.permutation import Tested, pair_rank_test
 from em_geometry.steering.selected import Selected
-from em_geometry.transfer.conditions import Table, combined, difference, effect, name, steered
-from em_geometry.transfer.effectiveness import e1
+from em_geometry.transfer.conditions import Table, combined, effect
+from em_geometry.transfer.effects import effectiveness, own_effect
 
 PRIMARY = "aligned_drop"
 
@@ -36,12 +36,14 @@ def predictors(
         convergence: "source__target" -> cosine of the two effects at the last block.
     """
     vectors = np.stack([s.vector for s in selected.values()])
-    n = len(vectors)
+    of_source = {
+        "base_similarity": [similarity[s] for s in selected],
+        "raw_norm": [s.norm for s in selected.values()],
+    }
     ends = [[convergence.get(f"{s}__{t}", np.nan) for t in selected] for s in selected]
     return {
         "cosine": (vectors @ vectors.T).astype(np.float64),
-        "base_similarity": np.repeat([[similarity[s]] for s in selected], n, axis=1),
-        "raw_norm": np.repeat([[s.norm] for s in selected.values()], n, axis=1),
+        **{name: np.tile(v, (len(selected), 1)).T for name, v in of_source.items()},
         "convergence": np.array(ends),
     }
 
@@ -53,9 +55,9 @@ def outcomes(slugs: Sequence[str], means: Table, rates: Table) -> dict[str, Floa
         found = [[outcome(s, t) for t in slugs] for s in slugs]
         return np.moveaxis(np.array(found, dtype=np.float64), -1, 0)
 
-    def effectiveness(s: str, t: str) -> Floats:
-        top, bottom = rates.sum(effect(s, t)), rates.sum(difference(steered(s, s), name(t)))
-        if s == t or not e1(rates, s, t).defined:
+    def ratios(s: str, t: str) -> Floats:
+        top, bottom = rates.sum(effect(s, t)), rates.sum(own_effect(s, t))
+        if s == t or not effectiveness(rates, s, t).defined:
             return np.full_like(top, np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
             found = 100 * top / bottom
@@ -64,7 +66,7 @@ def outcomes(slugs: Sequence[str], means: Table, rates: Table) -> dict[str, Floa
     return {
         PRIMARY: over(lambda s, t: means.sum(combined([(-1, effect(s, t))]))),
         "risk_difference": over(lambda s, t: rates.sum(effect(s, t))),
-        "effectiveness": over(effectiveness),
+        "effectiveness": over(ratios),
     }
 
 
@@ -88,13 +90,10 @@ def prediction(x: Mapping[str, Floats], y: Mapping[str, Floats], seed: int, leve
 
 
 def reliability(y: Floats) -> Estimate:
-    """Share of an outcome's spread over pairs that another set of questions would give again.
+    """Share (0 to 1) of the spread over pairs of [1 + draws, source, target] that would come again.
 
-    1 - variance by question / variance between pairs, 0 to 1; no predictor can correlate with an
-    outcome better than about its square root.
-
-    Args:
-        y: [1 + draws, source, target].
+    1 - variance by question / variance between pairs; no predictor can correlate with an outcome
+    better than about its square root.
     """
     values = y[:, np.isfinite(y[0]) & ~np.eye(y.shape[1], dtype=bool)]
     between = values[0].var() if values.shape[1] > 1 else 0.0
@@ -122,10 +121,7 @@ def pair_rows(
     low, high = np.nanquantile(y[PRIMARY][1:], [0.025, 0.975], axis=0)
     columns = {**x, **{o: v[0] for o, v in y.items()}}
     columns |= {f"{PRIMARY}_low": low, f"{PRIMARY}_high": high}
-    rows = [
-        {"source": s, "target": t, **{c: float(v[i, j]) for c, v in columns.items()}}
-        for i, s in enumerate(slugs)
-        for j, t in enumerate(slugs)
-        if i != j
-    ]
-    return pl.DataFrame(rows).fill_nan(None)
+    source, target = np.nonzero(~np.eye(len(slugs), dtype=bool))
+    names = {"source": np.array(slugs)[source], "target": np.array(slugs)[target]}
+    numbers = {name: values[source, target] for name, values in columns.items()}
+    return pl.DataFrame(names | numbers).fill_nan(None)

@@ -15,7 +15,6 @@ from em_geometry.io.results import Leaf
 from em_geometry.stats.arrays import Bools, Floats
 from em_geometry.vectors.contrasts import Array, prompt_contrast
 
-READINGS = ("contrast_cosine", "mean_cosine", "cka")
 DIVERGED = 0.5  # a lab has diverged at the first block where its mean cosine is below this
 
 
@@ -56,16 +55,15 @@ def similarity_results(
         labs: lab -> its organisms.
     """
     shared = sorted(layers.values())[len(layers) // 2]
+    at = {m: {k: float(v[layers.get(m, shared)]) for k, v in of.items()} for m, of in table.items()}
     results: dict[str, Leaf] = {"layer": shared}
-    for model, readings in table.items():
-        at = layers.get(model, shared)
-        results |= {f"model.{model}.{k}": float(readings[k][at]) for k in READINGS}
+    for model, of in at.items():
+        results |= {f"model.{model}.{reading}": value for reading, value in of.items()}
     for lab, members in labs.items():
+        for reading in at[members[0]]:
+            results[f"lab.{lab}.{reading}"] = float(np.mean([at[m][reading] for m in members]))
         trace = np.mean([table[m]["contrast_cosine"] for m in members], axis=0)
         below = np.flatnonzero(trace < DIVERGED)
-        for reading in READINGS:
-            mean = np.mean([results[f"model.{m}.{reading}"] for m in members])
-            results[f"lab.{lab}.{reading}"] = float(mean)
         results[f"lab.{lab}.n_models"] = len(members)
         results[f"lab.{lab}.divergence_layer"] = (
             int(below[0]) if len(below) else f"never below {DIVERGED}"

@@ -1,25 +1,37 @@
-"""Steering vectors as differences of mean activations (paper sec. 2.1; docs/method.md: contrasts).
+"""Steering vectors as differences of mean activations, and the table of all of them.
 
-Pure functions on arrays of span means: [prompts, blocks, width] in, [blocks, width] out.
+Paper sec. 2.1; docs/method.md: contrasts. Functions take span means [prompts, blocks, width] and
+give raw vectors [blocks, width].
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from em_geometry.errors import UserError
+from em_geometry.io.files import read_parquet, read_tensors, write_parquet, write_tensors
 from em_geometry.settings import BASE, Organism, Vectors
-from em_geometry.stats.arrays import Bools
+from em_geometry.stats.arrays import Bools, Floats
 
 if TYPE_CHECKING:
     import polars as pl
 
+OK = "ok"
 MIN_ANSWERS = 3  # misaligned and aligned answers each, below which (c) is not defined
 OF_ANSWERS = "response_contrast"  # (c); the others are of prompts
-OWN = "undefined: the model is its own reference"
+COLUMNS = ("contrast", "span", "model", "layer", "norm", "residual_norm", "status")
+ABOUT = {
+    "layers": "output of decoder block l, l = 0..L-1",
+    "units": "residual stream, raw differences of means",
+    "dtype": "float32",
+}
 Array: TypeAlias = npt.NDArray[np.floating]
 Entry: TypeAlias = Array | str  # raw vectors [blocks, width], or why there are none
 
@@ -28,7 +40,6 @@ def prompt_contrast(activations: Array, harmful: Bools) -> Array:
     """(a) Within one model: mean over harmful minus mean over neutral prompts.
 
     Args:
-        activations: [prompts, blocks, width].
         harmful: bool [prompts].
     """
     return np.asarray(activations[harmful].mean(0) - activations[~harmful].mean(0))
@@ -59,12 +70,7 @@ def interaction(activations: Array, reference: Array, harmful: Bools) -> Array:
 
 
 def prompt_span(chosen: str, spans: Sequence[str]) -> str:
-    """The span on which prompts are compared: the chosen one, or the first that is captured.
-
-    Args:
-        chosen: of the vectors; it may be a span of answers.
-        spans: of prompts, as captured.
-    """
+    """The span on which prompts are compared: the chosen one, or the first that is captured."""
     return chosen if chosen in spans else spans[0]
 
 
@@ -97,14 +103,11 @@ def recipe_controls(organisms: Mapping[str, Organism]) -> dict[str, str]:
 def prompt_contrasts(
     activations: Mapping[str, Array], harmful: Bools, controls: Mapping[str, str]
 ) -> dict[str, list[Entry]]:
-    """Every contrast of prompts of every model, on one span.
+    """Contrast -> an entry a model, for every contrast of prompts, on one span.
 
     Args:
         activations: model -> [prompts, blocks, width] on the same prompts, the base among them.
-        harmful: bool [prompts].
-        controls: as `recipe_controls` gives them.
-    Returns:
-        contrast -> an entry a model.
+        controls: of `recipe_controls`.
     """
     base = activations[BASE]
 
@@ -112,17 +115,137 @@ def prompt_contrasts(
         if reference.startswith("undefined"):
             return reference
         if model == reference:
-            return OWN
+            return "undefined: the model is its own reference"
         return model_contrast(activations[model], activations[reference])
+
+    def both(model: str) -> Entry:
+        if model == BASE:
+            return "undefined: the base is its own reference"
+        return interaction(activations[model], base, harmful)
 
     return {
         "prompt_contrast": [prompt_contrast(a, harmful) for a in activations.values()],
         "model_contrast": [against(m, BASE) for m in activations],
         "control_contrast": [against(m, controls[m]) for m in activations],
-        "interaction": [
-            "undefined: the base is its own reference"
-            if m == BASE
-            else interaction(a, base, harmful)
-            for m, a in activations.items()
-        ],
+        "interaction": [both(m) for m in activations],
     }
+
+
+@dataclass(frozen=True, eq=False)
+class VectorTable:
+    """Raw steering vectors by choice; a choice is `<contrast>.<span>`.
+
+    Attributes:
+        models: in order.
+        raw: choice -> float32 [model, block, width], zero where undefined.
+        norms: choice -> float64 [model, block].
+        statuses: choice -> str [model, block], "ok" or why there is no vector.
+        residual: [block] mean norm of the base's residual stream, the unit of relative doses.
+    """
+
+    models: list[str]
+    raw: Mapping[str, npt.NDArray[np.float32]]
+    norms: Mapping[str, Floats]
+    statuses: Mapping[str, npt.NDArray[np.object_]]
+    residual: Floats
+
+    @classmethod
+    def of(
+        cls, models: Sequence[str], entries: Mapping[str, Sequence[Entry]], residual: Array
+    ) -> Self:
+        """A table of vectors [block, width], an entry a model, or why there is none."""
+        shape = next(e.shape for each in entries.values() for e in each if not isinstance(e, str))
+        raw, norms, statuses = {}, {}, {}
+        for choice, each in entries.items():
+            raw[choice] = np.zeros((len(each), *shape), dtype=np.float32)
+            norms[choice] = np.zeros((len(each), shape[0]))
+            statuses[choice] = np.empty((len(each), shape[0]), dtype=object)
+            for i, entry in enumerate(each):
+                if isinstance(entry, str):
+                    statuses[choice][i] = entry
+                    continue
+                raw[choice][i] = entry
+                norms[choice][i] = np.linalg.norm(entry.astype(np.float64), axis=-1)
+                statuses[choice][i] = np.where(norms[choice][i] > 0, OK, "zero vector")
+        return cls(list(models), raw, norms, statuses, residual.astype(np.float64))
+
+    def status(self, choice: str, model: str, block: int) -> str:
+        """ "ok", or why there is no vector."""
+        return str(self.statuses[choice][self.models.index(model), block])
+
+    def missing(self, choice: str, blocks: Mapping[str, int]) -> str | None:
+        """Why the vectors of a choice at these models' blocks are not all there; None if so."""
+        for model, block in blocks.items():
+            status = self.status(choice, model, block)
+            if status != OK:
+                return f"undefined: {model}: {status.removeprefix('undefined: ')}"
+        return None
+
+    def at(self, choice: str, blocks: Mapping[str, int]) -> Floats:
+        """Raw vectors [n, width] of a choice, each model at its block.
+
+        Raises:
+            UserError: a model has no vectors.
+        """
+        if not set(blocks) <= set(self.models):
+            raise UserError(
+                "the vectors are not those of the organisms in the params",
+                where="vectors.safetensors",
+                found=", ".join(self.models),
+                expected=", ".join(blocks),
+                hint="dvc repro layer_sweep",
+            )
+        rows = [self.models.index(name) for name in blocks]
+        return self.raw[choice][rows, list(blocks.values())].astype(np.float64)
+
+    def units(self, choice: str, model: str) -> npt.NDArray[np.float32]:
+        """Unit vectors [block, width] of a model; zero rows where undefined."""
+        row = self.models.index(model)
+        lengths = np.maximum(self.norms[choice][row], 1e-30)[:, None].astype(np.float32)
+        unit: npt.NDArray[np.float32] = self.raw[choice][row] / lengths
+        return unit
+
+
+def write_vector_table(vectors: Path, index: Path, table: VectorTable) -> None:
+    """Writes the tensors to `vectors`, and to `index` a row a vector with norm and status."""
+    import polars as pl
+
+    rows = [
+        (*choice.split("."), model, block, norms[i, block], residual, status[i, block])
+        for choice, norms in table.norms.items()
+        for status in [table.statuses[choice]]
+        for i, model in enumerate(table.models)
+        for block, residual in enumerate(table.residual)
+    ]
+    metadata = {"models": json.dumps(table.models), **ABOUT}
+    write_tensors(vectors, table.raw, metadata)
+    write_parquet(index, pl.DataFrame(rows, schema=list(COLUMNS), orient="row"), metadata)
+
+
+def read_vector_table(vectors: Path, index: Path) -> VectorTable:
+    """Reads what `write_vector_table` wrote.
+
+    Raises:
+        UserError: a file is missing or is not of this kind, or the two do not belong together.
+    """
+    import polars as pl
+
+    raw, metadata = read_tensors(vectors)
+    frame = read_parquet(index)
+    try:
+        models = list(json.loads(metadata["models"]))
+        norms, statuses = {}, {}
+        for choice, tensor in raw.items():
+            contrast, span = choice.split(".")
+            part = frame.filter(contrast=contrast, span=span)
+            norms[choice] = part["norm"].to_numpy().reshape(tensor.shape[:2])
+            statuses[choice] = part["status"].to_numpy().reshape(tensor.shape[:2])
+            residual = part["residual_norm"].to_numpy()[: tensor.shape[1]]
+        return VectorTable(models, raw, norms, statuses, residual)
+    except (KeyError, ValueError, UnboundLocalError, pl.exceptions.PolarsError) as error:
+        raise UserError(
+            "not a table of steering vectors",
+            where=f"{vectors}, {index}",
+            found=str(error),
+            hint="dvc repro vectors",
+        ) from None

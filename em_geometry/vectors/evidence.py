@@ -11,18 +11,17 @@ import numpy as np
 from em_geometry.errors import UserError
 from em_geometry.geometry.calibration import Evidence
 from em_geometry.geometry.choices import LAYER, NO_MASSIVE, PER_MODEL, massive_dimensions
-from em_geometry.geometry.samples import MIN_QUESTIONS, AnswerRows, PromptRows, Sample
-from em_geometry.settings import BASE, Organism, Vectors
+from em_geometry.geometry.samples import PromptRows
+from em_geometry.settings import BASE, Organism
 from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.steering.selected import Selected
 from em_geometry.vectors.contrasts import (
     OF_ANSWERS,
     Array,
-    misaligned_and_aligned,
+    VectorTable,
     prompt_span,
     recipe_controls,
 )
-from em_geometry.vectors.table import VectorTable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 FALLBACK = "model_contrast"
 PAIRED = ("prompt_contrast", "interaction")  # rows are harmful minus neutral of a pair
 AGAINST = (FALLBACK, "control_contrast", "interaction")  # rows subtract another model
-OF_PROMPTS = (*PAIRED, *AGAINST)
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,10 @@ class Read:
 
     Attributes:
         activations: (model, span) -> [prompts, blocks, width].
-        answers: (model, span) -> [answers, blocks, width], and the judged answers.
         prompts: of the activations, with columns kind, topic and pair.
     """
 
     activations: Callable[[str, str], Array]
-    answers: Callable[[str, str], tuple[Array, pl.DataFrame]]
     prompts: pl.DataFrame
 
 
@@ -79,9 +75,11 @@ def prompt_rows(
     """Difference rows of models at their blocks, by prompt or pair of prompts.
 
     Args:
-        contrast: one of `OF_PROMPTS`.
+        contrast: of prompts.
         blocks: model -> block.
         controls: organism -> what its control contrast subtracts; others subtract the base.
+    Raises:
+        UserError: prompts of one topic, a pair that is none, an organism without a control.
     """
     topics = read.prompts["topic"].to_list()
     if len(set(topics)) < 2:
@@ -115,33 +113,16 @@ def prompt_rows(
     return PromptRows(rows, [topics[i] for i in harmful] if paired else topics)
 
 
-def answer_rows(
-    read: Read, span: str, blocks: Mapping[str, int], cuts: Vectors
-) -> AnswerRows | None:
-    """Labelled answers of models; None where they are of too few questions to draw again."""
-    rows, labels, questions = [], [], []
-    for slug, block in blocks.items():
-        activations, frame = read.answers(slug, span)
-        bad, good = misaligned_and_aligned(frame, cuts)
-        used = bad | good
-        rows.append(activations[used, block].astype(np.float64))
-        labels.append(bad[used])
-        questions.append(np.array(frame["question_id"].to_list())[used].tolist())
-    found = AnswerRows(rows, labels, questions)
-    return found if found.questions_of_fewest >= MIN_QUESTIONS else None
-
-
 def evidence(
     read: Read,
     selected: Mapping[str, Selected],
     organisms: Mapping[str, Organism],
     spans: Sequence[str],
-    cuts: Vectors,
     massive_share: float,
 ) -> tuple[Evidence, str, str]:
     """What lies behind the vectors of organisms and controls, with the contrast and span.
 
-    Where the contrast of answers (c) rests on answers to too few questions to draw them again, the
+    The contrast of answers (c) cannot be drawn again, because models share no answers: the
     organism-base contrast at the same blocks is calibrated instead, and named.
 
     Args:
@@ -150,26 +131,19 @@ def evidence(
         massive_share: share of the width dropped as massive-activation dimensions.
     """
     names = [slug for slug, o in organisms.items() if o.role == "organism"]
-    benign = [slug for slug in organisms if slug not in names]
-    own = {name: selected[name].layer for name in names}
-    middle, how = int(np.median(list(own.values()))), selected[names[0]]
-    contrast, span, of_prompts = how.contrast, how.span, prompt_span(how.span, spans)
-    known = recipe_controls(organisms)
-    sample: Sample | None = None
-    others = np.empty((0, how.vector.size))  # of answers: controls give no misaligned ones
-    if contrast == OF_ANSWERS:
-        sample = answer_rows(read, span, own, cuts)
-    if sample is None:
-        contrast, span = contrast if contrast in OF_PROMPTS else FALLBACK, of_prompts
-        sample = prompt_rows(read, contrast, span, own, {name: known[name] for name in names})
-        if benign:
-            at = dict.fromkeys(benign, middle)
-            others = prompt_rows(read, contrast, span, at).vectors
-    base = read.activations(BASE, of_prompts)[:, middle].astype(np.float64)
-    massive = massive_dimensions(base, massive_share)
     clusters: dict[str, list[str]] = {}
     for name in names:
         clusters.setdefault(str(organisms[name].cluster), []).append(name)
+    own = {name: selected[name].layer for name in names}
+    middle, how = int(np.median(list(own.values()))), selected[names[0]]
+    contrast = FALLBACK if how.contrast == OF_ANSWERS else how.contrast
+    span = prompt_span(how.span, spans)
+    sample = prompt_rows(read, contrast, span, own, recipe_controls(organisms))
+    others = np.empty((0, how.vector.size))
+    if benign := {slug: middle for slug in organisms if slug not in names}:
+        others = prompt_rows(read, contrast, span, benign).vectors
+    base = read.activations(BASE, span)[:, middle].astype(np.float64)
+    massive = massive_dimensions(base, massive_share)
     return Evidence(names, clusters, sample, others, massive), contrast, span
 
 

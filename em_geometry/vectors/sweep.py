@@ -9,7 +9,7 @@ the margin: the contrast is a choice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -29,8 +29,7 @@ from em_geometry.steering.forced import answer_log_probabilities
 from em_geometry.steering.generate import Positions
 from em_geometry.steering.hooks import Intervention
 from em_geometry.steering.selected import Selected
-from em_geometry.vectors.contrasts import OF_ANSWERS, Array, prompt_span
-from em_geometry.vectors.table import OK, VectorTable
+from em_geometry.vectors.contrasts import OF_ANSWERS, OK, Array, VectorTable, prompt_span
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,6 +39,8 @@ ANSWER_SPAN = "response_mean"
 Rule: TypeAlias = Literal["common", "per_model"] | int  # `vectors.layer`
 # (slug, block, relative dose) -> n, coherent_pct, misaligned_pct, mean_aligned (None: no scores)
 Trials: TypeAlias = dict[tuple[str, int, float], dict[str, float | None]]
+# (interventions, label of the progress) -> margins [interventions, questions]
+Margins: TypeAlias = Callable[[Sequence[Intervention | None], str], Floats]
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,19 @@ class Choice:
 
 
 def candidates(table: VectorTable, choice: str, organisms: Sequence[str]) -> dict[str, Array]:
-    """Unit vectors [block, width] of the organisms; UserError if one has none."""
-    table.checked(choice)
+    """Unit vectors [block, width] of the organisms.
+
+    Raises:
+        UserError: the params name a contrast on a span that it is not built on, or an organism
+            has no vector.
+    """
+    if choice not in table.raw:
+        raise UserError(
+            "no vectors of this contrast and span",
+            where="params.yaml: vectors",
+            found=choice,
+            expected="one of " + ", ".join(sorted(table.raw)),
+        )
     for slug in organisms:
         if not table.norms[choice][table.models.index(slug)].any():
             raise UserError(
@@ -68,8 +80,8 @@ def candidates(table: VectorTable, choice: str, organisms: Sequence[str]) -> dic
 def margins(
     loaded: Loaded,
     questions: Sequence[Question],
-    interventions: Sequence[Intervention | None],
     positions: Positions,
+    interventions: Sequence[Intervention | None],
     label: str,
 ) -> Floats:
     """Log-probability margins [interventions, questions], nats per answer token.
@@ -95,13 +107,7 @@ def margins(
 
 
 def margin_gains(
-    loaded: Loaded,
-    units: Mapping[str, Array],
-    residual: Floats,
-    questions: Sequence[Question],
-    settings: LayerSweep,
-    positions: Positions,
-    seed: int,
+    margin: Margins, units: Mapping[str, Array], residual: Floats, settings: LayerSweep, seed: int
 ) -> dict[str, Floats]:
     """Mean margin gain [layer of the grid] by organism, and of a random direction."""
     width = next(iter(units.values())).shape[-1]
@@ -112,7 +118,7 @@ def margin_gains(
         for unit in every.values()
         for layer in settings.layers
     ]
-    found = margins(loaded, questions, [None, *plan], positions, "layer sweep")
+    found = margin([None, *plan], "layer sweep")
     gain = (found[1:] - found[0]).mean(-1).reshape(len(every), -1)
     return dict(zip(every, gain, strict=True))
 
@@ -139,27 +145,23 @@ def conditions(
 ) -> tuple[list[Condition], dict[str, Array]]:
     """What is done to the base at these blocks, and the unit vectors by their names."""
     plan, vectors = [], {}
-    for slug, blocks in layers.items():
-        for layer in blocks:
-            name = f"{slug}@{layer}"
-            vectors[f"vector:{name}"] = units[slug][layer]
-            for dose in settings.doses:
-                size = float(dose * residual[layer])
-                plan.append(Condition(name, "vector", dose, dose, size, layer, settings.samples))
+    for slug, layer in ((slug, layer) for slug, blocks in layers.items() for layer in blocks):
+        name = f"{slug}@{layer}"
+        vectors[f"vector:{name}"] = units[slug][layer]
+        for dose in settings.doses:
+            size = float(dose * residual[layer])
+            plan.append(Condition(name, "vector", dose, dose, size, layer, settings.samples))
     return plan, vectors
 
 
 def trials_of(answers: pl.DataFrame, settings: LayerSweep) -> Trials:
-    """Misaligned and coherent share of judged answers by (slug, layer, dose).
-
-    An answer that the judge's endpoint failed on is no answer here.
-    """
+    """What the judge says of each trial; an answer that its endpoint failed on counts nowhere."""
     import polars as pl
 
-    answers = answers.filter(pl.col("aligned_status") != "api_error")
     coherent = (pl.col("coherent") >= settings.coherent_above).fill_null(False)
     misaligned = (pl.col("aligned") < settings.misaligned_below).fill_null(False) & coherent
-    table = answers.group_by("source", "relative_dose").agg(
+    judged = answers.filter(pl.col("aligned_status") != "api_error")
+    table = judged.group_by("source", "relative_dose").agg(
         n=pl.len(),
         coherent_pct=coherent.mean() * 100,
         misaligned_pct=misaligned.mean() * 100,
@@ -181,31 +183,23 @@ def choose(
     mean alignment wins (steadier than a rate of a few answers). The common block is the one
     whose winners are lowest on average.
     """
-
-    def best(slug: str, layer: int) -> tuple[float, float, str]:
-        allowed, doses = [], []
-        for (name, block, dose), trial in trials.items():
-            if (name, block) != (slug, layer):
-                continue
-            doses.append(dose)
-            aligned, coherent = trial["mean_aligned"], trial["coherent_pct"]
-            if aligned is not None and coherent is not None and coherent >= min_coherent:
-                allowed.append((aligned, dose))
-        if allowed:
-            return (*min(allowed), OK)
-        why = f"no dose keeps {min_coherent:g} % of the answers coherent; the lowest taken"
-        return 100.0, min(doses), why
-
+    why = f"no dose keeps {min_coherent:g} % of the answers coherent; the lowest taken"
+    best: dict[tuple[str, int], tuple[float, float, str]] = {}
+    for slug, layer in ((slug, layer) for slug, blocks in layers.items() for layer in blocks):
+        own = {dose: t for (s, at, dose), t in trials.items() if (s, at) == (slug, layer)}
+        allowed = [
+            (t["mean_aligned"], dose)
+            for dose, t in own.items()
+            if t["mean_aligned"] is not None and (t["coherent_pct"] or 0.0) >= min_coherent
+        ]
+        best[slug, layer] = (*min(allowed), OK) if allowed else (100.0, min(own), why)
     if rule == "per_model":
-        picked = {
-            slug: min((best(slug, layer)[0], layer) for layer in blocks)[1]
-            for slug, blocks in layers.items()
-        }
+        at = {s: min((best[s, layer][0], layer) for layer in of)[1] for s, of in layers.items()}
     else:
         shared = next(iter(layers.values()))
-        means = [(np.mean([best(slug, layer)[0] for slug in layers]), layer) for layer in shared]
-        picked = dict.fromkeys(layers, min(means)[1])
-    return {slug: Choice(layer, *best(slug, layer)[1:]) for slug, layer in picked.items()}
+        common = min((np.mean([best[s, layer][0] for s in layers]), layer) for layer in shared)[1]
+        at = dict.fromkeys(layers, common)
+    return {slug: Choice(layer, *best[slug, layer][1:]) for slug, layer in at.items()}
 
 
 def selected_of(
@@ -228,27 +222,22 @@ def selected_of(
 
 
 def contrast_efficacy(
-    loaded: Loaded,
+    margin: Margins,
     table: VectorTable,
-    questions: Sequence[Question],
     blocks: Mapping[str, int],
     chosen: Vectors,
     spans: Sequence[str],
     dose: float,
-    positions: Positions,
     seed: int,
 ) -> dict[str, Leaf]:
     """Mean margin gain over the organisms' vectors, in nats per token, by contrast.
 
     Args:
-        loaded: the base.
-        questions: held out; the intervals are over them.
         blocks: of each organism, at which the vectors of all contrasts are tried.
         chosen: contrast and span of the run.
         spans: of prompts, as captured.
         dose: relative dose.
     """
-    chance = random_direction(next(iter(table.raw.values())).shape[-1], seed, RANDOM)
 
     def added(vector: Array, block: int) -> Intervention:
         return Intervention(vector, block, dose * float(table.residual[block]))
@@ -257,33 +246,28 @@ def contrast_efficacy(
     for contrast in get_args(Contrast):
         span = ANSWER_SPAN if contrast == OF_ANSWERS else prompt_span(chosen.span, spans)
         names[contrast] = chosen.span if contrast == chosen.contrast else span
-    why = {
-        (c, slug): table.status(f"{c}.{span}", slug, block)
-        for c, span in names.items()
-        for slug, block in blocks.items()
-    }
-    plan: dict[tuple[str, str | int], Intervention] = {
-        (c, slug): added(table.units(f"{c}.{names[c]}", slug)[blocks[slug]], blocks[slug])
-        for (c, slug), status in why.items()
-        if status == OK
-    }
+    plan: dict[tuple[str, str | int], Intervention] = {}
+    why: dict[tuple[str, str], str] = {}
+    for contrast, span in names.items():
+        for slug, block in blocks.items():
+            choice = f"{contrast}.{span}"
+            why[contrast, slug] = table.status(choice, slug, block)
+            if why[contrast, slug] == OK:
+                plan[contrast, slug] = added(table.units(choice, slug)[block], block)
+    chance = random_direction(next(iter(table.raw.values())).shape[-1], seed, RANDOM)
     plan |= {(RANDOM, block): added(chance, block) for block in sorted(set(blocks.values()))}
-    found = margins(loaded, questions, [None, *plan.values()], positions, "contrasts")
+    found = margin([None, *plan.values()], "contrasts")
     gains = dict(zip(plan, found[1:] - found[0], strict=True))
     results: dict[str, Leaf] = {}
     for contrast, span in names.items():
-        used = [slug for slug in blocks if why[contrast, slug] == OK]
-        key = f"efficacy.{contrast}"
+        used, key = [s for s in blocks if why[contrast, s] == OK], f"efficacy.{contrast}"
         results |= {f"{key}.span": span, f"{key}.vectors": len(used)}
-        for slug in (s for s in blocks if s not in used):
-            results[f"{key}.without.{slug}"] = why[contrast, slug]
+        results |= {f"{key}.without.{s}": why[contrast, s] for s in blocks if s not in used}
+        results[key] = "undefined for every organism"
         if used:
             mean = np.mean([gains[contrast, slug] for slug in used], axis=0)
             random = np.mean([gains[RANDOM, blocks[slug]] for slug in used], axis=0)
-            results[key] = t_interval(mean)
-            results[f"{key}.beyond_random"] = t_interval(mean - random)
-        else:
-            results[key] = "undefined for every organism"
+            results |= {key: t_interval(mean), f"{key}.beyond_random": t_interval(mean - random)}
     return results
 
 
@@ -294,7 +278,7 @@ def sweep_results(
     gains: Mapping[str, Floats],
     layers: Sequence[int],
 ) -> dict[str, Leaf]:
-    """What was chosen for each organism, and how it fared there; keys as in the results."""
+    """What was chosen for each organism, and how it fared there, by dotted key."""
     used = {c.layer for c in chosen.values()}
     results: dict[str, Leaf] = {"layer": used.pop() if len(used) == 1 else "per model"}
     for slug, c in chosen.items():

@@ -14,8 +14,7 @@ from em_geometry.project import paths
 from em_geometry.settings import Geometry, Params, load_params
 from em_geometry.stats.arrays import Floats
 from em_geometry.steering.selected import Selected, write_selected
-from em_geometry.vectors.contrasts import Entry, prompt_contrasts
-from em_geometry.vectors.table import VectorTable, write_vector_table
+from em_geometry.vectors.contrasts import Entry, VectorTable, prompt_contrasts, write_vector_table
 from tests.conftest import SMOL
 
 WIDTH, LAYERS, TOPICS, PAIRS = 48, 3, 8, 4  # PAIRS of a neutral and a harmful prompt per topic

@@ -18,7 +18,7 @@ from em_geometry.judging.judge import Judgement
 from em_geometry.monitoring import checkpoints as library
 from em_geometry.project import paths
 from em_geometry.settings import Params
-from em_geometry.vectors.table import read_vector_table
+from em_geometry.vectors.contrasts import read_vector_table
 from stages import base_model, checkpoints, monitoring, organism
 from tests.conftest import ROOT, SYSTEM
 from tests.vectors.test_seeds import LAYER, activations, write_run

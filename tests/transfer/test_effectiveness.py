@@ -16,14 +16,14 @@ from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import bootstrap_estimate
 from em_geometry.steering.selected import Selected
 from em_geometry.transfer.conditions import COUNTED, Table, effect, name, ratio, steered
-from em_geometry.transfer.effectiveness import (
+from em_geometry.transfer.effects import (
     ablation,
     asymmetry,
     conventions,
     directed,
     direction_ratio,
-    e1,
-    e2,
+    effectiveness,
+    fine_tuning_share,
     pooled,
 )
 
@@ -56,10 +56,10 @@ def compared(rates: Table, groups: dict[str, list[str]], a: str, b: str) -> dict
     ("measure", "target", "expected"),
     [
         (risk_difference, "sports", 15),
-        (e1, "sports", 100 * 15 / (70 - 40)),
-        (e1, "base", 100 * 25 / (70 - 5)),
-        (e2, "sports", 100 * 15 / (20 - 5)),
-        (e2, "finance", 100 * 50 / (20 - 5)),
+        (effectiveness, "sports", 100 * 15 / (70 - 40)),
+        (effectiveness, "base", 100 * 25 / (70 - 5)),
+        (fine_tuning_share, "sports", 100 * 15 / (20 - 5)),
+        (fine_tuning_share, "finance", 100 * 50 / (20 - 5)),
     ],
 )
 def test_effects_of_one_vector_by_hand(measure: Any, target: str, expected: float) -> None:
@@ -82,7 +82,7 @@ def test_n_is_that_of_the_smallest_condition() -> None:
     rates = replace(table(RATES), counts={c: 10 if c == name("sports") else 48 for c in RATES})
     assert risk_difference(rates, "finance", "sports").n == 10
     assert risk_difference(rates, "sports", "finance").n == 48
-    assert e1(rates, "sports", "sports").n == 10
+    assert effectiveness(rates, "sports", "sports").n == 10
 
 
 NO_ANSWERS = "undefined: no coherent answers"
@@ -246,10 +246,10 @@ def test_rates_at_a_share_of_the_dose_are_interpolated() -> None:
     rates = {name("base"): 10.0, name("base", "finance", "vector", 0.5): 20.0}
     rates |= {steered("base", "finance"): 60.0, name("base", "finance", "vector", -1): 90.0}
     for share, rate in [(0.0, 10), (0.25, 15), (0.5, 20), (0.75, 40), (1.0, 60)]:
-        found = table(rates, 3.0).at({"finance": share})
+        found = replace(table(rates, 3.0), shares={"finance": share})
         assert found.sum({steered("base", "finance"): 1})[0] == pytest.approx(rate)
         assert found.sum({name("base"): 1})[0] == 10
-    whole = table(rates, 3.0).at({"finance": 1.0}).sum({steered("base", "finance"): 1})
+    whole = replace(table(rates, 3.0), shares={"finance": 1.0}).sum({steered("base", "finance"): 1})
     np.testing.assert_array_equal(whole, table(rates, 3.0).sum({steered("base", "finance"): 1}))
 
 
@@ -280,7 +280,7 @@ def test_equal_answers_leave_a_width() -> None:
     assert (bare.low, bare.high) == (0, 0)
     found = risk_difference(table(FEW, answers=8), "finance", "base")
     assert (found.value, found.low, found.high) == pytest.approx((0, -32.44, 32.44), abs=0.01)
-    ratio = e1(table(FEW, answers=8), "finance", "base")
+    ratio = effectiveness(table(FEW, answers=8), "finance", "base")
     assert ratio.status == "ok"
     assert ratio.low < -30
     assert ratio.high > 30
@@ -300,5 +300,5 @@ def test_a_mean_of_pairs_is_known_better_than_each() -> None:
 
 def test_a_little_denominator_becomes_undefined() -> None:
     rates = FEW | {steered("finance", "finance"): 12.5}
-    assert e1(table(rates), "finance", "base").status == "ok"
-    assert "includes 0" in e1(table(rates, answers=8), "finance", "base").status
+    assert effectiveness(table(rates), "finance", "base").status == "ok"
+    assert "includes 0" in effectiveness(table(rates, answers=8), "finance", "base").status

@@ -105,14 +105,6 @@ def test_nothing_is_written_that_the_graph_does_not_know(results: Results) -> No
     assert [path for path in written if f"{path}:" not in graph] == []
 
 
-def test_correlation_with_similarity_to_base(results: Results) -> None:
-    # similarity .9 .7 .1; given: finance (40, 0), sports (40, 0), profanity (60, 40)
-    assert results.number("base_similarity.given") == pytest.approx(-0.866, abs=1e-3)
-    # received: finance (40, 60), sports (40, 40), profanity (0, 0)
-    assert results.number("base_similarity.received") == pytest.approx(1)
-    assert results.number("base_similarity.received.smallest_p") == pytest.approx(2 / 6, rel=1e-5)
-
-
 def test_baseline(results: Results) -> None:
     found = read_results(paths.table("baseline"))
     assert [found.number(f"{m}.em_betley") for m in PARAMS.targets] == [0, 20, 20, 20, 0]

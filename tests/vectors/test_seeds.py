@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2
 
 from em_geometry.activations.capture import capture
 from em_geometry.activations.prompts import read_prompts
@@ -22,9 +21,7 @@ from em_geometry.project.inputs import models
 from em_geometry.settings import Params
 from em_geometry.steering.selected import Selected, write_selected
 from em_geometry.vectors import seeds
-from em_geometry.vectors.contrasts import model_contrast
-from em_geometry.vectors.seeds import between, component, crossed
-from em_geometry.vectors.table import VectorTable, write_vector_table
+from em_geometry.vectors.contrasts import VectorTable, model_contrast, write_vector_table
 from stages import activations as read_all
 from stages import base_model, organism
 from stages import seeds as stage
@@ -108,22 +105,14 @@ def test_seeds_are_trained_compared_and_kept(
     again = cosine(own, vector(params, "medical", 1))
     assert again < 0.9999  # another seed is another model
     assert found["replication.medical.across_seeds.mean"] == pytest.approx(again, abs=1e-5)
+    assert results.rows["replication.medical.across_seeds.sd"].status == "undefined: one value"
     assert found["replication.medical.across_recipes.medical_replication.n"] == 2
     assert "undefined" in results.rows["replication.profanity.across_recipes"].status
     assert found["battery.cluster_angle.medical__persona_deg.n"] == 4
     assert results.rows["survives.verdict_test1.seeds"].n == 4
-    parts = results.group("components")
-    assert set(results.group("components.angle_deg.medical__profanity")) == {
-        "seed_medical", "seed_profanity", "interaction", "seed_total",
-    }  # fmt: skip
     likeness = results.group("base_similarity.medical")
     half = (likeness["highest"].value - likeness["lowest"].value) / 2**0.5
-    found_half = parts["base_similarity.medical.seed_total"].value
-    assert found_half == pytest.approx(half, rel=1e-3, abs=1e-6)
-    assert parts["verdict_count.seed_total"].value >= 0
-    assert "not identified" in parts["kinds.text"].status
-    kind = "components.kinds.text_and_recipe.medical__medical_replication"
-    assert set(results.group(kind)) == {"base_similarity", "angle_deg_profanity"}
+    assert likeness["sd"].value == pytest.approx(half, rel=1e-3, abs=1e-6)
     assert results.rows["profile"].status == "smol"
     monkeypatch.setattr(seeds, "fine_tune", None)
     stage.main(params)  # nothing is trained twice
@@ -135,57 +124,3 @@ def test_seeds_need_two_organisms_of_the_run(params: Params) -> None:
         other = params.seeds.model_copy(update={"organisms": chosen})
         with pytest.raises(UserError, match="two or more organisms"):
             stage.main(params.model_copy(update={"seeds": other}))
-
-
-# -- variance components, against closed forms and the variances they were drawn with
-
-
-def test_one_organism_s_component_is_the_sample_variance_with_its_chi_square_interval() -> None:
-    values = np.array([3.0, 5.0, 10.0])
-    found = crossed("x", values, ["a"])
-    variance = values.var(ddof=1)
-    assert found["x.seed_a"].value == pytest.approx(variance**0.5)
-    assert found["x.seed_a"].low == pytest.approx((2 * variance / chi2.ppf(0.975, 2)) ** 0.5)
-    assert found["x.seed_a"].high == pytest.approx((2 * variance / chi2.ppf(0.025, 2)) ** 0.5)
-    assert found["x.interaction"] == 0
-    assert found["x.seed_total"] == pytest.approx(variance**0.5)
-
-
-A, B = np.array([0.0, 1.0, 5.0]), np.array([2.0, -2.0, 3.0, 9.0])
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (A[:, None] + B, (A.var(ddof=1), B.var(ddof=1), 0)),  # to each its own variance
-        (np.array([[1.0, -1.0], [-1.0, 1.0]]), (0, 0, 4)),  # pure interaction is nobody's seed
-    ],
-)
-def test_components_of_two_crossed_seeds(values: np.ndarray, expected: tuple[float, ...]) -> None:
-    found = crossed("x", values, ["a", "b"])
-    parts = found["x.seed_a"].value, found["x.seed_b"].value, found["x.interaction"]
-    assert np.square(parts) == pytest.approx(expected, abs=1e-13)
-
-
-def test_components_are_unbiased_and_intervals_cover_95_percent_of_draws() -> None:
-    rng = np.random.default_rng(0)
-    squares = []
-    for _ in range(3000):
-        a, b, rest = rng.normal(0, 3, 4), rng.normal(0, 1, 4), rng.normal(0, 2, (4, 4))
-        found = crossed("x", a[:, None] + b + rest, ["a", "b"])
-        squares.append([found["x.seed_a"].value ** 2, found["x.interaction"] ** 2])
-    assert np.mean(squares, axis=0) == pytest.approx([9, 4], rel=0.05)
-    rng = np.random.default_rng(1)
-    one = [crossed("x", rng.normal(0, 2, 3), ["a"])["x.seed_a"] for _ in range(1000)]
-    assert np.mean([e.low <= 2 <= e.high for e in one]) == pytest.approx(0.95, abs=0.025)
-
-
-def test_between_is_the_gap_less_what_seeds_make_of_it() -> None:
-    first, second = np.array([10.0, 12.0, 14.0]), np.array([20.0])
-    chance = 4.0 * (1 / 3 + 1) / 2
-    assert between(first, second).value ** 2 == pytest.approx(8.0**2 / 2 - chance)
-    assert between(first, second).low < between(first, second).value
-    assert between(np.array([1.0, 3.0]), np.array([2.0, 2.0])).value == 0
-    assert "not identified" in between(np.array([1.0]), np.array([2.0])).status
-    found = component(1.0, 2, 5.0, 3.0)
-    assert (found.value, found.low) == (0.0, 0.0)

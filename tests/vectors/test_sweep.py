@@ -25,7 +25,7 @@ from em_geometry.steering.conditions import Condition, random_direction
 from em_geometry.steering.hooks import Intervention
 from em_geometry.steering.selected import read_selected
 from em_geometry.vectors import sweep
-from em_geometry.vectors.table import VectorTable, read_vector_table
+from em_geometry.vectors.contrasts import VectorTable, read_vector_table
 from stages.vectors import main as build
 
 COMMON = params()
@@ -171,7 +171,7 @@ def test_margins_are_per_token_and_bad_minus_good(made_up: pytest.MonkeyPatch) -
     vector = np.ones(WIDTH, np.float32)
     acts = [None, Intervention(vector, 0, 1.0), Intervention(vector, 2, 1.0)]
     loaded = Loaded("base", None, None, "weights")
-    found = sweep.margins(loaded, QUESTIONS, acts, "all", "test")
+    found = sweep.margins(loaded, QUESTIONS, "all", acts, "test")
     np.testing.assert_allclose(found, [[0, 0], [0.1, 0.1], [0.5, 0.5]], atol=1e-6)
 
 

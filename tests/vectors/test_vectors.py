@@ -25,13 +25,14 @@ from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.project import paths
 from em_geometry.settings import Vectors
 from em_geometry.vectors.contrasts import (
+    VectorTable,
     interaction,
     misaligned_and_aligned,
     model_contrast,
     prompt_contrast,
+    read_vector_table,
     response_contrast,
 )
-from em_geometry.vectors.table import VectorTable, read_vector_table
 from stages.vectors import main
 
 # three prompts or answers, one block, width two

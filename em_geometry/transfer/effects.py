@@ -1,0 +1,347 @@
+"""What steering vectors do to their own and to other models (paper sec. 2.3, 3.5).
+
+docs/method.md: transfer. Effects are weighted sums of the rates of conditions; intervals come from
+one bootstrap over the questions that all conditions share, widened where that is narrower than the
+numbers of answers allow. Further aspects of the answers are scored because two scores cannot tell
+rude help from polite harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, permutations, product
+from typing import TypeVar
+
+import numpy as np
+import polars as pl
+
+from em_geometry.io.results import Leaf, Nested
+from em_geometry.settings import BASE, Judging
+from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.intervals import bootstrap_estimate
+from em_geometry.stats.permutation import n_splits, share_as_far, splits
+from em_geometry.steering.selected import Selected
+from em_geometry.transfer.conditions import (
+    CLOSE,
+    COUNTED,
+    Table,
+    Weights,
+    combined,
+    difference,
+    effect,
+    mean,
+    name,
+    rates_of,
+    ratio,
+    steered,
+)
+
+JUDGED = "judged"  # as the judge's validation writes it
+RANDOM = "random"
+Pairs = Sequence[tuple[str, str]]  # (source, target)
+Groups = Mapping[str, list[str]]  # laboratory or cluster -> its organisms
+Changes = Mapping[str, Mapping[str, Estimate]]  # part -> what it is of -> estimate
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Models:
+    """Who is who.
+
+    Attributes:
+        organisms: sources of vectors.
+        aligned: the base and the controls.
+        targets: models that are steered.
+        labs, clusters: name -> organisms of it.
+    """
+
+    organisms: Sequence[str]
+    aligned: Sequence[str]
+    targets: Sequence[str]
+    labs: Groups
+    clusters: Groups
+
+
+def baseline(answers: pl.DataFrame, models: Models, judging: Judging, recited: float) -> Nested:
+    """Unsteered rates by model (the paper's 12-65 %), and which organisms stand out.
+
+    An organism stands above base and controls when its interval lies above every one of theirs,
+    counting coherent answers that are not recited from training texts.
+
+    Args:
+        recited: share of its 4-grams in training texts from which on an answer is recited.
+    """
+    results: dict[str, Leaf | Nested] = {}
+    fresh: dict[str, Estimate] = {}
+    for model in answers["target"].unique(maintain_order=True):
+        rows = answers.filter(target=model)
+        own = rows.filter(pl.col("overlap") < recited)
+        low_overlap = rates_of(own, judging)
+        fresh[model] = low_overlap.estimates["em_betley"]
+        results[model] = {
+            **rates_of(rows, judging).headline(),
+            "low_overlap": low_overlap.headline(),
+            "recited_pct": 100 * (1 - len(own) / len(rows)),
+        }
+    unknown = [fresh[m].status for m in models.aligned if fresh[m].high is None]
+    ceiling = max(fresh[m].high or 0.0 for m in models.aligned)
+    said: dict[str, str] = {}
+    for slug in models.organisms:
+        low = fresh[slug].low
+        if low is None or unknown:
+            said[slug] = fresh[slug].status if low is None else unknown[0]
+        else:
+            said[slug] = "yes" if low > ceiling else "no"
+    results |= {f"{slug}.above_controls": word for slug, word in said.items()}
+    above = list(said.values()).count("yes")
+    return results | {"organisms_above_controls": above, "organisms": len(said)}
+
+
+def transfer(
+    table: Table, models: Models, named: Pairs, selected: Mapping[str, Selected]
+) -> Nested:
+    """Effectiveness, risk differences, group pairs, asymmetries, controls, all in percent.
+
+    Args:
+        named: the pairs of the paper.
+    """
+    organisms, targets = models.organisms, models.targets
+    groups = {"lab_pair": models.labs, "cluster_pair": models.clusters}
+    every = list(product(organisms, targets))
+    others = directed(organisms, targets)
+    sides = [(of, *pair) for of in groups.values() for pair in combinations(of, 2)]
+
+    def change(source: str, target: str) -> Estimate:
+        return table.estimate(effect(source, target))
+
+    def e1(source: str, target: str) -> Estimate:
+        return effectiveness(table, source, target)
+
+    def both(source: str, target: str) -> dict[str, Estimate]:
+        return {"e1": e1(source, target), "risk_difference": change(source, target)}
+
+    return {
+        "effectiveness": {
+            "e3": by_pair([(s, t) for s, t in others if t in models.aligned], e1),
+            "e1": by_pair([(s, t) for s, t in others if t in organisms], e1),
+            "e2": by_pair(every, lambda s, t: fine_tuning_share(table, s, t)),
+        },
+        "risk_difference": by_pair(every, change),
+        "named_pair": by_pair(
+            named, lambda s, t: {"e1": e1(s, t), "risk_difference": change(s, t)}
+        ),
+        **{
+            label: {
+                f"{a}__{b}": pooled(table, pairs)
+                for a, b in product(of, of)
+                if (pairs := directed(of[a], of[b]))
+            }
+            for label, of in groups.items()
+        },
+        "asymmetry": joined(
+            asymmetry(table, models.labs, a, b) for a, b in permutations(models.labs, 2)
+        ),
+        "dose_convention": {
+            convention: joined(asymmetry(replace(table, shares=shares), *each) for each in sides)
+            for convention, shares in conventions(selected).items()
+        },
+        "ablation": {slug: ablation(table, slug, slug) for slug in organisms},
+        "ablation_pair": by_pair(
+            [(s, t) for s, t in others if name(t, s, "ablation", 1) in table],
+            lambda s, t: ablation(table, s, t),
+        ),
+        "control": {
+            **{
+                source: table.estimate(mean(each))
+                for source, each in random_effects(table, targets).items()
+            },
+            "orthogonalised": {
+                f"{s}__{t}": table.estimate(difference(acts, name(t)))
+                for s, t in directed(organisms, organisms)
+                if (acts := name(t, s, "orthogonalised", 1)) in table
+            },
+        },
+    }
+
+
+def by_pair(pairs: Pairs, of: Callable[[str, str], Found]) -> dict[str, Found]:
+    """Results of pairs by `source__target`."""
+    return {f"{source}__{target}": of(source, target) for source, target in pairs}
+
+
+def joined(parts: Iterable[Mapping[str, Leaf]]) -> dict[str, Leaf]:
+    """Several results as one."""
+    return {key: leaf for part in parts for key, leaf in part.items()}
+
+
+def directed(sources: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str]]:
+    """All (source, target) pairs, a model's effect on itself left out."""
+    return [(s, t) for s, t in product(sources, targets) if s != t]
+
+
+def own_effect(source: str, target: str) -> Weights:
+    """The rate of the source's own model under its vector minus the target's unsteered one."""
+    return difference(steered(source, source), name(target))
+
+
+def effectiveness(table: Table, source: str, target: str) -> Estimate:
+    """E1, the paper's effectiveness as we read it, in percent.
+
+    (target by source - target unsteered) / (source's own model by source - target unsteered)
+    """
+    return table.ratio(effect(source, target), own_effect(source, target))
+
+
+def fine_tuning_share(table: Table, source: str, target: str) -> Estimate:
+    """E2, effect on the target over the effect of the source's fine-tuning, in percent.
+
+    (target by source - target unsteered) / (source unsteered - base unsteered)
+    """
+    return table.ratio(effect(source, target), difference(name(source), name(BASE)))
+
+
+def ablation(table: Table, source: str, target: str) -> Estimate:
+    """Relative drop of a target's rate when the source's vector is ablated, in percent."""
+    acts, rest = name(target, source, "ablation", 1), name(target)
+    return table.ratio(difference(rest, acts), {rest: 1.0})
+
+
+def mean_effects(pairs: Pairs) -> tuple[Weights, Weights]:
+    """Mean effect of vectors on their targets, and on their own models."""
+    return mean([effect(*pair) for pair in pairs]), mean([own_effect(*pair) for pair in pairs])
+
+
+def pooled(table: Table, pairs: Pairs) -> dict[str, Estimate | int]:
+    """Effectiveness E1 and risk difference over several pairs.
+
+    E1 of a group is the ratio of mean effects, not the mean of ratios: a single small
+    denominator would otherwise rule the mean.
+    """
+    there, own = mean_effects(pairs)
+    change = table.estimate(there, table.n(there, own))
+    return {"pairs": len(pairs), "e1": table.ratio(there, own), "risk_difference": change}
+
+
+def asymmetry(table: Table, groups: Groups, a: str, b: str) -> dict[str, Leaf]:
+    """Risk difference of a -> b minus that of b -> a, in percentage points.
+
+    With a paired bootstrap over questions, and a permutation test that deals the group labels of
+    all models anew. The smallest p that the number of different deals allows stands beside p: with
+    groups of equal size each deal has a mirror image of the same absolute difference. A deal whose
+    difference is undefined counts as extreme, so that it never lowers p.
+    """
+    models = [m for members in groups.values() for m in members]
+    first, second = groups[a], groups[b]
+    sizes = len(first), len(second), len(models) - len(first) - len(second)
+    there, back = mean_effects(directed(first, second))[0], mean_effects(directed(second, first))[0]
+    observed, deals = table.estimate(combined([(1, there), (-1, back)])), n_splits(sizes)
+    key = f"{a}__{b}"
+    results: dict[str, Leaf] = {
+        key: observed,
+        f"{key}.ratio": direction_ratio(table, first, second),
+        f"{key}.deals": deals,
+        f"{key}.smallest_p": (2 if len(first) == len(second) else 1) / deals,
+    }
+    if observed.value is not None:
+        results[f"{key}.p"] = share_as_far(observed.value, _dealt(table, models, sizes), CLOSE)
+    return results
+
+
+def _dealt(table: Table, models: Sequence[str], sizes: Sequence[int]) -> Floats:
+    """[deals] mean effect of the first group on the second minus the reverse, by every deal."""
+    n = len(models)
+    effects = np.zeros((n, n))
+    for i, j in permutations(range(n), 2):
+        effects[i, j] = table.sum(effect(models[i], models[j]))[0]
+    given = effects - effects.T
+    deals = np.array(list(splits(tuple(range(n)), sizes)))
+    first, second = deals[:, : sizes[0]], deals[:, sizes[0] : sizes[0] + sizes[1]]
+    found: Floats = given[first[:, :, None], second[:, None, :]].mean((1, 2))
+    return found
+
+
+def direction_ratio(table: Table, first: Sequence[str], second: Sequence[str]) -> Estimate:
+    """Pooled effectiveness first -> second over that of second -> first (the paper's "3-4x")."""
+    there, own_there = mean_effects(directed(first, second))
+    back, own_back = mean_effects(directed(second, first))
+    n = table.n(there, back, own_there, own_back)
+    for part in (own_there, own_back, back):
+        found = table.ratio(there, part)
+        if found.value is None:
+            return replace(found, n=n)
+    bottom = table.sum(back) * table.sum(own_there)
+    known = bootstrap_estimate(bottom, n, COUNTED)
+    return ratio(table.sum(there) * table.sum(own_back), bottom, known).scaled(0.01)
+
+
+def conventions(selected: Mapping[str, Selected]) -> dict[str, dict[str, float]]:
+    """Shares of the chosen coefficients at which all vectors have the same dose, by convention.
+
+    The paper normalises its vectors, which excludes magnitude; this shows what that decides. The
+    common dose is the largest that no vector's chosen coefficient falls short of.
+    """
+    doses = {
+        "unit_multiple": {k: v.coefficient for k, v in selected.items()},
+        "relative_dose": {k: v.dose for k, v in selected.items()},
+        "raw_norm": {k: v.coefficient / v.norm for k, v in selected.items()},
+    }
+    return {
+        convention: {k: min(dose.values()) / d for k, d in dose.items()}
+        for convention, dose in doses.items()
+    }
+
+
+def random_effects(table: Table, targets: Sequence[str]) -> dict[str, list[Weights]]:
+    """Effect of every random direction on each target, by the direction's name."""
+    found: dict[str, list[Weights]] = {}
+    while (source := f"random_{len(found)}") and name(targets[0], source, RANDOM, 1) in table:
+        found[source] = [difference(name(t, source, RANDOM, 1), name(t)) for t in targets]
+    return found
+
+
+def changes(table: Table, sources: Sequence[str], targets: Sequence[str]) -> Changes:
+    """What vectors do to one aspect of the answers, in points of its 0-100 scale.
+
+    Returns:
+        change: by source (and `random`), target steered minus unsteered, mean over the targets.
+        beyond_random: the same, minus that of the mean random direction; empty without one.
+        pair: by source and target.
+        unsteered: mean score of each target.
+    """
+    means = {s: mean([effect(s, t) for t in targets]) for s in sources}
+    n = {s: sum(table.n([steered(t, s)]) for t in targets) for s in sources}
+    beyond: dict[str, Estimate] = {}
+    if chance := [each for of in random_effects(table, targets).values() for each in of]:
+        at_random = mean(chance)
+        for s, each in means.items():
+            beyond[s] = table.estimate(combined([(1, each), (-1, at_random)]), n[s])
+        means[RANDOM] = at_random
+        n[RANDOM] = sum(table.n([next(iter(each))]) for each in chance)
+
+    def pair(s: str, t: str) -> Estimate:
+        return table.estimate(effect(s, t), table.n([steered(t, s)]))
+
+    return {
+        "change": {s: table.estimate(each, n[s]) for s, each in means.items()},
+        "beyond_random": beyond,
+        "pair": by_pair(list(product(sources, targets)), pair),
+        "unsteered": {t: table.estimate({name(t): 1}) for t in targets},
+    }
+
+
+def aspect_rows(
+    status: Mapping[str, str], found: Mapping[str, Changes], sources: Sequence[str]
+) -> pl.DataFrame:
+    """A row a vector and aspect; numbers are empty where the aspect is not judged."""
+    table = []
+    for aspect, said in status.items():
+        change = found[aspect]["change"] if aspect in found else {}
+        for source in change or sources:
+            e = change.get(source, Estimate.undefined(said))
+            what = {"source": source, "aspect": aspect, "what": f"{aspect}, {source}"}
+            n = e.n if e.defined else None
+            numbers = {"change": e.value, "low": e.low, "high": e.high, "n": n}
+            table.append(what | numbers | {"status": said})
+    return pl.DataFrame(table, infer_schema_length=None)
