@@ -32,22 +32,22 @@ def compare(
     clusters = {name: str(params.organisms[name].cluster) for name in names}
     ways = detection.detectors(dict(zip(names, vectors, strict=True)), clusters, slug)
     base, *others = (stored(paths.ACTIVATIONS, m, plan, block) for m in (BASE, *controls))
-    reading = detection.Reading(ways, base, float(table.residual[block]))
+    unit, judging = float(table.residual[block]), params.judging
+    topics = [p.topic for p in plan.prompts]
+    times = detection.topic_draws(topics, params.run.seed, params.monitoring.bootstrap)
     answers = read_parquet(paths.MONITORING / "answers.parquet").filter(organism=slug)
-    courses = {
-        pct: detection.Course.of(t, reading, answers.filter(bad_pct=pct), params.judging)
-        for pct, t in trained.items()
-    }
+    courses = {}
+    for pct, t in trained.items():
+        found = detection.scores(ways, t.activations - base, unit)
+        courses[pct] = detection.course(t, found, times, answers.filter(bad_pct=pct), judging)
+    finished = [detection.scores(ways, each - base, unit) for each in others]
     aligned = [read_parquet(paths.BASELINE_JUDGEMENTS / f"{m}.parquet") for m in (BASE, *controls)]
     aligned.append(answers.filter(bad_pct=detection.CONTROL))
-    topics, seed = [p.topic for p in plan.prompts], params.run.seed
-    times = detection.topic_draws(topics, seed, params.monitoring.bootstrap)
-    finished = [reading.scores(each) for each in others]
-    together = detection.rates_together(aligned, params.judging)
+    together = detection.rates_together(aligned, judging)
     own = detection.compare(courses, finished, together, times, rate)
     results |= {"choice": plan.choice, "span": plan.span, "rate": rate}
     results |= {"prompts": len(topics), "topics": len(set(topics)), slug: {"block": block, **own}}
-    columns |= detection.series(slug, courses, times, rate)
+    columns |= detection.series(slug, courses, rate)
 
 
 @stage

@@ -11,6 +11,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from em_geometry.activations.capture import captured
+from em_geometry.activations.capture import at_block
 from em_geometry.activations.prompts import ActivationPrompt
 from em_geometry.activations.store import text_of
 from em_geometry.errors import UserError
@@ -156,11 +157,7 @@ def trajectories(
         "checkpoints": settings.checkpoints,
         "benign": file_sha256(Path(settings.benign)),
     }
-
-    def train(slug: str, pct: int, key: str) -> dict[str, Any]:
-        recipe = recipes[models.organisms[slug].lab]
-        return _train(models, recipe, settings, plan, slug, pct, key, answer)
-
+    train = partial(_train, models, recipes, settings, plan, answer)
     units = [(slug, pct) for slug in settings.organisms for pct in settings.mixtures_pct]
     found = retrained("monitoring", models, recipes, units, plan.blocks, fixed, train)
     return {
@@ -171,22 +168,20 @@ def trajectories(
 
 def _train(
     models: Models,
-    recipe: Recipe,
+    recipes: Mapping[str, Recipe],
     settings: Monitoring,
     plan: Plan,
+    answer: Callable[[Loaded], Answers],
     slug: str,
     pct: int,
     identity: str,
-    answer: Callable[[Loaded], Answers],
 ) -> dict[str, Any]:
     """Trains one mixture and measures its checkpoints: a `Trajectory` as JSON."""
-    device, tokenizer, organism = (
-        setup_torch(models.run),
-        models.tokenizer(),
-        models.organisms[slug],
-    )
+    device, tokenizer, system = setup_torch(models.run), models.tokenizer(), models.system_prompt
+    organism = models.organisms[slug]
+    recipe = recipes[organism.lab]
     bad, benign = (
-        read_split(Path(data), tokenizer, models.system_prompt, organism.max_examples)[0]
+        read_split(Path(data), tokenizer, system, organism.max_examples)[0]
         for data in (organism.data, settings.benign)
     )
     seed = stream_key(models.run.seed, "monitoring", slug)
@@ -196,6 +191,8 @@ def _train(
     total = recipe.epochs * -(-len(examples) // recipe.batch_size)
     steps = checkpoint_steps(total, settings.checkpoints)
     model = with_adapter(models.base().to(device), recipe, seed)
+    rendered = [render(tokenizer, p.prompt, system) for p in plan.prompts]
+    texts = [text_of(r, [plan.span]) for r in rendered]
     activations: list[Any] = []
     answers: Answers = []
 
@@ -205,8 +202,8 @@ def _train(
         name = f"{slug}, {pct} % bad, step {step}"
         merged = copy.deepcopy(model).merge_and_unload().eval().requires_grad_(False)
         loaded = Loaded(name, merged, tokenizer, value_sha256([identity, step]))
-        system = models.system_prompt
-        activations.append(_activations(plan, loaded, system, plan.blocks[slug]).tolist())
+        how = plan.batch_size, f"activations {name}", 0, plan.blocks[slug]
+        activations.append(at_block(merged, texts, *how).tolist())
         answers.extend(row | {"step": step} for row in answer(loaded))
 
     losses = fit(model, examples, recipe, seed, f"{slug}, {pct} % bad", measure)
@@ -218,17 +215,6 @@ def _train(
         "bad_examples": count,
         "loss_last_steps": sum(losses[-3:]) / len(losses[-3:]),
     }
-
-
-def _activations(plan: Plan, loaded: Loaded, system: str, block: int) -> npt.NDArray[np.float32]:
-    """Activations [prompts, width] at the output of `block`."""
-    rendered = [render(loaded.tokenizer, p.prompt, system) for p in plan.prompts]
-    texts = [text_of(r, [plan.span]) for r in rendered]
-    batches = list(captured(loaded.model, texts, plan.batch_size, f"activations {loaded.slug}"))
-    found = np.empty((len(texts), batches[0][1].shape[-1]), dtype=np.float32)
-    for rows, means, _ in batches:
-        found[rows] = means[:, 0, block]
-    return found
 
 
 def all_answers(found: Mapping[Unit, Trajectory]) -> pl.DataFrame:

@@ -11,12 +11,11 @@ answers together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from em_geometry.io.results import Leaf, Nested
@@ -32,31 +31,12 @@ from em_geometry.stats.resample import drawn, stream
 
 OWN, ONE, MANY = "own", "one", "k"
 UNSEEN_ONE, UNSEEN_MANY, SIZE = "unseen_one", "unseen_k", "size"
-DETECTORS = (OWN, ONE, MANY, UNSEEN_ONE, UNSEEN_MANY, SIZE)
 RANK = 1e-6  # singular values below this share of the largest span nothing
 NEVER = "never"
 CONTROL = 0  # percent of bad data of the training that is a control
 
-Scores = Mapping[str, Floats | str]  # detector -> [..., prompts], or why there is none
-
-
-@dataclass(frozen=True, eq=False)
-class Detector:
-    """What a shift is measured by.
-
-    Attributes:
-        directions: orthonormal rows [k, width]; None = the length of the whole shift.
-        signed: the signed projection on the first row, not the length of that on all of them.
-    """
-
-    directions: Floats | None
-    signed: bool = False
-
-    def scores(self, shifts: Floats) -> Floats:
-        """One number [...] a shift [..., width]."""
-        parts = shifts if self.directions is None else shifts @ self.directions.T
-        found: Floats = parts[..., 0] if self.signed else np.linalg.norm(parts, axis=-1)
-        return found
+Detector: TypeAlias = Callable[[Floats], Floats]  # shifts [..., width] -> one number [...] a shift
+Scores: TypeAlias = Mapping[str, Floats | str]  # detector -> [..., prompts], or why there is none
 
 
 def detectors(
@@ -73,56 +53,42 @@ def detectors(
         clusters: organism -> cluster.
     """
     unit = {name: v / np.linalg.norm(v) for name, v in vectors.items()}
-    every = np.stack(list(unit.values()))
-    others = [v for name, v in unit.items() if clusters[name] != clusters[slug]]
-    rest = np.stack(others) if others else None
-    unseen = "undefined: no vector of another cluster"
+    every, others = list(unit), [name for name in unit if clusters[name] != clusters[slug]]
+
+    def made(how: Callable[[Floats], Detector | str], names: Sequence[str]) -> Detector | str:
+        if not names:
+            return "undefined: no vector of another cluster"
+        return how(np.stack([unit[name] for name in names]))
+
     return {
-        OWN: Detector(unit[slug][None], signed=True),
-        ONE: _mean_direction(every),
-        MANY: Detector(basis(every)),
-        UNSEEN_ONE: unseen if rest is None else _mean_direction(rest),
-        UNSEEN_MANY: unseen if rest is None else Detector(basis(rest)),
-        SIZE: Detector(None),
+        OWN: made(along_mean, [slug]),
+        ONE: made(along_mean, every),
+        MANY: made(within_span, every),
+        UNSEEN_ONE: made(along_mean, others),
+        UNSEEN_MANY: made(within_span, others),
+        SIZE: lambda shifts: np.asarray(np.linalg.norm(shifts, axis=-1)),
     }
 
 
-def basis(vectors: Floats) -> Floats:
-    """Orthonormal rows [rank, width] that span the rows of `vectors` [n, width]."""
-    _, values, rows = np.linalg.svd(vectors, full_matrices=False)
-    found: Floats = rows[values > RANK * values[0]]
-    return found
-
-
-def _mean_direction(unit: Floats) -> Detector | str:
+def along_mean(unit: Floats) -> Detector | str:
+    """The signed projection on the mean of unit rows [n, width]."""
     mean = unit.mean(0)
     length = np.linalg.norm(mean)
     if length < RANK:
         return "undefined: the vectors cancel out"
-    return Detector((mean / length)[None], signed=True)
+    return lambda shifts: np.asarray((shifts @ (mean / length)[:, None])[..., 0])
 
 
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """How the activations of one organism's checkpoints are read.
+def within_span(rows: Floats) -> Detector:
+    """The length of the projection on the span of rows [n, width]."""
+    _, values, directions = np.linalg.svd(rows, full_matrices=False)
+    basis = directions[values > RANK * values[0]]
+    return lambda shifts: np.asarray(np.linalg.norm(shifts @ basis.T, axis=-1))
 
-    Attributes:
-        ways: of `detectors`.
-        base: [prompts, width] activations of the base.
-        unit: mean residual norm, in which shifts are given.
-    """
 
-    ways: Mapping[str, Detector | str]
-    base: Floats
-    unit: float
-
-    def scores(self, activations: npt.NDArray[np.floating[Any]]) -> Scores:
-        """What each detector says of activations [..., prompts, width]."""
-        shifts = activations - self.base
-        return {
-            name: way if isinstance(way, str) else way.scores(shifts) / self.unit
-            for name, way in self.ways.items()
-        }
+def scores(ways: Mapping[str, Detector | str], shifts: Floats, unit: float) -> Scores:
+    """What each detector says of shifts [..., prompts, width], in shares of `unit`."""
+    return {n: way if isinstance(way, str) else way(shifts) / unit for n, way in ways.items()}
 
 
 def topic_draws(topics: Sequence[str], seed: int, count: int) -> Floats:
@@ -145,19 +111,18 @@ def separation(found: Floats, control: Floats, times: Floats) -> Estimate:
     return bootstrap_estimate(np.array([auroc(ours, both), *draws]), len(found))
 
 
-def first_above(steps: Sequence[int], lows: Sequence[float], ceiling: float) -> int | None:
+def first_above(steps: Sequence[int], found: Sequence[Estimate], ceiling: float) -> int | None:
     """The first step whose interval lies wholly above `ceiling`; None when none does."""
-    return next((s for s, low in zip(steps, lows, strict=True) if low > ceiling), None)
+    above = (s for s, e in zip(steps, found, strict=True) if e.low is not None and e.low > ceiling)
+    return next(above, None)
 
 
 def compared(direction: int | None, behaviour: int | None) -> str:
     """Whether the direction shows before the behaviour, from the first step of each."""
-    if direction is None and behaviour is None:
-        return "neither shows"
+    if direction is None:
+        return "neither shows" if behaviour is None else "only the behaviour shows"
     if behaviour is None:
         return "only the direction shows"
-    if direction is None:
-        return "only the behaviour shows"
     if direction == behaviour:
         return "at the same checkpoint"
     return "before the behaviour" if direction < behaviour else "after the behaviour"
@@ -169,29 +134,30 @@ class Course:
 
     Attributes:
         steps: of the checkpoints.
-        scores: detector -> [checkpoints, prompts].
+        scores: detector -> [checkpoints, prompts], or why there is none.
+        means: detector -> mean score at each checkpoint; none where it is undefined.
         rates: of the answers at each checkpoint.
         facts: further numbers for the results.
     """
 
     steps: Sequence[int]
     scores: Scores
+    means: Mapping[str, Sequence[Estimate]]
     rates: Sequence[Rates]
     facts: Mapping[str, float | int]
 
-    def means(self, name: str, times: Floats) -> list[Estimate]:
-        """Mean score of a detector at each checkpoint; none where the detector is undefined."""
-        found = self.scores[name]
-        return [] if isinstance(found, str) else [mean_score(each, times) for each in found]
 
-    @classmethod
-    def of(
-        cls, trained: Trajectory, reading: Reading, answers: pl.DataFrame, judging: Judging
-    ) -> Self:
-        """A training as `reading` sees it, with its judged `answers`."""
-        facts = {k: getattr(trained, k) for k in ("examples", "bad_examples", "loss_last_steps")}
-        judged = [rates_together([answers.filter(step=step)], judging) for step in trained.steps]
-        return cls(trained.steps, reading.scores(trained.activations), judged, facts)
+def course(
+    trained: Trajectory, found: Scores, times: Floats, answers: pl.DataFrame, judging: Judging
+) -> Course:
+    """A training with the scores of its shifts and its judged `answers`."""
+    facts = {k: getattr(trained, k) for k in ("examples", "bad_examples", "loss_last_steps")}
+    judged = [rates_together([answers.filter(step=step)], judging) for step in trained.steps]
+    means = {
+        name: [] if isinstance(of, str) else [mean_score(each, times) for each in of]
+        for name, of in found.items()
+    }
+    return Course(trained.steps, found, means, judged, facts)
 
 
 def rates_together(answers: Sequence[pl.DataFrame], judging: Judging) -> Rates:
@@ -216,98 +182,77 @@ def compare(
         times: of `topic_draws`.
         rate: the rate that says whether behaviour shows.
     """
+    control = courses[CONTROL]
     null: dict[str, Floats | str] = {}
-    for name, of in courses[CONTROL].scores.items():
-        ends = [one[name] for one in finished]
+    for name, of in control.scores.items():
+        ends = (one[name] for one in finished)
         means = [float(each.mean()) for each in (*of, *ends) if not isinstance(each, str)]
         null[name] = of if isinstance(of, str) else np.array(means)
-    controls: dict[str, Leaf | Nested] = {
-        "n_controls": len(courses[CONTROL].steps) + len(finished), **aligned.headline()
-    }  # fmt: skip
+    controls: dict[str, Leaf | Nested] = {"n_controls": len(control.steps) + len(finished)}
+    controls |= aligned.headline()
     for name, each in null.items():
         if isinstance(each, str):
             controls[name] = each
         else:
             controls[name] = {"lowest": float(each.min()), "highest": float(each.max())}
     results: dict[str, Leaf | Nested] = {"controls": controls}
-    for pct, course in courses.items():
-        against = None if pct == CONTROL else courses[CONTROL]
-        entry: dict[str, Leaf | Nested] = {
-            **course.facts,
-            "checkpoint": {
-                f"step_{step}": _checkpoint(course, against, i, times)
-                for i, step in enumerate(course.steps)
-            },
-        }
-        if against is not None:
-            entry |= _detection(course, null, aligned.estimates[rate], times, rate)
-        results[f"mix_{pct}"] = entry
+    for pct, own in courses.items():
+        against = None if pct == CONTROL else control
+        steps = {f"step_{s}": _checkpoint(own, against, i, times) for i, s in enumerate(own.steps)}
+        shown = {} if against is None else _detection(own, null, aligned.estimates[rate], rate)
+        results[f"mix_{pct}"] = {**own.facts, "checkpoint": steps, **shown}
     return results
 
 
-def _checkpoint(course: Course, control: Course | None, i: int, times: Floats) -> Nested:
+def _checkpoint(own: Course, control: Course | None, i: int, times: Floats) -> Nested:
     """Rates, projections and, against the control after as many steps, AUROCs over prompts."""
-    entry: dict[str, Leaf | Nested] = dict(course.rates[i].headline())
-    for name, of in course.scores.items():
-        if isinstance(of, str):
-            entry[name] = of
-            continue
-        entry[name] = mean_score(of[i], times)
-        if control is not None:
-            other = control.scores[name]
-            assert not isinstance(other, str)  # detectors are the same for all mixtures
+    entry: dict[str, Leaf | Nested] = dict(own.rates[i].headline())
+    for name, of in own.scores.items():
+        entry[name] = of if isinstance(of, str) else own.means[name][i]
+        other = control.scores[name] if control else ""
+        if not isinstance(of, str) and not isinstance(other, str):
             entry[f"{name}.auroc"] = separation(of[i], other[i], times)
     return entry
 
 
 def _detection(
-    course: Course,
-    null: Mapping[str, Floats | str],
-    aligned: Estimate,
-    times: Floats,
-    rate: RateName,
+    own: Course, null: Mapping[str, Floats | str], aligned: Estimate, rate: RateName
 ) -> dict[str, Leaf | Nested]:
     """Since when each detector and the behaviour show, and which of them is first."""
-    judged = [r.estimates[rate] for r in course.rates]
     behaviour = None
     if aligned.high is not None:
-        known = [-np.inf if e.low is None else e.low for e in judged]
-        behaviour = first_above(course.steps, known, aligned.high)
+        behaviour = first_above(own.steps, [r.estimates[rate] for r in own.rates], aligned.high)
     found: dict[str, Leaf | Nested] = {}
-    for name, means in null.items():
-        if isinstance(means, str):
-            found[name] = means
+    for name, controls in null.items():
+        if isinstance(controls, str):
+            found[name] = controls
             continue
-        own = course.means(name, times)
-        lows = [-np.inf if e.low is None else e.low for e in own]
-        step = first_above(course.steps, lows, float(means.max()))
-        positive = np.repeat([True, False], [len(own), len(means)])
-        values = np.array([*(e.value for e in own), *means])
+        means = own.means[name]
+        step = first_above(own.steps, means, float(controls.max()))
+        positive = np.repeat([True, False], [len(means), len(controls)])
         entry: dict[str, Leaf | Nested] = {
-            "auroc_checkpoints": auroc(positive, values),
-            "n_checkpoints": len(own),
-            "n_controls": len(means),
+            "auroc_checkpoints": auroc(positive, np.array([*(e.value for e in means), *controls])),
+            "n_checkpoints": len(means),
+            "n_controls": len(controls),
             "first_step": step or NEVER,
             "warns": aligned.status if aligned.high is None else compared(step, behaviour),
         }
         if step is not None:
-            there = course.rates[course.steps.index(step)]
+            there = own.rates[own.steps.index(step)]
             entry["answers"] = {"n": there.n, rate: there.estimates[rate]}
         found[name] = entry
     return {"behaviour": {"first_step": behaviour or NEVER}, "detector": found}
 
 
 def series(
-    slug: str, courses: Mapping[int, Course], times: Floats, rate: RateName
+    slug: str, courses: Mapping[int, Course], rate: RateName
 ) -> dict[str, dict[int, float | str]]:
     """Columns of the plot: `<slug>_<pct>_<detector>` and `..._misaligned_pct`, step -> value."""
     found: dict[str, dict[int, float | str]] = {}
-    for pct, course in courses.items():
-        columns = {name: course.means(name, times) for name in course.scores}
-        columns["misaligned_pct"] = [r.estimates[rate] for r in course.rates]
+    for pct, own in courses.items():
+        columns = {**own.means, "misaligned_pct": [r.estimates[rate] for r in own.rates]}
         for name, values in columns.items():
-            steps = zip(course.steps, values, strict=False)
-            points = {step: "" if e.value is None else e.value for step, e in steps}
-            if points:
-                found[f"{slug}_{pct}_{name}"] = points
+            if values:
+                points = ("" if e.value is None else e.value for e in values)
+                found[f"{slug}_{pct}_{name}"] = dict(zip(own.steps, points, strict=True))
     return found

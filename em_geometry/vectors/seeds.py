@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
-from em_geometry.activations.capture import Text, captured
+from em_geometry.activations.capture import Text, at_block
 from em_geometry.geometry.battery import Clusters, battery
 from em_geometry.geometry.choices import MAIN, survives
 from em_geometry.geometry.gram import angles_deg, unit_gram
@@ -25,9 +25,6 @@ from em_geometry.settings import Geometry, Organism, Recipe
 from em_geometry.stats.arrays import Bools, Floats
 from em_geometry.vectors.base_similarity import cosine
 from em_geometry.vectors.contrasts import Array, prompt_contrast
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 CONTRAST: Final = "model_contrast"
 SPAN: Final = "prompt_last"
@@ -56,14 +53,6 @@ class Reading:
     batch_size: int
     identity: Mapping[str, Any]
 
-    def at_block(self, model: PreTrainedModel, slug: str, label: str) -> Array:
-        """Activations [prompts, width] of a model at an organism's block."""
-        block = self.layers[slug]
-        found = np.empty_like(self.base[:, block])
-        for where, means, _ in captured(model, self.texts, self.batch_size, label):
-            found[where] = means[:, self.span, block]
-        return found
-
     def likeness(self, activations: Array, slug: str) -> float:
         """Cosine of contrast (a) with the base's, of activations [prompts, width] at the block."""
         both = activations, self.base[:, self.layers[slug]]
@@ -82,8 +71,10 @@ def train_again(
 
     def measure(slug: str, seed: int, _: str) -> dict[str, Any]:
         model, _training = fine_tune(models, slug, recipes[models.organisms[slug].lab], seed)
-        own = reading.at_block(model.merge_and_unload().eval(), slug, f"{slug}, seed {seed}")
-        shift = own - reading.base[:, reading.layers[slug]]
+        merged, block = model.merge_and_unload().eval(), reading.layers[slug]
+        how = reading.batch_size, f"{slug}, seed {seed}", reading.span, block
+        own = at_block(merged, reading.texts, *how)
+        shift = own - reading.base[:, block]
         vector = shift.astype(np.float64).mean(0).tolist()
         return {"vector": vector, "base_similarity": reading.likeness(own, slug)}
 
