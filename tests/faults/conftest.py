@@ -1,4 +1,4 @@
-"""The reduced graph, undisturbed, for whatever is compared with it."""
+"""What faults are done to: the miniature, and the reduced graph, undisturbed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,20 @@ import yaml
 
 from tests.e2e.graph import copy_graph
 from tests.faults.killing import Repro
+from tests.faults.miniature import build, copied
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    return build(tmp_path_factory.mktemp("whole"), tiny_checkpoint)
+
+
+@pytest.fixture
+def place(whole: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh miniature as the working folder, with spaces and letters beyond ASCII in its path."""
+    folder = copied(whole, workplace / "größe 漢字, a folder")
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def talkative(folder: Path, **workers: object) -> Path:

