@@ -14,8 +14,8 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -23,7 +23,13 @@ from em_geometry.errors import UserError, explained
 from em_geometry.progress import Progress
 
 LOCATION_VARIABLE = "EMGEOMETRY_JOURNAL"
-LOOKUP = 10_000  # keys in one SELECT
+OPEN = """
+PRAGMA journal_mode=WAL;
+PRAGMA synchronous=NORMAL;
+CREATE TABLE IF NOT EXISTS units (key TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL)
+WITHOUT ROWID;
+"""
+LOOK_UP = "SELECT key, value, crc FROM units WHERE key IN (SELECT value FROM json_each(?))"
 
 Item = TypeVar("Item")
 # Does batches elsewhere: (index, values) of each as it is finished.
@@ -32,17 +38,15 @@ Spread = Callable[[Sequence[Any]], Iterator[tuple[int, Any]]]
 
 def journal_folder() -> Path:
     """Where journals lie: `EMGEOMETRY_JOURNAL` or `.journal`; UserError when not absolute."""
-    value = os.environ.get(LOCATION_VARIABLE)
-    if value is None:
-        return Path(".journal")
-    if not Path(value).is_absolute():
+    folder = Path(os.environ.get(LOCATION_VARIABLE, ".journal"))
+    if LOCATION_VARIABLE in os.environ and not folder.is_absolute():
         raise UserError(
             "the journal's folder must be an absolute path",
             where=f"environment variable {LOCATION_VARIABLE}",
-            found=value,
+            found=os.environ[LOCATION_VARIABLE],
             expected="an absolute path",
         )
-    return Path(value)
+    return folder
 
 
 class Journal:
@@ -59,56 +63,40 @@ class Journal:
 
         folder = journal_folder()
         self.path = folder / f"{name}.sqlite"
-        self._lock = FileLock(str(self.path) + ".lock", timeout=1)
+        lock = FileLock(str(self.path) + ".lock", timeout=1)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
+            lock.acquire()
         except Timeout:
-            raise UserError(
-                "another process is writing to this journal",
-                where=str(self.path),
-                hint="wait for it, or stop it; finished units are kept",
-            ) from None
+            hint = "wait for it, or stop it; finished units are kept"
+            what = "another process is writing to this journal"
+            raise UserError(what, where=self.path, hint=hint) from None
         except OSError as error:
             raise UserError(
                 "the journal's folder cannot be made or written to",
-                where=str(folder),
-                found=error.strerror or str(error),
+                where=folder,
+                found=error.strerror or error,
                 hint="make it writable, or name another one in " + LOCATION_VARIABLE,
             ) from None
-        try:
+        with ExitStack() as opened:
+            opened.callback(lock.release)
             with self._explained():
-                self._db = self._opened()
-        except UserError:
-            self._lock.release()
-            raise
-
-    def _opened(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path)
-        try:
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute("PRAGMA synchronous=NORMAL")
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS units (key TEXT PRIMARY KEY, "
-                "value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
-            )
-        except sqlite3.Error:
-            database.close()
-            raise
-        return database
+                self._db = sqlite3.connect(self.path)
+                opened.callback(self._db.close)
+                self._db.executescript(OPEN)
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._db.close()
-        self._lock.release()
+        self._opened.close()
 
     def _explained(self) -> AbstractContextManager[None]:
         """A damaged file or a full disk as a UserError."""
         return explained(
             "the journal cannot be read or written",
-            str(self.path),
+            self.path,
             "a sound SQLite file, and space beside it",
             "free disk space, or move a damaged file away; its units are made again",
             (sqlite3.DatabaseError,),
@@ -116,32 +104,22 @@ class Journal:
 
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
         """The values of those `keys` that are there and whole; damaged ones are dropped."""
-        found: dict[str, Any] = {}
-        damaged: list[str] = []
-        for start in range(0, len(keys), LOOKUP):
-            part = keys[start : start + LOOKUP]
-            query = (
-                "SELECT key, value, crc FROM units WHERE key IN (SELECT value FROM json_each(?))"
-            )
-            with self._explained():
-                rows = self._db.execute(query, [json.dumps(part)]).fetchall()
-            for key, value, crc in rows:
+        found, damaged = {}, []
+        with self._explained():
+            for key, value, crc in self._db.execute(LOOK_UP, [json.dumps(keys)]):
                 if zlib.crc32(value) == crc:
                     found[key] = json.loads(value)
                 else:
-                    damaged.append(key)
-        if damaged:
-            with self._explained(), self._db:
-                self._db.executemany("DELETE FROM units WHERE key = ?", [(k,) for k in damaged])
+                    damaged.append([key])
+            if damaged:
+                with self._db:
+                    self._db.executemany("DELETE FROM units WHERE key = ?", damaged)
         return found
 
-    def put(self, units: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
+    def put(self, units: Mapping[str, Any]) -> None:
         """Stores JSON-able values, all or none of them."""
-        pairs = units.items() if isinstance(units, Mapping) else units
-        rows = []
-        for key, value in pairs:
-            blob = json.dumps(value, ensure_ascii=False).encode()
-            rows.append((key, blob, zlib.crc32(blob)))
+        blobs = {k: json.dumps(value, ensure_ascii=False).encode() for k, value in units.items()}
+        rows = [(key, blob, zlib.crc32(blob)) for key, blob in blobs.items()]
         with self._explained(), self._db:
             self._db.executemany("INSERT OR REPLACE INTO units VALUES (?, ?, ?)", rows)
 
@@ -176,20 +154,18 @@ class Journal:
         with Progress(label, total, done, unit="units") as progress:
             todo = [batches[i] for i in missing]
             for place, made in spread(todo) if spread else enumerate(map(work, todo)):
-                i = missing[place]
-                redone = zip(keys[i], made, strict=True)
+                redone = zip(keys[missing[place]], made, strict=True)
                 fresh = {k: value for k, value in redone if k not in values}
                 self.put(fresh)
-                values.update(fresh)
-                progress.advance(len(keys[i]))
+                values |= fresh
+                progress.advance(len(made))
                 about = {"label": label, "total": total, "first": first, "done": progress.done}
-                about |= {"seconds": time.monotonic() - start}
-                self._tell(about)
+                self._tell(about | {"seconds": time.monotonic() - start})
         return values
 
     def _tell(self, about: Mapping[str, Any]) -> None:
         """How far the work is, for `make status`; on a full disk the next `put` says so."""
-        told, new = (self.path.with_suffix(f".progress.{end}") for end in ("json", "new"))
+        new = self.path.with_suffix(".progress.new")
         with suppress(OSError):
             new.write_text(json.dumps(about))
-            new.replace(told)
+            new.replace(self.path.with_suffix(".progress.json"))

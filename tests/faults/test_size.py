@@ -33,7 +33,7 @@ batches = [keys[s : s + 64] for s in range(0, {N}, 64)]
 lap("keys_s")
 with Journal("size") as journal:
     for batch in batches:
-        journal.put((key, [text + key, 31, "stop"]) for key in batch)
+        journal.put({{key: [text + key, 31, "stop"] for key in batch}})
 lap("append_s")
 with Journal("size") as journal:
     found = journal.get(keys[:: {N} // 64])

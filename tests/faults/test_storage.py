@@ -256,7 +256,7 @@ def crash(path: Path) -> None:
         "import os\nfrom em_geometry.io.journal import Journal\n"
         "from tests.faults.test_storage import UNITS\n"
         "journal = Journal('work')\n"
-        "for item in UNITS.items():\n    journal.put([item])\n"
+        "for key in UNITS:\n    journal.put({key: UNITS[key]})\n"
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)})
