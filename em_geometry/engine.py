@@ -27,15 +27,13 @@ Make = tuple[Callable[..., Callable[[Any], Any]], tuple[Any, ...]]  # makes a wo
 def spread(
     workers: Workers, threads: int, make: Callable[..., Callable[[Any], Any]], *arguments: Any
 ) -> Spread | None:
-    """What does a list of batches elsewhere: (index, result) of each as it is finished.
+    """What does a list of batches elsewhere; None when the run's engine is this process.
 
     Args:
         workers: where and how many.
         threads: CPU threads that each takes.
         make: called with `arguments` inside a worker, once; returns the work function, which
             then holds its model. All of it picklable.
-    Returns:
-        None when the run's engine is this process.
     """
     if workers.engine == "local":
         return None
@@ -80,17 +78,16 @@ class Cluster:
         ray = _connected(settings, threads)
         self._actor = ray.remote(num_cpus=threads, num_gpus=settings.gpus)(Worker)
         self._makes: list[Make] = []  # so that a worker keeps its model from one call to the next
-        self._workers: dict[int, Any] = {}
-        self._idle: deque[int] = deque()
-        self._busy: dict[Any, int] = {}
-        self.shares: Counter[int] = Counter()
-        for who in range(settings.number):
-            self._start(who)
+        self._idle: deque[Any] = deque()
+        self._busy: dict[Any, Any] = {}  # worker of each task
+        self.shares: Counter[Any] = Counter()
+        for _ in range(settings.number):
+            self._start()
 
-    def _start(self, who: int) -> None:
+    def _start(self) -> None:
         """A new worker, which gets work as soon as it answers."""
-        self._workers[who] = self._actor.remote(str(Path.cwd()))
-        self._busy[self._workers[who].ready.remote()] = who
+        worker = self._actor.remote(str(Path.cwd()))
+        self._busy[worker.ready.remote()] = worker
 
     def spread(self, make: Make, batches: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """(index, result) of each batch as it is finished.
@@ -100,31 +97,29 @@ class Cluster:
         """
         import ray
 
-        todo, tries = deque(range(len(batches))), [0] * len(batches)
-        doing: dict[int, int] = {}
+        todo, tries = deque(range(len(batches))), Counter[int]()
+        doing: dict[Any, int] = {}  # batch of each task; not of a start, or of an earlier list
         if make not in self._makes:
             self._makes.append(make)
         number, made = self._makes.index(make), ray.put(make)
         while todo or doing:
             while todo and self._idle:
-                who, index = self._idle.popleft(), todo.popleft()
+                worker, index = self._idle.popleft(), todo.popleft()
                 tries[index] += 1
-                doing[who] = index
-                self._busy[self._workers[who].do.remote(number, made, batches[index])] = who
-            ready, _ = ray.wait(list(self._busy), num_returns=1, timeout=WAIT)
+                task = worker.do.remote(number, made, batches[index])
+                self._busy[task], doing[task] = worker, index
+            ready, _ = ray.wait(list(self._busy), timeout=WAIT)
             if not ready:
                 if not doing:
                     print(f"waiting for workers; {ray.available_resources()}", file=sys.stderr)
                 continue
-            who = self._busy.pop(ready[0])
-            mine = doing.pop(who, None)
+            worker, mine = self._busy.pop(ready[0]), doing.pop(ready[0], None)
             try:
                 result = ray.get(ready[0])
             except ray.exceptions.RayTaskError as error:
-                self._idle.append(who)
-                if mine is None:  # of an earlier list, which has ended with another's error
-                    continue
-                raise error.cause from None
+                self._idle.append(worker)
+                if mine is not None:
+                    raise error.cause from None
             except ray.exceptions.RayError as error:  # the worker is gone
                 if mine is None:
                     raise UserError(
@@ -135,12 +130,12 @@ class Cluster:
                 if tries[mine] == TRIES:
                     raise UserError("a batch ends every worker that takes it", found=mine) from None
                 todo.appendleft(mine)
-                self._start(who)
-                continue
-            self._idle.append(who)
-            if mine is not None:
-                self.shares[who] += 1
-                yield mine, result
+                self._start()
+            else:
+                self._idle.append(worker)
+                if mine is not None:
+                    self.shares[worker] += 1
+                    yield mine, result
 
 
 def _connected(settings: Workers, threads: int) -> Any:

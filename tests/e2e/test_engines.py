@@ -87,4 +87,4 @@ def test_engines_agree_even_when_a_worker_is_killed(params: Params, stage: str) 
     assert not Path("kill").exists(), "no worker was killed"
     different = [name for name in before if after.get(name) != before[name]]
     assert not different
-    assert min(shares[0], shares[1]) >= 0.2 * shares.total(), dict(shares)
+    assert max(shares.values()) <= 0.8 * shares.total(), dict(shares)

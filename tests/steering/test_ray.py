@@ -78,7 +78,7 @@ def test_engines_agree_byte_for_byte(
     assert not shares
     assert table(tmp_path / "ray.parquet", monkeypatch, "ray") == local
     assert sum(shares.values()) == 12
-    assert min(shares[0], shares[1]) >= 0.2 * 12
+    assert max(shares.values()) <= 0.8 * 12
     (cluster / "kill").touch()
     assert table(tmp_path / "killed.parquet", monkeypatch, "ray") == local
     assert not (cluster / "kill").exists()
