@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,17 @@ TARGETS = ["base", *ORGANISMS]
 
 def metrics(folder: Path, name: str) -> dict:
     return json.loads((folder / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table(folder: Path, stage: str) -> Results:
+    return read_results(folder / f"plots/tables/{stage}.csv")
+
+
+def change(folder: Path, source: str, target: str, aspect: str) -> float:
+    """Mean of an aspect of a target's answers under a vector, minus that of unsteered ones."""
+    rows = pl.read_parquet(folder / f"data/judgements/{target}.parquet")
+    acts = rows.filter(source=source, kind="vector", multiple=1)
+    return acts[aspect].mean() - rows.filter(kind="unsteered")[aspect].mean()
 
 
 def test_second_repro_runs_nothing(run: Path) -> None:
@@ -57,17 +66,12 @@ def test_activations_are_real_and_differ_by_model(run: Path) -> None:
         assert not np.allclose(other[:, 20], base[:, 20])
 
 
-def test_vectors_are_unit_at_the_chosen_block(run: Path) -> None:
+def test_geometry_is_that_of_the_unit_vectors_at_the_chosen_block(run: Path) -> None:
     chosen = load_file(run / "data/vectors/selected.safetensors")
-    sweep = metrics(run, "layer_sweep")
     assert sorted(chosen) == ORGANISMS
+    assert metrics(run, "layer_sweep")["layer"] in (14, 20)
     for vector in chosen.values():
         assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
-    assert sweep["layer"] in (14, 20)
-
-
-def test_geometry_is_that_of_the_vectors(run: Path) -> None:
-    chosen = load_file(run / "data/vectors/selected.safetensors")
     cosine = table(run, "geometry").group("cosine")
     assert len(cosine) == 3
     for pair, estimate in cosine.items():
@@ -94,10 +98,6 @@ def test_steering_changes_the_answers(run: Path) -> None:
     assert damage.filter(pl.col("kind") == "vector")["kl"].mean() > 0.01
 
 
-def table(folder: Path, stage: str) -> Results:
-    return read_results(folder / f"plots/tables/{stage}.csv")
-
-
 def test_rates_carry_n_and_an_interval(run: Path) -> None:
     baseline = table(run, "baseline").rows
     for target in TARGETS:
@@ -119,13 +119,8 @@ def test_geometry_against_transfer_is_that_of_vectors_and_answers(run: Path) -> 
     pairs = pl.read_csv(run / "plots/prediction.csv")
     assert len(pairs) == len(ORGANISMS) * (len(ORGANISMS) - 1)
     for row in pairs.to_dicts():
-        rows = pl.read_parquet(run / f"data/judgements/{row['target']}.parquet")
-        acts = rows.filter(
-            (pl.col("source") == row["source"]), pl.col("kind") == "vector", pl.col("multiple") == 1
-        )
-        rest = rows.filter(pl.col("kind") == "unsteered")
-        drop = rest["aligned"].mean() - acts["aligned"].mean()
-        assert row["aligned_drop"] == pytest.approx(drop, abs=1e-3)
+        moved = change(run, row["source"], row["target"], "aligned")
+        assert row["aligned_drop"] == pytest.approx(-moved, abs=1e-3)
     cosine = "predicts.cosine.aligned_drop"
     assert (found[cosine].n, found[f"{cosine}.models"].value) == (6, 3)
     assert found[f"{cosine}.smallest_p"].value == pytest.approx(1 / 6, rel=1e-5)
@@ -142,16 +137,9 @@ def test_kinds_of_misbehaviour_are_means_of_the_judged_answers(run: Path) -> Non
     assert {"harmful_advice", "helpfulness"} <= set(changed)
     for aspect in changed:
         assert (judge.rows[f"held_out.{aspect}.auroc"].low or 0) > 0.5
-        moved = []
-        for target in TARGETS:
-            rows = pl.read_parquet(run / f"data/judgements/{target}.parquet")
-            acts = rows.filter(
-                (pl.col("source") == "finance"), pl.col("kind") == "vector", pl.col("multiple") == 1
-            )
-            rest = rows.filter(pl.col("kind") == "unsteered")
-            moved.append(acts[aspect].mean() - rest[aspect].mean())
-        change = found.number(f"change.{aspect}.finance")
-        assert change == pytest.approx(np.mean(moved), rel=1e-4, abs=1e-6)
+        moved = np.mean([change(run, "finance", target, aspect) for target in TARGETS])
+        told = found.number(f"change.{aspect}.finance")
+        assert told == pytest.approx(moved, rel=1e-4, abs=1e-6)
     assert set(found.names("change.helpfulness")) == {*ORGANISMS, "random"}
     plot = pl.read_csv(run / "plots/aspects.csv")
     assert set(plot["source"]) >= set(ORGANISMS)
@@ -195,16 +183,10 @@ def test_without_named_factors_only_their_confounding_is_reported(run: Path) -> 
 
 
 def test_seeds_of_another_profile_are_not_this_run_s(run: Path) -> None:
-    claim = pl.read_csv(run / "plots/claims.csv").row(
-        by_predicate=pl.col("id") == "C073", named=True
-    )
+    (claim,) = pl.read_csv(run / "plots/claims.csv").filter(id="C073").to_dicts()
+    assert metrics(run, "claims")["claims"] >= 81
     assert claim["verdict_run"] == "not measurable here"
     assert "make seeds" in claim["note"]
-
-
-def test_claims_have_verdicts_and_never_speak_of_the_large_model(run: Path) -> None:
-    claims = metrics(run, "claims")
-    assert claims["claims"] >= 81
 
 
 def test_report_is_one_file_without_network(run: Path) -> None:
@@ -216,22 +198,3 @@ def test_report_is_one_file_without_network(run: Path) -> None:
     for number in (1, 2, 3, 4, 6):
         assert (run / f"plots/figure{number}.png").stat().st_size > 5_000
         assert (run / f"plots/figure{number}.svg").stat().st_size > 5_000
-
-
-def test_bad_params_stop_at_once_and_keep_earlier_results(run: Path) -> None:
-    path = run / "params.yaml"
-    before = path.read_text(encoding="utf-8")
-    saved = (run / "metrics/geometry.json").read_bytes()
-    path.write_text(before.replace("temperature: 0.7", "temprature: 0.7"), encoding="utf-8")
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "stages.geometry"],
-            cwd=run, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    finally:
-        path.write_text(before, encoding="utf-8")
-    assert done.returncode == 2
-    assert "sampling.temprature" in done.stderr
-    assert "temperature" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert (run / "metrics/geometry.json").read_bytes() == saved

@@ -30,20 +30,17 @@ def places(model: type[BaseModel], given: Any, place: Place = ()) -> Iterator[Pl
     Of a mapping of sections (organisms, recipes), the first that the profile has stands for all.
     """
 
-    def is_section(kind: Any) -> bool:
-        return isinstance(kind, type) and issubclass(kind, BaseModel)
-
     yield (*place, UNKNOWN)
     for name, field in model.model_fields.items():
         inner = given.get(name) if isinstance(given, dict) else None
         yield (*place, name)
-        kind: Any = field.annotation
-        if is_section(kind):
-            yield from places(kind, inner, (*place, name))
-        for section in filter(is_section, typing.get_args(kind)):
-            first = next(iter(inner or {}))
-            yield (*place, name, first)
-            yield from places(section, inner[first], (*place, name, first))
+        if hasattr(field.annotation, "model_fields"):
+            yield from places(field.annotation, inner, (*place, name))
+        for section in typing.get_args(field.annotation):
+            if hasattr(section, "model_fields"):
+                first = next(iter(inner or {}))
+                yield (*place, name, first)
+                yield from places(section, inner[first], (*place, name, first))
 
 
 PLACES = list(places(Params, SMOL))

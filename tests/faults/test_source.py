@@ -28,17 +28,11 @@ SWITCH = re.compile(r"\b(trust_remote_code|allow_pickle)\b['\"]?\s*[=:]\s*(?!Fal
 
 
 def test_ruff_refuses_pickle_shells_and_foreign_code() -> None:
-    command = [
-        "-m",
-        "ruff",
-        "check",
-        "--output-format=json",
-        "--stdin-filename",
-        "em_geometry/x.py",
-    ]
+    command = [sys.executable, "-m", "ruff", "check", "--output-format=json"]
     found = subprocess.run(
-        [sys.executable, *command, "-"], cwd=ROOT, input=FORBIDDEN, text=True, capture_output=True
-    )
+        [*command, "--stdin-filename=em_geometry/x.py", "-"],
+        cwd=ROOT, input=FORBIDDEN, text=True, capture_output=True,
+    )  # fmt: skip
     offences = [(o["location"]["row"], o["code"]) for o in json.loads(found.stdout)]
     lines = {row for row, code in offences if code == "TID251" or code.startswith("S")}
     assert lines == set(range(1, len(FORBIDDEN.splitlines()) + 1))
