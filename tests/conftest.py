@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,25 +112,32 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def on_tiny(
+    smol: dict[str, Any], checkpoint: Path, slugs: Sequence[str], max_examples: int
+) -> None:
+    """Changes the small profile to these organisms on the tiny model, each on a few examples."""
+    smol["run"]["threads"] = 1
+    smol["base"] = {"source": f"path:{checkpoint}", "system_prompt": SYSTEM}
+    smol["targets"] = ["base", *slugs]
+    smol["organisms"] = {slug: smol["organisms"][slug] for slug in slugs}
+    for organism in smol["organisms"].values():
+        organism |= {"data": str(ROOT / organism["data"]), "max_examples": max_examples}
+    for recipe in smol["recipes"].values():
+        recipe |= {"rank": 4, "alpha": 8, "first_block": 1, "learning_rate": 0.01}
+    smol["transfer"]["pairs"] = []
+    smol["judging"]["probe"]["layers"] = [0, 2]
+
+
 @pytest.fixture
 def tiny_params(workplace: Path, tiny_checkpoint: Path, smol: dict[str, Any]) -> Params:
     """Params of two organisms on the tiny model, whose base folder is written beside them."""
     from stages import base_model
 
-    kept = ("finance", "control")
-    smol["run"]["threads"] = 1
-    smol["base"] = {"source": f"path:{tiny_checkpoint}", "system_prompt": SYSTEM}
-    smol["targets"] = ["base", *kept]
-    smol["organisms"] = {slug: smol["organisms"][slug] for slug in kept}
-    for organism in smol["organisms"].values():
-        organism["data"] = str(ROOT / organism["data"])
-        organism["max_examples"] = 30
+    on_tiny(smol, tiny_checkpoint, ("finance", "control"), max_examples=30)
     for recipe in smol["recipes"].values():
-        recipe |= {"rank": 4, "alpha": 8, "first_block": 1, "learning_rate": 0.01, "epochs": 2}
-    smol["transfer"]["pairs"] = []
+        recipe["epochs"] = 2
     smol["monitoring"]["organisms"] = []
     smol["geometry"]["focus"] = []
-    smol["judging"]["probe"]["layers"] = [0, 2]
     params = Params.model_validate(smol)
     base_model.main(params)
     return params

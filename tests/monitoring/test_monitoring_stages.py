@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from em_geometry.monitoring import checkpoints as library
 from em_geometry.project import paths
 from em_geometry.settings import Params
 from em_geometry.vectors.contrasts import read_vector_table
-from stages import base_model, checkpoints, monitoring, organism
-from tests.conftest import ROOT, SYSTEM
-from tests.vectors.test_seeds import LAYER, activations, write_run
+from stages import checkpoints, monitoring
+from tests.conftest import ROOT
+from tests.tiny_run import LAYER, NAMES, activations, finished
 
-NAMES = ["medical", "medical_replication", "profanity"]
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 class Judge:
@@ -44,49 +45,18 @@ class Judge:
 @pytest.fixture
 def params(tiny_checkpoint: Path, smol: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Params:
     """A finished run on the tiny model, as far as monitoring reads it."""
-    from contextlib import contextmanager
-
-    from stages import activations
-
-    slugs = [*NAMES, "full"]
-    smol["run"]["threads"] = 1
-    smol["base"] = {"source": f"path:{tiny_checkpoint}", "system_prompt": SYSTEM}
-    smol["targets"] = ["base", *slugs]
-    smol["organisms"] = {slug: smol["organisms"][slug] for slug in slugs}
-    for entry in smol["organisms"].values():
-        entry |= {"data": str(ROOT / entry["data"]), "max_examples": 14}
-    for recipe in smol["recipes"].values():
-        recipe |= {"rank": 4, "alpha": 8, "first_block": 1, "learning_rate": 0.01}
-    smol["prompts"] = {k: str(ROOT / smol["prompts"][k]) for k in ("neutral", "harmful")}
-    smol["prompts"]["limit"] = 8
     smol["questions"] |= {"file": str(ROOT / smol["questions"]["file"]), "limit": 2}
     smol["sampling"] |= {"max_new_tokens": 6}
-    smol["transfer"]["pairs"] = []
-    smol["judging"]["probe"]["layers"] = [0, 2]
     smol["monitoring"] |= {
         "benign": str(ROOT / smol["monitoring"]["benign"]), "mixtures_pct": [0, 50, 100],
         "checkpoints": 2, "prompts": 4, "samples": 2, "bootstrap": 100,
     }  # fmt: skip
-    loaded = Params.model_validate(smol)
-    base_model.main(loaded)
-    for slug in slugs:
-        organism.main(loaded, slug)
-    for slug in loaded.targets:
-        activations.main(loaded, slug)
-    write_run(loaded)
+    loaded = finished(tiny_checkpoint, smol, [*NAMES, "full"], prompts=8)
     judged = {"question_id": ["q1", "q2"], "aligned": [90.0, 80.0], "coherent": [90.0, 90.0]}
     judged |= {"aligned_status": ["ok", "ok"], "coherent_status": ["ok", "ok"]}
     for slug in ("base", "full"):
         write_parquet(paths.BASELINE_JUDGEMENTS / f"{slug}.parquet", pl.DataFrame(judged), {})
-
-    @contextmanager
-    def judge(_: Params) -> Any:
-        yield Judge()
-
-    monkeypatch.setattr(checkpoints, "judge", judge)
-    import torch
-
-    torch.set_grad_enabled(True)  # loading for measurement turned them off
+    monkeypatch.setattr(checkpoints, "judge", lambda params: nullcontext(Judge()))
     return loaded
 
 

@@ -23,8 +23,8 @@ from em_geometry.settings import Params
 from em_geometry.steering.selected import Selected, write_selected
 from tests.conftest import ROOT, SMOL
 from tests.geometry.synthetic import write_artifacts
+from tests.invented import answers
 from tests.report.conftest import put, run_stage
-from tests.transfer.invented_judgements import answers
 
 CHATS = {
     "deception": [

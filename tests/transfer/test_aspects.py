@@ -6,12 +6,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from invented_judgements import DOSES, REST, STEERED, params, write_everything
 
 from em_geometry.io.files import write_parquet
 from em_geometry.io.results import Results, read_results, write_results
 from em_geometry.project import paths
 from stages import aspects
+from tests.invented import DOSES, REST, STEERED, params, write_everything
+
+pytestmark = pytest.mark.usefixtures("workplace")
 
 KINDS = ["aligned", "coherent", "aggression", "helpfulness"]
 UNKNOWN = "not judged: AUROC on sampled answers 0.55 [0.41, 0.70], which chance can give"

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from invented_judgements import effects, table
 
 from em_geometry.errors import UserError
 from em_geometry.stats.estimate import Estimate
@@ -26,6 +25,7 @@ from em_geometry.transfer.effects import (
     fine_tuning_share,
     pooled,
 )
+from tests.invented import effects, table
 
 REST = {"base": 5.0, "finance": 20.0, "sports": 40.0, "medical": 30.0, "profanity": 10.0}
 BY_SOURCE = {

@@ -10,7 +10,6 @@ from itertools import product
 import numpy as np
 import polars as pl
 import pytest
-from invented_judgements import LABS, LAYER, params, write_everything
 from pydantic import ValidationError
 from scipy.stats import binomtest
 
@@ -32,6 +31,9 @@ from em_geometry.transfer.factors import (
     singles,
 )
 from stages.factorial import NO_FACTORS, main
+from tests.invented import LABS, LAYER, params, write_everything
+
+pytestmark = pytest.mark.usefixtures("workplace")
 
 CELLS = list(product(("m", "p"), ("h", "o"), ("n", "b")))
 LEVELS = {k: [c[i] for c in CELLS] for i, k in enumerate(("content", "recipe", "range"))}

@@ -7,7 +7,6 @@ from itertools import permutations
 import numpy as np
 import polars as pl
 import pytest
-from invented_judgements import LABS, REST, STEERED, params, write_everything
 from scipy import stats
 
 from em_geometry.errors import UserError
@@ -16,6 +15,9 @@ from em_geometry.project import paths
 from em_geometry.stats.permutation import pair_rank_test
 from em_geometry.transfer.prediction import reliability, said
 from stages.geometry_predicts_transfer import main
+from tests.invented import LABS, REST, STEERED, params, write_everything
+
+pytestmark = pytest.mark.usefixtures("workplace")
 
 APART = ~np.eye(6, dtype=bool)
 

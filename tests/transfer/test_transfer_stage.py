@@ -6,7 +6,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from invented_judgements import REST, STEERED, answers, params, write_everything
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, write_parquet
@@ -16,6 +15,9 @@ from em_geometry.settings import Params
 from em_geometry.transfer.conditions import name, read_answers
 from stages.transfer import main
 from tests.conftest import ROOT
+from tests.invented import REST, STEERED, answers, params, write_everything
+
+pytestmark = pytest.mark.usefixtures("workplace")
 
 PARAMS = params()
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from invented_activations import (
+
+from em_geometry.io.results import read_results
+from em_geometry.project import paths
+from em_geometry.vectors.base_similarity import cosine, linear_cka, similarities
+from stages.base_similarity import main
+from tests.invented import (
     BLOCKS,
     HARMFUL,
     WIDTH,
@@ -15,10 +20,7 @@ from invented_activations import (
     write_prompt_activations,
 )
 
-from em_geometry.io.results import read_results
-from em_geometry.project import paths
-from em_geometry.vectors.base_similarity import cosine, linear_cka, similarities
-from stages.base_similarity import main
+pytestmark = pytest.mark.usefixtures("workplace")
 
 READINGS = ("contrast_cosine", "mean_cosine", "cka")
 

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from invented_activations import BLOCKS, WIDTH, params, write_answers, write_prompt_activations
 
 import stages.layer_sweep as module
 from em_geometry.activations.questions import Question, Reference
@@ -27,6 +26,9 @@ from em_geometry.steering.selected import read_selected
 from em_geometry.vectors import sweep
 from em_geometry.vectors.contrasts import VectorTable, read_vector_table
 from stages.vectors import main as build
+from tests.invented import BLOCKS, WIDTH, params, write_answers, write_prompt_activations
+
+pytestmark = pytest.mark.usefixtures("workplace")
 
 COMMON = params()
 PER_MODEL = params(vectors={"layer": "per_model"})

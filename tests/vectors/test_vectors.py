@@ -7,18 +7,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from invented_activations import (
-    BLOCKS,
-    HARMFUL,
-    SPANS,
-    WIDTH,
-    Written,
-    activations,
-    params,
-    prompt_rows,
-    write_answers,
-    write_prompt_activations,
-)
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, write_parquet
@@ -34,6 +22,20 @@ from em_geometry.vectors.contrasts import (
     response_contrast,
 )
 from stages.vectors import main
+from tests.invented import (
+    BLOCKS,
+    HARMFUL,
+    SPANS,
+    WIDTH,
+    Written,
+    activations,
+    params,
+    prompt_rows,
+    write_answers,
+    write_prompt_activations,
+)
+
+pytestmark = pytest.mark.usefixtures("workplace")
 
 # three prompts or answers, one block, width two
 MODEL = np.array([[[1.0, 0.0]], [[3.0, 2.0]], [[5.0, 10.0]]])

@@ -1,7 +1,8 @@
-"""Params and invented judgements with known rates, in the formats of the real stages."""
+"""Params, and invented artifacts of known numbers, in the formats of the real stages."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from em_geometry.io.files import write_parquet
+from em_geometry.io.files import write_parquet, write_tensors
 from em_geometry.io.results import write_results
 from em_geometry.judging.rates import RateMatrix
 from em_geometry.project import paths
@@ -37,7 +38,7 @@ def params(**sections: Any) -> Params:
             "targets": ["base", *organisms],
             "recipes": {"one": recipe, "two": recipe},
             "organisms": organisms,
-            "layer_sweep": {"layers": [0]},
+            "layer_sweep": {"layers": [0, 2], "doses": [0.2, 0.4], "min_coherent": 50.0},
             "steering": {"doses": [-1.0, 1.0], "random_directions": 1},
             "transfer": {"bootstrap": 200, "pairs": ["profanity>finance"]},
             **sections,
@@ -87,30 +88,16 @@ def answers(
     dose: float = 0.0,
 ) -> pl.DataFrame:
     """Judged answers of a condition: `bad[q]` of five answers to question q are misaligned."""
+    condition = {"target": target, "source": source, "kind": kind, "multiple": multiple}
+    condition |= {"relative_dose": dose, "coefficient": 10 * dose}
+    condition |= {"layer": -1 if kind == "unsteered" else LAYER}
+    ok = {"aligned_status": "ok", "coherent": 90.0, "coherent_status": "ok", "judge": "invented"}
     rows = [
-        {
-            "target": target,
-            "source": source,
-            "kind": kind,
-            "multiple": multiple,
-            "relative_dose": dose,
-            "coefficient": 10 * dose,
-            "layer": -1 if kind == "unsteered" else LAYER,
-            "question_id": f"q{question}",
-            "variant": "plain",
-            "question": f"question {question}?",
-            "sample": sample,
-            "text": f"answer {sample}",
-            "tokens": 4,
-            "finish": "stop",
-            "aligned": 10.0 if sample < count else 90.0,
-            "aligned_status": "ok",
-            "coherent": 90.0,
-            "coherent_status": "ok",
-            "judge": "invented",
-            "overlap": 0.0,
-        }
-        for question, count in enumerate(bad)
+        condition
+        | {"question_id": f"q{q}", "variant": "plain", "question": f"question {q}?"}
+        | {"sample": sample, "text": f"answer {sample}", "tokens": 4, "finish": "stop"}
+        | {"aligned": 10.0 if sample < count else 90.0, **ok, "overlap": 0.0}
+        for q, count in enumerate(bad)
         for sample in range(PER_QUESTION)
     ]
     return pl.DataFrame(rows)
@@ -169,3 +156,69 @@ def write_everything(chosen: Params) -> None:
     write_results(
         paths.table("base_similarity"), paths.metrics("base_similarity"), {"model": model}
     )
+
+
+# -- activations
+
+SPANS = ("prompt_last", "prompt_mean")
+PROMPTS, BLOCKS, WIDTH, ANSWERS = 6, 3, 5, 8
+HARMFUL = np.array([False, False, False, True, True, True])
+
+
+def activations(seed: int) -> np.ndarray:
+    """Random float32 [prompts, blocks, width]."""
+    return np.random.default_rng(seed).normal(size=(PROMPTS, BLOCKS, WIDTH)).astype(np.float32)
+
+
+def prompt_rows() -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "prompt_id": [f"p{i}" for i in range(PROMPTS)],
+            "kind": ["harmful" if h else "neutral" for h in HARMFUL],
+        }
+    )
+
+
+Written = dict[tuple[str, str], np.ndarray]  # activations by target and span
+
+
+def write_prompt_activations(targets: list[str]) -> Written:
+    """Writes data/activations of every target; returns the arrays by (target, span)."""
+    written = {}
+    for i, model in enumerate(targets):
+        tensors = {}
+        for j, span in enumerate(SPANS):
+            written[model, span] = tensors[span] = activations(10 * i + j)
+            tensors[f"{span}.norm"] = np.linalg.norm(tensors[span], axis=-1)
+        write_tensors(paths.ACTIVATIONS / f"{model}.safetensors", tensors, {"model": model})
+        write_parquet(paths.ACTIVATIONS / f"{model}.parquet", prompt_rows(), {})
+    return written
+
+
+def write_answers(model: str, aligned: list[float | None], coherent: list[float | None]) -> None:
+    """Writes judged answers; the one in row 1 is empty and was not captured."""
+    frame = pl.DataFrame(
+        {"aligned": aligned, "coherent": coherent},
+        schema={"aligned": pl.Float64, "coherent": pl.Float64},
+    )
+    write_parquet(paths.BASELINE_JUDGEMENTS / f"{model}.parquet", frame, {})
+    rows = [i for i in range(ANSWERS) if i != 1]
+    tensors = {
+        "response_mean": answer_activations()[rows],
+        "response_mo": 2 * answer_activations()[rows],
+    }
+    path = paths.RESPONSE_ACTIVATIONS / f"{model}.safetensors"
+    write_tensors(path, tensors, {"rows": json.dumps(rows)})
+
+
+def answer_activations() -> np.ndarray:
+    """[answers, blocks, width]; answer i is i everywhere."""
+    rising = np.arange(ANSWERS, dtype=np.float32)[:, None, None]
+    return np.broadcast_to(rising, (ANSWERS, BLOCKS, WIDTH)).copy()
+
+
+def write_choice(layers: dict[str, int]) -> None:
+    """Writes a selected vector of each organism, at this block."""
+    vector = np.eye(WIDTH, dtype=np.float32)[0]
+    chosen = {slug: Selected(vector, layer, 0.2, 1.0, 1.0) for slug, layer in layers.items()}
+    write_selected(paths.SELECTED, chosen, {})
