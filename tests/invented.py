@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from em_geometry.io.files import write_parquet, write_tensors
-from em_geometry.io.results import write_results
 from em_geometry.judging.rates import RateMatrix
 from em_geometry.project import paths
+from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
 from em_geometry.stats.intervals import wilson
 from em_geometry.steering.selected import Selected, write_selected
@@ -153,15 +153,13 @@ def write_everything(chosen: Params) -> None:
     write_selected(paths.SELECTED, chosen_vectors, {})
     likeness = {"finance": 0.9, "sports": 0.7, "profanity": 0.1, "control": 0.95}
     model = {m: {"contrast_cosine": v} for m, v in likeness.items()}
-    write_results(
-        paths.table("base_similarity"), paths.metrics("base_similarity"), {"model": model}
-    )
+    put_results("base_similarity", {"model": model})
 
 
 # -- activations
 
 SPANS = ("prompt_last", "prompt_mean")
-PROMPTS, BLOCKS, WIDTH, ANSWERS = 6, 3, 5, 8
+PROMPTS, BLOCKS, WIDTH = 6, 3, 5
 HARMFUL = np.array([False, False, False, True, True, True])
 
 
@@ -171,12 +169,8 @@ def activations(seed: int) -> np.ndarray:
 
 
 def prompt_rows() -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "prompt_id": [f"p{i}" for i in range(PROMPTS)],
-            "kind": ["harmful" if h else "neutral" for h in HARMFUL],
-        }
-    )
+    kinds = ["harmful" if h else "neutral" for h in HARMFUL]
+    return pl.DataFrame({"prompt_id": [f"p{i}" for i in range(PROMPTS)], "kind": kinds})
 
 
 Written = dict[tuple[str, str], np.ndarray]  # activations by target and span
@@ -196,25 +190,18 @@ def write_prompt_activations(targets: list[str]) -> Written:
 
 
 def write_answers(model: str, aligned: list[float | None], coherent: list[float | None]) -> None:
-    """Writes judged answers; the one in row 1 is empty and was not captured."""
-    frame = pl.DataFrame(
-        {"aligned": aligned, "coherent": coherent},
-        schema={"aligned": pl.Float64, "coherent": pl.Float64},
-    )
+    """Writes judged answers; activations of answer i are i everywhere.
+
+    The answer in row 1 is empty and was not captured.
+    """
+    scores = {"aligned": aligned, "coherent": coherent}
+    frame = pl.DataFrame(scores, schema=dict.fromkeys(scores, pl.Float64))
     write_parquet(paths.BASELINE_JUDGEMENTS / f"{model}.parquet", frame, {})
-    rows = [i for i in range(ANSWERS) if i != 1]
-    tensors = {
-        "response_mean": answer_activations()[rows],
-        "response_mo": 2 * answer_activations()[rows],
-    }
+    rows = [i for i in range(len(aligned)) if i != 1]
+    rising = np.ones((len(rows), BLOCKS, WIDTH), np.float32) * np.float32(rows)[:, None, None]
+    tensors = {"response_mean": rising, "response_mo": 2 * rising}
     path = paths.RESPONSE_ACTIVATIONS / f"{model}.safetensors"
     write_tensors(path, tensors, {"rows": json.dumps(rows)})
-
-
-def answer_activations() -> np.ndarray:
-    """[answers, blocks, width]; answer i is i everywhere."""
-    rising = np.arange(ANSWERS, dtype=np.float32)[:, None, None]
-    return np.broadcast_to(rising, (ANSWERS, BLOCKS, WIDTH)).copy()
 
 
 def write_choice(layers: dict[str, int]) -> None:

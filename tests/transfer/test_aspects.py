@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from em_geometry.io.files import write_parquet
-from em_geometry.io.results import Results, read_results, write_results
+from em_geometry.io.results import Results, read_results
 from em_geometry.project import paths
+from em_geometry.project.outputs import put_results
 from stages import aspects
 from tests.invented import DOSES, REST, STEERED, params, write_everything
 
@@ -33,7 +34,7 @@ def run(random: int = 1) -> Results:
         )  # fmt: skip
         write_parquet(path, frame, {})
     status = dict.fromkeys(KINDS, "judged") | {"helpfulness": UNKNOWN}
-    write_results(paths.table("judge"), paths.metrics("judge"), {"aspects": status})
+    put_results("judge", {"aspects": status})
     aspects.main(chosen)
     return read_results(paths.table("aspects"))
 

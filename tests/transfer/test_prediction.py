@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from em_geometry.errors import UserError
-from em_geometry.io.results import read_results, write_results
+from em_geometry.io.results import read_results
 from em_geometry.project import paths
+from em_geometry.project.outputs import put_results
 from em_geometry.stats.permutation import pair_rank_test
 from em_geometry.transfer.prediction import reliability, said
 from stages.geometry_predicts_transfer import main
@@ -20,10 +21,11 @@ from tests.invented import LABS, REST, STEERED, params, write_everything
 pytestmark = pytest.mark.usefixtures("workplace")
 
 APART = ~np.eye(6, dtype=bool)
+LEVEL = 0.0125
 
 
-def noisy(y: np.ndarray, spread: float, draws: int = 400, seed: int = 0) -> np.ndarray:
-    random = np.random.default_rng(seed)
+def noisy(y: np.ndarray, spread: float, draws: int = 400) -> np.ndarray:
+    random = np.random.default_rng(0)
     return np.concatenate([y[None], y + spread * random.normal(size=(draws, *y.shape))])
 
 
@@ -39,30 +41,29 @@ def test_rho_and_p_are_those_of_all_relabellings(seed: int) -> None:
     found = pair_rank_test(x, noisy(y, 0.1), seed=0)
     assert found.estimate.value == pytest.approx(null[0])
     assert found.p == pytest.approx(np.mean(np.abs(null) >= abs(null[0]) - 1e-12))
-    assert found.smallest_p == pytest.approx(1 / 120)
-    assert found.estimate.n == 20
+    assert (found.smallest_p, found.estimate.n) == (pytest.approx(1 / 120), 20)
 
 
 def test_what_depends_on_the_source_alone_is_judged_by_models_not_by_pairs() -> None:
     """30 pairs at p < 1e-5 if they were independent; they are six models."""
-    random = np.random.default_rng(3)
-    effect = np.array([0.0, 3.0, 1.0, 2.0, 4.0, 5.0])[:, None]
-    predictor = np.arange(6.0)[:, None]
-    x, y = (np.repeat(v, 6, axis=1) for v in (predictor, effect))
-    y = y + 0.1 * random.normal(size=(6, 6))
+    effect = np.array([0.0, 3.0, 1.0, 2.0, 4.0, 5.0])
+    x, y = (np.tile(v, (6, 1)).T for v in (np.arange(6.0), effect))
+    y = y + 0.1 * np.random.default_rng(3).normal(size=(6, 6))
     found = pair_rank_test(x, noisy(y, 0.1), seed=0)
     assert stats.spearmanr(x[APART], y[APART]).pvalue < 1e-5
     assert found.p > 0.01
-    assert said(found, 0.0125, 6) == "no evidence"
+    assert said(found, LEVEL, 6) == "no evidence"
 
 
-def test_a_real_relation_is_evidence() -> None:
+def test_a_real_relation_is_evidence_where_there_are_models_enough() -> None:
     random = np.random.default_rng(0)
     x = random.normal(size=(6, 6))
     found = pair_rank_test(x, noisy(x + 0.2 * random.normal(size=(6, 6)), 0.2), seed=0)
     assert found.estimate.value > 0.85
     assert found.p == pytest.approx(1 / 720)
-    assert said(found, 0.0125, 6) == "evidence"
+    assert said(found, LEVEL, 6) == "evidence"
+    few = said(pair_rank_test(x[:3, :3], noisy(x[:3, :3], 0.0), seed=0), LEVEL, 3)
+    assert few == "no evidence possible: 3 models allow no p below 0.0125"
 
 
 def test_false_alarms_keep_their_level() -> None:
@@ -80,22 +81,16 @@ def test_undefined_pairs_are_left_out_and_reasons_are_said() -> None:
     random = np.random.default_rng(0)
     x, y = random.normal(size=(6, 6)), random.normal(size=(6, 6))
     y[0, 1] = y[3, 2] = np.nan
-    found = pair_rank_test(x, noisy(y, 0.1), seed=0)
+    found, here = pair_rank_test(x, noisy(y, 0.1), seed=0), APART & np.isfinite(y)
     assert found.estimate.n == 28
-    here = APART & np.isfinite(y)
     assert found.estimate.value == pytest.approx(stats.spearmanr(x[here], y[here]).statistic)
     gap = x.copy()
     gap[0, 1] = np.nan
-    for bad_x, bad_y in ((gap, noisy(y, 0.1)), (np.ones((6, 6)), noisy(y, 0.1)), (x[:2, :2], y[None, :2, :2])):  # fmt: skip # noqa: E501
-        nothing = pair_rank_test(bad_x, bad_y, seed=0)
+    drawn = noisy(y, 0.1)
+    for other, outcome in ((gap, drawn), (np.ones((6, 6)), drawn), (x[:2, :2], y[None, :2, :2])):
+        nothing = pair_rank_test(other, outcome, seed=0)
         assert nothing.estimate.value is None
-        assert said(nothing, 0.0125, 6).startswith("undefined")
-
-
-def test_few_models_allow_no_evidence() -> None:
-    x = np.random.default_rng(0).normal(size=(3, 3))
-    words = said(pair_rank_test(x, noisy(x, 0.0), seed=0), 0.0125, 3)
-    assert words == "no evidence possible: 3 models allow no p below 0.0125"
+        assert said(nothing, LEVEL, 6).startswith("undefined")
 
 
 def test_reliability_is_the_share_that_is_no_noise() -> None:
@@ -109,9 +104,11 @@ def test_reliability_is_the_share_that_is_no_noise() -> None:
 
 def test_the_stage_end_to_end() -> None:
     write_everything(params())
+    with pytest.raises(UserError, match="file not found"):  # of downstream convergence
+        main(params())
+    assert not paths.table("prediction").exists()
     pairs = {f"{s}__{t}": {"end": 0.1 * i} for i, (s, t) in enumerate(STEERED) if s != t}
-    stage = "downstream_convergence"
-    write_results(paths.table(stage), paths.metrics(stage), {"pair": pairs})
+    put_results("downstream_convergence", {"pair": pairs})
     main(params())
     found = read_results(paths.table("prediction"))
     table = pl.read_csv(paths.plot("prediction.csv"))
@@ -126,12 +123,4 @@ def test_the_stage_end_to_end() -> None:
     assert (found.rows[similar].n, found.number(f"{similar}.models")) == (6, 3)
     assert found.number(f"{similar}.smallest_p") == pytest.approx(1 / 6, rel=1e-5)
     # all three vectors of the invented run are one vector
-    cosine = found.rows["predicts.cosine.aligned_drop"]
-    assert cosine.status == "undefined: all pairs alike"
-
-
-def test_a_missing_input_is_named() -> None:
-    write_everything(params())
-    with pytest.raises(UserError, match="file not found"):
-        main(params())
-    assert not paths.table("prediction").exists()
+    assert found.rows["predicts.cosine.aligned_drop"].status == "undefined: all pairs alike"
