@@ -17,8 +17,7 @@ from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
 from em_geometry.stats.intervals import wilson
 from em_geometry.steering.selected import Selected, write_selected
-from em_geometry.transfer.conditions import Table
-from em_geometry.transfer.conditions import name as condition_name
+from em_geometry.transfer.conditions import Table, name
 
 LABS = {"finance": "one", "sports": "one", "profanity": "two"}
 CLUSTERS = {"finance": "risk", "sports": "risk", "profanity": "persona"}
@@ -67,11 +66,16 @@ def table(
     return Table(matrix, dict.fromkeys(names, n))
 
 
+def steered(target: str, source: str) -> str:
+    """The name of the condition of a target under a vector at its chosen coefficient."""
+    return name(target, source, "vector", 1)
+
+
 def effects(gains: Mapping[tuple[str, str], float], rest: Mapping[str, float]) -> dict[str, float]:
     """Rates by condition from (source, target) -> gain and unsteered rates."""
-    rates = {condition_name(target): rate for target, rate in rest.items()}
+    rates = {name(target): rate for target, rate in rest.items()}
     for (source, target), gain in gains.items():
-        rates[condition_name(target, source, "vector", 1)] = rest[target] + gain
+        rates[steered(target, source)] = rest[target] + gain
     return rates
 
 

@@ -5,14 +5,11 @@ chosen coefficient, or left alone. Every effect of the transfer is a weighted su
 rates or a ratio of two such sums, so one estimate serves all of them (docs/method.md: transfer).
 """
 
-from __future__ import annotations
-
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -38,41 +35,10 @@ KEYS = ("target", "source", "kind", "multiple")
 CLOSE = 1e-9  # sums of rates this close are the same, but for rounding
 COUNTED = "coherent answers"  # what an undefined rate lacks
 
-Weights: TypeAlias = Mapping[str, float]  # condition -> weight: a sum of rates
-
 
 def name(target: str, source: str = "none", kind: str = "unsteered", multiple: float = 0) -> str:
     """The name of a condition: target, kind, source and multiple of the chosen coefficient."""
     return f"{target}|{kind}|{source}|{multiple:g}"
-
-
-def steered(target: str, source: str) -> str:
-    """The condition of `target` under `source`'s vector at its chosen coefficient."""
-    return name(target, source, "vector", 1)
-
-
-def difference(acts: str, rest: str) -> Weights:
-    """The rate under one condition minus that under another."""
-    return {acts: 1.0, rest: -1.0}
-
-
-def effect(source: str, target: str) -> Weights:
-    """The rate of `target` under `source`'s vector minus its rate without."""
-    return difference(steered(target, source), name(target))
-
-
-def combined(sums: Iterable[tuple[float, Weights]]) -> Weights:
-    """Several sums of rates, each times a factor, as one."""
-    total: dict[str, float] = defaultdict(float)
-    for factor, weights in sums:
-        for condition, weight in weights.items():
-            total[condition] += factor * weight
-    return total
-
-
-def mean(sums: Sequence[Weights]) -> Weights:
-    """The mean of several sums of rates."""
-    return combined((1 / len(sums), weights) for weights in sums)
 
 
 def stacked(folder: Path, models: Sequence[str]) -> pl.DataFrame:
@@ -117,6 +83,8 @@ def condition_table(answers: pl.DataFrame, judging: Judging, damage: pl.DataFram
 class Table:
     """One outcome under all conditions: point values and draws that share the questions.
 
+    A sum of rates is given by its weights [condition].
+
     Attributes:
         matrix: the outcome of every condition, in percent (points for a mean score).
         counts: condition -> answers.
@@ -138,7 +106,7 @@ class Table:
         replicates: int,
         rate: RateName,
         aspect: str = "aligned",
-    ) -> Table:
+    ) -> Self:
         """The table of a rate; "mean_aligned" gives the mean of `aspect`, in points."""
         columns = (answers[c] for c in (aspect, "coherent", "status", "question_id", "condition"))
         matrix = bootstrap_rate_matrix(
@@ -148,73 +116,72 @@ class Table:
         counts = answers.group_by("condition").agg(judged).iter_rows()
         return cls(matrix, {str(condition): int(n) for condition, n in counts})
 
-    @cached_property
-    def _column(self) -> dict[str, int]:
-        return {condition: i for i, condition in enumerate(self.matrix.conditions)}
-
     def __contains__(self, condition: str) -> bool:
-        return condition in self._column
+        return condition in self.matrix.conditions
 
-    def parts(self, condition: str) -> Weights:
-        """The sampled conditions that make up `condition`, with their weights.
+    def rate(
+        self, target: str, source: str = "none", kind: str = "unsteered", multiple: float = 0
+    ) -> Floats:
+        """The rate under one condition.
 
         Raises:
             UserError: the condition was not sampled.
         """
-        target, kind, source, _ = condition.split("|")
+        condition = name(target, source, kind, multiple)
         if kind == "vector" and source in self.shares:
-            grid = {0.0: name(target)}
-            for column in self._column:
-                if column.startswith(name(target, source, "vector", 0)[:-1]):
-                    grid[float(column.rpartition("|")[2])] = column
-            share = self.shares[source]
-            below = max(m for m in grid if m <= share + CLOSE)
-            above = min((m for m in grid if m >= share - CLOSE), default=below)
-            part = (share - below) / (above - below) if above > below else 0.0
-            return {c: w for c, w in ((grid[below], 1 - part), (grid[above], part)) if w}
+            return self._interpolated(target, source)
         if condition not in self:
             raise UserError(
                 "no judged answers under this condition (target|kind|source|multiple)",
                 found=condition,
                 hint="steering.doses must hold 1.0, the chosen coefficient of every vector",
             )
-        return {condition: 1.0}
+        return np.array([float(c == condition) for c in self.matrix.conditions])
 
-    def weights(self, total: Weights) -> Floats:
-        """[condition] weights of a sum of rates, those of one condition added up."""
-        found = np.zeros(len(self._column))
-        for condition, weight in total.items():
-            for part, share in self.parts(condition).items():
-                found[self._column[part]] += weight * share
-        return found
+    def _interpolated(self, target: str, source: str) -> Floats:
+        start, share = name(target, source, "vector")[:-1], self.shares[source]
+        grid = {0.0: name(target)}
+        grid |= {float(c.removeprefix(start)): c for c in self.counts if c.startswith(start)}
+        below = max(m for m in grid if m <= share + CLOSE)
+        above = min((m for m in grid if m >= share - CLOSE), default=below)
+        part = (share - below) / (above - below) if above > below else 0.0
+        weights = {grid[below]: 1 - part} | ({grid[above]: part} if part else {})
+        return np.array([weights.get(c, 0.0) for c in self.matrix.conditions])
 
-    def n(self, *sums: Iterable[str]) -> int:
+    def effect(self, source: str, target: str) -> Floats:
+        """The rate of `target` under `source`'s vector minus its rate without."""
+        return self.rate(target, source, "vector", 1) - self.rate(target)
+
+    def own_effect(self, source: str, target: str) -> Floats:
+        """The rate of the source's own model under its vector minus the target's unsteered one."""
+        return self.rate(source, source, "vector", 1) - self.rate(target)
+
+    def n(self, *sums: Floats) -> int:
         """The smallest number of answers among the conditions of some sums."""
-        parts = {part for total in sums for c in total for part in self.parts(c)}
-        return min(self.counts[part] for part in parts)
+        used = zip(self.matrix.conditions, np.any(sums, axis=0), strict=True)
+        return min(self.counts[condition] for condition, there in used if there)
 
-    def sum(self, total: Weights) -> Floats:
+    def sum(self, weights: Floats) -> Floats:
         """[1 + replicates]: the observed sum of rates, then its draws."""
-        weights = self.weights(total)
         used = np.flatnonzero(weights)
         observed, draws = self.matrix.observed, self.matrix.draws
         joined = np.concatenate([observed[None, used], draws[:, used]]) @ weights[used]
         return np.where(np.abs(joined) < CLOSE, 0.0, joined)
 
-    def estimate(self, total: Weights, n: int | None = None) -> Estimate:
+    def estimate(self, weights: Floats, n: int | None = None) -> Estimate:
         """A sum of rates with its interval: bootstrap over questions, widened by MOVER where that
         is narrower than the numbers of answers allow.
 
         Args:
             n: answers behind it, if not those of the smallest condition.
         """
-        found = bootstrap_estimate(self.sum(total), self.n(total) if n is None else n, COUNTED)
+        found = bootstrap_estimate(self.sum(weights), self.n(weights) if n is None else n, COUNTED)
         if self.matrix.wilson is None or found.value is None:
             return found
-        down, up = distances(self.weights(total), *self._distances)
+        down, up = distances(weights, *self._distances)
         return _widened(found, found.value - down, found.value + up)
 
-    def ratio(self, top: Weights, bottom: Weights) -> Estimate:
+    def ratio(self, top: Floats, bottom: Floats) -> Estimate:
         """100 x a sum of rates over another, with its interval made as that of a sum.
 
         Undefined when the interval of the denominator includes 0.
@@ -224,7 +191,7 @@ class Table:
         if self.matrix.wilson is None or found.value is None:
             return found
         rates = np.nan_to_num(self.matrix.observed)
-        limits = ratio_limits(self.weights(top), self.weights(bottom), rates, *self._distances)
+        limits = ratio_limits(top, bottom, rates, *self._distances)
         return _widened(found, *(100 * limit for limit in limits))
 
     @cached_property

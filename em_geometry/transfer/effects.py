@@ -6,9 +6,7 @@ numbers of answers allow. Further aspects of the answers are scored because two 
 rude help from polite harm.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations, product
 from typing import TypeVar
@@ -23,20 +21,7 @@ from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import bootstrap_estimate
 from em_geometry.stats.permutation import n_splits, share_as_far, splits
 from em_geometry.steering.selected import Selected
-from em_geometry.transfer.conditions import (
-    CLOSE,
-    COUNTED,
-    Table,
-    Weights,
-    combined,
-    difference,
-    effect,
-    mean,
-    name,
-    rates_of,
-    ratio,
-    steered,
-)
+from em_geometry.transfer.conditions import CLOSE, COUNTED, Table, name, rates_of, ratio
 
 JUDGED = "judged"  # as the judge's validation writes it
 RANDOM = "random"
@@ -104,34 +89,46 @@ def transfer(
 ) -> Nested:
     """Effectiveness, risk differences, group pairs, asymmetries, controls, all in percent.
 
+    E1 is the paper's effectiveness as we read it, E2 the effect on the target over that of the
+    source's fine-tuning, E3 is E1 on aligned targets (docs/method.md: transfer).
+
     Args:
         named: the pairs of the paper.
     """
-    organisms, targets = models.organisms, models.targets
-    groups = {"lab_pair": models.labs, "cluster_pair": models.clusters}
-    every = list(product(organisms, targets))
-    others = directed(organisms, targets)
+    organisms, targets, labs = models.organisms, models.targets, models.labs
+    groups = {"lab_pair": labs, "cluster_pair": models.clusters}
+    every, others = list(product(organisms, targets)), directed(organisms, targets)
     sides = [(of, *pair) for of in groups.values() for pair in combinations(of, 2)]
 
-    def change(source: str, target: str) -> Estimate:
-        return table.estimate(effect(source, target))
+    def e1(s: str, t: str) -> Estimate:
+        return table.ratio(table.effect(s, t), table.own_effect(s, t))
 
-    def e1(source: str, target: str) -> Estimate:
-        return effectiveness(table, source, target)
+    def e2(s: str, t: str) -> Estimate:
+        return table.ratio(table.effect(s, t), table.rate(s) - table.rate(BASE))
 
-    def both(source: str, target: str) -> dict[str, Estimate]:
-        return {"e1": e1(source, target), "risk_difference": change(source, target)}
+    def change(s: str, t: str) -> Estimate:
+        return table.estimate(table.effect(s, t))
+
+    def both(s: str, t: str) -> dict[str, Estimate]:
+        return {"e1": e1(s, t), "risk_difference": change(s, t)}
+
+    def ablation(s: str, t: str) -> Estimate:
+        return table.ratio(table.rate(t) - table.rate(t, s, "ablation", 1), table.rate(t))
+
+    def orthogonalised(s: str, t: str) -> Estimate:
+        return table.estimate(table.rate(t, s, "orthogonalised", 1) - table.rate(t))
+
+    def sampled(kind: str) -> list[tuple[str, str]]:
+        return [(s, t) for s, t in others if name(t, s, kind, 1) in table]
 
     return {
         "effectiveness": {
             "e3": by_pair([(s, t) for s, t in others if t in models.aligned], e1),
             "e1": by_pair([(s, t) for s, t in others if t in organisms], e1),
-            "e2": by_pair(every, lambda s, t: fine_tuning_share(table, s, t)),
+            "e2": by_pair(every, e2),
         },
         "risk_difference": by_pair(every, change),
-        "named_pair": by_pair(
-            named, lambda s, t: {"e1": e1(s, t), "risk_difference": change(s, t)}
-        ),
+        "named_pair": by_pair(named, both),
         **{
             label: {
                 f"{a}__{b}": pooled(table, pairs)
@@ -140,28 +137,16 @@ def transfer(
             }
             for label, of in groups.items()
         },
-        "asymmetry": joined(
-            asymmetry(table, models.labs, a, b) for a, b in permutations(models.labs, 2)
-        ),
+        "asymmetry": asymmetries(table, [(labs, a, b) for a, b in permutations(labs, 2)]),
         "dose_convention": {
-            convention: joined(asymmetry(replace(table, shares=shares), *each) for each in sides)
+            convention: asymmetries(replace(table, shares=shares), sides)
             for convention, shares in conventions(selected).items()
         },
-        "ablation": {slug: ablation(table, slug, slug) for slug in organisms},
-        "ablation_pair": by_pair(
-            [(s, t) for s, t in others if name(t, s, "ablation", 1) in table],
-            lambda s, t: ablation(table, s, t),
-        ),
+        "ablation": {slug: ablation(slug, slug) for slug in organisms},
+        "ablation_pair": by_pair(sampled("ablation"), ablation),
         "control": {
-            **{
-                source: table.estimate(mean(each))
-                for source, each in random_effects(table, targets).items()
-            },
-            "orthogonalised": {
-                f"{s}__{t}": table.estimate(difference(acts, name(t)))
-                for s, t in directed(organisms, organisms)
-                if (acts := name(t, s, "orthogonalised", 1)) in table
-            },
+            **{k: table.estimate(w.mean(0)) for k, w in random_effects(table, targets).items()},
+            "orthogonalised": by_pair(sampled("orthogonalised"), orthogonalised),
         },
     }
 
@@ -171,46 +156,15 @@ def by_pair(pairs: Pairs, of: Callable[[str, str], Found]) -> dict[str, Found]:
     return {f"{source}__{target}": of(source, target) for source, target in pairs}
 
 
-def joined(parts: Iterable[Mapping[str, Leaf]]) -> dict[str, Leaf]:
-    """Several results as one."""
-    return {key: leaf for part in parts for key, leaf in part.items()}
-
-
 def directed(sources: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str]]:
     """All (source, target) pairs, a model's effect on itself left out."""
     return [(s, t) for s, t in product(sources, targets) if s != t]
 
 
-def own_effect(source: str, target: str) -> Weights:
-    """The rate of the source's own model under its vector minus the target's unsteered one."""
-    return difference(steered(source, source), name(target))
-
-
-def effectiveness(table: Table, source: str, target: str) -> Estimate:
-    """E1, the paper's effectiveness as we read it, in percent.
-
-    (target by source - target unsteered) / (source's own model by source - target unsteered)
-    """
-    return table.ratio(effect(source, target), own_effect(source, target))
-
-
-def fine_tuning_share(table: Table, source: str, target: str) -> Estimate:
-    """E2, effect on the target over the effect of the source's fine-tuning, in percent.
-
-    (target by source - target unsteered) / (source unsteered - base unsteered)
-    """
-    return table.ratio(effect(source, target), difference(name(source), name(BASE)))
-
-
-def ablation(table: Table, source: str, target: str) -> Estimate:
-    """Relative drop of a target's rate when the source's vector is ablated, in percent."""
-    acts, rest = name(target, source, "ablation", 1), name(target)
-    return table.ratio(difference(rest, acts), {rest: 1.0})
-
-
-def mean_effects(pairs: Pairs) -> tuple[Weights, Weights]:
+def mean_effects(table: Table, pairs: Pairs) -> tuple[Floats, Floats]:
     """Mean effect of vectors on their targets, and on their own models."""
-    return mean([effect(*pair) for pair in pairs]), mean([own_effect(*pair) for pair in pairs])
+    effect, own = ([of(*pair) for pair in pairs] for of in (table.effect, table.own_effect))
+    return np.mean(effect, axis=0), np.mean(own, axis=0)
 
 
 def pooled(table: Table, pairs: Pairs) -> dict[str, Estimate | int]:
@@ -219,33 +173,35 @@ def pooled(table: Table, pairs: Pairs) -> dict[str, Estimate | int]:
     E1 of a group is the ratio of mean effects, not the mean of ratios: a single small
     denominator would otherwise rule the mean.
     """
-    there, own = mean_effects(pairs)
+    there, own = mean_effects(table, pairs)
     change = table.estimate(there, table.n(there, own))
     return {"pairs": len(pairs), "e1": table.ratio(there, own), "risk_difference": change}
 
 
-def asymmetry(table: Table, groups: Groups, a: str, b: str) -> dict[str, Leaf]:
-    """Risk difference of a -> b minus that of b -> a, in percentage points.
+def asymmetries(table: Table, sides: Sequence[tuple[Groups, str, str]]) -> dict[str, Leaf]:
+    """Risk difference of a -> b minus that of b -> a, in points, for each (groups, a, b).
 
     With a paired bootstrap over questions, and a permutation test that deals the group labels of
     all models anew. The smallest p that the number of different deals allows stands beside p: with
     groups of equal size each deal has a mirror image of the same absolute difference. A deal whose
     difference is undefined counts as extreme, so that it never lowers p.
     """
-    models = [m for members in groups.values() for m in members]
-    first, second = groups[a], groups[b]
-    sizes = len(first), len(second), len(models) - len(first) - len(second)
-    there, back = mean_effects(directed(first, second))[0], mean_effects(directed(second, first))[0]
-    observed, deals = table.estimate(combined([(1, there), (-1, back)])), n_splits(sizes)
-    key = f"{a}__{b}"
-    results: dict[str, Leaf] = {
-        key: observed,
-        f"{key}.ratio": direction_ratio(table, first, second),
-        f"{key}.deals": deals,
-        f"{key}.smallest_p": (2 if len(first) == len(second) else 1) / deals,
-    }
-    if observed.value is not None:
-        results[f"{key}.p"] = share_as_far(observed.value, _dealt(table, models, sizes), CLOSE)
+    results: dict[str, Leaf] = {}
+    for groups, a, b in sides:
+        models = [m for members in groups.values() for m in members]
+        first, second = groups[a], groups[b]
+        sizes = len(first), len(second), len(models) - len(first) - len(second)
+        there, back = (directed(*pair) for pair in ((first, second), (second, first)))
+        observed = table.estimate(mean_effects(table, there)[0] - mean_effects(table, back)[0])
+        deals, key = n_splits(sizes), f"{a}__{b}"
+        results |= {
+            key: observed,
+            f"{key}.ratio": direction_ratio(table, first, second),
+            f"{key}.deals": deals,
+            f"{key}.smallest_p": (2 if len(first) == len(second) else 1) / deals,
+        }
+        if observed.value is not None:
+            results[f"{key}.p"] = share_as_far(observed.value, _dealt(table, models, sizes), CLOSE)
     return results
 
 
@@ -254,7 +210,7 @@ def _dealt(table: Table, models: Sequence[str], sizes: Sequence[int]) -> Floats:
     n = len(models)
     effects = np.zeros((n, n))
     for i, j in permutations(range(n), 2):
-        effects[i, j] = table.sum(effect(models[i], models[j]))[0]
+        effects[i, j] = table.sum(table.effect(models[i], models[j]))[0]
     given = effects - effects.T
     deals = np.array(list(splits(tuple(range(n)), sizes)))
     first, second = deals[:, : sizes[0]], deals[:, sizes[0] : sizes[0] + sizes[1]]
@@ -264,8 +220,8 @@ def _dealt(table: Table, models: Sequence[str], sizes: Sequence[int]) -> Floats:
 
 def direction_ratio(table: Table, first: Sequence[str], second: Sequence[str]) -> Estimate:
     """Pooled effectiveness first -> second over that of second -> first (the paper's "3-4x")."""
-    there, own_there = mean_effects(directed(first, second))
-    back, own_back = mean_effects(directed(second, first))
+    there, own_there = mean_effects(table, directed(first, second))
+    back, own_back = mean_effects(table, directed(second, first))
     n = table.n(there, back, own_there, own_back)
     for part in (own_there, own_back, back):
         found = table.ratio(there, part)
@@ -293,11 +249,12 @@ def conventions(selected: Mapping[str, Selected]) -> dict[str, dict[str, float]]
     }
 
 
-def random_effects(table: Table, targets: Sequence[str]) -> dict[str, list[Weights]]:
-    """Effect of every random direction on each target, by the direction's name."""
-    found: dict[str, list[Weights]] = {}
+def random_effects(table: Table, targets: Sequence[str]) -> dict[str, Floats]:
+    """Effect [target, condition] of every random direction, by the direction's name."""
+    found: dict[str, Floats] = {}
     while (source := f"random_{len(found)}") and name(targets[0], source, RANDOM, 1) in table:
-        found[source] = [difference(name(t, source, RANDOM, 1), name(t)) for t in targets]
+        each = [table.rate(t, source, RANDOM, 1) - table.rate(t) for t in targets]
+        found[source] = np.array(each)
     return found
 
 
@@ -310,24 +267,27 @@ def changes(table: Table, sources: Sequence[str], targets: Sequence[str]) -> Cha
         pair: by source and target.
         unsteered: mean score of each target.
     """
-    means = {s: mean([effect(s, t) for t in targets]) for s in sources}
-    n = {s: sum(table.n([steered(t, s)]) for t in targets) for s in sources}
-    beyond: dict[str, Estimate] = {}
-    if chance := [each for of in random_effects(table, targets).values() for each in of]:
-        at_random = mean(chance)
-        for s, each in means.items():
-            beyond[s] = table.estimate(combined([(1, each), (-1, at_random)]), n[s])
-        means[RANDOM] = at_random
-        n[RANDOM] = sum(table.n([next(iter(each))]) for each in chance)
+
+    def steered(s: str, t: str) -> int:
+        return table.n(table.rate(t, s, "vector", 1))
 
     def pair(s: str, t: str) -> Estimate:
-        return table.estimate(effect(s, t), table.n([steered(t, s)]))
+        return table.estimate(table.effect(s, t), steered(s, t))
 
+    means = {s: np.mean([table.effect(s, t) for t in targets], axis=0) for s in sources}
+    n = {s: sum(steered(s, t) for t in targets) for s in sources}
+    beyond: dict[str, Estimate] = {}
+    if chance := random_effects(table, targets):
+        at_random = np.concatenate(list(chance.values())).mean(0)
+        beyond = {s: table.estimate(each - at_random, n[s]) for s, each in means.items()}
+        means[RANDOM] = at_random
+        conditions = [name(t, source, RANDOM, 1) for source in chance for t in targets]
+        n[RANDOM] = sum(table.counts[condition] for condition in conditions)
     return {
         "change": {s: table.estimate(each, n[s]) for s, each in means.items()},
         "beyond_random": beyond,
         "pair": by_pair(list(product(sources, targets)), pair),
-        "unsteered": {t: table.estimate({name(t): 1}) for t in targets},
+        "unsteered": {t: table.estimate(table.rate(t)) for t in targets},
     }
 
 

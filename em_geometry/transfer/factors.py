@@ -9,8 +9,6 @@ Intervals are over prompts or questions; p is over relabellings of the organisms
 one trained model: neither speaks for further texts or seeds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -27,7 +25,7 @@ from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import percentiles
 from em_geometry.stats.permutation import Tested, share_as_far
 from em_geometry.stats.resample import stream
-from em_geometry.transfer.conditions import Table, combined, effect
+from em_geometry.transfer.conditions import Table
 
 NOISE = 1e-9  # squared lengths below this share of a column's own are rounding
 CONSTANT = "constant"
@@ -247,12 +245,11 @@ def asymmetry_effects(
 
     A value a pair: risk difference of the first's vector on the second, minus the reverse.
     """
-    sums = [
-        combined([(1, effect(a, b)), (-1, effect(b, a))]) for a, b in combinations(organisms, 2)
-    ]
+    pairs_of = list(combinations(organisms, 2))
+    sums = np.array([table.effect(a, b) - table.effect(b, a) for a, b in pairs_of])
 
     def interval(weights: Floats) -> tuple[float, float]:
-        found = table.estimate(combined(zip(weights, sums, strict=True)))
+        found = table.estimate(weights @ sums)
         if found.low is None or found.high is None:
             return np.nan, np.nan
         return found.low, found.high

@@ -5,8 +5,6 @@ the answer rests on was fixed before any was looked at: the drop of the mean ali
 uses every scored answer where a rate uses few.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -17,8 +15,7 @@ from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.permutation import Tested, pair_rank_test
 from em_geometry.steering.selected import Selected
-from em_geometry.transfer.conditions import Table, combined, effect
-from em_geometry.transfer.effects import effectiveness, own_effect
+from em_geometry.transfer.conditions import Table
 
 PRIMARY = "aligned_drop"
 
@@ -56,16 +53,17 @@ def outcomes(slugs: Sequence[str], means: Table, rates: Table) -> dict[str, Floa
         return np.moveaxis(np.array(found, dtype=np.float64), -1, 0)
 
     def ratios(s: str, t: str) -> Floats:
-        top, bottom = rates.sum(effect(s, t)), rates.sum(own_effect(s, t))
-        if s == t or not effectiveness(rates, s, t).defined:
+        weights = rates.effect(s, t), rates.own_effect(s, t)
+        top, bottom = map(rates.sum, weights)
+        if s == t or not rates.ratio(*weights).defined:
             return np.full_like(top, np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
             found = 100 * top / bottom
         return np.where(np.isfinite(found), found, np.nan)
 
     return {
-        PRIMARY: over(lambda s, t: means.sum(combined([(-1, effect(s, t))]))),
-        "risk_difference": over(lambda s, t: rates.sum(effect(s, t))),
+        PRIMARY: over(lambda s, t: means.sum(-means.effect(s, t))),
+        "risk_difference": over(lambda s, t: rates.sum(rates.effect(s, t))),
         "effectiveness": over(ratios),
     }
 

@@ -14,17 +14,16 @@ from em_geometry.errors import UserError
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import bootstrap_estimate
 from em_geometry.steering.selected import Selected
-from em_geometry.transfer.conditions import COUNTED, Table, effect, name, ratio, steered
+from em_geometry.transfer.conditions import COUNTED, Table, name, ratio
 from em_geometry.transfer.effects import (
-    ablation,
-    asymmetry,
+    Models,
+    asymmetries,
     conventions,
     direction_ratio,
-    effectiveness,
-    fine_tuning_share,
     pooled,
+    transfer,
 )
-from tests.invented import effects, table
+from tests.invented import effects, steered, table
 
 REST = {"base": 5.0, "finance": 20.0, "sports": 40.0, "medical": 30.0, "profanity": 10.0}
 BY_SOURCE = {
@@ -38,7 +37,11 @@ RATES = effects(GAINS, REST)
 
 
 def risk_difference(rates: Table, source: str, target: str) -> Estimate:
-    return rates.estimate(effect(source, target))
+    return rates.estimate(rates.effect(source, target))
+
+
+def effectiveness(rates: Table, source: str, target: str) -> Estimate:
+    return rates.ratio(rates.effect(source, target), rates.own_effect(source, target))
 
 
 def estimate(values: Any, n: int) -> Estimate:
@@ -47,7 +50,7 @@ def estimate(values: Any, n: int) -> Estimate:
 
 def compared(rates: Table, groups: dict[str, list[str]], a: str, b: str) -> dict[str, Any]:
     """An asymmetry with its difference under that name."""
-    found = asymmetry(rates, groups, a, b)
+    found = asymmetries(rates, [(groups, a, b)])
     return {k.removeprefix(f"{a}__{b}").lstrip(".") or "difference": v for k, v in found.items()}
 
 
@@ -57,8 +60,6 @@ def compared(rates: Table, groups: dict[str, list[str]], a: str, b: str) -> dict
         (risk_difference, "sports", 15),
         (effectiveness, "sports", 100 * 15 / (70 - 40)),
         (effectiveness, "base", 100 * 25 / (70 - 5)),
-        (fine_tuning_share, "sports", 100 * 15 / (20 - 5)),
-        (fine_tuning_share, "finance", 100 * 50 / (20 - 5)),
     ],
 )
 def test_effects_of_one_vector_by_hand(measure: Any, target: str, expected: float) -> None:
@@ -112,11 +113,17 @@ def test_pooled_is_a_ratio_of_means_and_n_the_smallest_behind_any_number(few: st
     assert found["e1"].value == pytest.approx(100 * (15 + 40) / (30 + 50))
 
 
-def test_ablation_is_the_relative_drop() -> None:
-    rates = RATES | {name("finance", "finance", "ablation", 1): 5.0}
-    assert ablation(table(rates), "finance", "finance").value == pytest.approx(75)
-    nothing = {name("base"): 0.0, name("base", "base", "ablation", 1): 0.0}
-    assert "includes 0" in ablation(table(nothing), "base", "base").status
+@pytest.mark.parametrize("rest", [20.0, 0.0])
+def test_e2_and_ablation_by_hand(rest: float) -> None:
+    rates = {name("base"): 5.0, name("finance"): rest, steered("finance", "finance"): 70.0}
+    rates |= {steered("base", "finance"): 30.0, name("finance", "finance", "ablation", 1): 5.0}
+    vector = Selected(np.array([1.0], np.float32), 3, 0.2, 8.0, 2.0)
+    who = Models(["finance"], ["base"], ["base", "finance"], {}, {})
+    found: Any = transfer(table(rates), who, [], {"finance": vector})
+    e2, drop = found["effectiveness"]["e2"], found["ablation"]["finance"]
+    assert e2["finance__base"].value == pytest.approx(100 * 25 / (rest - 5))
+    assert e2["finance__finance"].value == pytest.approx(100 * (70 - rest) / (rest - 5))
+    assert drop.value == pytest.approx(75) if rest else "includes 0" in drop.status
 
 
 def test_a_condition_that_was_not_sampled() -> None:
@@ -222,12 +229,13 @@ def test_direction_ratio_by_hand() -> None:
 def test_rates_at_a_share_of_the_dose_are_interpolated() -> None:
     rates = {name("base"): 10.0, name("base", "finance", "vector", 0.5): 20.0}
     rates |= {steered("base", "finance"): 60.0, name("base", "finance", "vector", -1): 90.0}
+    sampled, condition = table(rates, 3.0), ("base", "finance", "vector", 1)
     for share, rate in [(0.0, 10), (0.25, 15), (0.5, 20), (0.75, 40), (1.0, 60)]:
-        found = replace(table(rates, 3.0), shares={"finance": share})
-        assert found.sum({steered("base", "finance"): 1})[0] == pytest.approx(rate)
-        assert found.sum({name("base"): 1})[0] == 10
-    whole = replace(table(rates, 3.0), shares={"finance": 1.0}).sum({steered("base", "finance"): 1})
-    np.testing.assert_array_equal(whole, table(rates, 3.0).sum({steered("base", "finance"): 1}))
+        found = replace(sampled, shares={"finance": share})
+        assert found.sum(found.rate(*condition))[0] == pytest.approx(rate)
+        assert found.sum(found.rate("base"))[0] == 10
+    whole = replace(sampled, shares={"finance": 1.0}).rate(*condition)
+    np.testing.assert_array_equal(whole, sampled.rate(*condition))
 
 
 def test_conventions_differ_by_what_they_hold_equal() -> None:
