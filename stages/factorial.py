@@ -9,7 +9,7 @@ one and the same.
 from em_geometry.io.results import Leaf, Nested
 from em_geometry.project import paths
 from em_geometry.project.command import stage
-from em_geometry.project.inputs import evidence_of, read_evidence, selected
+from em_geometry.project.inputs import activations, evidence_of, prompts, selected
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
 from em_geometry.stats.permutation import orders
@@ -33,10 +33,10 @@ def measured(params: Params, levels: Levels) -> dict[str, Leaf | Nested]:
     tried = orders(len(slugs), seed)
     data, contrast, span = evidence_of(params)
     angles = angle_effects(data.sample, levels, tried, seed, draws)
-    read, vectors = read_evidence(), selected(params)
+    asked, vectors = prompts(), selected(params)
     of_prompts = prompt_span(params.vectors.span, params.activations.spans)
     blocks = [dict.fromkeys((BASE, slug), vectors[slug].layer) for slug in slugs]
-    samples = [prompt_rows(read, "prompt_contrast", of_prompts, at) for at in blocks]
+    samples = [prompt_rows(activations, asked, "prompt_contrast", of_prompts, at) for at in blocks]
     answers = read_answers(paths.JUDGEMENTS, params.steered(), params.judging.aspects)
     chosen = params.transfer
     table = Table.of(answers, params.judging, seed, chosen.bootstrap, chosen.rate)

@@ -8,7 +8,7 @@ import numpy as np
 from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf
 from em_geometry.project.command import stage
-from em_geometry.project.inputs import activations, models, seeds_reading, selected, vector_table
+from em_geometry.project.inputs import models, seeds_reading, selected, vector_table
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
 from em_geometry.vectors.seeds import CONTRAST, SPAN, seed_results, train_again
@@ -46,15 +46,11 @@ def main(params: Params) -> None:
     layers = {name: vectors[name].layer for name in names}
     own = dict(zip(names, vector_table().at(f"{CONTRAST}.{SPAN}", layers), strict=True))
     how = seeds_reading(params, layers)
-    likeness = {m: how.likeness(activations(m, SPAN)[:, layers[m]], m) for m in chosen}
     units = {m: [(m, params.organisms[m].seed + i) for i in range(1, params.seeds.count)]
              for m in chosen}  # fmt: skip
     every = [unit for each in units.values() for unit in each]
     fresh = train_again(models(params), params.recipes, every, how)
-    seeded = {m: np.stack([own[m], *(fresh[u][0] for u in each)]) for m, each in units.items()}
-    similar = {
-        m: np.array([likeness[m], *(fresh[u][1] for u in each)]) for m, each in units.items()
-    }
+    seeded = {m: np.stack([own[m], *(fresh[u] for u in each)]) for m, each in units.items()}
     organisms = {name: params.organisms[name] for name in names}
     results: dict[str, Leaf] = {
         "model": params.base.source,
@@ -64,5 +60,5 @@ def main(params: Params) -> None:
         "seeds": params.seeds.count,
         **{f"layer.{m}": layers[m] for m in chosen},
     }
-    results |= seed_results(organisms, own, seeded, similar, params.clusters(), params.geometry)
+    results |= seed_results(organisms, own, seeded, params.clusters(), params.geometry)
     put_results("seeds", results, HEADLINE)

@@ -21,7 +21,7 @@ from em_geometry.project import paths
 from em_geometry.settings import BASE, Params
 from em_geometry.steering.selected import Selected, read_selected
 from em_geometry.vectors.contrasts import Array, VectorTable, read_vector_table
-from em_geometry.vectors.evidence import Read, evidence
+from em_geometry.vectors.evidence import evidence
 from em_geometry.vectors.seeds import SPAN, Reading
 
 if TYPE_CHECKING:
@@ -68,15 +68,10 @@ def prompts(model: str = BASE) -> pl.DataFrame:
     return read_parquet(paths.ACTIVATIONS / f"{model}.parquet")
 
 
-def read_evidence() -> Read:
-    """Readers of what lies behind the vectors."""
-    return Read(activations, prompts())
-
-
 def evidence_of(params: Params) -> tuple[Evidence, str, str]:
     """What lies behind the selected vectors, with their contrast and span."""
     spans, share = params.activations.spans, params.geometry.massive_share
-    return evidence(read_evidence(), selected(params), params.organisms, spans, share)
+    return evidence(activations, prompts(), selected(params), params.organisms, spans, share)
 
 
 def seeds_reading(params: Params, layers: Mapping[str, int]) -> Reading:
@@ -101,6 +96,5 @@ def seeds_reading(params: Params, layers: Mapping[str, int]) -> Reading:
         "limit": params.prompts.limit,
         "prompts": [file_sha256(Path(p)) for p in files],
     }
-    harmful = (known["kind"] == "harmful").to_numpy()
     base = activations(BASE, SPAN)
-    return Reading(texts, spans.index(SPAN), base, harmful, layers, size, identity)
+    return Reading(texts, spans.index(SPAN), base, layers, size, identity)

@@ -156,6 +156,14 @@ class Table:
         """The rate of the source's own model under its vector minus the target's unsteered one."""
         return self.rate(source, source, "vector", 1) - self.rate(target)
 
+    def change(self, source: str, target: str) -> Estimate:
+        """Risk difference: `effect` with its interval, in percentage points."""
+        return self.estimate(self.effect(source, target))
+
+    def e1(self, source: str, target: str) -> Estimate:
+        """The paper's effectiveness, as we read it: 100 x `effect` / `own_effect`."""
+        return self.ratio(self.effect(source, target), self.own_effect(source, target))
+
     def n(self, *sums: Floats) -> int:
         """The smallest number of answers among the conditions of some sums."""
         used = zip(self.matrix.conditions, np.any(sums, axis=0), strict=True)

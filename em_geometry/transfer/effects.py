@@ -100,35 +100,20 @@ def transfer(
     every, others = list(product(organisms, targets)), directed(organisms, targets)
     sides = [(of, *pair) for of in groups.values() for pair in combinations(of, 2)]
 
-    def e1(s: str, t: str) -> Estimate:
-        return table.ratio(table.effect(s, t), table.own_effect(s, t))
-
     def e2(s: str, t: str) -> Estimate:
         return table.ratio(table.effect(s, t), table.rate(s) - table.rate(BASE))
 
-    def change(s: str, t: str) -> Estimate:
-        return table.estimate(table.effect(s, t))
-
-    def both(s: str, t: str) -> dict[str, Estimate]:
-        return {"e1": e1(s, t), "risk_difference": change(s, t)}
-
-    def ablation(s: str, t: str) -> Estimate:
-        return table.ratio(table.rate(t) - table.rate(t, s, "ablation", 1), table.rate(t))
-
-    def orthogonalised(s: str, t: str) -> Estimate:
-        return table.estimate(table.rate(t, s, "orthogonalised", 1) - table.rate(t))
-
-    def sampled(kind: str) -> list[tuple[str, str]]:
-        return [(s, t) for s, t in others if name(t, s, kind, 1) in table]
-
     return {
         "effectiveness": {
-            "e3": by_pair([(s, t) for s, t in others if t in models.aligned], e1),
-            "e1": by_pair([(s, t) for s, t in others if t in organisms], e1),
+            "e3": by_pair([(s, t) for s, t in others if t in models.aligned], table.e1),
+            "e1": by_pair([(s, t) for s, t in others if t in organisms], table.e1),
             "e2": by_pair(every, e2),
         },
-        "risk_difference": by_pair(every, change),
-        "named_pair": by_pair(named, both),
+        "risk_difference": by_pair(every, table.change),
+        "named_pair": {
+            f"{s}__{t}": {"e1": table.e1(s, t), "risk_difference": table.change(s, t)}
+            for s, t in named
+        },
         **{
             label: {
                 f"{a}__{b}": pooled(table, pairs)
@@ -142,10 +127,28 @@ def transfer(
             convention: asymmetries(replace(table, shares=shares), sides)
             for convention, shares in conventions(selected).items()
         },
+        **controls(table, organisms, targets),
+    }
+
+
+def controls(table: Table, organisms: Sequence[str], targets: Sequence[str]) -> Nested:
+    """Relative drop of a rate by ablation, and changes by random and orthogonalised vectors."""
+
+    def ablation(s: str, t: str) -> Estimate:
+        return table.ratio(table.rate(t) - table.rate(t, s, "ablation", 1), table.rate(t))
+
+    def orthogonalised(s: str, t: str) -> Estimate:
+        return table.estimate(table.rate(t, s, "orthogonalised", 1) - table.rate(t))
+
+    def sampled(kind: str) -> list[tuple[str, str]]:
+        return [p for p in directed(organisms, targets) if name(p[1], p[0], kind, 1) in table]
+
+    random = random_effects(table, targets)
+    return {
         "ablation": {slug: ablation(slug, slug) for slug in organisms},
         "ablation_pair": by_pair(sampled("ablation"), ablation),
         "control": {
-            **{k: table.estimate(w.mean(0)) for k, w in random_effects(table, targets).items()},
+            **{source: table.estimate(each.mean(0)) for source, each in random.items()},
             "orthogonalised": by_pair(sampled("orthogonalised"), orthogonalised),
         },
     }

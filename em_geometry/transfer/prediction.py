@@ -53,9 +53,8 @@ def outcomes(slugs: Sequence[str], means: Table, rates: Table) -> dict[str, Floa
         return np.moveaxis(np.array(found, dtype=np.float64), -1, 0)
 
     def ratios(s: str, t: str) -> Floats:
-        weights = rates.effect(s, t), rates.own_effect(s, t)
-        top, bottom = map(rates.sum, weights)
-        if s == t or not rates.ratio(*weights).defined:
+        top, bottom = rates.sum(rates.effect(s, t)), rates.sum(rates.own_effect(s, t))
+        if s == t or not rates.e1(s, t).defined:
             return np.full_like(top, np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
             found = 100 * top / bottom

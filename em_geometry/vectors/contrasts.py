@@ -37,11 +37,7 @@ Entry: TypeAlias = Array | str  # raw vectors [blocks, width], or why there are 
 
 
 def prompt_contrast(activations: Array, harmful: Bools) -> Array:
-    """(a) Within one model: mean over harmful minus mean over neutral prompts.
-
-    Args:
-        harmful: bool [prompts].
-    """
+    """(a) Within one model: mean over harmful minus mean over neutral prompts."""
     return np.asarray(activations[harmful].mean(0) - activations[~harmful].mean(0))
 
 
@@ -65,8 +61,7 @@ def response_contrast(activations: Array, misaligned: Bools, aligned: Bools) -> 
 
 def interaction(activations: Array, reference: Array, harmful: Bools) -> Array:
     """(d) The model's harmful-minus-neutral difference minus the reference's."""
-    difference = prompt_contrast(activations, harmful) - prompt_contrast(reference, harmful)
-    return np.asarray(difference)
+    return prompt_contrast(activations, harmful) - prompt_contrast(reference, harmful)
 
 
 def prompt_span(chosen: str, spans: Sequence[str]) -> str:
@@ -91,13 +86,13 @@ def misaligned_and_aligned(answers: pl.DataFrame, cuts: Vectors) -> tuple[Bools,
 
 def recipe_controls(organisms: Mapping[str, Organism]) -> dict[str, str]:
     """The first benign control of each model's own recipe, or why it has none."""
-    controls: dict[str, str] = {}
+    benign = [slug for slug, o in organisms.items() if o.role == "control"]
+    controls = {organisms[slug].lab: slug for slug in reversed(benign)}
+    found = {BASE: "undefined: the base has no recipe"}
     for slug, organism in organisms.items():
-        if organism.role == "control":
-            controls.setdefault(organism.lab, slug)
-    none = "undefined: no control of recipe {}"
-    found = {slug: controls.get(o.lab, none.format(o.lab)) for slug, o in organisms.items()}
-    return {BASE: "undefined: the base has no recipe"} | found
+        none = f"undefined: no control of recipe {organism.lab}"
+        found[slug] = controls.get(organism.lab, none)
+    return found
 
 
 def prompt_contrasts(
@@ -109,7 +104,6 @@ def prompt_contrasts(
         activations: model -> [prompts, blocks, width] on the same prompts, the base among them.
         controls: of `recipe_controls`.
     """
-    base = activations[BASE]
 
     def against(model: str, reference: str) -> Entry:
         if reference.startswith("undefined"):
@@ -118,16 +112,13 @@ def prompt_contrasts(
             return "undefined: the model is its own reference"
         return model_contrast(activations[model], activations[reference])
 
-    def both(model: str) -> Entry:
-        if model == BASE:
-            return "undefined: the base is its own reference"
-        return interaction(activations[model], base, harmful)
-
+    both: list[Entry] = [interaction(a, activations[BASE], harmful) for a in activations.values()]
+    both[list(activations).index(BASE)] = "undefined: the base is its own reference"
     return {
         "prompt_contrast": [prompt_contrast(a, harmful) for a in activations.values()],
         "model_contrast": [against(m, BASE) for m in activations],
         "control_contrast": [against(m, controls[m]) for m in activations],
-        "interaction": [both(m) for m in activations],
+        "interaction": both,
     }
 
 
@@ -182,11 +173,7 @@ class VectorTable:
         return None
 
     def at(self, choice: str, blocks: Mapping[str, int]) -> Floats:
-        """Raw vectors [n, width] of a choice, each model at its block.
-
-        Raises:
-            UserError: a model has no vectors.
-        """
+        """Raw vectors [n, width] of a choice, each model at its block; UserError for others."""
         if not set(blocks) <= set(self.models):
             raise UserError(
                 "the vectors are not those of the organisms in the params",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -31,25 +30,12 @@ PAIRED = ("prompt_contrast", "interaction")  # rows are harmful minus neutral of
 AGAINST = (FALLBACK, "control_contrast", "interaction")  # rows subtract another model
 
 
-@dataclass(frozen=True)
-class Read:
-    """How activations are read, so that no more of them is in memory than is worked on.
-
-    Attributes:
-        activations: (model, span) -> [prompts, blocks, width].
-        prompts: of the activations, with columns kind, topic and pair.
-    """
-
-    activations: Callable[[str, str], Array]
-    prompts: pl.DataFrame
+# (model, span) -> [prompts, blocks, width]; no more of them is in memory than is worked on
+Activations: TypeAlias = Callable[[str, str], Array]
 
 
 def pair_rows(kinds: Sequence[str], pairs: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Rows of the harmful and of the neutral prompts, pair by pair.
-
-    Raises:
-        UserError: a pair lacks one of the two, or has one twice.
-    """
+    """Rows of the harmful and of the neutral prompts, pair by pair; UserError for other pairs."""
     sides: dict[str, dict[str, list[int]]] = {}
     for row, (kind, pair) in enumerate(zip(kinds, pairs, strict=True)):
         sides.setdefault(pair, {}).setdefault(kind, []).append(row)
@@ -66,7 +52,8 @@ def pair_rows(kinds: Sequence[str], pairs: Sequence[str]) -> tuple[list[int], li
 
 
 def prompt_rows(
-    read: Read,
+    activations: Activations,
+    prompts: pl.DataFrame,
     contrast: str,
     span: str,
     blocks: Mapping[str, int],
@@ -75,13 +62,12 @@ def prompt_rows(
     """Difference rows of models at their blocks, by prompt or pair of prompts.
 
     Args:
+        prompts: of the activations, with columns kind, topic and pair.
         contrast: of prompts.
         blocks: model -> block.
         controls: organism -> what its control contrast subtracts; others subtract the base.
-    Raises:
-        UserError: prompts of one topic, a pair that is none, an organism without a control.
     """
-    topics = read.prompts["topic"].to_list()
+    topics = prompts["topic"].to_list()
     if len(set(topics)) < 2:
         raise UserError(
             "prompts of one topic cannot be resampled by topic",
@@ -89,11 +75,11 @@ def prompt_rows(
             found=f"topics: {', '.join(set(topics))}",
             expected="two or more; eight or more for useful intervals",
         )
-    harmful, neutral = pair_rows(read.prompts["kind"].to_list(), read.prompts["pair"].to_list())
+    harmful, neutral = pair_rows(prompts["kind"].to_list(), prompts["pair"].to_list())
     paired = contrast in PAIRED
 
     def at(model: str, block: int) -> Floats:
-        return read.activations(model, span)[:, block].astype(np.float64)
+        return activations(model, span)[:, block].astype(np.float64)
 
     def rows_of(slug: str, block: int) -> Floats:
         rows = at(slug, block)
@@ -114,7 +100,8 @@ def prompt_rows(
 
 
 def evidence(
-    read: Read,
+    activations: Activations,
+    prompts: pl.DataFrame,
     selected: Mapping[str, Selected],
     organisms: Mapping[str, Organism],
     spans: Sequence[str],
@@ -126,7 +113,6 @@ def evidence(
     organism-base contrast at the same blocks is calibrated instead, and named.
 
     Args:
-        selected: of every organism.
         spans: of prompts, as captured.
         massive_share: share of the width dropped as massive-activation dimensions.
     """
@@ -138,11 +124,11 @@ def evidence(
     middle, how = int(np.median(list(own.values()))), selected[names[0]]
     contrast = FALLBACK if how.contrast == OF_ANSWERS else how.contrast
     span = prompt_span(how.span, spans)
-    sample = prompt_rows(read, contrast, span, own, recipe_controls(organisms))
+    sample = prompt_rows(activations, prompts, contrast, span, own, recipe_controls(organisms))
     others = np.empty((0, how.vector.size))
     if benign := {slug: middle for slug in organisms if slug not in names}:
-        others = prompt_rows(read, contrast, span, benign).vectors
-    base = read.activations(BASE, span)[:, middle].astype(np.float64)
+        others = prompt_rows(activations, prompts, contrast, span, benign).vectors
+    base = activations(BASE, span)[:, middle].astype(np.float64)
     massive = massive_dimensions(base, massive_share)
     return Evidence(names, clusters, sample, others, massive), contrast, span
 

@@ -22,9 +22,8 @@ from em_geometry.models.load import Models
 from em_geometry.models.retrain import Unit, retrained
 from em_geometry.models.train import fine_tune
 from em_geometry.settings import Geometry, Organism, Recipe
-from em_geometry.stats.arrays import Bools, Floats
-from em_geometry.vectors.base_similarity import cosine
-from em_geometry.vectors.contrasts import Array, prompt_contrast
+from em_geometry.stats.arrays import Floats
+from em_geometry.vectors.contrasts import Array
 
 CONTRAST: Final = "model_contrast"
 SPAN: Final = "prompt_last"
@@ -39,7 +38,6 @@ class Reading:
     Attributes:
         texts: prompts with `SPAN` among their spans, at position `span`.
         base: [prompts, blocks, width] activations of the base on `SPAN`.
-        harmful: bool [prompts].
         layers: organism -> block.
         batch_size: prompts in one pass.
         identity: everything else that decides the activations, for the journal.
@@ -48,56 +46,47 @@ class Reading:
     texts: Sequence[Text]
     span: int
     base: Array
-    harmful: Bools
     layers: Mapping[str, int]
     batch_size: int
     identity: Mapping[str, Any]
 
-    def likeness(self, activations: Array, slug: str) -> float:
-        """Cosine of contrast (a) with the base's, of activations [prompts, width] at the block."""
-        both = activations, self.base[:, self.layers[slug]]
-        return float(cosine(*(prompt_contrast(a.astype(np.float64), self.harmful) for a in both)))
-
 
 def train_again(
     models: Models, recipes: Mapping[str, Recipe], units: Sequence[Unit], reading: Reading
-) -> dict[Unit, tuple[Floats, float]]:
-    """Raw vector [width] and similarity to the base of organisms under other seeds, resumable.
+) -> dict[Unit, Floats]:
+    """Raw vector [width] of organisms under other seeds, resumable.
 
     Args:
         recipes: by lab.
         units: (organism, seed) of each training.
     """
 
-    def measure(slug: str, seed: int, _: str) -> dict[str, Any]:
+    def measure(slug: str, seed: int, _: str) -> dict[str, list[float]]:
         model, _training = fine_tune(models, slug, recipes[models.organisms[slug].lab], seed)
         merged, block = model.merge_and_unload().eval(), reading.layers[slug]
         how = reading.batch_size, f"{slug}, seed {seed}", reading.span, block
         own = at_block(merged, reading.texts, *how)
         shift = own - reading.base[:, block]
-        vector = shift.astype(np.float64).mean(0).tolist()
-        return {"vector": vector, "base_similarity": reading.likeness(own, slug)}
+        return {"vector": shift.astype(np.float64).mean(0).tolist()}
 
     fixed = {"code": CODE, **reading.identity}
     found = retrained("seeds", models, recipes, units, reading.layers, fixed, measure)
-    return {unit: (np.array(v["vector"]), v["base_similarity"]) for unit, v in found.items()}
+    return {unit: np.array(kept["vector"]) for unit, kept in found.items()}
 
 
 def seed_results(
     organisms: Mapping[str, Organism],
     vectors: Mapping[str, Floats],
     seeded: Mapping[str, Floats],
-    similar: Mapping[str, Floats],
     clusters: Clusters,
     rules: Geometry,
 ) -> dict[str, Leaf]:
-    """How angles, cosines, similarity to the base and the battery spread over seeds, by dotted key.
+    """How angles, cosines and the battery spread over seeds, by dotted key.
 
     Args:
         organisms: of the run, in order.
         vectors: organism -> [width] the run's own vector.
         seeded: organism that was trained again -> [seeds, width], the run's own first.
-        similar: the same organisms -> [seeds] similarity to the base.
     """
     results: dict[str, Leaf] = {}
     for a, b in combinations(seeded, 2):
@@ -115,7 +104,6 @@ def seed_results(
             results |= spread(f"{across}.{partner}", _cosines(rows, vectors[partner][None]))
         if not alike:
             results[across] = "undefined: no organism of its cluster by another laboratory"
-        results |= spread(f"base_similarity.{slug}", similar[slug])
     # the battery over all combinations of seeds, the run's own first
     flats = []
     for chosen in product(*seeded.values()):

@@ -53,12 +53,7 @@ class Choice:
 
 
 def candidates(table: VectorTable, choice: str, organisms: Sequence[str]) -> dict[str, Array]:
-    """Unit vectors [block, width] of the organisms.
-
-    Raises:
-        UserError: the params name a contrast on a span that it is not built on, or an organism
-            has no vector.
-    """
+    """Unit vectors [block, width] of the organisms; UserError where there are none."""
     if choice not in table.raw:
         raise UserError(
             "no vectors of this contrast and span",
@@ -110,9 +105,8 @@ def margin_gains(
     margin: Margins, units: Mapping[str, Array], residual: Floats, settings: LayerSweep, seed: int
 ) -> dict[str, Floats]:
     """Mean margin gain [layer of the grid] by organism, and of a random direction."""
-    width = next(iter(units.values())).shape[-1]
-    direction = random_direction(width, seed, RANDOM)
-    every = {**units, RANDOM: np.broadcast_to(direction, (len(residual), width))}
+    shape = next(iter(units.values())).shape
+    every = {**units, RANDOM: np.broadcast_to(random_direction(shape[-1], seed, RANDOM), shape)}
     plan = [
         Intervention(unit[layer], layer, settings.dose * float(residual[layer]))
         for unit in every.values()
@@ -130,11 +124,9 @@ def layers_to_judge(
     if isinstance(rule, int):
         return {slug: [rule] for slug in organisms}
     mean = np.mean([gains[slug] for slug in organisms], axis=0)
-    result = {}
-    for slug in organisms:
-        order = np.argsort(-(mean if rule == "common" else gains[slug]), kind="stable")
-        result[slug] = sorted(settings.layers[i] for i in order[: settings.best])
-    return result
+    gain = {slug: mean if rule == "common" else gains[slug] for slug in organisms}
+    order = {slug: np.argsort(-each, kind="stable") for slug, each in gain.items()}
+    return {s: sorted(settings.layers[i] for i in o[: settings.best]) for s, o in order.items()}
 
 
 def conditions(
@@ -168,9 +160,9 @@ def trials_of(answers: pl.DataFrame, settings: LayerSweep) -> Trials:
         mean_aligned=pl.col("aligned").mean(),
     )
     trials: Trials = {}
-    for row in table.iter_rows(named=True):
-        slug, _, layer = row.pop("source").rpartition("@")
-        trials[slug, int(layer), row.pop("relative_dose")] = row
+    for source, dose, *numbers in table.iter_rows():
+        slug, _, layer = source.rpartition("@")
+        trials[slug, int(layer), dose] = dict(zip(table.columns[2:], numbers, strict=True))
     return trials
 
 
@@ -206,19 +198,13 @@ def selected_of(
     table: VectorTable, units: Mapping[str, Array], chosen: Mapping[str, Choice], how: Vectors
 ) -> dict[str, Selected]:
     """The chosen vectors with their coefficients."""
-    norms = table.norms[f"{how.contrast}.{how.span}"]
-    return {
-        slug: Selected(
-            units[slug][c.layer].astype(np.float32),
-            c.layer,
-            c.dose,
-            float(c.dose * table.residual[c.layer]),
-            float(norms[table.models.index(slug), c.layer]),
-            how.contrast,
-            how.span,
-        )
-        for slug, c in chosen.items()
-    }
+    norms, found = table.norms[f"{how.contrast}.{how.span}"], {}
+    for slug, c in chosen.items():
+        size = float(c.dose * table.residual[c.layer])
+        norm = float(norms[table.models.index(slug), c.layer])
+        vector = units[slug][c.layer].astype(np.float32)
+        found[slug] = Selected(vector, c.layer, c.dose, size, norm, how.contrast, how.span)
+    return found
 
 
 def contrast_efficacy(
@@ -234,7 +220,6 @@ def contrast_efficacy(
 
     Args:
         blocks: of each organism, at which the vectors of all contrasts are tried.
-        chosen: contrast and span of the run.
         spans: of prompts, as captured.
         dose: relative dose.
     """
@@ -242,10 +227,9 @@ def contrast_efficacy(
     def added(vector: Array, block: int) -> Intervention:
         return Intervention(vector, block, dose * float(table.residual[block]))
 
-    names: dict[str, str] = {}
-    for contrast in get_args(Contrast):
-        span = ANSWER_SPAN if contrast == OF_ANSWERS else prompt_span(chosen.span, spans)
-        names[contrast] = chosen.span if contrast == chosen.contrast else span
+    others = prompt_span(chosen.span, spans)
+    names = {c: ANSWER_SPAN if c == OF_ANSWERS else others for c in get_args(Contrast)}
+    names[chosen.contrast] = chosen.span
     plan: dict[tuple[str, str | int], Intervention] = {}
     why: dict[tuple[str, str], str] = {}
     for contrast, span in names.items():
@@ -282,13 +266,9 @@ def sweep_results(
     used = {c.layer for c in chosen.values()}
     results: dict[str, Leaf] = {"layer": used.pop() if len(used) == 1 else "per model"}
     for slug, c in chosen.items():
-        entry: dict[str, Leaf] = {
-            "layer": c.layer,
-            "dose": c.dose,
-            "coefficient": selected[slug].coefficient,
-            "raw_norm": selected[slug].norm,
-            "status": c.status,
-        }
+        size, norm = selected[slug].coefficient, selected[slug].norm
+        entry: dict[str, Leaf] = {"layer": c.layer, "dose": c.dose, "coefficient": size}
+        entry |= {"raw_norm": norm, "status": c.status}
         for name, value in trials[slug, c.layer, c.dose].items():
             entry[name] = "undefined: no scored answers" if value is None else value
         if c.layer in layers:

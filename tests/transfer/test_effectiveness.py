@@ -36,14 +36,6 @@ GAINS = {(s, t): float(gain) for s, row in BY_SOURCE.items() for t, gain in row.
 RATES = effects(GAINS, REST)
 
 
-def risk_difference(rates: Table, source: str, target: str) -> Estimate:
-    return rates.estimate(rates.effect(source, target))
-
-
-def effectiveness(rates: Table, source: str, target: str) -> Estimate:
-    return rates.ratio(rates.effect(source, target), rates.own_effect(source, target))
-
-
 def estimate(values: Any, n: int) -> Estimate:
     return bootstrap_estimate(np.asarray(values), n, COUNTED)
 
@@ -57,9 +49,9 @@ def compared(rates: Table, groups: dict[str, list[str]], a: str, b: str) -> dict
 @pytest.mark.parametrize(
     ("measure", "target", "expected"),
     [
-        (risk_difference, "sports", 15),
-        (effectiveness, "sports", 100 * 15 / (70 - 40)),
-        (effectiveness, "base", 100 * 25 / (70 - 5)),
+        (Table.change, "sports", 15),
+        (Table.e1, "sports", 100 * 15 / (70 - 40)),
+        (Table.e1, "base", 100 * 25 / (70 - 5)),
     ],
 )
 def test_effects_of_one_vector_by_hand(measure: Any, target: str, expected: float) -> None:
@@ -70,9 +62,9 @@ def test_effects_of_one_vector_by_hand(measure: Any, target: str, expected: floa
 
 def test_n_is_that_of_the_smallest_condition() -> None:
     rates = replace(table(RATES), counts={c: 10 if c == name("sports") else 48 for c in RATES})
-    assert risk_difference(rates, "finance", "sports").n == 10
-    assert risk_difference(rates, "sports", "finance").n == 48
-    assert effectiveness(rates, "sports", "sports").n == 10
+    assert Table.change(rates, "finance", "sports").n == 10
+    assert Table.change(rates, "sports", "finance").n == 48
+    assert Table.e1(rates, "sports", "sports").n == 10
 
 
 NO_ANSWERS = "undefined: no coherent answers"
@@ -128,7 +120,7 @@ def test_e2_and_ablation_by_hand(rest: float) -> None:
 
 def test_a_condition_that_was_not_sampled() -> None:
     with pytest.raises(UserError, match="no judged answers under this condition") as caught:
-        risk_difference(table(RATES), "base", "finance")
+        Table.change(table(RATES), "base", "finance")
     assert caught.value.found == "finance|vector|base|1"
 
 
@@ -261,17 +253,15 @@ FEW = {
 
 def test_equal_answers_leave_a_width() -> None:
     """0 of 8 against 0 of 8 says little; a bootstrap over questions would say 0 to 0."""
-    bare = risk_difference(table(FEW), "finance", "base")
+    bare = Table.change(table(FEW), "finance", "base")
     assert (bare.low, bare.high) == (0, 0)
-    found = risk_difference(table(FEW, answers=8), "finance", "base")
+    found = Table.change(table(FEW, answers=8), "finance", "base")
     assert (found.value, found.low, found.high) == pytest.approx((0, -32.44, 32.44), abs=0.01)
-    ratio = effectiveness(table(FEW, answers=8), "finance", "base")
+    ratio = Table.e1(table(FEW, answers=8), "finance", "base")
     assert ratio.status == "ok"
     assert ratio.low < -30
     assert ratio.high > 30
-    wide, narrow = (
-        risk_difference(table(FEW, 30.0, answers=a), "finance", "base") for a in (8, None)
-    )
+    wide, narrow = (Table.change(table(FEW, 30.0, answers=a), "finance", "base") for a in (8, None))
     assert (wide.low, wide.high) == (narrow.low, narrow.high)  # wide draws are kept
     assert wide.high > 60
 
@@ -279,11 +269,11 @@ def test_equal_answers_leave_a_width() -> None:
 def test_a_mean_of_pairs_is_known_better_than_each() -> None:
     rates = table(FEW, answers=8)
     both = pooled(rates, [("finance", "base"), ("finance", "sports")])["risk_difference"]
-    one = risk_difference(rates, "finance", "base")
+    one = Table.change(rates, "finance", "base")
     assert both.high == pytest.approx(one.high / 2**0.5)
 
 
 def test_a_little_denominator_becomes_undefined() -> None:
     rates = FEW | {steered("finance", "finance"): 12.5}
-    assert effectiveness(table(rates), "finance", "base").status == "ok"
-    assert "includes 0" in effectiveness(table(rates, answers=8), "finance", "base").status
+    assert Table.e1(table(rates), "finance", "base").status == "ok"
+    assert "includes 0" in Table.e1(table(rates, answers=8), "finance", "base").status
