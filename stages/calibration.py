@@ -1,7 +1,6 @@
 """Stage `calibration`: intervals, nulls and power for the measured geometry. No model runs."""
 
 from em_geometry.geometry.calibration import calibrate_rows
-from em_geometry.geometry.power import curves
 from em_geometry.io.results import Leaf
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import evidence_of
@@ -27,5 +26,5 @@ def main(params: Params) -> None:
     assert found.sweep is not None
     results: dict[str, Leaf] = {"contrast": contrast, "span": span, **found.results}
     put_results("calibration", results, HEADLINE)
-    put_plot("power", *curves(found.sweep))
+    put_plot("power", *found.sweep.table())
     put_plot("nulls", *found.nulls_table())

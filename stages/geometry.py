@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from em_geometry.geometry import battery, choices
-from em_geometry.geometry.gram import unit_gram
 from em_geometry.geometry.inputs import read_directions
-from em_geometry.geometry.trees import mds
+from em_geometry.geometry.methods import unit_gram
 from em_geometry.io.results import Leaf, read_results
 from em_geometry.project import paths
 from em_geometry.project.command import stage
@@ -48,11 +47,13 @@ def main(params: Params) -> None:
         for choice, rows in every_choice(vector_table(), vectors, own, massive).items()
     }
     results |= choices.sensitivity(found) | choices.survives(chosen, choices.kinds_of(found))
-    # pictures, and directions from elsewhere
-    maps = mds(gram, params.run.seed)
-    results |= {"mds.classical_stress": maps.classical_stress}
-    results |= {"mds.smacof_stress": maps.smacof_stress}
-    results |= choices.with_directions(unit, names, clusters, rules, directions)
+    if directions:  # from elsewhere, in no cluster
+        rows = np.concatenate([unit, np.stack(list(directions.values()))])
+        together = battery(unit_gram(rows), clusters, rules, names=[*names, *directions]).flat()
+        results |= {"external.names": ", ".join(directions)}
+        results |= {f"external.{key}": value for key, value in together.items()}
+    else:
+        results |= {"external": "none given"}
     put_results("geometry", results, HEADLINE)
     put_plot("cosines", ["name", *names], zip(names, *gram.T.tolist(), strict=True))
     put_plot("layer_trace", *choices.trace_table(found))

@@ -17,6 +17,7 @@ from em_geometry.stats.resample import stream
 
 RESTORE = "git checkout {} brings the published data back"
 INTERIOR = 200  # draws inside the box of roundings, beside its corners
+STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 
@@ -34,7 +35,7 @@ class Entry(BaseModel):
         fitted: the member of the family that stands for it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
     pair: tuple[str, str]
     source: Literal["printed cosine", "printed angle", "inferred"]
@@ -45,15 +46,11 @@ class Entry(BaseModel):
     fitted: Cosine
     possible: tuple[Cosine, Cosine] | None = None
 
-    @property
-    def known(self) -> bool:
-        return self.source != "inferred"
-
 
 class PublishedGram(BaseModel):
     """The six vectors of the paper as far as its numbers determine them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
     about: str
     names: tuple[str, ...]
@@ -83,7 +80,7 @@ class PublishedGram(BaseModel):
         """
         entries = [self.entry(a, b) for a, b in combinations(names, 2)]
         for entry in entries:
-            if not entry.known:
+            if entry.source == "inferred":
                 raise UserError(
                     "a cosine is not printed",
                     where="the published cosines",
@@ -99,10 +96,9 @@ class PublishedGram(BaseModel):
 
 def symmetric(n: int, values: Floats) -> Floats:
     """Matrices [..., n, n] with unit diagonal from the entries above it, row by row."""
-    matrix = np.zeros((*values.shape[:-1], n, n))
+    matrix = np.broadcast_to(np.eye(n), (*values.shape[:-1], n, n)).copy()
     rows, columns = np.triu_indices(n, 1)
     matrix[..., rows, columns] = matrix[..., columns, rows] = values
-    matrix[..., np.arange(n), np.arange(n)] = 1.0
     return matrix
 
 

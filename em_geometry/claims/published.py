@@ -20,11 +20,12 @@ from em_geometry.claims.ledger import Claim
 from em_geometry.claims.printed_gram import PublishedGram
 from em_geometry.errors import UserError
 from em_geometry.geometry import power
-from em_geometry.geometry.battery import Battery, battery, cluster_indices
+from em_geometry.geometry.battery import Battery, battery
 from em_geometry.geometry.calibration import CORE, LABELLED, calibrated, compared, relabelled
-from em_geometry.geometry.core import core_grams
-from em_geometry.geometry.five_tests import QUESTIONS, TESTS
-from em_geometry.io.results import Leaf, Results, as_estimate
+from em_geometry.geometry.core import core_grams, core_weights
+from em_geometry.geometry.inputs import cluster_indices
+from em_geometry.geometry.methods import QUESTIONS
+from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats
@@ -34,7 +35,10 @@ from em_geometry.stats.resample import stream
 DRAWS, SEED = 4000, 0  # of the power simulations at each share of a common core
 SHOWN = 62  # characters of a quantity in the table
 DIMENSIONS = ("full_width", "at_dimension_needed")
-FAIR = {"mean cosine across clusters": "similarity.cross_mean", "share of a common core": CORE}
+FAIR = {
+    "mean cosine across clusters": "calibration.statistic.similarity.cross_mean",
+    "share of a common core": f"calibration.statistic.{CORE}",
+}
 HEADLINE = ("verdict.*", "summary.*", "calibration.dimension_needed.*", "family_members")
 
 
@@ -76,29 +80,32 @@ def audit(claims: Sequence[Claim], gram: PublishedGram, family: Floats) -> list[
         if names not in values:
             grams = family if how.fitted else gram.roundings(names)
             values[names] = _battery(gram, names, grams).values
-        if how.derived is not None:
-            try:
-                arrays = DERIVED[how.derived](Inputs(values[names], gram, printed, half))
-            except (KeyError, IndexError, ValueError) as error:
-                raise UserError(
-                    f"claim {claim.id} asks for what its inputs do not give",
-                    where=f"claims.yaml: {claim.id}.published",
-                    found=f"{how.derived} without {error}",
-                    expected=f"what {how.derived} of em_geometry/claims/derived.py reads",
-                ) from None
-        else:
-            keys = how.keys or [metric.partition(":")[2] for metric in claim.metrics]
-            _known(claim, keys, values[names])
-            arrays = [values[names][key] for key in keys]
-        parts = tuple(_recomputed(array) for array in arrays)
-        agree = all(
-            claim.agrees(i, float(array.min()), float(array.max()))
-            for i, array in enumerate(map(np.atleast_1d, arrays))
-        )
+        arrays = _recomputed(claim, Inputs(values[names], gram, printed, half))
+        agree = all(claim.agrees(i, float(a.min()), float(a.max())) for i, a in enumerate(arrays))
         # a fit that misses settles nothing: other assumptions might reach the number
         missed = "underdetermined" if how.fitted else "inconsistent"
+        parts = tuple(map(_ranged, arrays))
         audited.append(Audited(claim, parts, how.basis, "reproduced" if agree else missed))
     return audited
+
+
+def _recomputed(claim: Claim, inputs: Inputs) -> list[Floats]:
+    """Arrays over roundings, one a number of the claim; UserError for what inputs do not give."""
+    how = claim.published
+    if how is None or how.derived is None:
+        keys = (how and how.keys) or [metric.partition(":")[2] for metric in claim.metrics]
+        _known(claim, keys, inputs.values)
+        return [np.atleast_1d(inputs.values[key]) for key in keys]
+    try:
+        found = DERIVED[how.derived](inputs)
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(
+            f"claim {claim.id} asks for what its inputs do not give",
+            where=f"claims.yaml: {claim.id}.published",
+            found=f"{how.derived} without {error}",
+            expected=f"what {how.derived} of em_geometry/claims/derived.py reads",
+        ) from None
+    return [np.atleast_1d(array) for array in (found if isinstance(found, list) else [found])]
 
 
 def _known(claim: Claim, wanted: Iterable[str], known: Collection[str]) -> None:
@@ -121,36 +128,30 @@ def _battery(gram: PublishedGram, names: Sequence[str], grams: Floats) -> Batter
     return battery(grams, clusters, rules, names=names)
 
 
-def _recomputed(array: Floats) -> Estimate:
+def _ranged(array: Floats) -> Estimate:
     """The first entry is the central one; arithmetic gives its two ends instead."""
-    flat = np.atleast_1d(array)
-    middle = float(flat.mean()) if flat.size == 2 else float(flat[0])
-    return Estimate(middle, float(flat.min()), float(flat.max()))
+    middle = float(array.mean() if array.size == 2 else array[0])
+    return Estimate(middle, float(array.min()), float(array.max()))
 
 
 def published_results(
     audited: Sequence[Audited], gram: PublishedGram, family: Floats
 ) -> dict[str, Leaf]:
-    """The battery's statistics and the claims, by dotted key."""
-    values = _battery(gram, gram.names, gram.fitted()).flat()
+    """The battery's statistics with their range over the family, and the claims, by dotted key."""
     members = _battery(gram, gram.names, family).values
-    rows: dict[str, Leaf] = {key: _ranged(value, members[key]) for key, value in values.items()}
+    rows: dict[str, Leaf] = dict(_battery(gram, gram.names, gram.fitted()).flat())
+    for key, value in rows.items():
+        if not isinstance(value, str) and np.isfinite(members[key]).all():
+            low, high = float(members[key].min()), float(members[key].max())
+            rows[key] = Estimate(as_estimate(value).value, low, high)
     for a in audited:
         key = f"claims.{a.claim.id}"
         rows |= {f"{key}.verdict": a.verdict, f"{key}.basis": a.basis}
-        several = len(a.parts) > 1
         for i, part in enumerate(a.parts, start=1):
-            rows[f"{key}.recomputed.{i}" if several else f"{key}.recomputed"] = part
+            rows[f"{key}.recomputed.{i}" if len(a.parts) > 1 else f"{key}.recomputed"] = part
     for (basis, verdict), count in Counter((a.basis, a.verdict) for a in audited).items():
         rows[f"summary.{basis}.{verdict}".replace(" ", "_")] = count
     return rows | {"family_members": len(family)}
-
-
-def _ranged(value: Leaf, members: Floats) -> Leaf:
-    """A statistic with its range over the family, where all members define it."""
-    if isinstance(value, str) or not np.isfinite(members).all():
-        return value
-    return Estimate(as_estimate(value).value, float(members.min()), float(members.max()))
 
 
 def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Leaf], power.Sweep]:
@@ -163,49 +164,46 @@ def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Leaf]
     Returns:
         results by dotted key, and the power curves at full width.
     """
-    fitted, rules, clusters = gram.fitted(), RULES, gram.clusters
-    members = cluster_indices(gram.names, clusters)
-    tightness = power.tightness_of(fitted, members)
+    fitted, members = gram.fitted(), cluster_indices(gram.names, gram.clusters)
     needed = power.dimensions_needed(fitted, members)
-    least = as_estimate(needed["__".join(c for c in members if c in rules.focus)]).value
+    least = as_estimate(needed["__".join(c for c in members if c in RULES.focus)]).value
     dimensions = dict(zip(DIMENSIONS, (WIDTH, round(least or WIDTH)), strict=True))
+    no_core = core_weights(len(fitted), members, power.tightness_of(fitted, members), 0.0)
 
     def statistics(grams: Floats) -> dict[str, Floats]:
-        return calibrated(grams, gram.names, clusters, rules)
+        found = calibrated(grams, gram.names, members, RULES)
+        return {key: value for key, value in found.items() if key.startswith((*LABELLED, CORE))}
 
     def rng(name: str) -> np.random.Generator:
         return stream(SEED, "published", name)
 
-    simulated = {
-        name: (rng(f"null.{name}"), DRAWS, dimension, members, tightness, 0.0, len(fitted))
+    nulls = {
+        f"no_core_{name}": statistics(core_grams(rng(f"null.{name}"), DRAWS, dimension, no_core))
         for name, dimension in dimensions.items()
     }
-    nulls = {f"no_core_{name}": statistics(core_grams(*how)) for name, how in simulated.items()}
     moved = statistics(relabelled(fitted, members, DRAWS, rng("partitions")))
     ranges = statistics(family)
+    observed = {  # NaN where a member of the family does not define it
+        key: Estimate.from_values(float(value), float(ranges[key].min()), float(ranges[key].max()))
+        for key, value in statistics(fitted).items()
+    }
     sweeps = {
-        name: power.sweep(rng(name), DRAWS, d, len(fitted), members, tightness, rules)
-        for name, d in dimensions.items()
+        name: power.sweep(rng(name), DRAWS, dimension, fitted, members, RULES)
+        for name, dimension in dimensions.items()
     }
-    results: dict[str, Leaf] = {
-        f"calibration.dimension_needed.{pair}": leaf for pair, leaf in needed.items()
-    }
-    for key, value in statistics(fitted).items():
-        if key.startswith((*LABELLED, CORE)):
-            low, high = ranges[key].min(), ranges[key].max()  # NaN where one does not define it
-            known = Estimate.from_values(float(value), float(low), float(high))
-            results |= compared(key, known, nulls, moved).results(f"calibration.statistic.{key}")
+    results: dict[str, Leaf] = {f"dimension_needed.{pair}": leaf for pair, leaf in needed.items()}
+    results |= compared(observed, nulls, moved)
     for name, sweep in sweeps.items():
         verdicts = power.verdicts_of(sweep)
-        results |= {f"calibration.power_{name}.{key}": leaf for key, leaf in verdicts.items()}
-    return results, sweeps["full_width"]
+        results |= {f"power_{name}.{key}": leaf for key, leaf in verdicts.items()}
+    return {f"calibration.{key}": leaf for key, leaf in results.items()}, sweeps["full_width"]
 
 
 def claims_table(audited: Sequence[Audited]) -> str:
     """All claims for people: printed, recomputed with its range, verdict."""
     rows = []
     for a in audited:
-        parts = "; ".join(_range(part) for part in a.parts)
+        parts = "; ".join(_shown(part) for part in a.parts)
         shown = textwrap.shorten(a.claim.quantity, SHOWN, placeholder=" ...")
         rows.append([a.claim.id, shown, a.claim.text, parts, a.basis, a.verdict])
     header = ["claim", "quantity", "printed", "follows from the paper", "basis", "verdict"]
@@ -217,41 +215,39 @@ def claims_table(audited: Sequence[Audited]) -> str:
     return "\n".join(lines)
 
 
-def _range(part: Estimate) -> str:
+def _shown(leaf: Leaf) -> str:
+    part = as_estimate(leaf)
     if part.low is None or part.high is None or part.high - part.low < 1e-9:
         return f"{part.value:.4g}"
     return f"{part.value:.4g} [{part.low:.4g}, {part.high:.4g}]"
 
 
-def calibration_table(calibration: Mapping[str, Leaf]) -> str:
+def calibration_table(found: Mapping[str, Leaf]) -> str:
     """Which tests can tell a common core from none, and what the fair statistics say.
 
     Args:
-        calibration: as `calibration_of` returns it.
+        found: as `calibration_of` returns it.
     """
-    known = Results({key: as_estimate(leaf) for key, leaf in calibration.items()})
-
-    def shown(key: str) -> object:
-        found = known.rows[f"calibration.{key}"]
-        return found.status if found.value is None else found.value
-
+    power_at = "calibration.power_full_width"
     keys = ("verdict_paper", "smallest_share_paper", "verdict_5pct", "smallest_share_5pct")
     tests = [
-        [test, QUESTIONS[test], *(shown(f"power_full_width.{test}.{key}") for key in keys)]
-        for test in TESTS
+        [test, question, *(found[f"{power_at}.{test}.{key}"] for key in keys)]
+        for test, question in QUESTIONS.items()
     ]
     header = ["", "statistic", "paper's threshold", "from share", "5 % false alarms", "from share"]
-    rows = []
-    for name, key in FAIR.items():
-        p = (shown(f"statistic.{key}.no_core_{d}.p") for d in DIMENSIONS)
-        rows.append([name, _range(known.rows[f"calibration.statistic.{key}"]), *p])
-    largest, least = (
-        shown("power_full_width.largest_share"),
-        shown("dimension_needed.medical__persona"),
-    )
+    rows = [
+        [
+            name,
+            _shown(found[f"{at}.{key}"]),
+            *(found[f"{at}.{key}.no_core_{d}.p"] for d in DIMENSIONS),
+        ]
+        for name, key in FAIR.items()
+    ]
+    least = found["calibration.dimension_needed.medical__persona"]
     return (
         "Can a test tell a common core from none, when clusters are as tight as the published\n"
-        f"ones (simulated in {WIDTH} dimensions; shares up to {largest:.2g})?\n\n"
+        f"ones (simulated in {WIDTH} dimensions; shares up to "
+        f"{found[f'{power_at}.largest_share']:.2g})?\n\n"
         + text_table(header, tests)
         + "\n\nWhat can, on the fitted cosines [range of the fits]; p without a common core:\n\n"
         + text_table(

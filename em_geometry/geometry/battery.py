@@ -12,30 +12,31 @@ Gram matrices are replicates and are never looped over.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations, permutations
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from em_geometry.errors import UserError
-from em_geometry.geometry import five_tests, methods, trees
-from em_geometry.geometry.gram import angles_deg, pair_values, sub_grams, subsets, unit_gram
+from em_geometry.geometry import methods as m
+from em_geometry.geometry import trees
+from em_geometry.geometry.inputs import cluster_indices, vector_rows
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats
 
 Clusters: TypeAlias = Mapping[str, Sequence[str]]
-Members: TypeAlias = Mapping[str, list[int]]
 Vectors: TypeAlias = Mapping[str, npt.ArrayLike]
+Found: TypeAlias = Iterator[tuple[str, Floats, str]]  # key, values [...], why it may be undefined
 
 DEFAULTS = Geometry()
 COUNTS = ("verdict.count", "clusters.silhouette_k")
+ANY = "undefined"
 SINGLE = "undefined: the cluster has one member"
 EQUAL = "undefined: the vectors are equal"
-SMALL = f"undefined: a cosine is below {methods.MIN_ORIGINAL} or a residual vanishes"
+SMALL = f"undefined: a cosine is below {m.MIN_ORIGINAL} or a residual vanishes"
 FLAT = "undefined: the cosines do not vary"
 CANCEL = "undefined: the vectors cancel"
 NO_PAIR = "undefined: there is no such pair within or across clusters"
@@ -59,7 +60,169 @@ SHOWN = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
+class Case:
+    """What the parts of the battery are functions of.
+
+    Attributes:
+        gram: [..., n, n] cosines of the vectors `names`.
+        members: cluster -> positions.
+        raw: [..., n, n] inner products of the raw vectors, where their lengths are known.
+    """
+
+    gram: Floats
+    names: Sequence[str]
+    members: m.Members
+    rules: Geometry
+    raw: Floats | None = None
+
+    def subsets(self, size: int) -> list[tuple[str, ...]]:
+        return list(combinations(self.names, size))
+
+    @property
+    def variants(self) -> dict[str, Floats]:
+        """Label -> Gram matrices, of the tests that the paper may have made on raw vectors."""
+        return {"": self.gram} if self.raw is None else {"": self.gram, "raw_": self.raw}
+
+
+def _similarity(case: Case) -> Found:
+    values = m.pair_values(case.gram)
+    for p, (a, b) in enumerate(case.subsets(2)):
+        yield f"cosine.{a}__{b}", values[..., p], ANY
+        yield f"angle_deg.{a}__{b}", m.angles_deg(values[..., p]), ANY
+    for cluster, indices in case.members.items():
+        yield f"similarity.within.{cluster}", m.within(case.gram, indices), SINGLE
+    for a, b in combinations(case.members, 2):
+        cross = m.block(case.gram, case.members[a], case.members[b]).mean((-2, -1))
+        yield f"similarity.cross.{a}__{b}", cross, ANY
+    inside, outside = m.cluster_pairs(len(case.names), case.members)
+    within, across = m.mean(values[..., inside]), m.mean(values[..., outside])
+    yield "similarity.within_mean", within, NO_PAIR
+    yield "similarity.cross_mean", across, NO_PAIR
+    largest = values[..., outside].max(-1) if outside else across
+    yield "similarity.cross_max", largest, NO_PAIR
+    yield "similarity.separation", within - across, NO_PAIR
+
+
+def _triplets(case: Case) -> Found:
+    small = m.sub_grams(case.gram, 3)
+    errors, volumes = m.planar_error(small), m.volume(small)
+    singular, full, off = m.low_rank(small)
+    cosines = m.residual_cosines(small)
+    reductions = m.reduction_pct(small, cosines)
+    left = m.pair_values(cosines)
+    drops = m.pair_values(small).mean(-1) - left.mean(-1)
+    for t, triplet in enumerate(case.subsets(3)):
+        name = "__".join(triplet)
+        yield f"triangle.{name}.error_deg", errors[..., t], ANY
+        yield f"triangle.{name}.volume", volumes[..., t], ANY
+        for k, rank in enumerate(m.RANKS):
+            yield f"subspace.{name}.rank{rank}_r_full", full[..., t, k], FLAT
+            yield f"subspace.{name}.rank{rank}_r_offdiag", off[..., t, k], FLAT
+        for k in range(3):
+            yield f"subspace.{name}.singular{k + 1}", singular[..., t, k], ANY
+        yield f"residual.{name}.reduction_pct", reductions[..., t], SMALL
+        yield f"residual.{name}.mean_drop", drops[..., t], EQUAL
+        for p, (a, b) in enumerate(combinations(triplet, 2)):
+            yield f"residual.{name}.cosine.{a}__{b}", left[..., t, p], EQUAL
+
+
+def _projections(case: Case) -> Found:
+    projections = m.on_pair_means(case.gram)
+    for p, (a, b) in enumerate(case.subsets(2)):
+        for i, name in enumerate(case.names):
+            yield f"projection.{a}__{b}.{name}", projections[..., p, i], CANCEL
+
+
+def _pca(case: Case) -> Found:
+    for kind, gram in (("centred", m.centred(case.gram)), ("uncentred", case.gram)):
+        variances, loadings = m.components(gram)
+        parts = m.shares(variances)
+        for k in range(len(case.names) - (kind == "centred")):
+            yield f"pca.{kind}.pc{k + 1}_pct", 100.0 * parts[..., k], EQUAL
+        first = np.where(np.isfinite(parts[..., :1]), loadings[..., 0], np.nan)
+        for i, name in enumerate(case.names):
+            yield f"pca.{kind}.loading_pc1.{name}", first[..., i], EQUAL
+
+
+def _clusters(case: Case) -> Found:
+    distance, n = trees.distances(case.gram), len(case.names)
+    _, outside = m.cluster_pairs(n, case.members)
+    for linkage in trees.LINKAGES:
+        heights, cuts = trees.agglomerate(distance, linkage)
+        for cluster, indices in case.members.items():
+            inside, _ = m.cluster_pairs(n, {cluster: indices})
+            height = heights[..., inside].max(-1) if inside else np.full(heights.shape[:-1], np.nan)
+            yield f"clusters.{linkage}.merge_{cluster}", height, SINGLE
+        if outside:
+            yield f"clusters.{linkage}.merge_last_low", heights[..., outside].min(-1), ANY
+        r = m.pearson(m.pair_values(distance), heights)
+        yield f"clusters.{linkage}.cophenetic_r", r, FLAT
+        if linkage == case.rules.linkage and n > 2:
+            widths = trees.silhouettes(distance, cuts)
+            yield "clusters.silhouette_k", widths.argmax(-1) + 2.0, ANY
+            yield "clusters.silhouette", widths.max(-1), ANY
+
+
+def _cluster_tests(case: Case) -> Found:
+    gram, members = case.gram, case.members
+    for a, b in combinations(members, 2):
+        for label, matrix in case.variants.items():
+            angle = m.cluster_angle(matrix, members[a], members[b])
+            yield f"cluster_angle.{a}__{b}_{label}deg", angle, CANCEL
+    for a, b in permutations(members, 2):
+        lengths = m.span_projection(gram, members[a], members[b])
+        for i, index in enumerate(members[a]):
+            key = f"orthogonality.{a}_on_{b}.{case.names[index]}"
+            yield f"{key}.magnitude", lengths[..., i], ANY
+            yield f"{key}.variance_pct", 100.0 * lengths[..., i] ** 2, ANY
+        why = SINGLE if min(len(members[a]), len(members[b])) < 2 else EQUAL
+        for label, matrix in case.variants.items():
+            for kind in ("uncentred", "centred"):
+                pair = (members[a], members[b])
+                share = m.explained_pct(matrix, *pair, centre=kind == "centred")
+                yield f"cross_variance.{a}_pc1_in_{b}.{kind}_{label}pct", share, why
+
+
+def _ablation(case: Case) -> Found:
+    after = m.ablated_cosines(case.gram)
+    change = m.changes(case.gram, after, case.members)
+    inside, _ = m.cluster_pairs(len(case.names), case.members)
+    pairs = case.subsets(2)
+    for c, p in enumerate(inside):
+        a, b = pairs[p]
+        yield f"pc1_ablation.{a}__{b}.after", m.pair_values(after)[..., p], EQUAL
+        yield f"pc1_ablation.{a}__{b}.change", change[..., c], EQUAL
+    why = EQUAL if inside else "undefined: no cluster has two members"
+    yield "pc1_ablation.mean_abs_change", m.mean(np.abs(change)), why
+    why = "undefined: there are no two pairs within clusters, or a cosine does not change"
+    yield "pc1_ablation.ratio", m.size_ratio(change), why
+
+
+def _verdicts(case: Case) -> Found:
+    found = m.statistics(case.gram, case.members, case.rules)
+    decided = m.decide(found, case.rules)
+    why = NO_FOCUS if len(case.members) < 2 else UNDECIDED
+    for test, value in found.items():
+        yield f"statistic.{test}", value, why
+    for test, code in decided.items():
+        yield f"verdict.{test}", code, why
+    yield "verdict.count", m.count(decided.values()), why
+
+
+PARTS: dict[str, Callable[[Case], Found]] = {
+    "similarity": _similarity,
+    "triplets": _triplets,
+    "projections": _projections,
+    "pca": _pca,
+    "clusters": _clusters,
+    "cluster_tests": _cluster_tests,
+    "ablation": _ablation,
+    "verdicts": _verdicts,
+}
+
+
+@dataclass(frozen=True)
 class Battery:
     """All statistics of the battery; `print` shows those of one set of vectors.
 
@@ -70,12 +233,8 @@ class Battery:
     """
 
     names: Sequence[str]
-    values: dict[str, Floats] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-
-    def put(self, key: str, value: Floats, reason: str = "undefined") -> None:
-        self.values[key] = value
-        self.reasons[key] = reason
+    values: dict[str, Floats]
+    reasons: dict[str, str]
 
     def flat(self) -> dict[str, float | int | str]:
         """One Gram matrix's results by key; undefined ones are strings that say why."""
@@ -85,25 +244,25 @@ class Battery:
         if not np.isfinite(value):
             return self.reasons[key]
         if key.startswith("verdict.test"):
-            return five_tests.WORDS[value]
+            return m.VERDICTS[value]
         return int(value) if key in COUNTS else value
 
     def __str__(self) -> str:
         """Cosines, verdicts, cluster statistics and triplets as aligned tables."""
         flat, names = self.flat(), self.names
-        cosine: list[list[object]] = [
-            [a, *(1.0 if a == b else self._cosine(flat, a, b) for b in names)] for a in names
-        ]
+        cosines: dict[tuple[str, str], object] = {(name, name): 1.0 for name in names}
+        for a, b in combinations(names, 2):
+            cosines[a, b] = cosines[b, a] = flat[f"cosine.{a}__{b}"]
         verdicts = [
-            [t, five_tests.QUESTIONS[t], flat[f"statistic.{t}"], flat[f"verdict.{t}"]]
-            for t in five_tests.TESTS
+            [t, question, flat[f"statistic.{t}"], flat[f"verdict.{t}"]]
+            for t, question in m.QUESTIONS.items()
         ]
-        shown = [[key, value] for key, value in flat.items() if key.startswith(SHOWN)]
+        shown = [[key, value] for key, value in flat.items() if key.partition(".")[0] in SHOWN]
         triplets = ["__".join(triplet) for triplet in combinations(names, 3)]
         rows = [[t, *(flat[key.format(t)] for key in TRIPLET.values())] for t in triplets]
         return "\n\n".join(
             [
-                text_table(["", *names], cosine),
+                text_table(["", *names], [[a, *(cosines[a, b] for b in names)] for a in names]),
                 text_table(["", "statistic", "value", "the paper's rule says"], verdicts)
                 + f"\nfor independence: {flat['verdict.count']}",
                 text_table(["statistic", "value"], shown),
@@ -111,9 +270,14 @@ class Battery:
             ]
         )
 
-    def _cosine(self, flat: Mapping[str, object], a: str, b: str) -> object:
-        key = f"cosine.{a}__{b}"
-        return flat[key] if key in flat else flat[f"cosine.{b}__{a}"]
+
+def evaluate(case: Case, parts: Sequence[str] = tuple(PARTS)) -> Battery:
+    """The named parts of the battery."""
+    values, reasons = {}, {}
+    for part in parts:
+        for key, value, reason in PARTS[part](case):
+            values[key], reasons[key] = value, reason
+    return Battery(case.names, values, reasons)
 
 
 def battery(
@@ -139,190 +303,8 @@ def battery(
     """
     if isinstance(vectors, Mapping):
         rows = vector_rows(vectors)
-        names, gram, norms = list(vectors), unit_gram(rows), np.linalg.norm(rows, axis=-1)
+        names, gram, norms = list(vectors), m.unit_gram(rows), np.linalg.norm(rows, axis=-1)
     else:
         gram = np.asarray(vectors, dtype=np.float64)
-    members = cluster_indices(names, clusters or {})
     raw = None if norms is None else gram * norms[..., :, None] * norms[..., None, :]
-    found = Battery(names)
-    _similarity(found, gram, names, members)
-    _pairs_and_triplets(found, gram, names)
-    centred = methods.components(methods.centred(gram))
-    _pca(found, gram, centred, names)
-    _clusters(found, gram, members, rules)
-    _cluster_tests(found, gram, raw, names, members)
-    _ablation(found, gram, centred, names, members)
-    _verdicts(found, gram, members, rules)
-    return found
-
-
-def vector_rows(vectors: Vectors) -> Floats:
-    """Vectors by name as rows [n, width]; UserError for what is no set of vectors."""
-    rows = {name: np.asarray(vector, dtype=np.float64) for name, vector in vectors.items()}
-    for name, row in rows.items():
-        first = next(iter(rows.values()))
-        if row.ndim != 1 or row.shape != first.shape or not np.isfinite(row).all() or not row.any():
-            raise UserError(
-                "not vectors of one width, finite and of some length",
-                where=name,
-                found=f"shape {row.shape}, {int(np.isfinite(row).sum())} finite entries, "
-                f"{np.count_nonzero(row)} not zero",
-                expected=f"shape ({first.shape[-1] if first.ndim else 0},), as the first has",
-            )
-    return np.stack(list(rows.values())) if rows else np.empty((0, 0))
-
-
-def cluster_indices(names: Sequence[str], clusters: Clusters) -> dict[str, list[int]]:
-    """Clusters as positions in `names`; UserError for unknown or repeated names."""
-    if len(names) < 2:
-        raise UserError(
-            "the battery needs at least two vectors",
-            found=", ".join(names) or "none",
-            where="the vectors",
-            expected="two names or more",
-        )
-    position = {name: i for i, name in enumerate(names)}
-    taken: dict[str, str] = {}
-    for cluster, listed in clusters.items():
-        for name in listed:
-            if name not in position or name in taken:
-                raise UserError(
-                    "a cluster names an unknown vector"
-                    if name not in position
-                    else f"a vector is in two clusters, or twice in one ({taken[name]})",
-                    where=f"cluster {cluster}",
-                    found=name,
-                    expected="each once, of " + ", ".join(names),
-                )
-            taken[name] = cluster
-        if not listed:
-            raise UserError(
-                "a cluster is empty",
-                where=f"cluster {cluster}",
-                found="no member",
-                expected="names of vectors",
-            )
-    return {c: sorted(position[name] for name in listed) for c, listed in clusters.items()}
-
-
-def _similarity(out: Battery, gram: Floats, names: Sequence[str], members: Members) -> None:
-    values = pair_values(gram)
-    for p, pair in enumerate(combinations(names, 2)):
-        out.put(f"cosine.{'__'.join(pair)}", values[..., p])
-        out.put(f"angle_deg.{'__'.join(pair)}", angles_deg(values[..., p]))
-    for cluster, indices in members.items():
-        out.put(f"similarity.within.{cluster}", methods.within(gram, indices), SINGLE)
-    for a, b in combinations(members, 2):
-        out.put(f"similarity.cross.{a}__{b}", methods.across(gram, members[a], members[b]))
-    inside, outside = methods.cluster_pairs(len(names), list(members.values()))
-    undefined = np.full(gram.shape[:-2], np.nan)
-    within, cross = (values[..., p].mean(-1) if p else undefined for p in (inside, outside))
-    out.put("similarity.within_mean", within, NO_PAIR)
-    out.put("similarity.cross_mean", cross, NO_PAIR)
-    largest = values[..., outside].max(-1) if outside else undefined
-    out.put("similarity.cross_max", largest, NO_PAIR)
-    out.put("similarity.separation", within - cross, NO_PAIR)
-
-
-def _pairs_and_triplets(out: Battery, gram: Floats, names: Sequence[str]) -> None:
-    small = sub_grams(gram, subsets(len(names), 3))
-    errors, volumes = methods.planar_error(small), methods.volume(small)
-    singular, full, off = methods.low_rank(small)
-    cosines = methods.residual_cosines(small)
-    reductions, drops = methods.reduction_pct(small, cosines), methods.mean_drop(small, cosines)
-    for t, triplet in enumerate(combinations(names, 3)):
-        name = "__".join(triplet)
-        out.put(f"triangle.{name}.error_deg", errors[..., t])
-        out.put(f"triangle.{name}.volume", volumes[..., t])
-        for k in methods.RANKS:
-            out.put(f"subspace.{name}.rank{k}_r_full", full[..., t, k - 1], FLAT)
-            out.put(f"subspace.{name}.rank{k}_r_offdiag", off[..., t, k - 1], FLAT)
-        for k in (1, 2, 3):
-            out.put(f"subspace.{name}.singular{k}", singular[..., t, k - 1])
-        out.put(f"residual.{name}.reduction_pct", reductions[..., t], SMALL)
-        out.put(f"residual.{name}.mean_drop", drops[..., t], EQUAL)
-        for i, j in combinations(range(3), 2):
-            key = f"residual.{name}.cosine.{triplet[i]}__{triplet[j]}"
-            out.put(key, cosines[..., t, i, j], EQUAL)
-    projections = methods.on_pair_means(gram, subsets(len(names), 2))
-    for p, pair in enumerate(combinations(names, 2)):
-        for i, name in enumerate(names):
-            out.put(f"projection.{'__'.join(pair)}.{name}", projections[..., p, i], CANCEL)
-
-
-def _pca(out: Battery, gram: Floats, centred: methods.Components, names: Sequence[str]) -> None:
-    for kind, found in (("centred", centred), ("uncentred", methods.components(gram))):
-        shares = found.shares
-        for k in range(len(names) - (kind == "centred")):
-            out.put(f"pca.{kind}.pc{k + 1}_pct", 100.0 * shares[..., k], EQUAL)
-        loadings = np.where(np.isfinite(shares[..., :1]), found.loadings[..., 0], np.nan)
-        for i, name in enumerate(names):
-            out.put(f"pca.{kind}.loading_pc1.{name}", loadings[..., i], EQUAL)
-
-
-def _clusters(out: Battery, gram: Floats, members: Members, rules: Geometry) -> None:
-    distance = trees.distances(gram)
-    _, outside = methods.cluster_pairs(gram.shape[-1], list(members.values()))
-    for linkage in trees.LINKAGES:
-        tree = trees.agglomerate(distance, linkage)
-        for cluster, indices in members.items():
-            inside = tree.cophenetic[..., indices, :][..., indices].max((-2, -1))
-            height = inside if len(indices) > 1 else np.full_like(inside, np.nan)
-            out.put(f"clusters.{linkage}.merge_{cluster}", height, SINGLE)
-        if outside:
-            low = pair_values(tree.cophenetic)[..., outside].min(-1)
-            out.put(f"clusters.{linkage}.merge_last_low", low)
-        out.put(f"clusters.{linkage}.cophenetic_r", trees.cophenetic_r(distance, tree), FLAT)
-        if linkage == rules.linkage and gram.shape[-1] > 2:
-            widths = trees.silhouettes(distance, tree)
-            out.put("clusters.silhouette_k", widths.argmax(-1) + 2.0)
-            out.put("clusters.silhouette", widths.max(-1))
-
-
-def _cluster_tests(
-    out: Battery, gram: Floats, raw: Floats | None, names: Sequence[str], members: Members
-) -> None:
-    variants = {"": gram} if raw is None else {"": gram, "raw_": raw}
-    for a, b in combinations(members, 2):
-        for label, matrix in variants.items():
-            angle = methods.cluster_angle(matrix, members[a], members[b])
-            out.put(f"cluster_angle.{a}__{b}_{label}deg", angle, CANCEL)
-    for a, b in permutations(members, 2):
-        lengths = methods.span_projection(gram, members[a], members[b])
-        for i, index in enumerate(members[a]):
-            key = f"orthogonality.{a}_on_{b}.{names[index]}"
-            out.put(f"{key}.magnitude", lengths[..., i])
-            out.put(f"{key}.variance_pct", 100.0 * lengths[..., i] ** 2)
-        few = min(len(members[a]), len(members[b])) < 2
-        for label, matrix in variants.items():
-            for kind in ("uncentred", "centred"):
-                centre = kind == "centred"
-                share = methods.explained_pct(matrix, members[a], members[b], centre=centre)
-                key = f"cross_variance.{a}_pc1_in_{b}.{kind}_{label}pct"
-                out.put(key, share, SINGLE if few else EQUAL)
-
-
-def _ablation(
-    out: Battery, gram: Floats, centred: methods.Components, names: Sequence[str], members: Members
-) -> None:
-    after, pairs = methods.ablated_cosines(gram, centred), methods.within_pairs(members)
-    change = methods.changes(gram, after, pairs)
-    for p, (i, j) in enumerate(pairs):
-        out.put(f"pc1_ablation.{names[i]}__{names[j]}.after", after[..., i, j], EQUAL)
-        out.put(f"pc1_ablation.{names[i]}__{names[j]}.change", change[..., p], EQUAL)
-    mean = np.abs(change).mean(-1) if pairs else np.full(gram.shape[:-2], np.nan)
-    none = EQUAL if pairs else "undefined: no cluster has two members"
-    out.put("pc1_ablation.mean_abs_change", mean, none)
-    few = "undefined: there are no two pairs within clusters, or a cosine does not change"
-    out.put("pc1_ablation.ratio", methods.size_ratio(change), few)
-
-
-def _verdicts(out: Battery, gram: Floats, members: Members, rules: Geometry) -> None:
-    found = five_tests.statistics(gram, members, rules)
-    decided = five_tests.decide(found, rules)
-    none = NO_FOCUS if len(members) < 2 else UNDECIDED
-    for test in five_tests.TESTS:
-        out.put(f"statistic.{test}", found[test], none)
-    for test in five_tests.TESTS:
-        out.put(f"verdict.{test}", decided[test], none)
-    out.put("verdict.count", five_tests.count(decided.values()), none)
+    return evaluate(Case(gram, names, cluster_indices(names, clusters or {}), rules, raw))

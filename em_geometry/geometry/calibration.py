@@ -1,8 +1,7 @@
 """Every statistic of the battery with its interval and its nulls (docs/method.md: calibration).
 
 Nulls: `covariance` - the vectors are draws from N(0, Sigma), Sigma the covariance of the rows
-behind them - with and without massive-activation dimensions; `flips` - no organism has a consistent
-difference (signs flipped, or labels of answers shuffled); `partitions` - the cluster labels mean
+behind them - with and without massive-activation dimensions; `partitions` - the cluster labels mean
 nothing; `controls` - organisms are no more alike than each is like a benignly fine-tuned control.
 For vectors alone, without rows behind them: `independent` - directions without any relation.
 """
@@ -10,25 +9,30 @@ For vectors alone, without rows behind them: `independent` - directions without 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from dataclasses import dataclass
 
 import numpy as np
 
-from em_geometry.geometry import power, trees
-from em_geometry.geometry.battery import Clusters, Vectors, battery, cluster_indices, vector_rows
-from em_geometry.geometry.core import core_loadings, core_share, independent_grams
-from em_geometry.geometry.five_tests import QUESTIONS, Members
-from em_geometry.geometry.gram import cosines, pair_values, unit_gram
-from em_geometry.geometry.methods import across_mean
-from em_geometry.geometry.samples import Sample, covariance_draws, effective_dimension, spectrum
-from em_geometry.io.results import Leaf
+from em_geometry.geometry import power
+from em_geometry.geometry.battery import Case, Clusters, Vectors, evaluate
+from em_geometry.geometry.core import core_share, independent_grams
+from em_geometry.geometry.inputs import cluster_indices, vector_rows
+from em_geometry.geometry.methods import (
+    QUESTIONS,
+    Members,
+    across_mean,
+    cosines,
+    pair_values,
+    unit_gram,
+)
+from em_geometry.geometry.samples import PromptRows, covariance_draws, effective_dimension, spectrum
+from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import percentiles
-from em_geometry.stats.permutation import Tested, null_p, partition_test, partitions
+from em_geometry.stats.permutation import null_p, partition_test, partitions
 from em_geometry.stats.resample import stream
 
 QUICK = Geometry(replicates=1000)
@@ -36,6 +40,7 @@ MIN_DEFINED = 0.95  # share of replicates that define a statistic, below which i
 CORE = "core.share"
 CLOSENESS = "closeness"  # mean size of a cosine; of vectors alone
 INDEPENDENT = "independent"
+PARTS = ("similarity", "pca", "cluster_tests", "ablation", "verdicts")  # of the battery
 LABELLED = (  # what the labels of clusters decide; the keys name no vectors
     "similarity.",
     "cluster_angle.",
@@ -44,12 +49,12 @@ LABELLED = (  # what the labels of clusters decide; the keys name no vectors
     "pc1_ablation.mean_abs_change",
 )
 SHOWN = (*LABELLED, "cosine.", "orthogonality.", "pca.centred.pc1_pct")
-VERDICTS = ("verdict_paper", "verdict_5pct")  # of power, as columns
 FAIR = {  # statistics that can tell what the five tests are meant to tell
     "similarity.cross_mean": "mean cosine across clusters",
     CORE: "share of a common core",
     CLOSENESS: "mean size of a cosine",
 }
+Draws = Mapping[str, Floats]  # statistic -> its values [B]
 
 
 @dataclass(frozen=True)
@@ -66,39 +71,9 @@ class Evidence:
 
     names: Sequence[str]
     clusters: Clusters
-    sample: Sample
+    sample: PromptRows
     controls: Floats
     massive: Ints
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """A statistic and what chance gives.
-
-    Attributes:
-        estimate: the observed value with its interval.
-        nulls: null -> its median with the range of 95 % of its draws, and the p-value.
-        partition: over all label assignments; None where labels do not matter.
-        half_difference: median difference between random halves of the topics, where asked.
-    """
-
-    estimate: Estimate
-    nulls: Mapping[str, tuple[Estimate, Leaf]] = field(default_factory=dict)
-    partition: Tested | None = None
-    half_difference: Leaf | None = None
-
-    def results(self, key: str) -> dict[str, Leaf]:
-        """By dotted key: the statistic at `key`, each null below it."""
-        rows: dict[str, Leaf] = {key: self.estimate}
-        for name, (null, p) in self.nulls.items():
-            rows |= {f"{key}.{name}": null, f"{key}.{name}.p": p}
-        if self.partition is not None:
-            known = vars(self.partition) | {"assignments": self.partition.estimate.n}
-            parts = ("p", "smallest_p", "assignments")
-            rows |= {f"{key}.partitions.{k}": known[k] for k in parts}
-        if self.half_difference is not None:
-            rows[f"{key}.half_difference"] = self.half_difference
-        return rows
 
 
 @dataclass(frozen=True)
@@ -106,44 +81,53 @@ class Calibration:
     """What can be concluded; `print` shows the tests beside chance and power.
 
     Attributes:
-        statistics: by key of the battery.
+        statistics: keys of the battery, and of what is calibrated beside it.
+        nulls: that they are compared with.
         results: everything by dotted key, the statistics under `statistic`.
         sweep: power over shares of a common core; None where there are no two clusters.
     """
 
-    statistics: Mapping[str, Calibrated]
+    statistics: Sequence[str]
+    nulls: Sequence[str]
     results: Mapping[str, Leaf]
     sweep: power.Sweep | None
 
+    def at(self, key: str) -> Estimate:
+        """The result at `statistic.<key>`; undefined where there is none."""
+        return as_estimate(self.results.get(f"statistic.{key}", ""))
+
     def nulls_table(self) -> tuple[list[str], list[list[object]]]:
         """Header and rows of a wide table: a line a statistic; empty where undefined."""
-        nulls = list(dict.fromkeys(n for c in self.statistics.values() for n in c.nulls))
         header = ["statistic", "observed", "low", "high"]
-        header += [f"{name}_{part}" for name in nulls for part in ("low", "median", "high", "p")]
+        header += [
+            f"{name}_{part}" for name in self.nulls for part in ("low", "median", "high", "p")
+        ]
         header += ["partitions_p", "partitions_smallest_p"]
         rows: list[list[object]] = []
-        for key, c in self.statistics.items():
-            line: list[object] = [c.estimate.value, c.estimate.low, c.estimate.high]
-            for name in nulls:
-                null, p = c.nulls.get(name, (Estimate(None), ""))
-                line += [null.low, null.value, null.high, p if isinstance(p, float) else None]
-            line += [c.partition and c.partition.p, c.partition and c.partition.smallest_p]
+        for key in self.statistics:
+            observed = self.at(key)
+            line = [observed.value, observed.low, observed.high]
+            for null in (f"{key}.{name}" for name in self.nulls):
+                drawn = self.at(null)
+                line += [drawn.low, drawn.value, drawn.high, self.at(f"{null}.p").value]
+            line += [self.at(f"{key}.partitions.{part}").value for part in ("p", "smallest_p")]
             rows.append([key, *("" if cell is None else cell for cell in line)])
         return header, rows
 
     def __str__(self) -> str:
         """The five tests and the fair statistics beside chance, and what could be found."""
         rows: list[list[object]] = []
-        shown = {f"statistic.{t}": words for t, words in QUESTIONS.items()} | FAIR
-        for key, words in shown.items():
-            c = self.statistics.get(key)
-            if c is None or c.estimate.value is None:
+        for key, words in ({f"statistic.{t}": q for t, q in QUESTIONS.items()} | FAIR).items():
+            observed, null = self.at(key).value, self.at(f"{key}.{self.nulls[0]}")
+            if observed is None:
                 continue
-            null, p = next(iter(c.nulls.values()))
-            told = [self.results.get(f"power.{key.rpartition('.')[2]}.{v}", "") for v in VERDICTS]
-            by_chance = _range(null)
-            partition = c.partition.p if c.partition else ""
-            rows.append([words, c.estimate.value, by_chance, p, partition, *told])
+            others = [f"statistic.{key}.{self.nulls[0]}.p", f"statistic.{key}.partitions.p"]
+            test = key.rpartition(".")[2]
+            others += [f"power.{test}.verdict_paper", f"power.{test}.verdict_5pct"]
+            chance = null.status
+            if null.low is not None:
+                chance = f"{null.value:.3g} [{null.low:.3g}, {null.high:.3g}]"
+            rows.append([words, observed, chance, *(self.results.get(k, "") for k in others)])
         header = ["", "value", "by chance [95 %]", "p", "p, clusters", "as published", "at 5 %"]
         text = text_table(header, rows)
         if "power.largest_share" in self.results:
@@ -151,18 +135,11 @@ class Calibration:
                 "\nas published, at 5 %: can this test tell a common core of up to "
                 f"{self.results['power.largest_share']:.2g} of the variance from none?"
             )
-        closeness = self.statistics.get(CLOSENESS)
-        chance = closeness.nulls[INDEPENDENT][1] if closeness else None
-        if isinstance(chance, float):
-            said = "look" if chance > power.LEVEL else "do not look"
-            text += f"\nThese vectors {said} like random ones (p = {chance:.2g} for their cosines)."
+        p = self.at(f"{CLOSENESS}.{INDEPENDENT}.p").value
+        if p is not None:
+            said = "look" if p > power.LEVEL else "do not look"
+            text += f"\nThese vectors {said} like random ones (p = {p:.2g} for their cosines)."
         return text
-
-
-def _range(null: Estimate) -> str:
-    return (
-        null.status if null.low is None else f"{null.value:.3g} [{null.low:.3g}, {null.high:.3g}]"
-    )
 
 
 def calibrate(
@@ -177,27 +154,25 @@ def calibrate(
     Raises:
         UserError: as `battery`.
     """
-    rows, names, groups = vector_rows(vectors), list(vectors), clusters or {}
-    members, count = cluster_indices(names, groups), rules.replicates
+    rows, names, count = vector_rows(vectors), list(vectors), rules.replicates
+    members = cluster_indices(names, clusters or {})
     gram, width = unit_gram(rows), rows.shape[1]
 
-    def found(grams: Floats) -> dict[str, Floats]:
+    def found(grams: Floats) -> Draws:
         size = np.abs(pair_values(grams)).mean(-1)
-        return {CLOSENESS: size} | calibrated(grams, names, groups, rules)
+        return {CLOSENESS: size} | calibrated(grams, names, members, rules)
 
     chance = independent_grams(stream(seed, "analyse", "null"), count, len(gram), width)
     nulls = {INDEPENDENT: found(cosines(chance))}
     moved = found(relabelled(gram, members, count, stream(seed, "analyse", "partitions")))
-    statistics = {
-        key: compared(key, _estimate(value), nulls, moved) for key, value in found(gram).items()
-    }
+    observed = {key: _estimate(value) for key, value in found(gram).items()}
     results: dict[str, Leaf] = {"replicates": count, "width": width}
     sweep = None
     if len(members) > 1:
-        tightness, draw = power.tightness_of(gram, members), stream(seed, "analyse")
-        sweep = power.sweep(draw, count, width, len(gram), members, tightness, rules)
+        sweep = power.sweep(stream(seed, "analyse"), count, width, gram, members, rules)
         results |= {f"power.{key}": leaf for key, leaf in power.verdicts_of(sweep).items()}
-    return Calibration(statistics, results | _rows(statistics), sweep)
+    results |= compared(observed, nulls, moved)
+    return Calibration(list(observed), list(nulls), results, sweep)
 
 
 def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
@@ -206,13 +181,13 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
     def rng(name: str) -> np.random.Generator:
         return stream(seed, "calibration", name)
 
-    def found(grams: Floats) -> dict[str, Floats]:
-        return calibrated(cosines(grams), data.names, data.clusters, rules)
+    def found(grams: Floats) -> Draws:
+        return calibrated(cosines(grams), data.names, members, rules)
 
-    count = rules.replicates
+    count, sample = rules.replicates, data.sample
     members = cluster_indices(data.names, data.clusters)
-    sample, gram = data.sample, unit_gram(data.sample.vectors)
-    residuals = sample.residuals
+    residuals, gram = sample.residuals, unit_gram(sample.vectors)
+    width = residuals.shape[-1]
     spectra = {
         "covariance": spectrum(residuals),
         "covariance_without_massive": spectrum(np.delete(residuals, data.massive, axis=-1)),
@@ -221,52 +196,42 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
         name: found(covariance_draws(rng(name), values, count, len(gram)))
         for name, values in spectra.items()
     }
-    nulls["flips"] = found(sample.without_effect(rng("flips"), count))
-    resampled = sample.bootstrap(rng("bootstrap"), count)
-    boot = found(resampled)
-    split, agreement = sample.halves(rng("halves"), count)
-    halves = found(split)
+    boot = found(sample.bootstrap(rng("bootstrap"), count))
     moved = found(relabelled(gram, members, count, rng("partitions")))
-    statistics = {
-        key: compared(key, _estimate(value, boot[key], sample.topics), nulls, moved, halves)
-        for key, value in found(gram).items()
+    observed = {
+        key: _estimate(value, boot[key], sample.topics) for key, value in found(gram).items()
     }
-    dimensions = {name: effective_dimension(v) for name, v in spectra.items()}
-    tightness = power.tightness_of(gram, members)
+    agreement = sample.reliability(rng("halves"), count).mean(0)
+    dimensions = {name: effective_dimension(values) for name, values in spectra.items()}
     effective = max(2, round(dimensions["covariance"]))
     sweep, full = (
-        power.sweep(rng(f"power.{d}"), count, d, len(gram), members, tightness, rules)
-        for d in (effective, residuals.shape[-1])
+        power.sweep(rng(f"power.{d}"), count, d, gram, members, rules) for d in (effective, width)
     )
+    results: dict[str, Leaf] = {
+        "rows": len(sample.topic),
+        "topics": sample.topics,
+        "replicates": count,
+        "width": width,
+        "massive_dimensions": len(data.massive),
+    }
+    results |= compared(observed, nulls, moved)
+    results |= _core(results) | _controls(data, gram, members)
     groups: dict[str, Mapping[str, Leaf]] = {
         "effective_dimension": dimensions,
-        "reliability": dict(zip(data.names, agreement.mean(0).tolist(), strict=True)),
+        "reliability": dict(zip(data.names, agreement.tolist(), strict=True)),
         "dimension_needed": power.dimensions_needed(gram, members),
         "power": power.verdicts_of(sweep),
         "power_full_width": power.verdicts_of(full),
     }
-    results: dict[str, Leaf] = {
-        "rows": sample.rows,
-        "topics": sample.topics,
-        "replicates": count,
-        "width": residuals.shape[-1],
-        "massive_dimensions": len(data.massive),
-    }
-    results |= _rows(statistics) | _core(gram, data, members, statistics[CORE])
-    results |= controls_null(data, gram, members) | _coclustering(cosines(resampled), data, rules)
     results |= {f"{name}.{k}": leaf for name, group in groups.items() for k, leaf in group.items()}
-    return Calibration(statistics, results, sweep)
+    return Calibration(list(observed), list(nulls), results, sweep)
 
 
-def calibrated(
-    grams: Floats, names: Sequence[str], clusters: Clusters, rules: Geometry
-) -> dict[str, Floats]:
+def calibrated(grams: Floats, names: Sequence[str], members: Members, rules: Geometry) -> Draws:
     """The statistics that are calibrated: key -> [...], from cosines [..., n, n]."""
-    found = battery(grams, clusters, rules, names=names).values
-    kept = {k: v for k, v in found.items() if k.startswith(SHOWN)}
-    flat = grams.reshape(-1, *grams.shape[-2:])
-    share = core_share(flat, cluster_indices(names, clusters))
-    return kept | {CORE: share.reshape(grams.shape[:-2])}
+    values = evaluate(Case(grams, names, members, rules), PARTS).values
+    kept = {key: value for key, value in values.items() if key.startswith(SHOWN)}
+    return kept | {CORE: core_share(grams, members)}
 
 
 def relabelled(gram: Floats, members: Members, limit: int, rng: np.random.Generator) -> Floats:
@@ -276,32 +241,34 @@ def relabelled(gram: Floats, members: Members, limit: int, rng: np.random.Genera
 
 
 def compared(
-    key: str,
-    estimate: Estimate,
-    nulls: Mapping[str, Mapping[str, Floats]],
-    moved: Mapping[str, Floats],
-    halves: Mapping[str, Floats] | None = None,
-) -> Calibrated:
-    """A statistic beside what every null gives.
+    observed: Mapping[str, Estimate], nulls: Mapping[str, Draws], moved: Draws
+) -> dict[str, Leaf]:
+    """Every statistic at `statistic.<key>`, and below it what each null gives.
+
+    Of a null: its median with the range of 95 % of its draws, and the p-value; of `partitions`, for
+    statistics that the labels decide, p and the smallest p that so few assignments can give.
 
     Args:
-        nulls: null -> statistic -> draws [B].
-        moved: statistic -> values [m] under each label assignment.
-        halves: statistic -> [2, B] from random halves of the topics.
+        moved: values [m] under each label assignment.
     """
-    if estimate.value is None:
-        return Calibrated(estimate)
-    against = {}
-    for name, found in nulls.items():
-        p = null_p(estimate.value, found[key])
-        against[name] = (_null(found[key]), "undefined in the null" if p is None else p)
-    partition = partition_test(estimate.value, moved[key]) if key.startswith(LABELLED) else None
-    half: Leaf | None = None
-    if halves is not None:
-        apart = np.abs(halves[key][0] - halves[key][1])
-        defined = apart[np.isfinite(apart)]
-        half = float(np.median(defined)) if defined.size else "undefined: in no half of the topics"
-    return Calibrated(estimate, against, partition, half)
+    results: dict[str, Leaf] = {}
+    for key, estimate in observed.items():
+        at = f"statistic.{key}"
+        results[at] = estimate
+        if estimate.value is None:
+            continue
+        for name, draws in nulls.items():
+            p = null_p(estimate.value, draws[key])
+            results[f"{at}.{name}"] = _null(draws[key])
+            results[f"{at}.{name}.p"] = "undefined in the null" if p is None else p
+        if key.startswith(LABELLED):
+            tested = partition_test(estimate.value, moved[key])
+            results |= {
+                f"{at}.partitions.p": tested.p,
+                f"{at}.partitions.smallest_p": tested.smallest_p,
+                f"{at}.partitions.assignments": tested.estimate.n,
+            }
+    return results
 
 
 def _estimate(value: Floats, draws: Floats | None = None, n: int | None = None) -> Estimate:
@@ -314,21 +281,13 @@ def _null(draws: Floats) -> Estimate:
     """Median of a null's draws [B] with the range of 95 % of them."""
     finite = draws[np.isfinite(draws)]
     low, high = percentiles(draws, MIN_DEFINED)
-    share = f"{1 - finite.size / draws.size:.0%}"
     if not np.isfinite(low):
+        share = f"{1 - finite.size / draws.size:.0%}"
         return Estimate.undefined(f"undefined in {share} of replicates")
     return Estimate(float(np.median(finite)), low, high)
 
 
-def _rows(statistics: Mapping[str, Calibrated]) -> dict[str, Leaf]:
-    return {
-        k: leaf
-        for key, c in statistics.items()
-        for k, leaf in c.results(f"statistic.{key}").items()
-    }
-
-
-def controls_null(data: Evidence, gram: Floats, members: Members) -> dict[str, Leaf]:
+def _controls(data: Evidence, gram: Floats, members: Members) -> dict[str, Leaf]:
     """Mean cosine across clusters against cosines of organisms with aligned controls.
 
     The null values are the mean cosines of each control with each cluster; they are few, so the
@@ -337,7 +296,7 @@ def controls_null(data: Evidence, gram: Floats, members: Members) -> dict[str, L
     if len(data.controls) == 0:
         return {"controls": "undefined: no controls"}
     vectors = np.concatenate([data.sample.vectors, data.controls])
-    cosine = unit_gram(vectors)[len(data.names) :, : len(data.names)]
+    cosine = unit_gram(vectors)[len(gram) :, : len(gram)]
     values = np.array([row[list(m)].mean() for row in cosine for m in members.values()])
     observed = float(across_mean(gram, members))
     if not np.isfinite(observed):
@@ -352,31 +311,14 @@ def controls_null(data: Evidence, gram: Floats, members: Members) -> dict[str, L
     }
 
 
-def _core(gram: Floats, data: Evidence, members: Members, share: Calibrated) -> dict[str, Leaf]:
-    """Share of a common core with its interval, and the loadings behind it.
-
-    The parts of clusters are free; with two members each they are not identified.
-    """
-    if share.estimate.value is None:
+def _core(results: Mapping[str, Leaf]) -> dict[str, Leaf]:
+    """Share of a common core with its interval, and what draws without one reach."""
+    share = results[f"statistic.{CORE}"]
+    if as_estimate(share).value is None:
         return {"core": Estimate.undefined("undefined: needs at least three clusters")}
-    order = [data.names[i] for indices in members.values() for i in indices]
-    loadings = core_loadings(gram[None], members)[0].tolist()
-    null, p = share.nulls["covariance"]
-    high: Leaf = "undefined" if null.high is None else null.high
-    return {"core": share.estimate, "core.null_high": high, "core.p": p} | {
-        f"core.loading.{name}": loading for name, loading in zip(order, loadings, strict=True)
-    }
-
-
-def _coclustering(resampled: Floats, data: Evidence, rules: Geometry) -> dict[str, Leaf]:
-    """How often two organisms share a cluster when the dendrogram is cut into as many."""
-    k = len(data.clusters)
-    if not 2 <= k <= len(data.names):
-        return {"coclustering": "undefined: fewer than two clusters"}
-    labels = trees.flat_labels(trees.agglomerate(trees.distances(resampled), rules.linkage), k)
+    high = as_estimate(results[f"statistic.{CORE}.covariance"]).high
     return {
-        f"coclustering.{data.names[i]}__{data.names[j]}": float(
-            (labels[:, i] == labels[:, j]).mean()
-        )
-        for i, j in combinations(range(len(data.names)), 2)
+        "core": share,
+        "core.null_high": "undefined" if high is None else high,
+        "core.p": results[f"statistic.{CORE}.covariance.p"],
     }

@@ -8,16 +8,16 @@ from typing import TypeAlias
 import numpy as np
 
 from em_geometry.geometry.battery import Clusters, battery
-from em_geometry.geometry.five_tests import TESTS
-from em_geometry.geometry.gram import unit_gram
+from em_geometry.geometry.methods import TESTS, unit_gram
 from em_geometry.io.results import Leaf
 from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.estimate import Estimate
 
 LAYER, PER_MODEL, NO_MASSIVE = "layer.", "per_model", "without_massive"  # names of choices
+ANGLE, DEGREES = "cluster_angle.", "_deg"
 MAIN = (
-    "cluster_angle.",
+    ANGLE,
     "verdict.",
     "similarity.cross_mean",
     "similarity.within_mean",
@@ -25,6 +25,7 @@ MAIN = (
 )
 CONCLUSIONS = (*(f"verdict.{test}" for test in TESTS), "clusters.silhouette_k")
 Numbers: TypeAlias = Mapping[str, float | int | str]
+Table: TypeAlias = tuple[list[str], list[list[object]]]  # header and rows
 
 
 def main_numbers(
@@ -39,9 +40,8 @@ def main_numbers(
 
 def massive_dimensions(rows: Floats, share: float) -> Ints:
     """The `share` of dimensions with the largest mean magnitude over rows [m, width]."""
-    count = round(share * rows.shape[-1])
     order = np.argsort(-np.abs(rows).mean(0), kind="stable")
-    return order[:count]
+    return order[: round(share * rows.shape[-1])]
 
 
 def survives(chosen: Numbers, kinds: Mapping[str, Sequence[Numbers]]) -> dict[str, Leaf]:
@@ -73,47 +73,30 @@ def kinds_of(choices: Mapping[str, Numbers]) -> dict[str, list[Numbers]]:
 
 def sensitivity(choices: Mapping[str, Numbers]) -> dict[str, Leaf]:
     """Main numbers under every choice but the blocks, which have a table of their own."""
-    results: dict[str, Leaf] = {}
-    for choice, numbers in choices.items():
-        if not choice.startswith(LAYER):
-            key = f"sensitivity.{choice}"
-            results |= {key if k == "status" else f"{key}.{k}": v for k, v in numbers.items()}
-    return results
+    return {
+        f"sensitivity.{choice}" + ("" if key == "status" else f".{key}"): value
+        for choice, numbers in choices.items()
+        if not choice.startswith(LAYER)
+        for key, value in numbers.items()
+    }
 
 
-def trace_table(choices: Mapping[str, Numbers]) -> tuple[list[str], list[list[object]]]:
-    """Header and rows: cluster angles by block; empty where undefined."""
-    start, end = MAIN[0], "_deg"
-    keys = [key for key in choices[NO_MASSIVE] if key.startswith(start)]
+def trace_table(choices: Mapping[str, Numbers]) -> Table:
+    """Cluster angles by block; empty where undefined."""
+    keys = [key for key in choices[NO_MASSIVE] if key.startswith(ANGLE)]
     rows: list[list[object]] = [
         [choice.removeprefix(LAYER), *(numbers.get(key, "") for key in keys)]
         for choice, numbers in choices.items()
         if choice.startswith(LAYER)
     ]
-    return ["layer", *(k.removeprefix(start).removesuffix(end) for k in keys)], rows
+    return ["layer", *(k.removeprefix(ANGLE).removesuffix(DEGREES) for k in keys)], rows
 
 
-def choices_table(choices: Mapping[str, Numbers]) -> tuple[list[str], list[list[object]]]:
-    """Header and rows: main numbers by choice, and why there are none."""
+def choices_table(choices: Mapping[str, Numbers]) -> Table:
+    """Main numbers by choice, and why there are none."""
     columns = [key for key in choices[NO_MASSIVE] if key != "status"]
     rows: list[list[object]] = [
         [choice, *(numbers.get(c, "") for c in columns), numbers.get("status", "ok")]
         for choice, numbers in choices.items()
     ]
     return ["choice", *columns, "status"], rows
-
-
-def with_directions(
-    unit: Floats,
-    names: Sequence[str],
-    clusters: Clusters,
-    rules: Geometry,
-    directions: Mapping[str, Floats],
-) -> dict[str, Leaf]:
-    """The battery on organisms [n, width] and `directions` together, the latter in no cluster."""
-    if not directions:
-        return {"external": "none given"}
-    rows = np.concatenate([unit, np.stack(list(directions.values()))])
-    together = battery(unit_gram(rows), clusters, rules, names=[*names, *directions]).flat()
-    results: dict[str, Leaf] = {"external.names": ", ".join(directions)}
-    return results | {f"external.{key}": value for key, value in together.items()}

@@ -12,11 +12,11 @@ clusters only products of loadings of different clusters are, so the share is un
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from em_geometry.geometry.gram import TINY, cosines
+from em_geometry.geometry.methods import TINY, Members, block, cosines
 from em_geometry.stats.arrays import Floats
 
 ROUNDS = 100  # of coordinate descent; far more than six vectors need
@@ -39,14 +39,11 @@ def independent_grams(
     return grams
 
 
-def core_weights(
-    n: int, members: Mapping[str, Sequence[int]], within: Mapping[str, float], share: float
-) -> Floats:
+def core_weights(n: int, members: Members, within: Mapping[str, float], share: float) -> Floats:
     """Weights [n, 1 + clusters + n] of the vectors on core, cluster parts and own parts.
 
     Args:
-        n: number of vectors.
-        members: cluster -> positions; vectors of no cluster have core and own part only.
+        n: number of vectors; those of no cluster have core and own part only.
         within: cluster -> expected cosine within; raised to `share` where it is smaller.
         share: g, the part of every vector's variance that lies on the core.
     """
@@ -62,58 +59,37 @@ def core_weights(
 
 
 def core_grams(
-    rng: np.random.Generator,
-    replicates: int,
-    dimension: int,
-    members: Mapping[str, Sequence[int]],
-    within: Mapping[str, float],
-    share: float,
-    n: int,
+    rng: np.random.Generator, replicates: int, dimension: int, weights: Floats
 ) -> Floats:
-    """Cosines [replicates, n, n] of vectors with a common core of variance share `share`."""
-    weights = core_weights(n, members, within, share)
+    """Cosines [replicates, n, n] of vectors with these weights on isotropic parts."""
     grams = independent_grams(rng, replicates, weights.shape[1], dimension)
     return cosines(weights @ grams @ weights.T)
 
 
-def core_loadings(gram: Floats, members: Mapping[str, Sequence[int]]) -> Floats:
-    """Least-squares loadings [B, m] of the clustered vectors, in cluster order, |a| <= 1.
-
-    NaN for fewer than three clusters. Coordinate descent from the leading eigenvector of the
-    cosines across clusters, for all matrices [B, n, n] at once; the sum of loadings is positive.
-    """
-    order, across = _layout(members)
-    if len(members) < 3:
-        return np.full((len(gram), len(order)), np.nan)
-    target = gram[:, order, :][:, :, order] * across
-    values, vectors = np.linalg.eigh(target)
-    loadings: Floats = vectors[..., -1] * np.sqrt(np.maximum(values[..., -1:], 0.0))
-    for _ in range(ROUNDS):
-        for i in range(len(order)):
-            top = (target[:, i] * loadings).sum(-1)
-            bottom = (across[i] * loadings**2).sum(-1)
-            loadings[:, i] = np.clip(top / np.maximum(bottom, TINY), -1.0, 1.0)
-    return np.where(loadings.sum(-1, keepdims=True) < 0.0, -loadings, loadings)
-
-
-def core_share(gram: Floats, members: Mapping[str, Sequence[int]]) -> Floats:
-    """Share [B] of variance that vectors of different clusters have on the common core.
+def core_share(gram: Floats, members: Members) -> Floats:
+    """Share [...] of variance that vectors of different clusters have on the common core.
 
     The mean of |a_i a_j| over pairs across clusters; g when every vector has a share g. (The
     mean of a_i^2 is no use: a vector alone can take a loading of 1 to fit noise.) It is positive
     for independent vectors too, so it is read against its null. NaN below three clusters.
+
+    The loadings, |a| <= 1, are fitted by least squares: coordinate descent from the leading
+    eigenvector of the cosines across clusters, for all matrices [..., n, n] at once.
     """
     if len(members) < 3:
-        return np.full(len(gram), np.nan)
-    _, across = _layout(members)
-    size = np.abs(core_loadings(gram, members))
-    implied = (size[:, :, None] * size[:, None, :] * across).sum((-2, -1))
-    share: Floats = implied / across.sum()
-    return share
-
-
-def _layout(members: Mapping[str, Sequence[int]]) -> tuple[list[int], Floats]:
-    """Clustered vectors in cluster order, and [m, m] ones where two are of different clusters."""
+        return np.full(gram.shape[:-2], np.nan)
     order = [i for indices in members.values() for i in indices]
     owner = np.array([c for c, indices in enumerate(members.values()) for _ in indices])
-    return order, (owner[:, None] != owner).astype(float)
+    across = (owner[:, None] != owner).astype(float)
+    target = block(gram, order, order) * across
+    values, vectors = np.linalg.eigh(target)
+    loadings = vectors[..., -1] * np.sqrt(np.maximum(values[..., -1:], 0.0))
+    for _ in range(ROUNDS):
+        for i in range(len(order)):
+            top = (target[..., i, :] * loadings).sum(-1)
+            bottom = (across[i] * loadings**2).sum(-1)
+            loadings[..., i] = np.clip(top / np.maximum(bottom, TINY), -1.0, 1.0)
+    size = np.abs(loadings)
+    implied = (size[..., :, None] * size[..., None, :] * across).sum((-2, -1))
+    share: Floats = implied / across.sum()
+    return share

@@ -1,14 +1,15 @@
-"""Reading and checking anybody's cosines, directions, clusters and norms."""
+"""Reading and checking anybody's vectors, cosines, clusters and norms."""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, read_tensors
@@ -16,9 +17,63 @@ from em_geometry.stats.arrays import Floats
 
 TOLERANCE = 1e-6  # slack of symmetry, diagonal, range and smallest eigenvalue
 Rows = Sequence[Sequence[object]]
-NAME = re.compile(
+NAME = re.compile(  # keys of metrics join names by `__` and nest at dots
     r"(?!.*__)[^\s.\x00-\x1f\x7f]+"
-)  # keys of metrics join names by `__` and nest at dots
+)
+
+
+def vector_rows(vectors: Mapping[str, npt.ArrayLike]) -> Floats:
+    """Vectors by name as rows [n, width]; UserError for what is no set of vectors."""
+    rows = {name: np.asarray(vector, dtype=np.float64) for name, vector in vectors.items()}
+    width = next((row.shape[-1] for row in rows.values() if row.ndim), 0)
+    for name, row in rows.items():
+        if not is_vector(row, width):
+            raise UserError(
+                "not vectors of one width, finite and of some length",
+                where=name,
+                found=described(row),
+                expected=f"shape ({width},), as the first has",
+            )
+    return np.stack(list(rows.values())) if rows else np.empty((0, 0))
+
+
+def is_vector(row: npt.NDArray[Any], width: int) -> bool:
+    """Is this a finite vector [width] of some length?"""
+    return row.shape == (width,) and bool(np.isfinite(row).all() and row.any())
+
+
+def described(row: npt.NDArray[Any]) -> str:
+    """What stands where a vector should, for errors."""
+    finite, full = int(np.isfinite(row).sum()), np.count_nonzero(row)
+    return f"shape {row.shape}, {finite} finite entries, {full} not zero"
+
+
+def cluster_indices(
+    names: Sequence[str], clusters: Mapping[str, Sequence[str]]
+) -> dict[str, list[int]]:
+    """Clusters as positions in `names`; UserError for unknown or repeated names."""
+    if len(names) < 2:
+        raise UserError(
+            "the battery needs at least two vectors",
+            found=", ".join(names) or "none",
+            where="the vectors",
+            expected="two names or more",
+        )
+    position = {name: i for i, name in enumerate(names)}
+    taken: dict[str, str] = {}
+    for cluster, listed in clusters.items():
+        what, fault = "a cluster is empty", "" if listed else "no member"
+        for name in listed:
+            if name not in position or name in taken:
+                what, fault = "a cluster names an unknown vector", name
+                if name in taken:
+                    what = f"a vector is in two clusters, or twice in one ({taken[name]})"
+                break
+            taken[name] = cluster
+        if fault:
+            expected = "each once, of " + ", ".join(names)
+            raise UserError(what, where=f"cluster {cluster}", found=fault, expected=expected)
+    return {c: sorted(position[name] for name in listed) for c, listed in clusters.items()}
 
 
 def read_cosines(path: Path) -> tuple[list[str], Floats]:
@@ -30,12 +85,8 @@ def read_cosines(path: Path) -> tuple[list[str], Floats]:
         UserError: anything `check_cosines` refuses, or a file that is neither.
     """
     if not path.is_file():
-        raise UserError(
-            "no such file",
-            where=str(path),
-            expected="a CSV or JSON of cosines",
-            found="nothing there",
-        )
+        expected = "a CSV or JSON of cosines"
+        raise UserError("no such file", where=str(path), expected=expected, found="nothing there")
     names, rows = _from_json(path) if path.suffix == ".json" else _from_csv(path)
     for name in names:
         if not NAME.fullmatch(name) or names.count(name) > 1:
@@ -87,18 +138,16 @@ def _from_json(path: Path) -> tuple[list[str], Rows]:
             expected='{"names": [...], "matrix": [[...], ...]}',
             found=type(data).__name__,
         )
-    return [str(name) for name in names], rows
+    return [str(name) for name in parts[0]], parts[1]
 
 
 def _from_csv(path: Path) -> tuple[list[str], Rows]:
     try:
         lines = [row for row in csv.reader(path.read_text("utf-8-sig").splitlines()) if row]
     except (UnicodeDecodeError, csv.Error) as error:
+        expected = "a header of names, then rows of numbers, in UTF-8"
         raise UserError(
-            "not a CSV file",
-            where=str(path),
-            found=str(error),
-            expected="a header of names, then rows of numbers, in UTF-8",
+            "not a CSV file", where=str(path), found=str(error), expected=expected
         ) from None
     if not lines:
         raise UserError(
@@ -110,29 +159,28 @@ def _from_csv(path: Path) -> tuple[list[str], Rows]:
     names = header[-len(rows) :] if len(header) == len(rows) + 1 else header
     for row, name in zip(rows, names, strict=False):
         if row[0] != name:
-            raise UserError(
-                "rows and columns are in different order",
-                where=str(path),
-                found=row[0],
-                expected=name,
-            )
+            what = "rows and columns are in different order"
+            raise UserError(what, where=str(path), found=row[0], expected=name)
     return names, [row[1:] for row in rows]
 
 
 def check_cosines(names: Sequence[str], matrix: Floats, where: str) -> Floats:
     """`matrix`, exactly symmetric; UserError unless it is one of cosines of real vectors."""
-
-    def refuse(what: str, i: Any, j: Any, expected: str) -> UserError:
-        return UserError(
-            what, where=f"{where}: {names[i]}, {names[j]}", found=matrix[i, j], expected=expected
-        )
-
-    for i, j in np.argwhere(np.abs(matrix) > 1.0 + TOLERANCE):
-        raise refuse("a cosine is out of range", i, j, "a number from -1 to 1")
-    for i in np.flatnonzero(np.abs(np.diagonal(matrix) - 1.0) > TOLERANCE):
-        raise refuse("the diagonal is not 1", i, i, "1, the cosine of a vector with itself")
-    for i, j in np.argwhere(np.abs(matrix - matrix.T) > TOLERANCE):
-        raise refuse("the matrix is not symmetric", i, j, f"{matrix[j, i]}, as across the diagonal")
+    far = np.abs(matrix) > 1.0 + TOLERANCE
+    short = np.diag(np.abs(np.diagonal(matrix) - 1.0) > TOLERANCE)
+    uneven = np.abs(matrix - matrix.T) > TOLERANCE
+    for what, faults, expected in (
+        ("a cosine is out of range", far, "a number from -1 to 1"),
+        ("the diagonal is not 1", short, "1, the cosine of a vector with itself"),
+        ("the matrix is not symmetric", uneven, "{}, as across the diagonal"),
+    ):
+        for i, j in np.argwhere(faults):
+            raise UserError(
+                what,
+                where=f"{where}: {names[i]}, {names[j]}",
+                found=matrix[i, j],
+                expected=expected.format(matrix[j, i]),
+            )
     symmetric: Floats = np.clip((matrix + matrix.T) / 2, -1.0, 1.0)
     smallest = float(np.linalg.eigvalsh(symmetric)[0])
     if smallest < -TOLERANCE:
@@ -150,27 +198,21 @@ def parse_clusters(texts: Sequence[str]) -> dict[str, list[str]]:
     """`["a=x,y", ...]` as a dictionary; UserError for anything else."""
     clusters: dict[str, list[str]] = {}
     for text in texts:
-        name, equals, members = text.partition("=")
-        if not equals or not members or name in clusters or not NAME.fullmatch(name):
-            raise UserError(
-                "not a cluster", where="--clusters", found=text, expected="name=member,member"
-            )
+        name, _, members = text.partition("=")
+        if not members or name in clusters or not NAME.fullmatch(name):
+            expected = "name=member,member"
+            raise UserError("not a cluster", where="--clusters", found=text, expected=expected)
         clusters[name] = members.split(",")
     return clusters
 
 
 def parse_norms(text: str, count: int) -> Floats:
     """`"1.2,0.9,..."` as `count` positive lengths [count]; UserError otherwise."""
-    try:
-        norms = np.array([float(part) for part in text.split(",")])
-    except ValueError:
-        norms = np.empty(0)
+    norms = np.array([number_of(part) for part in text.split(",")])
     if norms.shape != (count,) or not (np.isfinite(norms) & (norms > 0)).all():
+        expected = f"{count} positive numbers, separated by commas, in the file's order"
         raise UserError(
-            "not the norms of the vectors",
-            where="--norms",
-            found=text,
-            expected=f"{count} positive numbers, separated by commas, in the file's order",
+            "not the norms of the vectors", where="--norms", found=text, expected=expected
         )
     return norms
 
@@ -185,24 +227,22 @@ def read_directions(folder: Path, width: int, taken: Sequence[str]) -> dict[str,
     """
     if not folder.is_dir():
         raise UserError(
-            "no such folder", where=f"params.yaml: vectors.external: {folder}",
-            found="nothing there", expected="a folder of safetensors files, or an empty one",
-        )  # fmt: skip
+            "no such folder",
+            where=f"params.yaml: vectors.external: {folder}",
+            found="nothing there",
+            expected="a folder of safetensors files, or an empty one",
+        )
     found: dict[str, Floats] = {}
     for path in sorted(folder.glob("*.safetensors")):
         for name, vector in read_tensors(path)[0].items():
-            where = f"{path}: {name}"
             if name in found or name in taken or not NAME.fullmatch(name):
-                raise UserError(
-                    "a direction's name is taken, or holds a space, a dot or `__`", where=where,
-                    found=name, expected="a name of its own, which the keys of results are made of",
-                )  # fmt: skip
-            if vector.shape != (width,) or not np.isfinite(vector).all() or not vector.any():
-                raise UserError(
-                    "not a direction of this model's residual stream", where=where,
-                    found=f"shape {vector.shape}, {int(np.isfinite(vector).sum())} finite entries, "
-                    f"{np.count_nonzero(vector)} not zero",
-                    expected=f"shape ({width},), all finite, one or more not zero",
-                )  # fmt: skip
-            found[name] = vector.astype(np.float64)
+                what = "a direction's name is taken, or holds a space, a dot or `__`"
+                fault, expected = name, "a name of its own, which the keys of results are made of"
+            elif not is_vector(vector, width):
+                what, fault = "not a direction of this model's residual stream", described(vector)
+                expected = f"shape ({width},), all finite, one or more not zero"
+            else:
+                found[name] = vector.astype(np.float64)
+                continue
+            raise UserError(what, where=f"{path}: {name}", found=fault, expected=expected)
     return found

@@ -1,64 +1,152 @@
-"""The paper's methods, each a function of Gram matrices (docs/method.md: geometry).
+"""Gram matrices, and the paper's methods and five tests as functions of them (docs/method.md).
 
-Shapes: `gram` is [..., n, n] of unit vectors; leading axes are replicates. NaN where undefined.
+Shapes: `gram` is [..., n, n], of unit vectors unless said otherwise; leading axes are replicates.
+NaN stands for "undefined"; the battery puts names and reasons on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from em_geometry.geometry.gram import (
-    TINY,
-    angles_deg,
-    cosines,
-    divide,
-    pair_values,
-    pearson,
-    remove_direction,
-)
-from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.errors import UserError
+from em_geometry.settings import Geometry
+from em_geometry.stats.arrays import Floats
 
-
-def within(gram: Floats, members: Sequence[int]) -> Floats:
-    """Similarity: mean cosine [...] over pairs of one cluster; NaN for a single member."""
-    pairs = pair_values(gram[..., members, :][..., members])
-    if pairs.shape[-1] == 0:
-        return np.full(gram.shape[:-2], np.nan)
-    mean: Floats = pairs.mean(-1)
-    return mean
-
-
-def across(gram: Floats, first: Sequence[int], second: Sequence[int]) -> Floats:
-    """Mean cosine [...] between members of two clusters."""
-    mean: Floats = gram[..., first, :][..., second].mean((-2, -1))
-    return mean
+Members: TypeAlias = Mapping[str, Sequence[int]]  # cluster -> positions of its vectors
+TINY = 1e-12  # squared lengths and variances below this are rounding noise of unit vectors
+RANKS = (1, 2)
+MIN_ORIGINAL = 0.02  # a ratio to a smaller original cosine says nothing (docs/method.md: residual)
+QUESTIONS = {
+    "test1": "angle between clusters, deg",
+    "test2": "largest projection on the other's span",
+    "test3": "reduction by removing the mean, %",
+    "test4": "largest / smallest change by ablating PC1",
+    "test5": "largest share on the other's PC1, %",
+}
+TESTS = tuple(QUESTIONS)
+VERDICTS = {1.0: "independent", 0.0: "neither", -1.0: "shared"}  # by the codes of `decide`
 
 
-def across_mean(gram: Floats, members: Mapping[str, Sequence[int]]) -> Floats:
-    """Mean cosine [...] over all pairs across clusters; NaN for fewer than two clusters."""
-    _, outside = cluster_pairs(gram.shape[-1], list(members.values()))
-    if not outside:
-        return np.full(gram.shape[:-2], np.nan)
-    mean: Floats = pair_values(gram)[..., outside].mean(-1)
-    return mean
+def unit_gram(vectors: npt.NDArray[np.floating]) -> Floats:
+    """Cosines [..., n, n] of the rows of `vectors` [..., n, d] (docs/method.md: similarity)."""
+    rows = np.asarray(vectors, dtype=np.float64)
+    rows = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    products: Floats = rows @ np.swapaxes(rows, -1, -2)
+    return products
 
 
-def cluster_pairs(n: int, clusters: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+def cosines(gram: Floats) -> Floats:
+    """Cosines [..., n, n] of vectors with Gram matrix `gram`; NaN for vectors of no length."""
+    squares = np.diagonal(gram, axis1=-2, axis2=-1)
+    lengths = np.sqrt(np.where(squares > TINY, squares, np.nan))
+    scaled: Floats = gram / lengths[..., :, None] / lengths[..., None, :]
+    return np.clip(scaled, -1.0, 1.0)
+
+
+def angles_deg(cosine: Floats) -> Floats:
+    """Angles in degrees; cosines beyond +-1 by rounding are brought back."""
+    angles: Floats = np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+    return angles
+
+
+def block(gram: Floats, rows: Sequence[int], columns: Sequence[int]) -> Floats:
+    """Inner products [..., rows, columns] of two groups of the vectors."""
+    return gram[..., rows, :][..., columns]
+
+
+def sub_grams(gram: Floats, size: int) -> Floats:
+    """Gram matrices [..., m, size, size] of all subsets of the vectors, in lexicographic order."""
+    subsets = combinations(range(gram.shape[-1]), size)
+    indices = np.array(list(subsets), dtype=np.int64).reshape(-1, size)
+    return gram[..., indices[:, :, None], indices[:, None, :]]
+
+
+def pair_values(matrix: Floats) -> Floats:
+    """Entries above the diagonal, [..., n (n - 1) / 2], row by row."""
+    rows, columns = np.triu_indices(matrix.shape[-1], 1)
+    return matrix[..., rows, columns]
+
+
+def cluster_pairs(n: int, members: Members) -> tuple[list[int], list[int]]:
     """Positions among `pair_values` of within-cluster pairs and of cross-cluster pairs.
 
     Vectors of no cluster are in neither.
     """
-    owner = {i: c for c, members in enumerate(clusters) for i in members}
-    inside: list[int] = []
-    outside: list[int] = []
-    for position, (i, j) in enumerate(combinations(range(n), 2)):
-        if i in owner and j in owner:
-            (inside if owner[i] == owner[j] else outside).append(position)
-    return inside, outside
+    owner = {i: cluster for cluster, indices in members.items() for i in indices}
+    pairs = [(p, *pair) for p, pair in enumerate(combinations(range(n), 2))]
+    known = [(p, owner[i] == owner[j]) for p, i, j in pairs if i in owner and j in owner]
+    return [p for p, same in known if same], [p for p, same in known if not same]
+
+
+def mean(values: Floats) -> Floats:
+    """Mean along the last axis; NaN where that is empty."""
+    if values.shape[-1] == 0:
+        return np.full(values.shape[:-1], np.nan)
+    found: Floats = values.mean(-1)
+    return found
+
+
+def divide(top: Floats, bottom: Floats) -> Floats:
+    """`top / bottom`, NaN where the bottom is zero or rounding noise."""
+    quotient: Floats = top / np.where(np.abs(bottom) > TINY, bottom, np.nan)
+    return quotient
+
+
+def pearson(x: Floats, y: Floats) -> Floats:
+    """Pearson correlation along the last axis; NaN where either side does not vary."""
+    x = x - x.mean(-1, keepdims=True)
+    y = y - y.mean(-1, keepdims=True)
+    return divide((x * y).sum(-1), np.sqrt((x * x).sum(-1) * (y * y).sum(-1)))
+
+
+def without(gram: Floats, along: Floats) -> Floats:
+    """Cosines after projecting out a unit direction along which the vectors have `along` [..., n].
+
+    NaN for a vector of which nothing is left.
+    """
+    return cosines(gram - along[..., :, None] * along[..., None, :])
+
+
+def centred(gram: Floats) -> Floats:
+    """Inner products of vectors minus the means of their rows and columns (square: H G H)."""
+    rows = gram - gram.mean(-1, keepdims=True)
+    columns: Floats = rows - rows.mean(-2, keepdims=True)
+    return columns
+
+
+def components(gram: Floats) -> tuple[Floats, Floats]:
+    """Principal components of n vectors; of `centred(gram)` for centred PCA.
+
+    Returns:
+        [..., n] variances, largest first.
+        [..., n, n] loadings: eigenvectors of `gram`, a component a column, each one's largest
+        entry positive.
+    """
+    values, vectors = np.linalg.eigh(gram)
+    values, vectors = np.maximum(values[..., ::-1], 0.0), vectors[..., ::-1]
+    largest = np.abs(vectors).argmax(-2)[..., None, :]
+    return values, vectors * np.sign(np.take_along_axis(vectors, largest, axis=-2))
+
+
+def shares(variances: Floats) -> Floats:
+    """Share [..., n] of the variance on each component; NaN when there is none."""
+    return divide(variances, variances.sum(-1, keepdims=True))
+
+
+def within(gram: Floats, members: Sequence[int]) -> Floats:
+    """Similarity: mean cosine [...] over pairs of one cluster; NaN for a single member."""
+    return mean(pair_values(block(gram, members, members)))
+
+
+def across_mean(gram: Floats, members: Members) -> Floats:
+    """Mean cosine [...] over all pairs across clusters; NaN for fewer than two clusters."""
+    _, outside = cluster_pairs(gram.shape[-1], members)
+    return mean(pair_values(gram)[..., outside])
 
 
 def cluster_angle(gram: Floats, first: Sequence[int], second: Sequence[int]) -> Floats:
@@ -66,26 +154,19 @@ def cluster_angle(gram: Floats, first: Sequence[int], second: Sequence[int]) -> 
 
     Unit vectors give the paper's test; a Gram matrix of raw vectors gives the raw-norm variant.
     """
-    mixed = gram[..., first, :][..., second].sum((-2, -1))
-    squares = [gram[..., c, :][..., c].sum((-2, -1)) for c in (first, second)]
-    length = np.sqrt(np.maximum(squares[0], 0.0) * np.maximum(squares[1], 0.0))
-    return angles_deg(divide(mixed, length))
-
-
-def planar_predictions(gram: Floats) -> Floats:
-    """Angles [..., 2] that bc would have in a plane: |ab - ac| and ab + ac, in degrees."""
-    ab, ac = angles_deg(gram[..., 0, 1]), angles_deg(gram[..., 0, 2])
-    return np.stack([np.abs(ab - ac), ab + ac], axis=-1)
+    mixed = block(gram, first, second).sum((-2, -1))
+    squares = [np.maximum(block(gram, c, c).sum((-2, -1)), 0.0) for c in (first, second)]
+    return angles_deg(divide(mixed, np.sqrt(squares[0] * squares[1])))
 
 
 def planar_error(gram: Floats) -> Floats:
-    """Method 2: do three vectors lie in a plane? Degrees [...] from the nearer planar prediction.
+    """Method 2: do three vectors, `gram` [..., 3, 3], lie in a plane?
 
-    It does not depend on which vector is the apex. `gram` is [..., 3, 3].
+    Degrees [...] of bc from the nearer of its planar predictions, |ab - ac| and ab + ac. It does
+    not depend on which vector is the apex.
     """
-    observed = angles_deg(gram[..., 1, 2])
-    error: Floats = np.abs(planar_predictions(gram) - observed[..., None]).min(-1)
-    return error
+    ab, ac, bc = np.moveaxis(angles_deg(pair_values(gram)), -1, 0)
+    return np.minimum(np.abs(np.abs(ab - ac) - bc), np.abs(ab + ac - bc))
 
 
 def volume(gram: Floats) -> Floats:
@@ -94,17 +175,12 @@ def volume(gram: Floats) -> Floats:
     return root
 
 
-RANKS = (1, 2)
-
-
 def low_rank(gram: Floats) -> tuple[Floats, Floats, Floats]:
     """Method 1: is a triplet captured by one or two directions?
 
-    Singular values [..., n] of the stacked vectors, and Pearson r [..., 2] for ranks 1 and 2. The
-    reconstruction is not renormalised: renormalised rank-1 reconstructions have cosines of +-1
-    only, so their correlation is undefined. r is that of the Gram matrix of the best rank-k
-    reconstruction with `gram`, first over the full matrix, then over the pairs; NaN where the
-    entries of either do not vary.
+    Singular values [..., n] of the stacked vectors, and Pearson r [..., 2] of `gram` with the Gram
+    matrix of the best reconstruction of rank 1 and 2, first over the full matrix, then over the
+    pairs. The reconstruction is not renormalised: of rank 1 all its cosines would be +-1.
     """
     values, vectors = np.linalg.eigh(gram)
     values, vectors = np.maximum(values[..., ::-1], 0.0), vectors[..., ::-1]
@@ -119,9 +195,6 @@ def low_rank(gram: Floats) -> tuple[Floats, Floats, Floats]:
     return np.sqrt(values), np.stack(full, axis=-1), np.stack(off, axis=-1)
 
 
-MIN_ORIGINAL = 0.02  # a ratio to a smaller original cosine says nothing (docs/method.md: residual)
-
-
 def residual_cosines(gram: Floats) -> Floats:
     """Method 5 and test 3: cosines [..., k, k] of v - (v.m) m, m the mean direction.
 
@@ -130,7 +203,7 @@ def residual_cosines(gram: Floats) -> Floats:
     """
     sums = gram.sum(-1)
     length = np.sqrt(np.maximum(sums.sum(-1), 0.0))
-    return cosines(remove_direction(gram, divide(sums, length[..., None])))
+    return without(gram, divide(sums, length[..., None]))
 
 
 def reduction_pct(gram: Floats, residual: Floats) -> Floats:
@@ -140,72 +213,19 @@ def reduction_pct(gram: Floats, residual: Floats) -> Floats:
     """
     original = np.abs(pair_values(gram))
     ratio = np.abs(pair_values(residual)) / np.where(original < MIN_ORIGINAL, np.nan, original)
-    mean: Floats = 100.0 * (1.0 - ratio).mean(-1)
-    return mean
+    reduction: Floats = 100.0 * (1.0 - ratio).mean(-1)
+    return reduction
 
 
-def mean_drop(gram: Floats, residual: Floats) -> Floats:
-    """Mean original cosine minus mean residual cosine [...]."""
-    drop: Floats = pair_values(gram).mean(-1) - pair_values(residual).mean(-1)
-    return drop
-
-
-@dataclass(frozen=True)
-class Components:
-    """Method 3: principal components of n vectors; each one's largest entry is positive.
-
-    Attributes:
-        variances: [..., n] eigenvalues, largest first.
-        loadings: [..., n, n] eigenvectors of the (centred) Gram matrix, a component a column.
-    """
-
-    variances: Floats
-    loadings: Floats
-
-    @property
-    def shares(self) -> Floats:
-        """Share [..., n] of the variance on each component; NaN when there is none."""
-        return divide(self.variances, self.variances.sum(-1, keepdims=True))
-
-    @property
-    def scores(self) -> Floats:
-        """Coordinates [..., n, n] of the vectors on the components."""
-        scaled: Floats = self.loadings * np.sqrt(self.variances)[..., None, :]
-        return scaled
-
-
-def centred(gram: Floats) -> Floats:
-    """Gram matrix of the vectors minus their mean: H G H."""
-    rows = gram - gram.mean(-1, keepdims=True)
-    columns: Floats = rows - rows.mean(-2, keepdims=True)
-    return columns
-
-
-def components(gram: Floats) -> Components:
-    """Eigenvalues and sign-fixed eigenvectors of `gram` (pass `centred(gram)` for centred PCA)."""
-    values, vectors = np.linalg.eigh(gram)
-    values, vectors = np.maximum(values[..., ::-1], 0.0), vectors[..., ::-1]
-    largest = np.abs(vectors).argmax(-2)[..., None, :]
-    signs = np.sign(np.take_along_axis(vectors, largest, axis=-2))
-    return Components(values, vectors * signs)
-
-
-def along_first(gram: Floats, found: Components) -> Floats:
-    """Components [..., n] of the (uncentred) vectors along the first principal direction."""
-    weights = found.loadings[..., :, :1]
-    length = np.sqrt(found.variances[..., :1])
-    return divide((gram @ weights)[..., 0], length)
-
-
-def on_pair_means(gram: Floats, pairs: Ints) -> Floats:
-    """Method 4: projections [..., m, n] of all vectors on the mean direction of each pair [m, 2].
+def on_pair_means(gram: Floats) -> Floats:
+    """Method 4: projections [..., pair, n] of all vectors on the mean direction of each pair.
 
     NaN where the two vectors of the pair cancel.
     """
-    first, second = pairs[:, 0], pairs[:, 1]
-    sums = gram[..., first, :] + gram[..., second, :]
-    squares = gram[..., first, first] + gram[..., second, second] + 2 * gram[..., first, second]
-    return divide(sums, np.sqrt(np.maximum(squares, 0.0))[..., None])
+    i, j = np.triu_indices(gram.shape[-1], 1)
+    squares = gram[..., i, i] + gram[..., j, j] + 2 * gram[..., i, j]
+    lengths = np.sqrt(np.maximum(squares, 0.0))[..., None]
+    return divide(gram[..., i, :] + gram[..., j, :], lengths)
 
 
 def span_projection(gram: Floats, vectors: Sequence[int], basis: Sequence[int]) -> Floats:
@@ -213,11 +233,11 @@ def span_projection(gram: Floats, vectors: Sequence[int], basis: Sequence[int]) 
 
     sqrt(b' Gss^+ b) with b the cosines with the basis; collinear members span a smaller space.
     """
-    cosine = gram[..., vectors, :][..., basis]
-    values, directions = np.linalg.eigh(gram[..., basis, :][..., basis])
+    values, directions = np.linalg.eigh(block(gram, basis, basis))
     kept = values > np.sqrt(TINY)
     weights = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
-    squares = ((cosine @ directions) ** 2 * weights[..., None, :]).sum(-1)
+    on_axes = block(gram, vectors, basis) @ directions
+    squares = (on_axes**2 * weights[..., None, :]).sum(-1)
     lengths: Floats = np.sqrt(np.clip(squares, 0.0, 1.0))
     return lengths
 
@@ -234,43 +254,31 @@ def explained_pct(
         centre: subtract each cluster's own mean first; then a single member, or members that
             are equal, leave nothing and the result is NaN.
     """
-    blocks = {
-        (a, b): gram[..., rows, :][..., columns]
-        for a, rows in (("s", source), ("t", target))
-        for b, columns in (("s", source), ("t", target))
-    }
+    own, mixed = block(gram, source, source), block(gram, target, source)
+    rest = block(gram, target, target)
     if centre:
-        blocks = {
-            key: b
-            - b.mean(-1, keepdims=True)
-            - b.mean(-2, keepdims=True)
-            + b.mean((-2, -1))[..., None, None]
-            for key, b in blocks.items()
-        }
-    found = components(blocks["s", "s"])
-    on_first = (blocks["t", "s"] @ found.loadings[..., :, :1])[..., 0]
-    energy = np.trace(blocks["t", "t"], axis1=-2, axis2=-1)
-    return 100.0 * divide((on_first**2).sum(-1), found.variances[..., 0] * energy)
+        own, mixed, rest = centred(own), centred(mixed), centred(rest)
+    variances, loadings = components(own)
+    on_first = (mixed @ loadings[..., :, :1])[..., 0]
+    energy = np.trace(rest, axis1=-2, axis2=-1)
+    return 100.0 * divide((on_first**2).sum(-1), variances[..., 0] * energy)
 
 
-def ablated_cosines(gram: Floats, found: Components) -> Floats:
+def ablated_cosines(gram: Floats) -> Floats:
     """Test 4: cosines [..., n, n] of v - (v.p) p, renormalised; p the first centred component.
 
     Centring removes what all vectors share, so the ablated direction is always a contrast. NaN
     for a vector that lies along p, and where the vectors are all equal.
     """
-    return cosines(remove_direction(gram, along_first(gram, found)))
+    variances, loadings = components(centred(gram))
+    along = (gram @ loadings[..., :, :1])[..., 0]
+    return without(gram, divide(along, np.sqrt(variances[..., :1])))
 
 
-def within_pairs(members: Mapping[str, Sequence[int]]) -> list[tuple[int, int]]:
-    """Pairs of positions inside clusters."""
-    return [pair for indices in members.values() for pair in combinations(indices, 2)]
-
-
-def changes(gram: Floats, after: Floats, pairs: Sequence[tuple[int, int]]) -> Floats:
-    """Cosine after minus before [..., pairs]."""
-    rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    change: Floats = after[..., rows, columns] - gram[..., rows, columns]
+def changes(gram: Floats, after: Floats, members: Members) -> Floats:
+    """Cosines within clusters [..., pair], those `after` minus those before."""
+    inside, _ = cluster_pairs(gram.shape[-1], members)
+    change: Floats = (pair_values(after) - pair_values(gram))[..., inside]
     return change
 
 
@@ -280,3 +288,79 @@ def size_ratio(change: Floats) -> Floats:
         return np.full(change.shape[:-1], np.nan)
     size = np.abs(change)
     return divide(size.max(-1), size.min(-1))
+
+
+def statistics(gram: Floats, members: Members, rules: Geometry) -> dict[str, Floats]:
+    """Test -> [...], from cosines [..., n, n]; NaN where undefined.
+
+    Test 1 the angle in degrees, 2 the largest projection, 3 the reduction in percent of one
+    triplet, 4 the ratio of the largest to the smallest change, 5 the largest share in percent.
+    """
+    found = dict.fromkeys(TESTS, np.full(gram.shape[:-2], np.nan))
+    focus = focus_of(members, rules)
+    if focus is None:
+        return found
+    one, two = (members[c] for c in members if c in focus)
+    both = ((one, two), (two, one))
+    found["test1"] = cluster_angle(gram, one, two)
+    found["test2"] = np.concatenate([span_projection(gram, *p) for p in both], axis=-1).max(-1)
+    triplet = test3_triplet(one, two)
+    if triplet is not None:
+        small = block(gram, triplet, triplet)
+        found["test3"] = reduction_pct(small, residual_cosines(small))
+    found["test4"] = size_ratio(changes(gram, ablated_cosines(gram), members))
+    found["test5"] = np.max([explained_pct(gram, *p, centre=False) for p in both], axis=0)
+    return found
+
+
+def decide(found: Mapping[str, Floats], rule: Geometry) -> dict[str, Floats]:
+    """Test -> verdict codes [...] from test -> statistic [...], by the paper's rules.
+
+    1 independent, 0 neither, -1 shared, NaN undefined. Test 2 has no rule for shared; for test 4
+    the paper gives none at all, the rule is ours.
+    """
+    independent = {
+        "test1": found["test1"] >= rule.shared_angle_deg,
+        "test2": found["test2"] < rule.orthogonal_below,
+        "test3": found["test3"] < 0.0,
+        "test4": found["test4"] > rule.ablation_ratio,
+        "test5": found["test5"] < rule.independent_variance_pct,
+    }
+    shared = {
+        "test1": found["test1"] < rule.shared_angle_deg,
+        "test3": found["test3"] > rule.shared_reduction_pct,
+        "test5": found["test5"] > rule.shared_variance_pct,
+    }
+    codes = {
+        t: np.where(independent[t], 1.0, np.where(shared.get(t, False), -1.0, 0.0)) for t in TESTS
+    }
+    return {test: np.where(np.isfinite(found[test]), codes[test], np.nan) for test in TESTS}
+
+
+def count(verdicts: Iterable[Floats]) -> Floats:
+    """Number of tests [...] that speak for independence; NaN where all are undefined."""
+    codes = np.stack(list(verdicts))
+    return np.where(np.isnan(codes).all(0), np.nan, (codes == 1.0).sum(0))
+
+
+def test3_triplet(first: Sequence[int], second: Sequence[int]) -> list[int] | None:
+    """The paper's choice: the first of one cluster with two of the other; None if too few."""
+    for one, two in ((first, second), (second, first)):
+        if len(two) >= 2:
+            return sorted((one[0], *two[:2]))
+    return None
+
+
+def focus_of(members: Mapping[str, object], rules: Geometry) -> tuple[str, str] | None:
+    """The two clusters that the verdicts compare: `focus`, or the first two; None if too few."""
+    chosen = rules.focus or list(members)[:2]
+    if len(members) < 2:
+        return None
+    if len(chosen) != 2 or chosen[0] == chosen[1] or not set(chosen) <= set(members):
+        raise UserError(
+            "the clusters to compare are not two of the clusters",
+            where="geometry.focus",
+            found=", ".join(chosen),
+            expected="two of " + ", ".join(members),
+        )
+    return chosen[0], chosen[1]

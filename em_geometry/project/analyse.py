@@ -108,12 +108,17 @@ def adapter_vectors(
 def _chance(found: Calibration) -> dict[str, object]:
     """Of every statistic what chance gives, by dotted key."""
     flat: dict[str, object] = {}
-    for key, c in found.statistics.items():
-        for null, p in c.nulls.values():
-            parts = {"median": null.value, "low": null.low, "high": null.high, "p": p}
-            flat |= {f"chance.{key}.{k}": v for k, v in parts.items() if v is not None}
-        if c.partition is not None:
-            flat[f"chance.{key}.p_of_clusters"] = c.partition.p
+    for key in found.statistics:
+        null = f"{key}.{found.nulls[0]}"
+        drawn = found.at(null)
+        parts = {
+            "median": drawn.value,
+            "low": drawn.low,
+            "high": drawn.high,
+            "p": found.results.get(f"statistic.{null}.p"),
+            "p_of_clusters": found.at(f"{key}.partitions.p").value,
+        }
+        flat |= {f"chance.{key}.{k}": v for k, v in parts.items() if v is not None}
     return flat
 
 
@@ -164,7 +169,7 @@ def analyse(
     if chance.sweep is not None:
         flat |= {f"power.{key}": leaf for key, leaf in power.verdicts_of(chance.sweep).items()}
         text += "\n\nProbability of each verdict, by the share of a common core:\n"
-        text += text_table(*power.curves(chance.sweep))
+        text += text_table(*chance.sweep.table())
     folder = vectors.parent if vectors.is_file() else vectors
     write_text(folder / "analysis.json", json.dumps(nest(flat), indent=1) + "\n")
     write_text(folder / "analysis.txt", text + "\n")

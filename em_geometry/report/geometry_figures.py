@@ -13,8 +13,8 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from em_geometry.claims.lookup import Metrics
-from em_geometry.geometry.methods import centred, components
-from em_geometry.geometry.trees import distances, mds
+from em_geometry.geometry.methods import centred, components, shares
+from em_geometry.geometry.trees import distances, planar_map
 from em_geometry.report.chart import (
     COLOURS,
     GREY,
@@ -145,20 +145,20 @@ def draw_structure(
         why = "Fewer than three vectors in plots/tables/geometry.csv."
         return message("figure2", model, why)
     names, gram = cosines
-    pca, maps = components(centred(gram)), mds(gram)
-    stress = decimals(maps.smacof_stress, 2)
-    scores = pca.scores[:, :2]
+    variances, loadings = components(centred(gram))
+    scores = (loadings * np.sqrt(variances))[:, :2]
+    places, stress = planar_map(gram)
     panels = {
-        "A  Principal components": _shares(100 * pca.shares[:-1], published),
+        "A  Principal components": _shares(100 * shares(variances)[:-1], published),
         "B  First two components": named_points(
             names, scores, clusters, HIGH, ("score on PC1", "score on PC2")
         ),
-        "C  Loadings on PC1": _loadings(names, pca.loadings[:, 0], published),
+        "C  Loadings on PC1": _loadings(names, loadings[:, 0], published),
         f"D  Dendrogram ({linkage} linkage)": _dendrogram(
             names, gram, linkage, clusters, published
         ),
-        f"E  Map of distances (stress {stress})": named_points(
-            names, maps.smacof, clusters, HIGH, ("MDS axis 1 (1 - cosine)", "MDS axis 2")
+        f"E  Map of distances (stress {decimals(stress, 2)})": named_points(
+            names, places, clusters, HIGH, ("MDS axis 1 (1 - cosine)", "MDS axis 2")
         ),
     }
     charts = [p.properties(title=t, width=PANEL, height=HIGH) for t, p in panels.items()]

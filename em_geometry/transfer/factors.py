@@ -17,7 +17,7 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 from scipy.stats.contingency import association
 
-from em_geometry.geometry.gram import angles_deg, cosines, pair_values, unit_gram
+from em_geometry.geometry.methods import angles_deg, cosines, pair_values, unit_gram
 from em_geometry.geometry.samples import Sample
 from em_geometry.io.results import Leaf, Nested
 from em_geometry.stats.arrays import Floats, Ints

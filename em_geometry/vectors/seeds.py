@@ -16,7 +16,7 @@ import numpy as np
 from em_geometry.activations.capture import Text, at_block
 from em_geometry.geometry.battery import Clusters, battery
 from em_geometry.geometry.choices import MAIN, survives
-from em_geometry.geometry.gram import angles_deg, unit_gram
+from em_geometry.geometry.methods import angles_deg, unit_gram
 from em_geometry.io.results import Leaf
 from em_geometry.models.load import Models
 from em_geometry.models.retrain import Unit, retrained

@@ -11,7 +11,7 @@ import yaml
 
 from em_geometry.geometry.battery import battery
 from em_geometry.geometry.calibration import Evidence, calibrate_rows
-from em_geometry.geometry.gram import unit_gram
+from em_geometry.geometry.methods import unit_gram
 from em_geometry.geometry.samples import PromptRows
 from em_geometry.io.results import Leaf, as_estimate, flatten
 from em_geometry.settings import Geometry

@@ -13,7 +13,7 @@ import pytest
 
 from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.lookup import Metrics
-from em_geometry.geometry.gram import unit_gram
+from em_geometry.geometry.methods import unit_gram
 from em_geometry.io.results import Results as Table
 from em_geometry.project import paths
 from em_geometry.report.behaviour_figures import (
