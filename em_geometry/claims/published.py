@@ -236,12 +236,8 @@ def calibration_table(found: Mapping[str, Leaf]) -> str:
     ]
     header = ["", "statistic", "paper's threshold", "from share", "5 % false alarms", "from share"]
     rows = [
-        [
-            name,
-            _shown(found[f"{at}.{key}"]),
-            *(found[f"{at}.{key}.no_core_{d}.p"] for d in DIMENSIONS),
-        ]
-        for name, key in FAIR.items()
+        [name, _shown(found[at]), *(found[f"{at}.no_core_{d}.p"] for d in DIMENSIONS)]
+        for name, at in FAIR.items()
     ]
     least = found["calibration.dimension_needed.medical__persona"]
     return (

@@ -149,7 +149,7 @@ def _clusters(case: Case) -> Found:
     distance, n = trees.distances(case.gram), len(case.names)
     _, outside = m.cluster_pairs(n, case.members)
     for linkage in trees.LINKAGES:
-        heights, cuts = trees.agglomerate(distance, linkage)
+        heights = trees.heights(distance, linkage)
         for cluster, indices in case.members.items():
             inside, _ = m.cluster_pairs(n, {cluster: indices})
             height = heights[..., inside].max(-1) if inside else np.full(heights.shape[:-1], np.nan)
@@ -159,7 +159,7 @@ def _clusters(case: Case) -> Found:
         r = m.pearson(m.pair_values(distance), heights)
         yield f"clusters.{linkage}.cophenetic_r", r, FLAT
         if linkage == case.rules.linkage and n > 2:
-            widths = trees.silhouettes(distance, cuts)
+            widths = trees.silhouettes(distance, linkage)
             yield "clusters.silhouette_k", widths.argmax(-1) + 2.0, ANY
             yield "clusters.silhouette", widths.max(-1), ANY
 

@@ -138,7 +138,7 @@ def _from_json(path: Path) -> tuple[list[str], Rows]:
             expected='{"names": [...], "matrix": [[...], ...]}',
             found=type(data).__name__,
         )
-    return [str(name) for name in parts[0]], parts[1]
+    return [str(name) for name in names], rows
 
 
 def _from_csv(path: Path) -> tuple[list[str], Rows]:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.cluster import hierarchy
 
 from em_geometry.geometry.methods import pair_values
-from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.stats.arrays import Floats
 
 Linkage = Literal["average", "complete", "ward", "single"]
 LINKAGES: tuple[Linkage, ...] = get_args(Linkage)
@@ -16,33 +16,30 @@ LINKAGES: tuple[Linkage, ...] = get_args(Linkage)
 
 def distances(gram: Floats) -> Floats:
     """1 - cos, [..., n, n], zero on the diagonal."""
-    apart: Floats = (1.0 - gram) * (1.0 - np.eye(gram.shape[-1]))
-    return apart
+    return np.maximum(1.0 - gram, 0.0) * (1.0 - np.eye(gram.shape[-1]))
 
 
-def agglomerate(distance: Floats, linkage: Linkage) -> tuple[Floats, Ints]:
-    """Trees of distance matrices [..., n, n] by scipy.
+def merges(distance: Floats, linkage: Linkage) -> list[Floats]:
+    """Trees of distance matrices [..., n, n], as scipy has them."""
+    pairs = pair_values(distance)
+    return [hierarchy.linkage(row, linkage) for row in pairs.reshape(-1, pairs.shape[-1])]
 
-    Returns:
-        [..., pairs] heights at which two vectors first share a cluster, as `pair_values`.
-        [..., n - 2, n] cluster labels of the cuts into 2 .. n - 1 clusters.
+
+def heights(distance: Floats, linkage: Linkage) -> Floats:
+    """Heights [..., pairs] at which two vectors first share a cluster, as `pair_values`."""
+    found = np.array([hierarchy.cophenet(tree) for tree in merges(distance, linkage)])
+    return found.reshape(pair_values(distance).shape)
+
+
+def silhouettes(distance: Floats, linkage: Linkage) -> Floats:
+    """Mean silhouette [..., n - 2] of the cuts into k = 2 .. n - 1 clusters.
+
+    A vector alone in its cluster has silhouette 0, as in scikit-learn.
     """
     n, lead = distance.shape[-1], distance.shape[:-2]
-    condensed = pair_values(distance).reshape(-1, n * (n - 1) // 2)
-    merges = [hierarchy.linkage(row, linkage) for row in condensed]
-    heights = np.array([hierarchy.cophenet(tree) for tree in merges])
-    cuts = np.array([hierarchy.cut_tree(tree, range(2, n)).T for tree in merges])
-    return heights.reshape(*lead, -1), cuts.reshape(*lead, n - 2, n)
-
-
-def silhouettes(distance: Floats, labels: Ints) -> Floats:
-    """Mean silhouette [..., k] of cuts; 0 for a vector alone in its cluster, as in scikit-learn.
-
-    Args:
-        distance: [..., n, n].
-        labels: [..., k, n] clusters of each cut, from 0.
-    """
-    member = (labels[..., None] == np.arange(distance.shape[-1])).astype(float)  # k, item, cluster
+    cuts = [hierarchy.cut_tree(tree, range(2, n)).T for tree in merges(distance, linkage)]
+    labels = np.array(cuts).reshape(*lead, n - 2, n)
+    member = (labels[..., None] == np.arange(n)).astype(float)  # [..., k, item, cluster]
     size = member.sum(-2)[..., None, :]
     total = distance[..., None, :, :] @ member
     own = (size * member).sum(-1)

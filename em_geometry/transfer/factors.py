@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats.contingency import association
 
 from em_geometry.geometry.methods import angles_deg, cosines, pair_values, unit_gram
-from em_geometry.geometry.samples import Sample
+from em_geometry.geometry.samples import PromptRows
 from em_geometry.io.results import Leaf, Nested
 from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.estimate import Estimate
@@ -210,7 +210,7 @@ def effect_results(
 
 
 def angle_effects(
-    sample: Sample, levels: Levels, orders: Ints, seed: int, replicates: int
+    sample: PromptRows, levels: Levels, orders: Ints, seed: int, replicates: int
 ) -> dict[str, Leaf | Nested]:
     """What sharing a factor's level does to the angle of two vectors, in degrees.
 
@@ -224,7 +224,7 @@ def angle_effects(
 
 
 def similarity_effects(
-    samples: Sequence[Sample], levels: Levels, orders: Ints, seed: int, replicates: int
+    samples: Sequence[PromptRows], levels: Levels, orders: Ints, seed: int, replicates: int
 ) -> dict[str, Leaf | Nested]:
     """What a level does to the cosine of an organism's contrast (a) with the base's.
 

@@ -134,7 +134,7 @@ def test_the_published_cosines_are_calibrated() -> None:
     assert 0 < (rows["statistic.core.share"].value or 0) < 0.2
     verdicts = {rows[f"power_full_width.test{i}.verdict_paper"].status for i in range(1, 6)}
     assert verdicts <= {"discriminates", "cannot discriminate", "reversed"}
-    assert sweep.shares[0] == 0.0
+    assert sweep.curves["share"][0] == 0.0
 
 
 PROMISED = """

@@ -7,12 +7,12 @@ import pytest
 from scipy.stats import binom
 
 from em_geometry.geometry import power, samples
-from em_geometry.geometry.battery import battery, cluster_indices
+from em_geometry.geometry.battery import battery
 from em_geometry.geometry.core import core_grams, core_share, core_weights, independent_grams
-from em_geometry.geometry.five_tests import statistics
-from em_geometry.geometry.gram import cosines, unit_gram
-from em_geometry.geometry.methods import across_mean
+from em_geometry.geometry.inputs import cluster_indices
+from em_geometry.geometry.methods import across_mean, cosines, statistics, unit_gram
 from em_geometry.settings import Geometry
+from em_geometry.stats.arrays import Floats
 from em_geometry.stats.permutation import null_p
 from tests.geometry.synthetic import RULES
 
@@ -20,6 +20,13 @@ NAMES = list("abcdef")
 CLUSTERS = {"x": ["a", "b"], "y": ["c", "d"], "z": ["e", "f"]}
 MEMBERS = cluster_indices(NAMES, CLUSTERS)
 TIGHT = {"x": 0.75, "y": 0.85, "z": 0.41}
+
+
+def weights(share: float) -> Floats:
+    return core_weights(6, MEMBERS, TIGHT, share)
+
+
+GRAM = weights(0.2) @ weights(0.2).T
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -35,20 +42,20 @@ def test_bartlett_draws_are_those_of_explicit_vectors() -> None:
 
 
 def test_the_core_model_has_the_cosines_it_promises() -> None:
-    weights = core_weights(7, MEMBERS, TIGHT, 0.2)
-    seven = weights @ weights.T
+    parts = core_weights(7, MEMBERS, TIGHT, 0.2)
+    seven = parts @ parts.T
     assert np.diagonal(seven) == pytest.approx(1.0)
     assert seven[6, :6] == pytest.approx(0.2)  # a vector of no cluster: the core and its own part
-    assert weights[6, 1 : 1 + len(MEMBERS)].tolist() == [0.0] * len(MEMBERS)
+    assert parts[6, 1 : 1 + len(MEMBERS)].tolist() == [0.0] * len(MEMBERS)
     expected = seven[:6, :6]
     assert expected[0, 1] == pytest.approx(0.75)
     assert expected[0, 2] == expected[3, 5] == pytest.approx(0.2)
-    mean = core_grams(rng(), 2000, 4096, MEMBERS, TIGHT, 0.2, 6).mean(0)
+    mean = core_grams(rng(), 2000, 4096, weights(0.2)).mean(0)
     assert mean == pytest.approx(expected, abs=0.01)
 
 
 def test_the_five_statistics_are_those_of_the_battery() -> None:
-    grams = core_grams(rng(), 20, 50, MEMBERS, TIGHT, 0.2, 6)
+    grams = core_grams(rng(), 20, 50, weights(0.2))
     whole = battery(grams, CLUSTERS, RULES, names=NAMES).values
     for test, values in statistics(grams, MEMBERS, RULES).items():
         assert np.array_equal(values, whole[f"statistic.{test}"], equal_nan=True)
@@ -56,11 +63,11 @@ def test_the_five_statistics_are_those_of_the_battery() -> None:
 
 @pytest.fixture(scope="module")
 def sweep() -> power.Sweep:
-    return power.sweep(rng(), 2000, 60, 6, MEMBERS, TIGHT, RULES)
+    return power.sweep(rng(), 2000, 60, GRAM, MEMBERS, RULES)
 
 
 def test_the_five_percent_threshold_has_five_percent_false_positives(sweep: power.Sweep) -> None:
-    fresh = core_grams(rng(9), 2000, 60, MEMBERS, TIGHT, 0.0, 6)
+    fresh = core_grams(rng(9), 2000, 60, weights(0.0))
     found = {**statistics(fresh, MEMBERS, RULES), power.REPLACEMENT: across_mean(fresh, MEMBERS)}
     for name, threshold in sweep.threshold.items():
         if np.isnan(threshold):
@@ -74,17 +81,18 @@ def test_the_five_percent_threshold_has_five_percent_false_positives(sweep: powe
 
 def test_power_rises_with_the_common_core(sweep: power.Sweep) -> None:
     for name in ("test1", "test2", "test5", power.REPLACEMENT):
-        curve = sweep.attainable(sweep.crossed[name])
+        curve = sweep.attainable(sweep.curves[f"{name}_crosses_5pct"])
         assert (np.diff(curve) > -0.03).all(), name
         assert curve[-1] > 0.9, name
     for test in ("test2", "test5"):
-        assert sweep.independent[test][0] > sweep.attainable(sweep.independent[test])[-1]
+        curve = sweep.attainable(sweep.curves[f"{test}_independent"])
+        assert curve[0] > curve[-1]
 
 
 def test_a_fifth_of_common_variance_passes_all_five_at_full_width() -> None:
-    found = power.sweep(rng(), 300, 4096, 6, MEMBERS, TIGHT, Geometry(focus=["y", "z"]))
-    near = np.abs(found.shares - 0.2).argmin()
-    assert found.all_five[near] > 0.99
+    found = power.sweep(rng(), 300, 4096, GRAM, MEMBERS, Geometry(focus=["y", "z"]))
+    near = np.abs(found.curves["share"] - 0.2).argmin()
+    assert found.curves["all_five"][near] > 0.99
     assert np.isnan(found.threshold["test3"])  # independent vectors rarely define it
     verdicts = power.verdicts_of(found)
     for test in ("test1", "test3", "test4"):
@@ -123,7 +131,7 @@ def test_spectra_and_draws_of_known_covariance() -> None:
 
 
 def test_p_values_are_uniform_when_the_null_is_true() -> None:
-    grams = core_grams(rng(2), 1500, 60, MEMBERS, TIGHT, 0.0, 6)
+    grams = core_grams(rng(2), 1500, 60, weights(0.0))
     values = across_mean(grams, MEMBERS)
     rate = np.mean([(null_p(v, values[500:]) or 0.0) <= 0.05 for v in values[:500]])
     low, high = binom.interval(0.9999, 250, 0.05)
@@ -132,9 +140,9 @@ def test_p_values_are_uniform_when_the_null_is_true() -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.4])
 def test_the_core_s_share_is_found(share: float) -> None:
-    exact = core_weights(6, MEMBERS, TIGHT, share)
-    assert core_share((exact @ exact.T)[None], MEMBERS)[0] == pytest.approx(share, abs=1e-6)
-    grams = core_grams(rng(), 500, 4096, MEMBERS, TIGHT, share, 6)
+    exact = weights(share) @ weights(share).T
+    assert core_share(exact, MEMBERS) == pytest.approx(share, abs=1e-6)
+    grams = core_grams(rng(), 500, 4096, weights(share))
     assert core_share(grams, MEMBERS).mean() == pytest.approx(share, abs=0.02)
 
 
