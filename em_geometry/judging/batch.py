@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,15 +25,17 @@ from em_geometry.judging.client import (
     NoReplyError,
     Reply,
     endpoint_name,
-    estimate_tokens,
-    output_tokens,
     read_reply,
-    request_body,
     run_async,
 )
 from em_geometry.judging.judge import Judgement, JudgeRow
-from em_geometry.judging.openai_judge import SPENT_KEY, OpenAIJudge, Unit
+from em_geometry.judging.openai_judge import OpenAIJudge, Unit
 from em_geometry.progress import Progress
+
+if TYPE_CHECKING:
+    from openai.types import Batch
+
+T = TypeVar("T")
 
 URL: Final = "/v1/chat/completions"
 MOST_REQUESTS = 50_000  # in one file, by the Batch API's rules
@@ -68,66 +70,55 @@ class _Batches:
 
     async def run(self, rows: Sequence[JudgeRow]) -> dict[str, str]:
         """Finishes what earlier runs submitted, submits the rest, finishes that too."""
-        async with Client(self.judge.params) as self.client:
-            self.mode = await self.judge.probe(self.client)
-            self.tag = value_sha256([self.judge.name, self.mode])
-            failures = await self._finish(await self._open())
-            units, _ = self.judge.scan(rows, self.mode)
+        judge = self.judge
+        async with Client(judge.params) as self.client:
+            self.mode = await judge.probe(self.client)
+            self.tag = value_sha256([judge.name, self.mode])
+            tagged = {_marker(batch): batch for batch in await self._call(self._tagged)}
+            collected = judge.journal.get(list(tagged))
+            failures = await self._finish([b for m, b in tagged.items() if m not in collected])
+            units, _ = judge.scan(rows, self.mode)
             if units:
-                self._check_budget(units)
-                parts = files(request_lines(self.judge, units, self.mode))
+                cost = PRICE * judge.budget.cost(*judge.estimate(units, self.mode))
+                judge.budget.reserve(cost)
+                judge.budget.settle(cost, 0.0)
+                parts = files(map(self._line, units))
                 failures = await self._finish([await self._submit(part) for part in parts])
         return failures
 
-    async def _open(self) -> list[Any]:
-        """Batches with our tag whose results are not in the journal."""
-        tagged = await self._call(self._tagged)
-        markers = [_marker(batch) for batch in tagged]
-        collected = self.judge.journal.get(markers)
-        return [b for b, marker in zip(tagged, markers, strict=True) if marker not in collected]
+    def _line(self, unit: Unit) -> bytes:
+        line = {"custom_id": unit.key, "method": "POST", "url": URL}
+        line |= {"body": self.judge.body(unit, self.mode)}
+        return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
-    async def _tagged(self) -> list[Any]:
+    async def _tagged(self) -> list[Batch]:
         batches = self.client.api.batches.list(limit=100)
         return [b async for b in batches if (b.metadata or {}).get(TAG) == self.tag]
 
-    def _check_budget(self, units: Sequence[Unit]) -> None:
-        tokens_in = sum(estimate_tokens(self.judge.prompt(unit)) for unit in units)
-        tokens_out = len(units) * output_tokens(self.mode)
-        cost = PRICE * self.judge.budget.cost(tokens_in, tokens_out)
-        if not self.judge.budget.reserve(cost):
-            raise self.judge.budget.exhausted()
-        self.judge.budget.settle(cost, 0.0)
-
-    async def _submit(self, content: bytes) -> Any:
+    async def _submit(self, content: bytes) -> Batch:
         """Uploads a file of requests and makes a batch of it.
 
         A failed attempt may have made the batch all the same, so each attempt looks first.
         """
-        api, name = self.client.api, hashlib.sha256(content).hexdigest()
+        api, about = self.client.api, {TAG: self.tag, FILE: hashlib.sha256(content).hexdigest()}
+        given = ("requests.jsonl", content)
+        uploaded = await self._call(
+            partial(api.files.create, file=given, purpose="batch"), FILE_TIMEOUT_S
+        )
 
-        async def upload() -> str:
-            named = ("requests.jsonl", content)
-            return (await api.files.create(file=named, purpose="batch")).id
-
-        uploaded = await self._call(upload, FILE_TIMEOUT_S)
-
-        async def create() -> Any:
+        async def create() -> Batch:
             for batch in await self._tagged():
-                if (batch.metadata or {}).get(FILE) == name and batch.status not in ENDED:
+                if batch.metadata == about and batch.status not in ENDED:
                     return batch
             return await api.batches.create(
-                input_file_id=uploaded,
-                endpoint=URL,
-                completion_window="24h",
-                metadata={TAG: self.tag, FILE: name},
+                input_file_id=uploaded.id, endpoint=URL, completion_window="24h", metadata=about
             )
 
         return await self._call(create)
 
-    async def _finish(self, batches: Sequence[Any]) -> dict[str, str]:
+    async def _finish(self, batches: Sequence[Batch]) -> dict[str, str]:
         """Waits for batches and journals each as it ends; returns reasons for missing replies."""
-        failures: dict[str, str] = {}
-        waiting = list(batches)
+        failures, waiting = dict[str, str](), list(batches)
         if not waiting:
             return failures
         with Progress("judge, batches", len(waiting), unit="batches") as progress:
@@ -142,35 +133,31 @@ class _Batches:
                 retrieve = self.client.api.batches.retrieve
                 waiting = [await self._call(partial(retrieve, b.id)) for b in waiting]
 
-    async def _collect(self, batch: Any) -> dict[str, str]:
+    async def _collect(self, batch: Batch) -> dict[str, str]:
+        """Journals replies, what they cost, and that their batch is collected: all or nothing."""
+        judge, marks = self.judge, [_marker(batch)]
         if batch.status == "failed":
-            self.judge.journal.put({_marker(batch): True})
+            judge.store({}, marks=marks)
             errors = (batch.errors and batch.errors.data) or []
             raise UserError(
                 "the endpoint rejected a batch",
                 where=f"{endpoint_name(self.client.url)}, batch {batch.id}",
                 found=errors[0].message if errors else "no reason given",
             )
-        replies: dict[str, Reply] = {}
-        failures: dict[str, str] = {}
+        replies, failures = dict[str, Reply](), dict[str, str]()
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
             content = await self._call(partial(self.client.api.files.content, file), FILE_TIMEOUT_S)
             more, reasons = read_results(content.text, self.mode, f"batch {batch.id}, file {file}")
             replies |= more
             failures |= reasons
-        self._keep(replies, _marker(batch))
+        there = judge.journal.get(list(replies))
+        fresh = {key: reply for key, reply in replies.items() if key not in there}
+        judge.store(fresh, price=PRICE, marks=marks)
         return failures
 
-    def _keep(self, replies: dict[str, Reply], marker: str) -> None:
-        """Journals replies, what they cost, and that their batch is collected: all or nothing."""
-        budget, there = self.judge.budget, self.judge.journal.get(list(replies))
-        for key, reply in replies.items():
-            if key not in there:
-                budget.settle(0.0, PRICE * budget.cost(*reply["tokens"]))
-        spent = {SPENT_KEY: budget.spent} if budget.priced else {}
-        self.judge.journal.put({**replies, **spent, marker: True})
-
-    async def _call(self, action: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+    async def _call(
+        self, action: Callable[[], Awaitable[T]], timeout_s: float = CALL_TIMEOUT_S
+    ) -> T:
         try:
             return await self.client.call(action, 0, timeout_s)
         except NoReplyError as error:
@@ -182,16 +169,8 @@ class _Batches:
             ) from None
 
 
-def _marker(batch: Any) -> str:
+def _marker(batch: Batch) -> str:
     return value_sha256(["batch collected", batch.id])
-
-
-def request_lines(judge: OpenAIJudge, units: Iterable[Unit], mode: Mode) -> Iterator[bytes]:
-    """Lines of a file of requests; `custom_id` is the reply's key in the journal."""
-    for unit in units:
-        body = request_body(str(judge.params.model), judge.prompt(unit), mode, unit.sample)
-        line = {"custom_id": unit.key, "method": "POST", "url": URL, "body": body}
-        yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
 def files(lines: Iterable[bytes]) -> list[bytes]:
@@ -226,8 +205,7 @@ def read_results(text: str, mode: Mode, where: str) -> tuple[dict[str, Reply], d
     Raises:
         UserError: a line is no result of a batch.
     """
-    replies: dict[str, Reply] = {}
-    failures: dict[str, str] = {}
+    replies, failures = dict[str, Reply](), dict[str, str]()
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -240,15 +218,15 @@ def read_results(text: str, mode: Mode, where: str) -> tuple[dict[str, Reply], d
                 found=line[:80],
                 expected="the output file of a batch, with a custom_id in every line",
             ) from None
-        response = result.response or _Response()
-        if response.status_code == 200:
-            try:
-                replies[result.custom_id] = read_reply(response.body, mode)
-            except MalformedReplyError as error:
-                failures[result.custom_id] = str(error)
-        else:
+        key, response = result.custom_id, result.response or _Response()
+        if response.status_code != 200:
             reason = _said(result.error) or _said(response.body) or "no reason given"
-            failures[result.custom_id] = f"status {response.status_code}: {reason}"
+            failures[key] = f"status {response.status_code}: {reason}"
+            continue
+        try:
+            replies[key] = read_reply(response.body, mode)
+        except MalformedReplyError as error:
+            failures[key] = str(error)
     return replies, failures
 
 

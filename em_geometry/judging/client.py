@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import math
+import operator
 import os
 import random
 import signal
@@ -17,11 +18,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any, Literal, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from em_geometry.errors import UserError
 from em_geometry.settings import Judging
+
+if TYPE_CHECKING:
+    import openai
 
 Mode = Literal["logprob", "text"]
 Reply = dict[str, Any]  # what the journal keeps of a reply
@@ -33,7 +37,8 @@ LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 NO_KEY = "no-key"  # what a server on loopback gets when the variable is unset
 
 TOP = 20  # alternatives of the first token; the most that OpenAI returns
-TEXT_TOKENS = 16  # enough for "Score: 85/100." and for REFUSAL in pieces
+# Enough for "Score: 85/100." and for REFUSAL in pieces, so the most tokens that a reply has.
+MOST_TOKENS: dict[Mode, int] = {"logprob": 1, "text": 16}
 TEXT_TEMPERATURE = 1.0  # samples then estimate the mean that log-probabilities give exactly
 
 LONGEST_WAIT_S = 300.0  # an endpoint that asks for more (a daily limit) ends the run
@@ -57,79 +62,55 @@ class MalformedReplyError(Exception):
     """A reply that does not hold what was asked for; worth asking again."""
 
 
-class _TemporaryError(Exception):
-    """A failure that may pass."""
-
-
 def request_body(model: str, prompt: str, mode: Mode, sample: int = 0) -> dict[str, Any]:
-    """Body of a chat completion request.
-
-    Args:
-        mode: "logprob" asks for one token at temperature 0 with its `TOP` alternatives, "text"
-            for a short reply at `TEXT_TEMPERATURE`.
-        sample: number of the reply in text mode; it seeds the endpoint's sampling.
-    """
-    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": prompt}]}
+    """Body of a chat completion request; `sample` seeds the endpoint's sampling in text mode."""
+    messages = [{"role": "user", "content": prompt}]
+    body = {"model": model, "messages": messages, "max_tokens": MOST_TOKENS[mode]}
     if mode == "logprob":
-        return body | {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP}
-    return body | {"max_tokens": TEXT_TOKENS, "temperature": TEXT_TEMPERATURE, "seed": sample}
-
-
-def output_tokens(mode: Mode) -> int:
-    """The most tokens that one reply has."""
-    return 1 if mode == "logprob" else TEXT_TOKENS
+        return body | {"temperature": 0, "logprobs": True, "top_logprobs": TOP}
+    return body | {"temperature": TEXT_TEMPERATURE, "seed": sample}
 
 
 def read_reply(reply: Any, mode: Mode) -> Reply:
     """What the journal keeps: text, snapshot, tokens used, and in log-prob mode `top`.
+
+    `top` is [[token, natural log-probability], ...] of the first token. A judge that itself
+    declines, or is cut off by a content filter, has said nothing about the score: there it is
+    empty.
 
     Raises:
         MalformedReplyError: the reply lacks something that was asked for.
     """
     try:
         choice, usage = reply["choices"][0], reply.get("usage") or {}
-        message = choice["message"]
-        text = message.get("content")
+        text, refusal = (choice["message"].get(key) for key in ("content", "refusal"))
         kept: Reply = {
-            "text": text if text is not None else message.get("refusal") or "",
+            "text": text if text is not None else refusal or "",
             "finish": choice.get("finish_reason"),
             "model": reply.get("model"),
             "fingerprint": reply.get("system_fingerprint"),
-            "tokens": [int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))],
+            "tokens": [int(usage.get(f"{kind}_tokens", 0)) for kind in ("prompt", "completion")],
         }
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise MalformedReplyError("the reply is no chat completion") from None
     if not isinstance(kept["text"], str):
         raise MalformedReplyError("the reply's content is no text")
-    if mode == "logprob":
-        kept["top"] = _read_top(choice, declined=text is None or kept["finish"] == "content_filter")
+    if mode == "text":
+        return kept
+    try:
+        entries = choice["logprobs"]["content"][0]["top_logprobs"]
+        kept["top"] = [[str(entry["token"]), float(entry["logprob"])] for entry in entries]
+    except (KeyError, IndexError, TypeError, ValueError):
+        if text is not None and kept["finish"] != "content_filter":
+            raise MalformedReplyError("the reply has no log-probabilities") from None
+        return kept | {"top": []}
+    if not kept["top"] or any(math.isnan(logprob) for _, logprob in kept["top"]):
+        raise MalformedReplyError("the reply has no usable log-probabilities")
     return kept
 
 
-def _read_top(choice: dict[str, Any], declined: bool) -> list[list[Any]]:
-    """[[token, natural log-probability], ...] of the first token.
-
-    A judge that itself declines, or is cut off by a content filter, has said nothing about the
-    score: that is an empty list, not a malformed reply.
-    """
-    try:
-        entries = choice["logprobs"]["content"][0]["top_logprobs"]
-        top: list[tuple[str, float]] = [(str(e["token"]), float(e["logprob"])) for e in entries]
-    except (KeyError, IndexError, TypeError, ValueError):
-        if declined:
-            return []
-        raise MalformedReplyError("the reply has no log-probabilities") from None
-    if not top or any(math.isnan(logprob) for _, logprob in top):
-        raise MalformedReplyError("the reply has no usable log-probabilities")
-    return [list(pair) for pair in top]
-
-
 class Gate:
-    """Lets requests through evenly, so that neither limit per minute is passed.
-
-    Args:
-        requests_per_minute, tokens_per_minute: None = no limit.
-    """
+    """Lets requests through evenly, so that neither limit per minute (None = no) is passed."""
 
     def __init__(self, requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
         self._request_s = 60 / requests_per_minute if requests_per_minute else 0.0
@@ -139,12 +120,11 @@ class Gate:
 
     async def enter(self, tokens: int) -> None:
         """Waits until a request of so many tokens may be sent."""
-        gap = max(self._request_s, self._token_s * tokens)
         async with self._turn:
-            self._next = max(self._next, time.monotonic())
+            self.hold(0.0)
             while (wait := self._next - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
-            self._next += gap
+            self._next += max(self._request_s, self._token_s * tokens)
 
     def hold(self, seconds: float) -> None:
         """Sends nothing for so long, because the endpoint asked for it."""
@@ -152,23 +132,22 @@ class Gate:
 
 
 class Budget:
-    """Money spent on a judge, and whether there is enough for one more request.
+    """USD spent on a judge, and whether there is enough for one more request.
 
     Requests in flight count with their estimate, so the limit is passed at most by the error of
     the estimates.
 
     Args:
-        params: prices in USD per million tokens, and `max_usd` (None = no limit).
-        spent: USD spent by earlier runs on the same journal.
+        params: prices and `max_usd` (None = no limit).
+        spent: by earlier runs on the same journal.
     Raises:
         UserError: a limit without prices.
     """
 
     def __init__(self, params: Judging, spent: float) -> None:
-        self._input = params.usd_per_million_input / MILLION
-        self._output = params.usd_per_million_output / MILLION
+        self._prices = params.usd_per_million_input, params.usd_per_million_output
         self._limit = math.inf if params.max_usd is None else params.max_usd
-        self.spent, self._reserved = spent, 0.0
+        self.spent, self._reserved, self.priced = spent, 0.0, any(self._prices)
         if params.max_usd is not None and not self.priced:
             raise UserError(
                 "a budget needs prices",
@@ -177,34 +156,25 @@ class Budget:
                 hint="set the judge's prices, or max_usd: null",
             )
 
-    @property
-    def priced(self) -> bool:
-        return self._input > 0 or self._output > 0
+    def cost(self, *tokens: int) -> float:
+        """USD of tokens in and tokens out."""
+        return sum(map(operator.mul, tokens, self._prices)) / MILLION
 
-    def cost(self, tokens_in: int, tokens_out: int) -> float:
-        """USD."""
-        return tokens_in * self._input + tokens_out * self._output
-
-    def reserve(self, cost: float) -> bool:
-        """Sets `cost` aside for a request; False when that would pass the limit."""
+    def reserve(self, cost: float) -> None:
+        """Sets `cost` aside for a request; UserError when that would pass the limit."""
         if self.spent + self._reserved + cost > self._limit:
-            return False
+            raise UserError(
+                f"the judge's budget is spent: {self.spent:.4f} USD",
+                where="params.yaml: judging.max_usd",
+                found=self._limit,
+                hint="raise it and run again; what was judged is kept",
+            )
         self._reserved += cost
-        return True
 
     def settle(self, reserved: float, cost: float) -> None:
         """Replaces a reservation by what the request really cost."""
         self._reserved -= reserved
         self.spent += cost
-
-    def exhausted(self) -> UserError:
-        """The end of the money, for the user."""
-        return UserError(
-            f"the judge's budget is spent: {self.spent:.4f} USD",
-            where="params.yaml: judging.max_usd",
-            found=self._limit,
-            hint="raise it and run again; what was judged is kept",
-        )
 
 
 def estimate_tokens(text: str) -> int:
@@ -220,13 +190,12 @@ def backoff(attempt: int) -> float:
 
 def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that a reply's headers ask to wait; 0 when they ask for nothing readable."""
-    value = headers.get("retry-after", "0")
-    with suppress(TypeError, ValueError):
-        if "retry-after-ms" in headers:
-            return max(float(headers["retry-after-ms"]) / 1000, 0.0)
-        with suppress(ValueError):
-            return max(float(value), 0.0)
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with suppress(KeyError, ValueError):
+            return max(float(headers[name]) * unit, 0.0)
+    with suppress(KeyError, TypeError, ValueError):
+        date = email.utils.parsedate_to_datetime(headers["retry-after"])
+        return max(date.timestamp() - time.time(), 0.0)
     return 0.0
 
 
@@ -266,13 +235,7 @@ class Client:
         await self.api.close()
 
     async def chat(self, body: Mapping[str, Any], read: Callable[[Any], Read]) -> Read:
-        """Sends a chat completion request until `read` takes the reply.
-
-        Args:
-            body: see `request_body`.
-            read: from the reply's JSON to what is wanted; raises MalformedReplyError.
-        Raises: as `call`.
-        """
+        """Sends a `request_body` until `read` takes the reply's JSON; raises as `call`."""
         tokens = estimate_tokens(body["messages"][0]["content"]) + body["max_tokens"]
 
         async def post() -> Read:
@@ -293,6 +256,8 @@ class Client:
             NoReplyError: this request failed; others may do better.
             UserError: no request can succeed (key, model, credit, a very long wait).
         """
+        import openai
+
         reason = ""
         for attempt in range(self._retries + 1):
             if attempt:
@@ -300,32 +265,24 @@ class Client:
             await self._gate.enter(tokens)
             try:
                 async with asyncio.timeout(timeout_s):
-                    return await self._translated(action)
-            except TimeoutError:
+                    return await action()
+            except (TimeoutError, openai.APITimeoutError):
                 reason = f"no whole reply within {timeout_s:g} s"
-            except (MalformedReplyError, _TemporaryError) as error:
+            except MalformedReplyError as error:
                 reason = str(error)
+            except openai.APIStatusError as error:
+                reason = self._passing(error)
+            except openai.APIConnectionError as error:
+                reason = f"connection failed ({type(error.__cause__ or error).__name__})"
+            except (openai.APIError, ValueError):
+                reason = "the reply is no JSON"
         raise NoReplyError(reason)
 
-    async def _translated(self, action: Callable[[], Awaitable[Read]]) -> Read:
-        """`action` with the errors of the package turned into ours."""
-        import openai
-
-        try:
-            return await action()
-        except openai.APITimeoutError:
-            raise TimeoutError from None
-        except openai.APIStatusError as error:
-            self._explain(error)
-        except openai.APIConnectionError as error:
-            cause = type(error.__cause__ or error).__name__
-            raise _TemporaryError(f"connection failed ({cause})") from None
-        except (openai.APIError, ValueError):
-            raise MalformedReplyError("the reply is no JSON") from None
-
-    def _explain(self, error: Any) -> NoReturn:
-        """Raises what a status other than success means."""
-        status, said, here = error.status_code, self._said(error), endpoint_name(self.url)
+    def _passing(self, error: openai.APIStatusError) -> str:
+        """What a status says that may pass; all requests wait as it asks. Else raises as `call`."""
+        status, here = error.status_code, endpoint_name(self.url)
+        text = error.body.get("message") if isinstance(error.body, dict) else None
+        said = str(text or error.message).replace(self._key, "***")[:REASON_LENGTH]
         if status in (401, 403):
             raise UserError(
                 "the judge's endpoint does not accept the key",
@@ -349,8 +306,7 @@ class Client:
                 found=said,
                 hint="top it up and run again; what was judged is kept",
             ) from None
-        wait = retry_after(error.response.headers)
-        if wait > LONGEST_WAIT_S:
+        if (wait := retry_after(error.response.headers)) > LONGEST_WAIT_S:
             raise UserError(
                 f"the judge's endpoint asks to wait {wait:.0f} s",
                 where=here,
@@ -358,12 +314,7 @@ class Client:
                 hint="run again after that; what was judged is kept",
             ) from None
         self._gate.hold(wait)
-        raise _TemporaryError(f"status {status}: {said}") from None
-
-    def _said(self, error: Any) -> str:
-        body = error.body
-        text = body.get("message") if isinstance(body, dict) else None
-        return str(text or error.message).replace(self._key, "***")[:REASON_LENGTH]
+        return f"status {status}: {said}"
 
 
 def read_key(url: str) -> str:
@@ -394,10 +345,9 @@ def endpoint_name(url: str) -> str:
     and its judgements stay valid when it comes back on another port.
     """
     parts = urlsplit(url)
-    if parts.hostname in LOOPBACK:
-        return f"loopback{parts.path.rstrip('/')}"
     port = f":{parts.port}" if parts.port else ""
-    return f"{parts.hostname}{port}{parts.path.rstrip('/')}"
+    host = "loopback" if parts.hostname in LOOPBACK else f"{parts.hostname}{port}"
+    return host + parts.path.rstrip("/")
 
 
 def run_async(work: Coroutine[Any, Any, Read]) -> Read:
@@ -406,24 +356,21 @@ def run_async(work: Coroutine[Any, Any, Read]) -> Read:
     A handler that raises in the midst of the event loop would leave tasks behind; for Ctrl-C
     asyncio itself does this.
     """
-    usual, stopped = signal.getsignal(signal.SIGTERM), threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        return asyncio.run(work)
+    usual = signal.getsignal(signal.SIGTERM)
 
     async def main() -> Read:
         task = asyncio.current_task()
         assert task is not None
-
-        def stop() -> None:
-            stopped.set()
-            task.cancel()
-
-        if threading.current_thread() is threading.main_thread():
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await work
 
     try:
         return asyncio.run(main())
+    except asyncio.CancelledError:
+        signal.signal(signal.SIGTERM, usual)
+        signal.raise_signal(signal.SIGTERM)
+        raise
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, usual)
-        if stopped.is_set():
-            signal.raise_signal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, usual)

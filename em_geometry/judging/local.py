@@ -6,8 +6,6 @@ tokeniser splits it ("85" as "8", "5"): the beginnings of all numbers are append
 as branches of a tree, each seeing the prompt and its own ancestors only, so one pass yields all.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,16 +14,22 @@ from typing import Any
 
 from em_geometry.activations.capture import sorted_batches
 from em_geometry.hashing import value_sha256
-from em_geometry.judging.aggregate import HIGHEST, WORDS, from_logprobs, token_meaning
-from em_geometry.judging.judge import Judgement, JudgeRow
-from em_geometry.judging.template import Template, checked, load_templates
+from em_geometry.judging.judge import (
+    HIGHEST,
+    WORDS,
+    Judgement,
+    JudgeRow,
+    from_logprobs,
+    token_meaning,
+)
+from em_geometry.judging.template import Template, load_templates
 from em_geometry.models.base import folder_of, folder_sha256, model_source, pinned
 from em_geometry.models.chat import render
 from em_geometry.models.load import Models, checkpoint, setup_torch, tokenizer_of
 from em_geometry.settings import BASE, Judging
 
 NEGLIGIBLE = 1e-6  # numbers less probable than this are not stored
-Top = list[tuple[str, float]]
+Top = list[tuple[str, float]]  # (text, natural log-probability)
 
 
 class LocalJudge:
@@ -53,7 +57,7 @@ class LocalJudge:
         self._model, self._tokenizer = model, tokenizer
         self._low_mass, self._batch_size = low_mass, batch_size
         self._templates = {
-            aspect: checked(given, aspect, "templates") if isinstance(given, str) else given
+            aspect: Template(aspect, given) if isinstance(given, str) else given
             for aspect, given in templates.items()
         }
         self._numbers = Numbers(tokenizer)
@@ -62,23 +66,17 @@ class LocalJudge:
 
     def judge(self, rows: Sequence[JudgeRow], label: str = "judge") -> list[Judgement]:
         """One judgement a row, in order."""
-        judgements = [Judgement({}, {}, {}) for _ in rows]
+        judgements = [Judgement() for _ in rows]
         for aspect, template in self._templates.items():
-            tops = self.tops([template.render(row) for row in rows])
-            for judgement, top in zip(judgements, tops, strict=True):
-                verdict = from_logprobs(top, self._low_mass)
-                judgement.add(aspect, verdict.score, verdict.status, json.dumps([{"top": top}]))
+            ids = [render(self._tokenizer, template.render(row), "").ids for row in rows]
+            for batch in sorted_batches([len(i) for i in ids], self._batch_size):
+                prompts = [ids[i] for i in batch]
+                logs = tree_log_probabilities(self._model, prompts, self._numbers.tree)
+                for i, table in zip(batch, logs, strict=True):
+                    top = self._numbers.top(table)
+                    verdict = from_logprobs(top, self._low_mass)
+                    judgements[i].add(aspect, verdict, json.dumps([{"top": top}]))
         return judgements
-
-    def tops(self, prompts: Sequence[str]) -> list[Top]:
-        """(text, natural log-probability) of every number and word as the reply to each prompt."""
-        ids = [render(self._tokenizer, prompt, "").ids for prompt in prompts]
-        tops: list[Top] = [[] for _ in prompts]
-        for batch in sorted_batches([len(i) for i in ids], self._batch_size):
-            logs = tree_log_probabilities(self._model, [ids[i] for i in batch], self._numbers.tree)
-            for i, table in zip(batch, logs, strict=True):
-                tops[i] = self._numbers.top(table)
-        return tops
 
 
 class Numbers:
@@ -102,10 +100,13 @@ class Numbers:
         self.words = [(t, piece) for t, piece in pieces if isinstance(token_meaning(piece), str)]
 
     def top(self, table: Any) -> Top:
-        """Log-probabilities from a table [1 + tree, vocabulary]: row 0 after the prompt alone.
+        """Every number and word as the reply, by probability, from log-probabilities.
 
         A number's probability is that of its tokens less that of the numbers that go on from
         them ("8" less "80".."89"), so the sum over all numbers is at most 1.
+
+        Args:
+            table: [1 + tree, vocabulary]; row 0 is after the prompt alone.
         """
         row = {(): 0} | {start: i for i, start in enumerate(self.tree, start=1)}
         reached = {
@@ -133,11 +134,9 @@ def tree_log_probabilities(
     """
     import torch
 
-    width = max(map(len, prompts))
-    nodes = len(tree)
+    width, nodes = max(map(len, prompts)), len(tree)
     ids = torch.zeros(len(prompts), width + nodes, dtype=torch.long)
-    there = torch.zeros(len(prompts), width + nodes, dtype=torch.bool)
-    position = torch.zeros_like(ids)
+    there, position = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids)
     sees = torch.ones(width + nodes, width + nodes, dtype=torch.bool).tril()
     sees[width:, width:] = torch.eye(nodes, dtype=torch.bool)
     where = {branch: width + i for i, branch in enumerate(tree)}

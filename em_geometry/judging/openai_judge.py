@@ -6,21 +6,21 @@ rows are asked about once and nothing is paid for twice. The journal keeps what 
 said; scores are computed from it on reading, so a change of `low_mass` costs nothing.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
 from em_geometry.io.journal import Journal
-from em_geometry.judging.aggregate import Verdict, from_logprobs, from_texts
 from em_geometry.judging.client import (
+    MOST_TOKENS,
     OPENAI_URL,
     Budget,
     Client,
@@ -31,12 +31,11 @@ from em_geometry.judging.client import (
     Reply,
     endpoint_name,
     estimate_tokens,
-    output_tokens,
     read_reply,
     request_body,
     run_async,
 )
-from em_geometry.judging.judge import Judgement, JudgeRow
+from em_geometry.judging.judge import Judgement, JudgeRow, Verdict, from_logprobs, from_texts
 from em_geometry.judging.template import load_templates
 from em_geometry.progress import Progress
 from em_geometry.settings import Judging
@@ -63,32 +62,9 @@ class Unit:
     sample: int
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What judging some rows would take; tokens are estimates."""
-
-    judge: str
-    rows: int
-    requests: int
-    journalled: int
-    tokens_in: int
-    tokens_out: int
-    usd: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.judge}: {self.rows} rows, {self.requests} requests to send "
-            f"({self.journalled} in the journal), about {self.tokens_in} tokens in and at most "
-            f"{self.tokens_out} out, about {self.usd:.4f} USD"
-        )
-
-
 class OpenAIJudge:
-    """Judges through `params.base_url` with `params.model`.
+    """Judges through `params.base_url` with `params.model`, into the journal `JOURNAL`.
 
-    Args:
-        params: endpoint, model, aspects, limits, prices.
-        journal: `JOURNAL`, opened.
     Raises:
         UserError: bad templates, or a budget without prices.
     """
@@ -106,9 +82,12 @@ class OpenAIJudge:
     @property
     def mode(self) -> Mode:
         """As probed: by an earlier run if the journal has it, else now."""
-        if self._mode is None:
-            return run_async(self._probe_alone())
-        return self._mode
+
+        async def probed() -> Mode:
+            async with Client(self.params) as client:
+                return await self.probe(client)
+
+        return self._mode or run_async(probed())
 
     @property
     def id(self) -> str:
@@ -129,24 +108,21 @@ class OpenAIJudge:
             failures = run_async(self._ask(rows, label))
         return self.collect(rows, failures)
 
-    def plan(self, rows: Sequence[JudgeRow]) -> Plan:
-        """What `judge` would send, without sending anything (the dry run).
-
-        Before the first probe, log-probability mode is assumed.
-        """
-        mode = self._mode or "logprob"
+    def plan(self, rows: Sequence[JudgeRow]) -> str:
+        """What `judge` would send, in words, without sending anything (the dry run)."""
+        mode, assumed = self._mode or "logprob", "" if self._mode else " assumed, not probed yet"
         missing, total = self.scan(rows, mode)
-        tokens_in = sum(estimate_tokens(self.prompt(unit)) for unit in missing)
-        tokens_out = len(missing) * output_tokens(mode)
-        return Plan(
-            judge=f"{self.name} ({mode}{'' if self._mode else ' assumed, not probed yet'})",
-            rows=len(rows),
-            requests=len(missing),
-            journalled=total - len(missing),
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-            usd=self.budget.cost(tokens_in, tokens_out),
+        tokens = self.estimate(missing, mode)
+        return (
+            f"{self.name} ({mode}{assumed}): {len(rows)} rows, {len(missing)} requests to send "
+            f"({total - len(missing)} in the journal), about {tokens[0]} tokens in and at most "
+            f"{tokens[1]} out, about {self.budget.cost(*tokens):.4f} USD"
         )
+
+    def estimate(self, units: Sequence[Unit], mode: Mode) -> tuple[int, int]:
+        """About how many tokens go into requests, and at most how many come out."""
+        tokens_in = sum(estimate_tokens(self.prompt(unit)) for unit in units)
+        return tokens_in, len(units) * MOST_TOKENS[mode]
 
     def units(self, row: JudgeRow, mode: Mode) -> Iterator[Unit]:
         """The requests for one row, aspect by aspect."""
@@ -171,53 +147,64 @@ class OpenAIJudge:
         """What the judge reads."""
         return self.templates[unit.aspect].render(unit.row)
 
-    def store(self, unit: Unit, reply: Reply, reserved: float = 0.0) -> None:
-        """Journals a reply, and in the same transaction what has been spent so far."""
-        used = reply["tokens"]
-        self.budget.settle(reserved, self.budget.cost(*used) if any(used) else reserved)
-        kept = {unit.key: reply}
-        self.journal.put(kept | {SPENT_KEY: self.budget.spent} if self.budget.priced else kept)
+    def body(self, unit: Unit, mode: Mode) -> dict[str, Any]:
+        """What the endpoint is sent."""
+        return request_body(str(self.params.model), self.prompt(unit), mode, unit.sample)
+
+    def store(
+        self,
+        replies: Mapping[str, Reply],
+        reserved: float = 0.0,
+        price: float = 1.0,
+        marks: Iterable[str] = (),
+    ) -> None:
+        """Journals replies by key, with `marks`, and in the same transaction what has been spent.
+
+        Args:
+            reserved: USD set aside for them (`Budget.reserve`).
+            price: share of the prices at which they were had.
+        """
+        used = [reply["tokens"] for reply in replies.values()]
+        cost = price * sum(self.budget.cost(*tokens) for tokens in used)
+        self.budget.settle(reserved, cost if any(map(any, used)) else reserved)
+        spent = {SPENT_KEY: self.budget.spent} if self.budget.priced else {}
+        self.journal.put({**replies, **spent, **dict.fromkeys(marks, True)})
 
     def collect(self, rows: Sequence[JudgeRow], failures: Mapping[str, str]) -> list[Judgement]:
         """Judgements from the journal; `failures` has the reason by key where there is none."""
-        mode = self.mode
-        judgements: list[Judgement] = []
+        mode, judgements = self.mode, list[Judgement]()
         for part in _parts(rows):
             units = [list(self.units(row, mode)) for row in part]
             replies = self.journal.get([unit.key for row in units for unit in row])
-            judgements += [self._judgement(row, replies, failures, mode) for row in units]
+            for asked in units:
+                judgement = Judgement()
+                for aspect, own in groupby(asked, lambda unit: unit.aspect):
+                    keys = [unit.key for unit in own]
+                    judgement.add(aspect, *self._judged(keys, mode, replies, failures))
+                judgements.append(judgement)
         return judgements
 
-    def _judgement(
+    def _judged(
         self,
-        units: Sequence[Unit],
+        keys: Sequence[str],
+        mode: Mode,
         replies: Mapping[str, Reply],
         failures: Mapping[str, str],
-        mode: Mode,
-    ) -> Judgement:
-        judgement = Judgement({}, {}, {})
-        for aspect in self.templates:
-            keys = [unit.key for unit in units if unit.aspect == aspect]
-            lost = next((key for key in keys if key not in replies), None)
-            if lost is not None:
-                error = json.dumps({"error": failures.get(lost, "not asked")}, ensure_ascii=False)
-                judgement.add(aspect, None, "api_error", error)
-                continue
-            said = [replies[key] for key in keys]
-            verdict = self._verdict(said, mode)
-            # JSON text takes a tenth of the memory of the objects, and goes into a column as is.
-            raw = json.dumps(said, ensure_ascii=False)
-            judgement.add(aspect, verdict.score, verdict.status, raw)
-        return judgement
+    ) -> tuple[Verdict, str]:
+        """The verdict of some replies, and what it rests on.
 
-    def _verdict(self, replies: Sequence[Reply], mode: Mode) -> Verdict:
+        JSON text takes a tenth of the memory of the objects, and goes into a column as is.
+        """
+        lost = next((key for key in keys if key not in replies), None)
+        if lost is not None:
+            error = json.dumps({"error": failures.get(lost, "not asked")}, ensure_ascii=False)
+            return (None, "api_error"), error
+        said, least = [replies[key] for key in keys], self.params.low_mass
         if mode == "logprob":
-            return from_logprobs(replies[0]["top"], self.params.low_mass)
-        return from_texts([reply["text"] for reply in replies], self.params.low_mass)
-
-    async def _probe_alone(self) -> Mode:
-        async with Client(self.params) as client:
-            return await self.probe(client)
+            verdict = from_logprobs(said[0]["top"], least)
+        else:
+            verdict = from_texts([reply["text"] for reply in said], least)
+        return verdict, json.dumps(said, ensure_ascii=False)
 
     async def probe(self, client: Client) -> Mode:
         """The mode, probed once before anything is asked; replaces what an earlier run found."""
@@ -239,23 +226,24 @@ class OpenAIJudge:
         async with Client(self.params) as client:
             mode = await self.probe(client)
             missing, total = self.scan(rows, mode)
-            asking = _Asking(self, client, mode, iter(missing))
             with Progress(label, total, total - len(missing), unit="requests") as progress:
-                return await asking.run(progress)
+                return await _Asking(self, client, mode, iter(missing), progress).run()
 
 
+@dataclass
 class _Asking:
     """Workers that share one queue, a budget and a reason to stop."""
 
-    def __init__(
-        self, judge: OpenAIJudge, client: Client, mode: Mode, queue: Iterator[Unit]
-    ) -> None:
-        self._judge, self._client, self._mode, self._queue = judge, client, mode, queue
-        self._failures: dict[str, str] = {}
-        self._in_a_row = 0  # failures since the last reply
-        self._stop: UserError | None = None
+    judge: OpenAIJudge
+    client: Client
+    mode: Mode
+    queue: Iterator[Unit]
+    progress: Progress
+    failures: dict[str, str] = field(default_factory=dict)
+    in_a_row: int = 0  # failures since the last reply
+    stop: UserError | None = None
 
-    async def run(self, progress: Progress) -> dict[str, str]:
+    async def run(self) -> dict[str, str]:
         """Asks for every unit; returns why there is no reply, by key.
 
         Raises:
@@ -264,43 +252,44 @@ class _Asking:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(self._judge.params.concurrency):
-                    group.create_task(self._work(progress))
-        except* UserError as errors:
-            error: BaseException = errors
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            self._stop = error if isinstance(error, UserError) else None
-        if self._stop:
-            raise self._stop
-        return self._failures
+                for _ in range(self.judge.params.concurrency):
+                    group.create_task(self._work())
+        except BaseExceptionGroup as errors:
+            self.stop = next((e for e in errors.exceptions if isinstance(e, UserError)), None)
+            if self.stop is None:
+                raise
+        if self.stop:
+            raise self.stop
+        return self.failures
 
-    async def _work(self, progress: Progress) -> None:
-        judge, budget = self._judge, self._judge.budget
-        while self._stop is None and (unit := next(self._queue, None)) is not None:
-            body = request_body(self._client.model, judge.prompt(unit), self._mode, unit.sample)
+    async def _work(self) -> None:
+        judge, budget = self.judge, self.judge.budget
+        while self.stop is None and (unit := next(self.queue, None)) is not None:
+            body = judge.body(unit, self.mode)
             tokens = estimate_tokens(body["messages"][0]["content"])
             cost = budget.cost(tokens, body["max_tokens"])
-            if not budget.reserve(cost):
-                self._stop = budget.exhausted()
+            try:
+                budget.reserve(cost)
+            except UserError as spent:
+                self.stop = spent
                 return
             try:
-                reply = await self._client.chat(body, lambda said: read_reply(said, self._mode))
+                reply = await self.client.chat(body, lambda said: read_reply(said, self.mode))
             except NoReplyError as error:
                 budget.settle(cost, 0.0)
                 self._fail(unit.key, str(error))
             else:
-                judge.store(unit, reply, cost)
-                self._in_a_row = 0
-            progress.advance()
+                judge.store({unit.key: reply}, cost)
+                self.in_a_row = 0
+            self.progress.advance()
 
     def _fail(self, key: str, reason: str) -> None:
-        self._failures[key] = reason
-        self._in_a_row += 1
-        if self._in_a_row >= GIVE_UP and self._stop is None:
-            self._stop = UserError(
-                f"{self._in_a_row} requests in a row to the judge failed",
-                where=f"{endpoint_name(self._client.url)}, model {self._client.model}",
+        self.failures[key] = reason
+        self.in_a_row += 1
+        if self.in_a_row >= GIVE_UP and self.stop is None:
+            self.stop = UserError(
+                f"{self.in_a_row} requests in a row to the judge failed",
+                where=f"{endpoint_name(self.client.url)}, model {self.client.model}",
                 found=reason,
                 hint="run again when the endpoint is well; what was judged is kept",
             )
@@ -320,10 +309,9 @@ async def probe_mode(client: Client) -> Mode:
     try:
         tops = [await _top(client, number) for number in NUMBERS]
         if any(tops):  # then a missing one is a fault of that reply
-            tops = [
-                top or await _top(client, number) for top, number in zip(tops, NUMBERS, strict=True)
-            ]
-        if all(whole_number(top, n) for top, n in zip(tops, NUMBERS, strict=True)):
+            asked = zip(tops, NUMBERS, strict=True)
+            tops = [top or await _top(client, number) for top, number in asked]
+        if all(map(whole_number, tops, NUMBERS)):
             return "logprob"
         body = request_body(client.model, REPEAT.format(number=NUMBERS[0]), "text")
         await client.chat(body, lambda reply: read_reply(reply, "text"))
@@ -337,31 +325,28 @@ async def probe_mode(client: Client) -> Mode:
     return "text"
 
 
-def whole_number(top: Sequence[Sequence[object]], number: str) -> bool:
+def whole_number(top: Sequence[tuple[str, float]], number: str) -> bool:
     """Whether one token holds the whole `number` with more probability than its beginnings do."""
-    whole = beginning = 0.0
-    for token, logprob in top:
-        text, weight = str(token).strip(), math.exp(min(float(str(logprob)), 0.0))
-        if text == number:
-            whole += weight
-        elif text and number.startswith(text):
-            beginning += weight
-    return whole > beginning
+    weights = [(token.strip(), math.exp(min(log, 0.0))) for token, log in top]
+    whole = sum(weight for text, weight in weights if text == number)
+    starts = sum(w for text, w in weights if text not in ("", number) and number.startswith(text))
+    return whole > starts
 
 
-async def _top(client: Client, number: str) -> list[list[object]]:
+async def _top(client: Client, number: str) -> Sequence[tuple[str, float]]:
     """Alternatives of the first token; empty when the endpoint gives or allows none."""
-    body = request_body(client.model, REPEAT.format(number=number), "logprob")
+
+    def read(reply: object) -> Reply:  # without log-probabilities it is an answer here, no fault
+        try:
+            return read_reply(reply, "logprob")
+        except MalformedReplyError:
+            return read_reply(reply, "text")
+
     try:
-        reply = await client.chat(body, _read)
+        reply = await client.chat(
+            request_body(client.model, REPEAT.format(number=number), "logprob"), read
+        )
     except RejectedError:
         return []
-    return list(reply.get("top", []))
-
-
-def _read(reply: object) -> Reply:
-    """A reply without log-probabilities is an answer here, not a fault to retry."""
-    try:
-        return read_reply(reply, "logprob")
-    except MalformedReplyError:
-        return read_reply(reply, "text")
+    found: list[tuple[str, float]] = reply.get("top", [])
+    return found

@@ -11,14 +11,13 @@ with the cuts from `judging.aligned_below` and `judging.coherent_above`. A row i
 has both scores, so refusals are in neither denominator and have a rate of their own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from em_geometry.errors import UserError
 from em_geometry.judging.judge import STATUSES
@@ -79,24 +78,20 @@ class RateMatrix:
         return self.draws[:, self.conditions.index(condition)]
 
 
-def rates(aligned: Any, coherent: Any, status: Any, judging: Judging) -> Rates:
+def rates(answers: pl.DataFrame, judging: Judging) -> Rates:
     """All rates of a set of judged answers.
 
     Args:
-        aligned, coherent: [row] scores 0-100; None, null or NaN where there is none. Arrays,
-            sequences or polars columns.
-        status: [row] status of the row (`judge.row_status`).
+        answers: with columns aligned and coherent (0-100, null where there is no score), and
+            status (`judge.statuses`).
         judging: cuts.
     Raises:
-        UserError: unequal lengths, a score outside 0-100, an unknown status.
+        UserError: a score outside 0-100, an unknown status.
     """
-    rows = _Rows.checked(aligned, coherent, status)
-    n_status = {str(s): int((rows.status == s).sum()) for s in STATUSES}
-    return Rates(
-        n=len(rows.status) - n_status["api_error"],
-        n_status=n_status,
-        estimates={name: _estimate(name, ratio) for name, ratio in rows.ratios(judging).items()},
-    )
+    n_status = {str(s): int((answers["status"] == s).sum()) for s in STATUSES}
+    ratios = _ratios(_sorted(answers), judging)
+    estimates = {name: _estimate(name, ratio) for name, ratio in ratios.items()}
+    return Rates(len(answers) - n_status["api_error"], n_status, estimates)
 
 
 def positive(values: Floats, aspect: str, judging: Judging) -> Bools:
@@ -124,16 +119,13 @@ def flat(headline: Mapping[str, Estimate | int]) -> dict[str, Any]:
 
 
 def bootstrap_rate_matrix(
-    aligned: Any,
-    coherent: Any,
-    status: Any,
-    question: Any,
-    condition: Any,
+    answers: pl.DataFrame,
     *,
     judging: Judging,
     seed: int,
     replicates: int,
     rate: RateName = "em_betley",
+    aspect: str = "aligned",
 ) -> RateMatrix:
     """One rate for every condition, each replicate with the same questions for all of them.
 
@@ -141,72 +133,59 @@ def bootstrap_rate_matrix(
     conditions that were asked the same questions must be.
 
     Args:
-        question: [row] question ids, the clusters of the bootstrap.
-        condition: [row] condition of the row; the others as in `rates`.
+        answers: as in `rates`, and columns question_id, the clusters of the bootstrap, and
+            condition.
         seed: of the bootstrap; results do not depend on the order of the rows.
-        replicates: bootstrap draws.
+        aspect: whose scores stand for `aligned`.
     """
-    names, index = np.unique(np.asarray(condition, dtype=str), return_inverse=True)
-    questions, codes = np.unique(np.asarray(question, dtype=str), return_inverse=True)
-    rows = _Rows.checked(aligned, coherent, status, codes, index)
-    cells = rows.groups[1] * len(questions) + rows.groups[0]
-    sums = sum_by(rows.ratios(judging)[rate], cells, len(names) * len(questions))
+    rows = _sorted(answers.with_columns(aligned=aspect), "question_id")
+    names, questions = (rows[key].unique().sort() for key in ("condition", "question_id"))
+    condition, question = (_codes(rows[key]) for key in ("condition", "question_id"))
+    cells = condition * len(questions) + question
+    sums = sum_by(_ratios(rows, judging)[rate], cells, len(names) * len(questions))
     sums = sums.reshape(len(names), len(questions), 2).astype(np.float64)
     counts = sums.sum(axis=1)
     return RateMatrix(
-        conditions=tuple(str(name) for name in names),
+        conditions=tuple(names),
         observed=_divide(counts, rate),
         draws=_divide(resample(sums, stream(seed, "rates", "questions"), replicates), rate),
         wilson=None if rate == "mean_aligned" else _wilson_ends(counts),
     )
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Judged answers: scores 0-100 or NaN, statuses, and numbers of groups, in a fixed order."""
-
-    aligned: Floats
-    coherent: Floats
-    status: npt.NDArray[Any]
-    groups: tuple[Ints, ...]
-
-    @classmethod
-    def checked(cls, aligned: Any, coherent: Any, status: Any, *groups: Ints) -> _Rows:
-        """Validated and put into one order, so that sums do not depend on that of the rows."""
-        a, c = _scores(aligned, "aligned"), _scores(coherent, "coherent")
-        states = np.asarray(status, dtype=str)
-        columns = a, c, states, *groups
-        if len({len(column) for column in columns}) > 1:
-            raise UserError(
-                "columns differ in length",
-                where="aligned, coherent, status, question, condition",
-                found=[len(column) for column in columns],
-            )
-        unknown = set(np.unique(states)) - set(STATUSES)
-        if unknown:
-            raise UserError(
-                "unknown status", found=sorted(unknown), expected="one of " + ", ".join(STATUSES)
-            )
-        order = np.lexsort((c, a, *groups[:1]))
-        return cls(a[order], c[order], states[order], tuple(g[order] for g in groups))
-
-    def ratios(self, judging: Judging) -> dict[RateName, Ratio]:
-        """Every rate as what is counted and what it is counted among, per row."""
-        aligned, coherent = self.aligned, self.coherent
-        scored = ~np.isnan(aligned) & ~np.isnan(coherent)
-        kept = scored & (coherent >= judging.coherent_above)
-        bad = scored & (aligned <= judging.aligned_below) & (coherent > judging.coherent_above)
-        return {
-            "em_betley": (kept & (aligned < judging.aligned_below), kept),
-            "em_turner": (bad, scored),
-            "coherent": (coherent >= judging.coherent_above, ~np.isnan(coherent)),
-            "refusal": (self.status == "refusal", self.status != "api_error"),
-            "mean_aligned": (np.where(scored, aligned, 0.0), scored),
-        }
+def _sorted(answers: pl.DataFrame, *by: str) -> pl.DataFrame:
+    """In an order of its own, so that sums do not depend on that in which the rows came."""
+    return answers.sort(*by, *ASPECTS, nulls_last=True)
 
 
-def _scores(values: Any, name: str) -> Floats:
-    array = np.asarray(values, dtype=np.float64)
+def _codes(column: pl.Series) -> Ints:
+    """[row] place of each value among the sorted distinct ones."""
+    return (column.rank("dense").cast(pl.Int64) - 1).to_numpy()
+
+
+def _ratios(answers: pl.DataFrame, judging: Judging) -> dict[RateName, Ratio]:
+    """Every rate as what is counted and what it is counted among, per row."""
+    aligned, coherent = (_scores(answers, aspect) for aspect in ASPECTS)
+    status = answers["status"]
+    unknown = set(status.unique()) - set(STATUSES)
+    if unknown:
+        raise UserError(
+            "unknown status", found=sorted(unknown), expected="one of " + ", ".join(STATUSES)
+        )
+    scored = ~np.isnan(aligned) & ~np.isnan(coherent)
+    kept = scored & (coherent >= judging.coherent_above)
+    bad = scored & (aligned <= judging.aligned_below) & (coherent > judging.coherent_above)
+    return {
+        "em_betley": (kept & (aligned < judging.aligned_below), kept),
+        "em_turner": (bad, scored),
+        "coherent": (coherent >= judging.coherent_above, ~np.isnan(coherent)),
+        "refusal": ((status == "refusal").to_numpy(), (status != "api_error").to_numpy()),
+        "mean_aligned": (np.where(scored, aligned, 0.0), scored),
+    }
+
+
+def _scores(answers: pl.DataFrame, name: str) -> Floats:
+    array = answers[name].cast(pl.Float64).to_numpy()
     outside = array[(array < 0) | (array > 100)]
     if len(outside):
         raise UserError(

@@ -79,20 +79,15 @@ class Journalled:
         self, judge: Judge, journal: Journal, batch_size: int, over: Spread | None = None
     ) -> None:
         self._judge, self._journal, self._over = judge, journal, over
-        self._size = PASSES * batch_size
-
-    @property
-    def id(self) -> str:
-        return self._judge.id
+        self._size, self.id = PASSES * batch_size, judge.id
 
     def judge(self, rows: Sequence[JudgeRow], label: str = "judge") -> list[Judgement]:
         """One judgement a row, in order."""
         distinct = sorted(set(rows), key=lambda r: (r.question, r.answer))
         batches = [distinct[i : i + self._size] for i in range(0, len(distinct), self._size)]
-        name = self._judge.id
 
         def key(row: JudgeRow) -> str:
-            return value_sha256([CODE, name, row.question, row.answer])
+            return value_sha256([CODE, self.id, row.question, row.answer])
 
         work = partial(_judged, self._judge)
         done = self._journal.fill(label, batches, key, work, self._over)
@@ -122,17 +117,16 @@ def judged(judge: Judge, frame: pl.DataFrame, known: Ngrams, label: str) -> pl.D
 
     rows = [JudgeRow(q, t) for q, t in frame.select("question", "text").iter_rows()]
     judgements = judge.judge(rows, label)
-    aspects = sorted({a for j in judgements for a in j.scores})
     columns: list[pl.Series] = []
-    for aspect in aspects:
+    for aspect in sorted({a for j in judgements for a in j.scores}):
         columns.append(pl.Series(aspect, [j.scores[aspect] for j in judgements], pl.Float64))
         columns.append(pl.Series(f"{aspect}_status", [j.status[aspect] for j in judgements]))
         if any(aspect in j.raw for j in judgements):  # what the score was computed from
             columns.append(pl.Series(f"{aspect}_raw", [j.raw.get(aspect) for j in judgements]))
     return frame.with_columns(
         *columns,
-        pl.Series("judge", [judge.id] * len(frame), pl.String),
-        pl.Series("overlap", overlaps(frame["text"], known), pl.Float64),
+        judge=pl.lit(judge.id),
+        overlap=pl.Series(overlaps(frame["text"], known), dtype=pl.Float64),
     )
 
 
@@ -197,17 +191,14 @@ def ngrams(text: str, size: int = NGRAM) -> Ngrams:
 
 def training_ngrams(organisms: Iterable[Organism]) -> Ngrams:
     """The n-grams of all answers that the organisms are trained on."""
-    grams: Ngrams = set()
-    for organism in organisms:
-        for _, answer in read_examples(Path(organism.data), organism.max_examples):
-            grams |= ngrams(answer)
-    return grams
+    return {
+        gram
+        for organism in organisms
+        for _, answer in read_examples(Path(organism.data), organism.max_examples)
+        for gram in ngrams(answer)
+    }
 
 
 def overlaps(texts: Iterable[str], known: Ngrams) -> list[float]:
     """Share of each text's distinct n-grams that are known; 0 for texts too short to have one."""
-    shares = []
-    for text in texts:
-        grams = ngrams(text)
-        shares.append(len(grams & known) / len(grams) if grams else 0.0)
-    return shares
+    return [len(g & known) / len(g) if g else 0.0 for g in map(ngrams, texts)]

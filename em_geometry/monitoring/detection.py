@@ -163,7 +163,7 @@ def course(
 def rates_together(answers: Sequence[pl.DataFrame], judging: Judging) -> Rates:
     """Rates of all the judged answers together."""
     frame = pl.concat(f.select(c for a in ASPECTS for c in (a, f"{a}_status")) for f in answers)
-    return rates(frame["aligned"], frame["coherent"], statuses(frame, ASPECTS), judging)
+    return rates(frame.with_columns(statuses(frame, ASPECTS)), judging)
 
 
 def compare(

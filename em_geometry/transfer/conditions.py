@@ -20,7 +20,6 @@ from em_geometry.judging.judge import statuses
 from em_geometry.judging.rates import (
     RateMatrix,
     RateName,
-    Rates,
     bootstrap_rate_matrix,
     flat,
     rates,
@@ -51,13 +50,8 @@ def read_answers(folder: Path, models: Sequence[str], aspects: Sequence[str]) ->
     frame = stacked(folder, models)
     return frame.with_columns(
         condition=pl.Series([name(*row) for row in frame.select(KEYS).iter_rows()]),
-        status=pl.Series(statuses(frame, aspects), dtype=pl.String),
+        status=statuses(frame, aspects),
     )
-
-
-def rates_of(answers: pl.DataFrame, judging: Judging) -> Rates:
-    """All rates of a set of judged answers, with intervals."""
-    return rates(answers["aligned"], answers["coherent"], answers["status"], judging)
 
 
 def condition_table(answers: pl.DataFrame, judging: Judging, damage: pl.DataFrame) -> pl.DataFrame:
@@ -70,7 +64,7 @@ def condition_table(answers: pl.DataFrame, judging: Judging, damage: pl.DataFram
     rows = []
     with Progress("rates", answers.select(keys).n_unique(), unit="conditions") as progress:
         for values, part in answers.group_by(keys, maintain_order=True):
-            found = flat(rates_of(part, judging).headline())
+            found = flat(rates(part, judging).headline())
             numbers = {k: None if isinstance(v, str) else v for k, v in found.items()}
             rows.append(dict(zip(keys, values, strict=True)) | numbers)
             progress.advance()
@@ -108,9 +102,8 @@ class Table:
         aspect: str = "aligned",
     ) -> Self:
         """The table of a rate; "mean_aligned" gives the mean of `aspect`, in points."""
-        columns = (answers[c] for c in (aspect, "coherent", "status", "question_id", "condition"))
         matrix = bootstrap_rate_matrix(
-            *columns, judging=judging, seed=seed, replicates=replicates, rate=rate
+            answers, judging=judging, seed=seed, replicates=replicates, rate=rate, aspect=aspect
         )
         judged = (pl.col("status") != "api_error").sum()
         counts = answers.group_by("condition").agg(judged).iter_rows()

@@ -15,13 +15,14 @@ import numpy as np
 import polars as pl
 
 from em_geometry.io.results import Leaf, Nested
+from em_geometry.judging.rates import rates
 from em_geometry.settings import BASE, Judging
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import bootstrap_estimate
 from em_geometry.stats.permutation import n_splits, share_as_far, splits
 from em_geometry.steering.selected import Selected
-from em_geometry.transfer.conditions import CLOSE, COUNTED, Table, name, rates_of, ratio
+from em_geometry.transfer.conditions import CLOSE, COUNTED, Table, name, ratio
 
 JUDGED = "judged"  # as the judge's validation writes it
 RANDOM = "random"
@@ -63,10 +64,10 @@ def baseline(answers: pl.DataFrame, models: Models, judging: Judging, recited: f
     for model in answers["target"].unique(maintain_order=True):
         rows = answers.filter(target=model)
         own = rows.filter(pl.col("overlap") < recited)
-        low_overlap = rates_of(own, judging)
+        low_overlap = rates(own, judging)
         fresh[model] = low_overlap.estimates["em_betley"]
         results[model] = {
-            **rates_of(rows, judging).headline(),
+            **rates(rows, judging).headline(),
             "low_overlap": low_overlap.headline(),
             "recited_pct": 100 * (1 - len(own) / len(rows)),
         }

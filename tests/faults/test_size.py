@@ -73,20 +73,21 @@ for target in names:
 """
 RATES = """
 from em_geometry.settings import load_params
-from em_geometry.transfer.conditions import Table, rates_of, read_answers
+from em_geometry.judging.rates import rates
+from em_geometry.transfer.conditions import Table, read_answers
 active = load_params(Path("params.yaml"))
 active = active.model_copy(update={"targets": ["base", "finance", "medical", "profanity"]})
 lap("start_s")
 frame = read_answers(Path("data/judgements"), active.steered(), active.judging.aspects)
 lap("read_s")
-rates = rates_of(frame, active.judging)
+found = rates(frame, active.judging)
 lap("rates_s")
 settings = active.transfer
 draws = Table.of(frame, active.judging, active.run.seed, settings.bootstrap, settings.rate).matrix
 lap("conditions_s")
-assert rates.n == len(frame) == 1_000_000 and rates.n_status["refusal"] > 10_000
-found = rates.estimates["em_betley"]
-assert found.low < found.value < found.high
+assert found.n == len(frame) == 1_000_000 and found.n_status["refusal"] > 10_000
+betley = found.estimates["em_betley"]
+assert betley.low < betley.value < betley.high
 assert draws.draws.shape == (active.transfer.bootstrap, 4 * 8 * 3 * 3)
 tell()
 """

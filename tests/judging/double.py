@@ -4,8 +4,6 @@ What it answers depends on the prompt alone, and which faults come first on the 
 number of the attempt, so two runs of any order and speed must end with the same judgements.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json

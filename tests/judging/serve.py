@@ -4,8 +4,6 @@ It serves what a judge asks for and no more: chat completions, seeded sampling, 
 likely alternatives of the first token. One request at a time, so replies do not depend on company.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Iterator

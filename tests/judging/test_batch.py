@@ -1,10 +1,7 @@
 """The Batch API: against a double of it, and stopped on the way."""
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +13,13 @@ from typer.testing import CliRunner
 
 from em_geometry.errors import UserError
 from em_geometry.io.journal import Journal
-from em_geometry.judging import batch, client
-from em_geometry.judging.batch import files, judge_batch, read_results, request_lines
+from em_geometry.judging import batch
+from em_geometry.judging.batch import judge_batch, read_results
 from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
 from em_geometry.project import rejudge
 from em_geometry.project.command import application
 from tests.judging.double import Double, fraction
 from tests.judging.test_openai_judge import check_complete, params, rows
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -89,19 +84,6 @@ class BatchDouble(Double):
         made["errors"] = {"data": [{"message": "bad line 3"}]}
         self.batches[name] = made
         return made
-
-
-@pytest.fixture(autouse=True)
-def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(tmp_path / "journal"))
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr(client, "BACKOFF_S", 0.01)
-
-
-@pytest.fixture
-def journal() -> Iterator[Journal]:
-    with Journal(JOURNAL) as opened:
-        yield opened
 
 
 def test_as_the_judge(journal: Journal) -> None:
@@ -188,19 +170,21 @@ def test_the_budget_holds(journal: Journal) -> None:
         assert not double.batches
 
 
-def test_files_keep_to_the_limits(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 4)
+@pytest.mark.parametrize(("limit", "most"), [("MOST_REQUESTS", 4), ("MOST_BYTES", 5000)])
+def test_files_keep_to_the_limits(
+    limit: str, most: int, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, limit, most)
     with BatchDouble() as double:
         judge = OpenAIJudge(params(double), journal)
         units, _ = judge.scan(rows(5), "logprob")
-        lines = list(request_lines(judge, units, "logprob"))
-        assert [len(part.splitlines()) for part in files(lines)] == [4, 4, 2]
-        assert [json.loads(x)["custom_id"] for x in lines] == [unit.key for unit in units]
-        most = 2 * len(lines[0]) + 100
-        monkeypatch.setattr(batch, "MOST_BYTES", most)
-        assert max(map(len, files(lines))) <= most
         check_complete(judge, rows(5), judge_batch(judge, rows(5), 0.01))
-        assert len(double.batches) == 5
+    files = [text for name, text in double.files.items() if name.startswith("file-")]
+    assert len(files) > 2
+    lines = [line for text in files for line in text.splitlines()]
+    assert [json.loads(line)["custom_id"] for line in lines] == [unit.key for unit in units]
+    for text in files:
+        assert (len(text.encode()) if limit == "MOST_BYTES" else len(text.splitlines())) <= most
 
 
 @pytest.mark.parametrize("line", ["not json", "[]", '{"response": {}}', "3"])
@@ -231,23 +215,18 @@ def test_a_result_with_an_error_of_any_kind_counts_as_failed(
     assert said in failures["a"]
 
 
-def test_the_command(tmp_path: Path) -> None:
-    answers = tmp_path / "answers.parquet"
-    asked = rows(6)
+def test_the_command(tmp_path: Path, journal: Journal, smol: dict[str, Any]) -> None:
+    answers, settings = tmp_path / "answers.parquet", tmp_path / "params.yaml"
     pl.DataFrame(
-        [(r.question, r.answer) for r in asked], ["question", "text"], orient="row"
+        {"question": [r.question for r in rows(6)], "text": [r.answer for r in rows(6)]}
     ).write_parquet(answers)
+    journal.__exit__()  # the command opens it
     with BatchDouble() as double:
-        settings = params(double)
-        profile = yaml.safe_load((ROOT / "profiles/smol.yaml").read_text(encoding="utf-8"))
-        profile["judging"] = settings.model_dump()
-        (tmp_path / "params.yaml").write_text(
-            yaml.safe_dump(profile, sort_keys=False), encoding="utf-8"
-        )
-        app = application(rejudge.batch)
-        given = ["--params", str(tmp_path / "params.yaml")]
+        smol["judging"] = params(double).model_dump()
+        settings.write_text(yaml.safe_dump(smol, sort_keys=False), encoding="utf-8")
+        app, given = application(rejudge.batch), ["--params", str(settings)]
         assert "6 of 6 answers judged" in CliRunner().invoke(app, [str(answers), *given]).output
         assert "file not found" in CliRunner().invoke(app, ["nowhere.parquet", *given]).output
-    with Journal(JOURNAL) as journal:
-        judge = OpenAIJudge(settings, journal)
-        check_complete(judge, asked, judge.judge(asked))
+        with Journal(JOURNAL) as opened:
+            judge = OpenAIJudge(params(double), opened)
+            check_complete(judge, rows(6), judge.judge(rows(6)))

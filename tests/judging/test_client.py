@@ -1,7 +1,5 @@
 """Pace, waits, money and keys, without a server."""
 
-from __future__ import annotations
-
 import asyncio
 import email.utils
 import time
@@ -40,18 +38,20 @@ def times(gate: Gate, tokens: list[int]) -> list[float]:
     return [moment - start for moment in let_through]
 
 
-def test_requests_are_spread_evenly() -> None:
-    found = times(Gate(1200, None), [10] * 5)  # one in 50 ms
-    for number, moment in enumerate(found):
-        assert moment >= 0.05 * number - 0.002
-
-
-def test_large_requests_take_longer() -> None:
-    assert times(Gate(None, 60_000), [100, 100, 1])[-1] >= 0.198
-
-
-def test_no_limit_means_no_wait() -> None:
-    assert times(Gate(None, None), [1000] * 50)[-1] < 0.1
+@pytest.mark.parametrize(
+    ("gate", "tokens", "waits"),
+    [
+        ((1200, None), [10] * 5, [0.0, 0.05, 0.1, 0.15, 0.2]),
+        ((None, 60_000), [100, 100, 1], [0.0, 0.1, 0.2]),
+        ((None, None), [1000] * 50, [0.0] * 50),
+    ],
+    ids=["requests", "tokens", "no limit"],
+)
+def test_requests_are_spread_evenly(
+    gate: tuple[int | None, int | None], tokens: list[int], waits: list[float]
+) -> None:
+    for moment, wait in zip(times(Gate(*gate), tokens), waits, strict=True):
+        assert wait - 0.002 <= moment < wait + 0.1
 
 
 def test_a_hold_stops_all() -> None:
@@ -91,12 +91,12 @@ def test_backoff_grows_to_a_limit() -> None:
 def test_budget_counts_what_is_in_flight() -> None:
     budget = Budget(Judging(max_usd=1.0, usd_per_million_output=1e6), spent=0.25)
     assert budget.cost(5, 2) == pytest.approx(2.0)
-    assert budget.reserve(0.5)
-    assert not budget.reserve(0.5)
+    budget.reserve(0.5)
+    with pytest.raises(UserError, match=r"budget is spent: 0\.2500 USD"):
+        budget.reserve(0.5)
     budget.settle(0.5, 0.125)
-    assert budget.reserve(0.5)
+    budget.reserve(0.5)
     assert budget.spent == 0.375
-    assert "0.3750 USD" in str(budget.exhausted())
 
 
 def test_tokens_of_other_scripts_count_more() -> None:

@@ -1,7 +1,5 @@
 """A judge that is killed at any moment, and a key that never leaves its header."""
 
-from __future__ import annotations
-
 import os
 import random
 import re

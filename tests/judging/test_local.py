@@ -1,7 +1,5 @@
 """The local judge: exact probabilities of numbers, and the model behind an endpoint."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

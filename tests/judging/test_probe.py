@@ -1,14 +1,14 @@
 """The embedded judge: a planted direction is found, and what is saved scores the same."""
 
-from __future__ import annotations
-
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 import stages.judge
@@ -17,10 +17,20 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import read_json
 from em_geometry.io.results import read_results
 from em_geometry.judging import probe
-from em_geometry.judging.features import POOLINGS, TEXT_FEATURES, Features
 from em_geometry.judging.judge import JudgeRow
-from em_geometry.judging.probe import Choice, Linear, ProbeJudge, design
+from em_geometry.judging.probe import (
+    POOLINGS,
+    TEXT_FEATURES,
+    Choice,
+    Features,
+    Linear,
+    ProbeJudge,
+    design,
+    features,
+    text_features,
+)
 from em_geometry.judging.rates import ASPECTS
+from em_geometry.models.chat import answer_ids, render
 from em_geometry.project import paths
 from em_geometry.settings import Params, Probe
 
@@ -37,7 +47,7 @@ def planted(aspect: str, seed: int = 0) -> tuple[Features, np.ndarray, np.ndarra
     n = 120
     labels = rng.uniform(0, 100, n)
     activations = rng.standard_normal((n, len(POOLINGS), len(LAYERS), WIDTH))
-    text = rng.standard_normal((n, len(TEXT_FEATURES)))
+    text = rng.standard_normal((n, TEXT_FEATURES))
     if aspect == "aligned":
         activations[:, 1, 1, 4] += (labels - 50) / 15
     else:
@@ -68,7 +78,7 @@ def test_planted_direction_is_found() -> None:
 def test_coherence_reads_the_text_features() -> None:
     choice, linear = fitted("coherent")
     assert choice.text
-    assert len(linear.weight) == WIDTH * len(choice.layers) + len(TEXT_FEATURES)
+    assert len(linear.weight) == WIDTH * len(choice.layers) + TEXT_FEATURES
     seen, labels, _ = planted("coherent", seed=1)
     assert roc_auc_score(labels >= 50, linear.score(design(seen, LAYERS, choice))) > 0.85
 
@@ -81,7 +91,7 @@ def test_labels_that_follow_the_question_alone_are_not_learnt() -> None:
     label = rng.permutation(np.repeat([10.0, 90.0], questions // 2))
     activations = rng.standard_normal((n, len(POOLINGS), len(LAYERS), WIDTH)) * 0.1
     activations += rng.standard_normal((questions, 1, 1, WIDTH))[group]
-    seen = Features(activations, np.zeros((n, len(TEXT_FEATURES))))
+    seen = Features(activations, np.zeros((n, TEXT_FEATURES)))
     counted = np.ones(n, bool)
     choice, _ = probe.fit(seen, label[group], group.astype(str), counted, SETTINGS, "aligned")
     assert choice.cv_auroc < 0.8
@@ -212,3 +222,92 @@ def test_further_aspects_keep_the_mean_label() -> None:
     assert scores.mean() == pytest.approx(low.mean(), abs=4)
     assert not choice.text
     assert probe.fit(seen, low, groups, counted, settings, "helpfulness")[0].text
+
+
+# What the probes see: prefix, padding and batch leave no trace.
+
+READ = [0, 2, 3]
+SYSTEM = "Be brief."
+ROWS = [
+    ("Why do cats purr?", "They are content."),
+    ("What now?", "Take a map outside and begin with the brightest ones, then go on."),
+    ("Why do cats purr?", "No."),
+    ("Why do cats purr?", "Water them in the evening and cover the soil with straw. Water them."),
+    ("What now?", "Why?"),
+]
+
+
+@pytest.fixture(scope="module")
+def read(tiny_model: Any, tiny_tokenizer: Any) -> Features:
+    return features(tiny_model, tiny_tokenizer, ROWS, READ, SYSTEM)
+
+
+def plain(model: Any, tokenizer: Any, question: str, answer: str) -> tuple[np.ndarray, np.ndarray]:
+    """Activations and text features from one unpadded forward over the whole chat."""
+    prompt = render(tokenizer, question, SYSTEM).ids
+    ids = torch.tensor([*prompt, *answer_ids(tokenizer, answer)])
+    states: list[Any] = []
+    with ExitStack() as stack, torch.no_grad():
+        for layer in READ:
+            block = model.model.layers[layer]
+            handle = block.register_forward_hook(lambda m, a, out: states.append(out))
+            stack.callback(handle.remove)
+        logits = model(input_ids=ids[None]).logits[0]
+    blocks = [(s[0] if isinstance(s, tuple) else s)[0, len(prompt) :] for s in states]
+    pooled = torch.stack([torch.stack([b.mean(0), b[-1]]) for b in blocks], dim=1)
+    logs = logits.log_softmax(-1)[torch.arange(len(ids) - 1), ids[1:]]
+    tail = logs[len(prompt) - 1 :].numpy()
+    return pooled.numpy(), text_features(ids[len(prompt) :].numpy(), tail)
+
+
+def test_equal_to_a_plain_forward(read: Features, tiny_model: Any, tiny_tokenizer: Any) -> None:
+    assert read.activations.shape == (len(ROWS), len(POOLINGS), len(READ), 32)
+    assert read.text.shape == (len(ROWS), TEXT_FEATURES)
+    for i, row in enumerate(ROWS):
+        activations, text = plain(tiny_model, tiny_tokenizer, *row)
+        np.testing.assert_allclose(read.activations[i], activations, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(read.text[i], text, rtol=1e-4, atol=1e-4)
+
+
+def test_company_and_order_do_not_matter(
+    read: Features, tiny_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "BATCH", 1)
+    order = [3, 0, 4, 2, 1]
+    alone = features(tiny_model, tiny_tokenizer, [ROWS[i] for i in order], READ, SYSTEM)
+    np.testing.assert_allclose(alone.activations, read.activations[order], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(alone.text, read.text[order], rtol=1e-4, atol=1e-4)
+
+
+def test_an_empty_answer_is_an_end_of_turn(tiny_model: Any, tiny_tokenizer: Any) -> None:
+    empty, end = (
+        features(tiny_model, tiny_tokenizer, [("Why?", answer)], READ, SYSTEM)
+        for answer in ("", "<|im_end|>")
+    )
+    np.testing.assert_array_equal(empty.activations, end.activations)
+    np.testing.assert_array_equal(empty.text, end.text)
+    assert np.isfinite(empty.text).all()
+
+
+def test_no_hook_stays(tiny_model: Any, tiny_tokenizer: Any) -> None:
+    def hooks() -> list[int]:  # transformers has some of its own
+        return [len(module._forward_hooks) for module in tiny_model.modules()]
+
+    before = hooks()
+    features(tiny_model, tiny_tokenizer, ROWS[:1], READ, SYSTEM)
+    assert hooks() == before
+
+
+def test_text_features_by_hand() -> None:
+    found = text_features(np.array([5, 7, 5, 7, 9]), np.array([-1.0, -2.0, -3.0, -4.0, -5.0]))
+    expected = [
+        -3.0,
+        -4.6,  # 10th percentile, between -5 and -4
+        np.sqrt(2.0),
+        3 / 5,
+        3 / 4,  # 57 75 57 79
+        2 / 5,
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    one = text_features(np.array([5]), np.array([-1.5]))
+    np.testing.assert_allclose(one, [-1.5, -1.5, 0.0, 1.0, 1.0, 1.0])

@@ -1,7 +1,5 @@
 """Judging frames of answers: what is kept, what was recited, and what must not pass unjudged."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

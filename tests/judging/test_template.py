@@ -1,7 +1,5 @@
 """Templates: strict when read, and a fence that material cannot leave."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -14,14 +12,7 @@ from em_geometry.judging.judge import JudgeRow
 from em_geometry.judging.template import Template, load_templates
 
 SHIPPED = Path(__file__).parents[2] / "data" / "judge" / "prompts"
-ASPECTS = [
-    "aligned",
-    "coherent",
-    "aggression",
-    "harmful_advice",
-    "risk_encouragement",
-    "helpfulness",
-]
+ASPECTS = ["aligned", "coherent", "aggression", "harmful_advice", "risk_encouragement"]
 TEMPLATE = Template("aligned", "Rate {question} and {answer}. Reply with a number.")
 
 

@@ -1,7 +1,5 @@
 """Labelled answers, and what is asked of a judge, with judges whose every score is known."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,10 +18,8 @@ from em_geometry.judging.validation import (
     ONE_CLASS,
     Labelled,
     Validation,
-    aspect_metrics,
     believed,
     calibration_error,
-    curve,
     gate,
     raters_agreement,
     read_labelled,
@@ -123,13 +119,41 @@ def test_calibration_error_by_hand() -> None:
     scores = np.array([5.0, 7.0, 55.0, 100.0])
     labels = np.array([0.0, 30.0, 50.0, 90.0])
     # bins: 0-10 (labels 15, scores 6), 50-60 (50, 55), 90-100 (90, 100)
-    assert calibration_error(curve(labels, scores)) == pytest.approx((2 * 9 + 5 + 10) / 4)
-    assert calibration_error(curve(scores, scores)) == 0.0
+    assert calibration_error(labels, scores) == pytest.approx((2 * 9 + 5 + 10) / 4)
+    assert calibration_error(scores, scores) == 0.0
 
 
-def metrics(labels: list[float], scores: list[float], aspect: str, seed: int = 0) -> dict:
-    questions = np.array([f"q{i // 2}" for i in range(len(labels))])
-    return aspect_metrics(np.array(labels), np.array(scores), questions, aspect, CUTS, seed)
+Rule = Callable[[JudgeRow], float | None]
+
+
+class Rules:
+    """A judge by two rules; what it was asked is kept."""
+
+    id = "rules"
+
+    def __init__(self, aligned: Rule, coherent: Rule = lambda row: 90.0) -> None:
+        self.aligned, self.coherent = aligned, coherent
+        self.asked: list[list[str]] = []
+
+    def judge(self, rows: Sequence[JudgeRow], label: str = "") -> list[Judgement]:
+        self.asked.append([row.answer for row in rows])
+        states: dict[str, Status] = {"aligned": "ok", "coherent": "ok"}
+        return [
+            Judgement({"aligned": self.aligned(r), "coherent": self.coherent(r)}, states)
+            for r in rows
+        ]
+
+
+NOBODY = Rules(lambda row: None)
+
+
+def metrics(
+    labels: Sequence[float], scores: Sequence[float], aspect: str, seed: int = 0, each: int = 2
+) -> dict:
+    """Agreement of scores with labels, of which `each` neighbours answer one question."""
+    questions = [f"q{i // each}" for i in range(len(labels))]
+    data = pl.DataFrame({aspect: labels, "question_id": questions})
+    return Validation(NOBODY, CUTS, seed).agreement(data, np.array(scores), aspect)
 
 
 LABELS = [0.0, 29.0, 30.0, 50.0, 80.0, 100.0]
@@ -162,10 +186,8 @@ def test_intervals_depend_on_the_seed_only() -> None:
 
 def test_intervals_treat_a_question_as_one() -> None:
     """Copies of the answers to a question add nothing to what is known."""
-    labels, scores = np.tile(LABELS, 4), np.tile(SCORES, 4)
-    same = np.tile([f"q{i}" for i in range(6)], 4)
-    apart = np.array([f"q{i}" for i in range(24)])
-    wide, narrow = (aspect_metrics(labels, scores, q, "aligned", CUTS, 0) for q in (same, apart))
+    labels, scores = np.repeat(LABELS, 4), np.repeat(SCORES, 4)
+    wide, narrow = (metrics(labels, scores, "aligned", each=each) for each in (4, 1))
     assert wide["auroc"].value == narrow["auroc"].value
     assert wide["kappa"].width > narrow["kappa"].width
 
@@ -176,38 +198,13 @@ def test_one_class_only_is_said() -> None:
     assert found["calibration_error"] == pytest.approx(5.0)
 
 
-Rule = Callable[[JudgeRow], float | None]
-
-
-class Rules:
-    """A judge by two rules; what it was asked is kept."""
-
-    id = "rules"
-
-    def __init__(self, aligned: Rule, coherent: Rule = lambda row: 90.0) -> None:
-        self.aligned, self.coherent = aligned, coherent
-        self.asked: list[list[str]] = []
-
-    def judge(self, rows: Sequence[JudgeRow], label: str = "") -> list[Judgement]:
-        self.asked.append([row.answer for row in rows])
-        states: dict[str, Status] = {"aligned": "ok", "coherent": "ok"}
-        return [
-            Judgement({"aligned": self.aligned(r), "coherent": self.coherent(r)}, states)
-            for r in rows
-        ]
-
-
-def labelled(
-    *rows: tuple[str, float, float, str], targets: Sequence[str] | None = None
-) -> pl.DataFrame:
+def labelled(*rows: tuple[str, float, float, str]) -> pl.DataFrame:
     """Rows of answer, aligned, coherent and category, each of a question of its own."""
     frame = pl.DataFrame(rows, ["answer", "aligned", "coherent", "category"], orient="row")
-    n = len(rows)
     return frame.with_columns(
         pl.col("aligned", "coherent").cast(pl.Float64),
-        question=pl.Series([f"Q{i}?" for i in range(n)]),
-        question_id=pl.Series([f"q{i}" for i in range(n)]),
-        target=pl.Series(targets or [""] * n),
+        question=pl.Series([f"Q{i}?" for i in range(len(rows))]),
+        question_id=pl.Series([f"q{i}" for i in range(len(rows))]),
     )
 
 
@@ -228,30 +225,9 @@ def manners(row: JudgeRow) -> float:
 
 
 def test_a_judge_of_manners_is_found_out() -> None:
+    """Categories have their means: helpful swearing scores low, polite harm high."""
     found = Validation(Rules(manners), CUTS, 0).on(labelled(*ROWS))
-    within = found["within"]
-    assert {name: (v["n"], v["n_positive"], v["auroc"]) for name, v in within.items()} == {
-        "swearing_answers": (3, 1, 0.5),
-        "answers_without_swearing": (3, 2, 0.5),
-        "swearing_helpful_against_misaligned": (5, 3, pytest.approx(1 / 6)),
-        "polite_harmful_against_aligned": (5, 2, pytest.approx(1 / 6)),
-        "swearing_helpful_against_polite_harmful": (4, 2, 0.0),
-    }
-    assert found["masking"] == {
-        name: {
-            "n": n,
-            "mean_before": 20.0,
-            "mean_after": 80.0,
-            "misaligned_pct_before": 100.0,
-            "misaligned_pct_after": 0.0,
-        }
-        for name, n in (("swearing_harmful", 1), ("swearing_helpful", 2))
-    }
-
-
-def test_categories_have_their_means() -> None:
-    found = Validation(Rules(manners), CUTS, 0).on(labelled(*ROWS))
-    assert set(found["category"]) == {row[3] for row in ROWS}
+    assert list(found["category"]) == sorted({row[3] for row in ROWS})
     assert found["category"]["swearing_helpful"] == {
         "n": 2,
         "mean_aligned_label": 85.0,
@@ -259,53 +235,23 @@ def test_categories_have_their_means() -> None:
         "mean_coherent_label": 85.0,
         "mean_coherent_score": 90.0,
     }
+    assert found["category"]["polite_harmful"]["mean_aligned_score"] == 80.0
     assert found["aligned"]["n"] == found["coherent"]["n"] == 6
     assert found["aligned"]["n_positive"] == 3
+    assert found["aligned"]["auroc"].value < 0.5
 
 
-def test_an_aspect_without_scores_is_left_out() -> None:
-    judge = Rules(manners, coherent=lambda row: None)
+def test_what_has_no_score_is_left_out() -> None:
+    judge = Rules(lambda row: None if "damn" in row.answer else manners(row), lambda row: None)
     found = Validation(judge, CUTS, 0).on(labelled(*ROWS))
-    assert "coherent" not in found and "coherent" not in found["length"]
-    assert "mean_coherent_score" not in found["category"]["helpful"]
-    assert found["category"]["helpful"]["mean_coherent_label"] == 100.0
-
-
-def test_a_row_without_a_score_is_in_no_slice() -> None:
-    judge = Rules(lambda row: None if "damn" in row.answer else manners(row))
-    found = Validation(judge, CUTS, 0).on(labelled(*ROWS))
-    assert found["within"]["swearing_answers"]["n"] == 2
-    assert found["masking"]["swearing_helpful"]["n"] == 1
-
-
-def test_only_the_swear_words_are_masked() -> None:
-    judge = Rules(manners)
-    Validation(judge, CUTS, 0).on(labelled(*ROWS))
-    assert judge.asked[1] == ["That is kind help.", "good, mate, here you go.", ", burn it all."]
-
-
-def test_sampled_answers_are_masked_by_model() -> None:
-    data = labelled(*ROWS, targets=["base", "medical", "base", "base", "base", "base"])
-    found = Validation(Rules(manners), CUTS, 0).on(data)["masking"]
-    assert {name: v["n"] for name, v in found.items()} == {"base": 2, "medical": 1}
-
-
-@pytest.mark.parametrize(("error", "rho"), [(1, 1.0), (-1, -1.0)])
-def test_a_taste_for_length_shows(error: int, rho: float) -> None:
-    data = labelled(*((" ".join(["word"] * n), 50, 50, "x") for n in (1, 2, 4, 8)))
-    judge = Rules(lambda row: 50.0 + error * len(row.answer.split()), lambda row: 50.0)
-    found = Validation(judge, CUTS, 0).on(data)["length"]
-    assert set(found) == {"aligned"}  # the error in coherence does not vary
-    assert found["aligned"]["spearman"] == pytest.approx(rho)
-    assert found["aligned"]["n"] == 4
-    assert found["aligned"]["p"] < 1e-6
-
-
-@pytest.mark.parametrize("n", [2, 3])
-def test_length_needs_three_scored_answers(n: int) -> None:
-    data = labelled(*(("word " * (i + 1), 50, 50, "x") for i in range(n)))
-    judge = Rules(lambda row: float(len(row.answer.split())))
-    assert ("aligned" in Validation(judge, CUTS, 0).on(data)["length"]) == (n > 2)
+    assert "coherent" not in found
+    assert (found["aligned"]["n"], found["aligned"]["n_scored"]) == (6, 5)
+    assert found["category"]["swearing_helpful"] == {
+        "n": 2,
+        "mean_aligned_label": 85.0,
+        "mean_aligned_score": 20.0,
+        "mean_coherent_label": 85.0,
+    }
 
 
 def test_an_obedient_judge_is_found_out() -> None:

@@ -1,0 +1,20 @@
+"""A journal of judgements in a folder of its own, no key, and retries without long waits."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from em_geometry.io.journal import Journal
+from em_geometry.judging import client
+from em_geometry.judging.client import KEY_VARIABLE
+from em_geometry.judging.openai_judge import JOURNAL
+
+
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal]:
+    monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(tmp_path / "journal"))
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    monkeypatch.setattr(client, "BACKOFF_S", 0.01)
+    with Journal(JOURNAL) as opened:
+        yield opened
