@@ -87,8 +87,8 @@ class _Batches:
         return failures
 
     def _line(self, unit: Unit) -> bytes:
-        line = {"custom_id": unit.key, "method": "POST", "url": URL}
-        line |= {"body": self.judge.body(unit, self.mode)}
+        body = self.judge.body(unit, self.mode)
+        line = {"custom_id": unit.key, "method": "POST", "url": URL, "body": body}
         return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
     async def _tagged(self) -> list[Batch]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import math
-import operator
 import os
 import random
 import signal
@@ -156,9 +155,10 @@ class Budget:
                 hint="set the judge's prices, or max_usd: null",
             )
 
-    def cost(self, *tokens: int) -> float:
-        """USD of tokens in and tokens out."""
-        return sum(map(operator.mul, tokens, self._prices)) / MILLION
+    def cost(self, tokens_in: int, tokens_out: int) -> float:
+        """USD."""
+        price_in, price_out = self._prices
+        return (tokens_in * price_in + tokens_out * price_out) / MILLION
 
     def reserve(self, cost: float) -> None:
         """Sets `cost` aside for a request; UserError when that would pass the limit."""

@@ -87,7 +87,7 @@ class OpenAIJudge:
             async with Client(self.params) as client:
                 return await self.probe(client)
 
-        return self._mode or run_async(probed())
+        return run_async(probed()) if self._mode is None else self._mode
 
     @property
     def id(self) -> str:

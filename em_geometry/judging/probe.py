@@ -321,7 +321,7 @@ def fit(
     from scipy.stats import spearmanr
 
     weights = np.where(counted, 1.0 if counted.all() else COUNTED_WEIGHT, 1.0)
-    sets = [(layer,) for layer in settings.layers]
+    sets: list[tuple[int, ...]] = [(layer,) for layer in settings.layers]
     if len(sets) > 1:
         sets.append(tuple(settings.layers))
     poolings: tuple[str, ...] = POOLINGS
