@@ -13,7 +13,6 @@ from em_geometry.transfer.effects import JUDGED, aspect_rows, changes
 
 @stage
 def main(params: Params) -> None:
-    """Writes the change of every aspect under every vector."""
     judging, sources, targets = params.judging, params.slugs("organism"), params.steered()
     said = read_results(paths.table("judge")).group("aspects")
     unknown = Estimate.undefined("not judged: no validation")

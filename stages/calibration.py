@@ -20,7 +20,6 @@ HEADLINE = (
 
 @stage
 def main(params: Params) -> None:
-    """Calibrates the geometry of the selected vectors."""
     data, contrast, span = evidence_of(params)
     found = calibrate_rows(data, params.geometry, params.run.seed)
     assert found.sweep is not None

@@ -14,7 +14,6 @@ from em_geometry.settings import Params
 
 @stage
 def main(params: Params) -> None:
-    """Judges all claims of the ledger against this run's results."""
     metrics = Metrics.read(paths.TABLES, params.profile)
     claims, wide = read_claims(paths.CLAIMS), params.report.wide_interval
     rows = [judge_claim(claim, metrics, wide) for claim in claims]

@@ -14,7 +14,6 @@ from em_geometry.steering.selected import read_selected
 
 @stage
 def main(params: Params) -> None:
-    """Measures every pair on the base model."""
     known = models(params)
     loaded = known.load(BASE)
     chosen = spread_prompts(read_prompts(params.prompts), PROMPTS)

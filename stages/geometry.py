@@ -22,7 +22,6 @@ HEADLINE = ("selected.*", "cluster_angle.*", "similarity.*_mean", "statistic.*",
 
 @stage
 def main(params: Params) -> None:
-    """Runs the battery on the selected vectors and under every other choice."""
     names, clusters, rules = params.slugs("organism"), params.clusters(), params.geometry
     vectors = selected(params)
     vectors = {name: vectors[name] for name in names}

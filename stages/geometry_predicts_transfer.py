@@ -16,7 +16,6 @@ from em_geometry.transfer.prediction import PRIMARY, outcomes, pair_rows, predic
 
 @stage
 def main(params: Params) -> None:
-    """Correlates every predictor with every outcome."""
     slugs, judging, chosen = params.slugs("organism"), params.judging, params.transfer
     vectors, similarity = selected(params), read_results(paths.table("base_similarity"))
     pairs = read_results(paths.table("downstream_convergence")).group("pair")

@@ -33,7 +33,6 @@ HEADLINE = (
 
 @stage
 def main(params: Params) -> None:
-    """Asks every judge in use about labelled answers."""
     judging = params.judging
     data = Labelled.read(judging.probe, judging.aspects)
     common = data.held_out if data.sampled is None else data.sampled

@@ -20,7 +20,6 @@ HEADLINE = ("layer", "*.dose", "*.mean_aligned", "*.margin_gain", "efficacy.*.be
 
 @stage
 def main(params: Params) -> None:
-    """Chooses block and coefficient for every organism's vector."""
     settings, how, positions = params.layer_sweep, params.vectors, params.steering.positions
     organisms, seed = params.slugs("organism"), params.run.seed
     table = vector_table()

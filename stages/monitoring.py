@@ -52,7 +52,6 @@ def compare(
 
 @stage
 def main(params: Params) -> None:
-    """Compares every training of the stage `checkpoints` with the controls."""
     why = unmeasured(params.monitoring, params.organisms)
     results: dict[str, Leaf | Nested] = {"status": why or "ok"}
     columns: dict[str, dict[int, float | str]] = {}

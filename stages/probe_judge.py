@@ -10,7 +10,6 @@ from em_geometry.settings import BASE, Params
 
 @stage
 def main(params: Params) -> None:
-    """Fits a probe for each aspect on labelled answers that nothing is validated on."""
     settings, aspects = params.judging.probe, params.judging.aspects
     data, system = Labelled.read(settings, aspects), params.base.system_prompt
     loaded = models(params).load(BASE)

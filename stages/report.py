@@ -18,7 +18,6 @@ OFFERED = ("claims.csv", "transfer_conditions.csv", "sensitivity.csv")  # for do
 
 @stage
 def main(params: Params) -> None:
-    """Draws the figures and renders the page."""
     metrics = Metrics.read(paths.TABLES, params.profile)
     ledger = read_claims(paths.CLAIMS)
     tables = {name: read_table(paths.plot(f"{name}.csv")) for name in READ}

@@ -14,7 +14,6 @@ from em_geometry.transfer.effects import Models, baseline, transfer
 
 @stage
 def main(params: Params) -> None:
-    """Everything that follows from the judged answers."""
     chosen, judging, seed = params.transfer, params.judging, params.run.seed
     organisms, targets, labs = params.slugs("organism"), params.steered(), params.labs()
     who = Models(organisms, [BASE, *params.slugs("control")], targets, labs, params.clusters())

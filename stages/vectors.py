@@ -39,7 +39,6 @@ def on_span(params: Params, span: str) -> tuple[dict[str, Array], Bools]:
 
 @stage
 def main(params: Params) -> None:
-    """Builds all vectors from the activation artifacts."""
     entries: dict[str, list[Entry]] = {}
     controls = recipe_controls(params.organisms)
     spans: list[str] = list(params.activations.spans)
