@@ -6,9 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.graph import environment
 
 GRAPH = """\
 stages:
@@ -33,18 +36,17 @@ for i in range(4):
 """
 
 
+@dataclass
 class Place:
     """A repository in a folder."""
 
-    def __init__(self, folder: Path, home: Path) -> None:
-        self.folder, self.home = folder, home
+    folder: Path
+    home: Path
 
     @property
     def environment(self) -> dict[str, str]:
-        paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return {
-            **os.environ,
-            "PATH": paths,
+            **environment(),
             "HOME": str(self.home),
             "DVC_SITE_CACHE_DIR": str(self.home / "site"),
             "DVC_NO_ANALYTICS": "1",
@@ -65,9 +67,8 @@ class Place:
 
     def verify(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`em-geometry verify-cache` in the place."""
-        return self.run(
-            sys.executable, "-m", "em_geometry.cli", "verify-cache", *arguments, ok=False
-        )
+        command = "-m", "em_geometry.cli", "verify-cache"
+        return self.run(sys.executable, *command, *arguments, ok=False)
 
     def git(self, *arguments: str) -> str:
         who = ("-c", "user.name=Test", "-c", "user.email=test@localhost")

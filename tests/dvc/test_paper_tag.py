@@ -46,16 +46,15 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def test_nothing_but_the_tag_changes_and_again_changes_nothing(
     copy: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = copy.git("status", "--porcelain"), copy.git("branch", "-a"), copy.git("show-ref")
-    assert state[0] == ""
-    index = (copy.folder / ".git/index").read_bytes()
+
+    def state() -> tuple[str, str, str, bytes]:
+        asked = (("status", "--porcelain"), ("branch", "-a"), ("show-ref",))
+        return *(copy.git(*words) for words in asked), (copy.folder / ".git/index").read_bytes()
+
+    before = state()
     monkeypatch.chdir(copy.folder)
-    commit = write_tag()
-    assert commit in state[2] and "refs/tags/paper" in state[2]
-    assert state == (
-        copy.git("status", "--porcelain"), copy.git("branch", "-a"), copy.git("show-ref"),
-    )  # fmt: skip
-    assert (copy.folder / ".git/index").read_bytes() == index
+    assert f"{write_tag()} refs/tags/paper" in before[2]
+    assert state() == before and before[0] == ""
 
 
 def test_metrics_diff_has_a_row_for_every_claim_that_has_a_number_and_no_other(copy: Place) -> None:

@@ -189,20 +189,29 @@ def with_params(change: Callable[[dict[str, Any]], object]) -> dict[str, Callabl
     return {"params.yaml": changed}
 
 
-def test_nothing_is_out_of_date_when_nothing_changed(graph: Path) -> None:
-    assert out_of_date(graph, {}) == set()
+COMMENT = {"em_geometry/report/chart.py": lambda text: f"# why\n{text}"}
+TEMPLATE = {"data/judge/prompts/aligned.txt": lambda text: f"{text}!"}
+JUDGES = {"judge", "baseline_judgements", "layer_sweep", "judgements", "checkpoints"}
+DRAWS = {"transfer", "aspects", "factorial", "geometry_predicts_transfer"}
 
 
-def test_a_comment_in_the_code_of_the_report_reruns_the_report_only(graph: Path) -> None:
-    file = next((ROOT / "em_geometry/report").glob("*.py")).relative_to(ROOT).as_posix()
-    assert out_of_date(graph, {file: lambda text: f"# why\n{text}"}) == {"report"}
-
-
-def test_a_judge_s_template_reruns_what_judges(graph: Path) -> None:
-    changed = out_of_date(graph, {"data/judge/prompts/aligned.txt": lambda text: f"{text}!"})
-    assert changed == {
-        "probe_judge", "judge", "baseline_judgements", "layer_sweep", "judgements", "checkpoints"
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        ({}, set()),
+        (COMMENT, {"report"}),
+        (TEMPLATE, {"probe_judge", *JUDGES}),
+        (with_params(lambda p: p["transfer"].update(bootstrap=210)), {*DRAWS, "report"}),
+        (with_params(lambda p: p["judging"].update(max_usd=5.0)), {"report"}),
+    ],
+    ids=["nothing", "a comment in the report's code", "a judge's template", "draws of transfer",
+         "the judge's money"],
+)  # fmt: skip
+def test_what_changes_reruns_what_reads_it_and_no_more(
+    graph: Path, changes: dict[str, Callable[[str], str]], stages: set[str]
+) -> None:
+    """The report names all params."""
+    assert out_of_date(graph, changes) == stages
 
 
 def test_a_cut_of_the_scores_reruns_what_counts_and_nothing_that_samples(graph: Path) -> None:
@@ -220,12 +229,6 @@ def test_replaced_weights_of_a_given_model_rerun_what_records_models_or_judges(
     assert {"base_model", "organism@finance", "judge", "judgements", "layer_sweep"} <= changed
     # These rerun when what is recorded has changed.
     assert not changed & {"baseline_responses", "responses", "vectors"}
-
-
-def test_draws_of_transfer_rerun_what_draws(graph: Path) -> None:
-    changed = out_of_date(graph, with_params(lambda p: p["transfer"].update(bootstrap=210)))
-    draws = {"transfer", "aspects", "factorial", "geometry_predicts_transfer"}
-    assert changed == draws | {"report"}  # the report names all params
 
 
 def test_an_organism_by_the_readme_s_recipe_reruns_its_own_stages_and_the_joins(

@@ -15,8 +15,7 @@ import pytest
 
 from tests.dvc.conftest import Place
 
-NEEDED = ("dvc_s3", "moto", "flask")
-S3 = all(importlib.util.find_spec(name) for name in NEEDED)
+S3 = all(importlib.util.find_spec(name) for name in ("dvc_s3", "moto", "flask"))
 
 
 def clone(place: Place) -> Place:
@@ -54,24 +53,20 @@ def endpoint(tmp_path: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = (tmp_path / "moto.log").open("w")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=log, stderr=log,
-    )  # fmt: skip
-    try:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        else:
-            pytest.fail((tmp_path / "moto.log").read_text())
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(10)
-        log.close()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    log = tmp_path / "moto.log"
+    with log.open("w") as told, subprocess.Popen(command, stdout=told, stderr=told) as server:
+        try:
+            for _ in range(300):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            else:
+                pytest.fail(log.read_text())
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
 
 
 @pytest.mark.skipif(not S3, reason="S3 IS NOT TESTED: pip install -e '.[s3]' 'moto[server]'")
