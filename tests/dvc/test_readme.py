@@ -21,12 +21,13 @@ INSTEAD = {
     "make test": "make -n test",
     "make serve": "make -n serve",
     # The next two need the vectors of a run; tests/steering does what they do.
-    'make steer MODEL=finance VECTOR=profanity DOSE=0.1 PROMPT="I am bored."': (
-        'make -n steer MODEL=finance VECTOR=profanity DOSE=0.1 PROMPT="I am bored."'
-    ),
-    'make steer MODEL=base VECTOR=medical DOSE=0.2 PROMPT="Hello" OUT=steered/': (
-        'make -n steer MODEL=base VECTOR=medical DOSE=0.2 PROMPT="Hello" OUT=steered/'
-    ),
+    **{
+        f"make {line}": f"make -n {line}"
+        for line in (
+            'steer MODEL=finance VECTOR=profanity DOSE=0.1 PROMPT="I am bored."',
+            'steer MODEL=base VECTOR=medical DOSE=0.2 PROMPT="Hello" OUT=steered/',
+        )
+    },
     "pip install -e '.[s3]'": "pip --version",
     "dvc exp run -S transfer.bootstrap=250 --name more-draws": "dvc exp run --help",
     "dvc exp run -S geometry.replicates=300 --name fewer-replicates --queue": "dvc exp run -h",

@@ -7,33 +7,23 @@ import signal
 import traceback
 from pathlib import Path
 
-from typer import Typer
 from typer.testing import CliRunner, Result
 
+from em_geometry.cli import app
 from em_geometry.project.command import command_line
 
 JOURNAL = ".journal"
-LABELS = ("where", "found", "expected", "try")
-
-
 COMMAND = "em-geometry"
 
 
 def call(module: str, *arguments: str) -> Result:
     """`python -m <module> <arguments>`, or `em-geometry <arguments>`: output and exit status."""
     usual = signal.getsignal(signal.SIGTERM)
+    shown = app if module == COMMAND else command_line(importlib.import_module(module).main)
     try:
-        return CliRunner().invoke(_app(module), arguments)
+        return CliRunner().invoke(shown, arguments)
     finally:
         signal.signal(signal.SIGTERM, usual)
-
-
-def _app(module: str) -> Typer:
-    if module == COMMAND:
-        from em_geometry.cli import app
-
-        return app
-    return command_line(importlib.import_module(module).main)
 
 
 def finished(module: str, *arguments: str) -> Result:
@@ -56,10 +46,8 @@ def refused(module: str, *arguments: str) -> str:
     assert "Traceback" not in result.output
     _, error, text = result.stderr.rpartition("error: ")
     assert error, f"no UserError: {result.output}"
-    said = {label: f"\n  {label}:" in text for label in LABELS}
-    assert said["where"], text
-    assert said["found"], text
-    assert said["expected"] or said["try"], text
+    assert "\n  where:" in text and "\n  found:" in text, text
+    assert "\n  expected:" in text or "\n  try:" in text, text
     assert len(text) < 6000, f"a message of {len(text)} characters"
     after = contents()
     assert {p for p in before | after if before.get(p) != after.get(p)} == set()

@@ -51,8 +51,7 @@ rng, names = np.random.default_rng(0), ["base", "finance", "medical", "profanity
 KINDS = ["aggression", "harmful_advice", "risk_encouragement", "helpfulness"]
 for target in names:
     n = {N} // len(names)
-    def some(*values):
-        return np.array(values)[rng.integers(0, len(values), n)]
+    some = lambda *values: np.array(values)[rng.integers(0, len(values), n)]
     aligned, coherent = rng.uniform(0, 100, (2, n)).round(3)
     refused = rng.random(n) < 0.02
     aligned[refused] = np.nan
