@@ -1,15 +1,15 @@
 """Stage `report`: the figures and the page; an input that is missing is named in its place."""
 
+from pathlib import Path
+
 from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import judge_claim
 from em_geometry.io.files import atomic_path, write_text
 from em_geometry.project import paths
 from em_geometry.project.command import stage
-from em_geometry.report.figures import READ, draw_all, model_name, read_table
-from em_geometry.report.ledger import draw_ledger
-from em_geometry.report.page import Picture, render
-from em_geometry.report.provenance import provenance
+from em_geometry.report.figures import READ, draw_all, read_table
+from em_geometry.report.page import provenance, render
 from em_geometry.report.samples import read_answers
 from em_geometry.settings import Params
 
@@ -18,36 +18,30 @@ OFFERED = ("claims.csv", "transfer_conditions.csv", "sensitivity.csv")  # for do
 
 @stage
 def main(params: Params) -> None:
+    kind, _, source = params.base.source.partition(":")
+    model = Path(source).name if kind == "path" else source
     metrics = Metrics.read(paths.TABLES, params.profile)
     ledger = read_claims(paths.CLAIMS)
+    judged = [judge_claim(claim, metrics, params.report.wide_interval) for claim in ledger]
     tables = {name: read_table(paths.plot(f"{name}.csv")) for name in READ}
-    pictures = []
-    for figure in draw_all(params, metrics, ledger, tables):
-        pictures.append(Picture(figure, figure.svg()))
+    figures = draw_all(params, model, metrics, judged, tables)
+    for figure in figures:
         if figure.name.startswith("figure"):
-            write_text(paths.plot(f"{figure.name}.svg"), pictures[-1].svg)
+            write_text(paths.plot(f"{figure.name}.svg"), figure.svg)
             with atomic_path(paths.plot(f"{figure.name}.png")) as temporary:
-                temporary.write_bytes(figure.png())
-    claims = []
-    if paths.plot("claims.csv").is_file():  # the stage `claims` has run
-        claims = [judge_claim(claim, metrics, params.report.wide_interval) for claim in ledger]
-        draw_ledger(claims, model_name(params), paths.PLOTS)
+                temporary.write_bytes(figure.png)
     offered = {name: paths.plot(name) for name in OFFERED}
+    shown = params.report.responses_shown
+    record, word = paths.BASE_MODEL / "record.json", metrics.text("judge", "judge")
     page = render(
         params,
         metrics,
-        model_name(params),
-        claims,
-        pictures,
-        read_answers(params, paths.JUDGEMENTS),
+        model,
+        judged if paths.plot("claims.csv").is_file() else [],  # the stage `claims` has run
+        figures,
+        read_answers(paths.JUDGEMENTS, params.targets, params.judging.aspects, shown),
         {name: p.read_text(encoding="utf-8") for name, p in offered.items() if p.is_file()},
-        provenance(
-            params,
-            metrics.text("judge", "judge"),
-            paths.BASE_MODEL / "record.json",
-            paths.LOCK,
-            paths.RESPONSES,
-        ),
+        provenance(params, word, record, paths.LOCK, paths.RESPONSES),
     )
     write_text(paths.REPORT, page)
-    print(f"{paths.REPORT}: {len(page.encode()) / 1e6:.2f} MB, {len(pictures)} figures")
+    print(f"{paths.REPORT}: {len(page.encode()) / 1e6:.2f} MB, {len(figures)} figures")

@@ -1,83 +1,54 @@
-"""All figures of a run that the page shows."""
+"""All figures of a run that the page shows, and what they are drawn from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from em_geometry.claims.ledger import Claim
 from em_geometry.claims.lookup import Metrics
-from em_geometry.errors import UserError, first_line
-from em_geometry.report.behaviour_figures import (
-    draw_aspects,
-    draw_dose_response,
-    draw_monitoring,
-    draw_prediction,
-)
-from em_geometry.report.chart import Figure
-from em_geometry.report.geometry_figures import (
-    draw_base_similarity,
-    draw_similarity,
-    draw_structure,
-    gram_of,
-)
-from em_geometry.report.table_figures import (
-    draw_layer_sweep,
-    draw_layer_trace,
-    draw_nulls,
-    draw_power,
-)
+from em_geometry.claims.verdict import Judged
+from em_geometry.errors import explained
+from em_geometry.report import behaviour_figures as behaviour
+from em_geometry.report import geometry_figures as geometry
+from em_geometry.report.chart import Figure, figure
 from em_geometry.report.text import joined
 from em_geometry.settings import Params
 
-DRAWN = {  # table under plots/ -> its picture
-    "layer_sweep": draw_layer_sweep,
-    "layer_trace": draw_layer_trace,
-    "power": draw_power,
-    "nulls": draw_nulls,
-    "aspects": draw_aspects,
-    "prediction": draw_prediction,
+FROM_TABLES: dict[str, Callable[[pl.DataFrame], Any]] = {  # table under plots/ -> its picture
+    "layer_sweep": partial(geometry.by_block, title="margin gained (nats)", key="vector", level=0),
+    "layer_trace": partial(geometry.by_block, title="angle (degrees)", key="clusters", level=90),
+    "power": geometry.power,
 }
-READ = ("base_similarity", "transfer_conditions", *DRAWN)  # tables that figures are drawn from
-
-
-def model_name(params: Params) -> str:
-    """The base model's name without the kind of its source."""
-    kind, _, name = params.base.source.partition(":")
-    return Path(name).name if kind == "path" else name
+READ = ("base_similarity", "transfer_conditions", *FROM_TABLES)  # tables that figures are of
 
 
 def read_table(path: Path) -> pl.DataFrame | None:
     """A CSV of an earlier stage, None when it is missing; UserError when it cannot be read."""
     if not path.is_file():
         return None
-    try:
+    expected, hint = "a table with one header", "run the stage that writes it again"
+    kinds = (pl.exceptions.PolarsError, OSError)
+    with explained("not a readable CSV file", str(path), expected, hint, kinds):
         return pl.read_csv(path, infer_schema_length=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(
-            "not a readable CSV file",
-            where=str(path),
-            found=first_line(error),
-            hint="run the stage that writes it again",
-        ) from None
 
 
-def published_values(claims: Sequence[Claim]) -> dict[str, float]:
+def published_values(judged: Sequence[Judged]) -> dict[str, float]:
     """Metric key -> the number that the paper prints, from the claims that print one."""
     values: dict[str, float] = {}
-    for claim in claims:
-        if claim.reads == "equal":
-            for metric, number in zip(claim.metrics, claim.numbers, strict=False):
-                values.setdefault(metric.partition(":")[2], number)
+    for claim in (row.claim for row in judged if row.claim.reads == "equal"):
+        for metric, number in zip(claim.metrics, claim.numbers, strict=False):
+            values.setdefault(metric.partition(":")[2], number)
     return values
 
 
-def published_effectiveness(claims: Sequence[Claim]) -> dict[str, str]:
+def published_effectiveness(judged: Sequence[Judged]) -> dict[str, str]:
     """Vector -> what the paper says about its effectiveness, from claims about named pairs."""
     said: dict[str, list[str]] = {}
-    for claim in claims:
+    for claim in (row.claim for row in judged):
         parts = claim.metrics[0].split(".") if claim.metrics else []
         if parts[:1] == ["transfer:effectiveness"] and "__" in parts[2]:
             source, target = parts[2].split("__")
@@ -87,30 +58,31 @@ def published_effectiveness(claims: Sequence[Claim]) -> dict[str, str]:
 
 def draw_all(
     params: Params,
+    model: str,
     metrics: Metrics,
-    claims: Sequence[Claim],
+    judged: Sequence[Judged],
     tables: Mapping[str, pl.DataFrame | None],
 ) -> list[Figure]:
-    """Figures 1 to 4 and 6, and pictures of further tables where these are there.
+    """Figures 1 to 6, and pictures of further tables where these are there.
 
     Args:
-        claims: the ledger, for the paper's numbers.
+        model: name of the measured base model.
+        judged: the ledger's claims, for the paper's numbers.
         tables: those of `READ`, by name.
     """
-    model, published = model_name(params), published_values(claims)
-    labs = {slug: organism.lab for slug, organism in params.organisms.items()}
-    controls, clusters = params.slugs("control"), params.clusters()
-    gram, said = gram_of(metrics), published_effectiveness(claims)
-    likeness, conditions = (tables.get(k) for k in ("base_similarity", "transfer_conditions"))
-    figures = [
-        draw_similarity(gram, published, clusters, model),
-        draw_structure(gram, published, clusters, params.geometry.linkage, model),
-        draw_base_similarity(metrics, likeness, published, labs, controls, model),
-        draw_dose_response(conditions, said, labs, controls, params.slugs("organism"), model),
-        draw_monitoring(metrics, model),
-    ]
-    for name, draw in DRAWN.items():
-        table = tables.get(name)
-        if table is not None:
-            figures.append(draw(table, model))
-    return figures
+    published, organisms, clusters = published_values(judged), params.organisms, params.clusters()
+    said, cosines = published_effectiveness(judged), geometry.gram_of(metrics)
+    likeness, conditions = tables.get("base_similarity"), tables.get("transfer_conditions")
+    charts = {
+        "figure1": geometry.similarity(cosines, published, clusters),
+        "figure2": geometry.structure(cosines, published, clusters, params.geometry.linkage),
+        "figure3": geometry.base_similarity(metrics, likeness, published, organisms),
+        "figure4": behaviour.dose_response(conditions, said, organisms),
+        "figure5": behaviour.claims(judged),
+        "figure6": behaviour.monitoring(metrics),
+    }
+    if metrics.has("calibration", "statistic"):
+        charts["nulls"] = geometry.nulls(metrics)
+    drawn = {name: (draw, tables.get(name)) for name, draw in FROM_TABLES.items()}
+    charts |= {name: draw(table) for name, (draw, table) in drawn.items() if table is not None}
+    return [figure(name, model, chart) for name, chart in charts.items()]

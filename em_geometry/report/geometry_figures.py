@@ -1,40 +1,31 @@
-"""Figures 1 to 3: the cosines of the vectors, their structure, and likeness to the base."""
+"""Figures 1 to 3 and those of chance: cosines, their structure, likeness to the base, nulls."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise, product
 from typing import Any
 
 import altair as alt
 import numpy as np
 import polars as pl
 from scipy.cluster import hierarchy
-from scipy.spatial.distance import squareform
 
 from em_geometry.claims.lookup import Metrics
 from em_geometry.geometry.methods import centred, components, shares
-from em_geometry.geometry.trees import distances, planar_map
-from em_geometry.report.chart import (
-    COLOURS,
-    GREY,
-    PAPER,
-    Figure,
-    coded,
-    data,
-    diamonds,
-    message,
-    named_points,
-    rule,
-    scale,
-)
-from em_geometry.report.text import decimals, short
+from em_geometry.geometry.trees import Linkage, distances, merges, planar_map
+from em_geometry.report import chart
+from em_geometry.report.text import decimals, layout, short
+from em_geometry.settings import Organism
 from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Estimate
 
 Clusters = Mapping[str, Sequence[str]]
 Cosines = tuple[list[str], Floats]  # names and cosines [n, n]
-CELL = 92  # pixels
-PANEL, HIGH = 340, 230  # pixels
+Published = Mapping[str, float]  # metric key -> the paper's value
+CELL, PANEL, HIGH = 92, 340, 230  # pixels
+BLOCK = "decoder block (0 = first)"
 READINGS = {
     "contrast_cosine": "cosine of harmful-neutral vectors",
     "mean_cosine": "cosine of mean activations",
@@ -45,304 +36,301 @@ READINGS = {
 def gram_of(metrics: Metrics) -> Cosines | None:
     """The cosines that the geometry found; None when any is missing."""
     rows = metrics.group("geometry", "cosine")
-    names: list[str] = []
-    for key in rows:
-        names += [name for name in key.split("__") if name not in names]
+    names = list(dict.fromkeys(name for key in rows for name in key.split("__")))
     gram = np.eye(len(names))
     for i, j in combinations(range(len(names)), 2):
-        value = metrics.value("geometry", f"cosine.{names[i]}__{names[j]}")
-        if value is None:
+        found = rows.get(f"{names[i]}__{names[j]}")
+        if found is None or found.value is None:
             return None
-        gram[i, j] = gram[j, i] = value
+        gram[i, j] = gram[j, i] = found.value
     return (names, gram) if len(names) > 1 else None
 
 
-def draw_similarity(
-    cosines: Cosines | None,
-    published: Mapping[str, float],
-    clusters: Mapping[str, Sequence[str]],
-    model: str,
-) -> Figure:
-    """The heat map.
-
-    Args:
-        cosines: names and cosines [n, n], None when there are none.
-        published: metric key (`cosine.a__b`) -> the paper's value.
-        clusters: cluster -> names; boxes are drawn around neighbours of one cluster.
-        model: what was measured, for the title.
-    """
+def similarity(cosines: Cosines | None, published: Published, clusters: Clusters) -> Any:
+    """A heat map of the cosines, boxes around neighbours of one cluster; words without cosines."""
     if cosines is None:
-        return message("figure1", model, "No cosines in plots/tables/geometry.csv.")
+        return "No cosines in plots/tables/geometry.csv."
     names, gram = cosines
-    rows = []
-    for i, a in enumerate(names):
-        for j, b in enumerate(names):
-            paper = published.get(f"cosine.{a}__{b}", published.get(f"cosine.{b}__{a}"))
-            row: dict[str, Any] = {"i": i, "j": j, "a": a, "b": b, "cosine": float(gram[i, j])}
-            row["ours"] = decimals(float(gram[i, j]), 2)
-            rows.append(row | ({} if paper is None else {"the paper": paper}))
-            rows[-1]["printed"] = "" if paper is None else f"[{short(paper)}]"
-
-    def axis(orient: str, angle: int) -> Any:
-        return alt.Axis(
-            orient=orient, title=None, values=[i + 0.5 for i in range(len(names))], ticks=False,
-            labelExpr=f"{names}[floor(datum.value)]", labelAngle=angle, domain=False, grid=False,
-            labelFontSize=12, labelOverlap=False, labelAlign="right",
-        )  # fmt: skip
-
-    limits = alt.Scale(domain=[0, len(names)], nice=False)
-    down = alt.Scale(domain=[len(names), 0], nice=False)
-    base = data(rows).transform_calculate(
-        x1="datum.j + 1", y1="datum.i + 1", xm="datum.j + 0.5", ym="datum.i + 0.5"
-    )
-    colour = alt.Color(
-        "cosine:Q", scale=alt.Scale(scheme="redblue", domain=[1, -1]), title="cosine similarity"
-    )
+    rows: list[dict[str, Any]] = []
+    for (i, a), (j, b) in ((p, q) for p in enumerate(names) for q in enumerate(names)):
+        paper = published.get(f"cosine.{a}__{b}", published.get(f"cosine.{b}__{a}"))
+        rows.append({"a": a, "b": b, "cosine": float(gram[i, j]), "printed": ""})
+        rows[-1]["ours"] = decimals(float(gram[i, j]), 2)
+        if paper is not None:
+            rows[-1] |= {"the paper": paper, "printed": f"[{short(paper)}]"}
+    places = [sorted(names.index(m) for m in ms if m in names) for ms in clusters.values()]
+    boxes = [
+        {"first": names[p[0]], "last": names[p[-1]]}
+        for p in places
+        if len(p) > 1 and p[-1] - p[0] == len(p) - 1
+    ]
+    axis = {"title": None, "ticks": False, "domain": False, "labelFontSize": 12}
+    order, colours = alt.Scale(domain=names), alt.Scale(scheme="redblue", domain=[1, -1])
+    x = alt.X("b:N", scale=order, axis=alt.Axis(labelAngle=-30, **axis))
+    base = chart.data(rows).encode(x=x, y=alt.Y("a:N", scale=order, axis=alt.Axis(**axis)))
     heat = base.mark_rect(stroke="white").encode(
-        x=alt.X("j:Q", scale=limits, axis=axis("bottom", -30)),
-        y=alt.Y("i:Q", scale=down, axis=axis("left", 0)),
-        x2="x1:Q",
-        y2="y1:Q",
-        color=colour,
+        color=alt.Color("cosine:Q", scale=colours, title="cosine similarity"),
         tooltip=["a:N", "b:N", "cosine:Q", "the paper:Q"],
     )
     ink = alt.condition("abs(datum.cosine) > 0.65", alt.value("white"), alt.value("black"))
-    words = [
-        base.mark_text(dy=dy, fontSize=size).encode(x="xm:Q", y="ym:Q", text=field, color=ink)
+    texts = [
+        base.mark_text(dy=dy, fontSize=size).encode(text=field, color=ink)
         for field, dy, size in (("ours:N", -7, 15), ("printed:N", 15, 12))
     ]
-    boxes = data(_boxes(names, clusters)).mark_rect(filled=False, stroke="black", strokeWidth=3)
-    layers = [heat, *words, boxes.encode(x="from:Q", x2="to:Q", y="from:Q", y2="to:Q")]
+    ends = {
+        "x": alt.X("first:N", scale=order, bandPosition=0),
+        "x2": alt.X2("last:N", bandPosition=1),
+        "y": alt.Y("first:N", scale=order, bandPosition=0),
+        "y2": alt.Y2("last:N", bandPosition=1),
+    }
+    around = chart.data(boxes).mark_rect(filled=False, stroke="black", strokeWidth=3)
     size = CELL * len(names)
-    return Figure("figure1", model, alt.layer(*layers).properties(width=size, height=size * 0.8))
+    return alt.layer(heat, *texts, around.encode(**ends)).properties(width=size, height=size * 0.8)
 
 
-def _boxes(names: Sequence[str], clusters: Mapping[str, Sequence[str]]) -> list[dict[str, int]]:
-    """From and to of each cluster whose members stand side by side."""
-    boxes = []
-    for members in clusters.values():
-        places = sorted(names.index(m) for m in members if m in names)
-        if len(places) > 1 and places[-1] - places[0] == len(places) - 1:
-            boxes.append({"from": places[0], "to": places[-1] + 1})
-    return boxes
-
-
-def draw_structure(
-    cosines: Cosines | None,
-    published: Mapping[str, float],
-    clusters: Clusters,
-    linkage: str,
-    model: str,
-) -> Figure:
-    """Five panels that are functions of the cosines alone.
-
-    Args:
-        cosines: names and cosines [n, n]; at least three vectors are needed.
-        published: metric key -> the paper's value.
-        linkage: of the dendrogram.
-    """
+def structure(
+    cosines: Cosines | None, published: Published, clusters: Clusters, linkage: Linkage
+) -> Any:
+    """Five panels that are functions of the cosines alone; words below three vectors."""
     if cosines is None or len(cosines[0]) < 3:
-        why = "Fewer than three vectors in plots/tables/geometry.csv."
-        return message("figure2", model, why)
+        return "Fewer than three vectors in plots/tables/geometry.csv."
     names, gram = cosines
     variances, loadings = components(centred(gram))
-    scores = (loadings * np.sqrt(variances))[:, :2]
     places, stress = planar_map(gram)
+    parts = (100 * shares(variances)[:-1]).tolist()
+    spread = {f"PC{k}": part for k, part in enumerate(parts, start=1)}
+    first = dict(zip(names, loadings[:, 0].tolist(), strict=True))
+    said = {k: published.get(f"pca.centred.{k.lower()}_pct") for k in spread}
+    said |= {k: published.get(f"pca.centred.loading_pc1.{k}") for k in names}
+    level, scores = chart.rule(100 / len(spread)), (loadings * np.sqrt(variances))[:, :2]
+    (tree,) = merges(distances(gram), linkage)
     panels = {
-        "A  Principal components": _shares(100 * shares(variances)[:-1], published),
+        "A  Principal components": bars(spread, said, "share of variance (%)", "y") + level,
         "B  First two components": named_points(
-            names, scores, clusters, HIGH, ("score on PC1", "score on PC2")
+            names, scores, clusters, ("score on PC1", "score on PC2")
         ),
-        "C  Loadings on PC1": _loadings(names, loadings[:, 0], published),
-        f"D  Dendrogram ({linkage} linkage)": _dendrogram(
-            names, gram, linkage, clusters, published
-        ),
+        "C  Loadings on PC1": bars(first, said, "loading on PC1 (entry of a unit vector)", "x"),
+        f"D  Dendrogram ({linkage} linkage)": dendrogram(tree, names, clusters, published),
         f"E  Map of distances (stress {decimals(stress, 2)})": named_points(
-            names, places, clusters, HIGH, ("MDS axis 1 (1 - cosine)", "MDS axis 2")
+            names, places, clusters, ("MDS axis 1 (1 - cosine)", "MDS axis 2")
         ),
     }
     charts = [p.properties(title=t, width=PANEL, height=HIGH) for t, p in panels.items()]
-    return Figure("figure2", model, alt.concat(*charts, columns=2, align="each"))
+    return alt.concat(*charts, columns=2, align="each")
 
 
-def _shares(shares: Floats, published: Mapping[str, float]) -> Any:
-    rows = []
-    for k, share in enumerate(shares.tolist(), start=1):
-        paper = published.get(f"pca.centred.pc{k}_pct")
-        rows.append({"PC": f"PC{k}", "this run": share, "label": decimals(share, 1)})
-        rows[-1] |= {} if paper is None else {"the paper": paper}
-    x = alt.X("PC:N", sort=None, title=None, axis=alt.Axis(labelAngle=0))
-    y = alt.Y("this run:Q", title="share of variance (%)")
-    tooltip = ["PC:N", "this run:Q", "the paper:Q"]
-    bars = data(rows).mark_bar(color=COLOURS[0]).encode(x=x, y=y, tooltip=tooltip)
-    text = data(rows).mark_text(dy=-9, color="white", fontWeight="bold")
-    text = text.encode(x=x, y=alt.datum(0), text="label:N")
-    known = [row for row in rows if "the paper" in row]
-    paper = diamonds(known, x=x, y="the paper:Q", tooltip=tooltip)
-    return alt.layer(bars, text, rule(100 / len(shares)), paper)
-
-
-def _loadings(names: Sequence[str], loadings: Floats, published: Mapping[str, float]) -> Any:
-    rows = []
-    for name, value in zip(names, loadings.tolist(), strict=True):
-        paper = published.get(f"pca.centred.loading_pc1.{name}")
-        rows.append({"vector": name, "this run": value})
-        rows[-1] |= {} if paper is None else {"the paper": paper}
-    x = alt.X("this run:Q", title="loading on PC1 (entry of a unit vector)")
-    y = alt.Y("vector:N", sort=None, title=None)
-    tooltip = ["vector:N", "this run:Q", "the paper:Q"]
-    bars = data(rows).mark_bar(color=COLOURS[0]).encode(x=x, y=y, tooltip=tooltip)
-    known = [row for row in rows if "the paper" in row]
-    return alt.layer(bars, diamonds(known, x="the paper:Q", y=y, tooltip=tooltip))
-
-
-def _dendrogram(
-    names: Sequence[str],
-    gram: Floats,
-    linkage: str,
-    clusters: Clusters,
-    published: Mapping[str, float],
+def bars(
+    values: Mapping[str, float], published: Mapping[str, float | None], title: str, axis: str
 ) -> Any:
-    tree = hierarchy.linkage(squareform(distances(gram), checks=False), method=linkage)
+    """This run's values as bars along `axis`, with the paper's where there are any."""
+    rows = [{"of": k, "this run": v, "the paper": published[k]} for k, v in values.items()]
+    number, name, other = (alt.Y, alt.X, "x") if axis == "y" else (alt.X, alt.Y, "y")
+    at = {other: name("of:N", axis=alt.Axis(labelAngle=0), sort=None, title=None)}
+    at["tooltip"] = ["of:N", "this run:Q", "the paper:Q"]
+    ours = {axis: number("this run:Q", title=title), "color": alt.value(chart.OURS)}
+    known = [row for row in rows if row["the paper"] is not None]
+    paper = chart.diamonds(known, **at, **{axis: "the paper:Q"})
+    return chart.data(rows).mark_bar().encode(**at, **ours) + paper
+
+
+def named_points(
+    names: Sequence[str], points: Floats, clusters: Clusters, titles: tuple[str, str]
+) -> Any:
+    """A map of points [n, 2] with their names, each on the side away from its nearest neighbour."""
+    scaled = points / np.maximum(np.ptp(points, axis=0), 1e-9)
+    apart = np.linalg.norm(scaled[:, None] - scaled[None], axis=-1) + np.diag([np.inf] * len(names))
+    groups = {m: cluster for cluster, members in clusters.items() for m in members}
+    rows = [
+        {"name": name, "cluster": groups.get(name, "none"), "x": x, "y": y,
+         "left": bool(scaled[near, 0] > scaled[i, 0])}
+        for i, (name, (x, y), near) in enumerate(
+            zip(names, points.tolist(), apart.argmin(1), strict=True)
+        )
+    ]  # fmt: skip
+    order = list(dict.fromkeys([*clusters, *(row["cluster"] for row in rows)]))
+    base = chart.data(rows).encode(
+        x=alt.X("x:Q", title=titles[0], scale=alt.Scale(padding=60, zero=False)),
+        y=alt.Y("y:Q", title=titles[1], scale=alt.Scale(padding=25, zero=False)),
+        tooltip=["name:N", "cluster:N", "x:Q", "y:Q"],
+    )
+    code = chart.coded("cluster", order, title="cluster")
+    marks = base.mark_point(filled=True, stroke="black")
+    labels = [
+        base.transform_filter(side).mark_text(dx=dx, align=align).encode(text="name:N")
+        for side, dx, align in (("datum.left", -9, "right"), ("!datum.left", 9, "left"))
+    ]
+    return alt.layer(marks.encode(color=code["color"], shape=code["shape"]), *labels)
+
+
+def dendrogram(tree: Floats, names: Sequence[str], clusters: Clusters, published: Published) -> Any:
+    """The tree of `hierarchy.linkage`, root to the right, and the heights that the paper prints."""
     shown = hierarchy.dendrogram(tree, labels=list(names), no_plot=True)
     leaves = shown["ivl"]
-    lines = [
-        {"merge": i, "step": step, "height": depth, "place": place}
-        for i, pair in enumerate(zip(shown["dcoord"], shown["icoord"], strict=True))
-        for step, (depth, place) in enumerate(zip(*pair, strict=True))
-    ]
-    tops = [
-        {"height": max(depths), "place": float(np.mean(places))}
+    arms = [
+        {"height": h, "to": h2, "place": p, "until": p2}
         for depths, places in zip(shown["dcoord"], shown["icoord"], strict=True)
+        for (h, h2), (p, p2) in zip(pairwise(depths), pairwise(places), strict=True)
     ]
     paper = [
-        {
-            "height": published[f"clusters.average.merge_{cluster}"],
-            "place": float(np.mean([5 + 10 * leaves.index(m) for m in members if m in leaves])),
-        }
+        {"height": published[key], "place": float(np.mean([5 + 10 * leaves.index(m) for m in own]))}
         for cluster, members in clusters.items()
-        if f"clusters.average.merge_{cluster}" in published and set(members) & set(leaves)
+        if (key := f"clusters.average.merge_{cluster}") in published
+        and (own := [m for m in members if m in leaves])
     ]
-    label = alt.Axis(
+    axis = alt.Axis(
         values=[5 + 10 * i for i in range(len(leaves))], grid=False, domain=False, ticks=False,
         labelExpr=f"{list(leaves)}[(datum.value - 5) / 10]", title=None,
     )  # fmt: skip
-    x = alt.X("height:Q", title="1 - cosine at the merge")
-    y = alt.Y("place:Q", axis=label, scale=alt.Scale(domain=[0, 10 * len(leaves)], nice=False))
-    arms = data(lines).mark_line(color="black", strokeWidth=1.5)
-    return alt.layer(
-        arms.encode(x=x, y=y, detail="merge:N", order="step:O"),
-        data(tops)
-        .mark_point(filled=True, color=GREY, size=35)
-        .encode(x=x, y=y, tooltip="height:Q"),
-        diamonds(paper, x="height:Q", y="place:Q", tooltip=[alt.Tooltip("height:Q")]),
-    )
+    scale = alt.Scale(domain=[0, 10 * len(leaves)], nice=False)
+    at = {
+        "x": alt.X("height:Q", title="1 - cosine at the merge"),
+        "y": alt.Y("place:Q", axis=axis, scale=scale),
+        "tooltip": "height:Q",
+    }
+    lines = chart.data(arms).mark_rule(strokeWidth=1.5, strokeCap="square")
+    return lines.encode(**at, x2="to:Q", y2="until:Q") + chart.diamonds(paper, **at)
 
 
-def draw_base_similarity(
+def base_similarity(
     metrics: Metrics,
     trace: pl.DataFrame | None,
-    published: Mapping[str, float],
-    labs: Mapping[str, str],
-    controls: Sequence[str],
-    model: str,
-) -> Figure:
-    """Two panels.
-
-    Args:
-        trace: column `layer` and one column a model; None when the file is missing.
-        published: metric key (`lab.<lab>.contrast_cosine`) -> the paper's value.
-        labs: model -> its laboratory.
-        controls: which of the models are controls.
-    """
+    published: Published,
+    organisms: Mapping[str, Organism],
+) -> Any:
+    """Likeness to the base by laboratory, and by block where `trace` has it; words without both."""
     panels = []
-    if metrics.names("base_similarity", "lab"):
-        panels.append(_by_lab(metrics, published, labs, controls))
+    if labs := metrics.names("base_similarity", "lab"):
+        panels.append(by_lab(metrics, labs, published, organisms))
     if trace is not None and "layer" in trace.columns:
-        panels.append(_by_layer(trace, labs, controls, metrics.value("base_similarity", "layer")))
+        labels = {m: f"{m} ({organisms[m].lab})" for m in trace.columns[1:] if m in organisms}
+        controls = [label for m, label in labels.items() if organisms[m].role == "control"]
+        layers = [
+            chart.columns_by_first(
+                trace, labels, BLOCK, READINGS["contrast_cosine"], "model (laboratory)", controls
+            )
+        ]
+        if (layer := metrics.value("base_similarity", "layer")) is not None:
+            said = chart.data([{"at": layer, "text": "chosen layer"}])
+            style = {"align": "left", "dx": 4, "dy": -4, "baseline": "bottom"}
+            said = said.mark_text(**style).encode(x="at:Q", y=alt.value(280), text="text:N")
+            layers += [chart.rule(layer, "x", color="black"), said]
+        panels.append(alt.layer(*layers).properties(title="B  By layer", width=350, height=280))
     if not panels:
-        return message("figure3", model, "No plots/base_similarity.csv.")
-    chart = alt.hconcat(*panels, spacing=40).resolve_scale(
+        return "No plots/base_similarity.csv."
+    return alt.hconcat(*panels, spacing=40).resolve_scale(
         color="independent", shape="independent", strokeDash="independent"
     )
-    return Figure("figure3", model, chart)
 
 
-def _by_lab(
-    metrics: Metrics,
-    published: Mapping[str, float],
-    labs: Mapping[str, str],
-    controls: Sequence[str],
+def by_lab(
+    metrics: Metrics, labs: Sequence[str], published: Published, organisms: Mapping[str, Organism]
 ) -> Any:
-    names, means, singles = metrics.names("base_similarity", "lab"), [], []
-    for reading, label in READINGS.items():
-        for lab in names:
-            mean = metrics.value("base_similarity", f"lab.{lab}.{reading}")
-            means.append({"lab": lab, "reading": label, "similarity": mean, "model": "mean"})
-            for member in (m for m, own in labs.items() if own == lab and m not in controls):
-                value = metrics.value("base_similarity", f"model.{member}.{reading}")
-                singles.append(means[-1] | {"model": member, "similarity": value})
+    """Each laboratory's mean in every reading, its organisms, and what the paper prints."""
+    rows = []
+    for lab in labs:
+        members = [m for m, o in organisms.items() if (o.lab, o.role) == (lab, "organism")]
+        for reading, label in READINGS.items():
+            keys = {"mean": f"lab.{lab}.{reading}"} | {m: f"model.{m}.{reading}" for m in members}
+            for model, key in keys.items():
+                value = metrics.value("base_similarity", key)
+                row = {"lab": lab, "reading": label, "model": model, "similarity": value}
+                rows += [row] if value is not None else []
     paper = [
-        {"lab": lab, "similarity": published[key], "model": "the paper"}
-        for lab in names
+        {"lab": lab, "model": "the paper", "similarity": published[key]}
+        for lab in labs
         if (key := f"lab.{lab}.contrast_cosine") in published
     ]
-    order = list(READINGS.values())
-    x = alt.X("lab:N", sort=names, title=None, axis=alt.Axis(labelAngle=0))
+    x = alt.X("lab:N", sort=list(labs), title=None, axis=alt.Axis(labelAngle=0))
     y = alt.Y("similarity:Q", title="similarity to base", scale=alt.Scale(domainMax=1))
-    tooltip = ["lab:N", "model:N", "reading:N", "similarity:Q"]
-    where = alt.XOffset("reading:N", sort=order)
-    below = alt.Legend(orient="bottom", columns=1, title=None)
-    code = coded("reading", order, legend=below)
-    dots = data([r for r in singles if r["similarity"] is not None]).mark_point(
-        shape="circle", size=22, color=GREY
-    )
-    marks = data([r for r in means if r["similarity"] is not None]).mark_point(
-        filled=True, stroke="black", size=110
-    )
-    values = diamonds(paper, x=x, y=y, tooltip=tooltip)
-    text = data(paper).mark_text(dx=9, align="left", color=PAPER)
+    at = {"x": x, "y": y, "tooltip": ["lab:N", "model:N", "reading:N", "similarity:Q"]}
+    side = alt.XOffset("reading:N", sort=[*READINGS.values()])
+    code = chart.coded("reading", [*READINGS.values()], orient="bottom", columns=1, title=None)
+    singles = chart.data(row for row in rows if row["model"] != "mean")
+    means = chart.data(row for row in rows if row["model"] == "mean")
+    text = chart.data(paper).mark_text(dx=9, align="left", color=chart.PAPER)
     return alt.layer(
-        rule(0),
-        dots.encode(x=x, y=y, xOffset=where, tooltip=tooltip),
-        marks.encode(
-            x=x, y=y, xOffset=where, color=code["color"], shape=code["shape"], tooltip=tooltip
+        chart.rule(0),
+        singles.mark_point(shape="circle", size=22, color=chart.GREY).encode(xOffset=side, **at),
+        means.mark_point(filled=True, stroke="black", size=110).encode(
+            xOffset=side, color=code["color"], shape=code["shape"], **at
         ),
-        values,
+        chart.diamonds(paper, **at),
         text.encode(x=x, y=y, text=alt.Text("similarity:Q", format=".2f")),
     ).properties(title="A  By laboratory", width=350, height=280)
 
 
-def _by_layer(
-    trace: pl.DataFrame, labs: Mapping[str, str], controls: Sequence[str], layer: float | None
-) -> Any:
-    models = [column for column in trace.columns if column != "layer"]
-    rows = trace.unpivot(models, index="layer", variable_name="model", value_name="cosine")
-    rows = rows.with_columns(
-        pl.col("cosine").cast(pl.Float64, strict=False),
-        laboratory=pl.col("model").replace_strict(labs, default="other"),
-    ).drop_nulls()
-    order = list(dict.fromkeys(labs.values()))
-    organisms = [m for m in models if m not in controls]
-    shown = [COLOURS[organisms.index(m) % 7] if m in organisms else "#aaaaaa" for m in models]
-    base = data(rows.to_dicts()).encode(
-        x=alt.X("layer:Q", title="decoder block (0 = first)"),
-        y=alt.Y("cosine:Q", title=READINGS["contrast_cosine"]),
-        color=alt.Color("model:N", scale=alt.Scale(domain=models, range=shown), title="model"),
+def by_block(frame: pl.DataFrame, title: str, key: str, level: float) -> Any:
+    """Columns of numbers against the block; words where there is none."""
+    labels = {c: c.replace("__", " and ") for c in frame.columns[1:] if frame[c].dtype.is_numeric()}
+    if not labels:
+        return "There is no column of numbers in its table."
+    lines = chart.columns_by_first(frame, labels, BLOCK, title, key)
+    return alt.layer(chart.rule(level), lines).properties(width=640, height=240)
+
+
+def power(frame: pl.DataFrame) -> Any:
+    """How often the tests speak for independence, and see the core, under a common core."""
+    tighter = frame.filter(pl.col("tighter_clusters") == 1)["share"]
+    known = {"cross_mean": "mean cross-cluster cosine", "all_five": "all five at once"}
+    panels = []
+    for title, ending, level in (
+        ("A  The paper's rule says independent", "_independent", 1.0),
+        ("B  Sees the core, at 5 % false alarms", "_crosses_5pct", 0.05),
+    ):
+        names = {c: c.removesuffix(ending) for c in frame.columns if c.endswith(ending)}
+        names |= {"all_five": "all_five"} if level == 1 else {}
+        labels = {c: known.get(n, n.replace("test", "test ")) for c, n in names.items()}
+        x, y = "common core (share of the variance)", "share of simulated draws"
+        lines = chart.columns_by_first(frame, labels, x, y, "statistic")
+        panel = alt.layer(chart.band(tighter.min(), tighter.max(), "x"), chart.rule(level), lines)
+        panels.append(panel.properties(title=title, width=PANEL, height=240))
+    return alt.hconcat(*panels).resolve_scale(
+        color="independent", shape="independent", strokeDash="independent"
     )
-    dash = alt.StrokeDash("laboratory:N", scale=scale(order, "dash"), title="laboratory")
-    tooltip = ["model:N", "laboratory:N", "layer:Q", "cosine:Q"]
-    layers = [
-        rule(0),
-        base.mark_line(strokeWidth=1.8).encode(strokeDash=dash),
-        base.mark_point(filled=True, size=18).encode(tooltip=tooltip),
-    ]
-    if layer is not None:
-        said = data([{"at": layer, "text": "chosen layer"}])
-        layers.append(rule(layer, "x", color="black"))
-        layers.append(
-            said.mark_text(align="left", dx=4, dy=-4, baseline="bottom").encode(
-                x="at:Q", y=alt.value(280), text="text:N"
-            )
-        )
-    return alt.layer(*layers).properties(title="B  By layer", width=350, height=280)
+
+
+def nulls(metrics: Metrics) -> Any:
+    """One row a main statistic, observed value and interval in units of each null's own."""
+    words, found = layout()["words"], metrics.group("calibration", "statistic")
+    rows: list[dict[str, Any]] = []
+    for (key, own), (null, label) in product(found.items(), words["nulls"].items()):
+        chance, p = found.get(f"{key}.{null}"), found.get(f"{key}.{null}.p")
+        if chance is None or own.value is None or key.split(".")[0] not in words["main"]:
+            continue
+        name = re.sub(r"^statistic\.|_deg$", "", key).replace("__", " and ")
+        row = {"statistic": re.sub("[._]", " ", name), "null": label, "observed": own.value}
+        row |= {"from": chance.low, "median": chance.value, "to": chance.high}
+        ends = {"at": own.value, "low": own.low, "high": own.high}
+        row |= {"p": p and p.value} | {k: distance(v, chance) for k, v in ends.items()}
+        rows += [row] if row["at"] is not None else []
+    if not rows:
+        return "The main statistics are not calibrated in this run."
+    order = list(dict.fromkeys(row["statistic"] for row in rows))
+    labels = [*words["nulls"].values()]
+    x = alt.X(
+        "at:Q",
+        title="distance from the null's median (1 = end of its 95 % interval)",
+        scale=alt.Scale(type="symlog", constant=2),  # nearly logarithmic beyond
+        axis=alt.Axis(values=[-100, -30, -10, -5, -2, -1, 0, 1, 2, 5, 10, 30, 100]),
+    )
+    code = chart.coded("null", labels, title=None, orient="bottom", columns=1)
+    base = chart.data(rows).encode(
+        y=alt.Y("statistic:N", sort=order, title=None),
+        yOffset=alt.YOffset("null:N", sort=labels),
+        color=code["color"],
+        tooltip=["statistic:N", "observed:Q", "null:N", "median:Q", "from:Q", "to:Q", "p:Q"],
+    )
+    ends = base.transform_filter(chart.INTERVAL).mark_rule(strokeWidth=1.5)
+    return alt.layer(
+        chart.band(-1, 1, "x"),
+        ends.encode(x=alt.X("low:Q"), x2="high:Q"),
+        base.mark_point(filled=True, stroke="black").encode(x=x, shape=code["shape"]),
+    ).properties(width=560, height=alt.Step(14))
+
+
+def distance(value: float | None, null: Estimate) -> float | None:
+    """Where `value` lies against a null: 0 at its median, -1 and 1 at the ends of its interval."""
+    if value is None or null.value is None or null.low is None or null.high is None:
+        return None
+    side = null.high - null.value if value >= null.value else null.value - null.low
+    return (value - null.value) / side if side > 0 else None

@@ -3,56 +3,26 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import importlib.metadata
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
-from markupsafe import Markup
+import pyarrow.parquet as pq
 
 from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import Judged, numbers_text, verdict_counts
-from em_geometry.report.chart import FIGURES, Figure
+from em_geometry.hashing import value_sha256
+from em_geometry.io.files import read_json, read_yaml
+from em_geometry.report.chart import Figure
 from em_geometry.report.findings import findings
 from em_geometry.report.samples import Answer
-from em_geometry.report.tables import Results, Table, all_tables, layout
-from em_geometry.report.text import PAGE, words
+from em_geometry.report.tables import Results, all_tables
+from em_geometry.report.text import joined, layout
 from em_geometry.settings import Params
 
-
-@dataclass(frozen=True)
-class Picture:
-    """A drawn figure."""
-
-    figure: Figure
-    svg: str
-
-    @property
-    def section(self) -> str:
-        """Where it stands on the page."""
-        return str(words(FIGURES)[self.figure.name].get("section", "calibration"))
-
-    @property
-    def markup(self) -> Markup:
-        """The picture for the page."""
-        return Markup(self.svg)  # noqa: S704 (our own drawing)
-
-
-def own_file(name: str) -> Markup:
-    """A style sheet or script of this folder; it must not hold an end tag."""
-    text = (PAGE / name).read_text(encoding="utf-8")
-    if "</" in text:
-        raise ValueError(f"{name} holds an end tag and cannot stand inside a page")
-    return Markup(text)  # noqa: S704 (a file of this package, checked above)
-
-
-def downloads(tables: Sequence[Table], files: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """File name, what it is and its address inside the page, of every table and of `files`."""
-    found = [(name, "as in plots/", _address(text)) for name, text in files.items()]
-    return found + [(f"{t.name}.csv", t.caption, _address(t.csv())) for t in tables]
-
-
-def _address(text: str) -> str:
-    data = base64.b64encode(text.encode("utf-8", "replace")).decode()
-    return f"data:text/csv;charset=utf-8;base64,{data}"
+PACKAGES = ("torch", "transformers", "peft", "numpy", "polars", "scikit-learn", "altair", "dvc")
+SHOWN = 16  # hex digits of a hash
 
 
 def render(
@@ -60,39 +30,94 @@ def render(
     metrics: Metrics,
     model: str,
     claims: Sequence[Judged],
-    pictures: Sequence[Picture],
+    figures: Sequence[Figure],
     answers: Sequence[Answer],
     files: Mapping[str, str],
-    made_from: Sequence[tuple[str, str]],
+    made_from: Mapping[str, str],
 ) -> str:
     """The page as text.
 
     Args:
         model: name of the measured base model.
         claims: judged ones; none where the stage has not run.
-        pictures: drawn figures, in order.
         answers: sampled answers, in order.
         files: further files to download, name -> text.
         made_from: what the numbers were made from, by label.
     """
     found = Results(params, metrics)
     tables = all_tables(found)
-    sections = layout()["sections"]
+    downloads = [(name, "as in plots/", text) for name, text in files.items()]
+    downloads += [(f"{table.name}.csv", table.caption, table.csv()) for table in tables]
     return found.environment.get_template("page.html.j2").render(
-        findings(found, model),
-        style=own_file("style.css"),
-        script=own_file("script.js"),
-        sections=sections,
+        findings(found),
+        sections=layout()["sections"],
         model=model,
         claims=claims,
         numbers_text=numbers_text,
         claim_counts=verdict_counts(claims),
-        claim_sections=sorted({s for row in claims for s in row.claim.section.split(", ")}),
-        tables={name: [t for t in tables if t.section == name] for name in sections},
-        pictures={name: [p for p in pictures if p.section == name] for name in sections},
+        tables=tables,
+        figures=figures,
         answers=answers,
-        answer_targets=list(dict.fromkeys(a.target for a in answers)),
-        answer_sources=list(dict.fromkeys(a.source for a in answers)),
-        downloads=downloads(tables, files),
+        downloads=[(name, what, _address(text)) for name, what, text in downloads],
         provenance=made_from,
     )
+
+
+def _address(text: str) -> str:
+    """A CSV file's address inside the page."""
+    data = base64.b64encode(text.encode("utf-8", "replace")).decode()
+    return f"data:text/csv;charset=utf-8;base64,{data}"
+
+
+def provenance(
+    params: Params, judge: str | None, base_record: Path, lock: Path, responses: Path
+) -> dict[str, str]:
+    """Text by label; two runs of the same inputs at the same commit give the same.
+
+    Args:
+        base_record: of the base model's folder.
+        lock: dvc.lock.
+        responses: folder of answers, whose files name the models that gave them.
+    """
+    base = params.base.source
+    if base_record.is_file():
+        base += f", sha256 {str(read_json(base_record, dict).get('sha256', 'unknown'))[:SHOWN]}"
+    rows = {
+        "Profile": f"{params.profile}, seed {params.run.seed}, {params.run.dtype} weights",
+        "Params": f"sha256 {_hash(params.model_dump(mode='json', exclude={'workers'}))}",
+        "Base model": base,
+        "Models, sha256": ", ".join(_models(params.targets, responses)),
+        "Judge": judge or "none in this run",
+        "Packages": joined([f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]),
+        "Code": _commit(),
+        "Inputs": "no dvc.lock",
+    }
+    if lock.is_file():
+        before = dict(read_yaml(lock, dict).get("stages", {}))
+        before.pop("report", None)
+        rows["Inputs"] = f"dvc.lock without this stage, sha256 {_hash(before)}"
+    return {label: text for label, text in rows.items() if text}
+
+
+def _hash(value: object) -> str:
+    return value_sha256(value)[:SHOWN]
+
+
+def _commit() -> str:
+    """The commit that the page was made at."""
+    command = ["git", "log", "-1", "--format=%h of %cs"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError:
+        return "no git"
+    return f"commit {done.stdout.strip()}" if done.returncode == 0 else "not in a Git repository"
+
+
+def _models(targets: Iterable[str], folder: Path) -> Iterable[str]:
+    """Each model with its hash as its answers' file records it."""
+    for target in targets:
+        path = folder / f"{target}.parquet"
+        metadata = pq.read_schema(path).metadata if path.is_file() else None
+        value = (metadata or {}).get(b"model_sha256")
+        if value:
+            yield f"{target} {value.decode()[:SHOWN]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import polars as pl
 
 from em_geometry.io.files import read_parquet
 from em_geometry.report.text import NONE, decimals
-from em_geometry.settings import Params
 
 BUDGET = 600_000  # characters of answers on the page, which must stay below 2 MB
 LONGEST, SHORTEST = 4000, 200  # an answer is cut between these
@@ -20,48 +19,31 @@ KEYS = ["source", "kind", "multiple", "relative_dose"]
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer as the page shows it.
-
-    Attributes:
-        condition: what was done to the target, in words.
-        text: the answer; `cut` says how many characters are left out.
-        scores: aspect -> score or why there is none.
-    """
+    """One answer as the page shows it."""
 
     target: str
     source: str
-    condition: str
+    condition: str  # what was done to the target, in words
     question: str
     text: str
-    cut: int
-    scores: dict[str, str]
+    cut: int  # characters that are left out
+    scores: Mapping[str, str]  # aspect -> score or why there is none
 
 
-def condition_text(source: str, kind: str, multiple: float, dose: float) -> str:
-    """A condition in words."""
-    if kind == "unsteered":
-        return "unsteered"
-    if kind == "ablation":
-        return f"{source} ablated"
-    label = {"orthogonalised": f"{source}, orthogonalised"}.get(kind, source)
-    sign = "+" if multiple > 0 else ""
-    return f"{label} {sign}{decimals(multiple, 2)} (relative dose {decimals(dose, 2)})"
-
-
-def read_answers(params: Params, folder: Path) -> list[Answer]:
-    """`report.responses_shown` answers of every condition of every target, the same at each run.
+def read_answers(
+    folder: Path, targets: Sequence[str], aspects: Sequence[str], shown: int
+) -> list[Answer]:
+    """Judged answers of every condition of every target, the same at each run.
 
     Targets without a file are left out.
+
+    Args:
+        shown: answers of a condition, spread over its questions.
     """
-    frames = [
-        read_parquet(folder / f"{target}.parquet")
-        for target in params.targets
-        if (folder / f"{target}.parquet").is_file()
-    ]
-    rows = [row for frame in frames for row in _sample(frame, params.report.responses_shown)]
+    files = [path for target in targets if (path := folder / f"{target}.parquet").is_file()]
+    rows = [row for path in files for row in _sample(read_parquet(path), shown)]
     limit = max(SHORTEST, min(LONGEST, BUDGET // max(1, len(rows))))
-    rows = rows[: BUDGET // SHORTEST]
-    return [_answer(row, params.judging.aspects, limit) for row in rows]
+    return [_answer(row, aspects, limit) for row in rows[: BUDGET // SHORTEST]]
 
 
 def _sample(frame: pl.DataFrame, count: int) -> list[dict[str, Any]]:
@@ -70,22 +52,29 @@ def _sample(frame: pl.DataFrame, count: int) -> list[dict[str, Any]]:
         turn=pl.int_range(pl.len()).over([*KEYS, "question_id"]),
         place=pl.col("question_id").rank("dense").over(KEYS),
     ).sort(["turn", "place"], maintain_order=True)
-    chosen = ranked.group_by(KEYS, maintain_order=True).head(count)
-    return chosen.to_dicts()
+    return ranked.group_by(KEYS, maintain_order=True).head(count).to_dicts()
 
 
-def _answer(row: dict[str, Any], aspects: Sequence[str], limit: int) -> Answer:
-    text = str(row["text"])
-    scores = {}
+def _answer(row: Mapping[str, Any], aspects: Sequence[str], limit: int) -> Answer:
+    text, scores = str(row["text"]), {}
     for aspect in aspects:
         score, status = row.get(aspect), row.get(f"{aspect}_status")
         scores[aspect] = decimals(score, 0) if score is not None else str(status or NONE)
     return Answer(
-        target=str(row["target"]),
-        source=str(row["source"]),
-        condition=condition_text(row["source"], row["kind"], row["multiple"], row["relative_dose"]),
-        question=str(row["question"]),
+        target=row["target"],
+        source=row["source"],
+        condition=_condition(*(row[key] for key in KEYS)),
+        question=row["question"],
         text=text[:limit],
         cut=max(0, len(text) - limit),
         scores=scores,
     )
+
+
+def _condition(source: str, kind: str, multiple: float, dose: float) -> str:
+    """A condition in words."""
+    if kind in ("unsteered", "ablation"):
+        return f"{source} ablated" if kind == "ablation" else kind
+    label = f"{source}, orthogonalised" if kind == "orthogonalised" else source
+    sign = "+" if multiple > 0 else ""
+    return f"{label} {sign}{decimals(multiple, 2)} (relative dose {decimals(dose, 2)})"

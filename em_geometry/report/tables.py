@@ -7,33 +7,30 @@ pattern of keys, or a list of this module), which binds names; a column shows th
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from em_geometry.claims.lookup import Metrics
+from em_geometry.io.tables import csv_text
 from em_geometry.report.text import (
     NO_BREAK,
     NONE,
     PAGE,
-    arrow,
     decimals,
     joined,
+    layout,
     short,
     visible,
     with_interval,
-    words,
 )
 from em_geometry.settings import BASE, Params
 from em_geometry.stats.estimate import Estimate
 
 SHADES, STRONG = 3, 60.0  # steps of shading on each side of zero; points that take the darkest
-MAIN = ("statistic.", "similarity.", "cluster_angle.", "pca.", "pc1_ablation.", "core.")
 UNDEFINED = "undefined"
 Names = dict[str, Any]
 
@@ -49,29 +46,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the report; the first column names the row.
+    """A table of the report; the first column names the row."""
 
-    Attributes:
-        name: id on the page and file name of the download.
-        section: of the page.
-        caption: what it shows, with units.
-        note: how to read it.
-    """
-
-    name: str
-    section: str
-    caption: str
-    note: str
+    name: str  # id on the page and file name of the download
+    section: str  # of the page
+    caption: str  # what it shows, with units
+    note: str  # how to read it
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
     def csv(self) -> str:
         """The table as CSV."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.header)
-        writer.writerows([cell.text.replace(NO_BREAK, " ") for cell in row] for row in self.rows)
-        return text.getvalue()
+        rows = ([cell.text.replace(NO_BREAK, " ") for cell in row] for row in self.rows)
+        return csv_text(self.header, rows)
 
 
 @dataclass(frozen=True)
@@ -96,12 +83,16 @@ class Results:
     def has(self, key: str) -> bool:
         return self.metrics.has(*key.split(":", 1))
 
-    def each(self, what: str) -> Iterator[Names]:
-        """Names that a row or column group binds, once for each of its members."""
-        if ":" in what:
-            yield from self.metrics.matches(*what.split(":", 1))
-        else:
-            yield from LISTS[what](self)
+    def each(self, what: str) -> Iterable[Names]:
+        """Names that a row or column group binds, once for each of its members.
+
+        Args:
+            what: a pattern of keys (`stage:pair.{pair}`), all keys (`stage:*`), or a list below.
+        """
+        stage, _, pattern = what.partition(":")
+        if pattern == "*":
+            return [{"key": key} for key in self.metrics.group(stage)]
+        return self.metrics.matches(stage, pattern) if pattern else LISTS[what](self)
 
     @cached_property
     def environment(self) -> Environment:
@@ -116,7 +107,7 @@ class Results:
             keep_trailing_newline=True,
         )
         found.filters |= {
-            "arrow": arrow,
+            "arrow": lambda pair: " \u2192 ".join(pair.split("__")),
             "decimals": lambda value, digits: NONE if value is None else decimals(value, digits),
             "interval": with_interval,
             "joined": joined,
@@ -137,75 +128,30 @@ class Results:
 
     def text(self, template: str, names: Names) -> str:
         """A template of the layout as plain text."""
-        if "{{" not in template and "{%" not in template:
+        if "{" not in template:
             return template
-        return self._plain.from_string(template).render(names).strip()
+        return self._template(template).render(names).strip()
 
     @cached_property
-    def _plain(self) -> Environment:
-        return self.environment.overlay(autoescape=False)
+    def _template(self) -> Callable[[str], Template]:
+        return cache(self.environment.overlay(autoescape=False).from_string)
 
 
-def _models(slugs: Callable[[Params], Sequence[str]]) -> Callable[[Results], Iterator[Names]]:
-    def rows(found: Results) -> Iterator[Names]:
-        for slug in slugs(found.params):
-            organism = found.params.organisms.get(slug)
-            kind = (organism.cluster or organism.role) if organism else BASE
-            yield {"slug": slug, "lab": organism.lab if organism else NONE, "kind": kind}
-
-    return rows
+def _models(found: Results, slugs: Iterable[str]) -> Iterator[Names]:
+    for slug in slugs:
+        organism = found.params.organisms.get(slug)
+        kind = (organism.cluster or organism.role) if organism else BASE
+        yield {"slug": slug, "lab": organism.lab if organism else NONE, "kind": kind}
 
 
-def _statistics(found: Results) -> Iterator[Names]:
-    """The main statistics of the calibration."""
-    for key, row in found.metrics.group("calibration", "statistic").items():
-        if (
-            row.value is not None
-            and key.startswith(MAIN)
-            and f"{key}.covariance" in (found.metrics.group("calibration", "statistic"))
-        ):
-            yield {"key": key}
-
-
-def _judged(last: str) -> Callable[[Results], Iterator[Names]]:
-    """Groups of the judge's results that have a number of this name."""
-
-    def rows(found: Results) -> Iterator[Names]:
-        for key in found.metrics.group("judge"):
-            path, _, name = key.rpartition(".")
-            if name == last:
-                head, _, tail = path.replace("category.", "").partition(".")
-                label = f"{layout()['words']['judge_sets'].get(head, head)}: {tail}"
-                yield {"path": path, "label": label.replace("_", " ").replace(".", ", ")}
-
-    return rows
-
-
-def _other_judge_results(found: Results) -> Iterator[Names]:
-    """What stands in no other table of the judge."""
-    shown = [n["path"] for last in ("auroc", "mean_aligned_label") for n in _judged(last)(found)]
-    for key in found.metrics.group("judge"):
-        if not key.startswith(tuple(f"{path}." for path in shown)) and key not in ("judge", "gate"):
-            yield {"key": key}
-
-
-LISTS: dict[str, Callable[[Results], Iterator[Names]]] = {
-    "organisms": _models(lambda params: params.slugs("organism")),
-    "targets": _models(lambda params: params.targets),
-    "into": lambda found: ({"target": target} for target in found.params.steered()),
-    "statistics": _statistics,
-    "judge agreement": _judged("auroc"),
-    "judge categories": _judged("mean_aligned_label"),
-    "judge details": _other_judge_results,
-    "external": lambda found: (
+LISTS: dict[str, Callable[[Results], Iterable[Names]]] = {
+    "organisms": lambda found: _models(found, found.params.slugs("organism")),
+    "targets": lambda found: _models(found, found.params.targets),
+    "into": lambda found: [{"target": target} for target in found.params.steered()],
+    "external": lambda found: [
         {"name": n} for n in (found.word("geometry:external.names") or "").split(", ") if n
-    ),
+    ],
 }
-
-
-def layout() -> Any:
-    """What `page/tables.yaml` says."""
-    return words("tables.yaml")
 
 
 def all_tables(found: Results) -> list[Table]:
@@ -216,11 +162,14 @@ def all_tables(found: Results) -> list[Table]:
 
 def _table(found: Results, name: str, about: Mapping[str, Any]) -> Table:
     needs = about.get("needs")
-    columns = [column for group in about["columns"] for column in _expanded(found, group)]
+    columns = [group | bound for group in about["columns"] for bound in _members(found, group)]
     rows = []
     for group in about["rows"] if needs is None or found.has(needs) else ():
-        for bound in _expanded(found, group):
-            names = {k: found.text(v, bound) if k == "label" else v for k, v in bound.items()}
+        own = {key: text for key, text in group.items() if key not in ("each", "if")}
+        for bound in _members(found, group):
+            names = dict(bound)
+            for key, text in own.items():
+                names[key] = found.text(text, names)
             if "if" not in group or found.text(group["if"], names) not in ("", "False", "None"):
                 rows.append([_cell(found, column, column | names) for column in columns])
     head = [found.text(column["head"], column) for column in columns]
@@ -228,31 +177,28 @@ def _table(found: Results, name: str, about: Mapping[str, Any]) -> Table:
     return Table(name, about["section"], caption, note, head, rows)
 
 
-def _expanded(found: Results, group: Mapping[str, Any]) -> Iterator[Names]:
-    """A row or column group with the names that it binds, once for each member."""
-    for names in found.each(group["each"]) if "each" in group else ({},):
-        yield {**group, **names}
+def _members(found: Results, group: Mapping[str, Any]) -> Iterable[Names]:
+    return found.each(group["each"]) if "each" in group else ({},)
 
 
 def _cell(found: Results, column: Mapping[str, Any], names: Names) -> Cell:
     """What a column shows for one row."""
+    show = column.get("show", "interval")
     if "text" in column:
         text = found.text(column["text"], names)
-        return Cell(text or NONE, "yes" if column.get("show") == "yes" and text == "yes" else "")
+        return Cell(text or NONE, "yes" if show == text == "yes" else "")
     of = names["of"] if isinstance(names["of"], list) else [names["of"]]
     keys = [key.format_map(names) for key in of]
     known = next((key for key in keys if found.has(key)), None)
     measured = found.estimate(known or keys[0])
-    match column.get("show", "interval"):
-        case "effect":
-            own = names.get("slug") == names.get("target")
-            return effect(measured, names.get("unit", "")) if known else (
-                Cell("own" if own and "target" in names else "none", "none")
-            )  # fmt: skip
-        case "short":
-            return Cell(short(measured.value))
-        case "value":
-            measured = Estimate(measured.value, n=measured.n, status=measured.status)
+    if show == "effect":
+        own = "target" in names and names.get("slug") == names["target"]
+        absent = Cell("own" if own else "none", "none")
+        return effect(measured, names.get("unit", "")) if known else absent
+    if show == "short":
+        return Cell(short(measured.value))
+    if show == "value":
+        measured = Estimate(measured.value, n=measured.n, status=measured.status)
     if known is None and "absent" in column:
         return Cell(column["absent"])
     return Cell(with_interval(measured, column.get("unit", ""), column.get("digits", 1)))
@@ -264,10 +210,6 @@ def effect(measured: Estimate, unit: str = "") -> Cell:
     if measured.value is None:
         reason = f"{measured.status}; {n}" if n else measured.status
         return Cell(UNDEFINED if measured.status.startswith(UNDEFINED) else "none", "none", reason)
-    return Cell(with_interval(measured, unit, 0), shade(measured.value), n)
-
-
-def shade(value: float) -> str:
-    """Style of a signed percentage: `pos1` to `pos3`, `neg1` to `neg3`, "" near zero."""
-    step = min(SHADES, round(abs(value) / STRONG * SHADES))
-    return "" if step == 0 else f"{'pos' if value > 0 else 'neg'}{step}"
+    step = min(SHADES, round(abs(measured.value) / STRONG * SHADES))
+    shade = f"{'pos' if measured.value > 0 else 'neg'}{step}" if step else ""
+    return Cell(with_interval(measured, unit, 0), shade, n)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,15 +16,23 @@ PAGE = Path(__file__).parent / "page"
 MINUS = "\u2212"
 NONE = "\u2013"
 NO_BREAK = "\u00a0"
-KEPT = "\t\n"  # control characters that are shown as they are
-PICTURES = 0x2400  # Unicode's pictures of control characters start here
-DELETE = 0x7F
+# What HTML cannot hold (controls) or UTF-8 cannot (surrogates), and what is shown instead.
+VISIBLE = (
+    {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
+    | {0x7F: 0x2421}
+    | dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], 0xFFFD)
+)
 
 
 @cache
 def words(name: str) -> Any:
     """What a file of words beside the templates says."""
     return yaml.safe_load((PAGE / name).read_text(encoding="utf-8"))
+
+
+def layout() -> Any:
+    """What `page/tables.yaml` says."""
+    return words("tables.yaml")
 
 
 def decimals(value: float, digits: int) -> str:
@@ -57,31 +64,13 @@ def with_interval(measured: Estimate, unit: str = "", digits: int = 1) -> str:
     return text
 
 
-def arrow(pair: str) -> str:
-    """`a__b` as a pair with a direction."""
-    return " \u2192 ".join(pair.split("__"))
-
-
 def joined(parts: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else [*parts])
 
 
 def visible(value: object) -> object:
-    """Strings with control characters and lone surrogates made visible; the rest unchanged.
-
-    HTML cannot hold NUL and UTF-8 cannot hold surrogates, and a model can write anything.
-    Marked-up text is this project's own and passes.
-    """
+    """Strings as HTML can hold them: a model can write anything. Our own mark-up passes."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    return "".join(_visible_character(c) for c in value)
-
-
-def _visible_character(character: str) -> str:
-    category, code = unicodedata.category(character), ord(character)
-    if category == "Cc" and character not in KEPT:
-        if code == DELETE:
-            return "\u2421"
-        return chr(PICTURES + code) if code < ord(" ") else "\ufffd"
-    return "\ufffd" if category == "Cs" or code in (0xFFFE, 0xFFFF) else character
+    return value.translate(VISIBLE)

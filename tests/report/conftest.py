@@ -42,8 +42,8 @@ def quick_page(params: Params, metrics: Metrics | None = None) -> str:
     """The page of the working folder without its figures."""
     found = metrics or Metrics.read(paths.TABLES)
     claims = [judge_claim(claim, found, 40.0) for claim in read_claims(paths.CLAIMS)]
-    answers = read_answers(params, paths.JUDGEMENTS)
-    return render(params, found, "m", claims, [], answers, {}, [("Profile", params.profile)])
+    answers = read_answers(paths.JUDGEMENTS, params.targets, params.judging.aspects, 3)
+    return render(params, found, "m", claims, [], answers, {}, {"Profile": params.profile})
 
 
 def write_answers(root: Path, params: Params) -> None:

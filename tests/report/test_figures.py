@@ -13,20 +13,13 @@ import pytest
 
 from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.lookup import Metrics
+from em_geometry.claims.verdict import Judged, judge_claim
 from em_geometry.geometry.methods import unit_gram
-from em_geometry.io.results import Results as Table
+from em_geometry.io.results import Results
 from em_geometry.project import paths
-from em_geometry.report.behaviour_figures import (
-    CONTROL,
-    OTHER,
-    OWN,
-    SAME,
-    draw_dose_response,
-    draw_monitoring,
-    group_of,
-    pooled,
-)
-from em_geometry.report.chart import Figure, named_points
+from em_geometry.report import behaviour_figures as behaviour
+from em_geometry.report import geometry_figures as geometry
+from em_geometry.report.chart import Figure
 from em_geometry.report.figures import (
     READ,
     draw_all,
@@ -34,14 +27,21 @@ from em_geometry.report.figures import (
     published_values,
     read_table,
 )
-from em_geometry.report.geometry_figures import draw_similarity, draw_structure, gram_of
-from em_geometry.report.table_figures import distance
-from em_geometry.settings import Params
+from em_geometry.settings import Organism, Params
 from em_geometry.stats.estimate import Estimate
 from tests.report.conftest import ROOT, quick_page
 
-CLAIMS = read_claims(ROOT / paths.CLAIMS)
-LABS = {"a": "x", "b": "x", "c": "y", "plain": "x"}
+ORGANISMS = {
+    name: Organism(lab=lab, role=role, cluster=role[:1] if role == "organism" else None, data="d")
+    for name, lab, role in (
+        ("a", "x", "organism"), ("b", "x", "organism"), ("c", "y", "organism"),
+        ("plain", "x", "control"),
+    )
+}  # fmt: skip
+
+
+def judged(metrics: Metrics) -> list[Judged]:
+    return [judge_claim(claim, metrics, 40.0) for claim in read_claims(ROOT / paths.CLAIMS)]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,7 @@ def every(made: Path, params: Params) -> dict[str, Figure]:
     """All figures of the invented inputs."""
     metrics = Metrics.read(made / paths.TABLES)
     tables = {name: read_table(made / paths.plot(f"{name}.csv")) for name in READ}
-    figures = draw_all(params, metrics, CLAIMS, tables)
-    return {figure.name: figure for figure in figures}
+    return {f.name: f for f in draw_all(params, "m", metrics, judged(metrics), tables)}
 
 
 def values(spec: object, key: str) -> list[object]:
@@ -59,16 +58,15 @@ def values(spec: object, key: str) -> list[object]:
         return [v for inner in spec for v in values(inner, key)]
     if not isinstance(spec, dict):
         return []
-    rows = spec.get("values")
-    own = [r[key] for r in rows if isinstance(r, dict) and key in r] if rows else []
+    rows = spec.get("values") or []
+    own = [r[key] for r in rows if isinstance(r, dict) and key in r]
     return own + [v for name, inner in spec.items() if name != "values" for v in values(inner, key)]
 
 
 def test_every_figure_is_drawn_and_described(every: dict[str, Figure]) -> None:
-    names = ["figure1", "figure2", "figure3", "figure4", "figure6", "layer_sweep", "layer_trace"]
-    names += ["power", "nulls", "aspects_map", "prediction_scatter"]
-    assert list(every) == names
-    texts = [figure.svg() for figure in every.values()]
+    numbered = [f"figure{i}" for i in range(1, 7)]
+    assert list(every) == [*numbered, "nulls", "layer_sweep", "layer_trace", "power"]
+    texts = [figure.svg for figure in every.values()]
     ids = [i for text in texts for i in re.findall(r'\bid="([^"]+)"', text)]
     assert len(ids) == len(set(ids))  # several pictures stand on one page
     for figure, text in zip(every.values(), texts, strict=True):
@@ -76,21 +74,21 @@ def test_every_figure_is_drawn_and_described(every: dict[str, Figure]) -> None:
         assert root.get("role") == "img"
         assert root[0].text == figure.title and root[1].text == figure.caption
         assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
-        assert text == figure.svg()
         assert "aria-label" in text  # what a pointer shows on the page
-    assert every["figure1"].png()[:4] == b"\x89PNG"
+    assert every["figure1"].png[:4] == b"\x89PNG"
 
 
-def test_the_paper_stands_beside_ours_where_it_prints_a_value(made: Path) -> None:
-    metrics = Metrics.read(made / paths.TABLES)
-    published = published_values(CLAIMS)
+def test_the_paper_stands_beside_ours_where_it_prints_a_value(every: dict[str, Figure]) -> None:
+    claims = judged(Metrics({}))
+    published = published_values(claims)
     assert published["cosine.medical__medical_replication"] == 0.853
     assert published["lab.hunter.contrast_cosine"] == 0.15
     assert "cosine.finance__profanity" not in published
-    spec = draw_similarity(gram_of(metrics), published, {}, "m").spec()
+    assert "57 to 64 % on finance" in published_effectiveness(claims)["profanity"]
+    spec = every["figure1"].spec
     assert 0.853 in values(spec, "the paper")
     assert values(spec, "printed").count("[0.853]") % 2 == 0
-    assert "57 to 64 % on finance" in published_effectiveness(CLAIMS)["profanity"]
+    assert 0.853 in values(every["figure5"].spec, "the paper")
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])
@@ -98,63 +96,65 @@ def test_any_number_of_vectors(count: int) -> None:
     gram = unit_gram(np.random.default_rng(0).standard_normal((count, 16)))
     names = [f"v{i}" for i in range(count)]
     clusters = {"one": names[:1], "two": names[1:2]}
-    assert names[-1] in draw_similarity((names, gram), {}, clusters, "m").svg()
-    text = draw_structure((names, gram), {}, clusters, "average", "m").svg()
-    assert ("Fewer than three" in text) == (count < 3)
+    drawn = geometry.similarity((names, gram), {}, clusters).to_dict()
+    assert set(values(drawn, "a")) == {*names}
+    drawn = geometry.structure((names, gram), {}, clusters, "average")
+    assert isinstance(drawn, str) if count < 3 else {*names} <= {*values(drawn.to_dict(), "name")}
 
 
 def test_names_do_not_lie_on_each_other() -> None:
     points = np.array([[0.0, 0.0], [0.02, 0.0], [1.0, 1.0]])
-    spec = named_points(["left", "right", "far"], points, {}, 230, ("x", "y")).to_dict()
-    places = values(spec, "place")[:2]
-    assert places[0] != places[1]
+    spec = geometry.named_points(["left", "right", "far"], points, {}, ("x", "y")).to_dict()
+    assert values(spec, "left")[:2] == [True, False]
 
 
 def test_what_is_missing_is_said_in_place(params: Params) -> None:
-    texts = [figure.svg() for figure in draw_all(params, Metrics({}), CLAIMS, {})]
-    assert len(texts) == 5
-    assert "No cosines" in texts[0]
-    assert "transfer_conditions.csv" in texts[3]
-    assert "monitoring.csv" in texts[4]
+    texts = [f.svg for f in draw_all(params, "m", Metrics({}), judged(Metrics({})), {})]
+    assert len(texts) == 6
+    for text, said in zip(texts, ["No cosines", "Fewer", "base_similarity.csv",
+                                  "transfer_conditions.csv", "is measured", "monitoring.csv"],
+                          strict=True):  # fmt: skip
+        assert said in text
 
 
 def test_an_undefined_cosine_leaves_no_matrix() -> None:
     rows = {"cosine.a__b": Estimate(0.1), "cosine.a__c": Estimate.undefined("undefined: zero")}
-    assert gram_of(Metrics({"geometry": Table(rows | {"cosine.b__c": Estimate(0.2)})})) is None
+    rows["cosine.b__c"] = Estimate(0.2)
+    assert geometry.gram_of(Metrics({"geometry": Results(rows)})) is None
 
 
 def test_targets_are_grouped_by_what_they_are_to_the_vector() -> None:
-    groups = {"a": OWN, "b": SAME, "c": OTHER, "plain": CONTROL, "base": "base"}
-    assert {target: group_of("a", target, LABS, ["plain"]) for target in groups} == groups
+    groups = {"a": behaviour.OWN, "b": behaviour.SAME, "c": behaviour.OTHER,
+              "plain": behaviour.CONTROL, "base": "base"}  # fmt: skip
+    assert {target: behaviour.group_of("a", target, ORGANISMS) for target in groups} == groups
 
 
 def test_pooled_rates_count_answers_and_leave_out_doses_without_any() -> None:
     columns = ["relative_dose", "n_coherent", "em_betley_pct"]
     rows = pl.DataFrame([(0.2, 8, 25.0), (0.2, 2, 100.0), (0.4, 0, None)], columns, orient="row")
-    ((dose, value, low, high, n),) = pooled(rows)
-    assert (dose, value, n) == (0.2, 40.0, 10)
-    assert 0 < low < 40 < high < 100
+    (row,) = behaviour.pooled(rows).to_dicts()
+    assert (row["dose"], row["misaligned"], row["n"]) == (0.2, 40.0, 10)
+    assert 0 < row["low"] < 40 < row["high"] < 100
 
 
 def test_conditions_without_rates_do_not_stop_the_figure() -> None:
     row = {"source": "a", "kind": "vector", "relative_dose": 0.2, "n": 8, "n_coherent": 0}
     row |= {"em_betley_pct": None, "coherent_pct": 0.0, "target": "a"}
-    drawn = draw_dose_response(pl.DataFrame([row]), {}, LABS, [], ["a"], "m")
-    assert "relative dose" in drawn.svg()
+    drawn = behaviour.dose_response(pl.DataFrame([row]), {}, ORGANISMS)
+    assert values(drawn.to_dict(), "coherent")[0] == 0.0
 
 
 def test_distance_from_a_null_is_one_at_either_end_of_its_interval() -> None:
-    found = [distance(*each) for each in ((10, 0, 4, 10), (0, 0, 4, 10), (4, 0, 4, 10))]
-    assert found == [1, -1, 0]
-    assert distance(1, 1, 1, 1) is None
+    null = Estimate(4.0, 0.0, 10.0)
+    assert [geometry.distance(v, null) for v in (10, 0, 4, None)] == [1, -1, 0, None]
+    assert geometry.distance(1, Estimate(1.0, 1.0, 1.0)) is None
 
 
 def course(detector: Estimate) -> Metrics:
     """Invented results of a training on 0 and 100 % bad data, at two checkpoints."""
     rows = {"rate": Estimate.undefined("em_turner"), "medical.block": Estimate(4)}
-    rows |= {
-        f"medical.controls.own.{k}": Estimate(v) for k, v in (("lowest", 0.1), ("highest", 0.2))
-    }
+    for end, value in (("lowest", 0.1), ("highest", 0.2)):
+        rows[f"medical.controls.own.{end}"] = Estimate(value)
     rows["medical.controls.em_turner"] = Estimate(0.0, 0.0, 3.0, 96)
     for mix, step in itertools.product((0, 100), (3, 46)):
         path = f"medical.mix_{mix}.checkpoint.step_{step}"
@@ -166,15 +166,15 @@ def course(detector: Estimate) -> Metrics:
     rows["medical.mix_100.detector.own.auroc_checkpoints"] = Estimate(0.75)
     rows["medical.mix_100.detector.unseen_k"] = Estimate.undefined("undefined: no vectors")
     rows["medical.mix_100.behaviour.first_step"] = Estimate.undefined("never")
-    return Metrics({"monitoring": Table(rows)})
+    return Metrics({"monitoring": Results(rows)})
 
 
 def test_monitoring_shows_every_checkpoint_beside_the_controls(
     inputs: Path, params: Params
 ) -> None:
     metrics = course(Estimate(46))
-    spec = draw_monitoring(metrics, "m").spec()
-    assert len(values(spec, "value")) == 3 * 2 * 4  # interval, line and points, two panels
+    spec = behaviour.monitoring(metrics).to_dict()
+    assert len(values(spec, "value")) == 2 * 4  # panels, checkpoints
     assert 0.46 in values(spec, "value")
     assert {0.2, 3.0} <= set(values(spec, "to"))
     text = re.sub(r"<[^>]+>", " ", quick_page(params, metrics))
@@ -186,8 +186,8 @@ def test_monitoring_shows_every_checkpoint_beside_the_controls(
 
 
 def test_monitoring_that_was_not_possible_says_why(inputs: Path, params: Params) -> None:
-    why = {"status": Estimate.undefined("not measurable: organisms are loaded")}
-    metrics = Metrics({"monitoring": Table(why)})
-    assert "organisms are loaded" in draw_monitoring(metrics, "m").svg()
-    assert "Monitoring: not measurable: organisms are loaded." in quick_page(params, metrics)
+    why = "not measurable: organisms are loaded"
+    metrics = Metrics({"monitoring": Results({"status": Estimate.undefined(why)})})
+    assert behaviour.monitoring(metrics) == why
+    assert f"Monitoring: {why}." in quick_page(params, metrics)
     assert "Monitoring: no checkpoints in this run." in quick_page(params, Metrics({}))

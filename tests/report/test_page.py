@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +16,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.results import Results as Table
 from em_geometry.project import paths
 from em_geometry.report.figures import read_table
-from em_geometry.report.findings import Caution, cautions
+from em_geometry.report.findings import findings
 from em_geometry.report.samples import BUDGET, LONGEST, read_answers
 from em_geometry.report.tables import Results
 from em_geometry.settings import Params
@@ -137,46 +137,55 @@ def test_any_one_stage_may_be_missing(inputs: Path, params: Params, gone: str) -
     assert Outline(quick_page(params, Metrics(left))).unbalanced == []
 
 
-def named(params: Params, **stages: dict[str, Estimate]) -> list[Caution]:
+def named(params: Params, **stages: dict[str, Estimate]) -> tuple[dict[str, Any], str]:
+    """What is named in the first lines, and these lines."""
     metrics = Metrics({name: Table(rows) for name, rows in stages.items()})
-    return list(cautions(Results(params, metrics), "m"))
+    care = re.search(r'<div class="care".*?</div>', quick_page(params, metrics), re.DOTALL)
+    assert care
+    return findings(Results(params, metrics)), re.sub(r"<[^>]+>", "", care[0])
 
 
-def test_a_failed_gate_wide_intervals_and_undefined_ratios_lead(params: Params) -> None:
+def test_a_failed_gate_wide_intervals_and_undefined_ratios_lead(
+    inputs: Path, params: Params
+) -> None:
     rows = {
         "risk_difference.a__b": Estimate(5.0, -20.0, 30.0, 8),
         "named_pair.c__d.e1": Estimate.undefined("undefined: why"),
         "effectiveness.e1.a__b": Estimate.undefined("undefined: why"),
     }
+    rows |= {f"risk_difference.c__{i}": Estimate(5.0, -30.0, 30.0) for i in range(8)}
     gate = {"gate": Estimate.undefined("failed: kappa")}
-    said = named(params, judge=gate, transfer=rows)
-    assert [c.kind for c in said] == ["gate", "wide", "undefined", "model"]
-    assert said[1].items == ["change of b by a (50 points)"]
-    assert said[2].items[0] == "effectiveness of c on d"
-    many = dataclasses.replace(said[1], items=[str(i) for i in range(9)])
-    assert many.first == "0; 1; 2; 3; 4; 5; and 3 more"
+    found, said = named(params, judge=gate, transfer=rows)
+    places = [said.index(s) for s in ("failed: kappa", "9 of 12 numbers", "3 ratios", "tests the")]
+    assert places == sorted(places)
+    assert found["wide"][0] == "change of b by a (50 points)"
+    assert found["undefined"][0] == "effectiveness of c on d"
+    assert "change of 4 by c (60 points); and 3 more." in said
     narrow = {"risk_difference.a__b": Estimate(1.0, 0.0, 2.0, 99)}
-    said = named(params, judge={"gate": Estimate.undefined("passed")}, transfer=narrow)
-    assert [c.kind for c in said] == ["model"]
+    _, said = named(params, judge={"gate": Estimate.undefined("passed")}, transfer=narrow)
+    assert said.split("care", 1)[1].strip().startswith("This is a measurement of m;")
 
 
 @pytest.mark.parametrize(("low", "weak"), [(-0.05, True), (0.01, False)])
-def test_weak_vectors_and_quiet_organisms_are_named(params: Params, low: float, weak: bool) -> None:
+def test_weak_vectors_and_quiet_organisms_are_named(
+    inputs: Path, params: Params, low: float, weak: bool
+) -> None:
     slug = params.slugs("organism")[0]
     sweep = {
         "contrast": Estimate.undefined("model_contrast"),
         "efficacy.model_contrast.beyond_random": Estimate(0.125, low, 0.3, 8),
     }
     baseline = {f"{slug}.above_controls": Estimate.undefined("no")}
-    said = {c.kind: c for c in named(params, layer_sweep=sweep, baseline=baseline)}
-    assert ("weak" in said) == weak
-    assert list(said["quiet"].items) == [slug]
+    found, said = named(params, layer_sweep=sweep, baseline=baseline)
+    assert ("further than a random direction" in said) == weak
+    assert found["quiet"] == [slug] and f"controls) for: {slug}." in said
 
 
 def test_answers_are_sampled_from_every_condition_and_cut(inputs: Path, params: Params) -> None:
-    answers = read_answers(params, paths.JUDGEMENTS)
+    shown = params.report.responses_shown
+    answers = read_answers(paths.JUDGEMENTS, params.targets, params.judging.aspects, shown)
     conditions = {(a.target, a.condition) for a in answers}
-    assert len(answers) == params.report.responses_shown * len(conditions)
+    assert len(answers) == shown * len(conditions)
     assert {a.target for a in answers} == set(params.targets)
     assert answers[0].condition == "unsteered"
     assert max(len(a.text) for a in answers) <= LONGEST
