@@ -41,19 +41,12 @@ PC1 = "pca.centred.loading_pc1"
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a derived quantity may use.
+    """What a derived quantity may use."""
 
-    Attributes:
-        values: battery values over the roundings of the claim's names, or over the family.
-        gram: the published cosines.
-        printed: claim id -> its printed numbers, and `half` their half units, for arithmetic.
-        half: claim id -> half a unit of the last printed digit.
-    """
-
-    values: Mapping[str, Floats]
+    values: Mapping[str, Floats]  # battery over the roundings of the claim's names, or the family
     gram: PublishedGram
-    printed: Mapping[str, list[float]]
-    half: Mapping[str, float]
+    printed: Mapping[str, list[float]]  # claim id -> its printed numbers
+    half: Mapping[str, float]  # claim id -> half a unit of the last printed digit
 
     def box(self, claim: str, part: int = 0) -> Floats:
         """Lowest and highest number [2] that is printed like this one."""
@@ -109,7 +102,7 @@ def largest_reduction_of_equals(_: Inputs) -> Floats:
     """Test 3 on three vectors of equal cosine, over all cosines."""
     rho = np.linspace(0.05, 0.999, 200)[:, None, None]
     gram = rho + (1.0 - rho) * np.eye(3)
-    return np.max(reduction_pct(gram, residual_cosines(gram)), keepdims=True)
+    return np.asarray(reduction_pct(gram, residual_cosines(gram)).max())
 
 
 def core_passes_all_pct(given: Inputs) -> Floats:
@@ -130,7 +123,7 @@ def risk_between(given: Inputs) -> Floats:
         for cluster in ("risk", "medical", "persona")
     )
     between = (persona.max(0) < risk.min(0)) & (risk.max(0) < medical.min(0))
-    return between.astype(np.float64)
+    return np.asarray(between, dtype=np.float64)
 
 
 DERIVED: dict[str, Callable[[Inputs], Floats | list[Floats]]] = {

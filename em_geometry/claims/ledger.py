@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from em_geometry.claims.derived import DERIVED
+from em_geometry.claims.printed_gram import STRICT
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_yaml
 
@@ -21,18 +22,19 @@ Formula = Literal[  # the definitions that claims are recomputed by
 Verdict = Literal["reproduced", "inconsistent", "underdetermined", "needs models"]
 
 
+EPSILON = 1e-9  # of comparisons at the edge of a rounding interval
+T = TypeVar("T")
+
+
+def _listed(found: T | list[T] | None) -> list[T]:
+    """One thing, several, or none as a list."""
+    return found if isinstance(found, list) else [] if found is None else [found]
+
+
 class Recomputation(BaseModel):
-    """How a claim follows from the paper's other numbers.
+    """How a claim follows from the paper's other numbers; see the head of the ledger."""
 
-    Attributes:
-        subgram: names whose printed cosines suffice.
-        fitted: needs all six vectors, and so the inferred cosines.
-        arithmetic: needs printed numbers only.
-        keys: battery keys, where they are not those of the claim's metric.
-        derived: a function of `em_geometry.claims.derived`, instead of keys.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
     subgram: Annotated[list[str], Field(min_length=3)] | None = None
     fitted: bool = False
@@ -59,7 +61,7 @@ class Recomputation(BaseModel):
 class Claim(BaseModel):
     """One claim; see the head of the ledger for the meaning of the fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
     id: Annotated[str, Field(pattern=r"^[AC]\d+$")]
     section: str
@@ -93,16 +95,12 @@ class Claim(BaseModel):
     @property
     def numbers(self) -> list[float]:
         """The printed numbers."""
-        if self.value is None:
-            return []
-        return self.value if isinstance(self.value, list) else [self.value]
+        return _listed(self.value)
 
     @property
     def metrics(self) -> list[str]:
         """Metrics of our own run, one or one for each number."""
-        if self.metric is None:
-            return []
-        return self.metric if isinstance(self.metric, list) else [self.metric]
+        return _listed(self.metric)
 
     @property
     def text(self) -> str:
@@ -115,10 +113,7 @@ class Claim(BaseModel):
 
     def intervals(self) -> list[Interval]:
         """Independently computed rounding intervals, one for each number; empty if none."""
-        if self.rounding_interval is None:
-            return []
-        one = self.rounding_interval
-        return one if isinstance(one, list) else [one]
+        return _listed(self.rounding_interval)
 
     def agrees(self, part: int, low: float, high: float) -> bool:
         """Whether a quantity known to lie in [low, high] is what the claim says.
@@ -137,9 +132,6 @@ class Claim(BaseModel):
         if self.reads == "above":
             return low > value - slack
         return low <= value + slack + EPSILON and value - slack - EPSILON <= high
-
-
-EPSILON = 1e-9  # of comparisons at the edge of a rounding interval
 
 
 def read_claims(path: Path) -> list[Claim]:

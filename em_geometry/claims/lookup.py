@@ -18,23 +18,16 @@ MAX_WORDS = 200  # characters of a status that are shown
 
 @dataclass(frozen=True)
 class Metrics:
-    """All results of a run that are there.
+    """All results of a run that are there."""
 
-    Attributes:
-        stages: name ("transfer", "training/finance") -> its results.
-    """
-
-    stages: Mapping[str, Results]
+    stages: Mapping[str, Results]  # by name: "transfer", "training/finance"
 
     @classmethod
     def read(cls, tables: Path, profile: str | None = None) -> Metrics:
-        """Reads every table under `tables`.
+        """Reads every table under `tables`; UserError for a malformed one.
 
         What a command made (`COMMANDS`) stays from run to run: with a `profile`, it is left out
         where it is of another one.
-
-        Raises:
-            UserError: a file is malformed.
         """
         found = {
             path.relative_to(tables).with_suffix("").as_posix(): read_results(path)
@@ -45,35 +38,35 @@ class Metrics:
                 del found[name]
         return cls(found)
 
+    def _of(self, stage: str) -> Results:
+        return self.stages.get(stage, Results())
+
     def group(self, stage: str, key: str = "") -> dict[str, Estimate]:
         """Results under `key`, by the rest of their keys; empty when there is none."""
-        found = self.stages.get(stage, Results())
+        found = self._of(stage)
         return found.group(key) if key else dict(found.rows)
 
     def names(self, stage: str, key: str = "") -> list[str]:
         """First parts of the keys under `key`, each once, in order."""
-        return self.stages.get(stage, Results()).names(key)
+        return self._of(stage).names(key)
 
     def has(self, stage: str, key: str) -> bool:
         """Is there anything at `key` or under it?"""
-        return key in self.stages.get(stage, Results()) or bool(self.names(stage, key))
+        return key in self._of(stage) or bool(self.names(stage, key))
 
     def matches(self, stage: str, pattern: str) -> Iterator[dict[str, str]]:
         """What the names in braces of `pattern` ("pair.{pair}.e1") are, once for each key."""
-        literal = True
-        wanted, seen = "", list[dict[str, str]]()
-        for part in re.split(r"\{(\w+)\}", pattern):
-            wanted += re.escape(part) if literal else f"(?P<{part}>[^.]+)"
-            literal = not literal
+        wanted = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^.]+)", re.escape(pattern)) + r"(?=\.|$)"
+        seen: list[dict[str, str]] = []
         for key in self.group(stage):
-            match = re.match(wanted + r"(?=\.|$)", key)
+            match = re.match(wanted, key)
             if match and match.groupdict() not in seen:
                 seen.append(match.groupdict())
                 yield seen[-1]
 
     def text(self, stage: str, key: str) -> str | None:
         """The word at `key`, None when there is none."""
-        return _word(self.stages.get(stage, Results()).get(key))
+        return _word(self._of(stage).get(key))
 
     def value(self, stage: str, key: str) -> float | None:
         """The number at `key`, None when there is none."""
@@ -85,7 +78,7 @@ class Metrics:
         A statistic of the geometry has its interval in the calibration, where that is of the same
         vectors: the calibration may rest on another contrast than the selected vectors.
         """
-        found = self.stages.get(stage, Results()).get(key)
+        found = self._of(stage).get(key)
         if found is None:
             absent = key if stage in self.stages else f"results of {stage}"
             if stage in COMMANDS:
@@ -95,7 +88,7 @@ class Metrics:
             words = "no number" if found.status == OK else found.status
             return Estimate.undefined(words[:MAX_WORDS], found.n)
         if found.low is None and stage == CALIBRATED:
-            wide = self.stages.get("calibration", Results()).get(f"statistic.{key}")
+            wide = self._of("calibration").get(f"statistic.{key}")
             apart = SAME * max(1.0, abs(found.value))
             if wide and wide.value is not None and abs(wide.value - found.value) <= apart:
                 return Estimate(found.value, wide.low, wide.high, found.n)

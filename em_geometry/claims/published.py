@@ -44,18 +44,12 @@ HEADLINE = ("verdict.*", "summary.*", "calibration.dimension_needed.*", "family_
 
 @dataclass(frozen=True)
 class Audited:
-    """A claim with what the published inputs say about it.
-
-    Attributes:
-        parts: recomputed numbers, each with its range; empty where nothing can be recomputed.
-        basis: what they were computed from, or `reading`.
-        verdict: computed from the parts; that of the ledger where there are none.
-    """
+    """A claim with what the published inputs say about it."""
 
     claim: Claim
-    parts: tuple[Estimate, ...]
-    basis: str
-    verdict: str
+    parts: tuple[Estimate, ...]  # recomputed numbers, each with its range, where there are any
+    basis: str  # what they were computed from, or `reading`
+    verdict: str  # computed from the parts; that of the ledger where there are none
 
 
 def audit(claims: Sequence[Claim], gram: PublishedGram, family: Floats) -> list[Audited]:

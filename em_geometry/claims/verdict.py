@@ -26,24 +26,19 @@ UNMEASURED: Verdict = "not measurable here"
 NO_INTERVAL = "This run gives no interval, so the value alone is compared, within rounding."
 INFINITY = float("inf")
 UNITS = ("cosine", "deg", "percent")  # units with enough claims for a chart
+Values = Iterable[tuple[Claim, Sequence[float | None]]]  # claims, a number for each metric or None
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One claim with this run's numbers, those from the paper itself, and both verdicts.
-
-    Attributes:
-        measured: in the order of the claim's metrics.
-        recomputed: from the paper's other numbers; empty where there is none.
-        note: why this run's verdict is what it is, then what the ledger adds.
-    """
+    """One claim with this run's numbers, those from the paper itself, and both verdicts."""
 
     claim: Claim
-    measured: tuple[Estimate, ...]
-    recomputed: tuple[Estimate, ...]
+    measured: tuple[Estimate, ...]  # in the order of the claim's metrics
+    recomputed: tuple[Estimate, ...]  # from the paper's other numbers, where there are any
     verdict_published: str
     verdict_run: Verdict
-    note: str
+    note: str  # why this run's verdict is what it is, then what the ledger adds
 
 
 def judge_claim(claim: Claim, metrics: Metrics, wide: float) -> Judged:
@@ -102,21 +97,16 @@ def compare(
     return "reproduced" if all(held) else "differs", why
 
 
-def verdict_counts(rows: Iterable[Judged]) -> dict[str, dict[str, int]]:
+def verdict_counts(rows: Sequence[Judged]) -> dict[str, Counter[str]]:
     """How many claims have each verdict: `published` and `run`."""
-    rows = list(rows)
     return {
-        "published": dict(Counter(r.verdict_published for r in rows)),
-        "run": dict(Counter(r.verdict_run for r in rows)),
+        "published": Counter(row.verdict_published for row in rows),
+        "run": Counter(row.verdict_run for row in rows),
     }
 
 
-def claim_values(values: Iterable[tuple[Claim, Sequence[float | None]]]) -> dict[str, Any]:
-    """`claim.<id>`, or `claim.<id>.<part>` for several numbers: what metrics/claims.json holds.
-
-    Args:
-        values: each claim with a number for each of its metrics, None where there is none.
-    """
+def claim_values(values: Values) -> dict[str, Any]:
+    """`claim.<id>`, or `claim.<id>.<part>` for several numbers: what metrics/claims.json holds."""
     flat: dict[str, object] = {}
     for claim, numbers in values:
         for part, value in enumerate(numbers, start=1):
@@ -125,12 +115,8 @@ def claim_values(values: Iterable[tuple[Claim, Sequence[float | None]]]) -> dict
     return nest(flat)
 
 
-def series(values: Iterable[tuple[Claim, Sequence[float | None]]]) -> dict[str, str]:
-    """A chart's CSV for each unit: a bar a claim and number, for this run or for the paper.
-
-    Args:
-        values: each claim with a number for each of its metrics, None where there is none.
-    """
+def series(values: Values) -> dict[str, str]:
+    """A chart's CSV for each unit: a bar a claim and number, for this run or for the paper."""
     rows: dict[str, list[tuple[str, float]]] = {unit: [] for unit in UNITS}
     for claim, numbers in values:
         for metric, value in zip(claim.metrics, numbers, strict=False):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import chain, combinations, permutations
 from typing import TypeAlias
 
 import numpy as np
@@ -76,18 +76,10 @@ class Case:
     rules: Geometry
     raw: Floats | None = None
 
-    def subsets(self, size: int) -> list[tuple[str, ...]]:
-        return list(combinations(self.names, size))
-
-    @property
-    def variants(self) -> dict[str, Floats]:
-        """Label -> Gram matrices, of the tests that the paper may have made on raw vectors."""
-        return {"": self.gram} if self.raw is None else {"": self.gram, "raw_": self.raw}
-
 
 def _similarity(case: Case) -> Found:
     values = m.pair_values(case.gram)
-    for p, (a, b) in enumerate(case.subsets(2)):
+    for p, (a, b) in enumerate(combinations(case.names, 2)):
         yield f"cosine.{a}__{b}", values[..., p], ANY
         yield f"angle_deg.{a}__{b}", m.angles_deg(values[..., p]), ANY
     for cluster, indices in case.members.items():
@@ -106,13 +98,14 @@ def _similarity(case: Case) -> Found:
 
 def _triplets(case: Case) -> Found:
     small = m.sub_grams(case.gram, 3)
-    errors, volumes = m.planar_error(small), m.volume(small)
+    errors = m.planar_error(small)
+    volumes = np.sqrt(np.maximum(np.linalg.det(small), 0.0))  # 0 in a plane, 1 at right angles
     singular, full, off = m.low_rank(small)
     cosines = m.residual_cosines(small)
     reductions = m.reduction_pct(small, cosines)
     left = m.pair_values(cosines)
     drops = m.pair_values(small).mean(-1) - left.mean(-1)
-    for t, triplet in enumerate(case.subsets(3)):
+    for t, triplet in enumerate(combinations(case.names, 3)):
         name = "__".join(triplet)
         yield f"triangle.{name}.error_deg", errors[..., t], ANY
         yield f"triangle.{name}.volume", volumes[..., t], ANY
@@ -129,7 +122,7 @@ def _triplets(case: Case) -> Found:
 
 def _projections(case: Case) -> Found:
     projections = m.on_pair_means(case.gram)
-    for p, (a, b) in enumerate(case.subsets(2)):
+    for p, (a, b) in enumerate(combinations(case.names, 2)):
         for i, name in enumerate(case.names):
             yield f"projection.{a}__{b}.{name}", projections[..., p, i], CANCEL
 
@@ -166,8 +159,9 @@ def _clusters(case: Case) -> Found:
 
 def _cluster_tests(case: Case) -> Found:
     gram, members = case.gram, case.members
+    variants = {"": gram} if case.raw is None else {"": gram, "raw_": case.raw}
     for a, b in combinations(members, 2):
-        for label, matrix in case.variants.items():
+        for label, matrix in variants.items():
             angle = m.cluster_angle(matrix, members[a], members[b])
             yield f"cluster_angle.{a}__{b}_{label}deg", angle, CANCEL
     for a, b in permutations(members, 2):
@@ -177,7 +171,7 @@ def _cluster_tests(case: Case) -> Found:
             yield f"{key}.magnitude", lengths[..., i], ANY
             yield f"{key}.variance_pct", 100.0 * lengths[..., i] ** 2, ANY
         why = SINGLE if min(len(members[a]), len(members[b])) < 2 else EQUAL
-        for label, matrix in case.variants.items():
+        for label, matrix in variants.items():
             for kind in ("uncentred", "centred"):
                 pair = (members[a], members[b])
                 share = m.explained_pct(matrix, *pair, centre=kind == "centred")
@@ -188,7 +182,7 @@ def _ablation(case: Case) -> Found:
     after = m.ablated_cosines(case.gram)
     change = m.changes(case.gram, after, case.members)
     inside, _ = m.cluster_pairs(len(case.names), case.members)
-    pairs = case.subsets(2)
+    pairs = list(combinations(case.names, 2))
     for c, p in enumerate(inside):
         a, b = pairs[p]
         yield f"pc1_ablation.{a}__{b}.after", m.pair_values(after)[..., p], EQUAL
@@ -210,16 +204,17 @@ def _verdicts(case: Case) -> Found:
     yield "verdict.count", m.count(decided.values()), why
 
 
-PARTS: dict[str, Callable[[Case], Found]] = {
-    "similarity": _similarity,
-    "triplets": _triplets,
-    "projections": _projections,
-    "pca": _pca,
-    "clusters": _clusters,
-    "cluster_tests": _cluster_tests,
-    "ablation": _ablation,
-    "verdicts": _verdicts,
-}
+MAIN_PARTS = (_similarity, _pca, _cluster_tests, _ablation, _verdicts)  # those with nulls
+PARTS = (
+    _similarity,
+    _triplets,
+    _projections,
+    _pca,
+    _clusters,
+    _cluster_tests,
+    _ablation,
+    _verdicts,
+)
 
 
 @dataclass(frozen=True)
@@ -271,13 +266,12 @@ class Battery:
         )
 
 
-def evaluate(case: Case, parts: Sequence[str] = tuple(PARTS)) -> Battery:
-    """The named parts of the battery."""
-    values, reasons = {}, {}
-    for part in parts:
-        for key, value, reason in PARTS[part](case):
-            values[key], reasons[key] = value, reason
-    return Battery(case.names, values, reasons)
+def evaluate(case: Case, parts: Sequence[Callable[[Case], Found]] = PARTS) -> Battery:
+    """These parts of the battery."""
+    found = Battery(case.names, {}, {})
+    for key, value, reason in chain.from_iterable(part(case) for part in parts):
+        found.values[key], found.reasons[key] = value, reason
+    return found
 
 
 def battery(

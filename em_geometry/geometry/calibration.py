@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from em_geometry.geometry import power
-from em_geometry.geometry.battery import Case, Clusters, Vectors, evaluate
+from em_geometry.geometry.battery import MAIN_PARTS, Case, Clusters, Vectors, evaluate
 from em_geometry.geometry.core import core_share, independent_grams
 from em_geometry.geometry.inputs import cluster_indices, vector_rows
 from em_geometry.geometry.methods import (
@@ -40,7 +40,6 @@ MIN_DEFINED = 0.95  # share of replicates that define a statistic, below which i
 CORE = "core.share"
 CLOSENESS = "closeness"  # mean size of a cosine; of vectors alone
 INDEPENDENT = "independent"
-PARTS = ("similarity", "pca", "cluster_tests", "ablation", "verdicts")  # of the battery
 LABELLED = (  # what the labels of clusters decide; the keys name no vectors
     "similarity.",
     "cluster_angle.",
@@ -54,7 +53,7 @@ FAIR = {  # statistics that can tell what the five tests are meant to tell
     CORE: "share of a common core",
     CLOSENESS: "mean size of a cosine",
 }
-Draws = Mapping[str, Floats]  # statistic -> its values [B]
+Draws = dict[str, Floats]  # statistic -> its values [B]
 
 
 @dataclass(frozen=True)
@@ -213,8 +212,8 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
         "replicates": count,
         "width": width,
         "massive_dimensions": len(data.massive),
+        **compared(observed, nulls, moved),
     }
-    results |= compared(observed, nulls, moved)
     results |= _core(results) | _controls(data, gram, members)
     groups: dict[str, Mapping[str, Leaf]] = {
         "effective_dimension": dimensions,
@@ -229,7 +228,7 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
 
 def calibrated(grams: Floats, names: Sequence[str], members: Members, rules: Geometry) -> Draws:
     """The statistics that are calibrated: key -> [...], from cosines [..., n, n]."""
-    values = evaluate(Case(grams, names, members, rules), PARTS).values
+    values = evaluate(Case(grams, names, members, rules), MAIN_PARTS).values
     kept = {key: value for key, value in values.items() if key.startswith(SHOWN)}
     return kept | {CORE: core_share(grams, members)}
 
@@ -263,11 +262,9 @@ def compared(
             results[f"{at}.{name}.p"] = "undefined in the null" if p is None else p
         if key.startswith(LABELLED):
             tested = partition_test(estimate.value, moved[key])
-            results |= {
-                f"{at}.partitions.p": tested.p,
-                f"{at}.partitions.smallest_p": tested.smallest_p,
-                f"{at}.partitions.assignments": tested.estimate.n,
-            }
+            parts = {"p": tested.p, "smallest_p": tested.smallest_p}
+            parts["assignments"] = tested.estimate.n
+            results |= {f"{at}.partitions.{k}": v for k, v in parts.items() if v is not None}
     return results
 
 
@@ -293,14 +290,12 @@ def _controls(data: Evidence, gram: Floats, members: Members) -> dict[str, Leaf]
     The null values are the mean cosines of each control with each cluster; they are few, so the
     smallest p that they can give stands beside p.
     """
-    if len(data.controls) == 0:
-        return {"controls": "undefined: no controls"}
-    vectors = np.concatenate([data.sample.vectors, data.controls])
-    cosine = unit_gram(vectors)[len(gram) :, : len(gram)]
+    if len(data.controls) == 0 or len(members) < 2:
+        few = "no controls" if len(data.controls) == 0 else "fewer than two clusters"
+        return {"controls": f"undefined: {few}"}
+    cosine = unit_gram(np.concatenate([data.sample.vectors, data.controls]))[len(gram) :]
     values = np.array([row[list(m)].mean() for row in cosine for m in members.values()])
     observed = float(across_mean(gram, members))
-    if not np.isfinite(observed):
-        return {"controls": "undefined: fewer than two clusters"}
     return {
         "controls": observed,
         "controls.mean": float(values.mean()),

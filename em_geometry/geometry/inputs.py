@@ -17,9 +17,7 @@ from em_geometry.stats.arrays import Floats
 
 TOLERANCE = 1e-6  # slack of symmetry, diagonal, range and smallest eigenvalue
 Rows = Sequence[Sequence[object]]
-NAME = re.compile(  # keys of metrics join names by `__` and nest at dots
-    r"(?!.*__)[^\s.\x00-\x1f\x7f]+"
-)
+NAME = re.compile(r"(?!.*__)[^\s.\x00-\x1f\x7f]+")  # keys join names by `__`, nest at dots
 
 
 def vector_rows(vectors: Mapping[str, npt.ArrayLike]) -> Floats:
@@ -28,12 +26,9 @@ def vector_rows(vectors: Mapping[str, npt.ArrayLike]) -> Floats:
     width = next((row.shape[-1] for row in rows.values() if row.ndim), 0)
     for name, row in rows.items():
         if not is_vector(row, width):
-            raise UserError(
-                "not vectors of one width, finite and of some length",
-                where=name,
-                found=described(row),
-                expected=f"shape ({width},), as the first has",
-            )
+            what = "not vectors of one width, finite and of some length"
+            expected = f"shape ({width},), as the first has"
+            raise UserError(what, where=name, found=described(row), expected=expected)
     return np.stack(list(rows.values())) if rows else np.empty((0, 0))
 
 
@@ -53,12 +48,8 @@ def cluster_indices(
 ) -> dict[str, list[int]]:
     """Clusters as positions in `names`; UserError for unknown or repeated names."""
     if len(names) < 2:
-        raise UserError(
-            "the battery needs at least two vectors",
-            found=", ".join(names) or "none",
-            where="the vectors",
-            expected="two names or more",
-        )
+        what, found = "the battery needs at least two vectors", ", ".join(names) or "none"
+        raise UserError(what, where="the vectors", found=found, expected="two names or more")
     position = {name: i for i, name in enumerate(names)}
     taken: dict[str, str] = {}
     for cluster, listed in clusters.items():
@@ -85,17 +76,14 @@ def read_cosines(path: Path) -> tuple[list[str], Floats]:
         UserError: anything `check_cosines` refuses, or a file that is neither.
     """
     if not path.is_file():
-        expected = "a CSV or JSON of cosines"
-        raise UserError("no such file", where=str(path), expected=expected, found="nothing there")
+        what, expected = "no such file", "a CSV or JSON of cosines"
+        raise UserError(what, where=path, found="nothing there", expected=expected)
     names, rows = _from_json(path) if path.suffix == ".json" else _from_csv(path)
     for name in names:
         if not NAME.fullmatch(name) or names.count(name) > 1:
-            raise UserError(
-                "a name is empty, occurs twice, or holds a space, a dot or `__`",
-                where=str(path),
-                found=repr(name),
-                expected="names of their own, which the keys of the result are made of",
-            )
+            what = "a name is empty, occurs twice, or holds a space, a dot or `__`"
+            expected = "names of their own, which the keys of the result are made of"
+            raise UserError(what, where=path, found=repr(name), expected=expected)
     for i, row in enumerate(rows):
         if len(row) != len(names) or len(rows) != len(names):
             raise UserError(
@@ -107,13 +95,11 @@ def read_cosines(path: Path) -> tuple[list[str], Floats]:
     matrix = np.array([[number_of(cell) for cell in row] for row in rows])
     matrix = matrix.reshape(len(rows), len(names))
     for i, j in np.argwhere(np.isnan(matrix)):
+        where, expected = f"{path}: {names[i]}, {names[j]}", "a number from -1 to 1"
         raise UserError(
-            "not a finite number",
-            where=f"{path}: {names[i]}, {names[j]}",
-            found=repr(rows[i][j]),
-            expected="a number from -1 to 1",
+            "not a finite number", where=where, found=repr(rows[i][j]), expected=expected
         )
-    return names, check_cosines(names, matrix, str(path))
+    return names, check_cosines(names, matrix, path)
 
 
 def number_of(cell: object) -> float:
@@ -125,19 +111,13 @@ def number_of(cell: object) -> float:
 
 
 def _from_json(path: Path) -> tuple[list[str], Rows]:
-    data: object = read_json(path)
-    names, rows = (data.get("names"), data.get("matrix")) if isinstance(data, dict) else (0, 0)
-    if (
-        not isinstance(names, list)
-        or not isinstance(rows, list)
-        or not all(isinstance(row, list) for row in rows)
-    ):
-        raise UserError(
-            "not a matrix of cosines",
-            where=str(path),
-            expected='{"names": [...], "matrix": [[...], ...]}',
-            found=type(data).__name__,
-        )
+    data: Any = read_json(path)
+    parts: Any = data if isinstance(data, dict) else {}
+    names, rows = parts.get("names"), parts.get("matrix")
+    lists = isinstance(names, list) and isinstance(rows, list)
+    if not lists or not all(isinstance(row, list) for row in rows):
+        what, expected = "not a matrix of cosines", '{"names": [...], "matrix": [[...], ...]}'
+        raise UserError(what, where=path, expected=expected, found=type(data).__name__)
     return [str(name) for name in names], rows
 
 
@@ -145,14 +125,11 @@ def _from_csv(path: Path) -> tuple[list[str], Rows]:
     try:
         lines = [row for row in csv.reader(path.read_text("utf-8-sig").splitlines()) if row]
     except (UnicodeDecodeError, csv.Error) as error:
-        expected = "a header of names, then rows of numbers, in UTF-8"
-        raise UserError(
-            "not a CSV file", where=str(path), found=str(error), expected=expected
-        ) from None
+        what, expected = "not a CSV file", "a header of names, then rows of numbers, in UTF-8"
+        raise UserError(what, where=path, found=error, expected=expected) from None
     if not lines:
-        raise UserError(
-            "the file is empty", where=str(path), expected="a header of names", found="0 lines"
-        )
+        what, expected = "the file is empty", "a header of names"
+        raise UserError(what, where=path, found="0 lines", expected=expected)
     header, *rows = [[cell.strip() for cell in line] for line in lines]
     if not rows or not np.isnan(number_of(rows[0][0])):
         return header, rows
@@ -160,11 +137,11 @@ def _from_csv(path: Path) -> tuple[list[str], Rows]:
     for row, name in zip(rows, names, strict=False):
         if row[0] != name:
             what = "rows and columns are in different order"
-            raise UserError(what, where=str(path), found=row[0], expected=name)
+            raise UserError(what, where=path, found=row[0], expected=name)
     return names, [row[1:] for row in rows]
 
 
-def check_cosines(names: Sequence[str], matrix: Floats, where: str) -> Floats:
+def check_cosines(names: Sequence[str], matrix: Floats, where: object) -> Floats:
     """`matrix`, exactly symmetric; UserError unless it is one of cosines of real vectors."""
     far = np.abs(matrix) > 1.0 + TOLERANCE
     short = np.diag(np.abs(np.diagonal(matrix) - 1.0) > TOLERANCE)
@@ -175,12 +152,8 @@ def check_cosines(names: Sequence[str], matrix: Floats, where: str) -> Floats:
         ("the matrix is not symmetric", uneven, "{}, as across the diagonal"),
     ):
         for i, j in np.argwhere(faults):
-            raise UserError(
-                what,
-                where=f"{where}: {names[i]}, {names[j]}",
-                found=matrix[i, j],
-                expected=expected.format(matrix[j, i]),
-            )
+            pair, other = f"{where}: {names[i]}, {names[j]}", expected.format(matrix[j, i])
+            raise UserError(what, where=pair, found=matrix[i, j], expected=other)
     symmetric: Floats = np.clip((matrix + matrix.T) / 2, -1.0, 1.0)
     smallest = float(np.linalg.eigvalsh(symmetric)[0])
     if smallest < -TOLERANCE:
@@ -211,9 +184,8 @@ def parse_norms(text: str, count: int) -> Floats:
     norms = np.array([number_of(part) for part in text.split(",")])
     if norms.shape != (count,) or not (np.isfinite(norms) & (norms > 0)).all():
         expected = f"{count} positive numbers, separated by commas, in the file's order"
-        raise UserError(
-            "not the norms of the vectors", where="--norms", found=text, expected=expected
-        )
+        what = "not the norms of the vectors"
+        raise UserError(what, where="--norms", found=text, expected=expected)
     return norms
 
 
@@ -226,12 +198,9 @@ def read_directions(folder: Path, width: int, taken: Sequence[str]) -> dict[str,
         UserError: no such folder; a file, name or vector that cannot be used.
     """
     if not folder.is_dir():
-        raise UserError(
-            "no such folder",
-            where=f"params.yaml: vectors.external: {folder}",
-            found="nothing there",
-            expected="a folder of safetensors files, or an empty one",
-        )
+        where = f"params.yaml: vectors.external: {folder}"
+        expected = "a folder of safetensors files, or an empty one"
+        raise UserError("no such folder", where=where, found="nothing there", expected=expected)
     found: dict[str, Floats] = {}
     for path in sorted(folder.glob("*.safetensors")):
         for name, vector in read_tensors(path)[0].items():

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from em_geometry.errors import UserError
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.arrays import Bools, Floats
 
 Members: TypeAlias = Mapping[str, Sequence[int]]  # cluster -> positions of its vectors
 TINY = 1e-12  # squared lengths and variances below this are rounding noise of unit vectors
@@ -166,13 +166,8 @@ def planar_error(gram: Floats) -> Floats:
     not depend on which vector is the apex.
     """
     ab, ac, bc = np.moveaxis(angles_deg(pair_values(gram)), -1, 0)
-    return np.minimum(np.abs(np.abs(ab - ac) - bc), np.abs(ab + ac - bc))
-
-
-def volume(gram: Floats) -> Floats:
-    """Volume [...] spanned by the three unit vectors: 0 in a plane, 1 when orthogonal."""
-    root: Floats = np.sqrt(np.maximum(np.linalg.det(gram), 0.0))
-    return root
+    error: Floats = np.minimum(np.abs(np.abs(ab - ac) - bc), np.abs(ab + ac - bc))
+    return error
 
 
 def low_rank(gram: Floats) -> tuple[Floats, Floats, Floats]:
@@ -180,7 +175,7 @@ def low_rank(gram: Floats) -> tuple[Floats, Floats, Floats]:
 
     Singular values [..., n] of the stacked vectors, and Pearson r [..., 2] of `gram` with the Gram
     matrix of the best reconstruction of rank 1 and 2, first over the full matrix, then over the
-    pairs. The reconstruction is not renormalised: of rank 1 all its cosines would be +-1.
+    pairs. It is not renormalised: of rank 1 all cosines would be +-1.
     """
     values, vectors = np.linalg.eigh(gram)
     values, vectors = np.maximum(values[..., ::-1], 0.0), vectors[..., ::-1]
@@ -304,8 +299,9 @@ def statistics(gram: Floats, members: Members, rules: Geometry) -> dict[str, Flo
     both = ((one, two), (two, one))
     found["test1"] = cluster_angle(gram, one, two)
     found["test2"] = np.concatenate([span_projection(gram, *p) for p in both], axis=-1).max(-1)
-    triplet = test3_triplet(one, two)
-    if triplet is not None:
+    lone, pair = (one, two) if len(two) >= 2 else (two, one)
+    if len(pair) >= 2:  # the paper's choice: the first of one cluster with two of the other
+        triplet = sorted((lone[0], *pair[:2]))
         small = block(gram, triplet, triplet)
         found["test3"] = reduction_pct(small, residual_cosines(small))
     found["test4"] = size_ratio(changes(gram, ablated_cosines(gram), members))
@@ -319,21 +315,15 @@ def decide(found: Mapping[str, Floats], rule: Geometry) -> dict[str, Floats]:
     1 independent, 0 neither, -1 shared, NaN undefined. Test 2 has no rule for shared; for test 4
     the paper gives none at all, the rule is ours.
     """
-    independent = {
-        "test1": found["test1"] >= rule.shared_angle_deg,
-        "test2": found["test2"] < rule.orthogonal_below,
-        "test3": found["test3"] < 0.0,
-        "test4": found["test4"] > rule.ablation_ratio,
-        "test5": found["test5"] < rule.independent_variance_pct,
+    angle, length, reduction, ratio, share = (found[test] for test in TESTS)
+    sides: dict[str, tuple[Bools, Bools | bool]] = {  # independent, shared
+        "test1": (angle >= rule.shared_angle_deg, angle < rule.shared_angle_deg),
+        "test2": (length < rule.orthogonal_below, False),
+        "test3": (reduction < 0.0, reduction > rule.shared_reduction_pct),
+        "test4": (ratio > rule.ablation_ratio, False),
+        "test5": (share < rule.independent_variance_pct, share > rule.shared_variance_pct),
     }
-    shared = {
-        "test1": found["test1"] < rule.shared_angle_deg,
-        "test3": found["test3"] > rule.shared_reduction_pct,
-        "test5": found["test5"] > rule.shared_variance_pct,
-    }
-    codes = {
-        t: np.where(independent[t], 1.0, np.where(shared.get(t, False), -1.0, 0.0)) for t in TESTS
-    }
+    codes = {t: np.where(yes, 1.0, np.where(no, -1.0, 0.0)) for t, (yes, no) in sides.items()}
     return {test: np.where(np.isfinite(found[test]), codes[test], np.nan) for test in TESTS}
 
 
@@ -341,14 +331,6 @@ def count(verdicts: Iterable[Floats]) -> Floats:
     """Number of tests [...] that speak for independence; NaN where all are undefined."""
     codes = np.stack(list(verdicts))
     return np.where(np.isnan(codes).all(0), np.nan, (codes == 1.0).sum(0))
-
-
-def test3_triplet(first: Sequence[int], second: Sequence[int]) -> list[int] | None:
-    """The paper's choice: the first of one cluster with two of the other; None if too few."""
-    for one, two in ((first, second), (second, first)):
-        if len(two) >= 2:
-            return sorted((one[0], *two[:2]))
-    return None
 
 
 def focus_of(members: Mapping[str, object], rules: Geometry) -> tuple[str, str] | None:

@@ -36,14 +36,7 @@ MIN_DEFINED = 0.5  # share of independent draws that must define a statistic for
 SLACK = 0.02  # simulation error of a probability of 5 %
 NO_THRESHOLD = "no threshold"  # too few independent draws define the statistic
 Z = 1.96  # half width of the 95 % range of a normal variable
-SHARED_IS_LARGE = {
-    "test1": False,
-    "test2": True,
-    "test3": True,
-    "test4": False,
-    "test5": True,
-    REPLACEMENT: True,
-}
+SHARED_IS_LARGE = {test: test not in ("test1", "test4") for test in (*TESTS, REPLACEMENT)}
 
 
 @dataclass(frozen=True)
