@@ -39,27 +39,25 @@ class Kill:
     victim: str
 
 
-def told(lines: list[str]) -> Counter[str]:
-    """Lines of progress by stage, of an undisturbed run."""
-    found: Counter[str] = Counter()
+def by_stage(lines: list[str]) -> Iterator[tuple[str, str]]:
+    """Lines of an undisturbed run, each with the stage that printed it."""
     stage = ""
     for line in lines:
         if match := STAGE.search(line):
             stage = match[1]
-        elif progress(line):
-            found[stage] += 1
-    return found
+        else:
+            yield stage, line
+
+
+def told(lines: list[str]) -> Counter[str]:
+    """Lines of progress by stage."""
+    return Counter(stage for stage, line in by_stage(lines) if progress(line))
 
 
 def shared(lines: list[str]) -> set[str]:
-    """Names of the lists of units that a stage of an undisturbed run goes through several times."""
-    finished: Counter[tuple[str, str]] = Counter()
-    stage = ""
-    for line in lines:
-        if match := STAGE.search(line):
-            stage = match[1]
-        elif (match := PROGRESS.match(line)) and match[4] == " in":
-            finished[stage, list_name(match)] += 1
+    """Names of the lists of units that a stage goes through several times."""
+    matches = ((stage, PROGRESS.match(line)) for stage, line in by_stage(lines))
+    finished = Counter((stage, list_name(m)) for stage, m in matches if m and m[4] == " in")
     return {name for (_, name), count in finished.items() if count > 1}
 
 
@@ -123,14 +121,9 @@ class Repro:
         """One `dvc repro`; True when it was killed."""
         self.starts += 1
         process = subprocess.Popen(
-            REPRO,
-            cwd=self.folder,
-            env=environment() | {"PYTHONUNBUFFERED": "1"},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+            REPRO, cwd=self.folder, env=environment() | {"PYTHONUNBUFFERED": "1"}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
         assert process.stdout is not None
         killed = self._watch(process, iter(process.stdout))
         process.wait(timeout=60)
