@@ -1,7 +1,5 @@
 """A tiny repository with a graph, a remote folder, and a `dvc` that runs in it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

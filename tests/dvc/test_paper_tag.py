@@ -1,7 +1,5 @@
 """The paper as a revision: `make paper-tag`, then `dvc metrics diff paper`."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

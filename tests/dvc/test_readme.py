@@ -1,7 +1,5 @@
 """The README's commands, run as written in a fresh copy; the heavy ones have cheap equivalents."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

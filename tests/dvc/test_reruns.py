@@ -1,7 +1,5 @@
 """What reruns when something changes: dvc.yaml against the code, and DVC asked itself."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import re

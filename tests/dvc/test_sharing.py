@@ -1,7 +1,5 @@
 """Data shared through a remote: a fresh clone runs nothing, S3 gives back the bytes."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 import socket

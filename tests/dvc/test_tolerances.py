@@ -1,7 +1,5 @@
 """Another processor changes the last bits of activations: what that may do to headline numbers."""
 
-from __future__ import annotations
-
 from fnmatch import fnmatchcase
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`dvc plots show` needs no network: the page holds the library that DVC's own page fetches."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from em_geometry.project.plots_page import cli

@@ -1,7 +1,5 @@
 """Damage to cache and remote is seen and mended: `make verify-cache`."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

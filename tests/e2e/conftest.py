@@ -1,7 +1,5 @@
 """A folder in which the whole graph has run on the real base model, in miniature."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

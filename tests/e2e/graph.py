@@ -1,7 +1,5 @@
 """A copy of the graph with the reduced profile, and DVC in it."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The long stages on the real models: two Ray workers write the files that `dvc repro` wrote."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import signal

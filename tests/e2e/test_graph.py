@@ -1,7 +1,5 @@
 """The whole graph on the real base model, in miniature: `dvc repro` in a copy of the repository."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The library as a stranger meets it: in a clean environment, by the lines that README shows."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

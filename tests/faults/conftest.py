@@ -1,7 +1,5 @@
 """What faults are done to: the miniature, and the reduced graph, undisturbed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`dvc repro` under SIGKILL: where it strikes is read from what the stages print."""
 
-from __future__ import annotations
-
 import os
 import random
 import re

@@ -1,7 +1,5 @@
 """A repository's folder in miniature, whole and good, for tests to damage."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stages run in this process as their command line runs them, and what a refusal must look like."""
 
-from __future__ import annotations
-
 import importlib
 import signal
 import traceback

@@ -5,8 +5,6 @@ or try, and not one changed byte in the folder, earlier results included. Judges
 tests/judging.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

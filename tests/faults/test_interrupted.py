@@ -1,7 +1,5 @@
 """A long stage that is killed, terminated and interrupted, on the tiny model: the short form."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """Params of any kind, made from the schema: they load, or the message names the key."""
 
-from __future__ import annotations
-
 import copy
 import math
 import typing

@@ -3,8 +3,6 @@
 One file, so that the undisturbed run that all are compared with is made once.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Nothing leaves the machine that was not asked to: no call, no key, no markup that acts."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import socket

@@ -1,7 +1,5 @@
 """A million units: the journal and the rates at that size, measured in processes of their own."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

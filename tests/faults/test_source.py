@@ -1,7 +1,5 @@
 """What the code may not do: run data as code, or a shell. Ruff looks; this looks that it does."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Full disks, read-only folders, torn files and two writers: a message, and nothing lost."""
 
-from __future__ import annotations
-
 import functools
 import os
 import resource
