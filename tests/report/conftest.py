@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import json
@@ -91,8 +92,7 @@ def made(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, root / name, ignore=skip)
     shutil.copy(ROOT / paths.PARAMS, root)
     write_answers(root, params)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
+    with contextlib.chdir(root):
         run_stage("claims")
     return root
 
@@ -100,10 +100,8 @@ def made(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def first_run(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder after one run of the report stage."""
-    root = tmp_path_factory.mktemp("first")
-    shutil.copytree(made, root, dirs_exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
+    root = shutil.copytree(made, tmp_path_factory.mktemp("first"), dirs_exist_ok=True)
+    with contextlib.chdir(root):
         run_stage("report")
     return root
 
