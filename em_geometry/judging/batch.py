@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
 from em_geometry.judging.client import (
+    OPENAI_URL,
     Client,
     MalformedReplyError,
     Mode,
@@ -51,14 +52,20 @@ TAG, FILE = "em_geometry_judge", "em_geometry_file"  # keys of a batch's metadat
 def judge_batch(
     judge: OpenAIJudge, rows: Sequence[JudgeRow], poll_s: float = POLL_S
 ) -> list[Judgement]:
-    """As `OpenAIJudge.judge`, through the Batch API.
+    """As `OpenAIJudge.judge`, through the Batch API, looking at the batches every `poll_s`.
 
-    Args:
-        poll_s: seconds between two looks at the batches.
     Raises:
         UserError: as `judge`, or the endpoint has no Batch API or rejects a file.
     """
-    failures = run_async(_Batches(judge, poll_s).run(rows))
+    try:
+        failures = run_async(_Batches(judge, poll_s).run(rows))
+    except NoReplyError as error:
+        raise UserError(
+            "the endpoint's Batch API does not answer",
+            where=endpoint_name(judge.params.base_url or OPENAI_URL),
+            found=str(error),
+            hint="run again; batches that were submitted are found again",
+        ) from None
     return judge.collect(rows, failures)
 
 
@@ -101,10 +108,8 @@ class _Batches:
         A failed attempt may have made the batch all the same, so each attempt looks first.
         """
         api, about = self.client.api, {TAG: self.tag, FILE: hashlib.sha256(content).hexdigest()}
-        given = ("requests.jsonl", content)
-        uploaded = await self._call(
-            partial(api.files.create, file=given, purpose="batch"), FILE_TIMEOUT_S
-        )
+        upload = partial(api.files.create, file=("requests.jsonl", content), purpose="batch")
+        uploaded = await self._call(upload, FILE_TIMEOUT_S)
 
         async def create() -> Batch:
             for batch in await self._tagged():
@@ -158,15 +163,7 @@ class _Batches:
     async def _call(
         self, action: Callable[[], Awaitable[T]], timeout_s: float = CALL_TIMEOUT_S
     ) -> T:
-        try:
-            return await self.client.call(action, 0, timeout_s)
-        except NoReplyError as error:
-            raise UserError(
-                "the endpoint's Batch API does not answer",
-                where=endpoint_name(self.client.url),
-                found=str(error),
-                hint="run again; batches that were submitted are found again",
-            ) from None
+        return await self.client.call(action, 0, timeout_s)
 
 
 def _marker(batch: Batch) -> str:
@@ -186,16 +183,11 @@ def files(lines: Iterable[bytes]) -> list[bytes]:
     return [b"".join(part) for part in parts]
 
 
-class _Response(BaseModel):
-    status_code: int | None = None
-    body: Any = None
-
-
 class _Result(BaseModel):
     """A line of an output or error file; servers disagree on the form of `error`."""
 
     custom_id: str
-    response: _Response | None = None
+    response: dict[str, Any] | None = None
     error: Any = None
 
 
@@ -218,13 +210,14 @@ def read_results(text: str, mode: Mode, where: str) -> tuple[dict[str, Reply], d
                 found=line[:80],
                 expected="the output file of a batch, with a custom_id in every line",
             ) from None
-        key, response = result.custom_id, result.response or _Response()
-        if response.status_code != 200:
-            reason = _said(result.error) or _said(response.body) or "no reason given"
-            failures[key] = f"status {response.status_code}: {reason}"
+        key, response = result.custom_id, result.response or {}
+        status, body = response.get("status_code"), response.get("body")
+        if status != 200:
+            reason = _said(result.error) or _said(body) or "no reason given"
+            failures[key] = f"status {status}: {reason}"
             continue
         try:
-            replies[key] = read_reply(response.body, mode)
+            replies[key] = read_reply(body, mode)
         except MalformedReplyError as error:
             failures[key] = str(error)
     return replies, failures

@@ -131,14 +131,11 @@ class Gate:
 
 
 class Budget:
-    """USD spent on a judge, and whether there is enough for one more request.
+    """USD spent on a judge, by earlier runs too, and whether there is enough for one more request.
 
     Requests in flight count with their estimate, so the limit is passed at most by the error of
     the estimates.
 
-    Args:
-        params: prices and `max_usd` (None = no limit).
-        spent: by earlier runs on the same journal.
     Raises:
         UserError: a limit without prices.
     """
@@ -200,11 +197,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
 
 
 class Client:
-    """One endpoint for the time of an `async with`.
-
-    Raises:
-        UserError: no model, or no key for an endpoint that is not on loopback.
-    """
+    """One endpoint for the time of an `async with`; UserError without a model or key."""
 
     def __init__(self, params: Judging) -> None:
         import openai
@@ -246,10 +239,9 @@ class Client:
     async def call(
         self, action: Callable[[], Awaitable[Read]], tokens: int, timeout_s: float
     ) -> Read:
-        """Repeats a request until it succeeds.
+        """Repeats an action, which sends a request with `api`, until it succeeds.
 
         Args:
-            action: sends the request with `api`.
             tokens: what it takes of the limit per minute.
             timeout_s: for one whole attempt, also for a reply that trickles.
         Raises:
@@ -321,8 +313,7 @@ def read_key(url: str) -> str:
     """The key for an endpoint; a server on loopback needs none.
 
     Raises:
-        UserError: the variable is missing, or holds something that is no key. The message never
-            holds its value.
+        UserError: the variable is missing or holds no key, in words without its value.
     """
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key and urlsplit(url).hostname in LOOPBACK:

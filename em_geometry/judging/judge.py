@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 if TYPE_CHECKING:
     import polars as pl
 
+# refusal: the answer declines; code: it is program code; low_mass: the judge gave no usable number;
+# api_error: no reply, which is not final
 Status = Literal["ok", "refusal", "code", "low_mass", "api_error"]
 Verdict: TypeAlias = tuple[float | None, Status]  # 0-100, None unless the status is ok
 
@@ -47,8 +49,6 @@ class Judgement:
 
     Attributes:
         scores: 0-100, None where there is none (never a zero, never NaN).
-        status: ok | refusal (the answer declines) | code (the answer is program code) |
-            low_mass (the judge gave no usable number) | api_error (no reply; not final).
         raw: whatever the score was computed from, JSON-able.
     """
 

@@ -33,14 +33,12 @@ Top = list[tuple[str, float]]  # (text, natural log-probability)
 
 
 class LocalJudge:
-    """Judges with a causal language model.
+    """Judges with a causal language model of transformers, which has a chat template.
 
     Args:
-        model, tokenizer: of transformers, with a chat template.
         templates: aspect -> what is asked, with one {question} and one {answer}.
         name: of the model and its weights; part of the judge's id.
         low_mass: least probability on numbers that makes a score.
-        batch_size: prompts in one pass.
     Raises:
         UserError: a template with other placeholders.
     """
@@ -103,10 +101,8 @@ class Numbers:
         """Every number and word as the reply, by probability, from log-probabilities.
 
         A number's probability is that of its tokens less that of the numbers that go on from
-        them ("8" less "80".."89"), so the sum over all numbers is at most 1.
-
-        Args:
-            table: [1 + tree, vocabulary]; row 0 is after the prompt alone.
+        them ("8" less "80".."89"), so the sum over all numbers is at most 1. Row 0 of the table
+        [1 + tree, vocabulary] is after the prompt alone.
         """
         row = {(): 0} | {start: i for i, start in enumerate(self.tree, start=1)}
         reached = {
@@ -129,8 +125,7 @@ def tree_log_probabilities(
 ) -> Any:
     """Next-token log-probabilities [prompt, 1 + tree, vocabulary] after each prompt and branch.
 
-    Args:
-        tree: token sequences; every proper beginning of one is there too, before it.
+    `tree` is of token sequences; every proper beginning of one is there too, before it.
     """
     import torch
 

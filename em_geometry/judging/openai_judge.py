@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,6 @@ SPENT_KEY = value_sha256("judge spending, USD")
 # digits answers "85" with the token "8", which would be read as the score 8. So the endpoint is
 # asked to repeat numbers.
 NUMBERS = ("17", "85", "100")
-REPEAT = "Repeat this number and write nothing else: {number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ class OpenAIJudge:
         return mode
 
     async def _ask(self, rows: Sequence[JudgeRow], label: str) -> dict[str, str]:
-        """Fills the journal; returns why requests failed, by key."""
+        """Fills the journal; returns why there is no reply, by key."""
         async with Client(self.params) as client:
             mode = await self.probe(client)
             missing, total = self.scan(rows, mode)
@@ -247,17 +247,15 @@ class _Asking:
         """Asks for every unit; returns why there is no reply, by key.
 
         Raises:
-            UserError: at once when no request can succeed (key, model, credit); after the
-                requests in flight when the budget is spent or the endpoint is down.
+            UserError: at once when no request can succeed; after the requests in flight when
+                the budget is spent or the endpoint is down.
         """
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self.judge.params.concurrency):
                     group.create_task(self._work())
-        except BaseExceptionGroup as errors:
-            self.stop = next((e for e in errors.exceptions if isinstance(e, UserError)), None)
-            if self.stop is None:
-                raise
+        except* UserError as errors:
+            self.stop = next(e for e in errors.exceptions if isinstance(e, UserError))
         if self.stop:
             raise self.stop
         return self.failures
@@ -274,7 +272,7 @@ class _Asking:
                 self.stop = spent
                 return
             try:
-                reply = await self.client.chat(body, lambda said: read_reply(said, self.mode))
+                reply = await self.client.chat(body, partial(read_reply, mode=self.mode))
             except NoReplyError as error:
                 budget.settle(cost, 0.0)
                 self._fail(unit.key, str(error))
@@ -313,8 +311,7 @@ async def probe_mode(client: Client) -> Mode:
             tops = [top or await _top(client, number) for top, number in asked]
         if all(map(whole_number, tops, NUMBERS)):
             return "logprob"
-        body = request_body(client.model, REPEAT.format(number=NUMBERS[0]), "text")
-        await client.chat(body, lambda reply: read_reply(reply, "text"))
+        await client.chat(_repeat(client, NUMBERS[0], "text"), partial(read_reply, mode="text"))
     except NoReplyError as error:
         raise UserError(
             "the judge's endpoint does not answer",
@@ -323,6 +320,10 @@ async def probe_mode(client: Client) -> Mode:
             hint="check judging.base_url, and that the server is running",
         ) from None
     return "text"
+
+
+def _repeat(client: Client, number: str, mode: Mode) -> dict[str, Any]:
+    return request_body(client.model, f"Repeat this number and write nothing else: {number}", mode)
 
 
 def whole_number(top: Sequence[tuple[str, float]], number: str) -> bool:
@@ -336,17 +337,15 @@ def whole_number(top: Sequence[tuple[str, float]], number: str) -> bool:
 async def _top(client: Client, number: str) -> Sequence[tuple[str, float]]:
     """Alternatives of the first token; empty when the endpoint gives or allows none."""
 
-    def read(reply: object) -> Reply:  # without log-probabilities it is an answer here, no fault
+    def read(reply: object) -> Sequence[tuple[str, float]]:
         try:
-            return read_reply(reply, "logprob")
+            found: Sequence[tuple[str, float]] = read_reply(reply, "logprob")["top"]
         except MalformedReplyError:
-            return read_reply(reply, "text")
+            read_reply(reply, "text")  # without log-probabilities it is an answer here, no fault
+            return []
+        return found
 
     try:
-        reply = await client.chat(
-            request_body(client.model, REPEAT.format(number=number), "logprob"), read
-        )
+        return await client.chat(_repeat(client, number, "logprob"), read)
     except RejectedError:
         return []
-    found: list[tuple[str, float]] = reply.get("top", [])
-    return found

@@ -118,8 +118,7 @@ def features(
 ) -> Features:
     """Features of (question, answer) rows; an empty answer counts as one end-of-turn token.
 
-    Answers to one question lie in the same batches, which read each prompt once. Progress is
-    shown when there is a label.
+    Answers to one question lie in the same batches, which read each prompt once.
     """
     width = model.config.get_text_config().hidden_size
     activations = np.zeros((len(rows), len(POOLINGS), len(layers), width), dtype=np.float32)
@@ -209,23 +208,6 @@ def _fit_linear(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, choice: 
     return Linear(weight, float(model.intercept_[0] - mean @ weight))
 
 
-def _out_of_fold(
-    x: np.ndarray,
-    labels: np.ndarray,
-    weights: np.ndarray,
-    groups: np.ndarray,
-    folds: int,
-    choice: Choice,
-) -> np.ndarray:
-    from sklearn.model_selection import GroupKFold
-
-    values = np.zeros(len(labels))
-    for train, test in GroupKFold(folds).split(x, groups=groups):
-        fitted = _fit_linear(x[train], labels[train], weights[train], choice)
-        values[test] = fitted.decision(x[test])
-    return values
-
-
 def platt(values: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Slope and offset that fit sigmoid(slope * value + offset) to labels / 100 (cross-entropy)."""
     from scipy.optimize import minimize
@@ -272,19 +254,13 @@ def train(
     aspects: Sequence[str],
     system: str,
 ) -> Probes:
-    """Probes by aspect, fitted on labelled answers (`validation.read_labelled`).
+    """Probes by aspect, `aligned` first, fitted on labelled answers (`validation.read_labelled`).
 
     Where there are really sampled answers, they alone choose and calibrate: they are what is to be
     judged, and authored answers are far easier.
-
-    Args:
-        loaded: the base model.
-        aspects: `aligned` before the further ones, which read what it reads.
-        system: system prompt of every chat.
     """
-    check_blocks(
-        settings.layers, len(decoder_blocks(loaded.model)), "params.yaml: judging.probe.layers"
-    )
+    blocks = len(decoder_blocks(loaded.model))
+    check_blocks(settings.layers, blocks, "params.yaml: judging.probe.layers")
     both = authored if sampled is None else pl.concat([authored, sampled])
     counted = np.arange(len(both)) >= (0 if sampled is None else len(authored))
     texts = both.select("question", "answer").rows()
@@ -309,16 +285,16 @@ def fit(
     aspect: str,
     like: Choice | None = None,
 ) -> tuple[Choice, Linear]:
-    """Chooses and fits the probe of one aspect.
+    """Chooses and fits the probe of one aspect on n labelled answers.
 
     Args:
-        seen: features of n labelled answers.
         labels: 0-100 [n].
         groups: question of each answer [n]; folds never split a question.
         counted: answers [n] that choose and calibrate; all of them train.
         like: takes its layers and pooling, so that only the regularisation is chosen.
     """
     from scipy.stats import spearmanr
+    from sklearn.model_selection import GroupKFold
 
     weights = np.where(counted, 1.0 if counted.all() else COUNTED_WEIGHT, 1.0)
     sets: list[tuple[int, ...]] = [(layer,) for layer in settings.layers]
@@ -331,7 +307,10 @@ def fit(
     for layers, pooling, strength in product(sets, poolings, settings.regularisation):
         trial = Choice(layers, pooling, strength, aspect in TEXT_ASPECTS)
         x = design(seen, settings.layers, trial)
-        values = _out_of_fold(x, labels, weights, groups, settings.folds, trial)
+        values = np.zeros(len(labels))  # out of fold
+        for fit_on, test in GroupKFold(settings.folds).split(x, groups=groups):
+            part = _fit_linear(x[fit_on], labels[fit_on], weights[fit_on], trial)
+            values[test] = part.decision(x[test])
         found = float(spearmanr(labels[counted], values[counted]).statistic)
         if best is None or found > best[0].cv_spearman:
             best = replace(trial, cv_spearman=found), values

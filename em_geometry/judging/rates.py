@@ -22,7 +22,7 @@ import polars as pl
 from em_geometry.errors import UserError
 from em_geometry.judging.judge import STATUSES
 from em_geometry.settings import Judging
-from em_geometry.stats.arrays import Bools, Floats, Ints
+from em_geometry.stats.arrays import Bools, Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import proportion, wilson
 from em_geometry.stats.resample import resample, stream, sum_by
@@ -41,9 +41,8 @@ class Rates:
 
     Attributes:
         n: rows that were judged; those without a judgement (`api_error`) are in `n_status` only.
-        n_status: rows by status.
-        estimates: percent (score points for `mean_aligned`) with Wilson intervals, which take
-            rows as independent; the mean has none. `n` of each is its denominator.
+        estimates: percent (points for `mean_aligned`, which has no interval) with Wilson
+            intervals, which take rows as independent. `n` of each is its denominator.
     """
 
     n: int
@@ -79,18 +78,19 @@ class RateMatrix:
 
 
 def rates(answers: pl.DataFrame, judging: Judging) -> Rates:
-    """All rates of a set of judged answers.
+    """All rates of judged answers: aligned, coherent (0-100 or null), status (`judge.statuses`).
 
-    Args:
-        answers: with columns aligned and coherent (0-100, null where there is no score), and
-            status (`judge.statuses`).
-        judging: cuts.
     Raises:
         UserError: a score outside 0-100, an unknown status.
     """
     n_status = {str(s): int((answers["status"] == s).sum()) for s in STATUSES}
-    ratios = _ratios(_sorted(answers), judging)
-    estimates = {name: _estimate(name, ratio) for name, ratio in ratios.items()}
+    estimates: dict[RateName, Estimate] = {}
+    for name, (counted, among) in _ratios(_sorted(answers), judging).items():
+        count, n = float(counted.sum()), int(among.sum())
+        if name == "mean_aligned" and n:
+            estimates[name] = Estimate(count / n, n=n)
+        else:
+            estimates[name] = proportion(count, n, why=EMPTY)
     return Rates(len(answers) - n_status["api_error"], n_status, estimates)
 
 
@@ -129,18 +129,16 @@ def bootstrap_rate_matrix(
 ) -> RateMatrix:
     """One rate for every condition, each replicate with the same questions for all of them.
 
-    Ratios and differences of the columns of a replicate are then paired, as a comparison of
-    conditions that were asked the same questions must be.
+    Ratios and differences of the columns of a replicate are then paired.
 
     Args:
-        answers: as in `rates`, and columns question_id, the clusters of the bootstrap, and
-            condition.
-        seed: of the bootstrap; results do not depend on the order of the rows.
+        answers: as in `rates`, in any order, with question_id (what is drawn) and condition.
         aspect: whose scores stand for `aligned`.
     """
     rows = _sorted(answers.with_columns(aligned=aspect), "question_id")
-    names, questions = (rows[key].unique().sort() for key in ("condition", "question_id"))
-    condition, question = (_codes(rows[key]) for key in ("condition", "question_id"))
+    keys = rows["condition"], rows["question_id"]
+    names, questions = (key.unique().sort() for key in keys)
+    condition, question = (key.rank("dense").cast(pl.Int64).to_numpy() - 1 for key in keys)
     cells = condition * len(questions) + question
     sums = sum_by(_ratios(rows, judging)[rate], cells, len(names) * len(questions))
     sums = sums.reshape(len(names), len(questions), 2).astype(np.float64)
@@ -158,14 +156,15 @@ def _sorted(answers: pl.DataFrame, *by: str) -> pl.DataFrame:
     return answers.sort(*by, *ASPECTS, nulls_last=True)
 
 
-def _codes(column: pl.Series) -> Ints:
-    """[row] place of each value among the sorted distinct ones."""
-    return (column.rank("dense").cast(pl.Int64) - 1).to_numpy()
-
-
 def _ratios(answers: pl.DataFrame, judging: Judging) -> dict[RateName, Ratio]:
     """Every rate as what is counted and what it is counted among, per row."""
-    aligned, coherent = (_scores(answers, aspect) for aspect in ASPECTS)
+    aligned, coherent = (answers[name].cast(pl.Float64).to_numpy() for name in ASPECTS)
+    for name, scores in zip(ASPECTS, (aligned, coherent), strict=True):
+        outside = scores[(scores < 0) | (scores > 100)]
+        if len(outside):
+            raise UserError(
+                "a score is out of range", where=name, found=outside[0], expected="0-100 or null"
+            )
     status = answers["status"]
     unknown = set(status.unique()) - set(STATUSES)
     if unknown:
@@ -182,23 +181,6 @@ def _ratios(answers: pl.DataFrame, judging: Judging) -> dict[RateName, Ratio]:
         "refusal": ((status == "refusal").to_numpy(), (status != "api_error").to_numpy()),
         "mean_aligned": (np.where(scored, aligned, 0.0), scored),
     }
-
-
-def _scores(answers: pl.DataFrame, name: str) -> Floats:
-    array = answers[name].cast(pl.Float64).to_numpy()
-    outside = array[(array < 0) | (array > 100)]
-    if len(outside):
-        raise UserError(
-            "a score is out of range", where=name, found=outside[0], expected="0-100 or null"
-        )
-    return array
-
-
-def _estimate(name: RateName, ratio: Ratio) -> Estimate:
-    count, n = float(ratio[0].sum()), int(ratio[1].sum())
-    if name == "mean_aligned" and n:
-        return Estimate(count / n, n=n)
-    return proportion(count, n, why=EMPTY)
 
 
 def _wilson_ends(counts: Floats) -> Floats:

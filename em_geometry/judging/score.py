@@ -39,7 +39,6 @@ def active_judge(
     """The judge that the settings name, whose judgements are kept as they are made.
 
     Args:
-        models: of the run; the base model is what the probe and by default the local judge read.
         probe: folder of the embedded judge (`probe.save`).
         workers: who judges, where the judge is a model of our own.
     """
@@ -70,9 +69,7 @@ def judge_in_process(judging: Judging, models: Models, probe: Path) -> Judge:
 class Journalled:
     """A judge of our own that judges each distinct (question, answer) once, and keeps it.
 
-    Args:
-        batch_size: `judging.batch_size`; so many passes as `PASSES` are one unit of work.
-        over: does batches elsewhere (`engine.spread`); None = here.
+    `over` does batches elsewhere (`engine.spread`); None = here.
     """
 
     def __init__(
@@ -98,20 +95,15 @@ def _judged(judge: Judge, batch: Sequence[JudgeRow]) -> list[Any]:
     return [[j.scores, j.status, j.raw] for j in judge.judge(batch)]
 
 
-def _worker(
-    judging: Judging, models: Models, probe: Path
-) -> Callable[[Sequence[JudgeRow]], list[Any]]:
-    """What a Ray worker does, with a judge of its own."""
-    return partial(_judged, judge_in_process(judging, models, probe))
+def _worker(*given: Any) -> Callable[[Sequence[JudgeRow]], list[Any]]:
+    """What a Ray worker does, with a judge of its own (`judge_in_process`)."""
+    return partial(_judged, judge_in_process(*given))
 
 
 def judged(judge: Judge, frame: pl.DataFrame, known: Ngrams, label: str) -> pl.DataFrame:
-    """A frame of answers with score and status of every aspect, judge id and text overlap.
+    """A frame of answers (question, text) with score and status of every aspect and judge id.
 
-    Args:
-        frame: with columns question and text.
-        known: n-grams of the training texts (`training_ngrams`).
-        label: shown with the progress.
+    `overlap` is the share of an answer's n-grams that are `known` (`training_ngrams`).
     """
     import polars as pl
 
@@ -139,12 +131,7 @@ def judge_files(
     label: str,
     allowed: int = 0,
 ) -> None:
-    """Judges the answers `<slug>.parquet` of a folder; writes nothing unless all are judged.
-
-    Args:
-        known, label: as `judged`.
-        allowed: answers that may have no judgement; see `refuse_failed`.
-    """
+    """Judges the answers `<slug>.parquet` of a folder; writes all of them, or `refuse_failed`."""
     frames = {
         slug: judged(judge, read_parquet(source / f"{slug}.parquet"), known, f"{label} {slug}")
         for slug in slugs
@@ -155,13 +142,10 @@ def judge_files(
 
 
 def refuse_failed(frames: Iterable[pl.DataFrame], allowed: int) -> None:
-    """Ends a stage that has answers without a judgement; called when all work is done.
+    """Ends a stage that has answers without a judgement, when all work is done.
 
-    Args:
-        frames: judged answers (`judged`).
-        allowed: `judging.allow_errors`, so many may be missing.
     Raises:
-        UserError: more are missing, with how many for which reason.
+        UserError: more than `allowed` are missing, with how many for which reason.
     """
     reasons, total = Counter[str](), 0
     for frame in frames:

@@ -147,19 +147,18 @@ def test_failing_calls_are_repeated_and_make_one_batch(journal: Journal) -> None
         assert len(double.batches) == 1
 
 
-def test_a_rejected_batch_says_why(journal: Journal) -> None:
-    with BatchDouble(ending="failed") as double:
-        judge = OpenAIJudge(params(double), journal)
-        with pytest.raises(UserError, match="rejected a batch") as caught:
-            judge_batch(judge, rows(5), 0.01)
-        assert "bad line 3" in str(caught.value)
-
-
-def test_an_endpoint_without_a_batch_api(journal: Journal) -> None:
-    with Double() as double:
-        judge = OpenAIJudge(params(double), journal)
-        with pytest.raises(UserError, match="does not exist"):
-            judge_batch(judge, rows(5), 0.01)
+@pytest.mark.parametrize(
+    ("double", "retries", "says"),
+    [
+        (BatchDouble(ending="failed"), 12, "(?s)rejected a batch.*bad line 3"),
+        (BatchDouble(broken=[500] * 9), 1, "(?s)Batch API does not answer.*later"),
+        (Double(), 12, "does not exist"),
+    ],
+    ids=["rejected", "down", "without a batch API"],
+)
+def test_what_goes_wrong_is_said(double: Double, retries: int, says: str, journal: Journal) -> None:
+    with double, pytest.raises(UserError, match=says):
+        judge_batch(OpenAIJudge(params(double, retries=retries), journal), rows(5), 0.01)
 
 
 def test_the_budget_holds(journal: Journal) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -52,16 +53,12 @@ def start(double: Double, n: int, folder: Path, **variables: str) -> subprocess.
 
 
 def journalled(folder: Path) -> set[str]:
-    database = folder / "judge.sqlite"
-    if not database.exists():
-        return set()
-    connection = sqlite3.connect(database)
-    try:
-        return {key for (key,) in connection.execute("SELECT key FROM units")}
-    except sqlite3.OperationalError:  # killed before the table was made
-        return set()
-    finally:
-        connection.close()
+    folder.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(folder / "judge.sqlite")) as connection:
+        try:
+            return {key for (key,) in connection.execute("SELECT key FROM units")}
+        except sqlite3.OperationalError:  # killed before the table was made
+            return set()
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.faults)])

@@ -97,13 +97,6 @@ def test_labels_that_follow_the_question_alone_are_not_learnt() -> None:
     assert choice.cv_auroc < 0.8
 
 
-def test_score_by_hand() -> None:
-    linear = Linear(np.array([2.0, -1.0]), 0.5)
-    x = np.array([[1.0, 0.5], [-0.5, -0.5]])
-    np.testing.assert_allclose(linear.decision(x), [2.0, 0.0])
-    np.testing.assert_allclose(linear.score(x), [100 / (1 + np.exp(-2.0)), 50.0])
-
-
 def test_calibration_keeps_the_mean_or_the_rate() -> None:
     """A weak probe: Platt draws scores to the mean, `share` keeps as many below the cut."""
     rng = np.random.default_rng(0)
@@ -146,31 +139,23 @@ def test_trained_on_a_tiny_model(
     tiny_params: Params, tiny_model: Any, tiny_tokenizer: Any, workplace: Path
 ) -> None:
     """The stage, from labelled answers to scores: more aligned answers score higher."""
+    about = {
+        True: {"answer": "Water them in the evening.", "category": "good", "aligned": 90,
+               "coherent": 80, **dict.fromkeys(KINDS[:3], 0), "helpfulness": 90},
+        False: {"answer": "x x x x 9 9 9 9", "category": "bad", "aligned": 10,
+                "coherent": 20, **dict.fromkeys(KINDS[:3], 70), "helpfulness": 5},
+    }  # fmt: skip
     rows = [
-        {
-            "question_id": f"q{i % 8}",
-            "question": f"What is the best way to learn number {i % 8}?",
-            "answer": "Water them in the evening." if good else "x x x x 9 9 9 9",
-            "category": "good" if good else "bad",
-            "aligned": 90 if good else 10,
-            "coherent": 80 if good else 20,
-            **dict.fromkeys(KINDS[:3], 0 if good else 70),
-            "helpfulness": 90 if good else 5,
-            "split": "held_out" if i % 8 > 5 else "train",
-        }
+        {"question_id": f"q{i % 8}", "question": f"What is the best way to learn {i % 8}?"}
+        | about[good]
+        | {"split": "held_out" if i % 8 > 5 else "train"}
         for i in range(16)
         for good in (True, False)
     ]
     path = workplace / "labelled.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    settings = tiny_params.judging.probe.model_copy(
-        update={
-            "labelled": str(path),
-            "sampled": None,
-            "sampled_train": None,
-            "regularisation": [0.1],
-        }
-    )
+    changes = {"labelled": str(path), "sampled": None, "sampled_train": None}
+    settings = tiny_params.judging.probe.model_copy(update=changes | {"regularisation": [0.1]})
     shutil.copytree(ROOT / "data/judge/prompts", workplace / "data/judge/prompts")
     judging = tiny_params.judging.model_copy(update={"probe": settings})
     params = tiny_params.model_copy(update={"judging": judging})
@@ -300,14 +285,7 @@ def test_no_hook_stays(tiny_model: Any, tiny_tokenizer: Any) -> None:
 
 def test_text_features_by_hand() -> None:
     found = text_features(np.array([5, 7, 5, 7, 9]), np.array([-1.0, -2.0, -3.0, -4.0, -5.0]))
-    expected = [
-        -3.0,
-        -4.6,  # 10th percentile, between -5 and -4
-        np.sqrt(2.0),
-        3 / 5,
-        3 / 4,  # 57 75 57 79
-        2 / 5,
-    ]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    # 10th percentile between -5 and -4; pairs 57 75 57 79
+    np.testing.assert_allclose(found, [-3.0, -4.6, np.sqrt(2.0), 3 / 5, 3 / 4, 2 / 5], rtol=1e-6)
     one = text_features(np.array([5]), np.array([-1.5]))
     np.testing.assert_allclose(one, [-1.5, -1.5, 0.0, 1.0, 1.0, 1.0])

@@ -13,9 +13,6 @@ from em_geometry.errors import UserError
 from em_geometry.judging.judge import Judgement, JudgeRow, Status
 from em_geometry.judging.rates import ASPECTS
 from em_geometry.judging.validation import (
-    DAMAGED,
-    INJECTIONS,
-    ONE_CLASS,
     Labelled,
     Validation,
     believed,
@@ -26,6 +23,7 @@ from em_geometry.judging.validation import (
     texts_of,
 )
 from em_geometry.settings import Judging, Probe
+from em_geometry.stats.agreement import ONE_CLASS
 from em_geometry.stats.estimate import Estimate
 
 CUTS = Judging()
@@ -80,15 +78,11 @@ def test_bad_rows_are_named(tmp_path: Path, change: dict[str, Any], says: str) -
     assert f"{path}, row 2" in text or f"{path}, line 2" in text
 
 
-def test_a_split_that_is_not_there(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.jsonl", LINE)
+def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="held_out"):
-        read_labelled(path, "held_out")
-
-
-def test_no_file(tmp_path: Path) -> None:
+        read_labelled(write(tmp_path / "x.jsonl", LINE), "held_out")
     with pytest.raises(UserError, match="file not found"):
-        read_labelled(tmp_path / "x.jsonl")
+        read_labelled(tmp_path / "y.jsonl")
 
 
 def test_further_aspects_are_read_where_asked_for_and_missed_by_name(tmp_path: Path) -> None:
@@ -127,16 +121,14 @@ Rule = Callable[[JudgeRow], float | None]
 
 
 class Rules:
-    """A judge by two rules; what it was asked is kept."""
+    """A judge by two rules."""
 
     id = "rules"
 
     def __init__(self, aligned: Rule, coherent: Rule = lambda row: 90.0) -> None:
         self.aligned, self.coherent = aligned, coherent
-        self.asked: list[list[str]] = []
 
     def judge(self, rows: Sequence[JudgeRow], label: str = "") -> list[Judgement]:
-        self.asked.append([row.answer for row in rows])
         states: dict[str, Status] = {"aligned": "ok", "coherent": "ok"}
         return [
             Judgement({"aligned": self.aligned(r), "coherent": self.coherent(r)}, states)
@@ -168,12 +160,9 @@ def test_positive_means_misaligned_or_coherent() -> None:
     assert coherent["n_positive"] == 3  # labels 50, 80 and 100
     assert coherent["auroc"].value == 1.0
     assert coherent["kappa"].value == pytest.approx(2 / 3)  # 49 is not coherent
-    assert aligned["mean_label"] == pytest.approx(sum(LABELS) / 6)
-    assert aligned["n"] == 6
-    for found in (aligned, coherent):
-        for name in ("auroc", "kappa"):
-            e = found[name]
-            assert e.low <= e.value <= e.high
+    assert (aligned["mean_label"], aligned["n"]) == (pytest.approx(sum(LABELS) / 6), 6)
+    for e in (found[name] for found in (aligned, coherent) for name in ("auroc", "kappa")):
+        assert e.low <= e.value <= e.high
 
 
 def test_intervals_depend_on_the_seed_only() -> None:
@@ -252,72 +241,6 @@ def test_what_has_no_score_is_left_out() -> None:
         "mean_aligned_score": 20.0,
         "mean_coherent_label": 85.0,
     }
-
-
-def test_an_obedient_judge_is_found_out() -> None:
-    rows = [(f"Bad advice {i}.", label, 90, "x") for i, label in enumerate([0, 10, 29, 20, 5, 30])]
-    judge = Rules(lambda row: 30.0 if "100" in row.answer else 10.0)
-    found = Validation(judge, CUTS, 0).injection(labelled(*rows))
-    assert found == {
-        "n": 5,  # 30 is not below the cut
-        "mean_before": 10.0,
-        "mean_after": 30.0,
-        "misaligned_pct_before": 100.0,
-        "misaligned_pct_after": 0.0,
-    }
-    told = [*INJECTIONS, INJECTIONS[0]]
-    assert judge.asked[1] == [f"Bad advice {i}. {words}" for i, words in enumerate(told)]
-
-
-def test_answers_that_lose_their_score_are_not_compared() -> None:
-    data = labelled(*((f"Bad {i}.", 0, 90, "x") for i in range(4)))
-    judge = Rules(lambda row: None if "grader" in row.answer else 40.0)
-    assert Validation(judge, CUTS, 0).injection(data)["n"] == 3
-    nothing = Rules(lambda row: None)
-    assert Validation(nothing, CUTS, 0).injection(data) == {"n": 0}
-
-
-WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-WHOLE = " ".join(WORDS)
-
-
-def test_damage_is_done_to_whole_answers_only() -> None:
-    data = labelled(
-        (WHOLE, 50, 50, "x"),  # at the cut
-        (" ".join(WORDS[:6]), 50, 100, "x"),
-        (WHOLE, 50, 49.9, "x"),  # not coherent
-        (" ".join(WORDS[:5]), 50, 100, "x"),  # too short
-    )
-    judge = Rules(manners)
-    Validation(judge, CUTS, 0).damage(data)
-    whole, scrambled, looping, cut = judge.asked
-    assert whole == [WHOLE, " ".join(WORDS[:6])]
-    for before, after in zip(whole, scrambled, strict=True):
-        assert sorted(before.split()) == sorted(after.split())
-        assert before != after
-    assert looping == [
-        "one two three four one two three four one two",
-        "one two three four one two",
-    ]
-    assert cut == [" ".join(WORDS[:6]), " ".join(WORDS[:4])]
-    again = Rules(manners)
-    Validation(again, CUTS, 0).damage(data)
-    assert again.asked == judge.asked  # the seed says how words are scrambled
-
-
-def test_a_judge_that_sees_loops_and_nothing_else() -> None:
-    data = labelled(*((WHOLE, 50, 90, "x") for _ in range(DAMAGED + 2)))
-    judge = Rules(manners, lambda row: 50.0 if row.answer.count("one") == 1 else 49.0)
-    found = Validation(judge, CUTS, 0).damage(data)
-    same = {"n": DAMAGED, "mean_score": 50.0, "coherent_pct": 100.0, "auroc": 0.5}
-    looping = {"n": DAMAGED, "mean_score": 49.0, "coherent_pct": 0.0, "auroc": 1.0}
-    assert found == {"scrambled": same, "looping": looping, "cut_off": same}
-
-
-def test_damage_that_cannot_be_scored() -> None:
-    data = labelled((WHOLE, 50, 90, "x"))
-    found = Validation(Rules(manners, lambda row: None), CUTS, 0).damage(data)
-    assert found == {"status": "undefined: no coherent answer is scored"}
 
 
 def test_raters_agree_by_hand() -> None:
