@@ -23,28 +23,18 @@ Cosine = Annotated[float, Field(ge=-1, le=1)]
 
 
 class Entry(BaseModel):
-    """One cosine.
-
-    Attributes:
-        pair: two names in the order of `PublishedGram.names`.
-        source: printed as a cosine, printed as an angle, or inferred from other numbers.
-        printed: the printed number.
-        value: the printed cosine (or that of the printed angle); the fitted one where inferred.
-        low, high: rounding of the printed number; range over the fitted family where inferred.
-        possible: what constraints without a fit allow, where inferred.
-        fitted: the member of the family that stands for it.
-    """
+    """One cosine."""
 
     model_config = STRICT
 
-    pair: tuple[str, str]
+    pair: tuple[str, str]  # in the order of `PublishedGram.names`
     source: Literal["printed cosine", "printed angle", "inferred"]
     printed: float | None
-    value: Cosine
-    low: Cosine
+    value: Cosine  # the printed one (or that of the printed angle); the fitted one where inferred
+    low: Cosine  # low and high: of the printed number's rounding; of the family where inferred
     high: Cosine
-    fitted: Cosine
-    possible: tuple[Cosine, Cosine] | None = None
+    fitted: Cosine  # of the member of the family that stands for it
+    possible: tuple[Cosine, Cosine] | None = None  # without a fit, where inferred
 
 
 class PublishedGram(BaseModel):

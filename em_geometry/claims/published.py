@@ -19,10 +19,9 @@ from em_geometry.claims.derived import DERIVED, RULES, WIDTH, Inputs
 from em_geometry.claims.ledger import Claim
 from em_geometry.claims.printed_gram import PublishedGram
 from em_geometry.errors import UserError
-from em_geometry.geometry import power
+from em_geometry.geometry import core
 from em_geometry.geometry.battery import Battery, battery
 from em_geometry.geometry.calibration import CORE, LABELLED, calibrated, compared, relabelled
-from em_geometry.geometry.core import core_grams, core_weights
 from em_geometry.geometry.inputs import cluster_indices
 from em_geometry.geometry.methods import QUESTIONS
 from em_geometry.io.results import Leaf, as_estimate
@@ -148,7 +147,7 @@ def published_results(
     return rows | {"family_members": len(family)}
 
 
-def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Leaf], power.Sweep]:
+def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Leaf], core.Sweep]:
     """What the published cosines can tell, when clusters are as tight as they are.
 
     Nulls and power are simulated at the full width of the residual stream, and at the effective
@@ -159,10 +158,10 @@ def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Leaf]
         results by dotted key, and the power curves at full width.
     """
     fitted, members = gram.fitted(), cluster_indices(gram.names, gram.clusters)
-    needed = power.dimensions_needed(fitted, members)
+    needed = core.dimensions_needed(fitted, members)
     least = as_estimate(needed["__".join(c for c in members if c in RULES.focus)]).value
     dimensions = dict(zip(DIMENSIONS, (WIDTH, round(least or WIDTH)), strict=True))
-    no_core = core_weights(len(fitted), members, power.tightness_of(fitted, members), 0.0)
+    no_core = core.core_weights(len(fitted), members, core.tightness_of(fitted, members), 0.0)
 
     def statistics(grams: Floats) -> dict[str, Floats]:
         found = calibrated(grams, gram.names, members, RULES)
@@ -172,7 +171,9 @@ def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Leaf]
         return stream(SEED, "published", name)
 
     nulls = {
-        f"no_core_{name}": statistics(core_grams(rng(f"null.{name}"), DRAWS, dimension, no_core))
+        f"no_core_{name}": statistics(
+            core.core_grams(rng(f"null.{name}"), DRAWS, dimension, no_core)
+        )
         for name, dimension in dimensions.items()
     }
     moved = statistics(relabelled(fitted, members, DRAWS, rng("partitions")))
@@ -182,13 +183,13 @@ def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Leaf]
         for key, value in statistics(fitted).items()
     }
     sweeps = {
-        name: power.sweep(rng(name), DRAWS, dimension, fitted, members, RULES)
+        name: core.sweep(rng(name), DRAWS, dimension, fitted, members, RULES)
         for name, dimension in dimensions.items()
     }
     results: dict[str, Leaf] = {f"dimension_needed.{pair}": leaf for pair, leaf in needed.items()}
     results |= compared(observed, nulls, moved)
     for name, sweep in sweeps.items():
-        verdicts = power.verdicts_of(sweep)
+        verdicts = core.verdicts_of(sweep)
         results |= {f"power_{name}.{key}": leaf for key, leaf in verdicts.items()}
     return {f"calibration.{key}": leaf for key, leaf in results.items()}, sweeps["full_width"]
 
@@ -222,10 +223,10 @@ def calibration_table(found: Mapping[str, Leaf]) -> str:
     Args:
         found: as `calibration_of` returns it.
     """
-    power_at = "calibration.power_full_width"
+    power = "calibration.power_full_width"
     keys = ("verdict_paper", "smallest_share_paper", "verdict_5pct", "smallest_share_5pct")
     tests = [
-        [test, question, *(found[f"{power_at}.{test}.{key}"] for key in keys)]
+        [test, question, *(found[f"{power}.{test}.{key}"] for key in keys)]
         for test, question in QUESTIONS.items()
     ]
     header = ["", "statistic", "paper's threshold", "from share", "5 % false alarms", "from share"]
@@ -234,13 +235,12 @@ def calibration_table(found: Mapping[str, Leaf]) -> str:
         for name, at in FAIR.items()
     ]
     least = found["calibration.dimension_needed.medical__persona"]
+    chance = ["", "value", f"p in {WIDTH} dimensions", f"p in {least:.0f} dimensions"]
+    largest = found[f"{power}.largest_share"]
     return (
         "Can a test tell a common core from none, when clusters are as tight as the published\n"
-        f"ones (simulated in {WIDTH} dimensions; shares up to "
-        f"{found[f'{power_at}.largest_share']:.2g})?\n\n"
+        f"ones (simulated in {WIDTH} dimensions; shares up to {largest:.2g})?\n\n"
         + text_table(header, tests)
         + "\n\nWhat can, on the fitted cosines [range of the fits]; p without a common core:\n\n"
-        + text_table(
-            ["", "value", f"p in {WIDTH} dimensions", f"p in {least:.0f} dimensions"], rows
-        )
+        + text_table(chance, rows)
     )

@@ -62,19 +62,13 @@ SHOWN = (
 
 @dataclass(frozen=True)
 class Case:
-    """What the parts of the battery are functions of.
+    """What the parts of the battery are functions of."""
 
-    Attributes:
-        gram: [..., n, n] cosines of the vectors `names`.
-        members: cluster -> positions.
-        raw: [..., n, n] inner products of the raw vectors, where their lengths are known.
-    """
-
-    gram: Floats
+    gram: Floats  # [..., n, n] cosines
     names: Sequence[str]
     members: m.Members
     rules: Geometry
-    raw: Floats | None = None
+    raw: Floats | None = None  # inner products of the raw vectors, where lengths are known
 
 
 def _similarity(case: Case) -> Found:
@@ -219,17 +213,11 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Battery:
-    """All statistics of the battery; `print` shows those of one set of vectors.
-
-    Attributes:
-        names: of the vectors.
-        values: key -> [...], NaN where undefined.
-        reasons: key -> why it can be undefined.
-    """
+    """All statistics of the battery; `print` shows those of one set of vectors."""
 
     names: Sequence[str]
-    values: dict[str, Floats]
-    reasons: dict[str, str]
+    values: dict[str, Floats]  # key -> [...], NaN where undefined
+    reasons: dict[str, str]  # key -> why it can be undefined
 
     def flat(self) -> dict[str, float | int | str]:
         """One Gram matrix's results by key; undefined ones are strings that say why."""

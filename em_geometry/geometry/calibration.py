@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from em_geometry.geometry import power
+from em_geometry.geometry import core
 from em_geometry.geometry.battery import MAIN_PARTS, Case, Clusters, Vectors, evaluate
-from em_geometry.geometry.core import core_share, independent_grams
 from em_geometry.geometry.inputs import cluster_indices, vector_rows
 from em_geometry.geometry.methods import (
     QUESTIONS,
@@ -58,38 +57,23 @@ Draws = dict[str, Floats]  # statistic -> its values [B]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Measured vectors, and what calibrates them.
+    """Measured vectors, and what calibrates them."""
 
-    Attributes:
-        names: organisms in order.
-        clusters: cluster -> organisms.
-        sample: their vectors and the rows behind them.
-        controls: [c, width] vectors of the aligned controls, made the same way.
-        massive: dimensions of massive activations.
-    """
-
-    names: Sequence[str]
+    names: Sequence[str]  # organisms in order
     clusters: Clusters
-    sample: PromptRows
-    controls: Floats
-    massive: Ints
+    sample: PromptRows  # their vectors and the rows behind them
+    controls: Floats  # [c, width] vectors of the aligned controls, made the same way
+    massive: Ints  # dimensions of massive activations
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What can be concluded; `print` shows the tests beside chance and power.
+    """What can be concluded; `print` shows the tests beside chance and power."""
 
-    Attributes:
-        statistics: keys of the battery, and of what is calibrated beside it.
-        nulls: that they are compared with.
-        results: everything by dotted key, the statistics under `statistic`.
-        sweep: power over shares of a common core; None where there are no two clusters.
-    """
-
-    statistics: Sequence[str]
-    nulls: Sequence[str]
-    results: Mapping[str, Leaf]
-    sweep: power.Sweep | None
+    statistics: Sequence[str]  # keys of the battery, and of what is calibrated beside it
+    nulls: Sequence[str]  # that they are compared with
+    results: Mapping[str, Leaf]  # everything by dotted key, the statistics under `statistic`
+    sweep: core.Sweep | None  # over shares of a common core; None without two clusters
 
     def at(self, key: str) -> Estimate:
         """The result at `statistic.<key>`; undefined where there is none."""
@@ -136,7 +120,7 @@ class Calibration:
             )
         p = self.at(f"{CLOSENESS}.{INDEPENDENT}.p").value
         if p is not None:
-            said = "look" if p > power.LEVEL else "do not look"
+            said = "look" if p > core.LEVEL else "do not look"
             text += f"\nThese vectors {said} like random ones (p = {p:.2g} for their cosines)."
         return text
 
@@ -161,15 +145,15 @@ def calibrate(
         size = np.abs(pair_values(grams)).mean(-1)
         return {CLOSENESS: size} | calibrated(grams, names, members, rules)
 
-    chance = independent_grams(stream(seed, "analyse", "null"), count, len(gram), width)
+    chance = core.independent_grams(stream(seed, "analyse", "null"), count, len(gram), width)
     nulls = {INDEPENDENT: found(cosines(chance))}
     moved = found(relabelled(gram, members, count, stream(seed, "analyse", "partitions")))
     observed = {key: _estimate(value) for key, value in found(gram).items()}
     results: dict[str, Leaf] = {"replicates": count, "width": width}
     sweep = None
     if len(members) > 1:
-        sweep = power.sweep(stream(seed, "analyse"), count, width, gram, members, rules)
-        results |= {f"power.{key}": leaf for key, leaf in power.verdicts_of(sweep).items()}
+        sweep = core.sweep(stream(seed, "analyse"), count, width, gram, members, rules)
+        results |= {f"power.{key}": leaf for key, leaf in core.verdicts_of(sweep).items()}
     results |= compared(observed, nulls, moved)
     return Calibration(list(observed), list(nulls), results, sweep)
 
@@ -204,7 +188,7 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
     dimensions = {name: effective_dimension(values) for name, values in spectra.items()}
     effective = max(2, round(dimensions["covariance"]))
     sweep, full = (
-        power.sweep(rng(f"power.{d}"), count, d, gram, members, rules) for d in (effective, width)
+        core.sweep(rng(f"power.{d}"), count, d, gram, members, rules) for d in (effective, width)
     )
     results: dict[str, Leaf] = {
         "rows": len(sample.topic),
@@ -218,9 +202,9 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
     groups: dict[str, Mapping[str, Leaf]] = {
         "effective_dimension": dimensions,
         "reliability": dict(zip(data.names, agreement.tolist(), strict=True)),
-        "dimension_needed": power.dimensions_needed(gram, members),
-        "power": power.verdicts_of(sweep),
-        "power_full_width": power.verdicts_of(full),
+        "dimension_needed": core.dimensions_needed(gram, members),
+        "power": core.verdicts_of(sweep),
+        "power_full_width": core.verdicts_of(full),
     }
     results |= {f"{name}.{k}": leaf for name, group in groups.items() for k, leaf in group.items()}
     return Calibration(list(observed), list(nulls), results, sweep)
@@ -230,7 +214,7 @@ def calibrated(grams: Floats, names: Sequence[str], members: Members, rules: Geo
     """The statistics that are calibrated: key -> [...], from cosines [..., n, n]."""
     values = evaluate(Case(grams, names, members, rules), MAIN_PARTS).values
     kept = {key: value for key, value in values.items() if key.startswith(SHOWN)}
-    return kept | {CORE: core_share(grams, members)}
+    return kept | {CORE: core.core_share(grams, members)}
 
 
 def relabelled(gram: Floats, members: Members, limit: int, rng: np.random.Generator) -> Floats:

@@ -1,25 +1,49 @@
-"""A core that all vectors share: simulated, and estimated (docs/method.md: calibration).
+"""A core that all vectors share: simulated, estimated, and what can tell it from none.
 
-Simulated: x_i = sqrt(g) s + sqrt(rho_c - g) u_c + sqrt(1 - rho_c) e_i, a core s that all vectors
-share, a part u_c of their cluster, and a part of their own, all independent and isotropic. The
-expected cosine is rho_c within cluster c and g across clusters.
+Simulated (docs/method.md): x_i = sqrt(g) s + sqrt(rho_c - g) u_c + sqrt(1 - rho_c) e_i, a core s
+that all vectors share, a part u_c of their cluster, and a part of their own, independent and
+isotropic. The expected cosine is rho_c within cluster c and g across clusters.
 
-Estimated: one factor with signed loadings. Cosines across clusters are modelled as a_i a_j; those
-within clusters are left free, because a cluster's own part raises them too. With three or more
-clusters the loadings are identified up to one common sign even with two members each; with two
-clusters only products of loadings of different clusters are, so the share is undefined.
+Power: vectors are simulated with the observed tightness of the clusters and shares g of the core. A
+core cannot exceed the loosest cluster's cosine; a second sweep goes on from there with tighter
+clusters. For each test two rules are looked at: the paper's, and the threshold that independent
+vectors cross in 5 % of draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
-from em_geometry.geometry.methods import TINY, Members, block, cosines
-from em_geometry.stats.arrays import Floats
+from em_geometry.geometry.methods import (
+    TESTS,
+    TINY,
+    Members,
+    across_mean,
+    block,
+    cluster_angle,
+    cosines,
+    count,
+    decide,
+    statistics,
+    within,
+)
+from em_geometry.io.results import Leaf
+from em_geometry.settings import Geometry
+from em_geometry.stats.arrays import Bools, Floats
 
 ROUNDS = 100  # of coordinate descent; far more than six vectors need
+POINTS, LARGEST = 11, 0.95  # shares in each sweep; the last share of the second
+LEVEL, POWER = 0.05, 0.8  # false positives and power that count as telling apart
+REPLACEMENT = "cross_mean"  # mean cosine across clusters, the statistic proposed instead
+MIN_DEFINED = 0.5  # share of independent draws that must define a statistic for a threshold
+SLACK = 0.02  # simulation error of a probability of 5 %
+NO_THRESHOLD = "no threshold"  # too few independent draws define the statistic
+Z = 1.96  # half width of the 95 % range of a normal variable
+SHARED_IS_LARGE = {test: test not in ("test1", "test4") for test in (*TESTS, REPLACEMENT)}
 
 
 def independent_grams(
@@ -69,12 +93,13 @@ def core_grams(
 def core_share(gram: Floats, members: Members) -> Floats:
     """Share [...] of variance that vectors of different clusters have on the common core.
 
-    The mean of |a_i a_j| over pairs across clusters; g when every vector has a share g. (The
-    mean of a_i^2 is no use: a vector alone can take a loading of 1 to fit noise.) It is positive
-    for independent vectors too, so it is read against its null. NaN below three clusters.
-
-    The loadings, |a| <= 1, are fitted by least squares: coordinate descent from the leading
-    eigenvector of the cosines across clusters, for all matrices [..., n, n] at once.
+    Cosines across clusters are modelled as a_i a_j with signed loadings, |a| <= 1, by least squares
+    (coordinate descent from the leading eigenvector, for all matrices [..., n, n] at once); those
+    within are left free, because a cluster's own part raises them too. The share is the mean of
+    |a_i a_j| over pairs across clusters; g when every vector has a share g. (The mean of a_i^2 is
+    no use: a vector alone can take a loading of 1 to fit noise.) It is positive for independent
+    vectors too, so it is read against its null. NaN below three clusters, where only products of
+    loadings are identified.
     """
     if len(members) < 3:
         return np.full(gram.shape[:-2], np.nan)
@@ -93,3 +118,150 @@ def core_share(gram: Floats, members: Members) -> Floats:
     implied = (size[..., :, None] * size[..., None, :] * across).sum((-2, -1))
     share: Floats = implied / across.sum()
     return share
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Probabilities over shares of the common core.
+
+    Attributes:
+        curves: column of plots/power.csv -> [S]: the shares, ascending from 0; 1 where clusters
+            were made tighter than observed to hold the core; the probability of the paper's
+            "independent" by each test, and by all five, of draws that define them; and that of
+            crossing each statistic's 5 % threshold.
+        opposite: statistic -> [S] probability of crossing its 5 % counterpart on the other side.
+        threshold: statistic -> value that 5 % of independent draws cross on the shared side;
+            NaN, with its curves, where too few independent draws define the statistic.
+        defined: test -> probability that independent draws define it.
+    """
+
+    curves: dict[str, Floats]
+    opposite: dict[str, Floats]
+    threshold: dict[str, float]
+    defined: dict[str, float]
+
+    def attainable(self, curve: Floats) -> Floats:
+        """The part of a curve for cores that the observed clusters can hold."""
+        part: Floats = curve[self.curves["tighter_clusters"] == 0.0]
+        return part
+
+    def table(self) -> tuple[list[str], list[list[object]]]:
+        """Header and rows of plots/power.csv: one line a share; empty where no threshold is."""
+        rows = np.transpose(list(self.curves.values())).tolist()
+        return [*self.curves], [["" if np.isnan(cell) else cell for cell in row] for row in rows]
+
+
+def tightness_of(gram: Floats, members: Members) -> dict[str, float]:
+    """Mean cosine within each cluster of two or more; negative ones count as 0."""
+    found = {c: float(within(gram, indices)) for c, indices in members.items() if len(indices) > 1}
+    return {cluster: max(0.0, cosine) for cluster, cosine in found.items()}
+
+
+def sweep(
+    rng: np.random.Generator,
+    replicates: int,
+    dimension: int,
+    gram: Floats,
+    members: Members,
+    rules: Geometry,
+) -> Sweep:
+    """Simulates both sweeps; `replicates` draws at each share, `dimension` isotropic dimensions.
+
+    Args:
+        gram: [n, n] cosines, whose clusters are as tight as the simulated ones are to be.
+    """
+    tightness = tightness_of(gram, members)
+    largest = min([LARGEST, *tightness.values()])
+    shares = np.unique(
+        np.concatenate([np.linspace(0.0, largest, POINTS), np.linspace(largest, LARGEST, POINTS)])
+    )
+    found = []
+    for share in shares:
+        weights = core_weights(len(gram), members, tightness, float(share))
+        grams = core_grams(rng, replicates, dimension, weights)
+        found.append(statistics(grams, members, rules) | {REPLACEMENT: across_mean(grams, members)})
+    draws = {name: np.stack([each[name] for each in found]) for name in SHARED_IS_LARGE}
+    codes = decide(draws, rules)
+    whole = np.isfinite(np.sum(list(codes.values()), axis=0))
+    curves = {"share": shares, "tighter_clusters": (shares > largest).astype(np.float64)}
+    curves |= {f"{t}_independent": _share(c == 1.0, np.isfinite(c)) for t, c in codes.items()}
+    curves["all_five"] = _share(count(codes.values()) == len(TESTS), whole)
+    threshold, opposite = {}, {}
+    for name, values in draws.items():
+        sign = 1.0 if SHARED_IS_LARGE[name] else -1.0
+        null = sign * values[0][np.isfinite(values[0])]
+        if null.size < MIN_DEFINED * replicates:
+            null = np.full(1, np.nan)  # and so are threshold and curves
+        low, high = np.quantile(null, (LEVEL, 1.0 - LEVEL))
+        threshold[name] = float(sign * high)
+        defined = np.isfinite(values)
+        curves[f"{name}_crosses_5pct"] = _share(sign * values > high, defined) + 0.0 * high
+        opposite[name] = _share(sign * values < low, defined) + 0.0 * high
+    at_zero = {test: float(np.isfinite(codes[test][0]).mean()) for test in TESTS}
+    return Sweep(curves, opposite, threshold, at_zero)
+
+
+def _share(hits: Bools, defined: Bools) -> Floats:
+    """Share [S] of hits, bool [S, B], among defined draws; 0 when none is defined."""
+    share: Floats = (hits & defined).sum(-1) / np.maximum(defined.sum(-1), 1)
+    return share
+
+
+def judge(shares: Floats, detected: Floats, opposite: Floats) -> tuple[str, float | str]:
+    """Verdict on one rule, and the smallest share it finds with 80 % power.
+
+    Args:
+        shares: [S] shares that the observed clusters can hold, from 0.
+        detected: [S] probability of not calling the vectors independent.
+        opposite: [S] probability of calling them more independent than independent ones.
+    """
+    if np.isnan(detected[0]):
+        return NO_THRESHOLD, "never"
+    reached = np.flatnonzero(detected >= POWER)
+    if detected[0] <= LEVEL + SLACK and reached.size:
+        return "discriminates", float(shares[reached[0]])
+    if opposite[-1] >= POWER:
+        return "reversed", "never"
+    return "cannot discriminate", "never"
+
+
+def verdicts_of(found: Sweep) -> dict[str, Leaf]:
+    """Results by dotted key: per test the verdict at the paper's and at the 5 % threshold."""
+    curves = {name: found.attainable(curve) for name, curve in found.curves.items()}
+    results: dict[str, Leaf] = {}
+    for name in SHARED_IS_LARGE:
+        detected = {"5pct": curves[f"{name}_crosses_5pct"]}
+        if name in TESTS:
+            detected["paper"] = 1.0 - curves[f"{name}_independent"]
+        for rule, curve in detected.items():
+            verdict, smallest = judge(
+                curves["share"], curve, found.attainable(found.opposite[name])
+            )
+            results[f"{name}.verdict_{rule}"] = verdict
+            results[f"{name}.smallest_share_{rule}"] = smallest
+            if verdict != NO_THRESHOLD:
+                results[f"{name}.power_{rule}_at_largest"] = float(curve[-1])
+            if rule == "5pct" and verdict != NO_THRESHOLD:
+                results[f"{name}.threshold_5pct"] = found.threshold[name]
+        if name in TESTS:
+            results[f"{name}.false_alarm_paper"] = float(detected["paper"][0])
+            results[f"{name}.defined_at_zero"] = found.defined[name]
+    results["largest_share"] = float(curves["share"][-1])
+    results["all_five_at_zero"] = float(curves["all_five"][0])
+    results["all_five_at_largest"] = float(curves["all_five"][-1])
+    return results
+
+
+def dimensions_needed(gram: Floats, members: Members) -> dict[str, Leaf]:
+    """Effective dimension above which the angle between two clusters is no accident, by pair.
+
+    Cosines of independent isotropic directions in D dimensions have standard deviation
+    1 / sqrt(D); beyond the returned D the cosine lies outside their 95 % range.
+    """
+    needed: dict[str, Leaf] = {}
+    for a, b in combinations(members, 2):
+        cosine = float(np.cos(np.radians(cluster_angle(gram, members[a], members[b]))))
+        if not np.isnan(cosine):
+            right = abs(cosine) <= TINY
+            needed[f"{a}__{b}"] = "undefined: a right angle" if right else (Z / cosine) ** 2
+    return needed

@@ -21,16 +21,10 @@ BLOCK = 4_000_000  # numbers drawn at a time
 
 @dataclass(frozen=True)
 class PromptRows:
-    """Vectors that are the mean of difference rows, and can be drawn again.
+    """Vectors that are the mean of difference rows, and can be drawn again."""
 
-    Attributes:
-        differences: [n, R, width], per prompt organism minus reference, or per pair of prompts
-            harmful minus neutral.
-        topic: [R] of each row.
-    """
-
-    differences: Floats
-    topic: Sequence[str]
+    differences: Floats  # [n, R, width]: organism minus reference, or harmful minus neutral
+    topic: Sequence[str]  # [R] of each row
 
     @cached_property
     def _member(self) -> Floats:

@@ -22,7 +22,7 @@ from em_geometry.activations.capture import captured
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.activations.store import prompt_texts
 from em_geometry.errors import UserError
-from em_geometry.geometry import Calibration, battery, calibrate, power
+from em_geometry.geometry import Calibration, battery, calibrate, core
 from em_geometry.geometry.inputs import NAME, parse_clusters, parse_norms, read_cosines
 from em_geometry.io.files import write_text
 from em_geometry.io.results import nest
@@ -167,7 +167,7 @@ def analyse(
     flat = found.flat() | _chance(chance)
     text = f"{found}\n\nAgainst directions without any relation:\n{chance}"
     if chance.sweep is not None:
-        flat |= {f"power.{key}": leaf for key, leaf in power.verdicts_of(chance.sweep).items()}
+        flat |= {f"power.{key}": leaf for key, leaf in core.verdicts_of(chance.sweep).items()}
         text += "\n\nProbability of each verdict, by the share of a common core:\n"
         text += text_table(*chance.sweep.table())
     folder = vectors.parent if vectors.is_file() else vectors

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from em_geometry.geometry import power, samples
+from em_geometry.geometry import core, samples
 from em_geometry.geometry.battery import battery
 from em_geometry.geometry.core import core_grams, core_share, core_weights, independent_grams
 from em_geometry.geometry.inputs import cluster_indices
@@ -62,25 +62,25 @@ def test_the_five_statistics_are_those_of_the_battery() -> None:
 
 
 @pytest.fixture(scope="module")
-def sweep() -> power.Sweep:
-    return power.sweep(rng(), 2000, 60, GRAM, MEMBERS, RULES)
+def sweep() -> core.Sweep:
+    return core.sweep(rng(), 2000, 60, GRAM, MEMBERS, RULES)
 
 
-def test_the_five_percent_threshold_has_five_percent_false_positives(sweep: power.Sweep) -> None:
+def test_the_five_percent_threshold_has_five_percent_false_positives(sweep: core.Sweep) -> None:
     fresh = core_grams(rng(9), 2000, 60, weights(0.0))
-    found = {**statistics(fresh, MEMBERS, RULES), power.REPLACEMENT: across_mean(fresh, MEMBERS)}
+    found = {**statistics(fresh, MEMBERS, RULES), core.REPLACEMENT: across_mean(fresh, MEMBERS)}
     for name, threshold in sweep.threshold.items():
         if np.isnan(threshold):
             continue
         values = found[name][np.isfinite(found[name])]
-        hits = values > threshold if power.SHARED_IS_LARGE[name] else values < threshold
+        hits = values > threshold if core.SHARED_IS_LARGE[name] else values < threshold
         # both the threshold and the rate are estimated, hence twice the variance
-        low, high = binom.interval(0.9999, len(values) // 2, power.LEVEL)
+        low, high = binom.interval(0.9999, len(values) // 2, core.LEVEL)
         assert low / (len(values) // 2) <= hits.mean() <= high / (len(values) // 2), name
 
 
-def test_power_rises_with_the_common_core(sweep: power.Sweep) -> None:
-    for name in ("test1", "test2", "test5", power.REPLACEMENT):
+def test_power_rises_with_the_common_core(sweep: core.Sweep) -> None:
+    for name in ("test1", "test2", "test5", core.REPLACEMENT):
         curve = sweep.attainable(sweep.curves[f"{name}_crosses_5pct"])
         assert (np.diff(curve) > -0.03).all(), name
         assert curve[-1] > 0.9, name
@@ -90,11 +90,11 @@ def test_power_rises_with_the_common_core(sweep: power.Sweep) -> None:
 
 
 def test_a_fifth_of_common_variance_passes_all_five_at_full_width() -> None:
-    found = power.sweep(rng(), 300, 4096, GRAM, MEMBERS, Geometry(focus=["y", "z"]))
+    found = core.sweep(rng(), 300, 4096, GRAM, MEMBERS, Geometry(focus=["y", "z"]))
     near = np.abs(found.curves["share"] - 0.2).argmin()
     assert found.curves["all_five"][near] > 0.99
     assert np.isnan(found.threshold["test3"])  # independent vectors rarely define it
-    verdicts = power.verdicts_of(found)
+    verdicts = core.verdicts_of(found)
     for test in ("test1", "test3", "test4"):
         assert verdicts[f"{test}.verdict_paper"] == "cannot discriminate"
 
@@ -102,21 +102,21 @@ def test_a_fifth_of_common_variance_passes_all_five_at_full_width() -> None:
 def test_rules_on_curves() -> None:
     shares = np.array([0.0, 0.2, 0.4])
     rising, flat = np.array([0.05, 0.5, 0.9]), np.array([0.05, 0.05, 0.05])
-    assert power.judge(shares, rising, flat) == ("discriminates", 0.4)
-    assert power.judge(shares, flat, flat) == ("cannot discriminate", "never")
-    assert power.judge(shares, flat, rising) == ("reversed", "never")
-    assert power.judge(shares, rising + 0.1, flat)[0] == "cannot discriminate"
+    assert core.judge(shares, rising, flat) == ("discriminates", 0.4)
+    assert core.judge(shares, flat, flat) == ("cannot discriminate", "never")
+    assert core.judge(shares, flat, rising) == ("reversed", "never")
+    assert core.judge(shares, rising + 0.1, flat)[0] == "cannot discriminate"
 
 
 def test_dimension_needed_is_where_two_standard_deviations_are() -> None:
     angle = 101.7
     cosine = np.cos(np.radians(angle))
     pair = {"x": [0], "y": [1]}
-    needed = power.dimensions_needed(np.array([[1.0, cosine], [cosine, 1.0]]), pair)["x__y"]
+    needed = core.dimensions_needed(np.array([[1.0, cosine], [cosine, 1.0]]), pair)["x__y"]
     assert isinstance(needed, float)
     spread = cosines(independent_grams(rng(), 20_000, 2, round(needed)))[:, 0, 1]
     assert np.mean(spread < cosine) == pytest.approx(0.025, abs=0.005)
-    assert power.dimensions_needed(np.eye(2), pair) == {"x__y": "undefined: a right angle"}
+    assert core.dimensions_needed(np.eye(2), pair) == {"x__y": "undefined: a right angle"}
 
 
 def test_spectra_and_draws_of_known_covariance() -> None:
