@@ -9,6 +9,7 @@ from em_geometry.project.command import stage
 from em_geometry.project.inputs import vector_table
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import BASE, Params
+from em_geometry.stats.arrays import Floats
 
 HEADLINE = ["status", "*.behaviour.first_step"] + [
     f"*.detector.{name}.{key}"
@@ -31,20 +32,27 @@ def compare(
     vectors = table.at(plan.choice, dict.fromkeys(names, block))
     clusters = {name: str(params.organisms[name].cluster) for name in names}
     ways = detection.detectors(dict(zip(names, vectors, strict=True)), clusters, slug)
+    undefined = {key: way for key, way in ways.items() if isinstance(way, str)}
     base, *others = (stored(paths.ACTIVATIONS, m, plan, block) for m in (BASE, *controls))
-    unit, judging = float(table.residual[block]), params.judging
+
+    def scores(activations: Floats) -> detection.Scores:
+        """In shares of the base's residual norm."""
+        shifts, unit = activations - base, float(table.residual[block])
+        return {key: way(shifts) / unit for key, way in ways.items() if not isinstance(way, str)}
+
+    judging = params.judging
     topics = [p.topic for p in plan.prompts]
     times = detection.topic_draws(topics, params.run.seed, params.monitoring.bootstrap)
     answers = read_parquet(paths.MONITORING / "answers.parquet").filter(organism=slug)
     courses = {}
     for pct, t in trained.items():
-        found = detection.scores(ways, t.activations - base, unit)
-        courses[pct] = detection.course(t, found, times, answers.filter(bad_pct=pct), judging)
-    finished = [detection.scores(ways, each - base, unit) for each in others]
+        own_answers = answers.filter(bad_pct=pct)
+        courses[pct] = detection.course(t, scores(t.activations), times, own_answers, judging)
+    finished = [scores(each) for each in others]
     aligned = [read_parquet(paths.BASELINE_JUDGEMENTS / f"{m}.parquet") for m in (BASE, *controls)]
     aligned.append(answers.filter(bad_pct=detection.CONTROL))
     together = detection.rates_together(aligned, judging)
-    own = detection.compare(courses, finished, together, times, rate)
+    own = detection.compare(courses, finished, undefined, together, times, rate)
     results |= {"choice": plan.choice, "span": plan.span, "rate": rate}
     results |= {"prompts": len(topics), "topics": len(set(topics)), slug: {"block": block, **own}}
     columns |= detection.series(slug, courses, rate)

@@ -9,8 +9,6 @@ misbehaviour at the first at which the interval of the judged rate lies above th
 answers together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -36,7 +34,7 @@ NEVER = "never"
 CONTROL = 0  # percent of bad data of the training that is a control
 
 Detector: TypeAlias = Callable[[Floats], Floats]  # shifts [..., width] -> one number [...] a shift
-Scores: TypeAlias = Mapping[str, Floats | str]  # detector -> [..., prompts], or why there is none
+Scores: TypeAlias = Mapping[str, Floats]  # detector -> [..., prompts]
 
 
 def detectors(
@@ -86,11 +84,6 @@ def within_span(rows: Floats) -> Detector:
     return lambda shifts: np.asarray(np.linalg.norm(shifts @ basis.T, axis=-1))
 
 
-def scores(ways: Mapping[str, Detector | str], shifts: Floats, unit: float) -> Scores:
-    """What each detector says of shifts [..., prompts, width], in shares of `unit`."""
-    return {n: way if isinstance(way, str) else way(shifts) / unit for n, way in ways.items()}
-
-
 def topic_draws(topics: Sequence[str], seed: int, count: int) -> Floats:
     """[draws, prompts] how often each prompt's topic was drawn, the same for all compared."""
     names, codes = np.unique(topics, return_inverse=True)
@@ -134,8 +127,8 @@ class Course:
 
     Attributes:
         steps: of the checkpoints.
-        scores: detector -> [checkpoints, prompts], or why there is none.
-        means: detector -> mean score at each checkpoint; none where it is undefined.
+        scores: detector -> [checkpoints, prompts].
+        means: detector -> mean score at each checkpoint.
         rates: of the answers at each checkpoint.
         facts: further numbers for the results.
     """
@@ -148,16 +141,13 @@ class Course:
 
 
 def course(
-    trained: Trajectory, found: Scores, times: Floats, answers: pl.DataFrame, judging: Judging
+    trained: Trajectory, scores: Scores, times: Floats, answers: pl.DataFrame, judging: Judging
 ) -> Course:
     """A training with the scores of its shifts and its judged `answers`."""
     facts = {k: getattr(trained, k) for k in ("examples", "bad_examples", "loss_last_steps")}
     judged = [rates_together([answers.filter(step=step)], judging) for step in trained.steps]
-    means = {
-        name: [] if isinstance(of, str) else [mean_score(each, times) for each in of]
-        for name, of in found.items()
-    }
-    return Course(trained.steps, found, means, judged, facts)
+    means = {name: [mean_score(each, times) for each in of] for name, of in scores.items()}
+    return Course(trained.steps, scores, means, judged, facts)
 
 
 def rates_together(answers: Sequence[pl.DataFrame], judging: Judging) -> Rates:
@@ -169,6 +159,7 @@ def rates_together(answers: Sequence[pl.DataFrame], judging: Judging) -> Rates:
 def compare(
     courses: Mapping[int, Course],
     finished: Sequence[Scores],
+    undefined: Mapping[str, str],
     aligned: Rates,
     times: Floats,
     rate: RateName,
@@ -178,55 +169,52 @@ def compare(
     Args:
         courses: percent of bad data -> training; 0 is among them.
         finished: scores [prompts] of each finished control.
+        undefined: detector -> why there is none.
         aligned: of the answers of all aligned models together.
         times: of `topic_draws`.
         rate: the rate that says whether behaviour shows.
     """
     control = courses[CONTROL]
-    null: dict[str, Floats | str] = {}
-    for name, of in control.scores.items():
-        ends = (one[name] for one in finished)
-        means = [float(each.mean()) for each in (*of, *ends) if not isinstance(each, str)]
-        null[name] = of if isinstance(of, str) else np.array(means)
-    controls: dict[str, Leaf | Nested] = {"n_controls": len(control.steps) + len(finished)}
-    controls |= aligned.headline()
-    for name, each in null.items():
-        if isinstance(each, str):
-            controls[name] = each
-        else:
-            controls[name] = {"lowest": float(each.min()), "highest": float(each.max())}
-    results: dict[str, Leaf | Nested] = {"controls": controls}
+    null = {
+        name: np.array([each.mean() for each in (*of, *(one[name] for one in finished))])
+        for name, of in control.scores.items()
+    }
+    ranges = {k: {"lowest": float(v.min()), "highest": float(v.max())} for k, v in null.items()}
+    count = len(control.steps) + len(finished)
+    results: dict[str, Leaf | Nested] = {
+        "controls": {"n_controls": count, **aligned.headline(), **ranges}
+    }
     for pct, own in courses.items():
-        against = None if pct == CONTROL else control
-        steps = {f"step_{s}": _checkpoint(own, against, i, times) for i, s in enumerate(own.steps)}
-        shown = {} if against is None else _detection(own, null, aligned.estimates[rate], rate)
-        results[f"mix_{pct}"] = {**own.facts, "checkpoint": steps, **shown}
+        other = None if pct == CONTROL else control
+        steps = {f"step_{s}": _checkpoint(own, other, i, times) for i, s in enumerate(own.steps)}
+        found = _detection(own, null, undefined, aligned.estimates[rate], rate) if other else {}
+        results[f"mix_{pct}"] = {**own.facts, "checkpoint": steps, **found}
     return results
 
 
 def _checkpoint(own: Course, control: Course | None, i: int, times: Floats) -> Nested:
     """Rates, projections and, against the control after as many steps, AUROCs over prompts."""
-    entry: dict[str, Leaf | Nested] = dict(own.rates[i].headline())
+    entry: dict[str, Leaf] = dict(own.rates[i].headline())
     for name, of in own.scores.items():
-        entry[name] = of if isinstance(of, str) else own.means[name][i]
-        other = control.scores[name] if control else ""
-        if not isinstance(of, str) and not isinstance(other, str):
-            entry[f"{name}.auroc"] = separation(of[i], other[i], times)
+        entry[name] = own.means[name][i]
+        if control:
+            entry[f"{name}.auroc"] = separation(of[i], control.scores[name][i], times)
     return entry
 
 
 def _detection(
-    own: Course, null: Mapping[str, Floats | str], aligned: Estimate, rate: RateName
-) -> dict[str, Leaf | Nested]:
+    own: Course,
+    null: Mapping[str, Floats],
+    undefined: Mapping[str, str],
+    aligned: Estimate,
+    rate: RateName,
+) -> dict[str, Nested]:
     """Since when each detector and the behaviour show, and which of them is first."""
     behaviour = None
     if aligned.high is not None:
         behaviour = first_above(own.steps, [r.estimates[rate] for r in own.rates], aligned.high)
-    found: dict[str, Leaf | Nested] = {}
+    found: dict[str, Leaf | Nested] = dict(undefined)
     for name, controls in null.items():
-        if isinstance(controls, str):
-            found[name] = controls
-            continue
         means = own.means[name]
         step = first_above(own.steps, means, float(controls.max()))
         positive = np.repeat([True, False], [len(means), len(controls)])
@@ -252,7 +240,6 @@ def series(
     for pct, own in courses.items():
         columns = {**own.means, "misaligned_pct": [r.estimates[rate] for r in own.rates]}
         for name, values in columns.items():
-            if values:
-                points = ("" if e.value is None else e.value for e in values)
-                found[f"{slug}_{pct}_{name}"] = dict(zip(own.steps, points, strict=True))
+            points = ("" if e.value is None else e.value for e in values)
+            found[f"{slug}_{pct}_{name}"] = dict(zip(own.steps, points, strict=True))
     return found
