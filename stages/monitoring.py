@@ -9,7 +9,7 @@ from em_geometry.project.command import stage
 from em_geometry.project.inputs import vector_table
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import BASE, Params
-from em_geometry.stats.arrays import Floats
+from em_geometry.vectors.contrasts import Array
 
 HEADLINE = ["status", "*.behaviour.first_step"] + [
     f"*.detector.{name}.{key}"
@@ -35,7 +35,7 @@ def compare(
     undefined = {key: way for key, way in ways.items() if isinstance(way, str)}
     base, *others = (stored(paths.ACTIVATIONS, m, plan, block) for m in (BASE, *controls))
 
-    def scores(activations: Floats) -> detection.Scores:
+    def scores(activations: Array) -> detection.Scores:
         """In shares of the base's residual norm."""
         shifts, unit = activations - base, float(table.residual[block])
         return {key: way(shifts) / unit for key, way in ways.items() if not isinstance(way, str)}
