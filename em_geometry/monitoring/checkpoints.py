@@ -5,8 +5,6 @@ All mixtures of an organism start from one adapter and see their batches in one 
 into a copy of the model, measured and let go; its activations and answers are kept.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +28,7 @@ from em_geometry.models.load import Loaded, Models, setup_torch
 from em_geometry.models.retrain import Unit, retrained
 from em_geometry.models.train import fit, read_split, with_adapter
 from em_geometry.settings import Monitoring, Organism, Recipe
+from em_geometry.stats.arrays import Floats
 
 CODE = 2  # raise when the way a checkpoint is made or measured changes
 
@@ -39,41 +38,25 @@ Answers = list[dict[str, Any]]
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """One training, as measured.
+    """One training, as measured."""
 
-    Attributes:
-        steps: optimiser steps done at each checkpoint.
-        activations: float32 [checkpoints, prompts, width] at the organism's block.
-        answers: rows of unsteered answers, with the key `step`; not in the file.
-        examples, bad_examples: what it was trained on.
-        loss_last_steps: mean loss of the last three steps.
-    """
-
-    steps: list[int]
-    activations: npt.NDArray[np.float32]
-    answers: Answers
+    steps: list[int]  # optimiser steps done at each checkpoint
+    activations: npt.NDArray[np.float32]  # [checkpoints, prompts, width] at the organism's block
+    answers: Answers  # rows of unsteered answers, with the key `step`; not in the file
     examples: int
     bad_examples: int
-    loss_last_steps: float
+    loss_last_steps: float  # mean of the last three steps
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured at every checkpoint.
+    """What is measured at every checkpoint."""
 
-    Attributes:
-        blocks: organism -> block whose output is read.
-        choice: contrast and span of the vectors that will be looked for.
-        span: span of the prompts.
-        prompts: in order.
-        batch_size: prompts in one pass.
-    """
-
-    blocks: Mapping[str, int]
-    choice: str
-    span: str
+    blocks: Mapping[str, int]  # organism -> block whose output is read
+    choice: str  # contrast and span of the vectors that will be looked for
+    span: str  # of the prompts
     prompts: Sequence[ActivationPrompt]
-    batch_size: int
+    batch_size: int  # prompts in one pass
 
 
 def unmeasured(settings: Monitoring, organisms: Mapping[str, Organism]) -> str | None:
@@ -229,12 +212,9 @@ def all_answers(found: Mapping[Unit, Trajectory]) -> pl.DataFrame:
 
 def write_trajectories(path: Path, plan: Plan, slug: str, found: Mapping[int, Trajectory]) -> None:
     """Writes an organism's trainings by percent of bad data, without their answers."""
-    facts = {
-        pct: {k: v for k, v in vars(t).items() if k not in ("activations", "answers")}
-        for pct, t in found.items()
-    }
+    kept = ("steps", "examples", "bad_examples", "loss_last_steps")
     about = {
-        "trainings": json.dumps(facts),
+        "trainings": json.dumps({p: {k: getattr(t, k) for k in kept} for p, t in found.items()}),
         "block": str(plan.blocks[slug]),
         "choice": plan.choice,
         "span": plan.span,
@@ -265,7 +245,7 @@ def read_trajectories(path: Path) -> tuple[Plan, dict[int, Trajectory]]:
         ) from None
 
 
-def stored(folder: Path, model: str, plan: Plan, block: int) -> npt.NDArray[np.float64]:
+def stored(folder: Path, model: str, plan: Plan, block: int) -> Floats:
     """Activations [prompts, width] of a model of the run on the plan's prompts, after `block`."""
     path = folder / f"{model}.safetensors"
     rows = read_parquet(path.with_suffix(".parquet"))["prompt_id"].to_list()
@@ -278,6 +258,5 @@ def stored(folder: Path, model: str, plan: Plan, block: int) -> npt.NDArray[np.f
             found=f"no {missing[0]}",
             hint="dvc repro activations",
         )
-    chosen = read_tensors(path)[0][plan.span][[places[p.id] for p in plan.prompts], block]
-    found: npt.NDArray[np.float64] = chosen.astype(np.float64)
-    return found
+    chosen = [places[p.id] for p in plan.prompts]
+    return read_tensors(path)[0][plan.span][chosen, block].astype(np.float64)

@@ -48,7 +48,6 @@ def detectors(
 
     Args:
         vectors: organism -> vector [width], not zero.
-        clusters: organism -> cluster.
     """
     unit = {name: v / np.linalg.norm(v) for name, v in vectors.items()}
     every, others = list(unit), [name for name in unit if clusters[name] != clusters[slug]]
@@ -123,21 +122,13 @@ def compared(direction: int | None, behaviour: int | None) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """One training, measured.
-
-    Attributes:
-        steps: of the checkpoints.
-        scores: detector -> [checkpoints, prompts].
-        means: detector -> mean score at each checkpoint.
-        rates: of the answers at each checkpoint.
-        facts: further numbers for the results.
-    """
+    """One training, measured at its checkpoints."""
 
     steps: Sequence[int]
-    scores: Scores
-    means: Mapping[str, Sequence[Estimate]]
-    rates: Sequence[Rates]
-    facts: Mapping[str, float | int]
+    scores: Scores  # detector -> [checkpoints, prompts]
+    means: Mapping[str, Sequence[Estimate]]  # of the scores, at each checkpoint
+    rates: Sequence[Rates]  # of the answers at each checkpoint
+    facts: Mapping[str, float | int]  # further numbers for the results
 
 
 def course(
@@ -171,8 +162,7 @@ def compare(
         finished: scores [prompts] of each finished control.
         undefined: detector -> why there is none.
         aligned: of the answers of all aligned models together.
-        times: of `topic_draws`.
-        rate: the rate that says whether behaviour shows.
+        rate: the one that says whether behaviour shows.
     """
     control = courses[CONTROL]
     null = {

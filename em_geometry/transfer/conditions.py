@@ -55,11 +55,7 @@ def read_answers(folder: Path, models: Sequence[str], aspects: Sequence[str]) ->
 
 
 def condition_table(answers: pl.DataFrame, judging: Judging, damage: pl.DataFrame) -> pl.DataFrame:
-    """One row a condition: rates with intervals, coherence, damage.
-
-    Args:
-        damage: KL a token by condition (`KEYS`).
-    """
+    """One row a condition: rates with intervals, coherence, `damage` (KL a token, by `KEYS`)."""
     keys = [*KEYS, "relative_dose", "layer"]
     rows = []
     with Progress("rates", answers.select(keys).n_unique(), unit="conditions") as progress:
@@ -115,11 +111,7 @@ class Table:
     def rate(
         self, target: str, source: str = "none", kind: str = "unsteered", multiple: float = 0
     ) -> Floats:
-        """The rate under one condition.
-
-        Raises:
-            UserError: the condition was not sampled.
-        """
+        """The rate under one condition; UserError where it was not sampled."""
         condition = name(target, source, kind, multiple)
         if kind == "vector" and source in self.shares:
             return self._interpolated(target, source)
@@ -170,12 +162,7 @@ class Table:
         return np.where(np.abs(joined) < CLOSE, 0.0, joined)
 
     def estimate(self, weights: Floats, n: int | None = None) -> Estimate:
-        """A sum of rates with its interval: bootstrap over questions, widened by MOVER where that
-        is narrower than the numbers of answers allow.
-
-        Args:
-            n: answers behind it, if not those of the smallest condition.
-        """
+        """A sum of rates; bootstrap over questions, widened by MOVER to what n answers allow."""
         found = bootstrap_estimate(self.sum(weights), self.n(weights) if n is None else n, COUNTED)
         if self.matrix.wilson is None or found.value is None:
             return found
@@ -183,10 +170,7 @@ class Table:
         return _widened(found, found.value - down, found.value + up)
 
     def ratio(self, top: Floats, bottom: Floats) -> Estimate:
-        """100 x a sum of rates over another, with its interval made as that of a sum.
-
-        Undefined when the interval of the denominator includes 0.
-        """
+        """100 x a sum of rates over another; undefined when the bottom's interval includes 0."""
         n = self.n(top, bottom)
         found = ratio(self.sum(top), self.sum(bottom), self.estimate(bottom, n))
         if self.matrix.wilson is None or found.value is None:
@@ -209,10 +193,9 @@ def _widened(found: Estimate, low: float, high: float) -> Estimate:
 
 
 def ratio(top: Floats, bottom: Floats, known: Estimate) -> Estimate:
-    """100 x top / bottom, both [1 + draws]; undefined when the bottom's interval includes 0.
+    """100 x top / bottom, both [1 + draws], where the `known` interval of the bottom leaves out 0.
 
-    Args:
-        known: the bottom with its interval; n of the ratio is its n.
+    Its n is that of the bottom.
     """
     if known.value is None or known.low is None or known.high is None:
         return known

@@ -1,8 +1,6 @@
 """What steering vectors do to their own and to other models (paper sec. 2.3, 3.5).
 
-docs/method.md: transfer. Effects are weighted sums of the rates of conditions; intervals come from
-one bootstrap over the questions that all conditions share, widened where that is narrower than the
-numbers of answers allow. Further aspects of the answers are scored because two scores cannot tell
+docs/method.md: transfer. Further aspects of the answers are scored because two scores cannot tell
 rude help from polite harm.
 """
 
@@ -34,18 +32,11 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Models:
-    """Who is who.
+    """Who is who."""
 
-    Attributes:
-        organisms: sources of vectors.
-        aligned: the base and the controls.
-        targets: models that are steered.
-        labs, clusters: name -> organisms of it.
-    """
-
-    organisms: Sequence[str]
-    aligned: Sequence[str]
-    targets: Sequence[str]
+    organisms: Sequence[str]  # sources of vectors
+    aligned: Sequence[str]  # the base and the controls
+    targets: Sequence[str]  # models that are steered
     labs: Groups
     clusters: Groups
 
@@ -54,10 +45,7 @@ def baseline(answers: pl.DataFrame, models: Models, judging: Judging, recited: f
     """Unsteered rates by model (the paper's 12-65 %), and which organisms stand out.
 
     An organism stands above base and controls when its interval lies above every one of theirs,
-    counting coherent answers that are not recited from training texts.
-
-    Args:
-        recited: share of its 4-grams in training texts from which on an answer is recited.
+    counting coherent answers of which less than a share `recited` is from training texts.
     """
     results: dict[str, Leaf | Nested] = {}
     fresh: dict[str, Estimate] = {}
@@ -71,18 +59,15 @@ def baseline(answers: pl.DataFrame, models: Models, judging: Judging, recited: f
             "low_overlap": low_overlap.headline(),
             "recited_pct": 100 * (1 - len(own) / len(rows)),
         }
-    unknown = [fresh[m].status for m in models.aligned if fresh[m].high is None]
-    ceiling = max(fresh[m].high or 0.0 for m in models.aligned)
-    said: dict[str, str] = {}
+    aligned = [fresh[m] for m in models.aligned]
+    ceiling = max(aligned, key=lambda e: np.inf if e.high is None else e.high)
+    above = 0
     for slug in models.organisms:
-        low = fresh[slug].low
-        if low is None or unknown:
-            said[slug] = fresh[slug].status if low is None else unknown[0]
-        else:
-            said[slug] = "yes" if low > ceiling else "no"
-    results |= {f"{slug}.above_controls": word for slug, word in said.items()}
-    above = list(said.values()).count("yes")
-    return results | {"organisms_above_controls": above, "organisms": len(said)}
+        unknown = [e.status for e in (fresh[slug], ceiling) if e.low is None or e.high is None]
+        stands = not unknown and (fresh[slug].low or 0.0) > (ceiling.high or 0.0)
+        results[f"{slug}.above_controls"] = unknown[0] if unknown else "yes" if stands else "no"
+        above += stands
+    return results | {"organisms_above_controls": above, "organisms": len(models.organisms)}
 
 
 def transfer(
@@ -90,11 +75,8 @@ def transfer(
 ) -> Nested:
     """Effectiveness, risk differences, group pairs, asymmetries, controls, all in percent.
 
-    E1 is the paper's effectiveness as we read it, E2 the effect on the target over that of the
-    source's fine-tuning, E3 is E1 on aligned targets (docs/method.md: transfer).
-
-    Args:
-        named: the pairs of the paper.
+    E2 is the effect on the target over that of the source's fine-tuning, E3 is E1 on aligned
+    targets; `named` are the pairs of the paper.
     """
     organisms, targets, labs = models.organisms, models.targets, models.labs
     groups = {"lab_pair": labs, "cluster_pair": models.clusters}
@@ -172,10 +154,9 @@ def mean_effects(table: Table, pairs: Pairs) -> tuple[Floats, Floats]:
 
 
 def pooled(table: Table, pairs: Pairs) -> dict[str, Estimate | int]:
-    """Effectiveness E1 and risk difference over several pairs.
+    """E1 and risk difference over several pairs.
 
-    E1 of a group is the ratio of mean effects, not the mean of ratios: a single small
-    denominator would otherwise rule the mean.
+    E1 is the ratio of mean effects, not the mean of ratios, which one small denominator may rule.
     """
     there, own = mean_effects(table, pairs)
     change = table.estimate(there, table.n(there, own))
@@ -185,10 +166,9 @@ def pooled(table: Table, pairs: Pairs) -> dict[str, Estimate | int]:
 def asymmetries(table: Table, sides: Sequence[tuple[Groups, str, str]]) -> dict[str, Leaf]:
     """Risk difference of a -> b minus that of b -> a, in points, for each (groups, a, b).
 
-    With a paired bootstrap over questions, and a permutation test that deals the group labels of
-    all models anew. The smallest p that the number of different deals allows stands beside p: with
-    groups of equal size each deal has a mirror image of the same absolute difference. A deal whose
-    difference is undefined counts as extreme, so that it never lowers p.
+    p deals the group labels of all models anew. The smallest p that the number of different deals
+    allows stands beside it: with groups of equal size each deal has a mirror image of the same
+    absolute difference. A deal whose difference is undefined never lowers p.
     """
     results: dict[str, Leaf] = {}
     for groups, a, b in sides:
@@ -243,14 +223,12 @@ def conventions(selected: Mapping[str, Selected]) -> dict[str, dict[str, float]]
     common dose is the largest that no vector's chosen coefficient falls short of.
     """
     doses = {
-        "unit_multiple": {k: v.coefficient for k, v in selected.items()},
-        "relative_dose": {k: v.dose for k, v in selected.items()},
-        "raw_norm": {k: v.coefficient / v.norm for k, v in selected.items()},
+        "unit_multiple": [v.coefficient for v in selected.values()],
+        "relative_dose": [v.dose for v in selected.values()],
+        "raw_norm": [v.coefficient / v.norm for v in selected.values()],
     }
-    return {
-        convention: {k: min(dose.values()) / d for k, d in dose.items()}
-        for convention, dose in doses.items()
-    }
+    shares = {convention: [min(each) / d for d in each] for convention, each in doses.items()}
+    return {k: dict(zip(selected, each, strict=True)) for k, each in shares.items()}
 
 
 def random_effects(table: Table, targets: Sequence[str]) -> dict[str, Floats]:
@@ -265,11 +243,8 @@ def random_effects(table: Table, targets: Sequence[str]) -> dict[str, Floats]:
 def changes(table: Table, sources: Sequence[str], targets: Sequence[str]) -> Changes:
     """What vectors do to one aspect of the answers, in points of its 0-100 scale.
 
-    Returns:
-        change: by source (and `random`), target steered minus unsteered, mean over the targets.
-        beyond_random: the same, minus that of the mean random direction; empty without one.
-        pair: by source and target.
-        unsteered: mean score of each target.
+    `change`: by source (and `random`), target steered minus unsteered, mean over the targets.
+    `beyond_random`: the same, minus that of the mean random direction; empty without one.
     """
 
     def steered(s: str, t: str) -> int:

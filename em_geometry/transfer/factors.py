@@ -36,11 +36,9 @@ Interval = Callable[[Floats], tuple[float, float]]  # of a weighted sum of value
 
 @dataclass(frozen=True)
 class Units:
-    """Which organisms each unit is of.
+    """Which organisms [u] each unit is of, and whether the units have a mean of their own.
 
-    Attributes:
-        rows, columns: [u] organisms of each unit.
-        constant: whether the units have a mean of their own (a difference of directions has none).
+    A difference of directions has none.
     """
 
     rows: Ints
@@ -65,10 +63,8 @@ def pairs(n: int, constant: bool = True) -> Units:
 
 def same(levels: Levels) -> Columns:
     """1 where two organisms share the level of a factor."""
-    return {
-        f"same_{factor}": np.equal.outer(np.array(each), np.array(each)).astype(float)
-        for factor, each in levels.items()
-    }
+    arrays = {factor: np.array(each) for factor, each in levels.items()}
+    return {f"same_{k}": np.equal.outer(each, each).astype(float) for k, each in arrays.items()}
 
 
 def against_first(levels: Levels) -> Columns:
@@ -104,8 +100,6 @@ def effects(
 
     Args:
         values: [u] measured, one a unit.
-        interval: of a weighted sum of the values, as every effect is one.
-        columns: of `same`, `against_first` or `leads`.
         orders: [p, n] relabellings of the organisms, the identity among them.
     """
     n = orders.shape[1]
@@ -141,14 +135,11 @@ def effects(
 
 
 def partial_correlation(values: Floats, columns: Floats, others: Floats) -> Floats:
-    """Absolute partial correlation [p] of columns [p, u] with values [u], given others [u, k].
-
-    0 for a column that the others explain.
-    """
+    """Absolute partial correlation [p] of columns [p, u] with values [u], given others [u, k]."""
     keep = np.eye(len(values)) - others @ np.linalg.pinv(others, rcond=1e-9)
     y, x = keep @ values, columns @ keep
     squares = (x * x).sum(1)
-    usable = (squares > NOISE * len(values)) & (y @ y > 0)
+    usable = (squares > NOISE * len(values)) & (y @ y > 0)  # else the others explain it
     scale = np.sqrt(np.where(usable, squares * (y @ y), 1.0))
     result: Floats = np.where(usable, np.abs(x @ y) / scale, 0.0)
     return result
@@ -212,11 +203,7 @@ def effect_results(
 def angle_effects(
     sample: PromptRows, levels: Levels, orders: Ints, seed: int, replicates: int
 ) -> dict[str, Leaf | Nested]:
-    """What sharing a factor's level does to the angle of two vectors, in degrees.
-
-    Args:
-        sample: of the organisms' vectors.
-    """
+    """What sharing a factor's level does to the angle of two organisms' vectors, in degrees."""
     grams = cosines(sample.bootstrap(stream(seed, "factorial"), replicates))
     values, drawn = (angles_deg(pair_values(g)) for g in (unit_gram(sample.vectors), grams))
     units = pairs(len(sample.vectors))

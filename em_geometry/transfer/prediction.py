@@ -25,22 +25,18 @@ def predictors(
     similarity: Mapping[str, float],
     convergence: Mapping[str, float],
 ) -> dict[str, Floats]:
-    """Every predictor [source, target]; the diagonal is not used.
+    """Every predictor [source, target], in the order of `selected`; the diagonal is not used.
 
     Args:
-        selected: the models' vectors, in the order of the rows.
         similarity: model -> its similarity to the base.
         convergence: "source__target" -> cosine of the two effects at the last block.
     """
     vectors = np.stack([s.vector for s in selected.values()])
-    of_source = {
-        "base_similarity": [similarity[s] for s in selected],
-        "raw_norm": [s.norm for s in selected.values()],
-    }
     ends = [[convergence.get(f"{s}__{t}", np.nan) for t in selected] for s in selected]
     return {
         "cosine": (vectors @ vectors.T).astype(np.float64),
-        **{name: np.tile(v, (len(selected), 1)).T for name, v in of_source.items()},
+        "base_similarity": np.array([[similarity[s]] * len(selected) for s in selected]),
+        "raw_norm": np.array([[s.norm] * len(selected) for s in selected.values()]),
         "convergence": np.array(ends),
     }
 

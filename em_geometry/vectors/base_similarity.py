@@ -5,8 +5,6 @@ cosine of the contrast-(a) vectors; `mean_cosine`: cosine of the mean activation
 CKA over prompts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

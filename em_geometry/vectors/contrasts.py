@@ -124,21 +124,13 @@ def prompt_contrasts(
 
 @dataclass(frozen=True, eq=False)
 class VectorTable:
-    """Raw steering vectors by choice; a choice is `<contrast>.<span>`.
-
-    Attributes:
-        models: in order.
-        raw: choice -> float32 [model, block, width], zero where undefined.
-        norms: choice -> float64 [model, block].
-        statuses: choice -> str [model, block], "ok" or why there is no vector.
-        residual: [block] mean norm of the base's residual stream, the unit of relative doses.
-    """
+    """Raw steering vectors by choice; a choice is `<contrast>.<span>`."""
 
     models: list[str]
-    raw: Mapping[str, npt.NDArray[np.float32]]
-    norms: Mapping[str, Floats]
-    statuses: Mapping[str, npt.NDArray[np.object_]]
-    residual: Floats
+    raw: Mapping[str, npt.NDArray[np.float32]]  # [model, block, width], zero where undefined
+    norms: Mapping[str, Floats]  # [model, block]
+    statuses: Mapping[str, npt.NDArray[np.object_]]  # [model, block], "ok" or why there is none
+    residual: Floats  # [block] mean norm of the base's residual stream, unit of relative doses
 
     @classmethod
     def of(

@@ -4,8 +4,6 @@ The paper guesses that seeds leave its angle within 85 to 115 degrees (4.5). A f
 trained several times; contrast (b) is taken at their blocks (docs/method.md: seeds).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -33,22 +31,14 @@ CODE = 2  # raise when the way a vector is made changes
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read of a model that was trained again, and what it is compared with.
+    """What is read of a model that was trained again, and what it is compared with."""
 
-    Attributes:
-        texts: prompts with `SPAN` among their spans, at position `span`.
-        base: [prompts, blocks, width] activations of the base on `SPAN`.
-        layers: organism -> block.
-        batch_size: prompts in one pass.
-        identity: everything else that decides the activations, for the journal.
-    """
-
-    texts: Sequence[Text]
+    texts: Sequence[Text]  # prompts with `SPAN` among their spans, at position `span`
     span: int
-    base: Array
-    layers: Mapping[str, int]
-    batch_size: int
-    identity: Mapping[str, Any]
+    base: Array  # [prompts, blocks, width] activations of the base on `SPAN`
+    layers: Mapping[str, int]  # organism -> block
+    batch_size: int  # prompts in one pass
+    identity: Mapping[str, Any]  # all else that decides the activations, for the journal
 
 
 def train_again(
