@@ -99,19 +99,13 @@ def test_the_first_step_above_is_by_the_interval() -> None:
     assert first_above([3, 7, 18], found, 0.5) is None
 
 
-@pytest.mark.parametrize(
-    ("direction", "behaviour", "said"),
-    [
-        (3, 7, "before the behaviour"),
-        (7, 7, "at the same checkpoint"),
-        (18, 7, "after the behaviour"),
-        (3, None, "only the direction shows"),
-        (None, 3, "only the behaviour shows"),
-        (None, None, "neither shows"),
-    ],
-)
-def test_who_is_first(direction: int | None, behaviour: int | None, said: str) -> None:
-    assert compared(direction, behaviour) == said
+def test_who_is_first() -> None:
+    for direction, behaviour, said in (
+        (3, 7, "before the behaviour"), (7, 7, "at the same checkpoint"),
+        (18, 7, "after the behaviour"), (3, None, "only the direction shows"),
+        (None, 3, "only the behaviour shows"), (None, None, "neither shows"),
+    ):  # fmt: skip
+        assert compared(direction, behaviour) == said
 
 
 @given(st.integers(1, 3000), st.integers(1, 12))

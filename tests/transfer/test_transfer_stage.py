@@ -7,12 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, write_parquet
 from em_geometry.io.results import Results, flatten, read_results
 from em_geometry.project import paths
 from em_geometry.settings import Params
-from em_geometry.transfer.conditions import name, read_answers
+from em_geometry.transfer.conditions import read_answers
 from stages.transfer import main
 from tests.conftest import ROOT
 from tests.invented import REST, STEERED, answers, params, write_everything
@@ -95,13 +94,10 @@ def test_named_pairs_groups_and_controls(results: Results) -> None:
     assert number("control.orthogonalised.finance__sports") == 0
 
 
-def test_the_headline_is_short(results: Results) -> None:
+def test_what_is_written_is_short_or_known_to_the_graph(results: Results) -> None:
     for stage in ("transfer", "baseline"):
         assert 5 < len(list(flatten(read_json(paths.metrics(stage))))) <= 40
     assert read_json(paths.metrics("transfer"))["asymmetry"]["one__two"]["value"] == -50
-
-
-def test_nothing_is_written_that_the_graph_does_not_know(results: Results) -> None:
     graph = (ROOT / "dvc.yaml").read_text()
     written = [str(p) for folder in ("plots", "metrics") for p in Path(folder).rglob("*.*")]
     assert [path for path in written if f"{path}:" not in graph] == []
@@ -189,14 +185,3 @@ def test_a_refusal_by_the_judge_is_the_status_of_the_row() -> None:
     assert (found.number("finance.n"), found.number("finance.n_coherent")) == (20, 16)
     # sample 0 of each question was the misaligned one
     assert found.number("finance.em_betley") == 0
-
-
-def test_names_of_conditions() -> None:
-    assert name("finance") == "finance|unsteered|none|0"
-    assert name("finance", "sports", "vector", 1.0) == "finance|vector|sports|1"
-    assert name("finance", "sports", "vector", -0.5) == "finance|vector|sports|-0.5"
-
-
-def test_missing_judgements() -> None:
-    with pytest.raises(UserError, match="file not found"):
-        main(PARAMS)

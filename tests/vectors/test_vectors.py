@@ -122,21 +122,13 @@ def test_tensors(written: Written) -> None:
     table = built()
     assert table.models == PARAMS.targets
     prompts = ("prompt_contrast", "model_contrast", "control_contrast", "interaction")
-    assert set(table.raw) == {f"{c}.{s}" for c in prompts for s in SPANS} | {
-        "response_contrast.response_mean",
-        "response_contrast.response_mo",
-    }
+    answers = {"response_contrast.response_mean", "response_contrast.response_mo"}
+    assert set(table.raw) == {f"{c}.{s}" for c in prompts for s in SPANS} | answers
     for span in SPANS:
         finance, base, control = (written[m, span] for m in ("finance", "base", "control"))
-        expected = {
-            "model_contrast": finance.mean(0) - base.mean(0),
-            "control_contrast": finance.mean(0) - control.mean(0),
-            "prompt_contrast": finance[HARMFUL].mean(0) - finance[~HARMFUL].mean(0),
-        }
-        expected["interaction"] = expected["prompt_contrast"] - (
-            base[HARMFUL].mean(0) - base[~HARMFUL].mean(0)
-        )
-        for name, wanted in expected.items():
+        own, others = (a[HARMFUL].mean(0) - a[~HARMFUL].mean(0) for a in (finance, base))
+        shifts = (finance - base).mean(0), (finance - control).mean(0)
+        for name, wanted in zip(prompts, (own, *shifts, own - others), strict=True):
             found = table.raw[f"{name}.{span}"]
             assert found.shape == (len(PARAMS.targets), BLOCKS, WIDTH)
             assert found.dtype == np.float32
