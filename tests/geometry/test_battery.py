@@ -163,14 +163,6 @@ def test_stress_by_hand() -> None:
     assert stress > 0.1 > trees.planar_map(np.eye(3))[1]  # any three distances fit into the plane
 
 
-@pytest.mark.parametrize("degrees", [30.0, 90.0, 150.0, 179.0])
-def test_the_mean_of_a_pair_halves_its_angle(degrees: float) -> None:
-    """Also of vectors that nearly cancel, whose sum is short."""
-    cosine = np.cos(np.deg2rad(degrees))
-    found = methods.on_pair_means(np.array([[1.0, cosine], [cosine, 1.0]]))
-    near(found[0], np.full(2, np.cos(np.deg2rad(degrees / 2))))
-
-
 # -- properties that hold for every set of vectors, and statuses where nothing is defined
 
 SEEDS = st.integers(0, 2**32 - 1)

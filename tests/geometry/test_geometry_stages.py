@@ -114,23 +114,14 @@ def test_further_directions_join_the_battery(folder: Path) -> None:
     assert "same" not in " ".join(found.group("pca"))
 
 
-@pytest.mark.parametrize(
-    ("name", "vector"),
-    [
-        ("narrow", np.ones(5)),
-        ("table", np.ones((2, WIDTH))),
-        ("nan", np.full(WIDTH, np.nan)),
-        ("zero", np.zeros(WIDTH)),
-        ("finance", np.ones(WIDTH)),
-        ("a__b", np.ones(WIDTH)),
-    ],
-)
-def test_a_direction_that_cannot_be_used_is_named(
-    folder: Path, name: str, vector: np.ndarray
-) -> None:
-    save_file({name: vector.astype(np.float32)}, folder / "bad.safetensors")
-    with pytest.raises(UserError, match=rf"bad\.safetensors: {name}"):
-        read_directions(folder, WIDTH, ["finance"])
+def test_a_direction_that_cannot_be_used_is_named(folder: Path) -> None:
+    full = np.ones(WIDTH)
+    faults = {"narrow": np.ones(5), "table": np.ones((2, WIDTH)), "nan": np.nan * full}
+    faults |= {"zero": 0 * full, "finance": full, "a__b": full}
+    for name, vector in faults.items():
+        save_file({name: vector.astype(np.float32)}, folder / "bad.safetensors")
+        with pytest.raises(UserError, match=rf"bad\.safetensors: {name}"):
+            read_directions(folder, WIDTH, ["finance"])
     with pytest.raises(UserError, match=r"vectors\.external"):
         read_directions(folder / "none", WIDTH, [])
 
@@ -166,31 +157,35 @@ def test_calibration_has_intervals_nulls_and_power(folder: Path) -> None:
     assert calibrated(params) == found  # the same bytes again
 
 
-def select(folder: Path, contrast: str, span: str = "prompt_mean") -> Params:
-    """Artifacts whose selected vectors claim another contrast, span and block."""
+def select(contrast: str) -> None:
+    """Selected vectors that claim another contrast, span and block."""
     selected = read_selected(paths.SELECTED)
-    other = {m: replace(s, layer=2, contrast=contrast, span=span) for m, s in selected.items()}
+    other = {m: replace(s, layer=2, contrast=contrast, span="x") for m, s in selected.items()}
     write_selected(paths.SELECTED, other, {})
-    return params_with(folder)
 
 
-@pytest.mark.parametrize("contrast", ["prompt_contrast", "interaction"])
-def test_contrasts_of_pairs_have_a_row_a_pair(folder: Path, contrast: str) -> None:
-    found = calibrated(select(folder, contrast))
-    assert found.number("rows") == TOPICS * PAIRS
-    assert found.rows["contrast"].status == contrast
-
-
-def test_the_contrast_of_answers_is_calibrated_by_that_of_models(folder: Path) -> None:
-    found = calibrated(select(folder, "response_contrast", "response_mean"))
-    assert found.rows["contrast"].status == "model_contrast"
+@pytest.mark.parametrize(
+    ("contrast", "calibrated_as", "rows"),
+    [
+        ("prompt_contrast", "prompt_contrast", TOPICS * PAIRS),
+        ("interaction", "interaction", TOPICS * PAIRS),
+        ("response_contrast", "model_contrast", ROWS),
+    ],
+)
+def test_a_contrast_has_its_rows(
+    folder: Path, contrast: str, calibrated_as: str, rows: int
+) -> None:
+    select(contrast)
+    found = calibrated(params_with(folder))
+    assert found.rows["contrast"].status == calibrated_as
     assert found.rows["span"].status == "prompt_last"
-    assert found.number("rows") == ROWS
+    assert found.number("rows") == rows
 
 
 def test_an_organism_without_a_control_has_no_control_contrast(folder: Path) -> None:
+    select("control_contrast")
     with pytest.raises(UserError, match="no control of its own recipe"):
-        calibrated(select(folder, "control_contrast"))
+        calibrated(params_with(folder))
 
 
 @pytest.mark.parametrize(
