@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from em_geometry.io.journal import LOCATION_VARIABLE, Journal
-from em_geometry.judging.client import Reply, request_body
+from em_geometry.judging.client import request_body
 from em_geometry.judging.judge import JudgeRow
-from em_geometry.judging.openai_judge import OpenAIJudge, Unit
+from em_geometry.judging.openai_judge import OpenAIJudge
 from em_geometry.settings import Judging
 
 IN_FLIGHT = 64
@@ -107,9 +107,9 @@ class Watched(OpenAIJudge):
 
     peaks: ClassVar[list[int]] = []
 
-    def store(self, unit: Unit, reply: Reply, reserved: float = 0.0) -> None:
+    def store(self, *given: Any, **named: Any) -> None:
         """As always, then looks at the memory."""
-        super().store(unit, reply, reserved)
+        super().store(*given, **named)
         self.peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 

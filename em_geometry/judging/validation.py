@@ -147,25 +147,15 @@ class Validation:
         found: dict[str, Any] = {
             a: self.agreement(data, scores[a], a) for a in aspects if not np.isnan(scores[a]).all()
         }
-        both = data.with_columns(
-            pl.Series(f"{a}_score", scores[a], nan_to_null=True) for a in aspects
-        )
-        columns = [pl.len().alias("n")]
-        for a in aspects:
-            columns.append(pl.mean(a).alias(f"mean_{a}_label"))
-            columns.append(pl.mean(f"{a}_score").alias(f"mean_{a}_score"))
-        means = (
-            both.group_by("category")
-            .agg(columns)
-            .sort("category")
-            .rows_by_key("category", named=True, unique=True)
-        )
-        return found | {
-            "category": {
-                name: {key: value for key, value in row.items() if value is not None}
-                for name, row in means.items()
-            }
-        }
+        category, means = data["category"].to_numpy(), dict[str, dict[str, float]]()
+        for name in np.unique(category):
+            here = category == name
+            means[name] = {"n": int(here.sum())}
+            for a in aspects:
+                for kind, values in (("label", data[a].to_numpy()), ("score", scores[a])):
+                    if not np.isnan(values[here]).all():
+                        means[name][f"mean_{a}_{kind}"] = float(np.nanmean(values[here]))
+        return found | {"category": means}
 
     def agreement(self, data: pl.DataFrame, scores: Floats, aspect: str) -> dict[str, Any]:
         """AUROC, kappa and rank correlation, and calibration, of the scored answers."""
