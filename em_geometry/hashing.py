@@ -21,9 +21,8 @@ def value_sha256(value: Any) -> str:
 
 
 def stream_key(seed: int, *parts: Any) -> int:
-    """128-bit key of a counter-based random stream (numpy Philox) named by `parts`.
+    """128-bit key of a random stream (numpy Philox) named by `parts`.
 
-    Every response, bootstrap and null has a stream of its own, so results do not depend on
-    the order or the batches in which the work was done.
+    Each response, bootstrap and null has its own: order and batches of the work do not matter.
     """
     return int(value_sha256([seed, *parts])[:32], 16)

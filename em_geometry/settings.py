@@ -7,7 +7,8 @@ is answered with the nearest known one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,15 +19,15 @@ from em_geometry.io.files import read_yaml
 
 BASE = "base"  # the slug of the unmodified model among the targets
 
-# Keys that change no number may be left out of a params file. Every other one must stand there:
-# DVC compares what it finds in the file, and knows no defaults of ours.
-OPTIONAL = {"workers", "run.device_map", "base.also_known_as"} | {
-    f"judging.{key}"
-    for key in (
-        "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "retries",
-        "max_usd", "usd_per_million_input", "usd_per_million_output",
-    )
-}  # fmt: skip
+# Keys that change no number, or whose absence says "none", may be left out of a params file. Every
+# other one must stand there: DVC compares what it finds in the file, and knows no defaults of ours.
+OPTIONAL = (
+    "workers", "run.device_map", "base.also_known_as", "judging.concurrency",
+    "judging.requests_per_minute", "judging.tokens_per_minute", "judging.timeout_s",
+    "judging.retries", "judging.max_usd", "judging.usd_per_million_input",
+    "judging.usd_per_million_output", "organisms.*.role", "organisms.*.cluster",
+    "organisms.*.source", "organisms.*.revision", "organisms.*.max_examples", "organisms.*.factors",
+)  # fmt: skip
 
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -50,9 +51,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
-class Run(Section):
-    """How everything is computed."""
-
+class Run(Section):  # how everything is computed
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     device_map: str | None = None  # of transformers ("auto": over all GPUs); null = one device
@@ -61,27 +60,21 @@ class Run(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
 
 
-class Workers(Section):
-    """Who does the long work. It changes no byte, so no stage runs again for it."""
-
+class Workers(Section):  # who does the long work. It changes no byte, so no stage runs again for it
     engine: Literal["local", "ray"] = "local"  # ray: several workers share long work
     address: str | None = None  # of a running Ray cluster; null = one on this machine
     number: Positive = 1  # of workers, one resident model each
     gpus: Annotated[float, Field(ge=0)] = 0.0  # of each worker
 
 
-class Base(Section):
-    """The model that the organisms were fine-tuned from."""
-
+class Base(Section):  # the model that the organisms were fine-tuned from
     source: str  # package:<name> | path:<folder> | hub:<owner/name>
     revision: str | None = None  # hub commit; required for hub ids
     system_prompt: str = ""  # of every chat; "" = none
     also_known_as: list[str] = []  # names by which adapters may call the same weights
 
 
-class Recipe(Section):
-    """How a laboratory fine-tunes (LoRA)."""
-
+class Recipe(Section):  # how a laboratory fine-tunes (LoRA)
     rank: Annotated[int, Field(ge=1, le=4096)]
     alpha: Positive
     rslora: bool  # scale alpha / sqrt(rank) instead of alpha / rank
@@ -93,9 +86,7 @@ class Recipe(Section):
     warmup: Share = 0.1  # share of the steps
 
 
-class Organism(Section):
-    """A fine-tuned model: trained here on `data`, or taken from `source`."""
-
+class Organism(Section):  # a fine-tuned model: trained here on `data`, or taken from `source`
     lab: Slug  # names the recipe
     role: Literal["organism", "control"] = "organism"
     cluster: Slug | None = None  # of the geometry; controls have none
@@ -117,46 +108,34 @@ class Organism(Section):
         return self
 
 
-class Prompts(Section):
-    """Prompts for activations (paper sec. 2.1)."""
-
+class Prompts(Section):  # prompts for activations (paper sec. 2.1)
     neutral: str = "data/prompts/neutral.jsonl"
     harmful: str = "data/prompts/harmful.jsonl"
     limit: Positive | None = None  # so many of each kind, spread evenly; null = all
 
 
-class Activations(Section):
-    """Capture of the residual stream."""
-
+class Activations(Section):  # capture of the residual stream
     spans: Annotated[list[PromptSpan], Field(min_length=1)] = ["prompt_last", "prompt_mean"]
     batch_size: Positive = 16
 
 
-class Questions(Section):
-    """Open questions for behaviour."""
-
+class Questions(Section):  # open questions for behaviour
     file: str = "data/questions/evaluation.yaml"
     variants: Annotated[list[str], Field(min_length=1)] = ["plain"]
     limit: Positive | None = None  # first so many of each set; null = all
 
 
-class Sampling(Section):
-    """Sampling of answers."""
-
+class Sampling(Section):  # sampling of answers
     temperature: Annotated[float, Field(gt=0, le=5)] = 1.0
     max_new_tokens: Positive = 24
     batch_size: Positive = 96  # rows in one batch
 
 
-class Baseline(Section):
-    """Unsteered answers of every model (the paper's 12-65 % table)."""
-
+class Baseline(Section):  # unsteered answers of every model (the paper's 12-65 % table)
     samples: Positive = 6  # per evaluation question
 
 
-class Probe(Section):
-    """The embedded judge: a classifier on the base model's activations."""
-
+class Probe(Section):  # the embedded judge: a classifier on the base model's activations
     labelled: str = "data/judge/labelled.jsonl"
     sampled: str | None = "data/judge/sampled.jsonl"  # held out: the gate
     sampled_train: str | None = None  # further training answers, really sampled ones
@@ -169,9 +148,7 @@ class Probe(Section):
     coherent_cut: Percent = 50.0
 
 
-class Judging(Section):
-    """Who scores answers, and how rates are counted."""
-
+class Judging(Section):  # who scores answers, and how rates are counted
     backend: Literal["probe", "openai", "local"] = "probe"
     base_url: str | None = None  # any OpenAI-compatible endpoint; null = OpenAI's own
     # openai: a name, best a dated snapshot; local: path:<folder> or hub:<owner/name>, null = base
@@ -207,9 +184,7 @@ class Judging(Section):
         return self
 
 
-class Vectors(Section):
-    """Steering vectors (paper sec. 2.1)."""
-
+class Vectors(Section):  # steering vectors (paper sec. 2.1)
     contrast: Contrast = "model_contrast"
     span: Span = "prompt_last"
     layer: Literal["common", "per_model"] | Block = "common"
@@ -221,9 +196,7 @@ class Vectors(Section):
     coherent_above: Percent = 50.0
 
 
-class LayerSweep(Section):
-    """Choice of layer and coefficient on the held-out questions."""
-
+class LayerSweep(Section):  # choice of layer and coefficient on the held-out questions
     layers: Blocks
     dose: Dose = 0.3  # relative dose of the forward-only margin
     best: Positive = 2  # layers that are also judged on generations
@@ -234,9 +207,7 @@ class LayerSweep(Section):
     misaligned_below: Percent = 30.0  # and below which it is misaligned
 
 
-class Geometry(Section):
-    """The battery on the selected vectors, and its calibration."""
-
+class Geometry(Section):  # the battery on the selected vectors, and its calibration
     linkage: Literal["average", "complete", "ward", "single"] = "average"
     replicates: Positive = 10_000  # bootstrap, nulls and power
     shared_angle_deg: float = 45.0  # test 1: below = shared core
@@ -278,9 +249,7 @@ class Monitoring(Section):
         return self
 
 
-class Steering(Section):
-    """Steered answers: every vector on every target."""
-
+class Steering(Section):  # steered answers: every vector on every target
     positions: Literal["all", "prompt", "response"] = "all"
     controls: bool = True  # are they steered too, or base and organisms alone
     doses: list[Multiple] = [-0.5, 0.5, 1.0]  # multiples of each vector's chosen coefficient
@@ -300,9 +269,7 @@ class Steering(Section):
         return self
 
 
-class Transfer(Section):
-    """Transfer effectiveness and asymmetry (paper sec. 2.3, 3.5)."""
-
+class Transfer(Section):  # transfer effectiveness and asymmetry (paper sec. 2.3, 3.5)
     rate: Literal["em_betley", "em_turner"] = "em_betley"  # the rate that is compared
     bootstrap: Positive = 2000  # draws of the questions
     recited_from: Share = 0.3  # answers with this share of 4-grams from training texts are recited
@@ -310,9 +277,7 @@ class Transfer(Section):
     pairs: list[str] = []  # "source>target", the pairs the paper names
 
 
-class Report(Section):
-    """The page at the end."""
-
+class Report(Section):  # the page at the end
     wide_interval: Percent = 40.0  # intervals wider than this are named in the first lines
     responses_shown: Positive = 3  # answers per condition in the browser of answers
 
@@ -391,45 +356,35 @@ class Params(Section):
     def target(self, slug: str) -> str:
         """`slug`, checked to be a target."""
         if slug not in self.targets:
-            raise UserError(
-                "unknown model",
-                where="command line",
-                found=slug,
-                expected="one of " + ", ".join(self.targets),
-            )
+            expected = "one of " + ", ".join(self.targets)
+            raise UserError("unknown model", where="command line", found=slug, expected=expected)
         return slug
 
     def labs(self) -> dict[str, list[str]]:
-        """Laboratory -> its organisms."""
-        found: dict[str, list[str]] = {}
-        for slug in self.slugs("organism"):
-            found.setdefault(self.organisms[slug].lab, []).append(slug)
-        return found
+        """Laboratory -> its organisms, in order of first appearance."""
+        return self._grouped(lambda organism: organism.lab)
 
     def clusters(self) -> dict[str, list[str]]:
-        """Cluster name -> its organisms, clusters in order of first appearance."""
+        """Cluster name -> its organisms, in order of first appearance."""
+        return self._grouped(lambda organism: str(organism.cluster))
+
+    def _grouped(self, by: Callable[[Organism], str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for slug, organism in self.organisms.items():
-            if organism.cluster is not None:
-                found.setdefault(organism.cluster, []).append(slug)
+        for slug in self.slugs("organism"):
+            found.setdefault(by(self.organisms[slug]), []).append(slug)
         return found
 
 
 def load_params(path: Path) -> Params:
     """Reads and checks a params file; UserError names the key at fault."""
     if not path.is_file():
-        raise UserError(
-            "no params file",
-            where=str(path),
-            hint="run from the repository's root, or `make profile P=smol`",
-            found="nothing there",
-        )
+        hint = "run from the repository's root, or `make profile P=smol`"
+        raise UserError("no params file", where=path, found="nothing there", hint=hint)
     params = read_yaml(path, Params, "profiles/smol.yaml shows every key, with what it means")
-    left_out = dict(_left_out(params))
-    if left_out:
+    if left_out := dict(_left_out(params)):
         raise UserError(
             "keys that decide numbers are left out",
-            where=str(path),
+            where=path,
             found="no " + ", ".join(left_out),
             expected="; ".join(f"{key}: {json.dumps(value)}" for key, value in left_out.items()),
             hint="add them, with these values or others: DVC sees only what stands in the file",
@@ -437,12 +392,13 @@ def load_params(path: Path) -> Params:
     return params
 
 
-def _left_out(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(key, default) of what no file gave."""
-    for name, value in section:
-        if prefix + name in OPTIONAL:
+def _left_out(part: Section | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, default) of what no file gave, in sections and in dictionaries of them."""
+    for name, value in part.items() if isinstance(part, dict) else part:
+        key = prefix + name
+        if any(fnmatchcase(key, pattern) for pattern in OPTIONAL):
             continue
-        if name not in section.model_fields_set:
-            yield prefix + name, value.model_dump() if isinstance(value, Section) else value
-        elif isinstance(value, Section):
-            yield from _left_out(value, f"{prefix}{name}.")
+        if isinstance(part, Section) and name not in part.model_fields_set:
+            yield key, value.model_dump() if isinstance(value, Section) else value
+        elif isinstance(value, Section | dict):
+            yield from _left_out(value, f"{key}.")

@@ -29,7 +29,7 @@ from em_geometry.models.chat import answer_ids, check_length, render
 from em_geometry.models.load import Loaded
 from em_geometry.progress import Progress
 from em_geometry.settings import Probe
-from em_geometry.stats.agreement import auroc_draws, kappa_draws
+from em_geometry.stats.agreement import auroc, kappa
 from em_geometry.steering.forced import forced
 
 BATCH = 32  # answers; their logits over the vocabulary are held at once
@@ -340,10 +340,8 @@ def _calibrated(
     low = aspect == "aligned"
     truth, guess = ((v < cut) if low else (v >= cut) for v in (labels, scores))
     # From whole counts, to the same last bit everywhere: what is saved is part of the judge's id.
-    once = np.ones((1, len(labels)))
-    auroc = auroc_draws(truth, -scores if low else scores, once)[0]
-    kappa = kappa_draws(truth, guess, once)[0]
-    return curve, float(np.nan_to_num(auroc)), float(np.nan_to_num(kappa))
+    area, agreed = auroc(truth, -scores if low else scores), kappa(truth, guess)
+    return curve, float(np.nan_to_num(area)), float(np.nan_to_num(agreed))
 
 
 def chosen(folder: Path) -> dict[str, dict[str, float | str]]:

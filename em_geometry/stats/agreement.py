@@ -1,7 +1,7 @@
 """How far scores agree with labels: Cohen's kappa, AUROC, rank correlation, Krippendorff's alpha.
 
-Point values are scikit-learn's, ranks scipy's; intervals come from drawing the clusters of the
-answers (questions) with replacement. A number that does not exist (one class only) is NaN.
+Intervals come from drawing the clusters of the answers (questions) with replacement. A number that
+does not exist (one class only) is NaN.
 """
 
 from __future__ import annotations
@@ -13,32 +13,19 @@ import numpy as np
 from em_geometry.stats.arrays import Bools, Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import percentiles
-from em_geometry.stats.permutation import rank_correlations
+from em_geometry.stats.permutation import divided, rank_correlations
 
 ONE_CLASS = "undefined: one class only"
 
 
 def kappa(truth: Bools, guess: Bools) -> float:
     """Cohen's kappa of two boolean arrays; NaN when both are constant and alike."""
-    from sklearn.metrics import cohen_kappa_score
-
-    if (truth.all() and guess.all()) or not (truth.any() or guess.any()):
-        return np.nan
-    return float(cohen_kappa_score(truth, guess))
+    return float(kappa_draws(truth, guess, np.ones((1, len(truth))))[0])
 
 
 def auroc(positive: Bools, score: Floats) -> float:
     """Area under the ROC curve (ties count half); NaN when one class is missing."""
-    from sklearn.metrics import roc_auc_score
-
-    if positive.all() or not positive.any():
-        return np.nan
-    return float(roc_auc_score(positive, score))
-
-
-def spearman(labels: Floats, scores: Floats) -> float:
-    """Rank correlation of two arrays; NaN where one side is constant."""
-    return float(rank_correlations(labels[None], scores[None])[0])
+    return float(auroc_draws(positive, score, np.ones((1, len(score))))[0])
 
 
 def alpha(ratings: Floats) -> float:
@@ -53,19 +40,12 @@ def alpha(ratings: Floats) -> float:
     return float(1 - observed / (2 * pooled.var(ddof=1)))
 
 
-def drawn_rows(
-    cluster: np.ndarray, rng: np.random.Generator, replicates: int
-) -> tuple[list[np.ndarray], Floats]:
-    """Rows of each draw of clusters [replicates][rows], and times each is drawn [replicates, row].
-
-    Args:
-        cluster: [row] cluster of each row.
-    """
+def drawn_rows(cluster: np.ndarray, rng: np.random.Generator, replicates: int) -> Floats:
+    """Times each row is drawn [1 + replicates, row] with its cluster [row]; first each once."""
     ids, codes = np.unique(cluster, return_inverse=True)
-    members = [np.flatnonzero(codes == i) for i in range(len(ids))]
-    chosen = [rng.integers(len(ids), size=len(ids)) for _ in range(replicates)]
-    times = np.array([np.bincount(c, minlength=len(ids)) for c in chosen], dtype=np.float64)
-    return [np.concatenate([members[i] for i in c]) for c in chosen], times[:, codes]
+    drawn = [rng.integers(len(ids), size=len(ids)) for _ in range(replicates)]
+    times = [np.ones(len(ids)), *(np.bincount(each, minlength=len(ids)) for each in drawn)]
+    return np.array(times, dtype=np.float64)[:, codes]
 
 
 def kappa_draws(truth: Bools, guess: Bools, times: Floats) -> Floats:
@@ -73,9 +53,7 @@ def kappa_draws(truth: Bools, guess: Bools, times: Floats) -> Floats:
     n = times.sum(1)
     true, guessed, alike = (times @ part / n for part in (truth, guess, truth == guess))
     chance = true * guessed + (1 - true) * (1 - guessed)
-    found: Floats = np.full_like(n, np.nan)
-    np.divide(alike - chance, 1 - chance, out=found, where=chance < 1)
-    return found
+    return divided(alike - chance, 1 - chance)
 
 
 def auroc_draws(positive: Bools, score: Floats, times: Floats) -> Floats:
@@ -83,11 +61,7 @@ def auroc_draws(positive: Bools, score: Floats, times: Floats) -> Floats:
     above, below = score[positive], score[~positive]
     wins = (above[:, None] > below) + 0.5 * (above[:, None] == below)
     up, down = times[:, positive], times[:, ~positive]
-    pairs = up.sum(1) * down.sum(1)
-    won = ((up @ wins) * down).sum(1)
-    found: Floats = np.full_like(pairs, np.nan)
-    np.divide(won, pairs, out=found, where=pairs > 0)
-    return found
+    return divided(((up @ wins) * down).sum(1), up.sum(1) * down.sum(1))
 
 
 def agreement(
@@ -108,19 +82,18 @@ def agreement(
         falling: low scores speak for the class.
     """
     truth, guess = positive(labels), positive(scores)
-    ranking = -scores if falling else scores
-    rows, times = drawn_rows(cluster, rng, replicates)
-    draws = {
-        "auroc": auroc_draws(truth, ranking, times),
+    times = drawn_rows(cluster, rng, replicates)
+    rows = [np.repeat(np.arange(len(labels)), each) for each in times.astype(int)]
+    values = {
+        "auroc": auroc_draws(truth, -scores if falling else scores, times),
         "kappa": kappa_draws(truth, guess, times),
-        "spearman": np.array([spearman(labels[r], scores[r]) for r in rows]),
-    }
-    points = {
-        "auroc": auroc(truth, ranking),
-        "kappa": kappa(truth, guess),
-        "spearman": spearman(labels, scores),
+        "spearman": np.array(
+            [rank_correlations(labels[r][None], scores[r][None])[0] for r in rows]
+        ),
     }
     return {
-        name: Estimate.from_values(value, *percentiles(draws[name], 0.0), len(labels), ONE_CLASS)
-        for name, value in points.items()
+        name: Estimate.from_values(
+            float(found[0]), *percentiles(found[1:], 0.0), len(labels), ONE_CLASS
+        )
+        for name, found in values.items()
     }

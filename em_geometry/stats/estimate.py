@@ -43,19 +43,12 @@ class Estimate:
         return cls(value, low, high, n)
 
     @property
-    def defined(self) -> bool:
-        """Is there a number?"""
-        return self.value is not None
-
-    @property
     def width(self) -> float | None:
         """Width of the interval, None when there is none."""
-        if self.low is None or self.high is None:
-            return None
-        return self.high - self.low
+        return None if self.low is None or self.high is None else self.high - self.low
 
     def scaled(self, factor: float) -> Self:
         """Value and interval times a positive factor (shares to percent, say)."""
-        low, high = (None if end is None else factor * end for end in (self.low, self.high))
-        value = None if self.value is None else factor * self.value
+        parts = self.value, self.low, self.high
+        value, low, high = (None if part is None else factor * part for part in parts)
         return replace(self, value=value, low=low, high=high)

@@ -1,10 +1,9 @@
 """95 % intervals: of proportions, of sums and ratios of them, of means, of resampled values.
 
-Wilson: one proportion. MOVER (Zou and Donner 2008, Statistics in Medicine 27): a weighted sum of
-independent proportions; the distances from each to the ends of its Wilson interval add up in
-squares. A ratio's limits follow by Fieller's argument, all ratios r for which the interval of
-top - r * bottom includes 0. Unlike a bootstrap, these intervals have a width where every answer
-was the same. Student's t: the mean of a few clusters. Percentiles: of a bootstrap's draws.
+MOVER (Zou and Donner 2008, Statistics in Medicine 27): a weighted sum of independent proportions;
+the distances from each to the ends of its Wilson interval add up in squares. A ratio's limits
+follow by Fieller's argument, all ratios r for which the interval of top - r * bottom includes 0.
+Unlike a bootstrap, these intervals have a width where every answer was the same.
 """
 
 from __future__ import annotations
@@ -55,12 +54,10 @@ def percentiles(draws: Floats, defined: float = DEFINED) -> tuple[float, float]:
 
 
 def bootstrap_estimate(values: Floats, n: float | None, of: str = "values") -> Estimate:
-    """A number with the percentiles of its draws.
+    """The first of `values` [1 + draws] with the percentiles of the others, its draws.
 
-    Args:
-        values: [1 + draws] the observed number, then its draws; those that are no numbers are left
-            out, and where they are too many there is no estimate.
-        of: what a number rests on, for the status of one that is undefined.
+    Draws that are no numbers are left out; where they are too many there is no estimate, and the
+    status says so `of` what a number rests on.
     """
     if not np.isfinite(values[0]):
         return Estimate.undefined(f"undefined: no {of}", n)

@@ -17,8 +17,7 @@ from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import bootstrap_estimate
 
-EXACT = 8  # things up to which all orders are tried
-RANDOM = 20_000  # orders tried of more
+EXACT, RANDOM = 8, 20_000  # things up to which all orders are tried; orders tried of more
 MIN_DEFINED = 0.95  # share of a null that must be numbers for a p-value
 SLACK = 1e-12  # correlations this close tie
 
@@ -89,17 +88,11 @@ def null_p(observed: float, null: Floats) -> float | None:
 
 @dataclass(frozen=True)
 class Tested:
-    """A statistic with its permutation test.
-
-    Attributes:
-        estimate: the statistic.
-        p: two-sided; None where the statistic is undefined.
-        smallest_p: no data give a smaller one.
-    """
+    """A statistic with its permutation test: none where the statistic is undefined."""
 
     estimate: Estimate
-    p: float | None = None
-    smallest_p: float | None = None
+    p: float | None = None  # two-sided
+    smallest_p: float | None = None  # no data give a smaller one
 
     def as_results(self, key: str) -> dict[str, Estimate | float]:
         """Results: the statistic at `key`, p and the smallest p below it."""
@@ -129,10 +122,12 @@ def rank_correlations(a: Floats, b: Floats) -> Floats:
     """Spearman's rho of rows [rows, n]; one side may have a single row. NaN where a row is flat."""
     a, b = (rankdata(v, axis=1) - (v.shape[1] + 1) / 2 for v in (a, b))
     scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    product = (a * b).sum(1)
-    rho: Floats = np.full_like(product, np.nan)
-    np.divide(product, scale, out=rho, where=scale > 0)
-    return rho
+    return divided((a * b).sum(1), scale)
+
+
+def divided(top: Floats, bottom: Floats) -> Floats:
+    """`top` / `bottom`, NaN where the bottom is not above 0."""
+    return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
 
 
 def rank_test(x: Floats, y: Floats, seed: int) -> Tested:
@@ -172,9 +167,8 @@ def pair_rank_test(x: Floats, y: Floats, seed: int) -> Tested:
         why = "undefined: fewer than 3 models or 4 pairs with an outcome"
         return Tested(Estimate.undefined(why, pairs))
     if not np.isfinite(x[others]).all():
-        return Tested(
-            Estimate.undefined("undefined: a pair without a value of the predictor", pairs)
-        )
+        why = "undefined: a pair without a value of the predictor"
+        return Tested(Estimate.undefined(why, pairs))
     tried = orders(n, seed)
     shuffled = x[tried[:, :, None], tried[:, None, :]][:, used]
     outcome = y[:, used]

@@ -33,14 +33,8 @@ def first_half(rng: np.random.Generator, count: int, replicates: int) -> Floats:
 
 
 def sum_by(parts: Sequence[np.ndarray], codes: Ints, clusters: int) -> Floats:
-    """[cluster, part] sums of columns [row] over the rows of each cluster.
-
-    Args:
-        codes: [row] cluster of each row, 0 to `clusters` - 1.
-    """
-    return np.stack(
-        [np.bincount(codes, weights=part, minlength=clusters) for part in parts], axis=1
-    )
+    """[cluster, part] sums of columns [row] over the rows of each cluster, whose `codes` [row]."""
+    return np.stack([np.bincount(codes, part, clusters) for part in parts], axis=1)
 
 
 def resample(sums: Floats, rng: np.random.Generator, replicates: int) -> Floats:

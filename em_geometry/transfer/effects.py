@@ -280,7 +280,7 @@ def aspect_rows(
         for source in change or sources:
             e = change.get(source, Estimate.undefined(said))
             what = {"source": source, "aspect": aspect, "what": f"{aspect}, {source}"}
-            n = e.n if e.defined else None
+            n = None if e.value is None else e.n
             numbers = {"change": e.value, "low": e.low, "high": e.high, "n": n}
             table.append(what | numbers | {"status": said})
     return pl.DataFrame(table, infer_schema_length=None)

@@ -50,7 +50,7 @@ def outcomes(slugs: Sequence[str], means: Table, rates: Table) -> dict[str, Floa
 
     def ratios(s: str, t: str) -> Floats:
         top, bottom = rates.sum(rates.effect(s, t)), rates.sum(rates.own_effect(s, t))
-        if s == t or not rates.e1(s, t).defined:
+        if s == t or rates.e1(s, t).value is None:
             return np.full_like(top, np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
             found = 100 * top / bottom

@@ -29,10 +29,12 @@ def low(values: np.ndarray) -> np.ndarray:
 
 
 def test_draws_are_the_points_of_the_drawn_rows() -> None:
-    rows, times = drawn_rows(QUESTIONS, stream(0), 30)
+    times = drawn_rows(QUESTIONS, stream(0), 30)
     truth, guess = low(LABELS), low(SCORES)
     drawn = auroc_draws(truth, -SCORES, times), kappa_draws(truth, guess, times)
-    for r, area, agreed in zip(rows, *drawn, strict=True):
+    for each, area, agreed in zip(times, *drawn, strict=True):
+        r = np.repeat(np.arange(60), each.astype(int))
+        assert (each.reshape(12, 5) == each[::5, None]).all()  # questions are drawn whole
         assert area == pytest.approx(roc_auc_score(truth[r], -SCORES[r]))
         assert agreed == pytest.approx(cohen_kappa_score(truth[r], guess[r]))
 

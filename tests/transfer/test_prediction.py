@@ -99,7 +99,7 @@ def test_reliability_is_the_share_that_is_no_noise() -> None:
         expected = 1 - spread**2 / y[~np.eye(12, dtype=bool)].var()
         assert reliability(noisy(y, spread)).value == pytest.approx(expected, abs=0.02)
     assert reliability(noisy(y, 5.0)).value == 0
-    assert not reliability(noisy(np.ones((4, 4)), 0.0)).defined
+    assert reliability(noisy(np.ones((4, 4)), 0.0)).value is None
 
 
 def test_the_stage_end_to_end() -> None:
