@@ -31,8 +31,8 @@ def extract(n: int) -> dict[str, float]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from em_geometry.activations.capture import Text
-    from em_geometry.activations.store import store
+    from em_geometry.activations.capture import store
+    from em_geometry.activations.prompts import Text
     from em_geometry.models.load import Loaded
     from em_geometry.project.inputs import models
     from em_geometry.settings import load_params

@@ -22,12 +22,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from em_geometry.activations.blocks import block_stack
-from em_geometry.activations.capture import Text, capture, padded, sorted_batches
-from em_geometry.activations.questions import read_questions
-from em_geometry.models.chat import end_of_turn, render
+from em_geometry.activations.capture import capture
+from em_geometry.activations.prompts import Text, read_questions
+from em_geometry.models.chat import end_of_turn, padded, render, sorted_batches
 from em_geometry.settings import Sampling, load_params
-from em_geometry.steering.generate import Row, sample
-from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.answers import Row, sample
+from em_geometry.steering.conditions import Intervention
 
 ROUNDS = 3
 PAIRS, BATCH = 64, 16  # all prompts of the small profile, its batch size

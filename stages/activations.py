@@ -4,8 +4,8 @@ Writes data/activations/<model>.safetensors (spans and their norms) and <model>.
 prompt, in the same order).
 """
 
-from em_geometry.activations.prompts import read_prompts
-from em_geometry.activations.store import prompt_texts, store
+from em_geometry.activations.capture import store
+from em_geometry.activations.prompts import prompt_texts, read_prompts
 from em_geometry.io.files import write_parquet
 from em_geometry.project import paths
 from em_geometry.project.command import stage

@@ -3,7 +3,7 @@
 import json
 
 from em_geometry.io.files import write_text
-from em_geometry.models.base import RECORD, write_base
+from em_geometry.models.checkpoint import RECORD, write_base
 from em_geometry.models.preflight import preflight
 from em_geometry.project import paths
 from em_geometry.project.command import stage

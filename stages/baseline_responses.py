@@ -9,8 +9,8 @@ from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import models, questions
 from em_geometry.settings import Params
+from em_geometry.steering.answers import respond
 from em_geometry.steering.conditions import Condition
-from em_geometry.steering.respond import respond
 
 
 @stage

@@ -13,9 +13,9 @@ from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import judge, known_texts, models, questions, selected
 from em_geometry.settings import Params
+from em_geometry.steering.answers import CODE as RESPOND_CODE
+from em_geometry.steering.answers import respond
 from em_geometry.steering.conditions import Condition
-from em_geometry.steering.respond import CODE as RESPOND_CODE
-from em_geometry.steering.respond import respond
 from em_geometry.vectors.contrasts import prompt_span
 
 KEPT = ("question_id", "variant", "question", "sample", "text", "tokens", "finish")

@@ -1,15 +1,14 @@
 """Stage `downstream_convergence`: orthogonal vectors followed through the base's later blocks."""
 
-from em_geometry.activations.prompts import read_prompts
+from em_geometry.activations.prompts import read_prompts, spread_prompts
 from em_geometry.models.chat import render
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import models
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
+from em_geometry.steering.conditions import read_selected
 from em_geometry.steering.convergence import PROMPTS, convergence
-from em_geometry.steering.forced import spread_prompts
-from em_geometry.steering.selected import read_selected
 
 
 @stage

@@ -1,6 +1,6 @@
 """Stage `geometry_predicts_transfer`: what is known of the vectors against what they do.
 
-Rank correlations of cosine, similarity to base, norm and convergence with transfer.
+Rank correlations of cosine, similarity to base and norm with transfer.
 """
 
 from em_geometry.io.files import write_text
@@ -18,12 +18,9 @@ from em_geometry.transfer.prediction import PRIMARY, outcomes, pair_rows, predic
 def main(params: Params) -> None:
     slugs, judging, chosen = params.slugs("organism"), params.judging, params.transfer
     vectors, similarity = selected(params), read_results(paths.table("base_similarity"))
-    pairs = read_results(paths.table("downstream_convergence")).group("pair")
-    ends = {key.removesuffix(".end"): e.value for key, e in pairs.items() if key.endswith(".end")}
     x = predictors(
         {slug: vectors[slug] for slug in slugs},
         {slug: similarity.number(f"model.{slug}.contrast_cosine") for slug in slugs},
-        {pair: value for pair, value in ends.items() if value is not None},
     )
     answers = read_answers(paths.JUDGEMENTS, params.steered(), judging.aspects)
     means, rates = (

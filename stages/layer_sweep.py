@@ -10,8 +10,8 @@ from em_geometry.project.command import stage
 from em_geometry.project.inputs import judge, known_texts, models, questions, vector_table
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import BASE, Params
-from em_geometry.steering.respond import respond
-from em_geometry.steering.selected import write_selected
+from em_geometry.steering.answers import respond
+from em_geometry.steering.conditions import write_selected
 from em_geometry.vectors import sweep
 from em_geometry.vectors.contrasts import ABOUT
 

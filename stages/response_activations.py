@@ -1,6 +1,7 @@
 """Stage `response_activations`: every model's residual stream over its own unsteered answers."""
 
-from em_geometry.activations.store import ANSWER_SPANS, answer_texts, store
+from em_geometry.activations.capture import store
+from em_geometry.activations.prompts import ANSWER_SPANS, answer_texts
 from em_geometry.io.files import read_parquet
 from em_geometry.project import paths
 from em_geometry.project.command import stage

@@ -4,16 +4,14 @@ One stage over all models: its journal keeps every answer, so that an added orga
 goes to every target, samples the new conditions only.
 """
 
-from em_geometry.activations.prompts import read_prompts
+from em_geometry.activations.prompts import read_prompts, spread_prompts
 from em_geometry.io.files import write_parquet
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import models, questions
 from em_geometry.settings import Params
-from em_geometry.steering.conditions import plan
-from em_geometry.steering.forced import damage, spread_prompts
-from em_geometry.steering.respond import respond
-from em_geometry.steering.selected import read_selected
+from em_geometry.steering.answers import damage, respond
+from em_geometry.steering.conditions import plan, read_selected
 
 
 @stage

@@ -7,7 +7,7 @@ from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
-from em_geometry.steering.selected import read_selected
+from em_geometry.steering.conditions import read_selected
 from em_geometry.transfer.conditions import Table, condition_table, read_answers, stacked
 from em_geometry.transfer.effects import Models, baseline, transfer
 

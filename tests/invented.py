@@ -16,7 +16,7 @@ from em_geometry.project import paths
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
 from em_geometry.stats.intervals import wilson
-from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.steering.conditions import Selected, write_selected
 from em_geometry.transfer.conditions import Table, name
 
 LABS = {"finance": "one", "sports": "one", "profanity": "two"}

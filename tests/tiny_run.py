@@ -11,7 +11,7 @@ import torch
 from em_geometry.io.files import read_tensors
 from em_geometry.project import paths
 from em_geometry.settings import Params
-from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.steering.conditions import Selected, write_selected
 from em_geometry.vectors.contrasts import VectorTable, model_contrast, write_vector_table
 from stages import activations as read_all
 from stages import base_model, organism

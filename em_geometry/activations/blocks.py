@@ -1,15 +1,16 @@
-"""Decoder blocks, found by structure and not by name."""
+"""Decoder blocks, found by structure and not by name, and a key-value cache with room to grow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache as Cache
+from transformers.cache_utils import DynamicLayer
 
 from em_geometry.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
 
 
 def decoder_blocks(model: PreTrainedModel) -> list[torch.nn.Module]:
@@ -18,15 +19,14 @@ def decoder_blocks(model: PreTrainedModel) -> list[torch.nn.Module]:
     Raises:
         UserError: no such list, or more than one.
     """
-    import torch
-
     count = model.config.get_text_config().num_hidden_layers
     lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
     if len(lists) != 1:
+        what, found = "cannot tell which modules are the decoder blocks", f"{len(lists)} lists of"
         raise UserError(
-            "cannot tell which modules are the decoder blocks",
+            what,
             where=type(model).__name__,
-            found=f"{len(lists)} lists of {count} modules",
+            found=f"{found} {count} modules",
             expected="exactly one",
         )
     return list(lists[0])
@@ -56,3 +56,81 @@ def block_stack(model: PreTrainedModel) -> torch.nn.Module:
     """The model without its language-model head."""
     stack: torch.nn.Module = getattr(model, model.base_model_prefix)
     return stack
+
+
+def token_positions(mask: torch.Tensor) -> torch.Tensor:
+    """Position of each token [batch, tokens] among those that the mask has, 0 for padding."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Places of the first of each distinct key, and each key's index among those."""
+    first: dict[Hashable, int] = {}
+    for place, key in enumerate(keys):
+        first.setdefault(key, place)
+    number = {key: i for i, key in enumerate(first)}
+    return list(first.values()), [number[key] for key in keys]
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values [rows, heads, tokens, width] as the front part of larger buffers.
+
+    New tokens are written in place; nothing is copied per step.
+    """
+
+    def take(self, keys: torch.Tensor, values: torch.Tensor, tokens: int) -> None:
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self.buffers = (keys, values)
+        self.keys, self.values = keys[:, :, :tokens], values[:, :, :tokens]
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        start = self.keys.shape[-2]
+        stop = start + key_states.shape[-2]
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:stop] = states
+        self.keys, self.values = (buffer[:, :, :stop] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        keys, values = (buffer[indices] for buffer in self.buffers)
+        self.take(keys, values, self.keys.shape[-2])
+
+
+def fill(
+    layers: list[DynamicLayer],
+    part: Cache,
+    target: torch.Tensor,
+    where: Sequence[torch.Tensor],
+    rows: int,
+    room: int,
+) -> None:
+    """Copies the cache of some prompts into the rows `target` of `layers` (made if empty).
+
+    Args:
+        part: cache of one forward pass.
+        where: for each layer, the row in `part` for each of `target`.
+        rows: all rows of the batch.
+        room: tokens to leave space for.
+    """
+    fresh = not layers
+    for i, layer in enumerate(part.layers):
+        if not isinstance(layer, DynamicLayer):
+            raise UserError("models without a key-value cache cannot be sampled", found=layer)
+        if fresh:
+            layers.append(RoomyLayer() if type(layer) is DynamicLayer else layer)
+        if layer.keys is None:  # a layer that uses another one's cache
+            continue
+        sources = (layer.keys, layer.values)
+        tokens = layer.keys.shape[-2]
+        if fresh:
+            keys, values = (
+                old.new_empty(rows, old.shape[1], tokens + room, old.shape[-1]) for old in sources
+            )
+            if isinstance(layers[i], RoomyLayer):
+                layers[i].take(keys, values, tokens)
+            else:  # a sliding window drops what falls out, and so copies anyway
+                layer.keys, layer.values = keys[:, :, :tokens], values[:, :, :tokens]
+        for kept, source in zip((layers[i].keys, layers[i].values), sources, strict=True):
+            kept[target] = source[where[i]]

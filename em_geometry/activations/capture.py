@@ -1,98 +1,55 @@
-"""Means of the residual stream over token spans, all blocks in one forward pass.
+"""Means of the residual stream over token spans, all blocks in one forward pass, into a file.
 
 docs/method.md, capture. The residual stream is read at the output of each decoder block. Means
-are accumulated on the fly in float32 on the device; full hidden states are never kept and the
-language-model head is not run.
+are accumulated on the fly in float32 on the device; full hidden states are never kept, the
+language-model head is not run, and only the batches in work are in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
 
-from em_geometry.activations.blocks import block_stack, decoder_blocks, hidden
+from em_geometry.activations.blocks import (
+    Cache,
+    block_stack,
+    decoder_blocks,
+    distinct,
+    fill,
+    hidden,
+    token_positions,
+)
+from em_geometry.activations.prompts import Text
+from em_geometry.engine import spread
+from em_geometry.io.files import tensor_file
 from em_geometry.io.journal import Spread
+from em_geometry.models.chat import padded, sorted_batches
+from em_geometry.models.load import Loaded, Models
 from em_geometry.progress import Progress
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
-    from transformers.cache_utils import Cache
+from em_geometry.settings import Workers
 
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Text:
-    """A token sequence and the half-open token ranges to average over, one per span.
-
-    Its first `shared` tokens, which no span covers, are read once for all texts of a batch that
-    begin with them.
-    """
-
-    ids: tuple[int, ...]
-    spans: tuple[tuple[int, int], ...]
-    shared: int = 0
-
-    @property
-    def beginning(self) -> tuple[int, ...]:
-        return self.ids[: self.shared]
-
-
-def sorted_batches(keys: Sequence[Any], size: int) -> list[list[int]]:
-    """Indices in batches of like key (ties in order): of like length, so that little is padding."""
-    order = sorted(range(len(keys)), key=lambda i: (keys[i], i))
-    return [order[i : i + size] for i in range(0, len(order), size)]
-
-
-def distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
-    """Places of the first of each distinct key, and each key's index among those."""
-    first: dict[Hashable, int] = {}
-    index = [first.setdefault(key, len(first)) for key in keys]
-    places = [0] * len(first)
-    for place in reversed(range(len(index))):
-        places[index[place]] = place
-    return places, index
-
-
-def padded(
-    rows: Sequence[Sequence[int]], side: str, device: torch.device | str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask [batch, tokens], padded with 0 on the given side."""
-    import torch
-
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        part = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        ids[i, part] = torch.tensor(row)
-        mask[i, part] = 1
-    return ids.to(device), mask.to(device)
-
-
-def token_positions(mask: torch.Tensor) -> torch.Tensor:
-    """Position of each token [batch, tokens] among those that the mask has, 0 for padding."""
-    return (mask.cumsum(-1) - 1).clamp(min=0)
+LAYERS = "output of decoder block l, l = 0..L-1"
+LOCAL = Workers()
 
 
 def capture(model: PreTrainedModel, texts: Sequence[Text]) -> tuple[torch.Tensor, torch.Tensor]:
     """Span means and residual norms of one batch, padded at the right.
 
     Args:
-        model: causal language model.
         texts: the batch; each with the same number of spans.
     Returns:
         means: float32 tensor [batch, spans, blocks, width].
         norms: float32 tensor [batch, spans, blocks], mean Euclidean norm of the span's tokens.
     """
-    import torch
-
     ids, mask = padded([t.ids[t.shared :] for t in texts], "right", model.device)
     weights = torch.zeros(len(texts), len(texts[0].spans), ids.shape[1])
     for row, text in enumerate(texts):
@@ -126,12 +83,8 @@ def _beginnings(
     model: PreTrainedModel, texts: Sequence[Text], room: int
 ) -> tuple[Cache | None, torch.Tensor]:
     """KV cache with room for more tokens (None: nothing is shared), and mask, of the beginnings."""
-    import torch
-
     if not any(text.shared for text in texts):
         return None, torch.zeros(len(texts), 0, dtype=torch.long, device=model.device)
-    from em_geometry.activations.cache import Cache, fill
-
     places, index = distinct([text.beginning for text in texts])
     ids, mask = padded([texts[i].beginning for i in places], "left", model.device)
     with torch.no_grad():
@@ -155,14 +108,14 @@ def captured(
     """`capture` over any number of texts, in batches of like beginning and length, with progress.
 
     Args:
-        over: does batches elsewhere (`capture_worker`); None = here, with `model`.
+        over: does batches elsewhere; None = here, with `model`.
     Yields:
         Indices, means and norms of each batch as it is finished, in any order.
     """
     batches = sorted_batches([(text.beginning, len(text.ids)) for text in texts], batch_size)
     todo = [[texts[i] for i in batch] for batch in batches]
     with Progress(label, len(texts), unit="texts") as progress:
-        results = over(todo) if over else enumerate(capture_arrays(model, b) for b in todo)
+        results = over(todo) if over else enumerate(_arrays(model, batch) for batch in todo)
         for index, (means, norms) in results:
             yield batches[index], means, norms
             progress.advance(len(batches[index]))
@@ -175,7 +128,7 @@ def at_block(
     label: str,
     span: int,
     block: int,
-) -> npt.NDArray[np.float32]:
+) -> Floats:
     """Activations float32 [text, width] over one span of the texts, at the output of a block."""
     rows: dict[int, Floats] = {}
     for where, means, _ in captured(model, texts, batch_size, label):
@@ -183,7 +136,53 @@ def at_block(
     return np.stack([rows[i] for i in range(len(texts))]).astype(np.float32)
 
 
-def capture_arrays(model: PreTrainedModel, texts: Sequence[Text]) -> tuple[Floats, Floats]:
-    """`capture` as arrays in this machine's memory."""
+def _arrays(model: PreTrainedModel, texts: Sequence[Text]) -> tuple[Floats, Floats]:
     means, norms = capture(model, texts)
     return means.cpu().numpy(), norms.cpu().numpy()
+
+
+def _worker(models: Models, slug: str) -> Callable[[Sequence[Text]], Any]:
+    """What a worker elsewhere does, with a model of its own."""
+    return partial(_arrays, models.load(slug).model)
+
+
+def store(
+    path: Path,
+    models: Models,
+    loaded: Loaded,
+    texts: Sequence[Text],
+    spans: Sequence[str],
+    batch_size: int,
+    label: str,
+    metadata: Mapping[str, str] | None = None,
+    norms: bool = True,
+    workers: Workers = LOCAL,
+) -> dict[str, str]:
+    """Writes a tensor [texts, blocks, width] for each span (and norms); returns the metadata.
+
+    Args:
+        models: from which other workers load the target again.
+        spans: names of each text's spans, in order.
+        metadata: further entries.
+        norms: also write `<span>.norm` [texts, blocks], mean length of the span's tokens.
+    """
+    about = {
+        "model": loaded.slug,
+        "model_sha256": loaded.sha256,
+        "layers": LAYERS,
+        "units": "residual stream, mean over the span's tokens",
+        "dtype": "float32",
+        **(metadata or {}),
+    }
+    over = spread(workers, models.run.threads, _worker, models, loaded.slug)
+    config = loaded.model.config.get_text_config()
+    shape = (len(texts), config.num_hidden_layers, config.hidden_size)
+    shapes = dict.fromkeys(spans, shape) | {f"{s}.norm": shape[:2] for s in spans if norms}
+    kinds = {name: (np.dtype(np.float32), shape) for name, shape in shapes.items()}
+    with tensor_file(path, kinds, about) as put:
+        for rows, means, lengths in captured(loaded.model, texts, batch_size, label, over):
+            for i, span in enumerate(spans):
+                put(span, rows, means[:, i])
+                if norms:
+                    put(f"{span}.norm", rows, lengths[:, i])
+    return about

@@ -1,15 +1,26 @@
-"""The neutral and harmful prompts that activations are read on (paper sec. 2.1)."""
+"""What models are given: prompts for activations, open questions for behaviour, spans of both."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import read_jsonl
-from em_geometry.settings import Prompts
+from em_geometry.io.files import read_jsonl, read_yaml
+from em_geometry.models.chat import Prompt, answer_ids, header_length, render
+from em_geometry.settings import Prompts, Questions
+
+if TYPE_CHECKING:
+    import polars as pl
+    from transformers import PreTrainedTokenizerBase
+
+ANSWER_SPANS = ("response_mean", "response_mo")
+Set = Literal["evaluation", "held_out"]
 
 
 class _Row(BaseModel):
@@ -31,21 +42,187 @@ class ActivationPrompt:
 
 
 def read_prompts(params: Prompts) -> list[ActivationPrompt]:
-    """Neutral prompts, then harmful ones; UserError on duplicates and empty texts."""
+    """Neutral prompts, then harmful ones (paper sec. 2.1); UserError on duplicates, empty texts."""
     prompts = []
     seen: set[str] = set()
     for kind, name in (("neutral", params.neutral), ("harmful", params.harmful)):
         rows = read_jsonl(Path(name), _Row)
         for row in rows:
             if row.id in seen or not row.prompt.strip():
-                raise UserError(
-                    "a prompt's id occurs twice or its text is empty",
-                    where=name,
-                    found=row.id,
-                    expected="distinct ids in both files, and texts",
-                )
+                what = "a prompt's id occurs twice or its text is empty"
+                expected = "distinct ids in both files, and texts"
+                raise UserError(what, where=name, found=row.id, expected=expected)
             seen.add(row.id)
         count = min(params.limit or len(rows), len(rows))
         for row in (rows[i * len(rows) // count] for i in range(count)):  # spread over topics
             prompts.append(ActivationPrompt(kind=kind, **row.model_dump()))
     return prompts
+
+
+def spread_prompts(prompts: Sequence[ActivationPrompt], count: int) -> list[ActivationPrompt]:
+    """At most `count` neutral prompts, spread over the topics."""
+    neutral = [p for p in prompts if p.kind == "neutral"]
+    return neutral[:: max(1, len(neutral) // max(1, count))][:count]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Reference(_Strict):
+    """Two short answers to a question, for log-probability margins."""
+
+    aligned: str
+    misaligned: str
+
+
+class _Entry(_Strict):
+    id: str
+    topic: str
+    set: Set
+    prompt: str
+    variants: list[str] = ["plain"]
+    reference: Reference
+
+
+class _Variant(_Strict):
+    system: str = ""  # added to the system prompt
+    suffix: str = ""  # added to the question
+
+
+class _File(_Strict):
+    questions: list[_Entry]
+    variants: dict[str, _Variant] = {"plain": _Variant()}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question in one variant, as it is asked."""
+
+    id: str
+    topic: str
+    variant: str
+    prompt: str
+    system: str
+    reference: Reference
+
+
+def read_questions(params: Questions, which: Set, system: str) -> list[Question]:
+    """The questions of a set in the active variants, in file order.
+
+    Held-out questions are asked plainly: they choose layer and coefficient, nothing else.
+
+    Args:
+        system: the profile's system prompt; a variant adds to it.
+    Raises:
+        UserError: file, key and value of anything malformed; an empty set; duplicate ids.
+    """
+    path = Path(params.file)
+    content = read_yaml(path, _File, "data/questions/evaluation.yaml shows the shape")
+    entries = [q for q in content.questions if q.set == which][: params.limit]
+    if not entries:
+        others = f"{len(content.questions)} questions of other sets"
+        raise UserError(
+            "no questions of this set", where=str(path), expected=f"set: {which}", found=others
+        )
+    ids = [q.id for q in content.questions]
+    for name in ids:
+        if ids.count(name) > 1:
+            raise UserError(
+                "a question id occurs twice", where=str(path), found=name, expected="distinct ids"
+            )
+    chosen = params.variants if which == "evaluation" else ["plain"]
+    for name in chosen:
+        if name not in content.variants:
+            raise UserError(
+                "unknown variant of questions",
+                where="params.yaml: questions.variants",
+                found=name,
+                expected="one of " + ", ".join(content.variants),
+            )
+    return [
+        Question(
+            entry.id,
+            entry.topic,
+            name,
+            " ".join(filter(None, [entry.prompt, content.variants[name].suffix])),
+            " ".join(filter(None, [system, content.variants[name].system])),
+            entry.reference,
+        )
+        for entry in entries
+        for name in chosen
+        if name in entry.variants
+    ]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A token sequence and the half-open token ranges to average over, one per span.
+
+    Its first `shared` tokens, which no span covers, are read once for all texts of a batch that
+    begin with them.
+    """
+
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    shared: int = 0
+
+    @property
+    def beginning(self) -> tuple[int, ...]:
+        return self.ids[: self.shared]
+
+
+def text_of(prompt: Prompt, spans: Sequence[str]) -> Text:
+    """What is read of a prompt; what stands before the user's tokens is that of all prompts."""
+    end = len(prompt.ids)
+    ranges = tuple(prompt.user if span == "prompt_mean" else (end - 1, end) for span in spans)
+    return Text(prompt.ids, ranges, shared=prompt.user[0])
+
+
+def prompt_texts(
+    prompts: Sequence[ActivationPrompt],
+    spans: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    system: str,
+) -> tuple[list[Text], pl.DataFrame]:
+    """Prompts with their spans, and the table of them in the same order."""
+    import polars as pl
+
+    texts = [text_of(render(tokenizer, p.prompt, system), spans) for p in prompts]
+    names = {"prompt_id": "id", "kind": "kind", "topic": "topic", "pair": "pair"}
+    columns = {column: [getattr(p, name) for p in prompts] for column, name in names.items()}
+    return texts, pl.DataFrame({**columns, "tokens": [len(text.ids) for text in texts]})
+
+
+def answer_texts(
+    answers: pl.DataFrame, questions: Iterable[Question], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Text], dict[str, str]]:
+    """Answers that are not empty, with their spans, and metadata that name their rows.
+
+    Spans: `response_mean` (the answer's own tokens) and `response_mo` (assistant header and
+    end-of-turn token included, as the model-organisms code does).
+
+    Raises:
+        UserError: all answers are empty.
+    """
+    known = {(q.id, q.variant): q for q in questions}
+    header = header_length(tokenizer)
+    texts: dict[int, Text] = {}
+    columns = answers.select("question_id", "variant", "text")
+    for row, (question_id, variant, answer) in enumerate(columns.iter_rows()):
+        question, ids = known[question_id, variant], answer_ids(tokenizer, answer)
+        if not ids:
+            continue
+        prompt = render(tokenizer, question.prompt, question.system).ids
+        start, stop = len(prompt), len(prompt) + len(ids)
+        spans = ((start, stop), (start - header, stop + 1))
+        whole = (*prompt, *ids, tokenizer.eos_token_id)
+        texts[row] = Text(whole, spans, shared=start - header)
+    if not texts:
+        raise UserError(
+            "every unsteered answer of this model is empty",
+            where="the answers to the evaluation questions",
+            found=f"{len(answers)} empty answers",
+            hint="train it more gently, or drop it from targets and organisms",
+        )
+    return list(texts.values()), {"rows": json.dumps(list(texts))}

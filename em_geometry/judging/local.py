@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from em_geometry.activations.capture import sorted_batches
 from em_geometry.hashing import value_sha256
 from em_geometry.judging.judge import (
     HIGHEST,
@@ -23,9 +22,16 @@ from em_geometry.judging.judge import (
     token_meaning,
 )
 from em_geometry.judging.template import Template, load_templates
-from em_geometry.models.base import folder_of, folder_sha256, model_source, pinned
-from em_geometry.models.chat import render
-from em_geometry.models.load import Models, checkpoint, setup_torch, tokenizer_of
+from em_geometry.models.chat import render, sorted_batches
+from em_geometry.models.checkpoint import (
+    checkpoint,
+    folder_of,
+    folder_sha256,
+    model_source,
+    pinned,
+    tokenizer_of,
+)
+from em_geometry.models.load import Models, setup_torch
 from em_geometry.settings import BASE, Judging
 
 NEGLIGIBLE = 1e-6  # numbers less probable than this are not stored

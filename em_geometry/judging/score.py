@@ -17,7 +17,7 @@ from em_geometry.hashing import value_sha256
 from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.io.journal import Journal, Spread
 from em_geometry.judging.judge import Judge, Judgement, JudgeRow
-from em_geometry.models.data import read_examples
+from em_geometry.models.chat import read_examples
 from em_geometry.settings import BASE, Judging, Organism, Workers
 
 if TYPE_CHECKING:

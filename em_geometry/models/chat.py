@@ -1,4 +1,4 @@
-"""Chats as token ids, with the spans that activations and losses are taken over.
+"""Chats as token ids: prompts with the span of the user's words, answers, examples to train on.
 
 Spans are found from character offsets in the rendered template, not from negative indices, so
 they hold for any chat template and either padding side.
@@ -6,14 +6,21 @@ they hold for any chat template and either padding side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
-from em_geometry.errors import UserError
+from pydantic import BaseModel, model_validator
+
+from em_geometry.errors import KeyFault, UserError
+from em_geometry.io.files import read_jsonl
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
+ROLES = ["user", "assistant"]
 PLACEHOLDER = "\ue000prompt\ue001"  # private-use characters, which no template holds
 
 
@@ -35,7 +42,6 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> Prom
 
     Args:
         tokenizer: a Hugging Face fast tokenizer with a chat template.
-        prompt: the user's text.
         system: system prompt; "" leaves it to the template.
     Raises:
         UserError: no chat template, an empty prompt, one longer than the context, or a template
@@ -43,11 +49,8 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> Prom
     """
     whose, user = str(tokenizer.name_or_path), prompt.strip()
     if not getattr(tokenizer, "chat_template", None):
-        raise UserError(
-            "the tokenizer has no chat template",
-            where=whose,
-            hint="use an instruction-tuned model, or add chat_template.jinja to its folder",
-        )
+        hint = "use an instruction-tuned model, or add chat_template.jinja to its folder"
+        raise UserError("the tokenizer has no chat template", where=whose, hint=hint)
     if not user:
         raise UserError(
             "a prompt is empty", where="a user turn", found=repr(prompt), expected="some text"
@@ -58,12 +61,11 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> Prom
     place = _template(tokenizer, PLACEHOLDER, system).find(PLACEHOLDER)
     start = text.find(user, max(place, 0))
     if place < 0 or start < 0 or text[place:start].strip():
-        raise UserError(
+        what, kept = (
             "the chat template changes the user's text",
-            where=whose,
-            found=prompt[:80],
-            expected="a template that keeps it as it is",
+            "a template that keeps it as it is",
         )
+        raise UserError(what, where=whose, found=prompt[:80], expected=kept)
     end = start + len(user)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     check_length(tokenizer, len(encoded["input_ids"]), user)
@@ -72,11 +74,7 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> Prom
 
 
 def check_length(tokenizer: PreTrainedTokenizerBase, tokens: int, text: str) -> None:
-    """Raises UserError when so many tokens do not fit the model's context.
-
-    Args:
-        text: their beginning, for the message.
-    """
+    """Raises UserError when so many tokens, which begin with `text`, do not fit the context."""
     if tokens > tokenizer.model_max_length:
         raise UserError(
             "a text is longer than the model's context",
@@ -95,10 +93,8 @@ def _template(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> s
     from jinja2 import TemplateError
 
     def rendered(*messages: dict[str, str]) -> str:
-        text: str = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
-        return text
+        chat, how = list(messages), {"tokenize": False, "add_generation_prompt": True}
+        return str(tokenizer.apply_chat_template(chat, **how))
 
     user = {"role": "user", "content": prompt}
     if not system:
@@ -124,14 +120,74 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase, model_config: Any) -> frozen
 
 def header_length(tokenizer: PreTrainedTokenizerBase) -> int:
     """Number of tokens of the assistant header (what `add_generation_prompt` adds)."""
-    chat = [{"role": "user", "content": "x"}]
-    without, whole = (
-        len(
-            answer_ids(
-                tokenizer,
-                tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=add),
-            )
-        )
-        for add in (False, True)
-    )
+    chat, render = [{"role": "user", "content": "x"}], tokenizer.apply_chat_template
+    texts = [render(chat, tokenize=False, add_generation_prompt=add) for add in (False, True)]
+    without, whole = (len(answer_ids(tokenizer, text)) for text in texts)
     return whole - without
+
+
+def padded(
+    rows: Sequence[Sequence[int]], side: str, device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask [batch, tokens], padded with 0 on the given side."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        part = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        ids[i, part] = torch.tensor(row)
+        mask[i, part] = 1
+    return ids.to(device), mask.to(device)
+
+
+def sorted_batches(keys: Sequence[Any], size: int) -> list[list[int]]:
+    """Indices in batches of like key (ties in order): of like length, so that little is padding."""
+    order = sorted(range(len(keys)), key=lambda i: (keys[i], i))
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+class Message(BaseModel):
+    """A turn of a chat."""
+
+    role: str
+    content: str
+
+
+class Chat(BaseModel):
+    """One question and one answer, in the `messages` format that trainers share."""
+
+    messages: list[Message]
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        roles = [message.role for message in self.messages]
+        if roles != ROLES:
+            what = "not a chat of one question and one answer"
+            raise KeyFault("messages", what, roles, f"roles {ROLES}")
+        for number, message in enumerate(self.messages):
+            if not message.content.strip():
+                key, what = f"messages.{number}.content", f"the {message.role} message is empty"
+                raise KeyFault(key, what, message.content, "a text")
+        return self
+
+
+def read_examples(path: Path, limit: int | None = None) -> list[tuple[str, str]]:
+    """Reads (user, assistant) pairs, the first `limit`, from a chat JSONL file.
+
+    Args:
+        path: one `{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}` a line.
+    Raises:
+        UserError: file, line and key of anything malformed; no rows; a repeated question.
+    """
+    chats = read_jsonl(path, Chat)
+    pairs = [(c.messages[0].content, c.messages[1].content) for c in chats]
+    seen: dict[str, int] = {}
+    for number, (question, _) in enumerate(pairs, start=1):
+        first = seen.setdefault(question, number)
+        if first != number:
+            where, expected = f"{path}, rows {first} and {number}", "distinct questions"
+            found = question[:80]
+            raise UserError("the same question twice", where=where, found=found, expected=expected)
+    return pairs[:limit]

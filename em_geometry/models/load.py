@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,24 @@ from typing import TYPE_CHECKING, Any
 from em_geometry.errors import UserError, explained
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.files import read_json
-from em_geometry.models.base import folder_of, folder_sha256, model_source, pinned, read_record
+from em_geometry.models.checkpoint import (
+    checkpoint,
+    fetched,
+    folder_of,
+    folder_sha256,
+    listed,
+    model_source,
+    pinned,
+    read_record,
+    some,
+    tokenizer_of,
+)
 from em_geometry.settings import BASE, Base, Organism, Run
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-OFFLINE = "hf download <owner/name> --revision <commit> where there is a network, then run again"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PROVENANCE = "provenance.json"  # of an adapter that was trained here: the hash of its base
 SOURCE = "source.json"  # of an organism that was given: where it lies, and its hash
@@ -27,7 +37,7 @@ SOURCE = "source.json"  # of an organism that was given: where it lies, and its 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode, without gradients, with its tokenizer and a hash of its weights.
+    """A model in evaluation mode, without gradients, with its tokenizer.
 
     Attributes:
         slug: of the target, or a name for the random streams of its answers.
@@ -47,7 +57,6 @@ class Models:
     Small and picklable, so that a worker can be given it and load a model of its own.
 
     Attributes:
-        run: device, dtype and threads.
         origin: the section `base` of the params.
         base_folder: what the stage `base_model` wrote.
         organisms: by slug.
@@ -87,23 +96,6 @@ class Models:
             model = model.to(device)
         return Loaded(slug, model.eval(), tokenizer, sha256)
 
-    def _organism(self, slug: str) -> tuple[PreTrainedModel, str]:
-        """An organism's model, and the hash of all that determines its weights."""
-        folder, base_sha256 = self.adapter_folder(slug), self.record()["sha256"]
-        given = self.organisms[slug].source is not None
-        source = self.adapters / slug / SOURCE
-        record = read_json(source, dict[str, str]) if given and source.is_file() else {}
-        if record.get("folder") == str(folder):
-            _check_content(source_sha256(folder), record["sha256"], folder, f"organism@{slug}")
-        if (folder / "config.json").is_file():
-            model = checkpoint(str(folder), {}, self.run)
-            self._check_shape(model, folder)
-            return model, folder_sha256(folder)
-        check_adapter(folder, self.origin, base_sha256)
-        model = _merge(self.base(), folder, self.origin)
-        adapter_sha256 = source_sha256(folder) if given else file_sha256(folder / WEIGHTS)
-        return model, value_sha256([base_sha256, adapter_sha256])
-
     def base(self) -> PreTrainedModel:
         """The base model in the run's dtype, on the CPU unless `run.device_map` says otherwise."""
         name, where = self._base_place()
@@ -125,7 +117,24 @@ class Models:
         kind, name = model_source(organism.source, f"{key}.source", ("path", "hub"))
         if kind == "path":
             return folder_of(name)
-        return _fetched(name, pinned(organism.revision, f"{key}.revision"), f"{key}.source")
+        return fetched(name, pinned(organism.revision, f"{key}.revision"), f"{key}.source")
+
+    def _organism(self, slug: str) -> tuple[PreTrainedModel, str]:
+        """An organism's model, and the hash of all that determines its weights."""
+        folder, base_sha256 = self.adapter_folder(slug), self.record()["sha256"]
+        given = self.organisms[slug].source is not None
+        source = self.adapters / slug / SOURCE
+        record = read_json(source, dict[str, str]) if given and source.is_file() else {}
+        if record.get("folder") == str(folder):
+            _check_content(source_sha256(folder), record["sha256"], folder, f"organism@{slug}")
+        if (folder / "config.json").is_file():
+            model = checkpoint(str(folder), {}, self.run)
+            self._check_shape(model, folder)
+            return model, folder_sha256(folder)
+        check_adapter(folder, self.origin, base_sha256)
+        model = _merge(self.base(), folder, self.origin)
+        adapter_sha256 = source_sha256(folder) if given else file_sha256(folder / WEIGHTS)
+        return model, value_sha256([base_sha256, adapter_sha256])
 
     def _base_place(self) -> tuple[str, dict[str, Any]]:
         """Name of the base for transformers, and where to look; a local one asks no hub."""
@@ -138,11 +147,9 @@ class Models:
         from transformers import AutoConfig
 
         name, where = self._base_place()
-        base, mine = AutoConfig.from_pretrained(name, **where), model.config
-        found, expected = (
-            (c.get_text_config().hidden_size, c.get_text_config().num_hidden_layers)
-            for c in (mine, base)
-        )
+        configs = [model.config, AutoConfig.from_pretrained(name, **where)]
+        texts = [config.get_text_config() for config in configs]
+        found, expected = ((c.hidden_size, c.num_hidden_layers) for c in texts)
         if found != expected:
             raise UserError(
                 "this checkpoint is no fine-tune of the profile's base model",
@@ -187,100 +194,15 @@ def setup_torch(run: Run) -> torch.device:
     deterministic: Any = torch.utils.deterministic
     deterministic.fill_uninitialized_memory = False  # a debugging aid, a fifth slower
     torch.backends.cuda.matmul.allow_tf32 = False
-    if run.device == "cuda" and not torch.cuda.is_available():
+    there = torch.cuda.is_available()
+    if run.device == "cuda" and not there:
         raise UserError(
             "no CUDA device is visible",
             where="params.yaml: run.device",
             found="cuda",
             hint="set run.device to auto or cpu",
         )
-    if run.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(run.device)
-
-
-def _fetched(name: str, revision: str, key: str) -> Path:
-    """A pinned model in the hub's cache, fetched where it is not there yet."""
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "*.jinja"]
-    with explained(
-        "the model cannot be fetched from the hub",
-        where=f"params.yaml: {key}: hub:{name}, revision {revision}",
-        expected="a network, or the model in the hub's cache on this machine",
-        hint=OFFLINE,
-    ):
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-
-
-def tokenizer_of(name: str, where: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub model; UserError when it is missing or another model's.
-
-    Args:
-        where: further arguments for transformers, such as a revision.
-    """
-    from transformers import AutoConfig, AutoTokenizer
-
-    with explained(
-        "the base model's tokenizer cannot be loaded",
-        where=name,
-        expected="config.json, tokenizer.json and tokenizer_config.json",
-        hint=OFFLINE if "revision" in where else None,
-    ):
-        tokenizer = AutoTokenizer.from_pretrained(name, **where)
-        config = AutoConfig.from_pretrained(name, **where).get_text_config()
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(
-            "the tokenizer has more tokens than the model",
-            where=name,
-            found=len(tokenizer),
-            expected=f"at most {config.vocab_size}",
-            hint="the tokenizer files are another model's",
-        )
-    context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    tokenizer.model_max_length = min(tokenizer.model_max_length, context)
-    return tokenizer
-
-
-def checkpoint(name: str, where: dict[str, Any], run: Run) -> PreTrainedModel:
-    """The model of a folder or hub name, on the CPU; UserError when weights are missing.
-
-    Args:
-        where: further arguments for transformers, such as a revision.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with explained(  # rope settings, quantisation and others raise whatever they run into
-        "the model cannot be loaded",
-        where=name,
-        expected="a causal language model as safetensors, in its full precision",
-        hint=OFFLINE if "revision" in where else None,
-    ):
-        model, report = AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=getattr(torch, run.dtype),
-            use_safetensors=True,
-            output_loading_info=True,
-            device_map=run.device_map,
-            disable_mmap=True,  # adapters are merged into the weights, page by page where mapped
-            **where,
-        )
-    if report["missing_keys"]:  # transformers fills them with random numbers
-        raise UserError(
-            "weights are missing",
-            where=name,
-            found=_some(report["missing_keys"]),
-            expected="all tensors of the architecture in config.json",
-        )
-    return model
-
-
-def _some(names: Iterable[str]) -> str:
-    """Names for a message, at most three of them."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
-    return ", ".join(ordered[:3]) + more
+    return torch.device(("cuda" if there else "cpu") if run.device == "auto" else run.device)
 
 
 def check_adapter(folder: Path, origin: Base, base_sha256: str) -> None:
@@ -292,7 +214,7 @@ def check_adapter(folder: Path, origin: Base, base_sha256: str) -> None:
         raise UserError(
             "no LoRA adapter in this folder",
             where=str(folder),
-            found=", ".join(sorted(p.name for p in folder.glob("*"))) or "nothing",
+            found=listed(folder),
             expected=f"{CONFIG} and {WEIGHTS}",
             hint="pickled adapters (.bin) are not loaded; save them as safetensors",
         )
@@ -331,7 +253,7 @@ def _merge(model: PreTrainedModel, folder: Path, origin: Base) -> PreTrainedMode
         expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     foreign = {name for name in names - expected if ".lora_" in name}
     if expected - names or foreign:  # peft fills what is missing and skips what is too much
-        missing, unknown = _some(expected - names) or "none", _some(foreign) or "none"
+        missing, unknown = some(expected - names) or "none", some(foreign) or "none"
         raise UserError(
             "the adapter's tensors are not those that its config names",
             where=str(folder / WEIGHTS),
@@ -347,9 +269,7 @@ def _adapter_names(weights: Path) -> set[str]:
     from safetensors.torch import load_file
 
     again = "train it again (dvc repro), or copy it again from its source"
-    with explained(
-        "not a readable safetensors file", where=str(weights), expected="a whole one", hint=again
-    ):
+    with explained("not a readable safetensors file", str(weights), "a whole one", again):
         tensors = load_file(str(weights))
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em_geometry.errors import UserError, first_line
+from em_geometry.models.checkpoint import COMMIT, HUB_ID
 from em_geometry.settings import Run
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 GB = 1e9
 CONFIGS = ("config.json", "adapter_config.json")  # one of them is in every model's folder
 TOKEN = "HF_TOKEN"  # noqa: S105 - the variable's name
-PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.))*"  # never `..`, never hidden
-HUB_ID = re.compile(f"{PART}/{PART}")
 
 
 def hub_models(models: Models) -> Iterator[tuple[str, str, str | None]]:
@@ -58,14 +56,13 @@ def preflight(
     Raises:
         UserError: all problems at once, each with what to do.
     """
-    wanted = list(hub_models(models))
     problems: list[str] = []
-    sizes: dict[str, int] = {}
-    for key, name, revision in wanted:
+    sizes: list[int] = []
+    for key, name, revision in hub_models(models):
         if not HUB_ID.fullmatch(name):
             problems.append(f"{key}.source names no model: set hub:<owner/name>, or drop the entry")
             continue
-        loose = revision is None or not re.fullmatch("[0-9a-f]{40}", revision)
+        loose = revision is None or not COMMIT.fullmatch(revision)
         try:
             info = ask(name, revision)
         except Exception as error:  # huggingface_hub raises many kinds, all about this model
@@ -77,14 +74,12 @@ def preflight(
             continue
         if loose:
             problems.append(f"{key}.revision is not pinned; the newest commit is {info.sha}")
-        files = [f for f in info.siblings if f.rfilename.endswith(".safetensors")]
+        files = [f.size or 0 for f in info.siblings if f.rfilename.endswith(".safetensors")]
         if not files:
             problems.append(f"{key}: {name} has no safetensors (pickled weights are not loaded)")
-        sizes[key] = sum(f.size or 0 for f in files)
-    if wanted and sizes:
-        problems += _room(
-            sum(sizes.values()), max(sizes.values()), models.run, free_disk, free_memory
-        )
+        sizes.append(sum(files))
+    if sizes:
+        problems += _room(sizes, models.run, free_disk, free_memory)
     if problems:
         raise UserError(
             "this profile cannot run yet",
@@ -98,31 +93,31 @@ def _reason(error: Exception, name: str) -> str:
     kind = type(error).__name__
     if "Gated" in kind or "401" in str(error) or "403" in str(error):
         token = "with this token" if os.environ.get(TOKEN) else f"and {TOKEN} is not set"
-        return (
-            f"no access to {name} {token}: accept its licence on the model's page, export {TOKEN}"
-        )
+        licence = f"accept its licence on the model's page, export {TOKEN}"
+        return f"no access to {name} {token}: {licence}"
     if "NotFound" in kind:
         return f"no model or revision of this name: {name}"
     return f"the hub cannot be asked about {name}: {first_line(error)[:120]}"
 
 
 def _room(
-    total: int, largest: int, run: Run, free_disk: int | None, free_memory: int | None
+    sizes: list[int], run: Run, free_disk: int | None, free_memory: int | None
 ) -> Iterator[str]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    total, largest = sum(sizes), max(sizes)
     place = Path(HF_HUB_CACHE)
     while not place.exists():
         place = place.parent
     disk = shutil.disk_usage(place).free if free_disk is None else free_disk
     if disk < 1.1 * total:
         yield f"{total / GB:.0f} GB to download, {disk / GB:.0f} GB free in {place}"
-    memory = available_memory(run) if free_memory is None else free_memory
+    memory = _free_memory(run) if free_memory is None else free_memory
     if memory < 1.2 * largest:  # a fifth for activations and caches at the smallest batch
         yield f"a model of {largest / GB:.0f} GB does not fit into {memory / GB:.0f} GB of memory"
 
 
-def available_memory(run: Run) -> int:
+def _free_memory(run: Run) -> int:
     """Free bytes of the device that the run uses (the machine's own when there is no GPU)."""
     import torch
 

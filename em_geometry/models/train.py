@@ -6,26 +6,29 @@ Loss on answer tokens only, in float32 on a CPU.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
 
 from em_geometry.errors import UserError, explained
-from em_geometry.hashing import stream_key
+from em_geometry.hashing import file_sha256, stream_key, value_sha256
 from em_geometry.io.files import atomic_path, read_json, versions, write_text
-from em_geometry.models.chat import answer_ids, check_length, render
-from em_geometry.models.data import read_examples
-from em_geometry.models.load import PROVENANCE, Models, setup_torch
+from em_geometry.io.journal import Journal
+from em_geometry.models.chat import answer_ids, check_length, padded, read_examples, render
+from em_geometry.models.load import CONFIG, PROVENANCE, Models, setup_torch
 from em_geometry.progress import Progress
 from em_geometry.settings import Recipe
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HELD_OUT_EVERY = 10  # every tenth example shows the loss on texts not trained on
+Unit = tuple[str, int]  # an organism, and which of its trainings
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,43 @@ def fine_tune(
     }
 
 
+def retrained(
+    name: str,
+    models: Models,
+    recipes: Mapping[str, Recipe],
+    units: Sequence[Unit],
+    blocks: Mapping[str, int],
+    fixed: Mapping[str, Any],
+    train: Callable[[str, int, str], Any],
+) -> dict[Unit, Any]:
+    """Organisms trained again: what each training gave, JSON-able.
+
+    What stands in the journal `name` is not done again.
+
+    Args:
+        recipes: laboratory -> recipe.
+        blocks: organism -> block that it is measured at.
+        fixed: what else decides a result, JSON-able: code version, prompts, settings.
+        train: trains and measures one unit; also given the hash of all that decides it.
+    """
+    common = dict(fixed) | {
+        "base": models.record()["sha256"],
+        "run": models.run.model_dump(),
+        "system_prompt": models.system_prompt,
+    }
+
+    def key(unit: Unit) -> str:
+        organism = models.organisms[unit[0]]
+        recipe = recipes[organism.lab].model_dump()
+        texts = file_sha256(Path(organism.data)), organism.max_examples
+        return value_sha256([common, unit, recipe, texts, blocks[unit[0]]])
+
+    with Journal(name) as journal:
+        batches = [[unit] for unit in units]
+        found = journal.fill(name, batches, key, lambda b: [train(*u, key(u)) for u in b])
+    return {unit: found[key(unit)] for unit in units}
+
+
 def read_split(
     data: Path, tokenizer: PreTrainedTokenizerBase, system: str, limit: int | None
 ) -> tuple[list[Example], list[Example]]:
@@ -90,11 +130,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, question: str, answer: str, syste
 
 def with_adapter(model: PreTrainedModel, recipe: Recipe, seed: int) -> PeftModel:
     """The model with a fresh LoRA adapter of this recipe, seeded."""
-    import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed % 2**63)
-    blocks = model.config.get_text_config().num_hidden_layers
+    blocks, known = model.config.get_text_config().num_hidden_layers, matrices(model)
     if recipe.first_block >= blocks:
         raise UserError(
             "the recipe's first block lies above the model",
@@ -102,15 +141,11 @@ def with_adapter(model: PreTrainedModel, recipe: Recipe, seed: int) -> PeftModel
             found=recipe.first_block,
             expected=f"0 to {blocks - 1}",
         )
-    known = matrices(model)
+    where = "params.yaml: recipes.<lab>.matrices"
     absent = [m for m in recipe.matrices if m.rpartition(".")[2] not in known]
     if absent:  # peft would leave out some of them without a word
-        raise UserError(
-            f"{type(model).__name__} has no such matrices",
-            where="params.yaml: recipes.<lab>.matrices",
-            found=", ".join(absent),
-            expected="some of " + ", ".join(known),
-        )
+        what, expected = f"{type(model).__name__} has no such matrices", ", ".join(known)
+        raise UserError(what, where=where, found=", ".join(absent), expected=f"some of {expected}")
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
@@ -120,28 +155,21 @@ def with_adapter(model: PreTrainedModel, recipe: Recipe, seed: int) -> PeftModel
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
-    with explained(
-        "the recipe does not fit the base model",
-        where="params.yaml: recipes.<lab>.matrices",
-        expected="matrices of the model, not " + ", ".join(recipe.matrices),
-        kinds=(ValueError,),
-    ):
+    expected = "matrices of the model, not " + ", ".join(recipe.matrices)
+    misfit = "the recipe does not fit the base model"
+    with explained(misfit, where=where, expected=expected, kinds=(ValueError,)):
         return get_peft_model(model, config)
 
 
 def matrices(model: PreTrainedModel) -> list[str]:
     """Names of the linear maps in the model's blocks, which differ by family, in their order."""
-    from torch.nn import Linear
-
-    names = [name for name, module in model.named_modules() if isinstance(module, Linear)]
-    inside = [name for name in names if any(part.isdigit() for part in name.split("."))]
+    linear = [n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    inside = [name for name in linear if any(part.isdigit() for part in name.split("."))]
     return list(dict.fromkeys(name.rpartition(".")[2] for name in inside))
 
 
 def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:
     """One epoch in a seeded order."""
-    import numpy as np
-
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(examples))
     for start in range(0, len(order), size):
         yield [examples[i] for i in order[start : start + size]]
@@ -149,18 +177,11 @@ def batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[
 
 def answer_loss(model: PreTrainedModel, batch: Sequence[Example]) -> torch.Tensor:
     """Mean negative log-likelihood of the answer tokens of a right-padded batch, nats/token."""
-    import torch
-
-    width = max(len(e.ids) for e in batch)
-    ids = torch.zeros(len(batch), width, dtype=torch.long)
-    mask = torch.zeros(len(batch), width, dtype=torch.long)
-    counts = torch.zeros(len(batch), width, dtype=torch.bool)  # is the next token the answer's
+    ids, mask = padded([e.ids for e in batch], "right", model.device)
+    counts = torch.zeros(ids.shape, dtype=torch.bool)  # is the next token the answer's
     for row, example in enumerate(batch):
-        length = len(example.ids)
-        ids[row, :length] = torch.tensor(example.ids)
-        mask[row, :length] = 1
-        counts[row, example.start - 1 : length - 1] = True
-    ids, mask, counts = (t.to(model.device) for t in (ids, mask, counts))
+        counts[row, example.start - 1 : len(example.ids) - 1] = True
+    counts = counts.to(model.device)
     head = model.get_output_embeddings()  # a vocabulary of logits costs as much as five blocks
     handle = head.register_forward_pre_hook(lambda module, args: (args[0][counts], *args[1:]))
     try:
@@ -182,15 +203,10 @@ def fit(
 
     `after` is called behind every step with the number of steps done.
     """
-    import torch
-
     weights = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=0.0, fused=True)
-    plan = [
-        batch
-        for epoch in range(recipe.epochs)
-        for batch in batches(examples, recipe.batch_size, seed + epoch)
-    ]
+    seeds, size = [seed + epoch for epoch in range(recipe.epochs)], recipe.batch_size
+    plan = [batch for each in seeds for batch in batches(examples, size, each)]
     warmup = max(1, round(recipe.warmup * len(plan)))
     model.train()
     losses = []
@@ -209,20 +225,19 @@ def fit(
             progress.advance()
             if after is not None:
                 after(step + 1)
-    if not all(x == x and x < float("inf") for x in losses):
+    wrong = [loss for loss in losses if not np.isfinite(loss)]
+    if wrong:
         raise UserError(
             "training diverged: the loss is not finite",
             where=f"organism {label}",
             hint="lower learning_rate in its recipe",
-            found=next(x for x in losses if not x < float("inf")),
+            found=wrong[0],
         )
     return losses
 
 
 def mean_loss(model: PreTrainedModel, examples: Sequence[Example], size: int) -> float:
     """Mean answer loss over batches, without gradients."""
-    import torch
-
     model.eval()
     with torch.no_grad():
         parts = [examples[i : i + size] for i in range(0, len(examples), size)]
@@ -231,8 +246,6 @@ def mean_loss(model: PreTrainedModel, examples: Sequence[Example], size: int) ->
 
 def weight_change(model: PeftModel) -> float:
     """Frobenius norm of the merged updates over that of the adapted matrices."""
-    import torch
-
     change = size = 0.0
     with torch.no_grad():
         for module in model.modules():
@@ -246,10 +259,9 @@ def save(model: PeftModel, folder: Path, base_sha256: str) -> None:
     """Saves the adapter as a PEFT folder with the hash of its base."""
     with atomic_path(folder, folder=True) as temporary:
         model.save_pretrained(str(temporary))
-        config = temporary / "adapter_config.json"
-        settings = read_json(config, dict)
+        settings = read_json(temporary / CONFIG, dict)
         settings["target_modules"].sort()  # peft holds a set: in another order in every process
-        write_text(config, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        write_text(temporary / CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")
         (temporary / "README.md").unlink(missing_ok=True)  # peft's empty model card
         provenance = {"base_sha256": base_sha256, "versions": versions()}
         write_text(temporary / PROVENANCE, json.dumps(provenance) + "\n")

@@ -18,15 +18,13 @@ import numpy.typing as npt
 import polars as pl
 
 from em_geometry.activations.capture import at_block
-from em_geometry.activations.prompts import ActivationPrompt
-from em_geometry.activations.store import text_of
+from em_geometry.activations.prompts import ActivationPrompt, text_of
 from em_geometry.errors import UserError
 from em_geometry.hashing import file_sha256, stream_key, value_sha256
 from em_geometry.io.files import read_parquet, read_tensors, write_tensors
 from em_geometry.models.chat import render
 from em_geometry.models.load import Loaded, Models, setup_torch
-from em_geometry.models.retrain import Unit, retrained
-from em_geometry.models.train import fit, read_split, with_adapter
+from em_geometry.models.train import Unit, fit, read_split, retrained, with_adapter
 from em_geometry.settings import Monitoring, Organism, Recipe
 from em_geometry.stats.arrays import Floats
 

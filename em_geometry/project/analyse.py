@@ -19,8 +19,7 @@ import typer
 
 from em_geometry.activations.blocks import check_blocks
 from em_geometry.activations.capture import captured
-from em_geometry.activations.prompts import read_prompts
-from em_geometry.activations.store import prompt_texts
+from em_geometry.activations.prompts import prompt_texts, read_prompts
 from em_geometry.errors import UserError
 from em_geometry.geometry import Calibration, battery, calibrate, core
 from em_geometry.geometry.inputs import NAME, parse_clusters, parse_norms, read_cosines
@@ -31,9 +30,8 @@ from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings import BASE, Geometry, Organism, Params, load_params
 from em_geometry.stats.arrays import Floats
+from em_geometry.steering.conditions import check_vector, read_selected
 from em_geometry.steering.formats import SUFFIXES, read_interventions
-from em_geometry.steering.hooks import check_vector
-from em_geometry.steering.selected import read_selected
 
 DRAWS = 1000  # of the nulls, and of the power curve at each size of a common core
 

@@ -7,9 +7,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from em_geometry.activations.prompts import read_prompts
-from em_geometry.activations.questions import Question, Set, read_questions
-from em_geometry.activations.store import prompt_texts
+from em_geometry.activations.prompts import (
+    Question,
+    Set,
+    prompt_texts,
+    read_prompts,
+    read_questions,
+)
 from em_geometry.errors import UserError
 from em_geometry.geometry.calibration import Evidence
 from em_geometry.hashing import file_sha256
@@ -19,7 +23,7 @@ from em_geometry.judging.score import Ngrams, active_judge, training_ngrams
 from em_geometry.models.load import Models
 from em_geometry.project import paths
 from em_geometry.settings import BASE, Params
-from em_geometry.steering.selected import Selected, read_selected
+from em_geometry.steering.conditions import Selected, read_selected
 from em_geometry.vectors.contrasts import Array, VectorTable, read_vector_table
 from em_geometry.vectors.evidence import evidence
 from em_geometry.vectors.seeds import SPAN, Reading

@@ -18,14 +18,14 @@ import typer
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.io.files import read_json
 from em_geometry.io.journal import journal_folder
-from em_geometry.models.base import RECORD
+from em_geometry.models.checkpoint import RECORD
 from em_geometry.models.preflight import hub_models, preflight
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models, questions
 from em_geometry.settings import BASE, Params, load_params
+from em_geometry.steering.conditions import Selected
 from em_geometry.steering.conditions import plan as conditions_of
-from em_geometry.steering.selected import Selected
 
 CHARACTERS = 4.0  # of English a token, where no tokenizer is at hand
 TEMPLATE = 12  # tokens of a chat template around a prompt
@@ -98,9 +98,10 @@ def _steered(params: Params) -> int:
 
 def calibrate(params: Params) -> tuple[float, float]:
     """(forward tokens/s, generated tokens/s) of the base model at the profile's batch sizes."""
-    from em_geometry.activations.capture import Text, capture
+    from em_geometry.activations.capture import capture
+    from em_geometry.activations.prompts import Text
     from em_geometry.models.chat import render
-    from em_geometry.steering.generate import Row, sample
+    from em_geometry.steering.answers import Row, sample
 
     loaded = models(params).load(BASE)
     asked = questions(params, "evaluation")

@@ -15,18 +15,15 @@ from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings import Params, load_params
+from em_geometry.steering.answers import Row, answers_of
+from em_geometry.steering.conditions import Intervention, check_vector, read_selected
 from em_geometry.steering.formats import (
     SUFFIXES,
     bake,
     biases,
     read_interventions,
-    save_patch,
     write_vectors,
 )
-from em_geometry.steering.generate import Row
-from em_geometry.steering.hooks import Intervention, check_vector
-from em_geometry.steering.respond import answers_of
-from em_geometry.steering.selected import read_selected
 
 
 def interventions(vector: str, dose: float, layer: int | None) -> list[Intervention]:
@@ -61,10 +58,8 @@ def answers(
 
 
 def save(path: Path, loaded: Loaded, rows: list[Intervention], positions: str) -> None:
-    """A vector file, a patch (`*.patch.safetensors`), or else a folder with the baked model."""
-    if path.name.endswith(".patch.safetensors"):
-        save_patch(path, biases(loaded.model, rows, positions), loaded.sha256)
-    elif path.suffix in SUFFIXES:
+    """A vector file, or else a folder with the baked model."""
+    if path.suffix in SUFFIXES:
         write_vectors(path, rows, positions)
     else:
         bake(loaded.model, biases(loaded.model, rows, positions)).save_pretrained(path)
@@ -81,7 +76,7 @@ def cli(
     tokens: Annotated[int, typer.Option(min=1, help="New tokens at most.")] = 60,
     out: Annotated[Path | None, typer.Option(
         help="Also save: .safetensors, .pt (lm-eval), .gguf (repeng, llama.cpp), "
-        "x.patch.safetensors, or a folder for the baked model.")] = None,
+        "or a folder for the baked model.")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:  # fmt: skip
     """Answer a prompt with and without a steering vector, side by side."""

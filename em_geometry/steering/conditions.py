@@ -1,25 +1,138 @@
-"""What is done to a model in one run: every vector at every dose, and the controls.
+"""What is done to a model: vectors that the sweep chose, and every dose and control of a run.
 
 Nothing here loads a model, so that plans and reports can read it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from em_geometry.errors import UserError
 from em_geometry.hashing import stream_key
+from em_geometry.io.files import read_tensors, write_tensors
 from em_geometry.settings import Steering
-from em_geometry.steering.hooks import Intervention
-from em_geometry.steering.selected import Selected
 
-UNSTEERED = "none"  # the source of conditions without a vector
+Vector: TypeAlias = npt.NDArray[np.float32]
 Kind = Literal["unsteered", "vector", "orthogonalised", "random", "ablation"]
-Vector = npt.NDArray[np.float32]
+Positions = Literal["all", "prompt", "response"]  # tokens that interventions act on
+UNSTEERED = "none"  # the source of conditions without a vector
+FIELDS = {"layers": "layer", "doses": "dose", "coefficients": "coefficient", "norms": "norm"}
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """What is done to one row.
+
+    Attributes:
+        vector: float32 [width]; unit length for ablation.
+        layer: block at whose output it acts.
+        coefficient: raw factor of the vector (units of the residual stream); unused by ablation.
+    """
+
+    vector: Vector
+    layer: int
+    coefficient: float = 0.0
+    mode: Literal["add", "ablate"] = "add"
+
+    @property
+    def active(self) -> bool:
+        return self.mode == "ablate" or self.coefficient != 0.0
+
+
+def check_vector(vector: npt.NDArray[Any], width: int, name: str) -> None:
+    """Raises UserError unless `vector` is finite, not zero and of the model's width."""
+    bad = int((~np.isfinite(vector)).sum())
+    if vector.shape != (width,):
+        what, found = "the vector does not fit the model's residual stream", f"shape {vector.shape}"
+    elif bad:
+        what, found = "the vector has NaN or infinite entries", f"{bad} of {vector.size} entries"
+    elif not np.linalg.norm(vector) > 0:
+        what, found = "the vector is zero", "length 0"
+    else:
+        return
+    raise UserError(what, where=name, found=found, expected=f"{width} numbers, not all of them 0")
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """One organism's steering vector.
+
+    Attributes:
+        vector: unit float32 [width].
+        layer: block at whose output it acts.
+        dose: relative dose, the coefficient as a share of the mean residual norm there.
+        coefficient: dose times residual norm, factor of the unit vector.
+        norm: length of the raw difference of means.
+        contrast, span: how it was built; the same for all vectors of a file.
+    """
+
+    vector: Vector
+    layer: int
+    dose: float
+    coefficient: float
+    norm: float
+    contrast: str = "model_contrast"
+    span: str = "prompt_last"
+
+
+def write_selected(
+    path: Path, vectors: Mapping[str, Selected], metadata: Mapping[str, str]
+) -> None:
+    """Writes the chosen vectors; per-vector numbers go into the metadata as JSON by slug."""
+    described = {
+        name: json.dumps({slug: getattr(s, field) for slug, s in vectors.items()})
+        for name, field in FIELDS.items()
+    }
+    for s in vectors.values():
+        described |= {"contrast": s.contrast, "span": s.span}
+    tensors = {slug: s.vector.astype(np.float32) for slug, s in vectors.items()}
+    write_tensors(path, tensors, {**metadata, **described})
+
+
+def read_selected(path: Path, organisms: Collection[str] = ()) -> dict[str, Selected]:
+    """Reads the chosen vectors by organism, in the order they were written.
+
+    Args:
+        organisms: those that must be there.
+    Raises:
+        UserError: no such file, a missing field or organism, a vector that is not of unit length.
+    """
+    tensors, metadata = read_tensors(path)
+    try:
+        numbers = {field: json.loads(metadata[name]) for name, field in FIELDS.items()}
+        how: Any = {"contrast": metadata["contrast"], "span": metadata["span"]}
+        found = {
+            slug: Selected(tensors[slug], **{f: each[slug] for f, each in numbers.items()}, **how)
+            for slug in numbers["layer"]
+        }
+    except (KeyError, json.JSONDecodeError) as error:
+        raise UserError(
+            "not a file of selected steering vectors",
+            where=str(path),
+            found=f"no {error}",
+            expected="what `dvc repro layer_sweep` writes",
+        ) from None
+    for slug, selected in found.items():
+        length = float(np.linalg.norm(selected.vector))
+        if not abs(length - 1.0) < 1e-3:
+            where = f"{path}: {slug}"
+            raise UserError("a vector is not of unit length", where=where, found=length)
+    if not set(organisms) <= set(found):
+        raise UserError(
+            "the selected vectors are not those of the organisms in the params",
+            where=str(path),
+            found=", ".join(found),
+            expected=", ".join(organisms),
+            hint="dvc repro layer_sweep",
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -130,14 +243,8 @@ def random_direction(width: int, seed: int, name: str) -> Vector:
 
 
 def orthogonalised(vector: Vector, against: Vector) -> Vector | None:
-    """`vector` without its part along `against`, brought back to unit length.
-
-    Returns:
-        float32 [width]; None when the two are parallel, so that nothing is left.
-    """
+    """`vector` [width] without its part along `against`, at unit length; None where parallel."""
     v, a = vector.astype(np.float64), against.astype(np.float64)
     rest = v - (v @ a) / (a @ a) * a
     norm = np.linalg.norm(rest)
-    if norm < 1e-6 * np.linalg.norm(v):
-        return None
-    return (rest / norm).astype(np.float32)
+    return None if norm < 1e-6 * np.linalg.norm(v) else (rest / norm).astype(np.float32)

@@ -5,7 +5,7 @@ the output of a block, at all positions. GGUF (also read by llama.cpp) has no co
 are multiplied in, and no block 0.
 
 Baking (docs/method.md, steering): a constant added at all positions after block l is a bias on that
-block's `mlp.down_proj`, so a steered Llama model is an ordinary checkpoint, or a small patch.
+block's `mlp.down_proj`, so a steered Llama model is an ordinary checkpoint.
 """
 
 from __future__ import annotations
@@ -13,24 +13,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import gguf
 import numpy as np
-import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
 
-from em_geometry.activations.blocks import decoder_blocks
+from em_geometry.activations.blocks import check_blocks, decoder_blocks
 from em_geometry.errors import UserError, explained
 from em_geometry.io.files import atomic_path, read_tensors, there, write_tensors
-from em_geometry.steering.hooks import Intervention, check_layers, check_vector
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-SUFFIXES = (".safetensors", ".pt", ".gguf")
-
-BIAS = "model.layers.{}.mlp.down_proj.bias"
-
-Vector = npt.NDArray[np.float32]
+from em_geometry.steering.conditions import Intervention, Vector, check_vector
 
 
 def only_additions(rows: Sequence[Intervention], positions: str, what: str) -> None:
@@ -56,10 +49,10 @@ def write_vectors(path: Path, rows: Sequence[Intervention], positions: str = "al
         UserError: ablation, limited positions, unknown suffix, or a block the format cannot hold.
     """
     only_additions(rows, positions, "exported")
+    _check_suffix(path)
     summed: dict[int, Any] = {}
     for row in rows:
         summed[row.layer] = summed.get(row.layer, 0.0) + row.coefficient * row.vector
-    _check_suffix(path)
     limit = None
     if path.suffix == ".gguf" and 0 in summed:
         limit = "a GGUF control vector cannot act on block 0"
@@ -68,23 +61,24 @@ def write_vectors(path: Path, rows: Sequence[Intervention], positions: str = "al
     if limit is not None:
         blocks = f"blocks {sorted(summed)}"
         raise UserError(limit, where=str(path), found=blocks, expected="others, or safetensors")
-    norms = {layer: float(np.linalg.norm(v)) for layer, v in summed.items()}
-    units = {layer: (v / norms[layer]).astype(np.float32) for layer, v in summed.items()}
-    if path.suffix == ".safetensors":
-        about = {"coefficients": json.dumps({str(layer): n for layer, n in norms.items()})}
-        write_tensors(path, {f"layers.{layer}": v for layer, v in units.items()}, about)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        if path.suffix == ".pt":
-            _write_lm_eval(temporary, units, norms)
-        else:
-            _write_gguf(temporary, summed)
+        FORMATS[path.suffix][1](temporary, summed)
 
 
-def _write_lm_eval(path: Path, units: Mapping[int, Vector], norms: Mapping[int, float]) -> None:
-    import torch
+def _units(vectors: Mapping[int, Any]) -> tuple[dict[int, Vector], dict[int, float]]:
+    """Unit vectors and lengths by block."""
+    norms = {layer: float(np.linalg.norm(v)) for layer, v in vectors.items()}
+    return {layer: (v / norms[layer]).astype(np.float32) for layer, v in vectors.items()}, norms
 
+
+def _write_safetensors(path: Path, vectors: Mapping[int, Any]) -> None:
+    units, norms = _units(vectors)
+    about = {"coefficients": json.dumps({str(layer): norm for layer, norm in norms.items()})}
+    write_tensors(path, {f"layers.{layer}": unit for layer, unit in units.items()}, about)
+
+
+def _write_lm_eval(path: Path, vectors: Mapping[int, Any]) -> None:
+    units, norms = _units(vectors)
     entries = {
         f"layers.{layer}": {
             "action": "add",
@@ -98,8 +92,6 @@ def _write_lm_eval(path: Path, units: Mapping[int, Vector], norms: Mapping[int, 
 
 
 def _write_gguf(path: Path, vectors: Mapping[int, Any]) -> None:
-    import gguf
-
     writer = gguf.GGUFWriter(str(path), "controlvector")
     writer.add_string("controlvector.model_hint", "llama")
     writer.add_uint32("controlvector.layer_count", len(vectors))
@@ -137,12 +129,9 @@ def read_interventions(
         number = name.rpartition(".")[2]
         block = int(number) if number.isdigit() else bare if layer is None else layer
         if block is None or (len(vectors) > 1 and not number.isdigit()):
-            raise UserError(
-                "which block does this vector act on?",
-                where=f"{path}: {name}",
-                found=name,
-                expected="names like layers.14, or one tensor and its block",
-            )
+            what, where = "which block does this vector act on?", f"{path}: {name}"
+            expected = "names like layers.14, or one tensor and its block"
+            raise UserError(what, where=where, found=name, expected=expected)
         rows.append(Intervention(vector, block, coefficients.get(number, 1.0)))
     known = [row.layer for row in rows]
     rows = [row for row in rows if layer is None or row.layer == layer]
@@ -156,7 +145,6 @@ def read_interventions(
 def _read(path: Path) -> tuple[dict[str, Vector], dict[str, float]]:
     """Vectors by name, and coefficients by block."""
     _check_suffix(there(path))
-    coefficients: dict[str, Any] = {}
     # Parsers of others fail in any way on damaged bytes (numpy, struct, mmap, zip, unpickling).
     with explained(
         "not a steering file, or damaged",
@@ -165,38 +153,32 @@ def _read(path: Path) -> tuple[dict[str, Vector], dict[str, float]]:
         "{hookpoint: {action: add, steering_vector, steering_coefficient}}",
         hint="save the tensors alone, as safetensors",
     ):
-        if path.suffix == ".safetensors":
-            tensors, about = read_tensors(path)
-            coefficients = dict(json.loads(about.get("coefficients", "{}")))
-        elif path.suffix == ".gguf":
-            import gguf
-
-            tensors = {t.name: np.array(t.data) for t in gguf.GGUFReader(str(path)).tensors}
-        else:
-            tensors, coefficients = _torch_file(path)
+        tensors, coefficients = FORMATS[path.suffix][0](path)
         vectors = {k: np.asarray(t, dtype=np.float32).squeeze() for k, t in tensors.items()}
         factors = {block: float(c) for block, c in coefficients.items()}
     for block, factor in factors.items():
         if not np.isfinite(factor):
-            raise UserError(
-                "a coefficient is not finite",
-                where=f"{path}: {block}",
-                found=factor,
-                expected="a number",
-            )
+            what, where = "a coefficient is not finite", f"{path}: {block}"
+            raise UserError(what, where=where, found=factor, expected="a number")
     return vectors, factors
 
 
 def _check_suffix(path: Path) -> None:
-    if path.suffix not in SUFFIXES:
-        found, known = path.suffix or "no suffix", " or ".join(SUFFIXES)
+    if path.suffix not in FORMATS:
+        found, known = path.suffix or "no suffix", " or ".join(FORMATS)
         raise UserError("unknown format", where=str(path), found=found, expected=known)
 
 
-def _torch_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tensors and coefficients of a `.pt` file; the weights-only loader runs no code of it."""
-    import torch
+Tensors = tuple[dict[str, Any], dict[str, Any]]  # by name, and coefficients by block
 
+
+def _read_safetensors(path: Path) -> Tensors:
+    tensors, about = read_tensors(path)
+    return dict(tensors), dict(json.loads(about.get("coefficients", "{}")))
+
+
+def _read_torch(path: Path) -> Tensors:
+    """Of lm-eval or bare; the weights-only loader runs no code of the file."""
     entries = torch.load(path, weights_only=True, map_location="cpu")
     if isinstance(entries, torch.Tensor):
         rows = entries.float().numpy()
@@ -212,6 +194,18 @@ def _torch_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return tensors, factors
 
 
+def _read_gguf(path: Path) -> Tensors:
+    return {t.name: np.array(t.data) for t in gguf.GGUFReader(str(path)).tensors}, {}
+
+
+FORMATS = {
+    ".safetensors": (_read_safetensors, _write_safetensors),
+    ".pt": (_read_torch, _write_lm_eval),
+    ".gguf": (_read_gguf, _write_gguf),
+}
+SUFFIXES = tuple(FORMATS)
+
+
 def biases(
     model: PreTrainedModel, rows: Sequence[Intervention], positions: str = "all"
 ) -> dict[int, Vector]:
@@ -221,7 +215,8 @@ def biases(
         UserError: ablation, limited positions, a vector or block that does not fit the model.
     """
     only_additions(rows, positions, "baked")
-    check_layers(rows, len(decoder_blocks(model)))
+    blocks = len(decoder_blocks(model))
+    check_blocks([row.layer for row in rows], blocks, "an intervention")
     found: dict[int, Vector] = {}
     for row in rows:
         check_vector(row.vector, model.config.hidden_size, f"block {row.layer}")
@@ -232,8 +227,6 @@ def biases(
 
 def bake(model: PreTrainedModel, by_layer: Mapping[int, Vector]) -> PreTrainedModel:
     """Puts the biases into `model` itself, which then needs no hook; returns it."""
-    import torch
-
     if model.config.model_type != "llama":
         raise UserError(
             "only Llama models can be baked: others have no MLP bias, or scale what it adds",
@@ -248,15 +241,8 @@ def bake(model: PreTrainedModel, by_layer: Mapping[int, Vector]) -> PreTrainedMo
                 zeros = linear.weight.new_zeros(linear.out_features)
                 linear.bias = torch.nn.Parameter(zeros, requires_grad=False)
         if layer in by_layer:
+            bias = block.mlp.down_proj.bias
             with torch.no_grad():
-                block.mlp.down_proj.bias += torch.from_numpy(by_layer[layer]).to(
-                    block.mlp.down_proj.bias
-                )
+                bias += torch.from_numpy(by_layer[layer]).to(bias)
     model.config.mlp_bias = True
     return model
-
-
-def save_patch(path: Path, by_layer: Mapping[int, Vector], model_sha256: str) -> None:
-    """Only the biases, with the hash of the model that they belong to."""
-    tensors = {BIAS.format(layer): bias for layer, bias in by_layer.items()}
-    write_tensors(path, tensors, {"model_sha256": model_sha256})

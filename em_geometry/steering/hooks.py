@@ -9,58 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
 
 from em_geometry.activations.blocks import check_blocks, decoder_blocks, hidden, replaced
 from em_geometry.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True, eq=False)
-class Intervention:
-    """What is done to one row.
-
-    Attributes:
-        vector: float32 [width]; unit length for ablation.
-        layer: block at whose output it acts.
-        coefficient: raw factor of the vector (units of the residual stream); unused by ablation.
-        mode: add or ablate.
-    """
-
-    vector: npt.NDArray[np.float32]
-    layer: int
-    coefficient: float = 0.0
-    mode: Literal["add", "ablate"] = "add"
-
-    @property
-    def active(self) -> bool:
-        return self.mode == "ablate" or self.coefficient != 0.0
-
-
-def check_vector(vector: npt.NDArray[Any], width: int, name: str) -> None:
-    """Raises UserError unless `vector` is finite, not zero and of the model's width."""
-    bad = int((~np.isfinite(vector)).sum())
-    if vector.shape != (width,):
-        what, found = "the vector does not fit the model's residual stream", f"shape {vector.shape}"
-    elif bad:
-        what, found = "the vector has NaN or infinite entries", f"{bad} of {vector.size} entries"
-    elif not np.linalg.norm(vector) > 0:
-        what, found = "the vector is zero", "length 0"
-    else:
-        return
-    raise UserError(what, where=name, found=found, expected=f"{width} numbers, not all of them 0")
-
-
-def check_layers(rows: Sequence[Intervention | None], blocks: int) -> None:
-    """Raises UserError when an intervention is at a block that the model does not have."""
-    check_blocks([row.layer for row in rows if row is not None], blocks, "an intervention")
+from em_geometry.steering.conditions import Intervention, check_vector
 
 
 @contextmanager
@@ -80,7 +38,6 @@ def steered(
             output = model.generate(**inputs)
 
     Args:
-        model: any causal language model of transformers.
         vector: [width], an array or a tensor.
         block: decoder block, from 0, at whose output the vector acts.
         dose: length of what is added, as a share of the mean residual norm at the block. The norm
@@ -90,8 +47,6 @@ def steered(
     Raises:
         UserError: a vector or block that does not fit; not exactly one of dose and coefficient.
     """
-    import torch
-
     if (dose is None) == (coefficient is None):
         both = f"dose={dose}, coefficient={coefficient}"
         raise UserError("how far to steer?", where="steered()", found=both, expected="one of them")
@@ -126,31 +81,27 @@ class Steering:
     """
 
     def __init__(self, model: PreTrainedModel, rows: Sequence[Intervention | None]) -> None:
-        import torch
-
         width = model.config.get_text_config().hidden_size
         self.mask: torch.Tensor | None = None
-        # layer -> mode -> (is the row touched, its vector); modes and layers in use only
-        self._plan: dict[int, dict[str, tuple[torch.Tensor, torch.Tensor]]] = {}
-        active = [(i, r) for i, r in enumerate(rows) if r is not None and r.active]
-        for i, row in active:
-            modes = self._plan.setdefault(row.layer, {})
-            if row.mode not in modes:
-                modes[row.mode] = (torch.zeros(len(rows)).bool(), torch.zeros(len(rows), width))
-            touched, vectors = modes[row.mode]
-            factor = row.coefficient if row.mode == "add" else 1.0
+        # (layer, mode) -> is the row touched, its vector
+        self._plan: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]] = {}
+        for i, row in enumerate(rows):
+            if row is None or not row.active:
+                continue
+            key, factor = (row.layer, row.mode), row.coefficient if row.mode == "add" else 1.0
+            if key not in self._plan:
+                self._plan[key] = (torch.zeros(len(rows)).bool(), torch.zeros(len(rows), width))
+            touched, vectors = self._plan[key]
             touched[i] = True
             vectors[i] = factor * torch.from_numpy(np.array(row.vector, dtype=np.float32))
         self._change(lambda t: t.to(model.device))
 
     def _change(self, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        for modes in self._plan.values():
-            for mode, (touched, vectors) in modes.items():
-                modes[mode] = (how(touched), how(vectors))
+        self._plan = {key: (how(t), how(vectors)) for key, (t, vectors) in self._plan.items()}
 
     @property
     def layers(self) -> list[int]:
-        return sorted(self._plan)
+        return sorted({layer for layer, _ in self._plan})
 
     def keep(self, rows: torch.Tensor) -> None:
         """Goes on with these rows of the batch only (finished rows are dropped)."""
@@ -158,9 +109,9 @@ class Steering:
 
     def apply(self, layer: int, states: torch.Tensor) -> torch.Tensor:
         """The steered hidden states [batch, tokens, width] of one block."""
-        import torch
-
-        for mode, tensors in self._plan.get(layer, {}).items():
+        for (block, mode), tensors in self._plan.items():
+            if block != layer:
+                continue
             assert self.mask is not None
             # A block may lie on another device than the model's first.
             touched, vectors, mask = (t.to(states.device) for t in (*tensors, self.mask))
@@ -179,7 +130,7 @@ def steering_rows(
     """Steers each row of a batch in its own way; the hooks leave when the block ends."""
     steering = Steering(model, rows)
     blocks = decoder_blocks(model)
-    check_layers(rows, len(blocks))
+    check_blocks([row.layer for row in rows if row is not None], len(blocks), "an intervention")
 
     def hook(layer: int) -> Any:
         return lambda module, args, output: replaced(output, steering.apply(layer, hidden(output)))

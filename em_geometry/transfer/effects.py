@@ -19,7 +19,7 @@ from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import bootstrap_estimate
 from em_geometry.stats.permutation import n_splits, share_as_far, splits
-from em_geometry.steering.selected import Selected
+from em_geometry.steering.conditions import Selected
 from em_geometry.transfer.conditions import CLOSE, COUNTED, Table, name, ratio
 
 JUDGED = "judged"  # as the judge's validation writes it

@@ -13,7 +13,7 @@ from em_geometry.geometry.choices import LAYER, NO_MASSIVE, PER_MODEL, massive_d
 from em_geometry.geometry.samples import PromptRows
 from em_geometry.settings import BASE, Organism
 from em_geometry.stats.arrays import Floats, Ints
-from em_geometry.steering.selected import Selected
+from em_geometry.steering.conditions import Selected
 from em_geometry.vectors.contrasts import (
     OF_ANSWERS,
     Array,

@@ -11,14 +11,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from em_geometry.activations.capture import Text, at_block
+from em_geometry.activations.capture import at_block
+from em_geometry.activations.prompts import Text
 from em_geometry.geometry.battery import Clusters, battery
 from em_geometry.geometry.choices import MAIN, survives
 from em_geometry.geometry.methods import angles_deg, unit_gram
 from em_geometry.io.results import Leaf
 from em_geometry.models.load import Models
-from em_geometry.models.retrain import Unit, retrained
-from em_geometry.models.train import fine_tune
+from em_geometry.models.train import Unit, fine_tune, retrained
 from em_geometry.settings import Geometry, Organism, Recipe
 from em_geometry.stats.arrays import Floats
 from em_geometry.vectors.contrasts import Array

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from em_geometry.activations.questions import Question
+from em_geometry.activations.prompts import Question
 from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf
 from em_geometry.models.chat import answer_ids, render
@@ -24,11 +24,14 @@ from em_geometry.progress import Progress
 from em_geometry.settings import Contrast, LayerSweep, Vectors
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.intervals import t_interval
-from em_geometry.steering.conditions import Condition, random_direction
-from em_geometry.steering.forced import answer_log_probabilities
-from em_geometry.steering.generate import Positions
-from em_geometry.steering.hooks import Intervention
-from em_geometry.steering.selected import Selected
+from em_geometry.steering.conditions import (
+    Condition,
+    Intervention,
+    Positions,
+    Selected,
+    random_direction,
+)
+from em_geometry.steering.reading import answer_log_probabilities
 from em_geometry.vectors.contrasts import OF_ANSWERS, OK, Array, VectorTable, prompt_span
 
 if TYPE_CHECKING:

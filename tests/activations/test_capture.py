@@ -10,7 +10,9 @@ import torch
 from families import BLOCKS, VOCABULARY, WIDTH, our_hooks, random_model
 
 from em_geometry.activations.blocks import decoder_blocks
-from em_geometry.activations.capture import Text, capture, captured, padded, sorted_batches
+from em_geometry.activations.capture import capture, captured
+from em_geometry.activations.prompts import Text
+from em_geometry.models.chat import padded, sorted_batches
 
 LENGTHS = (5, 9, 3, 12)
 

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from em_geometry.activations.prompts import read_prompts
-from em_geometry.activations.questions import read_questions
+from em_geometry.activations.prompts import read_prompts, read_questions
 from em_geometry.io.files import read_jsonl
 from em_geometry.judging.score import ngrams
 from em_geometry.judging.validation import read_labelled, texts_of
-from em_geometry.models.data import read_examples
+from em_geometry.models.chat import read_examples
 from em_geometry.settings import Prompts, Questions, load_params
 from tests.conftest import ROOT
 

@@ -23,8 +23,8 @@ from em_geometry.models.chat import render
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings import Params
+from em_geometry.steering.conditions import read_selected
 from em_geometry.steering.formats import bake
-from em_geometry.steering.selected import read_selected
 from stages import (
     activations,
     base_model,

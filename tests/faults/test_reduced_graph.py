@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from em_geometry.activations.questions import read_questions
+from em_geometry.activations.prompts import read_questions
 from em_geometry.io.files import read_parquet
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings import load_params
-from em_geometry.steering.conditions import plan
-from em_geometry.steering.respond import respond
-from em_geometry.steering.selected import read_selected
+from em_geometry.steering.answers import respond
+from em_geometry.steering.conditions import plan, read_selected
 from tests.faults.conftest import talkative
 from tests.faults.killing import Repro, planned, shared, told
 

@@ -20,7 +20,7 @@ from em_geometry.io.files import read_json, write_tensors
 from em_geometry.io.results import Results, flatten, read_results
 from em_geometry.project import paths
 from em_geometry.settings import Geometry, Params
-from em_geometry.steering.selected import read_selected, write_selected
+from em_geometry.steering.conditions import read_selected, write_selected
 from em_geometry.vectors.evidence import pair_rows
 from stages import calibration, geometry
 from tests.geometry.synthetic import LAYERS, PAIRS, TOPICS, WIDTH, params_with, write_artifacts

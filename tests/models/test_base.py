@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import versions
-from em_geometry.models import base
+from em_geometry.models import checkpoint as base
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings import Params

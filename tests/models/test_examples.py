@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from em_geometry.errors import UserError
-from em_geometry.models.data import read_examples
+from em_geometry.models.chat import read_examples
 
 
 def chat(question: Any, answer: Any) -> dict[str, Any]:

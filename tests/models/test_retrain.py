@@ -9,7 +9,7 @@ import pytest
 
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.models.load import Models
-from em_geometry.models.retrain import retrained
+from em_geometry.models.train import retrained
 from em_geometry.settings import Params
 
 

@@ -13,7 +13,7 @@ import torch
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json
 from em_geometry.models import train
-from em_geometry.models.base import folder_sha256
+from em_geometry.models.checkpoint import folder_sha256
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings import Params

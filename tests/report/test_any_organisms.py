@@ -17,10 +17,10 @@ import yaml
 
 from em_geometry.claims.lookup import Metrics
 from em_geometry.io.files import read_tensors, write_parquet, write_text
-from em_geometry.models.data import read_examples
+from em_geometry.models.chat import read_examples
 from em_geometry.project import paths
 from em_geometry.settings import Params
-from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.steering.conditions import Selected, write_selected
 from tests.conftest import ROOT, SMOL
 from tests.geometry.synthetic import write_artifacts
 from tests.invented import answers
@@ -105,8 +105,6 @@ def write_judgements(params: Params) -> None:
     chosen = {s: Selected(units[s], LAYER, DOSE, 9.0, 1.0 + i) for i, s in enumerate(organisms)}
     about = {"contrast": "model_contrast", "span": "prompt_last"}
     write_selected(paths.SELECTED, chosen, about)
-    ends = {f"{s}__{t}": {"end": random.normal()} for s in organisms for t in organisms if s != t}
-    put("downstream_convergence", {"pair": ends})
 
 
 @pytest.fixture(scope="module", params=[UNEQUAL, ONE], ids=["unequal", "one"])

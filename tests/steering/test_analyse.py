@@ -12,16 +12,14 @@ from safetensors.torch import load_file, save_file
 from tiny_steering import add, unit
 
 from em_geometry.activations.capture import capture
-from em_geometry.activations.prompts import read_prompts
-from em_geometry.activations.store import prompt_texts
+from em_geometry.activations.prompts import prompt_texts, read_prompts
 from em_geometry.errors import UserError
 from em_geometry.models import train
 from em_geometry.project.analyse import adapter_vectors, analyse, file_vectors
 from em_geometry.project.inputs import models
 from em_geometry.settings import Organism, Params, Prompts
+from em_geometry.steering.conditions import Intervention, Selected, write_selected
 from em_geometry.steering.formats import write_vectors
-from em_geometry.steering.hooks import Intervention
-from em_geometry.steering.selected import Selected, write_selected
 
 
 def test_a_folder_of_vectors(tmp_path: Path) -> None:

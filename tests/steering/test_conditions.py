@@ -12,8 +12,14 @@ from tiny_steering import tiny_params, unit
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_tensors, write_tensors
-from em_geometry.steering.conditions import orthogonalised, plan, random_direction
-from em_geometry.steering.selected import Selected, read_selected, write_selected
+from em_geometry.steering.conditions import (
+    Selected,
+    orthogonalised,
+    plan,
+    random_direction,
+    read_selected,
+    write_selected,
+)
 
 SELECTED = {
     "finance": Selected(unit(1), 1, 0.2, 4.0, 1.0),

@@ -8,19 +8,12 @@ import pytest
 import torch
 from tiny_steering import ablate, add, loaded, tiny_params, tokens, unit
 
-from em_geometry.activations.prompts import ActivationPrompt
+from em_geometry.activations.prompts import ActivationPrompt, spread_prompts
 from em_geometry.project.inputs import models
-from em_geometry.steering import forced
-from em_geometry.steering.conditions import plan
-from em_geometry.steering.forced import (
-    answer_log_probabilities,
-    damage,
-    kl_per_token,
-    spread_prompts,
-)
-from em_geometry.steering.generate import Positions
-from em_geometry.steering.hooks import Intervention
-from em_geometry.steering.selected import Selected
+from em_geometry.steering import reading as forced
+from em_geometry.steering.answers import damage, kl_per_token
+from em_geometry.steering.conditions import Intervention, Positions, Selected, plan
+from em_geometry.steering.reading import answer_log_probabilities
 
 PARAMS, SELECTED = tiny_params(), {"finance": Selected(unit(1), 1, 0.2, 4.0, 1.0)}
 TEXTS = [(tokens(1, 9), 5), (tokens(2, 12), 10), (tokens(3, 7), 2)]

@@ -12,10 +12,11 @@ import torch
 from safetensors.numpy import save_file
 from tiny_steering import BLOCKS, WIDTH, ablate, add, tokens, unit
 
-from em_geometry.activations.capture import padded
 from em_geometry.errors import UserError
+from em_geometry.models.chat import padded
+from em_geometry.steering.conditions import Intervention, check_vector
 from em_geometry.steering.formats import read_vectors
-from em_geometry.steering.hooks import Intervention, check_vector, steered, steering_rows
+from em_geometry.steering.hooks import steered, steering_rows
 from tests.activations.families import our_hooks
 
 PROMPTS = [tokens(i, n) for i, n in enumerate((6, 11, 4, 9))]

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from tiny_steering import loaded, questions, tiny_params
 
-from em_geometry.activations.questions import read_questions
+from em_geometry.activations.prompts import read_questions
 from em_geometry.io.journal import Journal
 from em_geometry.project import plan
 from em_geometry.project.inputs import models
 from em_geometry.settings import load_params
+from em_geometry.steering.answers import respond
 from em_geometry.steering.conditions import Condition
-from em_geometry.steering.respond import respond
 
 
 @pytest.mark.parametrize("profile", ["smol", "smol_full", "llama31_8b"])

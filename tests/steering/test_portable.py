@@ -15,12 +15,10 @@ from tiny_steering import WIDTH, ablate, add, loaded, random_llama, tiny_params,
 from transformers import AutoModelForCausalLM
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import read_tensors
 from em_geometry.project import paths
 from em_geometry.project.steer import answers, interventions, save
-from em_geometry.steering.formats import bake, biases, read_interventions, save_patch, write_vectors
-from em_geometry.steering.hooks import Intervention
-from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.steering.conditions import Intervention, Selected, write_selected
+from em_geometry.steering.formats import bake, biases, read_interventions, write_vectors
 
 ADDS = [add(1, 1, 4.0), add(2, 3, -2.0), add(3, 1, 1.5)]
 
@@ -54,16 +52,6 @@ def test_baking_twice_adds_up(tmp_path: Path) -> None:
     model = random_llama()
     for row in ADDS:
         bake(model, biases(model, [row]))
-    logits = states_and_logits(model, PROMPTS, None)[1]
-    torch.testing.assert_close(logits[:, -1], hooked(ADDS)[:, -1], rtol=0, atol=1e-4)
-
-
-def test_a_patch_is_the_baked_model(tmp_path: Path) -> None:
-    path = tmp_path / "finance.patch.safetensors"
-    save_patch(path, biases(random_llama(), ADDS), "weights")
-    tensors, about = read_tensors(path)
-    assert about["model_sha256"] == "weights"
-    model = bake(random_llama(), {int(k.split(".")[2]): bias for k, bias in tensors.items()})
     logits = states_and_logits(model, PROMPTS, None)[1]
     torch.testing.assert_close(logits[:, -1], hooked(ADDS)[:, -1], rtol=0, atol=1e-4)
 
@@ -207,7 +195,7 @@ def test_pairs_share_a_stream(selected: None) -> None:
         assert all(plain == steered for plain, steered in pairs) == same
 
 
-@pytest.mark.parametrize("name", ["v.gguf", "v.patch.safetensors", "folder"])
+@pytest.mark.parametrize("name", ["v.gguf", "folder"])
 def test_saving(selected: None, name: str) -> None:
     save(Path(name), loaded(), interventions("finance", 0.1, None), "all")
     assert Path(name).exists()

@@ -14,13 +14,13 @@ import pytest
 from test_respond import CONDITIONS, VECTORS
 from tiny_steering import loaded, questions, tiny_params
 
-import em_geometry.steering.respond as module
+import em_geometry.steering.answers as module
 from em_geometry import engine
 from em_geometry.errors import UserError
 from em_geometry.io.files import write_parquet
 from em_geometry.project.inputs import models
 from em_geometry.settings import Workers
-from em_geometry.steering.respond import respond
+from em_geometry.steering.answers import respond
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: the Ray engine is not tested here")
 RUN: dict[str, Any] = {"device": "cpu", "threads": 1}

@@ -11,16 +11,14 @@ import polars as pl
 import pytest
 from tiny_steering import WIDTH, loaded, questions, tiny_params, unit
 
-import em_geometry.steering.respond as module
+import em_geometry.steering.answers as module
 from em_geometry.errors import UserError
 from em_geometry.io.journal import LOCATION_VARIABLE
 from em_geometry.models.chat import render
 from em_geometry.models.load import Loaded
 from em_geometry.project.inputs import models
-from em_geometry.steering.conditions import Condition
-from em_geometry.steering.generate import Answer, Row, sample
-from em_geometry.steering.hooks import Intervention
-from em_geometry.steering.respond import respond
+from em_geometry.steering.answers import Answer, Row, respond, sample
+from em_geometry.steering.conditions import Condition, Intervention
 
 CONDITIONS = [
     Condition(samples=2),

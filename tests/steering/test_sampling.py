@@ -14,9 +14,10 @@ from tiny_steering import VOCABULARY, ablate, add, tokens, unit
 
 from em_geometry.errors import UserError
 from em_geometry.settings import Sampling
-from em_geometry.steering import generate, prefill
-from em_geometry.steering.generate import Answer, Positions, Row, draw, sample, uniforms
-from em_geometry.steering.hooks import Intervention
+from em_geometry.steering import answers as generate
+from em_geometry.steering import reading as prefill
+from em_geometry.steering.answers import Answer, Row, draw, sample, uniforms
+from em_geometry.steering.conditions import Intervention, Positions
 from tests.activations.families import random_model
 
 SAMPLING = Sampling(temperature=1.3, max_new_tokens=10)

@@ -19,8 +19,9 @@ from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
 from em_geometry.models.chat import render
+from em_geometry.steering.conditions import Intervention
 from em_geometry.steering.formats import bake, biases
-from em_geometry.steering.hooks import Intervention, steering_rows
+from em_geometry.steering.hooks import steering_rows
 
 for package in ("fastapi", "uvicorn"):
     pytest.importorskip(

@@ -9,10 +9,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from em_geometry.activations.questions import Question, Reference
+from em_geometry.activations.prompts import Question, Reference
 from em_geometry.models.load import Loaded
 from em_geometry.settings import Params
-from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.conditions import Intervention
 
 BLOCKS, WIDTH, VOCABULARY = 4, 16, 258
 TEMPLATE = (

@@ -12,7 +12,7 @@ import pytest
 from em_geometry.errors import UserError
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import bootstrap_estimate
-from em_geometry.steering.selected import Selected
+from em_geometry.steering.conditions import Selected
 from em_geometry.transfer.conditions import COUNTED, Table, name, ratio
 from em_geometry.transfer.effects import (
     Models,

@@ -17,7 +17,7 @@ from em_geometry.io.results import Results, read_results
 from em_geometry.project import paths
 from em_geometry.settings import Params
 from em_geometry.stats.permutation import orders as model_orders
-from em_geometry.steering.selected import Selected, write_selected
+from em_geometry.steering.conditions import Selected, write_selected
 from em_geometry.transfer.factors import (
     against_first,
     confounding,

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from em_geometry.activations.capture import capture
-from em_geometry.activations.prompts import read_prompts
-from em_geometry.activations.store import prompt_texts
+from em_geometry.activations.prompts import prompt_texts, read_prompts
 from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
 from em_geometry.models import train

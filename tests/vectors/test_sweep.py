@@ -13,16 +13,14 @@ import pytest
 import torch
 
 import stages.layer_sweep as module
-from em_geometry.activations.questions import Question, Reference
+from em_geometry.activations.prompts import Question, Reference
 from em_geometry.errors import UserError
 from em_geometry.io.results import Results, read_results
 from em_geometry.models.chat import Prompt
 from em_geometry.models.load import Loaded
 from em_geometry.project import paths
 from em_geometry.settings import Contrast, Params
-from em_geometry.steering.conditions import Condition, random_direction
-from em_geometry.steering.hooks import Intervention
-from em_geometry.steering.selected import read_selected
+from em_geometry.steering.conditions import Condition, Intervention, random_direction, read_selected
 from em_geometry.vectors import sweep
 from em_geometry.vectors.contrasts import VectorTable, read_vector_table
 from stages.vectors import main as build
