@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
 from em_geometry.project import paths
 from em_geometry.stats.permutation import pair_rank_test
