@@ -14,7 +14,7 @@ from em_geometry.io.results import Leaf, Nested
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.permutation import Tested, pair_rank_test
-from em_geometry.steering.selected import Selected
+from em_geometry.steering.conditions import Selected
 from em_geometry.transfer.conditions import Table
 
 PRIMARY = "aligned_drop"
