@@ -20,17 +20,16 @@ import numpy as np
 import polars as pl
 
 from em_geometry.activations.blocks import check_blocks, decoder_blocks, hidden
-from em_geometry.activations.capture import padded, sorted_batches
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.files import read_json, read_tensors, write_tensors, write_text
 from em_geometry.judging.judge import Judgement, JudgeRow
 from em_geometry.judging.rates import ASPECTS, MIDDLE
-from em_geometry.models.chat import answer_ids, check_length, render
+from em_geometry.models.chat import answer_ids, check_length, padded, render, sorted_batches
 from em_geometry.models.load import Loaded
 from em_geometry.progress import Progress
 from em_geometry.settings import Probe
 from em_geometry.stats.agreement import auroc, kappa
-from em_geometry.steering.forced import forced
+from em_geometry.steering.reading import forced
 
 BATCH = 32  # answers; their logits over the vocabulary are held at once
 POOLINGS = ("mean", "last")
