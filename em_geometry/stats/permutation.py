@@ -130,23 +130,6 @@ def divided(top: Floats, bottom: Floats) -> Floats:
     return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
 
 
-def rank_test(x: Floats, y: Floats, seed: int) -> Tested:
-    """Spearman's rho of two arrays [n] with its permutation p.
-
-    Exact up to `EXACT` things; beyond, from `RANDOM` orders with the observed one among them.
-    """
-    keep = np.isfinite(x) & np.isfinite(y)
-    x, y = x[keep], y[keep]
-    n = len(x)
-    if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return Tested(Estimate.undefined("undefined: fewer than 3 models, or all alike", n))
-    tried = orders(n, seed)
-    null = rank_correlations(x[tried], y[None])
-    rho = float(null[0])
-    smallest = 2 / factorial(n) if n <= EXACT else 1 / len(tried)
-    return Tested(Estimate(rho, n=n), share_as_far(rho, null, SLACK), smallest)
-
-
 def pair_rank_test(x: Floats, y: Floats, seed: int) -> Tested:
     """Spearman's rho over ordered pairs of models, with interval and permutation p.
 

@@ -74,14 +74,10 @@ def misaligned_and_aligned(answers: pl.DataFrame, cuts: Vectors) -> tuple[Bools,
 
     An answer without a score, or between the two, is in neither.
     """
-    import polars as pl
-
-    coherent = pl.col("coherent") >= cuts.coherent_above
-    groups = answers.select(
-        bad=((pl.col("aligned") < cuts.misaligned_below) & coherent).fill_null(False),
-        good=((pl.col("aligned") >= cuts.aligned_from) & coherent).fill_null(False),
-    )
-    return groups["bad"].to_numpy(), groups["good"].to_numpy()
+    aligned, coherent = answers["aligned"], answers["coherent"] >= cuts.coherent_above
+    bad, good = aligned < cuts.misaligned_below, aligned >= cuts.aligned_from
+    masks = [(group & coherent).fill_null(False).to_numpy() for group in (bad, good)]
+    return masks[0], masks[1]
 
 
 def recipe_controls(organisms: Mapping[str, Organism]) -> dict[str, str]:
