@@ -140,9 +140,7 @@ def read_claims(path: Path) -> list[Claim]:
     hint = "the head of the ledger says what each key means"
     for claim in read_yaml(path, list[Claim], hint):
         if claim.id in claims:
-            raise UserError(
-                "a claim's id occurs twice", where=str(path), found=claim.id,
-                expected="ids of their own",
-            )  # fmt: skip
+            what = "a claim's id occurs twice"
+            raise UserError(what, where=path, found=claim.id, expected="ids of their own")
         claims[claim.id] = claim
     return list(claims.values())

@@ -50,14 +50,7 @@ TRIPLET = {
     "rank 1 r": "subspace.{}.rank1_r_full",
     "off-diag.": "subspace.{}.rank1_r_offdiag",
 }
-SHOWN = (
-    "cluster_angle.",
-    "orthogonality.",
-    "cross_variance.",
-    "pc1_ablation.",
-    "pca.",
-    "clusters.",
-)
+SHOWN = ("cluster_angle", "orthogonality", "cross_variance", "pc1_ablation", "pca", "clusters")
 
 
 @dataclass(frozen=True)

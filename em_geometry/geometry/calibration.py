@@ -81,10 +81,9 @@ class Calibration:
 
     def nulls_table(self) -> tuple[list[str], list[list[object]]]:
         """Header and rows of a wide table: a line a statistic; empty where undefined."""
+        parts = ("low", "median", "high", "p")
         header = ["statistic", "observed", "low", "high"]
-        header += [
-            f"{name}_{part}" for name in self.nulls for part in ("low", "median", "high", "p")
-        ]
+        header += [f"{null}_{part}" for null in self.nulls for part in parts]
         header += ["partitions_p", "partitions_smallest_p"]
         rows: list[list[object]] = []
         for key in self.statistics:

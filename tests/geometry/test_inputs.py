@@ -38,7 +38,9 @@ def test_the_command_prints_json_or_tables(tmp_path: Path) -> None:
     assert "a__b_raw_deg" in found["cluster_angle"]
     shown = call(path, *GROUPS, "--table").stdout
     assert "angle between clusters" in shown
-    assert "x__y__z" in shown
+    assert "x__y__z" in shown and "cluster_angle.a__b_raw_deg" not in shown
+    for part in ("cluster_angle.a__b_deg", "pca.centred.pc1_pct", "clusters.average.merge_a"):
+        assert part in shown
 
 
 def test_csv_with_row_names_and_json_are_the_same(tmp_path: Path) -> None:
