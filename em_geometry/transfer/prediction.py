@@ -21,23 +21,18 @@ PRIMARY = "aligned_drop"
 
 
 def predictors(
-    selected: Mapping[str, Selected],
-    similarity: Mapping[str, float],
-    convergence: Mapping[str, float],
+    selected: Mapping[str, Selected], similarity: Mapping[str, float]
 ) -> dict[str, Floats]:
     """Every predictor [source, target], in the order of `selected`; the diagonal is not used.
 
     Args:
         similarity: model -> its similarity to the base.
-        convergence: "source__target" -> cosine of the two effects at the last block.
     """
     vectors = np.stack([s.vector for s in selected.values()])
-    ends = [[convergence.get(f"{s}__{t}", np.nan) for t in selected] for s in selected]
     return {
         "cosine": (vectors @ vectors.T).astype(np.float64),
         "base_similarity": np.array([[similarity[s]] * len(selected) for s in selected]),
         "raw_norm": np.array([[s.norm] * len(selected) for s in selected.values()]),
-        "convergence": np.array(ends),
     }
 
 
