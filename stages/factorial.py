@@ -13,26 +13,20 @@ from em_geometry.project.inputs import activations, evidence_of, prompts, select
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
 from em_geometry.stats.permutation import orders
+from em_geometry.transfer import factors
 from em_geometry.transfer.conditions import Table, read_answers
-from em_geometry.transfer.factors import (
-    Levels,
-    angle_effects,
-    asymmetry_effects,
-    confounding,
-    similarity_effects,
-)
 from em_geometry.vectors.contrasts import prompt_span
 from em_geometry.vectors.evidence import prompt_rows
 
 NO_FACTORS = "no factors named in params: organisms.*.factors"
 
 
-def measured(params: Params, levels: Levels) -> dict[str, Leaf | Nested]:
+def measured(params: Params, levels: factors.Levels) -> dict[str, Leaf | Nested]:
     """Effects of the factors on angles, on similarity to the base and on transfer."""
     slugs, seed, draws = params.slugs("organism"), params.run.seed, params.geometry.replicates
     tried = orders(len(slugs), seed)
     data, contrast, span = evidence_of(params)
-    angles = angle_effects(data.sample, levels, tried, seed, draws)
+    angles = factors.angle_effects(data.sample, levels, tried, seed, draws)
     asked, vectors = prompts(), selected(params)
     of_prompts = prompt_span(params.vectors.span, params.activations.spans)
     blocks = [dict.fromkeys((BASE, slug), vectors[slug].layer) for slug in slugs]
@@ -42,8 +36,8 @@ def measured(params: Params, levels: Levels) -> dict[str, Leaf | Nested]:
     table = Table.of(answers, params.judging, seed, chosen.bootstrap, chosen.rate)
     return {
         "angle_deg": angles | {"contrast": contrast, "span": span},
-        "base_similarity": similarity_effects(samples, levels, tried, seed, draws),
-        "asymmetry_pct": asymmetry_effects(table, slugs, levels, tried),
+        "base_similarity": factors.similarity_effects(samples, levels, tried, seed, draws),
+        "asymmetry_pct": factors.asymmetry_effects(table, slugs, levels, tried),
     }
 
 
@@ -56,7 +50,7 @@ def main(params: Params) -> None:
     results: dict[str, Leaf | Nested] = {
         "status": "ok" if levels else NO_FACTORS,
         "organisms": len(organisms),
-        "confounding": confounding(levels or groups),
+        "confounding": factors.confounding(levels or groups),
     }
     if levels:
         results |= {"first_level": {f: each[0] for f, each in levels.items()}}

@@ -8,16 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from em_geometry.judging import probe
+from em_geometry.judging import probe, validation
 from em_geometry.judging.score import active_judge, refuse_failed
-from em_geometry.judging.validation import (
-    Labelled,
-    Validation,
-    believed,
-    gate,
-    raters_agreement,
-    texts_of,
-)
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import models
@@ -34,26 +26,26 @@ HEADLINE = (
 @stage
 def main(params: Params) -> None:
     judging = params.judging
-    data = Labelled.read(judging.probe, judging.aspects)
+    data = validation.Labelled.read(judging.probe, judging.aspects)
     common = data.held_out if data.sampled is None else data.sampled
     raters, found, asked = {"label": common["aligned"].to_numpy()}, dict[str, Any](), []
     for backend in dict.fromkeys(("probe", judging.backend)):
         settings = judging.model_copy(update={"backend": backend})
         with active_judge(settings, models(params), paths.JUDGE_MODEL, params.workers) as judge:
-            validation = Validation(judge, judging, params.run.seed)
-            found[backend] = validation.whole(data)
-            raters[backend] = validation.scores(texts_of(common))["aligned"]
-            asked += validation.asked
+            asking = validation.Validation(judge, judging, params.run.seed)
+            found[backend] = asking.whole(data)
+            raters[backend] = asking.scores(validation.texts_of(common))["aligned"]
+            asked += asking.asked
     every = pl.concat(asked, how="diagonal_relaxed")
     refuse_failed([every.unique(["question", "text", "judge"])], judging.allow_errors)
     active = found.pop(judging.backend)
-    active["gate"] = gate(active["sampled"], judging.kappa_gate)
-    active["aspects"] = {a: believed(active, a) for a in judging.aspects}
+    active["gate"] = validation.gate(active["sampled"], judging.kappa_gate)
+    active["aspects"] = {a: validation.believed(active, a) for a in judging.aspects}
     more = 0 if data.sampled_train is None else len(data.sampled_train)
     counts = {"n_train": len(data.train) + more, "n_counted": more or len(data.train)}
     results = {"probe": {a: c | counts for a, c in probe.chosen(paths.JUDGE_MODEL).items()}}
     results |= active
-    results |= {"others": found, "agreement": raters_agreement(raters, judging)}
+    results |= {"others": found, "agreement": validation.raters_agreement(raters, judging)}
     put_results("judge", results, HEADLINE)
     print(f"{active['judge']}: gate {active['gate']}")
     for aspect, status in active["aspects"].items():

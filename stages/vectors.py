@@ -11,19 +11,10 @@ from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, prompts
 from em_geometry.settings import BASE, Params
 from em_geometry.stats.arrays import Bools
-from em_geometry.vectors.contrasts import (
-    Array,
-    Entry,
-    VectorTable,
-    misaligned_and_aligned,
-    prompt_contrasts,
-    recipe_controls,
-    response_contrast,
-    write_vector_table,
-)
+from em_geometry.vectors import contrasts
 
 
-def on_span(params: Params, span: str) -> tuple[dict[str, Array], Bools]:
+def on_span(params: Params, span: str) -> tuple[dict[str, contrasts.Array], Bools]:
     """Activations [prompts, blocks, width] by model, and which of the prompts are harmful."""
     rows = {m: prompts(m) for m in params.targets}
     for model, frame in rows.items():
@@ -39,23 +30,23 @@ def on_span(params: Params, span: str) -> tuple[dict[str, Array], Bools]:
 
 @stage
 def main(params: Params) -> None:
-    entries: dict[str, list[Entry]] = {}
-    controls = recipe_controls(params.organisms)
+    entries: dict[str, list[contrasts.Entry]] = {}
+    controls = contrasts.recipe_controls(params.organisms)
     spans: list[str] = list(params.activations.spans)
     for span in spans:
-        for contrast, each in prompt_contrasts(*on_span(params, span), controls).items():
+        for contrast, each in contrasts.prompt_contrasts(*on_span(params, span), controls).items():
             entries[f"{contrast}.{span}"] = each
     for model in params.targets:
         frame = read_parquet(paths.BASELINE_JUDGEMENTS / f"{model}.parquet")
         tensors, about = read_tensors(paths.RESPONSE_ACTIVATIONS / f"{model}.safetensors")
-        bad, good = misaligned_and_aligned(frame[json.loads(about["rows"])], params.vectors)
-        for answered, tensor in tensors.items():
-            entries.setdefault(f"response_contrast.{answered}", []).append(
-                response_contrast(tensor, bad, good)
-            )
+        answered = frame[json.loads(about["rows"])]
+        bad, good = contrasts.misaligned_and_aligned(answered, params.vectors)
+        for span, tensor in tensors.items():
+            found = contrasts.response_contrast(tensor, bad, good)
+            entries.setdefault(f"response_contrast.{span}", []).append(found)
     # Over the user's tokens, where captured; the first token, whose norm is many times larger, is
     # never among them.
     span = "prompt_mean" if "prompt_mean" in spans else spans[0]
     residual = np.asarray(activations(BASE, f"{span}.norm").mean(0))
-    table = VectorTable.of(params.targets, entries, residual)
-    write_vector_table(paths.VECTORS, paths.VECTOR_INDEX, table)
+    table = contrasts.VectorTable.of(params.targets, entries, residual)
+    contrasts.write_vector_table(paths.VECTORS, paths.VECTOR_INDEX, table)
