@@ -17,13 +17,7 @@ from em_geometry.project.inputs import models
 from em_geometry.settings import Params, load_params
 from em_geometry.steering.answers import Row, answers_of
 from em_geometry.steering.conditions import Intervention, check_vector, read_selected
-from em_geometry.steering.formats import (
-    SUFFIXES,
-    bake,
-    biases,
-    read_interventions,
-    write_vectors,
-)
+from em_geometry.steering.formats import SUFFIXES, bake, biases, read_interventions, write_vectors
 
 
 def interventions(vector: str, dose: float, layer: int | None) -> list[Intervention]:

@@ -29,13 +29,7 @@ from em_geometry.models.chat import end_of_turn, render, sorted_batches
 from em_geometry.models.load import Loaded, Models
 from em_geometry.progress import Progress
 from em_geometry.settings import Sampling, Workers
-from em_geometry.steering.conditions import (
-    Condition,
-    Intervention,
-    Positions,
-    Vector,
-    check_vector,
-)
+from em_geometry.steering.conditions import Condition, Intervention, Positions, Vector, check_vector
 from em_geometry.steering.hooks import steering_rows
 from em_geometry.steering.reading import answer_log_probabilities, read
 

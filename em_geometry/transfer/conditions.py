@@ -17,13 +17,7 @@ import polars as pl
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet
 from em_geometry.judging.judge import statuses
-from em_geometry.judging.rates import (
-    RateMatrix,
-    RateName,
-    bootstrap_rate_matrix,
-    flat,
-    rates,
-)
+from em_geometry.judging.rates import RateMatrix, RateName, bootstrap_rate_matrix, flat, rates
 from em_geometry.progress import Progress
 from em_geometry.settings import Judging
 from em_geometry.stats.arrays import Floats

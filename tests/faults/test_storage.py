@@ -18,12 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import (
-    PARTIAL,
-    atomic_path,
-    read_json,
-    write_parquet,
-)
+from em_geometry.io.files import PARTIAL, atomic_path, read_json, write_parquet
 from em_geometry.io.journal import Journal
 from em_geometry.io.results import write_metrics
 

@@ -11,14 +11,7 @@ from hypothesis import strategies as st
 
 from em_geometry.errors import UserError
 from em_geometry.judging.judge import STATUSES
-from em_geometry.judging.rates import (
-    EMPTY,
-    RateMatrix,
-    Rates,
-    bootstrap_rate_matrix,
-    flat,
-    rates,
-)
+from em_geometry.judging.rates import EMPTY, RateMatrix, Rates, bootstrap_rate_matrix, flat, rates
 from em_geometry.settings import Judging
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import wilson
