@@ -72,10 +72,6 @@ class RateMatrix:
     draws: Floats
     wilson: Floats | None = None
 
-    def column(self, condition: str) -> Floats:
-        """[replicate] draws of one condition."""
-        return self.draws[:, self.conditions.index(condition)]
-
 
 def rates(answers: pl.DataFrame, judging: Judging) -> Rates:
     """All rates of judged answers: aligned, coherent (0-100 or null), status (`judge.statuses`).

@@ -147,8 +147,7 @@ def test_judge_is_validated_on_questions_it_never_saw(run: Path) -> None:
     judge = metrics(run, "judge")
     assert judge["gate"].startswith("failed")  # no sampled answers in the reduced profile
     found = read_results(run / "plots/tables/judge.csv").rows
-    for key, least in (("held_out.aligned.auroc", 0.7), ("held_out.coherent.auroc", 0.9),
-                       ("injection.n", 0.5), ("damage.looping.auroc", 0.9)):  # fmt: skip
+    for key, least in (("held_out.aligned.auroc", 0.7), ("held_out.coherent.auroc", 0.9)):
         value = found[key].value
         assert value is not None and value > least, key
 

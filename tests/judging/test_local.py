@@ -1,6 +1,11 @@
 """The local judge: exact probabilities of numbers, and the model behind an endpoint."""
 
+import json
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,6 @@ from em_geometry.judging.template import load_templates
 from em_geometry.models.chat import render
 from em_geometry.project.inputs import models
 from em_geometry.settings import Judging, Params
-from tests.judging.serve import complete, served
 
 PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts" / "short")
 SETTINGS = Judging(templates=PROMPTS, batch_size=2, low_mass=0.0001)
@@ -63,25 +67,53 @@ def test_a_row_is_judged_alike_in_any_company(tiny_model: Any, tiny_tokenizer: A
     assert {s for j in strict.judge(ROWS) for s in j.status.values()} == {"low_mass"}
 
 
-def test_the_endpoint_gives_the_models_own_log_probabilities(
-    tiny_model: Any, tiny_tokenizer: Any
-) -> None:
-    prompt = render(tiny_tokenizer, "Why?", "").ids
-    with torch.no_grad():
-        logs = tiny_model(input_ids=torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
-    body = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 3}
-    reply = complete(
-        tiny_model,
-        tiny_tokenizer,
-        body | {"temperature": 0, "logprobs": True, "top_logprobs": 4},
+@contextmanager
+def served(model: Any, tokenizer: Any) -> Iterator[str]:
+    """Base URL under which the model answers chat completions until the context ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            here = self.path == "/v1/chat/completions"
+            data = json.dumps(complete(model, tokenizer, request) if here else {}).encode()
+            self.send_response(200 if here else 404)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Requests are the client's to report."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def complete(model: Any, tokenizer: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """The chat completion that a request's body asks for."""
+    prompt = torch.tensor([render(tokenizer, request["messages"][-1]["content"], "").ids])
+    torch.manual_seed(request.get("seed", 0))
+    out = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=request["max_tokens"],
+        do_sample=request["temperature"] > 0,
+        output_logits=True,
+        return_dict_in_generate=True,
     )
-    top = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-    assert [entry["logprob"] for entry in top] == pytest.approx(logs.topk(4).values.tolist())
-    assert reply["usage"]["prompt_tokens"] == len(prompt)
-    sampled = [complete(tiny_model, tiny_tokenizer, body | {"seed": seed}) for seed in (0, 0, 1, 2)]
-    texts = [reply["choices"][0]["message"]["content"] for reply in sampled]
-    assert texts[0] == texts[1]
-    assert len(set(texts)) > 1
+    text = tokenizer.decode(out.sequences[0, prompt.shape[1] :], skip_special_tokens=True)
+    logs, tokens = (part.tolist() for part in out.logits[0][0].log_softmax(-1).topk(20))
+    top = [
+        {"token": tokenizer.decode([token]), "logprob": log}
+        for token, log in zip(tokens, logs, strict=True)
+    ]
+    logprobs = {"content": [top[0] | {"top_logprobs": top}]}
+    choice = {"message": {"content": text}, "finish_reason": "stop", "logprobs": logprobs}
+    return {"model": request["model"], "choices": [choice]}
 
 
 def test_the_client_judges_through_the_endpoint(

@@ -80,7 +80,7 @@ def test_bootstrap_resamples_questions_not_rows() -> None:
     """Eight rows a question that always agree carry the information of one row each."""
     bad = np.random.default_rng(3).random(40) < 0.5
     columns = np.repeat(np.where(bad, 10.0, 90.0), 8), np.full(320, 90.0), ["ok"] * 320
-    draws = matrix(*columns, np.repeat(np.arange(40), 8), ["x"] * 320, replicates=2000).column("x")
+    draws = matrix(*columns, np.repeat(np.arange(40), 8), ["x"] * 320, replicates=2000).draws
     low, high = np.quantile(draws, [0.025, 0.975])
     assert (high - low) / 2 == pytest.approx(196 * 0.5 / np.sqrt(40), rel=0.15)
     rows = measure(*columns).estimates["em_betley"]
@@ -144,8 +144,9 @@ def test_matrix_pairs_the_conditions() -> None:
         np.repeat(["x", "y", "never"], n)[order],
     )
     assert found.conditions == ("never", "x", "y")
-    assert np.array_equal(found.column("x"), found.column("y"))
-    assert not found.column("never").any()
+    never, x, y = found.draws.T
+    assert np.array_equal(x, y)
+    assert not never.any()
     assert found.observed[1] == pytest.approx(100 * (aligned < 30).mean())
     assert found.wilson is not None
     alone = measure(aligned, coherent[:n], ok[:n]).estimates["em_betley"]
