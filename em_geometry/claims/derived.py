@@ -64,8 +64,7 @@ def smallest_core_angle(given: Inputs) -> Floats:
 def projection_spread(given: Inputs) -> Floats:
     """Largest minus smallest projection on the other cluster's span."""
     found = [v for key, v in given.values.items() if key.endswith(".magnitude")]
-    spread: Floats = np.ptp(found, axis=0)
-    return spread
+    return np.asarray(np.ptp(found, axis=0))
 
 
 def grown_residuals(given: Inputs) -> Floats:
@@ -74,8 +73,7 @@ def grown_residuals(given: Inputs) -> Floats:
     pairs = [f"{a}__{b}" for a, b in combinations(TRIPLET, 2)]
     left = np.abs([given.values[f"{residual}.{pair}"] for pair in pairs])
     before = np.abs([given.values[f"cosine.{pair}"] for pair in pairs])
-    grown: Floats = (left > before).sum(0).astype(np.float64)
-    return grown
+    return np.asarray((left > before).sum(0).astype(np.float64))
 
 
 def ablation_changes(given: Inputs) -> list[Floats]:

@@ -59,8 +59,7 @@ def independent_grams(
     freedom = dimension - np.arange(columns)
     diagonal = np.arange(columns)
     lower[:, diagonal, diagonal] = np.sqrt(rng.chisquare(freedom, (replicates, columns)))
-    grams: Floats = lower @ np.swapaxes(lower, -1, -2) / dimension
-    return grams
+    return np.asarray(lower @ np.swapaxes(lower, -1, -2) / dimension)
 
 
 def core_weights(n: int, members: Members, within: Mapping[str, float], share: float) -> Floats:
@@ -116,34 +115,28 @@ def core_share(gram: Floats, members: Members) -> Floats:
             loadings[..., i] = np.clip(top / np.maximum(bottom, TINY), -1.0, 1.0)
     size = np.abs(loadings)
     implied = (size[..., :, None] * size[..., None, :] * across).sum((-2, -1))
-    share: Floats = implied / across.sum()
-    return share
+    return np.asarray(implied / across.sum())
 
 
 @dataclass(frozen=True)
 class Sweep:
     """Probabilities over shares of the common core.
 
-    Attributes:
-        curves: column of plots/power.csv -> [S]: the shares, ascending from 0; 1 where clusters
-            were made tighter than observed to hold the core; the probability of the paper's
-            "independent" by each test, and by all five, of draws that define them; and that of
-            crossing each statistic's 5 % threshold.
-        opposite: statistic -> [S] probability of crossing its 5 % counterpart on the other side.
-        threshold: statistic -> value that 5 % of independent draws cross on the shared side;
-            NaN, with its curves, where too few independent draws define the statistic.
-        defined: test -> probability that independent draws define it.
+    `curves` are the columns of plots/power.csv [S]: the shares, ascending from 0; 1 where clusters
+    were made tighter than observed to hold the core; the probability of the paper's "independent"
+    by each test, and by all five, of draws that define them; and that of crossing each statistic's
+    threshold, the value that 5 % of independent draws cross on the shared side. A threshold is NaN,
+    with its curves, where too few independent draws define the statistic.
     """
 
     curves: dict[str, Floats]
-    opposite: dict[str, Floats]
+    opposite: dict[str, Floats]  # [S] probability of crossing the counterpart on the other side
     threshold: dict[str, float]
-    defined: dict[str, float]
+    defined: dict[str, float]  # test -> probability that independent draws define it
 
     def attainable(self, curve: Floats) -> Floats:
         """The part of a curve for cores that the observed clusters can hold."""
-        part: Floats = curve[self.curves["tighter_clusters"] == 0.0]
-        return part
+        return np.asarray(curve[self.curves["tighter_clusters"] == 0.0])
 
     def table(self) -> tuple[list[str], list[list[object]]]:
         """Header and rows of plots/power.csv: one line a share; empty where no threshold is."""
@@ -203,8 +196,7 @@ def sweep(
 
 def _share(hits: Bools, defined: Bools) -> Floats:
     """Share [S] of hits, bool [S, B], among defined draws; 0 when none is defined."""
-    share: Floats = (hits & defined).sum(-1) / np.maximum(defined.sum(-1), 1)
-    return share
+    return np.asarray((hits & defined).sum(-1) / np.maximum(defined.sum(-1), 1))
 
 
 def judge(shares: Floats, detected: Floats, opposite: Floats) -> tuple[str, float | str]:

@@ -36,8 +36,7 @@ def unit_gram(vectors: npt.NDArray[np.floating]) -> Floats:
     """Cosines [..., n, n] of the rows of `vectors` [..., n, d] (docs/method.md: similarity)."""
     rows = np.asarray(vectors, dtype=np.float64)
     rows = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-    products: Floats = rows @ np.swapaxes(rows, -1, -2)
-    return products
+    return np.asarray(rows @ np.swapaxes(rows, -1, -2))
 
 
 def cosines(gram: Floats) -> Floats:
@@ -50,8 +49,7 @@ def cosines(gram: Floats) -> Floats:
 
 def angles_deg(cosine: Floats) -> Floats:
     """Angles in degrees; cosines beyond +-1 by rounding are brought back."""
-    angles: Floats = np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
-    return angles
+    return np.asarray(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
 
 
 def block(gram: Floats, rows: Sequence[int], columns: Sequence[int]) -> Floats:
@@ -87,14 +85,12 @@ def mean(values: Floats) -> Floats:
     """Mean along the last axis; NaN where that is empty."""
     if values.shape[-1] == 0:
         return np.full(values.shape[:-1], np.nan)
-    found: Floats = values.mean(-1)
-    return found
+    return np.asarray(values.mean(-1))
 
 
 def divide(top: Floats, bottom: Floats) -> Floats:
     """`top / bottom`, NaN where the bottom is zero or rounding noise."""
-    quotient: Floats = top / np.where(np.abs(bottom) > TINY, bottom, np.nan)
-    return quotient
+    return np.asarray(top / np.where(np.abs(bottom) > TINY, bottom, np.nan))
 
 
 def pearson(x: Floats, y: Floats) -> Floats:
@@ -115,8 +111,7 @@ def without(gram: Floats, along: Floats) -> Floats:
 def centred(gram: Floats) -> Floats:
     """Inner products of vectors minus the means of their rows and columns (square: H G H)."""
     rows = gram - gram.mean(-1, keepdims=True)
-    columns: Floats = rows - rows.mean(-2, keepdims=True)
-    return columns
+    return np.asarray(rows - rows.mean(-2, keepdims=True))
 
 
 def components(gram: Floats) -> tuple[Floats, Floats]:
@@ -166,8 +161,7 @@ def planar_error(gram: Floats) -> Floats:
     not depend on which vector is the apex.
     """
     ab, ac, bc = np.moveaxis(angles_deg(pair_values(gram)), -1, 0)
-    error: Floats = np.minimum(np.abs(np.abs(ab - ac) - bc), np.abs(ab + ac - bc))
-    return error
+    return np.asarray(np.minimum(np.abs(np.abs(ab - ac) - bc), np.abs(ab + ac - bc)))
 
 
 def low_rank(gram: Floats) -> tuple[Floats, Floats, Floats]:
@@ -208,8 +202,7 @@ def reduction_pct(gram: Floats, residual: Floats) -> Floats:
     """
     original = np.abs(pair_values(gram))
     ratio = np.abs(pair_values(residual)) / np.where(original < MIN_ORIGINAL, np.nan, original)
-    reduction: Floats = 100.0 * (1.0 - ratio).mean(-1)
-    return reduction
+    return np.asarray(100.0 * (1.0 - ratio).mean(-1))
 
 
 def on_pair_means(gram: Floats) -> Floats:
@@ -233,8 +226,7 @@ def span_projection(gram: Floats, vectors: Sequence[int], basis: Sequence[int]) 
     weights = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
     on_axes = block(gram, vectors, basis) @ directions
     squares = (on_axes**2 * weights[..., None, :]).sum(-1)
-    lengths: Floats = np.sqrt(np.clip(squares, 0.0, 1.0))
-    return lengths
+    return np.asarray(np.sqrt(np.clip(squares, 0.0, 1.0)))
 
 
 def explained_pct(
@@ -273,8 +265,7 @@ def ablated_cosines(gram: Floats) -> Floats:
 def changes(gram: Floats, after: Floats, members: Members) -> Floats:
     """Cosines within clusters [..., pair], those `after` minus those before."""
     inside, _ = cluster_pairs(gram.shape[-1], members)
-    change: Floats = (pair_values(after) - pair_values(gram))[..., inside]
-    return change
+    return np.asarray((pair_values(after) - pair_values(gram))[..., inside])
 
 
 def size_ratio(change: Floats) -> Floats:

@@ -49,8 +49,7 @@ def silhouettes(distance: Floats, linkage: Linkage) -> Floats:
     scale = np.maximum(inside, outside)
     known = (own > 1.0) & (scale > 0.0)
     widths: Floats = np.where(known, (outside - inside) / np.where(known, scale, 1.0), 0.0)
-    mean: Floats = widths.mean(-1)
-    return mean
+    return np.asarray(widths.mean(-1))
 
 
 def planar_map(gram: Floats, seed: int = 0) -> tuple[Floats, float]:
