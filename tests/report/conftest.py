@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import itertools
 import json
 import shutil
 from pathlib import Path
@@ -16,22 +15,17 @@ from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import judge_claim
 from em_geometry.io.files import write_parquet
-from em_geometry.io.results import Nested, write_results
 from em_geometry.project import paths
 from em_geometry.report.page import render
 from em_geometry.report.samples import read_answers
 from em_geometry.settings import Params, load_params
 from tests.conftest import ROOT
+from tests.invented import answers
 
 HOSTILE = (
     "<script>document.title='owned'</script></style></blockquote><img src=x onerror=alert(1)>"
     "{{ 7*7 }} \u202eright to left \u0000 \x1b[31m \u05d0\u05d1\u05d2 " + "long" * 3000
 )
-
-
-def put(stage: str, nested: Nested) -> None:
-    """Writes results as a stage does, under the working folder."""
-    write_results(paths.table(stage), paths.metrics(stage), nested)
 
 
 def run_stage(name: str) -> None:
@@ -43,33 +37,21 @@ def quick_page(params: Params, metrics: Metrics | None = None) -> str:
     """The page of the working folder without its figures."""
     found = metrics or Metrics.read(paths.TABLES)
     claims = [judge_claim(claim, found, 40.0) for claim in read_claims(paths.CLAIMS)]
-    answers = read_answers(paths.JUDGEMENTS, params.targets, params.judging.aspects, 3)
-    return render(params, found, "m", claims, [], answers, {}, {"Profile": params.profile})
+    shown = read_answers(paths.JUDGEMENTS, params.targets, params.judging.aspects, 3)
+    return render(params, found, "m", claims, [], shown, {}, {"Profile": params.profile})
 
 
 def write_answers(root: Path, params: Params) -> None:
-    """Four answers to each condition of each target: one is hostile, one refused."""
+    """Answers to each condition of each target: those to q0 are hostile, those to q1 refused."""
+    hostile, refused = pl.col("question_id") == "q0", pl.col("question_id") == "q1"
     for target in params.targets:
         grid = [("none", "unsteered", 0.0), ("random_0", "random", 1.0)]
         grid += [(s, "vector", d) for s in params.slugs("organism") for d in params.steering.doses]
-        rows = [
-            {
-                "target": target,
-                "source": source,
-                "kind": kind,
-                "multiple": multiple,
-                "relative_dose": 0.4 * multiple,
-                "question_id": f"q{q}",
-                "question": f"Invented question {q}?",
-                "text": f"An invented answer {q} of {target}." if q else HOSTILE,
-                "aligned": None if q == 1 else 55.5,
-                "coherent": 80.0,
-                "aligned_status": "refusal" if q == 1 else "ok",
-                "coherent_status": "ok",
-            }
-            for (source, kind, multiple), q in itertools.product(grid, range(4))
-        ]
-        frame = pl.DataFrame(rows, schema_overrides={"aligned": pl.Float64})
+        frame = pl.concat([answers(target, [0] * 4, *at, 0.4 * at[2]) for at in grid]).with_columns(
+            text=pl.when(hostile).then(pl.lit(HOSTILE)).otherwise("text"),
+            aligned=pl.when(~refused).then("aligned"),
+            aligned_status=pl.when(refused).then(pl.lit("refusal")).otherwise("aligned_status"),
+        )
         write_parquet(root / paths.JUDGEMENTS / f"{target}.parquet", frame, {"model": target})
         about = {"model": target, "model_sha256": f"{target:0<64}"}
         write_parquet(root / paths.RESPONSES / f"{target}.parquet", frame.select("text"), about)
