@@ -77,6 +77,7 @@ def served(model: Any, tokenizer: Any) -> Iterator[str]:
             here = self.path == "/v1/chat/completions"
             data = json.dumps(complete(model, tokenizer, request) if here else {}).encode()
             self.send_response(200 if here else 404)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
