@@ -42,7 +42,7 @@ def spread(
 
 @cache
 def cluster(settings: Workers, threads: int) -> Cluster:
-    """The run's workers; they stay until this process ends, so that each imports only once."""
+    """The run's workers, which stay until this process ends: each imports only once."""
     return Cluster(settings, threads)
 
 

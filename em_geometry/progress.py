@@ -10,13 +10,7 @@ LINE_SECONDS = 15.0  # a plain line at most this often, so that logs stay readab
 
 
 class Progress:
-    """Counts finished units and shows rate and remaining time.
-
-    Args:
-        label: what is being done.
-        total: number of units.
-        done: units that an earlier, interrupted run has finished.
-    """
+    """Counts finished units, `done` of them by an earlier run, and shows rate and time left."""
 
     def __init__(self, label: str, total: int, done: int = 0, unit: str = "it") -> None:
         self.label, self.total, self.done, self.unit = label, total, done, unit

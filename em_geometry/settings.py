@@ -220,16 +220,12 @@ class Geometry(Section):  # the battery on the selected vectors, and its calibra
     massive_share: Share = 0.01  # share of the width dropped as massive-activation dimensions
 
 
-class Seeds(Section):
-    """Organisms trained again with other seeds (a frozen stage, which runs when asked for)."""
-
+class Seeds(Section):  # organisms trained again with other seeds, when asked for
     organisms: list[Slug] = []
     count: Annotated[int, Field(ge=2)] = 3  # seeds of each, that of the run among them
 
 
-class Monitoring(Section):
-    """Organisms trained again on mixtures of bad and benign data, measured while they train."""
-
+class Monitoring(Section):  # organisms trained again on mixtures, measured while they train
     organisms: list[Slug] = []  # [] = nothing is measured
     benign: str = "data/organisms/full.jsonl"  # chat JSONL that fills the mixtures up
     mixtures_pct: list[Annotated[int, Field(ge=0, le=100)]] = [0, 5, 25, 100]  # of bad data

@@ -139,11 +139,10 @@ class Journal:
         made it first would find other last digits when it is run again.
 
         Args:
-            label: shown with the progress.
             batches: the plan; a batch is done whole and stored whole.
             key: hash of everything that determines an item's value.
             work: values of a batch's items, in order.
-            spread: does batches elsewhere and yields (index, values) in any order; None = here.
+            spread: does batches elsewhere; None = here.
         """
         keys = [[key(item) for item in batch] for batch in batches]
         total = sum(map(len, keys))
