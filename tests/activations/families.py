@@ -1,7 +1,5 @@
 """Random models of several families, small enough for milliseconds."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

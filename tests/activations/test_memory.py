@@ -1,7 +1,5 @@
 """Activations go into their file as they come: memory does not grow with the number of prompts."""
 
-from __future__ import annotations
-
 import pytest
 
 from benchmarks import memory

@@ -1,7 +1,5 @@
 """The two stages that capture activations, on a tiny model and a byte tokenizer."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Resolving the base model: what is recorded, what is refused."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -122,6 +120,18 @@ def test_a_whole_copy_loads_and_leaves_gradients_on(copied: tuple[Params, Path])
     assert not any(p.requires_grad for p in loaded.model.parameters())
     assert torch.is_grad_enabled()
     assert loaded.sha256 == base.read_record(paths.BASE_MODEL)["sha256"]
+
+
+def test_weights_are_hashed_once_a_process(
+    copied: tuple[Params, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models(copied[0]).load("base")
+
+    def refuse(path: Path) -> str:
+        raise AssertionError(f"{path} was hashed again")
+
+    monkeypatch.setattr(base, "file_sha256", refuse)
+    models(copied[0]).load("base")
 
 
 def test_a_home_folder_is_expanded(

@@ -1,7 +1,5 @@
 """Loading organisms: an adapter that does not belong to the base never loads in silence."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -113,14 +111,8 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: change_tensors(lambda tensors: next(iter(tensors.values())).fill_(float("nan"))),
         "NaN",
     ),
-    "unknown modules": (
-        lambda: change_json(CONFIG, target_modules=["c_attn"]),
-        "does not fit",
-    ),
-    "prompt tuning": (
-        lambda: change_json(CONFIG, peft_type="PROMPT_TUNING"),
-        "only LoRA adapters",
-    ),
+    "unknown modules": (lambda: change_json(CONFIG, target_modules=["c_attn"]), "does not fit"),
+    "prompt tuning": (lambda: change_json(CONFIG, peft_type="PROMPT_TUNING"), "only LoRA adapters"),
 }
 
 

@@ -1,7 +1,5 @@
 """Before the first download, everything that is missing is said at once."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Anybody's vectors go through the battery without a model."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The plan of what is done to a target, its control directions, and the file of chosen vectors."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

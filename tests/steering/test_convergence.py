@@ -1,7 +1,5 @@
 """Effects of orthogonal vectors, followed to later blocks."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

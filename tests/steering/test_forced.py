@@ -1,7 +1,5 @@
 """Forced answers and the damage of steering, against a direct computation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

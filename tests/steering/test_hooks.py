@@ -1,7 +1,5 @@
 """Per-row steering: what is changed, where, and what is left alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

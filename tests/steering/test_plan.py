@@ -1,7 +1,5 @@
 """The plan counts what the stages do, and the status what they have done."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

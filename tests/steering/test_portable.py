@@ -1,7 +1,5 @@
 """Baked models and exported vectors act like the hooks; what they cannot express is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

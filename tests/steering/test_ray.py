@@ -1,7 +1,5 @@
 """Two Ray workers give the bytes that this process gives, even when one is killed."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -1,7 +1,5 @@
 """Answers under a list of conditions: resumable, in plan order, whatever the batches."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -74,22 +72,10 @@ def test_rows_are_in_plan_order(base: Loaded) -> None:
         for i in range(c.samples)
     ]
     assert found == expected
-    assert frame.columns == [
-        "target",
-        "source",
-        "kind",
-        "multiple",
-        "relative_dose",
-        "coefficient",
-        "layer",
-        "question_id",
-        "variant",
-        "question",
-        "sample",
-        "text",
-        "tokens",
-        "finish",
-    ]
+    named = (
+        "target source kind multiple relative_dose coefficient layer question_id variant question"
+    )
+    assert frame.columns == f"{named} question sample text tokens finish".split()
     assert set(frame["finish"]) <= {"stop", "length"}
     assert frame["tokens"].max() == 6
     assert frame["text"].n_unique() > len(frame) / 2

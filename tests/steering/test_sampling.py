@@ -1,7 +1,5 @@
 """Sampling in batches, against a sampler that does one row and one full forward pass a token."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

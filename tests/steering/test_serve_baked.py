@@ -1,7 +1,5 @@
 """A baked checkpoint is an ordinary one: `transformers serve` answers as the hooked model does."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """A tiny random Llama with a byte tokenizer: everything that steering needs, in milliseconds."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
