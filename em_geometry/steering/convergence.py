@@ -68,8 +68,12 @@ def convergence(
     result: dict[str, Any] = {}
     for kind, found in middles.items():
         if found:
-            middle = float(np.abs(found).mean())
-            end = mean_abs(np.stack(ends[kind], axis=1), n)
+            middle, sizes = (
+                float(np.abs(found).mean()),
+                np.abs(np.stack(ends[kind], axis=1)).mean(1),
+            )
+            low, high = np.quantile(sizes[1:], [0.025, 0.975])
+            end = Estimate(float(sizes[0]), float(low), float(high), n)
             result[kind] = {"pairs": len(found), "middle": middle, "end": end}
         else:
             result[kind] = {"status": "undefined: one vector"}
@@ -112,14 +116,3 @@ def cosines(a: Floats, b: Floats) -> Floats:
     """Cosines of the last dimension of two arrays."""
     found: Floats = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
     return found
-
-
-def mean_abs(ends: Floats, n: int) -> Estimate:
-    """Mean absolute cosine over pairs, and its 95 % interval over `n` prompts.
-
-    Args:
-        ends: cosines at the last block [1 + draws, pairs], those of all prompts first.
-    """
-    means = np.abs(ends).mean(1)
-    low, high = np.quantile(means[1:], [0.025, 0.975])
-    return Estimate(float(means[0]), float(low), float(high), n)

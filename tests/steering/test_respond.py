@@ -72,9 +72,7 @@ def test_rows_are_in_plan_order(base: Loaded) -> None:
         for i in range(c.samples)
     ]
     assert found == expected
-    named = (
-        "target source kind multiple relative_dose coefficient layer question_id variant question"
-    )
+    named = "target source kind multiple relative_dose coefficient layer question_id variant"
     assert frame.columns == f"{named} question sample text tokens finish".split()
     assert set(frame["finish"]) <= {"stop", "length"}
     assert frame["tokens"].max() == 6
