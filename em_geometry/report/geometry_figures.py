@@ -204,11 +204,8 @@ def base_similarity(
     if trace is not None and "layer" in trace.columns:
         labels = {m: f"{m} ({organisms[m].lab})" for m in trace.columns[1:] if m in organisms}
         controls = [label for m, label in labels.items() if organisms[m].role == "control"]
-        layers = [
-            chart.columns_by_first(
-                trace, labels, BLOCK, READINGS["contrast_cosine"], "model (laboratory)", controls
-            )
-        ]
+        y, key = READINGS["contrast_cosine"], "model (laboratory)"
+        layers = [chart.columns_by_first(trace, labels, BLOCK, y, key, controls)]
         if (layer := metrics.value("base_similarity", "layer")) is not None:
             said = chart.data([{"at": layer, "text": "chosen layer"}])
             style = {"align": "left", "dx": 4, "dy": -4, "baseline": "bottom"}

@@ -48,12 +48,9 @@ def page(browser: Any, first_run: Path, request: pytest.FixtureRequest) -> Itera
     opened.close()
 
 
-def test_it_opens_from_disk_without_requests(page: Any) -> None:
-    assert [url for url in page.requests if not url.startswith("data:")] == [page.url]
-
-
-def test_it_can_be_read_within_a_second(page: Any) -> None:
+def test_it_opens_from_disk_without_requests_within_a_second(page: Any) -> None:
     """The best of a few, because a busy machine says nothing about the page."""
+    assert [url for url in page.requests if not url.startswith("data:")] == [page.url]
     taken = []
     while not taken or (min(taken) >= 1000 and len(taken) < 5):
         page.reload()
