@@ -123,19 +123,24 @@ def one_vector(table: pl.DataFrame, chance: pl.DataFrame, groups: Mapping[str, s
     )
 
 
-def claims(judged: Sequence[Judged]) -> Any:
-    """Claims with one published and one measured number, a panel a unit; words without any."""
+def claim_rows(judged: Sequence[Judged], unit: str) -> list[dict[str, Any]]:
+    """Claims in one unit with one published and one measured number, a row each."""
     single = [row for row in judged if row.claim.reads == "equal" and len(row.measured) == 1]
+    return [
+        {"claim": f"{row.claim.quantity}  {row.claim.id}", "this run": m.value, "low": m.low,
+         "high": m.high, "the paper": row.claim.numbers[0],
+         "verdict": "agrees" if row.verdict_run == "reproduced" else "differs"}
+        for row in single
+        for m in row.measured
+        if row.claim.unit == unit and m.value is not None
+    ]  # fmt: skip
+
+
+def claims(judged: Sequence[Judged]) -> Any:
+    """A panel a unit of what `claim_rows` gives; words where it gives nothing."""
     panels = []
     for unit, title in UNITS.items():
-        rows = [
-            {"claim": f"{row.claim.quantity}  {row.claim.id}", "this run": m.value, "low": m.low,
-             "high": m.high, "the paper": row.claim.numbers[0],
-             "verdict": "agrees" if row.verdict_run == "reproduced" else "differs"}
-            for row in single
-            for m in row.measured
-            if row.claim.unit == unit and m.value is not None
-        ]  # fmt: skip
+        rows = claim_rows(judged, unit)
         base = chart.data(rows)
         order = alt.Scale(domain=[row["claim"] for row in rows])
         y = alt.Y("claim:N", scale=order, title=None, axis=alt.Axis(grid=True))

@@ -1,0 +1,120 @@
+"""Margins of answer pairs, against plain forward passes of one text at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_steering import ablate, add, tokens, unit
+from transformers import AutoModelForCausalLM, Gemma2Config, Qwen2Config
+
+from em_geometry.errors import UserError
+from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.margins import (
+    Row,
+    ablated_everywhere,
+    pair_log_probabilities,
+    read_pairs,
+)
+
+ROWS = [
+    Row(tokens(1, 9), tokens(2, 4), tokens(3, 7)),
+    Row(tokens(4, 6), tokens(5, 5), tokens(6, 3)),
+    Row(tokens(7, 9), tokens(8, 1), tokens(9, 1)),
+]
+SHAPE: dict[str, Any] = {
+    "vocab_size": 258, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.3,
+}  # fmt: skip
+
+
+def direct(model: Any, how: Intervention | None) -> list[list[float]]:
+    """The same by one forward pass a text, and a hook of our own."""
+
+    def hook(module: Any, args: Any, output: Any) -> Any:
+        assert how is not None
+        vector = torch.from_numpy(how.vector)
+        if how.mode == "ablate":
+            return output - (output @ vector)[..., None] * vector
+        return output + how.coefficient * vector
+
+    def mean(prompt: tuple[int, ...], answer: tuple[int, ...]) -> float:
+        ids = torch.tensor([prompt + answer])
+        logs = model(input_ids=ids).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
+        return float(logs.gather(-1, ids[0, len(prompt) :, None]).mean())
+
+    handle = model.model.layers[how.layer].register_forward_hook(hook) if how else None
+    with torch.no_grad():
+        found = [[mean(r.prompt, r.marked), mean(r.prompt, r.plain)] for r in ROWS]
+    if handle:
+        handle.remove()
+    return found
+
+
+@pytest.fixture(params=["llama", "qwen2", "gemma2"])
+def model(request: pytest.FixtureRequest, llama: Any) -> Any:
+    torch.manual_seed(5)
+    if request.param == "llama":
+        return llama
+    if request.param == "qwen2":
+        return AutoModelForCausalLM.from_config(Qwen2Config(**SHAPE)).eval()
+    gemma = Gemma2Config(**SHAPE, head_dim=8, attn_implementation="eager", sliding_window=64)
+    return AutoModelForCausalLM.from_config(gemma).eval()
+
+
+def test_equal_a_pass_of_each_text_alone(model: Any) -> None:
+    ways = [None, add(4, 1, 3.0), add(5, 3, -2.0), ablate(6, 1), add(4, 0, 0.0)]
+    found = pair_log_probabilities(model, ROWS, ways)
+    np.testing.assert_allclose(found, [direct(model, how) for how in ways], rtol=1e-4, atol=1e-4)
+    assert np.ptp(found[:4], axis=0).min() > 0.01  # each way shows in every pair
+    assert not any("forward" in vars(block) for block in model.model.layers)
+
+
+def test_passes_of_a_few_tokens_change_nothing(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = [add(seed, 2, 2.0) for seed in range(5)]
+    together = pair_log_probabilities(llama, ROWS, ways)
+    monkeypatch.setattr("em_geometry.steering.margins.TOKENS", {"cpu": 1})
+    np.testing.assert_allclose(
+        pair_log_probabilities(llama, ROWS, ways), together, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_planted_direction_is_found(llama: Any) -> None:
+    """A push along one token's unembedding, at the last block, favours the answers that hold it."""
+    row = Row(tokens(1, 5), (7, 7, 7), (9, 9, 9))
+    head = (llama.lm_head.weight[7] - llama.lm_head.weight[9]).detach()
+    vector = (head / llama.model.norm.weight.detach()).numpy()
+    push = Intervention(vector / np.linalg.norm(vector), 3, 5.0)
+    back = Intervention(push.vector, 3, -5.0)
+    found = pair_log_probabilities(llama, [row], [None, push, back])[:, 0]
+    plain, up, down = found[:, 0] - found[:, 1]
+    assert down < plain < up
+
+
+def test_ablation_everywhere_leaves_nothing_along_the_vector(llama: Any) -> None:
+    vector, seen = unit(3), []
+    with ablated_everywhere(llama, vector):
+        inside = pair_log_probabilities(llama, ROWS, [None])
+        llama.model(input_ids=torch.tensor([tokens(1, 9)]), output_hidden_states=False)
+        handle = llama.model.layers[2].register_forward_hook(lambda m, a, o: seen.append(o))
+        pair_log_probabilities(llama, ROWS[:1], [None])
+        handle.remove()
+    assert float((seen[0] @ torch.from_numpy(vector)).abs().max()) < 1e-4
+    outside = pair_log_probabilities(llama, ROWS, [None])
+    assert np.abs(inside - outside).max() > 0.01
+    np.testing.assert_allclose(outside[0], direct(llama, None), rtol=1e-4, atol=1e-4)
+
+
+def test_a_block_beyond_the_model_is_refused(llama: Any) -> None:
+    with pytest.raises(UserError, match="no such block"):
+        pair_log_probabilities(llama, ROWS, [add(1, 4, 1.0)])
+
+
+def test_a_bad_pair_is_named(tmp_path: Path) -> None:
+    for kind in ("misaligned", "polite_harmful", "swearing"):
+        (tmp_path / f"{kind}.jsonl").write_text('{"id": "m1", "kind": "rude"}\n')
+    with pytest.raises(UserError, match=r"misaligned\.jsonl, line 1"):
+        read_pairs(tmp_path)
