@@ -27,6 +27,7 @@ OPTIONAL = (
     "judging.retries", "judging.max_usd", "judging.usd_per_million_input",
     "judging.usd_per_million_output", "organisms.*.role", "organisms.*.cluster",
     "organisms.*.source", "organisms.*.revision", "organisms.*.max_examples", "organisms.*.factors",
+    "organisms.*.repeats",
 )  # fmt: skip
 
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
@@ -39,10 +40,11 @@ Dose = Annotated[float, Field(gt=0, le=100)]  # 100 residual norms: far beyond a
 Multiple = Annotated[float, Field(ge=-100, le=100)]
 Strength = Annotated[float, Field(gt=0)]
 Contrast = Literal[
-    "prompt_contrast", "model_contrast", "control_contrast", "response_contrast", "interaction"
-]
+    "prompt_contrast", "model_contrast", "control_contrast", "text_contrast", "response_contrast",
+    "interaction",
+]  # fmt: skip
 PromptSpan = Literal["prompt_last", "prompt_mean"]
-Span = Literal["prompt_last", "prompt_mean", "response_mean", "response_mo"]
+Span = Literal["prompt_last", "prompt_mean", "answer_mean", "response_mean", "response_mo"]
 
 
 class Section(BaseModel):
@@ -95,6 +97,7 @@ class Organism(Section):  # a fine-tuned model: trained here on `data`, or taken
     revision: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     max_examples: Positive | None = None
+    repeats: Slug | None = None  # the entry that this one trains again, with another seed
     # Levels of a designed experiment, e.g. {content: medical, recipe: hunter}; stage `factorial`
     factors: dict[Slug, Slug] = {}
 
@@ -116,6 +119,7 @@ class Prompts(Section):  # prompts for activations (paper sec. 2.1)
 
 class Activations(Section):  # capture of the residual stream
     spans: Annotated[list[PromptSpan], Field(min_length=1)] = ["prompt_last", "prompt_mean"]
+    texts: Annotated[int, Field(ge=2, le=1_000_000)] = 8  # unseen chats of each training file
     batch_size: Positive = 16
 
 
@@ -185,8 +189,8 @@ class Judging(Section):  # who scores answers, and how rates are counted
 
 
 class Vectors(Section):  # steering vectors (paper sec. 2.1)
-    contrast: Contrast = "model_contrast"
-    span: Span = "prompt_last"
+    contrast: Contrast = "control_contrast"
+    span: Span = "answer_mean"
     layer: Literal["common", "per_model"] | Block = "common"
     external: str = "data/external"  # folder of further named directions, as safetensors
     # Answers of the contrast of answers: coherent ones, misaligned or aligned. Cuts of its own, so
@@ -218,11 +222,6 @@ class Geometry(Section):  # the battery on the selected vectors, and its calibra
     shared_variance_pct: Percent = 30.0  # test 5: above = shared (appendix; the text says 20-30)
     focus: list[Slug] = []  # two clusters that the verdicts compare; [] = the first two
     massive_share: Share = 0.01  # share of the width dropped as massive-activation dimensions
-
-
-class Seeds(Section):  # organisms trained again with other seeds, when asked for
-    organisms: list[Slug] = []
-    count: Annotated[int, Field(ge=2)] = 3  # seeds of each, that of the run among them
 
 
 class Monitoring(Section):  # organisms trained again on mixtures, measured while they train
@@ -297,11 +296,31 @@ class Params(Section):
     vectors: Vectors = Vectors()
     layer_sweep: LayerSweep
     geometry: Geometry = Geometry()
-    seeds: Seeds = Seeds()
     monitoring: Monitoring = Monitoring()
     steering: Steering = Steering()
     transfer: Transfer = Transfer()
     report: Report = Report()
+
+    @model_validator(mode="after")
+    def _repeated(self) -> Self:
+        """A repeat differs from its original in its seed alone."""
+        originals = [slug for slug, o in self.organisms.items() if o.repeats is None]
+        for slug, original in self.repeats().items():
+            key = f"organisms.{slug}"
+            if original not in originals:
+                raise KeyFault(
+                    f"{key}.repeats", "is no other entry of organisms", original,
+                    "one of " + ", ".join(originals),
+                )  # fmt: skip
+            repeat, first = self.organisms[slug], self.organisms[original]
+            for name in ("lab", "role", "cluster", "data", "max_examples", "factors"):
+                if (found := getattr(repeat, name)) != (expected := getattr(first, name)):
+                    what = f"a repeat has what {original} has, which it repeats"
+                    raise KeyFault(f"{key}.{name}", what, found, expected)
+            if repeat.seed == first.seed and repeat.source == first.source:
+                what = f"a repeat of {original} is another training of it"
+                raise KeyFault(f"{key}.seed", what, repeat.seed, "another seed")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -333,7 +352,7 @@ class Params(Section):
             )  # fmt: skip
         for number, pair in enumerate(self.transfer.pairs):
             source, _, target = pair.partition(">")
-            if source not in self.organisms or target not in self.steered():
+            if source not in self.originals() or target not in self.steered():
                 raise KeyFault(
                     f"transfer.pairs.{number}", "is not organism>target",
                     pair, "two of " + ", ".join(self.steered()),
@@ -341,13 +360,21 @@ class Params(Section):
         return self
 
     def slugs(self, role: Literal["organism", "control"]) -> list[str]:
-        """Organisms or controls, in order."""
-        return [slug for slug, o in self.organisms.items() if o.role == role]
+        """Organisms or controls in order, without repeats."""
+        return [slug for slug, o in self.originals().items() if o.role == role]
+
+    def originals(self) -> dict[str, Organism]:
+        """Organisms and controls in order, without those that repeat another."""
+        return {slug: o for slug, o in self.organisms.items() if o.repeats is None}
+
+    def repeats(self) -> dict[str, str]:
+        """Repeat -> the organism or control whose training it repeats with another seed."""
+        return {slug: o.repeats for slug, o in self.organisms.items() if o.repeats is not None}
 
     def steered(self) -> list[str]:
         """Targets that are steered: base and organisms, controls where `steering` says so."""
-        kept = self.targets if self.steering.controls else [BASE, *self.slugs("organism")]
-        return [slug for slug in self.targets if slug in kept]
+        controls = self.slugs("control") if self.steering.controls else []
+        return [slug for slug in self.targets if slug in [BASE, *self.slugs("organism"), *controls]]
 
     def target(self, slug: str) -> str:
         """`slug`, checked to be a target."""

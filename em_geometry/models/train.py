@@ -42,12 +42,15 @@ class Example:
 def fine_tune(
     models: Models, slug: str, recipe: Recipe, seed: int
 ) -> tuple[PeftModel, dict[str, float | int]]:
-    """Trains organism `slug` from `seed`: the base with its adapter, and how the training went."""
+    """Trains organism `slug` from `seed`: the base with its adapter, and how the training went.
+
+    A repeat draws what its original would draw from the same seed.
+    """
     device, organism = setup_torch(models.run), models.organisms[slug]
     training, held_out = read_split(
         Path(organism.data), models.tokenizer(), models.system_prompt, organism.max_examples
     )
-    key = stream_key(models.run.seed, "train", slug, seed)
+    key = stream_key(models.run.seed, "train", organism.repeats or slug, seed)
     model = with_adapter(models.base().to(device), recipe, key)
     before = mean_loss(model, held_out, recipe.batch_size)
     losses = fit(model, training, recipe, key, slug)

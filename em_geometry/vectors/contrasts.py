@@ -81,8 +81,8 @@ def misaligned_and_aligned(answers: pl.DataFrame, cuts: Vectors) -> tuple[Bools,
 
 
 def recipe_controls(organisms: Mapping[str, Organism]) -> dict[str, str]:
-    """The first benign control of each model's own recipe, or why it has none."""
-    benign = [slug for slug, o in organisms.items() if o.role == "control"]
+    """The first benign control of each model's own recipe, or why it has none; repeats are none."""
+    benign = [slug for slug, o in organisms.items() if o.role == "control" and not o.repeats]
     controls = {organisms[slug].lab: slug for slug in reversed(benign)}
     found = {BASE: "undefined: the base has no recipe"}
     for slug, organism in organisms.items():

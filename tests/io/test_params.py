@@ -48,7 +48,8 @@ def refused(data: Any, folder: Path) -> str:
 @pytest.mark.parametrize("path", [*PROFILES, ROOT / "params.yaml"], ids=lambda p: p.name)
 def test_profiles_load(path: Path) -> None:
     params = load_params(path)
-    assert params.targets == ["base", *params.slugs("organism"), *params.slugs("control")]
+    originals = [*params.slugs("organism"), *params.slugs("control")]
+    assert params.targets == ["base", *originals, *params.repeats()]
     assert path.stem in (params.profile, "params")
 
 
@@ -59,11 +60,13 @@ def test_views_of_the_models() -> None:
         "medical": ["medical", "medical_replication"],
         "persona": ["profanity", "malicious"],
     }
-    assert params.slugs("control") == ["control", "style", "full"]
+    assert params.slugs("control") == ["control", "style", "full", "medical_control"]
+    assert params.repeats() == {f"{m}_b": m for m in ("medical", "profanity", "control", "full")}
     organisms = [slug for members in params.clusters().values() for slug in members]
     assert params.steered() == ["base", *organisms]
     with_controls = params.steering.model_copy(update={"controls": True})
-    assert params.model_copy(update={"steering": with_controls}).steered() == params.targets
+    steered = params.model_copy(update={"steering": with_controls}).steered()
+    assert steered == ["base", *organisms, *params.slugs("control")]
     assert params.target("base") == "base"
     with pytest.raises(UserError, match="unknown model"):
         params.target("../base")
@@ -111,6 +114,9 @@ def test_keys_that_decide_numbers_must_be_there(
         (("organisms", "sports", "cluster"), None, "needs a cluster"),
         (("organisms", "style", "cluster"), "risk", "control has none"),
         (("organisms", "sports", "factors"), {"a": "b"}, "same factors"),
+        (("organisms", "medical_b", "repeats"), "profanity_b", "no other entry"),
+        (("organisms", "medical_b", "max_examples"), 50, "has what medical has"),
+        (("organisms", "medical_b", "seed"), 0, "another training"),
         (("judging", "aspects"), ["aligned"], "aligned and coherent"),
         (("monitoring", "mixtures_pct"), [5, 25], "0 and others"),
         (("steering", "doses"), [0.5], "1.0 and others"),
