@@ -1,4 +1,4 @@
-"""Clusters as trees of distances 1 - cos, and a map of them (docs/method.md: clusters)."""
+"""Clusters as trees of many distance matrices at once, and a map (docs/method.md: geometry)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from scipy.cluster import hierarchy
 
 from em_geometry.geometry.methods import pair_values
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.arrays import Floats, Ints
 
 Linkage = Literal["average", "complete", "ward", "single"]
 LINKAGES: tuple[Linkage, ...] = get_args(Linkage)
@@ -19,16 +19,62 @@ def distances(gram: Floats) -> Floats:
     return np.maximum(1.0 - gram, 0.0) * (1.0 - np.eye(gram.shape[-1]))
 
 
-def merges(distance: Floats, linkage: Linkage) -> list[Floats]:
-    """Trees of distance matrices [..., n, n], as scipy has them."""
-    pairs = pair_values(distance)
-    return [hierarchy.linkage(row, linkage) for row in pairs.reshape(-1, pairs.shape[-1])]
+def merges(distance: Floats, linkage: Linkage) -> Floats:
+    """The tree [n - 1, 4] of one distance matrix [n, n], as scipy's dendrogram takes it."""
+    return np.asarray(hierarchy.linkage(pair_values(distance), linkage))
+
+
+def agglomerate(distance: Floats, linkage: Linkage) -> tuple[Floats, Ints]:
+    """Merges the nearest two clusters until one is left, for all matrices [..., n, n] at once.
+
+    Lance-Williams updates, a loop over the n - 1 merges and none over replicates; trees are those
+    of `scipy.cluster.hierarchy.linkage`.
+
+    Returns:
+        [..., n, n] heights at which two vectors first share a cluster; 0 for itself.
+        [..., n - 1, n] labels of the clusters before each merge: n, n - 1, ..., 2 clusters.
+    """
+    n, lead = distance.shape[-1], distance.shape[:-2]
+    current = distance.reshape(-1, n, n).copy()
+    rows = np.arange(len(current))
+    current[:, np.arange(n), np.arange(n)] = np.inf
+    size, label = np.ones((len(current), n)), np.tile(np.arange(n), (len(current), 1))
+    shared, labels = np.zeros_like(current), np.empty((len(current), n - 1, n), dtype=np.int64)
+    for step in range(n - 1):
+        labels[:, step] = label
+        flat = current.reshape(len(current), -1).argmin(1)
+        i, j = np.minimum(flat // n, flat % n), np.maximum(flat // n, flat % n)
+        height = current[rows, i, j][:, None]
+        in_i, in_j = label == i[:, None], label == j[:, None]
+        joined = in_i[:, :, None] & in_j[:, None, :]
+        shared = np.where(joined | joined.swapaxes(1, 2), height[:, :, None], shared)
+        sizes = size[rows, i][:, None], size[rows, j][:, None], size
+        merged = _update(linkage, current[rows, i], current[rows, j], height, *sizes)
+        merged[rows, i] = np.inf
+        current[rows, i] = current[rows, :, i] = merged
+        current[rows, j] = current[rows, :, j] = np.inf
+        size[rows, i] += size[rows, j]
+        label = np.where(in_j, i[:, None], label)
+    return shared.reshape(*lead, n, n), labels.reshape(*lead, n - 1, n)
+
+
+def _update(
+    linkage: Linkage, to_i: Floats, to_j: Floats, height: Floats, ni: Floats, nj: Floats, nk: Floats
+) -> Floats:
+    """Lance-Williams distances [m, n] of the merged clusters to all others (inf stays inf)."""
+    if linkage == "single":
+        return np.minimum(to_i, to_j)
+    if linkage == "complete":
+        return np.maximum(to_i, to_j)
+    if linkage == "average":
+        return np.asarray((ni * to_i + nj * to_j) / (ni + nj))
+    squares = ((ni + nk) * to_i**2 + (nj + nk) * to_j**2 - nk * height**2) / (ni + nj + nk)
+    return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
 
 
 def heights(distance: Floats, linkage: Linkage) -> Floats:
     """Heights [..., pairs] at which two vectors first share a cluster, as `pair_values`."""
-    found = np.array([hierarchy.cophenet(tree) for tree in merges(distance, linkage)])
-    return found.reshape(pair_values(distance).shape)
+    return pair_values(agglomerate(distance, linkage)[0])
 
 
 def silhouettes(distance: Floats, linkage: Linkage) -> Floats:
@@ -36,9 +82,8 @@ def silhouettes(distance: Floats, linkage: Linkage) -> Floats:
 
     A vector alone in its cluster has silhouette 0, as in scikit-learn.
     """
-    n, lead = distance.shape[-1], distance.shape[:-2]
-    cuts = [hierarchy.cut_tree(tree, range(2, n)).T for tree in merges(distance, linkage)]
-    labels = np.array(cuts).reshape(*lead, n - 2, n)
+    n = distance.shape[-1]
+    labels = agglomerate(distance, linkage)[1][..., :0:-1, :]
     member = (labels[..., None] == np.arange(n)).astype(float)  # [..., k, item, cluster]
     size = member.sum(-2)[..., None, :]
     total = distance[..., None, :, :] @ member

@@ -103,7 +103,7 @@ def structure(
     said = {k: published.get(f"pca.centred.{k.lower()}_pct") for k in spread}
     said |= {k: published.get(f"pca.centred.loading_pc1.{k}") for k in names}
     level, scores = chart.rule(100 / len(spread)), (loadings * np.sqrt(variances))[:, :2]
-    (tree,) = merges(distances(gram), linkage)
+    tree = merges(distances(gram), linkage)
     panels = {
         "A  Principal components": bars(spread, said, "share of variance (%)", "y") + level,
         "B  First two components": named_points(

@@ -69,15 +69,18 @@ def test_pca_is_that_of_scikit_learn(n: int, width: int) -> None:
 @MATRICES
 @pytest.mark.parametrize("method", trees.LINKAGES)
 def test_dendrogram_is_that_of_scipy(n: int, width: int, method: trees.Linkage) -> None:
-    distance = trees.distances(unit_gram(unit_vectors(n, n, width, 0.5)))
-    heights = trees.heights(distance[None], method)
-    condensed = squareform(distance, checks=False)
-    merges = linkage(condensed, method)
-    near(heights[0], cophenet(merges))
-    widths = trees.silhouettes(distance[None], method)[0]
-    for k in range(2, n):
-        labels = fcluster(merges, k, "maxclust")
-        near(widths[k - 2], silhouette_score(distance, labels, metric="precomputed"))
+    """Of many matrices at once, each is the one that scipy makes of it."""
+    many = np.stack([unit_gram(unit_vectors(seed, n, width, 0.5)) for seed in range(n, n + 12)])
+    distances = trees.distances(many.reshape(3, 4, n, n))
+    heights, widths = (f(distances, method) for f in (trees.heights, trees.silhouettes))
+    for at in np.ndindex(3, 4):
+        merges = linkage(squareform(distances[at], checks=False), method)
+        near(heights[at], cophenet(merges))
+        near(trees.merges(distances[at], method), merges)
+        for k in range(2, n):
+            labels = fcluster(merges, k, "maxclust")
+            known = silhouette_score(distances[at], labels, metric="precomputed")
+            near(widths[at][k - 2], known)
 
 
 @MATRICES
