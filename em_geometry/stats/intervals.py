@@ -1,5 +1,9 @@
 """95 % intervals: of proportions, of sums and ratios of them, of means, of resampled values.
 
+docs/method.md: intervals. Over few clusters (questions, topics, texts) a mean has a t interval, a
+ratio of means that of Fieller with the quantile of t, and any other statistic that of the
+jackknife: a bootstrap's percentiles over eight clusters cover .84 to .89 where they promise .95.
+
 MOVER (Zou and Donner 2008, Statistics in Medicine 27): a weighted sum of independent proportions;
 the distances from each to the ends of its Wilson interval add up in squares. A ratio's limits
 follow by Fieller's argument, all ratios r for which the interval of top - r * bottom includes 0.
@@ -74,6 +78,47 @@ def t_interval(values: Floats) -> Estimate:
         return Estimate(mean, n=n)
     half = float(t.ppf(TAILS[1], n - 1) * values.std(ddof=1) / n**0.5)
     return Estimate(mean, mean - half, mean + half, n)
+
+
+def jackknife(value: float, without: Floats) -> Estimate:
+    """A statistic of clusters with its bias-corrected interval (Tukey 1958): t over pseudo-values.
+
+    For a mean this is `t_interval`.
+
+    Args:
+        without: [n] the statistic with one cluster left out at a time; NaN where it is undefined
+            then, which leaves the statistic without an interval.
+    """
+    n = len(without)
+    found = t_interval(n * value - (n - 1) * without)
+    return Estimate.from_values(value, *ends(found), n)
+
+
+def ends(found: Estimate) -> tuple[float, float]:
+    """Ends of an interval; NaN where there is none."""
+    if found.low is None or found.high is None:
+        return np.nan, np.nan
+    return found.low, found.high
+
+
+def fieller(top: Floats, bottom: Floats) -> Estimate:
+    """Ratio of the means of paired values [n], one a cluster, by Fieller's theorem with t.
+
+    Undefined where the interval of the bottom's mean includes 0.
+    """
+    n, low_high = len(top), t_interval(bottom)
+    if n < 2:
+        return Estimate.undefined("undefined: one cluster only", n)
+    a, b = float(top.mean()), float(bottom.mean())
+    low, high = ends(low_high)
+    if low <= 0 <= high:
+        why = f"undefined: denominator {b:.3g} [{low:.3g}, {high:.3g}] includes 0"
+        return Estimate.undefined(why, n)
+    squared = float(t.ppf(TAILS[1], n - 1)) ** 2 / n
+    (aa, ab), (_, bb) = squared * np.cov(top, bottom)
+    square, middle = b * b - bb, a * b - ab  # the limits are the roots of a quadratic
+    root = max(middle * middle - square * (a * a - aa), 0.0) ** 0.5
+    return Estimate(a / b, (middle - root) / square, (middle + root) / square, n)
 
 
 def distances(weights: Floats, below: Floats, above: Floats) -> tuple[float, float]:

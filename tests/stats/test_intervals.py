@@ -11,6 +11,9 @@ from scipy import stats
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.intervals import (
     distances,
+    ends,
+    fieller,
+    jackknife,
     percentiles,
     proportion,
     ratio_limits,
@@ -114,3 +117,61 @@ def test_percentiles_need_enough_draws() -> None:
     assert np.isnan(percentiles(draws)).all()
     assert percentiles(draws, 0.8) == pytest.approx((22, 98))
     assert np.isnan(percentiles(np.array([]))).all()
+
+
+def test_the_jackknife_of_a_mean_is_the_t_interval() -> None:
+    values = np.random.default_rng(4).exponential(size=9)
+    without = (values.sum() - values) / 8
+    found, expected = jackknife(float(values.mean()), without), t_interval(values)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    without[0] = np.nan
+    assert jackknife(1.0, without).low is None
+
+
+def test_fieller_is_the_set_of_ratios_that_t_does_not_reject() -> None:
+    random = np.random.default_rng(5)
+    top, bottom = random.normal(1, 1, 12), random.normal(3, 1, 12)
+    found = fieller(top, bottom)
+    assert found.value == pytest.approx(top.mean() / bottom.mean())
+    for ratio in (found.low, found.high):
+        assert ratio is not None
+        assert stats.ttest_1samp(top - ratio * bottom, 0).pvalue == pytest.approx(0.05)
+    assert "includes 0" in fieller(bottom, top - top.mean()).status
+
+
+def angles(means: Floats) -> Floats:
+    """Between pairs of vectors [..., 2, width], in degrees."""
+    a, b = means[..., 0, :], means[..., 1, :]
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.degrees(np.arccos((a * b).sum(-1) / lengths))
+
+
+def coverage(kind: str, n: int, skewed: bool) -> float:
+    """Share of 4000 samples of n clusters whose interval holds the truth."""
+    noise = np.random.default_rng(n).normal(size=(4000, n, 2, 4))
+    if skewed:
+        noise = np.exp(0.5 * noise) - np.exp(0.125)
+    x, y = 1 + noise[..., 0, 0], 4 + noise[..., 1, 0] + 0.5 * noise[..., 0, 0]
+    rows = np.array([[2.0, 0, 0, 0], [1, 3**0.5, 0, 0]]) + noise  # at 60 degrees
+    whole, without = rows.sum(1), rows.sum(1, keepdims=True) - rows
+    found, truth = {
+        "t": (map(t_interval, x), 1.0),
+        "ratio": (map(fieller, x, y), 1 / 4),
+        "jackknife": (map(jackknife, angles(whole), angles(without)), 60.0),
+    }[kind]
+    return float(np.mean([low <= truth <= high for low, high in map(ends, found)]))
+
+
+@pytest.mark.parametrize("kind", ["t", "ratio", "jackknife"])
+@pytest.mark.parametrize(("n", "skewed"), [(8, False), (24, False), (24, True)])
+def test_coverage_over_clusters(kind: str, n: int, skewed: bool) -> None:
+    assert 0.93 < coverage(kind, n, skewed) < 0.97
+
+
+@pytest.mark.parametrize(("n", "share"), [(12, 0.5), (48, 0.1), (96, 0.3), (204, 0.15)])
+def test_coverage_of_wilson(n: int, share: float) -> None:
+    """Exact, by summing over all counts; Wilson moves around its level (Brown et al. 2001)."""
+    counts = np.arange(n + 1)
+    low, high = wilson(counts, n)
+    held = (low <= share) & (share <= high)
+    assert 0.93 < stats.binom.pmf(counts, n, share)[held].sum() < 0.975

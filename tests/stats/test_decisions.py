@@ -1,0 +1,71 @@
+"""Decisions: published and hand-made numbers, and the rates of errors by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from em_geometry.stats.decisions import detectable, effect, holm, place, power, t_power, tost
+from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.intervals import t_interval
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, np.nan, 0.6]) == pytest.approx([1, np.nan, 1], nan_ok=True)
+    assert len(holm([])) == 0
+
+
+def test_holm_keeps_the_chance_of_any_false_alarm() -> None:
+    p = np.random.default_rng(0).uniform(size=(4000, 12))
+    alarms = np.mean([holm(row).min() < 0.05 for row in p])
+    assert alarms == pytest.approx(0.05, abs=0.012)
+
+
+def test_where_an_interval_lies() -> None:
+    assert place(Estimate(0.0, -0.1, 0.1), -0.2, 0.2) == "inside"
+    assert place(Estimate(0.5, 0.4, 0.6), -0.2, 0.2) == "outside"
+    assert place(Estimate(0.2, 0.1, 0.3), -0.2, 0.2) == "open"
+    assert place(Estimate(0.0), -0.2, 0.2) == "open"
+
+
+def test_words_for_an_effect() -> None:
+    assert effect(Estimate(0.0, -0.1, 0.1), 0.2) == "no effect"
+    assert effect(Estimate(0.1, 0.05, 0.15), 0.2) == "no effect"  # there, and too small to count
+    assert effect(Estimate(0.5, 0.1, 0.9), 0.2) == "effect"
+    assert effect(Estimate(0.1, -0.3, 0.5), 0.2) == "cannot tell"
+    assert effect(Estimate(0.5), 0.2) == "cannot tell"
+
+
+def test_tost_is_two_one_sided_t_tests() -> None:
+    values = np.random.default_rng(1).normal(0.1, 1, size=20)
+    low = stats.ttest_1samp(values, -0.6, alternative="greater").pvalue
+    high = stats.ttest_1samp(values, 0.6, alternative="less").pvalue
+    assert tost(t_interval(values), 0.6) == pytest.approx(max(low, high))
+
+
+def test_at_the_edge_of_the_margin_no_effect_is_said_in_one_of_forty() -> None:
+    values = np.random.default_rng(2).normal(1, 1, size=(4000, 24))
+    found = [t_interval(row) for row in values]
+    said = np.mean([effect(each, 1.0) == "no effect" for each in found])
+    assert said == pytest.approx(0.025, abs=0.008)
+    assert np.mean([tost(each, 1.0) < 0.025 for each in found]) == pytest.approx(said)
+
+
+def test_power_of_a_t_test_is_cohens() -> None:
+    """Cohen 1988, one sample, two-sided .05: d = .5 needs 34 values for .8, d = .8 needs 15."""
+    assert t_power(0.5, 1, 34) == pytest.approx(0.808, abs=1e-3)
+    assert t_power(0.5, 1, 33) < 0.8
+    assert t_power(-0.8, 1, 15) == pytest.approx(t_power(0.8, 1, 15))
+    assert t_power(0.8, 1, 15) > 0.8 > t_power(0.8, 1, 14)
+    assert t_power(0, 1, 10) == pytest.approx(0.05)
+    assert power(2.8016, 1) == pytest.approx(0.8, abs=1e-3)
+    assert power(1, 0) == 1
+
+
+def test_what_a_null_result_could_have_shown() -> None:
+    values = np.random.default_rng(3).normal(size=16)
+    found = detectable(t_interval(values))
+    assert t_power(found, float(values.std(ddof=1)), 16) == pytest.approx(0.8)
+    assert np.isnan(detectable(Estimate(1.0)))
