@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -51,6 +51,16 @@ class Section(BaseModel):
     """A part of the params: strict types, no unknown keys, no NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+Part = TypeVar("Part", bound=Section)
+
+
+def _with_full_dose(section: Part, doses: list[float]) -> Part:
+    if 1.0 not in doses or len(set(doses)) != len(doses):
+        what, expected = "the chosen coefficient, 1.0, is compared", "1.0 and others, each once"
+        raise KeyFault("doses", what, doses, expected)
+    return section
 
 
 class Run(Section):  # how everything is computed
@@ -200,15 +210,25 @@ class Vectors(Section):  # steering vectors (paper sec. 2.1)
     coherent_above: Percent = 50.0
 
 
-class LayerSweep(Section):  # choice of layer and coefficient on the held-out questions
-    layers: Blocks
-    dose: Dose = 0.3  # relative dose of the forward-only margin
-    best: Positive = 2  # layers that are also judged on generations
-    doses: Annotated[list[Dose], Field(min_length=1)] = [0.2, 0.4]  # tried for the coefficient
-    samples: Positive = 1  # per held-out question, layer and dose
-    min_coherent: Percent = 50.0  # share of coherent answers that a dose must keep
-    coherent_above: Percent = 50.0  # score from which such an answer is coherent
-    misaligned_below: Percent = 30.0  # and below which it is misaligned
+class LayerSweep(Section):  # choice of block and dose by margins of the choosing pairs
+    layers: Blocks  # tried on the base, all with all doses
+    doses: Annotated[list[Dose], Field(min_length=1)] = [0.15, 0.3, 0.5]  # relative ones
+    random_directions: Positive = 4  # of the same norm, whose mean gain is subtracted
+    max_damage: Strength = 0.5  # nats a token that both answers of a pair may lose on average
+
+
+class Margins(Section):  # margins of authored answer pairs, the outcome that needs no judge
+    pairs: str = "data/margins"  # folder of <kind>.jsonl
+    random_directions: Annotated[int, Field(ge=2)] = 32  # on the base
+    target_random_directions: Positive = 4  # on every other target, and for other kinds of pairs
+    doses: list[Multiple] = [-1.0, -0.5, 0.25, 0.5, 1.0, 1.5, 2.0]  # of the chosen coefficient
+    ablation: bool = True  # own vectors taken out, at their block and at every block
+    base_pairs: Positive | None = None  # misaligned pairs on the steered base; null = all
+    target_pairs: Positive | None = None  # pairs of a kind under all other conditions
+
+    @model_validator(mode="after")
+    def _full_dose(self) -> Self:
+        return _with_full_dose(self, self.doses)
 
 
 class Geometry(Section):  # the battery on the selected vectors, and its calibration
@@ -256,12 +276,7 @@ class Steering(Section):  # steered answers: every vector on every target
 
     @model_validator(mode="after")
     def _full_dose(self) -> Self:
-        if 1.0 not in self.doses or len(set(self.doses)) != len(self.doses):
-            raise KeyFault(
-                "doses", "transfer compares the chosen coefficient, 1.0", self.doses,
-                "1.0 and others, each once",
-            )  # fmt: skip
-        return self
+        return _with_full_dose(self, self.doses)
 
 
 class Transfer(Section):  # transfer effectiveness and asymmetry (paper sec. 2.3, 3.5)
@@ -295,6 +310,7 @@ class Params(Section):
     judging: Judging = Judging()
     vectors: Vectors = Vectors()
     layer_sweep: LayerSweep
+    margins: Margins = Margins()
     geometry: Geometry = Geometry()
     monitoring: Monitoring = Monitoring()
     steering: Steering = Steering()
