@@ -9,9 +9,10 @@ once and serve every vector and dose.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,21 +21,42 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from em_geometry.activations.blocks import check_blocks, decoder_blocks, hidden, replaced
-from em_geometry.activations.capture import sorted_batches
+from em_geometry.engine import spread
+from em_geometry.errors import UserError
+from em_geometry.hashing import value_sha256
 from em_geometry.io.files import read_jsonl
-from em_geometry.models.chat import answer_ids, render
-from em_geometry.models.load import Loaded
-from em_geometry.steering.hooks import Intervention
+from em_geometry.io.journal import Journal
+from em_geometry.models.chat import answer_ids, render, sorted_batches
+from em_geometry.models.load import Loaded, Models
+from em_geometry.settings import BASE, Margins, Workers
+from em_geometry.stats.arrays import Floats
+from em_geometry.steering.conditions import (
+    Intervention,
+    Selected,
+    check_vector,
+    random_direction,
+)
 
 if TYPE_CHECKING:
+    import polars as pl
     import torch
     from transformers import PreTrainedModel
 
+CODE = 1  # raise when the way a margin is measured changes
+LOCAL = Workers()
+AT_ONCE = 16  # trials of one block in one batch of the journal
 PAIRS = 8  # of like length in one batch
 TOKENS = {"cpu": 3000}  # of one forward pass; larger ones overflow a CPU's caches
 TOKENS_GPU = 65_536
-KINDS = ("misaligned", "polite_harmful", "swearing")
 Kind = Literal["misaligned", "polite_harmful", "swearing"]
+KINDS: tuple[Kind, ...] = ("misaligned", "polite_harmful", "swearing")
+Split = Literal["choosing", "reporting"]
+Way = Literal[
+    "unsteered", "vector", "benign", "retrained", "random", "ablation", "ablation_everywhere"
+]
+COLUMNS = ("target", "source", "way", "multiple", "layer", "coefficient", "pair", "kind", "marked",
+           "plain")  # fmt: skip
+Others = Mapping[tuple[Way, str], Selected]  # further vectors by what they are and their source
 
 
 class Pair(BaseModel):
@@ -44,7 +66,7 @@ class Pair(BaseModel):
 
     id: str
     kind: Kind
-    split: Literal["choosing", "reporting"]  # vectors are chosen on one, results are of the other
+    split: Split  # vectors are chosen on one, results are of the other
     topic: str
     question: str
     marked: str
@@ -54,6 +76,188 @@ class Pair(BaseModel):
 def read_pairs(folder: Path) -> list[Pair]:
     """The pairs of all kinds, from `<folder>/<kind>.jsonl`; UserError names the line at fault."""
     return [pair for kind in KINDS for pair in read_jsonl(folder / f"{kind}.jsonl", Pair)]
+
+
+def indices(
+    pairs: Sequence[Pair], kind: Kind, split: Split, limit: int | None = None
+) -> tuple[int, ...]:
+    """Places of the pairs of a kind and split: all, or `limit` of them spread over the file.
+
+    Raises:
+        UserError: fewer than two, which give no interval.
+    """
+    found = [i for i, pair in enumerate(pairs) if (pair.kind, pair.split) == (kind, split)]
+    if len(found) < 2:
+        raise UserError(
+            "too few pairs of a kind", where=f"params.yaml: margins.pairs: {kind}.jsonl",
+            found=f"{len(found)} of split {split}", expected="two or more",
+        )  # fmt: skip
+    count = min(len(found), max(2, limit or len(found)))
+    return tuple(found[len(found) * k // count] for k in range(count))
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Some pairs, read while something is done to the model.
+
+    Attributes:
+        pairs: places of the pairs that are read.
+        how: None steers nothing; with `ablation_everywhere` its vector is taken out of every block.
+        source: slug of the vector, or a control's name.
+        multiple: factor of the source's chosen coefficient.
+    """
+
+    pairs: tuple[int, ...]
+    how: Intervention | None = None
+    way: Way = "unsteered"
+    source: str = "none"
+    multiple: float = 0.0
+
+
+def plan(
+    target: str,
+    pairs: Sequence[Pair],
+    selected: Mapping[str, Selected],
+    others: Others,
+    settings: Margins,
+    seed: int,
+) -> list[Trial]:
+    """All that is done to a steered target while its reporting pairs are read.
+
+    Every vector at its chosen coefficient, and random directions of the same norm; the target's
+    own vector taken out. On the base also `others`, every vector's other doses, and the kinds of
+    pairs beyond the misaligned ones.
+    """
+    few = indices(pairs, "misaligned", "reporting", settings.target_pairs)
+    if target != BASE:
+        vectors, chance, main, rest = {}, settings.target_random_directions, few, ()
+    else:
+        vectors, chance = dict(others), settings.random_directions
+        main = indices(pairs, "misaligned", "reporting", settings.base_pairs)
+        rest = sum((indices(pairs, k, "reporting", settings.target_pairs) for k in KINDS[1:]), ())
+    trials = unsteered(pairs)
+
+    def add(some: tuple[int, ...], way: Way, source: str, v: Selected, multiple: float) -> None:
+        how = Intervention(v.vector, v.layer, multiple * v.coefficient)
+        if some:
+            trials.append(Trial(some, how, way, source, multiple))
+
+    every: Others = {("vector", slug): v for slug, v in selected.items()} | vectors
+    for (way, source), v in every.items():
+        add(main, way, source, v, 1.0)
+        add(rest if way != "retrained" else (), way, source, v, 1.0)
+        for multiple in settings.doses if way == "vector" and target == BASE else ():
+            add(few if multiple != 1.0 else (), way, source, v, multiple)
+    for norm in {(v.layer, v.coefficient): v for v in selected.values()}.values():
+        for k in range(chance):
+            name = f"random_{k}"
+            v = Selected(random_direction(len(norm.vector), seed, name), norm.layer, norm.dose,
+                         norm.coefficient, norm.norm)  # fmt: skip
+            add(main, "random", name, v, 1.0)
+            add(rest if k < settings.target_random_directions else (), "random", name, v, 1.0)
+    if target in selected and settings.ablation:
+        own = selected[target]
+        out = Intervention(own.vector, own.layer, mode="ablate")
+        trials += [
+            Trial(few, out, "ablation", target, 1.0),
+            Trial(few, out, "ablation_everywhere", target, 1.0),
+        ]
+    return trials
+
+
+def unsteered(pairs: Sequence[Pair]) -> list[Trial]:
+    """All reporting pairs of all kinds, nothing done."""
+    return [Trial(sum((indices(pairs, kind, "reporting") for kind in KINDS), ()))]
+
+
+def measured(
+    models: Models,
+    loaded: Loaded,
+    pairs: Sequence[Pair],
+    trials: Sequence[Trial],
+    label: str,
+    workers: Workers = LOCAL,
+) -> list[Floats]:
+    """Mean log-probabilities per token [pairs of the trial, (marked, plain)] of each trial, nats.
+
+    What the journal holds is not read again.
+
+    Args:
+        models: from where other workers load the target again.
+        label: name of the journal and of the progress bar.
+    Raises:
+        UserError: a vector that is zero, not finite or of another width; no such block.
+    """
+    rows = rows_of(pairs, loaded, models.system_prompt)
+    width = loaded.model.config.get_text_config().hidden_size
+    for trial in trials:
+        if trial.how is not None:
+            check_vector(trial.how.vector, width, trial.source)
+    texts = [value_sha256([row.prompt, row.marked, row.plain]) for row in rows]
+    key = partial(_key, loaded.sha256, texts)
+    over = spread(workers, models.run.threads, _worker, models, loaded.slug, pairs)
+    with Journal(label.replace(" ", "-")) as journal:
+        done = journal.fill(label, _batches(trials), key, partial(_work, loaded.model, rows), over)
+    return [np.array(done[key(trial)]) for trial in trials]
+
+
+def _key(model: str, texts: Sequence[str], trial: Trial) -> str:
+    """Hash of all that a trial's log-probabilities depend on."""
+    how = trial.how
+    done = how and [value_sha256(how.vector.tolist()), how.layer, how.coefficient, how.mode]
+    everywhere = trial.way == "ablation_everywhere"
+    return value_sha256([CODE, model, [texts[i] for i in trial.pairs], done, everywhere])
+
+
+def _batches(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Trials of the same pairs and block together, whose blocks below are run once."""
+    first: dict[tuple[int, ...], int] = {}
+    groups: dict[tuple[object, ...], list[Trial]] = {}
+    for trial in trials:
+        if trial.how is not None:
+            first.setdefault(trial.pairs, trial.how.layer)
+    for trial in trials:
+        layer = trial.how.layer if trial.how else first.get(trial.pairs, -1)
+        everywhere = trial.way == "ablation_everywhere"
+        groups.setdefault((trial.pairs, layer, everywhere), []).append(trial)
+    return [g[i : i + AT_ONCE] for g in groups.values() for i in range(0, len(g), AT_ONCE)]
+
+
+def _work(model: PreTrainedModel, rows: Sequence[Row], batch: Sequence[Trial]) -> list[Any]:
+    """Log-probabilities of trials of one batch, as plain lists."""
+    some = [rows[i] for i in batch[0].pairs]
+    if batch[0].way != "ablation_everywhere":
+        return list(pair_log_probabilities(model, some, [trial.how for trial in batch]).tolist())
+    found = []
+    for trial in batch:
+        assert trial.how is not None  # a plan names the vector that it takes out
+        with ablated_everywhere(model, trial.how.vector):
+            found += pair_log_probabilities(model, some, [None]).tolist()
+    return found
+
+
+def _worker(
+    models: Models, slug: str, pairs: Sequence[Pair]
+) -> Callable[[Sequence[Trial]], list[Any]]:
+    """What a worker elsewhere does, with a model of its own."""
+    loaded = models.load(slug)
+    return partial(_work, loaded.model, rows_of(pairs, loaded, models.system_prompt))
+
+
+def table(
+    target: str, pairs: Sequence[Pair], trials: Sequence[Trial], found: Sequence[Floats]
+) -> pl.DataFrame:
+    """What `measured` found as a table: one row a pair and trial."""
+    import polars as pl
+
+    rows = [
+        (target, trial.source, trial.way, trial.multiple, how.layer if how else -1,
+         how.coefficient if how else 0.0, pairs[i].id, pairs[i].kind, float(marked), float(plain))
+        for trial, values in zip(trials, found, strict=True)
+        for how in [trial.how]
+        for i, (marked, plain) in zip(trial.pairs, values, strict=True)
+    ]  # fmt: skip
+    return pl.DataFrame(rows, schema=COLUMNS, orient="row")
 
 
 @dataclass(frozen=True)

@@ -1,49 +1,33 @@
-"""Which block and which coefficient each steering vector gets (docs/method.md: layer_sweep).
+"""Which block and dose the steering vectors get, by margins (docs/method.md: layer_sweep).
 
-On the held-out questions only: (i) what adding the unit vector at a fixed relative dose to the
-*base* does to the log-probability margin of misaligned over aligned reference answers, at every
-block of a grid; (ii) at the best few blocks, judged generations at several doses; the strongest
-dose that keeps answers coherent is kept. Beside the chosen contrast, what every other one does to
-the margin: the contrast is a choice.
+The *base* is steered by unit vectors at every block and dose of a grid, and reads the pairs that
+choose. A vector's gain is what it adds to the margin of misaligned over aligned answers beyond the
+mean of random directions of the same norm. All that is tried stands in the table: no choice is
+hidden in a param.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from itertools import product
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from em_geometry.activations.prompts import Question
 from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf
-from em_geometry.models.chat import answer_ids, render
-from em_geometry.models.load import Loaded
-from em_geometry.progress import Progress
-from em_geometry.settings import Contrast, LayerSweep, Vectors
+from em_geometry.settings import LayerSweep, Organism, Vectors
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.intervals import t_interval
-from em_geometry.steering.conditions import (
-    Condition,
-    Intervention,
-    Positions,
-    Selected,
-    random_direction,
-)
-from em_geometry.steering.reading import answer_log_probabilities
-from em_geometry.vectors.contrasts import OF_ANSWERS, OK, Array, VectorTable, prompt_span
+from em_geometry.steering.conditions import Intervention, Selected, typical
+from em_geometry.steering.margins import Way
+from em_geometry.vectors.contrasts import OK, Array, VectorTable, recipe_controls
 
-if TYPE_CHECKING:
-    import polars as pl
-
-RANDOM = "random"
-ANSWER_SPAN = "response_mean"
 Rule: TypeAlias = Literal["common", "per_model"] | int  # `vectors.layer`
-# (slug, block, relative dose) -> n, coherent_pct, misaligned_pct, mean_aligned (None: no scores)
-Trials: TypeAlias = dict[tuple[str, int, float], dict[str, float | None]]
-# (interventions, label of the progress) -> margins [interventions, questions]
-Margins: TypeAlias = Callable[[Sequence[Intervention | None], str], Floats]
+Cell: TypeAlias = tuple[int, float]  # block and relative dose
+# interventions -> log-probabilities [interventions, pairs, (marked, plain)]
+Read: TypeAlias = Callable[[Sequence[Intervention | None]], Floats]
 
 
 @dataclass(frozen=True)
@@ -53,6 +37,23 @@ class Choice:
     layer: int
     dose: float
     status: str = OK
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """What vectors do to the base's margins, in nats a token.
+
+    Attributes:
+        gain: [cell, vector, pair] beyond the mean of the random directions.
+        random: [cell, direction] mean gain of the random directions themselves.
+        damage: [cell, vector] fall of the mean log-probability of both answers.
+    """
+
+    names: Sequence[str]
+    cells: Sequence[Cell]
+    gain: Floats
+    random: Floats
+    damage: Floats
 
 
 def candidates(table: VectorTable, choice: str, organisms: Sequence[str]) -> dict[str, Array]:
@@ -75,126 +76,60 @@ def candidates(table: VectorTable, choice: str, organisms: Sequence[str]) -> dic
     return {slug: table.units(choice, slug) for slug in organisms}
 
 
-def margins(
-    loaded: Loaded,
-    questions: Sequence[Question],
-    positions: Positions,
-    interventions: Sequence[Intervention | None],
-    label: str,
-) -> Floats:
-    """Log-probability margins [interventions, questions], nats per answer token.
-
-    Mean log-probability of the misaligned reference answer minus that of the aligned one.
-    """
-    texts = []
-    for question in questions:
-        prompt = render(loaded.tokenizer, question.prompt, question.system).ids
-        for answer in (question.reference.misaligned, question.reference.aligned):
-            texts.append(((*prompt, *answer_ids(loaded.tokenizer, answer)), len(prompt)))
-    result = np.zeros((len(interventions), len(questions)))
-    with Progress(label, len(interventions), unit="conditions") as progress:
-        every = answer_log_probabilities(loaded.model, texts, interventions, positions)
-        for i, found in enumerate(every):
-            means = []
-            for (ids, start), table in zip(texts, found, strict=True):
-                target = table.new_tensor(ids[start:]).long()
-                means.append(float(table.gather(-1, target[:, None]).mean()))
-            result[i] = np.array(means).reshape(-1, 2) @ np.array([1.0, -1.0])
-            progress.advance()
-    return result
-
-
-def margin_gains(
-    margin: Margins, units: Mapping[str, Array], residual: Floats, settings: LayerSweep, seed: int
-) -> dict[str, Floats]:
-    """Mean margin gain [layer of the grid] by organism, and of a random direction."""
-    shape = next(iter(units.values())).shape
-    every = {**units, RANDOM: np.broadcast_to(random_direction(shape[-1], seed, RANDOM), shape)}
-    plan = [
-        Intervention(unit[layer], layer, settings.dose * float(residual[layer]))
-        for unit in every.values()
-        for layer in settings.layers
-    ]
-    found = margin([None, *plan], "layer sweep")
-    gain = (found[1:] - found[0]).mean(-1).reshape(len(every), -1)
-    return dict(zip(every, gain, strict=True))
-
-
-def layers_to_judge(
-    gains: Mapping[str, Floats], organisms: Sequence[str], settings: LayerSweep, rule: Rule
-) -> dict[str, list[int]]:
-    """The blocks whose generations are judged, by organism."""
-    if isinstance(rule, int):
-        return {slug: [rule] for slug in organisms}
-    mean = np.mean([gains[slug] for slug in organisms], axis=0)
-    gain = {slug: mean if rule == "common" else gains[slug] for slug in organisms}
-    order = {slug: np.argsort(-each, kind="stable") for slug, each in gain.items()}
-    return {s: sorted(settings.layers[i] for i in o[: settings.best]) for s, o in order.items()}
-
-
-def conditions(
+def tried(
+    read: Read,
     units: Mapping[str, Array],
+    chance: Array,
+    cells: Sequence[Cell],
     residual: Floats,
-    layers: Mapping[str, Sequence[int]],
-    settings: LayerSweep,
-) -> tuple[list[Condition], dict[str, Array]]:
-    """What is done to the base at these blocks, and the unit vectors by their names."""
-    plan, vectors = [], {}
-    for slug, layer in ((slug, layer) for slug, blocks in layers.items() for layer in blocks):
-        name = f"{slug}@{layer}"
-        vectors[f"vector:{name}"] = units[slug][layer]
-        for dose in settings.doses:
-            size = float(dose * residual[layer])
-            plan.append(Condition(name, "vector", dose, dose, size, layer, settings.samples))
-    return plan, vectors
+) -> Tried:
+    """Adds every vector to the base in every cell.
 
-
-def trials_of(answers: pl.DataFrame, settings: LayerSweep) -> Trials:
-    """What the judge says of each trial; an answer that its endpoint failed on counts nowhere."""
-    import polars as pl
-
-    coherent = (pl.col("coherent") >= settings.coherent_above).fill_null(False)
-    misaligned = (pl.col("aligned") < settings.misaligned_below).fill_null(False) & coherent
-    judged = answers.filter(pl.col("aligned_status") != "api_error")
-    table = judged.group_by("source", "relative_dose").agg(
-        n=pl.len(),
-        coherent_pct=coherent.mean() * 100,
-        misaligned_pct=misaligned.mean() * 100,
-        mean_aligned=pl.col("aligned").mean(),
-    )
-    trials: Trials = {}
-    for source, dose, *numbers in table.iter_rows():
-        slug, _, layer = source.rpartition("@")
-        trials[slug, int(layer), dose] = dict(zip(table.columns[2:], numbers, strict=True))
-    return trials
-
-
-def choose(
-    trials: Trials, layers: Mapping[str, Sequence[int]], rule: Rule, min_coherent: float
-) -> dict[str, Choice]:
-    """Block and dose by organism.
-
-    A trial is allowed when enough answers stay coherent; among these, the one with the lowest
-    mean alignment wins (steadier than a rate of a few answers). The common block is the one
-    whose winners are lowest on average.
+    Args:
+        units: unit vectors [block, width] by name.
+        chance: unit vectors [directions, width], the random ones.
+        residual: [block] mean norm of the base's residual stream.
     """
-    why = f"no dose keeps {min_coherent:g} % of the answers coherent; the lowest taken"
-    best: dict[tuple[str, int], tuple[float, float, str]] = {}
-    for slug, layer in ((slug, layer) for slug, blocks in layers.items() for layer in blocks):
-        own = {dose: t for (s, at, dose), t in trials.items() if (s, at) == (slug, layer)}
-        allowed = [
-            (t["mean_aligned"], dose)
-            for dose, t in own.items()
-            if t["mean_aligned"] is not None and (t["coherent_pct"] or 0.0) >= min_coherent
-        ]
-        best[slug, layer] = (*min(allowed), OK) if allowed else (100.0, min(own), why)
-    if rule == "per_model":
-        at = {s: min((best[s, layer][0], layer) for layer in of)[1] for s, of in layers.items()}
-    else:
-        shared = next(iter(layers.values()))
-        common = min((np.mean([best[s, layer][0] for s in layers]), layer) for layer in shared)[1]
-        at = dict.fromkeys(layers, common)
-    return {slug: Choice(layer, *best[slug, layer][1:]) for slug, layer in at.items()}
+    plan = [
+        Intervention(vector, block, dose * float(residual[block]))
+        for block, dose in cells
+        for vector in [*(unit[block] for unit in units.values()), *chance]
+    ]
+    found = read([None, *plan])
+    change = (found[1:] - found[0]).reshape(len(cells), -1, *found.shape[1:])
+    gain, count = change[..., 0] - change[..., 1], len(units)
+    random = gain[:, count:]
+    beyond = gain[:, :count] - random.mean(1, keepdims=True)
+    damage = -change[:, :count].mean((-1, -2))
+    return Tried([*units], list(cells), beyond, random.mean(-1), damage)
+
+
+def cells_of(settings: LayerSweep, rule: Rule) -> list[Cell]:
+    """Blocks by doses of the grid; with a block that the params name, if it is not in the grid."""
+    named = {rule} if isinstance(rule, int) else set()
+    return list(product(sorted({*settings.layers} | named), sorted(settings.doses)))
+
+
+def choose(found: Tried, rule: Rule, max_damage: float) -> dict[str, Choice]:
+    """Block and dose by organism: the cell with the largest mean gain.
+
+    A cell counts where the damage is at most `max_damage`; where it is nowhere so, the cell with
+    the least damage is taken. `common` and a given block take the mean over the organisms.
+    """
+    gain, damage = found.gain.mean(-1), found.damage
+    if rule != "per_model":
+        gain, damage = (np.broadcast_to(x.mean(1)[:, None], x.shape) for x in (gain, damage))
+    wanted = np.array([rule in ("common", "per_model", block) for block, _ in found.cells])
+    chosen = {}
+    for i, slug in enumerate(found.names):
+        allowed = wanted & (damage[:, i] <= max_damage)
+        if allowed.any():
+            best, why = int(np.where(allowed, gain[:, i], -np.inf).argmax()), OK
+        else:
+            best = int(np.where(wanted, damage[:, i], np.inf).argmin())
+            why = f"every dose costs more than {max_damage:g} nats a token; the least taken"
+        chosen[slug] = Choice(*found.cells[best], why)
+    return chosen
 
 
 def selected_of(
@@ -210,74 +145,142 @@ def selected_of(
     return found
 
 
-def contrast_efficacy(
-    margin: Margins,
+def other_vectors(
     table: VectorTable,
-    blocks: Mapping[str, int],
-    chosen: Vectors,
-    spans: Sequence[str],
-    dose: float,
-    seed: int,
-) -> dict[str, Leaf]:
-    """Mean margin gain over the organisms' vectors, in nats per token, by contrast.
+    selected: Mapping[str, Selected],
+    organisms: Mapping[str, Organism],
+    repeats: Mapping[str, str],
+) -> dict[tuple[Way, str], Selected]:
+    """Vectors to compare the chosen ones with, by what they are and their source.
 
-    Args:
-        blocks: of each organism, at which the vectors of all contrasts are tried.
-        spans: of prompts, as captured.
-        dose: relative dose.
+    `benign`: a control minus the base on the same span, at the median coefficient. `retrained`: an
+    organism's vector from a repeat of itself or of its control; the source is `organism@repeat`.
     """
+    usual = typical(selected)
+    choice, shift = f"{usual.contrast}.{usual.span}", f"model_contrast.{usual.span}"
+    found: dict[tuple[Way, str], Selected] = {}
 
-    def added(vector: Array, block: int) -> Intervention:
-        return Intervention(vector, block, dose * float(table.residual[block]))
+    def add(way: Way, source: str, raw: Array, like: Selected) -> None:
+        norm = float(np.linalg.norm(raw.astype(np.float64)))
+        if norm > 0:
+            unit = (raw / norm).astype(np.float32)
+            found[way, source] = Selected(unit, like.layer, like.dose, like.coefficient, norm,
+                                          usual.contrast, usual.span)  # fmt: skip
 
-    others = prompt_span(chosen.span, spans)
-    names = {c: ANSWER_SPAN if c == OF_ANSWERS else others for c in get_args(Contrast)}
-    names[chosen.contrast] = chosen.span
-    plan: dict[tuple[str, str | int], Intervention] = {}
-    why: dict[tuple[str, str], str] = {}
-    for contrast, span in names.items():
-        for slug, block in blocks.items():
-            choice = f"{contrast}.{span}"
-            why[contrast, slug] = table.status(choice, slug, block)
-            if why[contrast, slug] == OK:
-                plan[contrast, slug] = added(table.units(choice, slug)[block], block)
-    chance = random_direction(next(iter(table.raw.values())).shape[-1], seed, RANDOM)
-    plan |= {(RANDOM, block): added(chance, block) for block in sorted(set(blocks.values()))}
-    found = margin([None, *plan.values()], "contrasts")
-    gains = dict(zip(plan, found[1:] - found[0], strict=True))
-    results: dict[str, Leaf] = {}
-    for contrast, span in names.items():
-        used, key = [s for s in blocks if why[contrast, s] == OK], f"efficacy.{contrast}"
-        results |= {f"{key}.span": span, f"{key}.vectors": len(used)}
-        results |= {f"{key}.without.{s}": why[contrast, s] for s in blocks if s not in used}
-        results[key] = "undefined for every organism"
-        if used:
-            mean = np.mean([gains[contrast, slug] for slug in used], axis=0)
-            random = np.mean([gains[RANDOM, blocks[slug]] for slug in used], axis=0)
-            results |= {key: t_interval(mean), f"{key}.beyond_random": t_interval(mean - random)}
-    return results
+    def raw(choice: str, model: str, block: int) -> Floats:
+        row: Floats = table.at(choice, {model: block})[0]
+        return row
+
+    for slug, organism in organisms.items() if shift in table.raw else ():
+        if organism.role == "control" and slug not in repeats:
+            add("benign", slug, raw(shift, slug, usual.layer), usual)
+    controls = recipe_controls(organisms)
+    for repeat, original in repeats.items():
+        if original in selected:
+            v = selected[original]
+            add("retrained", f"{original}@{repeat}", raw(choice, repeat, v.layer), v)
+        for slug, v in selected.items() if usual.contrast == "control_contrast" else ():
+            if controls[slug] == original and shift in table.raw:
+                moved = raw(shift, slug, v.layer) - raw(shift, repeat, v.layer)
+                add("retrained", f"{slug}@{repeat}", moved, v)
+    return found
+
+
+def spelt(dose: float) -> str:
+    """A number as part of a dotted key."""
+    return f"{dose:g}".replace(".", "_")
 
 
 def sweep_results(
-    chosen: Mapping[str, Choice],
-    selected: Mapping[str, Selected],
-    trials: Trials,
-    gains: Mapping[str, Floats],
-    layers: Sequence[int],
+    found: Tried, chosen: Mapping[str, Choice], selected: Mapping[str, Selected]
 ) -> dict[str, Leaf]:
-    """What was chosen for each organism, and how it fared there, by dotted key."""
-    used = {c.layer for c in chosen.values()}
-    results: dict[str, Leaf] = {"layer": used.pop() if len(used) == 1 else "per model"}
-    for slug, c in chosen.items():
-        size, norm = selected[slug].coefficient, selected[slug].norm
-        entry: dict[str, Leaf] = {"layer": c.layer, "dose": c.dose, "coefficient": size}
-        entry |= {"raw_norm": norm, "status": c.status}
-        for name, value in trials[slug, c.layer, c.dose].items():
-            entry[name] = "undefined: no scored answers" if value is None else value
-        if c.layer in layers:
-            at = layers.index(c.layer)
-            entry["margin_gain"] = float(gains[slug][at])
-            entry["random_margin_gain"] = float(gains[RANDOM][at])
-        entry["best_layer_by_margin"] = layers[int(np.argmax(gains[slug]))]
+    """What was chosen for each organism, why, and all that was tried, by dotted key."""
+    used = {(c.layer, c.dose) for c in chosen.values()}
+    common = used.pop() if len(used) == 1 else None
+    results: dict[str, Leaf] = {"layer": common[0] if common else "per model"}
+    results |= {"dose": common[1]} if common else {}
+    blocks, doses = ({cell[k] for cell in found.cells} for k in (0, 1))
+    for i, (slug, c) in enumerate(chosen.items()):
+        at, best = found.cells.index((c.layer, c.dose)), found.gain[:, i].mean(-1).argmax()
+        entry: dict[str, Leaf] = {
+            "layer": c.layer,
+            "dose": c.dose,
+            "coefficient": selected[slug].coefficient,
+            "raw_norm": selected[slug].norm,
+            "gain": t_interval(found.gain[at, i]),
+            "damage": float(found.damage[at, i]),
+            "edge.layer": _edge(c.layer, blocks),
+            "edge.dose": _edge(c.dose, doses),
+            "best_layer_by_margin": found.cells[best][0],
+            "best_dose_by_margin": found.cells[best][1],
+            "status": c.status,
+        }
         results |= {f"{slug}.{name}": value for name, value in entry.items()}
+    for cell, (block, dose) in enumerate(found.cells):
+        gain, key = found.gain[cell], f"grid.{block}.{spelt(dose)}"
+        results[f"{key}.mean"] = t_interval(gain.mean(0))
+        results[f"{key}.damage"] = float(found.damage[cell].mean())
+        results[f"{key}.random"] = t_interval(found.random[cell])
+        results |= {f"{key}.{s}": t_interval(gain[i]) for i, s in enumerate(found.names)}
+    return results
+
+
+def _edge(value: float, tried: set[int] | set[float]) -> str:
+    """Is a choice the first or last of those that were tried?"""
+    return "yes" if value in (min(tried), max(tried)) else "no"
+
+
+def block_rows(found: Tried, chosen: Mapping[str, Choice]) -> list[list[float]]:
+    """Rows of the plot: block, mean gain of each organism at its chosen dose, of a random one."""
+    rows = []
+    for block in sorted({block for block, _ in found.cells}):
+        at = [found.cells.index((block, chosen[slug].dose)) for slug in found.names]
+        gains = [float(found.gain[cell, i].mean()) for i, cell in enumerate(at)]
+        rows.append([block, *gains, float(found.random[at].mean())])
+    return rows
+
+
+def contrast_efficacy(
+    read: Read, table: VectorTable, chosen: Mapping[str, Choice], chance: Array,
+    settings: LayerSweep,
+) -> dict[str, Leaf]:  # fmt: skip
+    """Gain of every contrast and span at the chosen blocks, over all doses, by dotted key.
+
+    `efficacy.<contrast>.<span>.<dose>` is the mean over the organisms that have such a vector;
+    without a dose, it is the best of those whose damage is allowed.
+    """
+    doses, results = sorted(settings.doses), dict[str, Leaf]()
+    gains: dict[str, list[Floats]] = {choice: [] for choice in table.raw}
+    damages: dict[str, list[Floats]] = {choice: [] for choice in table.raw}
+    for block in sorted({c.layer for c in chosen.values()}):
+        units = {
+            f"{choice} {slug}": table.units(choice, slug)
+            for choice in table.raw
+            for slug, c in chosen.items()
+            if c.layer == block and table.status(choice, slug, block) == OK
+        }
+        if units:
+            cells = [(block, dose) for dose in doses]
+            found = tried(read, units, chance, cells, table.residual)
+            for i, name in enumerate(found.names):
+                gains[name.split()[0]].append(found.gain[:, i])
+                damages[name.split()[0]].append(found.damage[:, i])
+    for choice, each in gains.items():
+        key = f"efficacy.{choice}"
+        results[f"{key}.vectors"] = len(each)
+        for slug, c in chosen.items():
+            if (why := table.status(choice, slug, c.layer)) != OK:
+                results[f"{key}.without.{slug}"] = why
+        if not each:
+            results[key] = "undefined for every organism"
+            continue
+        gain, damage = np.mean(each, axis=0), np.mean(damages[choice], axis=0)
+        allowed = damage <= settings.max_damage
+        best = int(np.where(allowed, gain.mean(-1), -np.inf).argmax())
+        why = f"every dose costs more than {settings.max_damage:g} nats a token"
+        results[key] = t_interval(gain[best]) if allowed.any() else f"undefined: {why}"
+        results |= {f"{key}.dose": doses[best]} if allowed.any() else {}
+        for dose, values, cost in zip(doses, gain, damage, strict=True):
+            results[f"{key}.{spelt(dose)}"] = t_interval(values)
+            results[f"{key}.{spelt(dose)}.damage"] = float(cost)
     return results
