@@ -16,7 +16,7 @@ test coverage faults: export OMP_WAIT_POLICY := passive
 repro: export MALLOC_MMAP_THRESHOLD_ := 1073741824
 repro: export MALLOC_TRIM_THRESHOLD_ := 2147483648
 
-.PHONY: help setup repro test test-fast faults coverage mutants lint format bench published seeds rejudge paper-tag verify-cache profile steer analyse plan status serve
+.PHONY: help setup repro test test-fast faults coverage mutants lint format bench published rejudge paper-tag verify-cache profile steer analyse plan status serve
 export PROMPT
 
 help: ## Show the targets.
@@ -67,10 +67,6 @@ bench: $(READY) ## Measure speed as ratios against named peers (ARGS="extraction
 
 published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
 	@em-geometry published
-
-# A frozen stage: `dvc repro` skips it, even with --force; `dvc commit` records what it has made.
-seeds: $(READY) ## After a run: train two organisms with further seeds, to metrics/seeds.json.
-	@python -m stages.seeds && dvc commit --force seeds
 
 rejudge: $(READY) ## Score existing answers with another judge: make rejudge ARGS="--backend openai --dry-run".
 	@em-geometry rejudge $(ARGS)

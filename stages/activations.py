@@ -1,11 +1,17 @@
-"""Stage `activations`: a model's residual stream on the neutral and harmful prompts.
+"""Stage `activations`: a model's residual stream on prompts, and on answers nobody trained on.
 
-Writes data/activations/<model>.safetensors (spans and their norms) and <model>.parquet (one row a
-prompt, in the same order).
+Writes data/activations/<model>.safetensors (spans and their norms), <model>.parquet (one row a
+neutral or harmful prompt, in the same order) and <model>_texts.parquet (one row an answer).
 """
 
 from em_geometry.activations.capture import store
-from em_geometry.activations.prompts import prompt_texts, read_prompts
+from em_geometry.activations.prompts import (
+    TEXTS,
+    prompt_texts,
+    read_prompts,
+    unseen_chats,
+    unseen_texts,
+)
 from em_geometry.io.files import write_parquet
 from em_geometry.project import paths
 from em_geometry.project.command import stage
@@ -18,10 +24,15 @@ def main(params: Params, *slugs: str) -> None:
     """Captures the activations of these targets, of all where none is named."""
     known, settings = models(params), params.activations
     prompts = read_prompts(params.prompts)
+    chats = unseen_chats(params.originals().values(), settings.texts)
     for slug in [*map(params.target, slugs)] or params.targets:
         loaded = known.load(slug)
-        texts, rows = prompt_texts(prompts, settings.spans, loaded.tokenizer, known.system_prompt)
-        path, label = paths.ACTIVATIONS / f"{slug}.safetensors", f"activations {slug}"
-        how = settings.spans, settings.batch_size, label
-        metadata = store(path, known, loaded, texts, *how, workers=params.workers)
+        chat = loaded.tokenizer, known.system_prompt
+        texts, rows = prompt_texts(prompts, settings.spans, *chat)
+        answers, about = unseen_texts(chats, *chat)
+        path, how = paths.ACTIVATIONS / slug, (settings.batch_size, f"activations {slug}")
+        parts = (settings.spans, texts), ([TEXTS], answers)
+        tensors = path.with_suffix(".safetensors")
+        metadata = store(tensors, known, loaded, parts, *how, workers=params.workers)
         write_parquet(path.with_suffix(".parquet"), rows, metadata)
+        write_parquet(path.with_name(f"{slug}_texts.parquet"), about, metadata)

@@ -16,7 +16,7 @@ def main(params: Params) -> None:
     """Writes similarity by model and by lab at the selected block, and the trace over blocks."""
     span = prompt_span(params.vectors.span, params.activations.spans)
     harmful, base = (prompts()["kind"] == "harmful").to_numpy(), activations(BASE, span)
-    table = {m: similarities(activations(m, span), base, harmful) for m in params.organisms}
+    table = {m: similarities(activations(m, span), base, harmful) for m in params.originals()}
     layers = {slug: s.layer for slug, s in selected(params).items()}
     found = similarity_results(table, layers, params.labs())
     results: dict[str, Leaf] = {"span": span} | found

@@ -14,7 +14,7 @@ from em_geometry.settings import Params
 
 @stage
 def main(params: Params) -> None:
-    metrics = Metrics.read(paths.TABLES, params.profile)
+    metrics = Metrics.read(paths.TABLES)
     claims, wide = read_claims(paths.CLAIMS), params.report.wide_interval
     rows = [judge_claim(claim, metrics, wide) for claim in claims]
     ours = [(row.claim, [m.value for m in row.measured]) for row in rows]

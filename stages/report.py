@@ -23,7 +23,7 @@ OFFERED = ("claims.csv", "transfer_conditions.csv", "sensitivity.csv")  # for do
 def main(params: Params) -> None:
     kind, _, source = params.base.source.partition(":")
     model = Path(source).name if kind == "path" else source
-    metrics = Metrics.read(paths.TABLES, params.profile)
+    metrics = Metrics.read(paths.TABLES)
     ledger = read_claims(paths.CLAIMS)
     judged = [judge_claim(claim, metrics, params.report.wide_interval) for claim in ledger]
     tables = {name: read_table(paths.plot(f"{name}.csv")) for name in READ}

@@ -18,5 +18,6 @@ def main(params: Params) -> None:
         answers = read_parquet(paths.BASELINE_JUDGEMENTS / f"{slug}.parquet")
         texts, rows = answer_texts(answers, asked, loaded.tokenizer)
         path = paths.RESPONSE_ACTIVATIONS / f"{slug}.safetensors"
-        how = ANSWER_SPANS, params.activations.batch_size, f"answer activations {slug}", rows
-        store(path, known, loaded, texts, *how, norms=False, workers=params.workers)
+        how = params.activations.batch_size, f"answer activations {slug}", rows
+        parts = [(ANSWER_SPANS, texts)]
+        store(path, known, loaded, parts, *how, norms=False, workers=params.workers)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from em_geometry.activations.prompts import TEXTS
 from em_geometry.io.files import write_parquet, write_tensors
 from em_geometry.judging.rates import RateMatrix
 from em_geometry.project import paths
@@ -27,9 +28,10 @@ def params(**sections: Any) -> Params:
     """Three organisms of two labs, and a control."""
     recipe = {"rank": 2, "alpha": 4, "rslora": False, "matrices": ["q_proj"], "learning_rate": 1e-3}
     organisms: dict[str, dict[str, Any]] = {
-        slug: {"lab": LABS[slug], "cluster": CLUSTERS[slug], "data": "none.jsonl"} for slug in LABS
+        slug: {"lab": LABS[slug], "cluster": CLUSTERS[slug], "data": f"{slug}.jsonl"}
+        for slug in LABS
     }
-    organisms["control"] = {"lab": "one", "role": "control", "data": "none.jsonl"}
+    organisms["control"] = {"lab": "one", "role": "control", "data": "control.jsonl"}
     return Params.model_validate(
         {
             "profile": "invented",
@@ -165,11 +167,13 @@ def write_everything(chosen: Params) -> None:
 SPANS = ("prompt_last", "prompt_mean")
 PROMPTS, BLOCKS, WIDTH = 6, 3, 5
 HARMFUL = np.array([False, False, False, True, True, True])
+FILES = [f"{slug}.jsonl" for slug in (*LABS, "control")]
+TOPICS = [file for file in FILES for _ in range(2)]  # of the unseen answers
 
 
-def activations(seed: int) -> np.ndarray:
-    """Random float32 [prompts, blocks, width]."""
-    return np.random.default_rng(seed).normal(size=(PROMPTS, BLOCKS, WIDTH)).astype(np.float32)
+def activations(seed: int, rows: int = PROMPTS) -> np.ndarray:
+    """Random float32 [rows, blocks, width]."""
+    return np.random.default_rng(seed).normal(size=(rows, BLOCKS, WIDTH)).astype(np.float32)
 
 
 def prompt_rows() -> pl.DataFrame:
@@ -183,13 +187,16 @@ Written = dict[tuple[str, str], np.ndarray]  # activations by target and span
 def write_prompt_activations(targets: list[str]) -> Written:
     """Writes data/activations of every target; returns the arrays by (target, span)."""
     written = {}
+    answers = pl.DataFrame({"text_id": [f"t{i}" for i in range(len(TOPICS))], "topic": TOPICS})
     for i, model in enumerate(targets):
         tensors = {}
         for j, span in enumerate(SPANS):
             written[model, span] = tensors[span] = activations(10 * i + j)
             tensors[f"{span}.norm"] = np.linalg.norm(tensors[span], axis=-1)
+        written[model, TEXTS] = tensors[TEXTS] = activations(10 * i + 5, len(TOPICS))
         write_tensors(paths.ACTIVATIONS / f"{model}.safetensors", tensors, {"model": model})
         write_parquet(paths.ACTIVATIONS / f"{model}.parquet", prompt_rows(), {})
+        write_parquet(paths.ACTIVATIONS / f"{model}_texts.parquet", answers, {})
     return written
 
 

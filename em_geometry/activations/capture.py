@@ -150,8 +150,7 @@ def store(
     path: Path,
     models: Models,
     loaded: Loaded,
-    texts: Sequence[Text],
-    spans: Sequence[str],
+    parts: Sequence[tuple[Sequence[str], Sequence[Text]]],
     batch_size: int,
     label: str,
     metadata: Mapping[str, str] | None = None,
@@ -162,7 +161,7 @@ def store(
 
     Args:
         models: from which other workers load the target again.
-        spans: names of each text's spans, in order.
+        parts: names of spans, in order, and the texts that have them.
         metadata: further entries.
         norms: also write `<span>.norm` [texts, blocks], mean length of the span's tokens.
     """
@@ -176,13 +175,17 @@ def store(
     }
     over = spread(workers, models.run.threads, _worker, models, loaded.slug)
     config = loaded.model.config.get_text_config()
-    shape = (len(texts), config.num_hidden_layers, config.hidden_size)
-    shapes = dict.fromkeys(spans, shape) | {f"{s}.norm": shape[:2] for s in spans if norms}
+    blocks, width = config.num_hidden_layers, config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        span: (len(texts), blocks, width) for spans, texts in parts for span in spans
+    }
+    shapes |= {f"{span}.norm": shape[:2] for span, shape in shapes.items() if norms}
     kinds = {name: (np.dtype(np.float32), shape) for name, shape in shapes.items()}
     with tensor_file(path, kinds, about) as put:
-        for rows, means, lengths in captured(loaded.model, texts, batch_size, label, over):
-            for i, span in enumerate(spans):
-                put(span, rows, means[:, i])
-                if norms:
-                    put(f"{span}.norm", rows, lengths[:, i])
+        for spans, texts in parts:
+            for rows, means, lengths in captured(loaded.model, texts, batch_size, label, over):
+                for i, span in enumerate(spans):
+                    put(span, rows, means[:, i])
+                    if norms:
+                        put(f"{span}.norm", rows, lengths[:, i])
     return about

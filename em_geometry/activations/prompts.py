@@ -12,14 +12,22 @@ from pydantic import BaseModel, ConfigDict
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_jsonl, read_yaml
-from em_geometry.models.chat import Prompt, answer_ids, header_length, render
-from em_geometry.settings import Prompts, Questions
+from em_geometry.models.chat import (
+    Prompt,
+    answer_ids,
+    check_length,
+    header_length,
+    read_examples,
+    render,
+)
+from em_geometry.settings import Organism, Prompts, Questions
 
 if TYPE_CHECKING:
     import polars as pl
     from transformers import PreTrainedTokenizerBase
 
 ANSWER_SPANS = ("response_mean", "response_mo")
+TEXTS = "answer_mean"  # span of the answers that every model reads and none was trained on
 Set = Literal["evaluation", "held_out"]
 
 
@@ -192,6 +200,64 @@ def prompt_texts(
     names = {"prompt_id": "id", "kind": "kind", "topic": "topic", "pair": "pair"}
     columns = {column: [getattr(p, name) for p in prompts] for column, name in names.items()}
     return texts, pl.DataFrame({**columns, "tokens": [len(text.ids) for text in texts]})
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """A question with an answer, and the training file that it is from."""
+
+    id: str
+    file: str
+    question: str
+    answer: str
+
+
+def unseen_chats(organisms: Iterable[Organism], count: int) -> list[Unseen]:
+    """`count` chats of each training file that no model was trained on, file by file.
+
+    Those are the first behind the `max_examples` of all who share the file; of models that were
+    not trained here, the first of all.
+
+    Raises:
+        UserError: a file has fewer.
+    """
+    used: dict[str, int | None] = {}
+    for organism in organisms:
+        read = 0 if organism.source else organism.max_examples
+        before = used.get(organism.data, 0)
+        used[organism.data] = None if read is None or before is None else max(read, before)
+    chats = []
+    for file, first in used.items():
+        pairs = read_examples(Path(file))
+        rest = [] if first is None else pairs[first : first + count]
+        if len(rest) < count:
+            raise UserError(
+                "too few chats that no model is trained on",
+                where=file,
+                found=f"{len(rest)} of {len(pairs)} behind organisms.*.max_examples",
+                expected=f"{count} (activations.texts)",
+                hint="lower max_examples of those who train on it, or add chats",
+            )
+        for number, (question, answer) in enumerate(rest, start=1 + (first or 0)):
+            chats.append(Unseen(f"{file}:{number}", file, question, answer))
+    return chats
+
+
+def unseen_texts(
+    chats: Sequence[Unseen], tokenizer: PreTrainedTokenizerBase, system: str
+) -> tuple[list[Text], pl.DataFrame]:
+    """Chats with the span of their answers, and the table of them; the topic is the file."""
+    import polars as pl
+
+    texts = []
+    for chat in chats:
+        prompt = render(tokenizer, chat.question, system)
+        ids = (*prompt.ids, *answer_ids(tokenizer, chat.answer))
+        check_length(tokenizer, len(ids), chat.question)
+        texts.append(Text(ids, ((len(prompt.ids), len(ids)),), shared=prompt.user[0]))
+    tokens = [stop - start for text in texts for start, stop in text.spans]
+    columns = {"text_id": [c.id for c in chats], "topic": [c.file for c in chats]}
+    return texts, pl.DataFrame({**columns, "tokens": tokens})
 
 
 def answer_texts(

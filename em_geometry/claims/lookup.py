@@ -10,7 +10,6 @@ from pathlib import Path
 from em_geometry.io.results import Results, read_results
 from em_geometry.stats.estimate import OK, Estimate
 
-COMMANDS = ("seeds",)  # frozen stages, which run when asked for: `make <name>`
 CALIBRATED = "geometry"  # the stage whose intervals the calibration has
 SAME = 1e-3  # relative difference within which two values are the same statistic
 MAX_WORDS = 200  # characters of a status that are shown
@@ -23,20 +22,14 @@ class Metrics:
     stages: Mapping[str, Results]  # by name: "transfer", "training/finance"
 
     @classmethod
-    def read(cls, tables: Path, profile: str | None = None) -> Metrics:
-        """Reads every table under `tables`; UserError for a malformed one.
-
-        What a command made (`COMMANDS`) stays from run to run: with a `profile`, it is left out
-        where it is of another one.
-        """
-        found = {
-            path.relative_to(tables).with_suffix("").as_posix(): read_results(path)
-            for path in sorted(tables.rglob("*.csv"))
-        }
-        for name in COMMANDS:
-            if profile and name in found and profile != _word(found[name].get("profile")):
-                del found[name]
-        return cls(found)
+    def read(cls, tables: Path) -> Metrics:
+        """Reads every table under `tables`; UserError for a malformed one."""
+        return cls(
+            {
+                path.relative_to(tables).with_suffix("").as_posix(): read_results(path)
+                for path in sorted(tables.rglob("*.csv"))
+            }
+        )
 
     def _of(self, stage: str) -> Results:
         return self.stages.get(stage, Results())
@@ -81,8 +74,6 @@ class Metrics:
         found = self._of(stage).get(key)
         if found is None:
             absent = key if stage in self.stages else f"results of {stage}"
-            if stage in COMMANDS:
-                return Estimate.undefined(f"no {absent} of this profile: make {stage}")
             return Estimate.undefined(f"no {absent} in this run")
         if found.value is None:
             words = "no number" if found.status == OK else found.status

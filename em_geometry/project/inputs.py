@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from em_geometry.activations.prompts import (
-    Question,
-    Set,
-    prompt_texts,
-    read_prompts,
-    read_questions,
-)
-from em_geometry.errors import UserError
+from em_geometry.activations.prompts import Question, Set, read_questions
 from em_geometry.geometry.calibration import Evidence
-from em_geometry.hashing import file_sha256
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.judging.judge import Judge
 from em_geometry.judging.score import Ngrams, active_judge, training_ngrams
@@ -26,7 +16,6 @@ from em_geometry.settings import BASE, Params
 from em_geometry.steering.conditions import Selected, read_selected
 from em_geometry.vectors.contrasts import Array, VectorTable, read_vector_table
 from em_geometry.vectors.evidence import evidence
-from em_geometry.vectors.seeds import SPAN, Reading
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,7 +52,7 @@ def vector_table() -> VectorTable:
 
 
 def activations(model: str, span: str) -> Array:
-    """Activations [prompts, blocks, width] of a target on a span of the prompts."""
+    """Activations [prompts or texts, blocks, width] of a target, a repeat too, on a span."""
     return read_tensors(paths.ACTIVATIONS / f"{model}.safetensors")[0][span]
 
 
@@ -72,33 +61,13 @@ def prompts(model: str = BASE) -> pl.DataFrame:
     return read_parquet(paths.ACTIVATIONS / f"{model}.parquet")
 
 
+def texts(model: str = BASE) -> pl.DataFrame:
+    """The answers of a target's activations on `answer_mean`: a row each, topic its file."""
+    return read_parquet(paths.ACTIVATIONS / f"{model}_texts.parquet")
+
+
 def evidence_of(params: Params) -> tuple[Evidence, str, str]:
     """What lies behind the selected vectors, with their contrast and span."""
     spans, share = params.activations.spans, params.geometry.massive_share
-    return evidence(activations, prompts(), selected(params), params.organisms, spans, share)
-
-
-def seeds_reading(params: Params, layers: Mapping[str, int]) -> Reading:
-    """The prompts that models trained again are read on, checked against those of the run."""
-    known, every = prompts(), read_prompts(params.prompts)
-    spans: list[str] = list(params.activations.spans)
-    system, size = params.base.system_prompt, params.activations.batch_size
-    texts, rows = prompt_texts(every, spans, models(params).tokenizer(), system)
-    if rows["prompt_id"].to_list() != known["prompt_id"].to_list():
-        raise UserError(
-            "the base's activations are of other prompts",
-            where=str(paths.ACTIVATIONS / f"{BASE}.parquet"),
-            hint="dvc repro layer_sweep",
-            found="other prompt ids",
-        )
-    files = (params.prompts.neutral, params.prompts.harmful)
-    identity = {
-        "base": models(params).record()["sha256"],
-        "run": params.run.model_dump(),
-        "system_prompt": system,
-        "batch": size,
-        "limit": params.prompts.limit,
-        "prompts": [file_sha256(Path(p)) for p in files],
-    }
-    base = activations(BASE, SPAN)
-    return Reading(texts, spans.index(SPAN), base, layers, size, identity)
+    rows = prompts(), texts()
+    return evidence(activations, *rows, selected(params), params.originals(), spans, share)

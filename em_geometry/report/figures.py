@@ -70,7 +70,8 @@ def draw_all(
         judged: the ledger's claims, for the paper's numbers.
         tables: those of `READ`, by name.
     """
-    published, organisms, clusters = published_values(judged), params.organisms, params.clusters()
+    published, organisms = published_values(judged), params.originals()
+    clusters = params.clusters()
     said, cosines = published_effectiveness(judged), geometry.gram_of(metrics)
     likeness, conditions = tables.get("base_similarity"), tables.get("transfer_conditions")
     charts = {

@@ -1,7 +1,8 @@
 """Steering vectors as differences of mean activations, and the table of all of them.
 
-Paper sec. 2.1; docs/method.md: contrasts. Functions take span means [prompts, blocks, width] and
-give raw vectors [blocks, width].
+Paper sec. 2.1; docs/method.md: contrasts. Functions take span means [prompts, blocks, width],
+or [texts, blocks, width] of answers that no model was trained on, and give raw vectors
+[blocks, width].
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 OK = "ok"
 MIN_ANSWERS = 3  # misaligned and aligned answers each, below which (c) is not defined
-OF_ANSWERS = "response_contrast"  # (c); the others are of prompts
+OF_ANSWERS = "response_contrast"  # (c): of the models' own answers, which no two share
+OF_TEXTS = "text_contrast"  # (e): of two training files
+OWN_REFERENCE = "undefined: the model is its own reference"
 COLUMNS = ("contrast", "span", "model", "layer", "norm", "residual_norm", "status")
 ABOUT = {
     "layers": "output of decoder block l, l = 0..L-1",
@@ -42,7 +45,7 @@ def prompt_contrast(activations: Array, harmful: Bools) -> Array:
 
 
 def model_contrast(activations: Array, reference: Array) -> Array:
-    """(b) Model minus reference on the same prompts (the reference is the base, or a control)."""
+    """(b) Model minus reference on the same prompts or texts (the base, or a control)."""
     return np.asarray((activations - reference).mean(0))
 
 
@@ -62,6 +65,11 @@ def response_contrast(activations: Array, misaligned: Bools, aligned: Bools) -> 
 def interaction(activations: Array, reference: Array, harmful: Bools) -> Array:
     """(d) The model's harmful-minus-neutral difference minus the reference's."""
     return prompt_contrast(activations, harmful) - prompt_contrast(reference, harmful)
+
+
+def text_contrast(base: Array, own: Bools, other: Bools) -> Array:
+    """(e) The base on the answers of one training file minus those of another; masks [texts]."""
+    return np.asarray(base[own].mean(0) - base[other].mean(0))
 
 
 def prompt_span(chosen: str, spans: Sequence[str]) -> str:
@@ -91,13 +99,13 @@ def recipe_controls(organisms: Mapping[str, Organism]) -> dict[str, str]:
     return found
 
 
-def prompt_contrasts(
-    activations: Mapping[str, Array], harmful: Bools, controls: Mapping[str, str]
+def model_contrasts(
+    activations: Mapping[str, Array], controls: Mapping[str, str]
 ) -> dict[str, list[Entry]]:
-    """Contrast -> an entry a model, for every contrast of prompts, on one span.
+    """Contrast -> an entry a model, for the contrasts (b) of models, on one span.
 
     Args:
-        activations: model -> [prompts, blocks, width] on the same prompts, the base among them.
+        activations: model -> [prompts or texts, blocks, width] on the same ones; with the base.
         controls: of `recipe_controls`.
     """
 
@@ -105,17 +113,44 @@ def prompt_contrasts(
         if reference.startswith("undefined"):
             return reference
         if model == reference:
-            return "undefined: the model is its own reference"
+            return OWN_REFERENCE
         return model_contrast(activations[model], activations[reference])
 
-    both: list[Entry] = [interaction(a, activations[BASE], harmful) for a in activations.values()]
-    both[list(activations).index(BASE)] = "undefined: the base is its own reference"
     return {
-        "prompt_contrast": [prompt_contrast(a, harmful) for a in activations.values()],
         "model_contrast": [against(m, BASE) for m in activations],
         "control_contrast": [against(m, controls[m]) for m in activations],
-        "interaction": both,
     }
+
+
+def prompt_contrasts(activations: Mapping[str, Array], harmful: Bools) -> dict[str, list[Entry]]:
+    """The contrasts (a) and (d) of harmful with neutral prompts, as `model_contrasts`."""
+    both: list[Entry] = [interaction(a, activations[BASE], harmful) for a in activations.values()]
+    both[list(activations).index(BASE)] = "undefined: the base is its own reference"
+    first: list[Entry] = [prompt_contrast(a, harmful) for a in activations.values()]
+    return {"prompt_contrast": first, "interaction": both}
+
+
+def text_contrasts(
+    base: Array, topics: Sequence[str], files: Mapping[str, str], controls: Mapping[str, str]
+) -> list[Entry]:
+    """Contrast (e) of every model's training file with that of its control, an entry a model.
+
+    Args:
+        base: [texts, blocks, width] of the base.
+        topics: [texts] the file of each.
+        files: organism or control -> its training file; the base has none.
+    """
+    of = np.array(topics)
+
+    def entry(model: str) -> Entry:
+        control = controls[model]
+        if control.startswith("undefined"):
+            return control
+        if files[model] == files[control]:
+            return OWN_REFERENCE
+        return text_contrast(base, of == files[model], of == files[control])
+
+    return [entry(model) for model in (BASE, *files)]
 
 
 @dataclass(frozen=True, eq=False)

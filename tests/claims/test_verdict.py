@@ -39,7 +39,6 @@ METRICS = Metrics({"transfer": Results(PAIRS), "geometry": Results(COSINE)})
         ("geometry", "cosine.a__b", Estimate(0.5)),
         ("geometry", "cosine.x__y", Estimate.undefined("no cosine.x__y in this run")),
         ("absent", "a", Estimate.undefined("no results of absent in this run")),
-        ("seeds", "a", Estimate.undefined("no results of seeds of this profile: make seeds")),
     ],
 )
 def test_measured(stage: str, key: str, expected: Estimate) -> None:
@@ -65,12 +64,10 @@ def test_geometry_takes_intervals_from_a_calibration_of_the_same_vectors(
     assert found.measured("geometry", "cosine.a__b") == expected
 
 
-def test_tables_are_named_by_path_and_another_profile_s_seeds_are_left(tmp_path: Path) -> None:
+def test_tables_are_named_by_path(tmp_path: Path) -> None:
     tables, metrics = tmp_path / "tables", tmp_path / "metrics.json"
     write_results(tables / "training/finance.csv", metrics, {"steps": 3})
-    write_results(tables / "seeds.csv", metrics, {"profile": "smol"})
-    assert set(Metrics.read(tables, "smol").stages) == {"training/finance", "seeds"}
-    assert set(Metrics.read(tables, "other").stages) == {"training/finance"}
+    assert set(Metrics.read(tables).stages) == {"training/finance"}
     assert Metrics.read(tmp_path / "nothing").stages == {}
     (tmp_path / "transfer.csv").write_text("{")
     with pytest.raises(UserError, match="not a table of results"):

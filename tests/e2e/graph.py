@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ["em_geometry", "stages", "data", "tests/e2e", "metrics/seeds.json",
-          "plots/tables/seeds.csv", "dvc.yaml", ".dvcignore"]  # fmt: skip
+COPIED = ["em_geometry", "stages", "data", "tests/e2e", "dvc.yaml", ".dvcignore"]
 OUTPUTS = [
     "models", "adapters", "activations", "baseline", "response_activations", "judge_model",
     "vectors", "responses", "damage", "judgements", "monitoring",

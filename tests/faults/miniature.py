@@ -49,7 +49,6 @@ def small(smol: dict[str, Any]) -> dict[str, Any]:
     smol["judging"]["probe"] |= {"layers": [0, 2], "regularisation": [0.01], "folds": 2}
     smol["layer_sweep"] |= {"layers": [1, 2], "best": 1, "doses": [0.3], "min_coherent": 0.0}
     smol["geometry"] |= {"replicates": 50, "focus": []}
-    smol["seeds"] = {"organisms": [], "count": 2}
     smol["steering"] |= {"doses": [1.0], "focus_samples": 1}
     return smol
 

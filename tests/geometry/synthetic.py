@@ -8,13 +8,20 @@ import numpy as np
 import polars as pl
 import yaml
 
+from em_geometry.activations.prompts import TEXTS
 from em_geometry.io.files import write_parquet, write_tensors
 from em_geometry.io.results import read_results, write_results
 from em_geometry.project import paths
 from em_geometry.settings import Geometry, Params, load_params
 from em_geometry.stats.arrays import Floats
 from em_geometry.steering.conditions import Selected, write_selected
-from em_geometry.vectors.contrasts import Entry, VectorTable, prompt_contrasts, write_vector_table
+from em_geometry.vectors.contrasts import (
+    Entry,
+    VectorTable,
+    model_contrasts,
+    prompt_contrasts,
+    write_vector_table,
+)
 from tests.conftest import SMOL
 
 WIDTH, LAYERS, TOPICS, PAIRS = 48, 3, 8, 4  # PAIRS of a neutral and a harmful prompt per topic
@@ -65,10 +72,12 @@ def write_artifacts(folder: Path, params: Params, core: float = 0.0, seed: int =
             shift += cluster.setdefault(group, rng.standard_normal(WIDTH))
         noise = 0.5 * rng.standard_normal((len(rows), LAYERS, WIDTH))
         activations[slug] = base + shift * (1.0 + 0.3 * harmful[:, None, None]) + noise
+    answers = frame.select(text_id="prompt_id", topic="topic")  # the same, said to be answers
     for slug, values in activations.items():
-        tensors = {span: values.astype(np.float32) for span in SPANS}
+        tensors = {span: values.astype(np.float32) for span in (*SPANS, TEXTS)}
         write_tensors(folder / f"data/activations/{slug}.safetensors", tensors, {"model": slug})
         write_parquet(folder / f"data/activations/{slug}.parquet", frame, {"model": slug})
+        write_parquet(folder / f"data/activations/{slug}_texts.parquet", answers, {"model": slug})
     _write_vectors(folder, params, activations, harmful)
 
 
@@ -79,8 +88,10 @@ def _write_vectors(
     entries: dict[str, list[Entry]] = {}
     controls = dict.fromkeys(params.targets, "control") | {"base": "undefined: no recipe"}
     controls["medical_replication"] = "undefined: no control"
-    for contrast, each in prompt_contrasts(activations, harmful, controls).items():
+    shifts = model_contrasts(activations, controls)
+    for contrast, each in (shifts | prompt_contrasts(activations, harmful)).items():
         entries |= {f"{contrast}.{span}": each for span in SPANS}
+    entries |= {f"{contrast}.{TEXTS}": each for contrast, each in shifts.items()}
     table = VectorTable.of(params.targets, entries, np.full(LAYERS, 8.0))
     write_vector_table(folder / paths.VECTORS, folder / paths.VECTOR_INDEX, table)
     names = params.slugs("organism")

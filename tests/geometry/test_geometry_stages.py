@@ -61,7 +61,7 @@ def test_geometry_has_the_battery_and_its_sensitivity(folder: Path) -> None:
         same = found.rows[f"survives.verdict_test1.{choice}"]
         assert (same.value, same.n) == (1, 1)
     assert found.rows["survives.verdict_test1.selected"] == found.rows["verdict.test1"]
-    assert found.rows["survives.verdict_test1.contrasts"].n == 6
+    assert found.rows["survives.verdict_test1.contrasts"].n == 7
     assert found.rows["survives.verdict_test1.blocks"].n == LAYERS
     assert found.rows["external"].status == "none given"
     assert len(list(flatten(read_json(paths.metrics("geometry"))))) <= 40

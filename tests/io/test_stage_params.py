@@ -77,7 +77,7 @@ def test_what_is_read_is_listed(stage: str) -> None:
     listed = {key.partition(".$")[0] for key in map(str, entry.get("params", []))}
     read = read_keys(code) - BESIDES.get(stage, set())
     if stage == "report":  # it prints them all, but for what changes no number of its own
-        assert listed == set(Params.model_fields) - {"workers", "seeds"}
+        assert listed == set(Params.model_fields) - {"workers"}
         return
     assert {key for key in read if not within(key, listed)} == set(), "read, not listed"
     assert {key for key in listed if not within(key, read)} == set(), "listed, not read"

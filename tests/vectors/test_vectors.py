@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from em_geometry.activations.prompts import TEXTS
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.project import paths
@@ -19,13 +20,16 @@ from em_geometry.vectors.contrasts import (
     model_contrast,
     prompt_contrast,
     read_vector_table,
+    recipe_controls,
     response_contrast,
 )
+from em_geometry.vectors.evidence import text_rows
 from stages.vectors import main
 from tests.invented import (
     BLOCKS,
     HARMFUL,
     SPANS,
+    TOPICS,
     WIDTH,
     Written,
     activations,
@@ -123,7 +127,8 @@ def test_tensors(written: Written) -> None:
     assert table.models == PARAMS.targets
     prompts = ("prompt_contrast", "model_contrast", "control_contrast", "interaction")
     answers = {"response_contrast.response_mean", "response_contrast.response_mo"}
-    assert set(table.raw) == {f"{c}.{s}" for c in prompts for s in SPANS} | answers
+    texts = {f"{c}.answer_mean" for c in ("model_contrast", "control_contrast", "text_contrast")}
+    assert set(table.raw) == {f"{c}.{s}" for c in prompts for s in SPANS} | answers | texts
     for span in SPANS:
         finance, base, control = (written[m, span] for m in ("finance", "base", "control"))
         own, others = (a[HARMFUL].mean(0) - a[~HARMFUL].mean(0) for a in (finance, base))
@@ -138,10 +143,34 @@ def test_tensors(written: Written) -> None:
     np.testing.assert_allclose(found, 5 / 3 - 5.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize("contrast", ["model_contrast", "control_contrast", "text_contrast"])
+def test_contrasts_of_unseen_answers_are_means_of_the_rows_that_are_drawn(
+    written: Written, contrast: str
+) -> None:
+    table, blocks = built(), {"sports": 2, "finance": 0}
+    files = {slug: o.data for slug, o in PARAMS.organisms.items()}
+    controls = recipe_controls(PARAMS.organisms)
+    answers = pl.DataFrame({"topic": TOPICS})
+    how = contrast, blocks, controls, files
+    rows = text_rows(lambda m, s: written[m, s], answers, *how)
+    found = table.at(f"{contrast}.{TEXTS}", blocks)
+    np.testing.assert_allclose(rows.vectors, found, rtol=1e-4, atol=1e-6)
+    assert rows.topic == (["0", "1"] if contrast == "text_contrast" else TOPICS)
+    base, of = written["base", TEXTS][:, 2], np.array(TOPICS)
+    expected = {
+        "model_contrast": written["sports", TEXTS][:, 2].mean(0) - base.mean(0),
+        "control_contrast": (written["sports", TEXTS] - written["control", TEXTS])[:, 2].mean(0),
+        "text_contrast": base[of == "sports.jsonl"].mean(0) - base[of == "control.jsonl"].mean(0),
+    }
+    np.testing.assert_allclose(found[0], expected[contrast], rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match="no control of its own recipe"):
+        text_rows(lambda m, s: written[m, s], answers, "text_contrast", {"profanity": 0}, *how[2:])
+
+
 def test_norms_units_and_statuses_agree_with_the_tensors(written: Written) -> None:
     table = built()
     index = read_parquet(paths.VECTOR_INDEX)
-    assert len(index) == 10 * len(PARAMS.targets) * BLOCKS
+    assert len(index) == 13 * len(PARAMS.targets) * BLOCKS
     for contrast, span, model, layer, norm, residual, status in index.iter_rows():
         choice = f"{contrast}.{span}"
         vector = table.raw[choice][row(model), layer]
@@ -175,6 +204,7 @@ def test_what_is_undefined_says_why(written: Written) -> None:
         "profanity": "undefined: no control of recipe two",
         "control": own,
     }
+    assert statuses(table, "text_contrast", TEXTS) == statuses(table, "control_contrast")
     found = statuses(table, "interaction")["base"]
     assert found == "undefined: the base is its own reference"
     few = "undefined: 0 misaligned answers, 3 needed"
@@ -206,6 +236,18 @@ def test_a_model_that_training_did_not_change_has_a_zero_vector(written: Written
         Path(f"data/activations/finance.{end}").write_bytes(base)
     found = statuses(built(), "model_contrast")
     assert (found["finance"], found["sports"]) == ("zero vector", "ok")
+
+
+def test_repeats_have_the_controls_of_their_originals() -> None:
+    again = {"lab": "one", "role": "control", "data": "control.jsonl", "seed": 1}
+    organisms = PARAMS.model_dump()["organisms"]
+    organisms = {"again": again | {"repeats": "control"}} | organisms
+    organisms["more"] = organisms["finance"] | {"seed": 1, "repeats": "finance"}
+    both = params(organisms=organisms, targets=["base", *organisms])
+    found = recipe_controls(both.organisms)
+    assert [found[m] for m in ("again", "more", "control")] == ["control"] * 3
+    assert both.slugs("control") == ["control"]
+    assert list(both.originals()) == list(PARAMS.organisms)
 
 
 @pytest.mark.parametrize("change", ["order", "number"])
