@@ -39,7 +39,7 @@ def params(**sections: Any) -> Params:
             "targets": ["base", *organisms],
             "recipes": {"one": recipe, "two": recipe},
             "organisms": organisms,
-            "layer_sweep": {"layers": [0, 2], "doses": [0.2, 0.4], "min_coherent": 50.0},
+            "layer_sweep": {"layers": [0, 2], "doses": [0.2, 0.4]},
             "steering": {"doses": [-1.0, 1.0], "random_directions": 1},
             "transfer": {"bootstrap": 200, "pairs": ["profanity>finance"]},
             **sections,

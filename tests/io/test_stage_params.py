@@ -15,6 +15,8 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages
 # data/adapters, on which it depends.
 BEHIND: dict[str, set[str]] = {
     "slugs": {"organisms"},
+    "originals": {"organisms"},
+    "repeats": {"organisms"},
     "clusters": {"organisms"},
     "labs": {"organisms"},
     "steered": {"targets", "organisms", "steering.controls"},
