@@ -224,7 +224,7 @@ class Margins(Section):  # margins of authored answer pairs, the outcome that ne
     doses: list[Multiple] = [-1.0, -0.5, 0.25, 0.5, 1.0, 1.5, 2.0]  # of the chosen coefficient
     ablation: bool = True  # own vectors taken out, at their block and at every block
     base_pairs: Positive | None = None  # misaligned pairs on the steered base; null = all
-    target_pairs: Positive | None = None  # pairs of a kind under all other conditions
+    target_pairs: Positive | None = None  # so many of these, and of each other kind, elsewhere
 
     @model_validator(mode="after")
     def _full_dose(self) -> Self:

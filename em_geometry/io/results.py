@@ -53,6 +53,11 @@ def nest(flat: Mapping[str, object]) -> dict[str, object]:
     return nested
 
 
+def spelt(number: float) -> str:
+    """A number as part of a dotted key: `-0_5`."""
+    return f"{number:g}".replace(".", "_")
+
+
 def as_estimate(leaf: Leaf) -> Estimate:
     """A leaf as an estimate: a number has no interval, a word is a status without a number."""
     if isinstance(leaf, Estimate):

@@ -65,6 +65,20 @@ def partitions(
     return table
 
 
+def dealt(effects: Floats, sizes: tuple[int, int, int]) -> Floats:
+    """[deals] mean effect of the first group on the second minus the reverse, by every deal.
+
+    Args:
+        effects: [source, target]; the models of the first group first, those of the second next.
+        sizes: of the two groups, and of all the others together.
+    """
+    given = effects - effects.T
+    deals = np.array(list(splits(tuple(range(len(effects))), sizes)))
+    first, second = deals[:, : sizes[0]], deals[:, sizes[0] : sizes[0] + sizes[1]]
+    found: Floats = given[first[:, :, None], second[:, None, :]].mean((1, 2))
+    return found
+
+
 def share_as_far(observed: float, null: Floats, slack: float) -> float:
     """Two-sided p: share of null values as far from 0 as the observed one, which is among them.
 

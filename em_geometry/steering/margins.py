@@ -86,14 +86,19 @@ def indices(
     Raises:
         UserError: fewer than two, which give no interval.
     """
-    found = [i for i, pair in enumerate(pairs) if (pair.kind, pair.split) == (kind, split)]
+    found = tuple(i for i, p in enumerate(pairs) if (p.kind, p.split) == (kind, split))
     if len(found) < 2:
         raise UserError(
             "too few pairs of a kind", where=f"params.yaml: margins.pairs: {kind}.jsonl",
             found=f"{len(found)} of split {split}", expected="two or more",
         )  # fmt: skip
-    count = min(len(found), max(2, limit or len(found)))
-    return tuple(found[len(found) * k // count] for k in range(count))
+    return thinned(found, limit)
+
+
+def thinned(places: tuple[int, ...], limit: int | None) -> tuple[int, ...]:
+    """At most `limit` of these, two at least, spread evenly; None = all."""
+    count = min(len(places), max(2, limit or len(places)))
+    return tuple(places[len(places) * k // count] for k in range(count))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +133,16 @@ def plan(
     own vector taken out. On the base also `others`, every vector's other doses, and the kinds of
     pairs beyond the misaligned ones.
     """
-    few = indices(pairs, "misaligned", "reporting", settings.target_pairs)
-    if target != BASE:
-        vectors, chance, main, rest = {}, settings.target_random_directions, few, ()
+    main = indices(pairs, "misaligned", "reporting", settings.base_pairs)
+    few = thinned(main, settings.target_pairs)
+    rest: tuple[int, ...] = ()
+    vectors: Others = {("vector", slug): v for slug, v in selected.items()}
+    if target == BASE:
+        vectors, chance = {**vectors, **others}, settings.random_directions
+        for kind in KINDS[1:]:
+            rest += indices(pairs, kind, "reporting", settings.target_pairs)
     else:
-        vectors, chance = dict(others), settings.random_directions
-        main = indices(pairs, "misaligned", "reporting", settings.base_pairs)
-        rest = sum((indices(pairs, k, "reporting", settings.target_pairs) for k in KINDS[1:]), ())
+        main, chance = few, settings.target_random_directions
     trials = unsteered(pairs)
 
     def add(some: tuple[int, ...], way: Way, source: str, v: Selected, multiple: float) -> None:
@@ -142,8 +150,7 @@ def plan(
         if some:
             trials.append(Trial(some, how, way, source, multiple))
 
-    every: Others = {("vector", slug): v for slug, v in selected.items()} | vectors
-    for (way, source), v in every.items():
+    for (way, source), v in vectors.items():
         add(main, way, source, v, 1.0)
         add(rest if way != "retrained" else (), way, source, v, 1.0)
         for multiple in settings.doses if way == "vector" and target == BASE else ():
@@ -167,7 +174,7 @@ def plan(
 
 def unsteered(pairs: Sequence[Pair]) -> list[Trial]:
     """All reporting pairs of all kinds, nothing done."""
-    return [Trial(sum((indices(pairs, kind, "reporting") for kind in KINDS), ()))]
+    return [Trial(tuple(i for kind in KINDS for i in indices(pairs, kind, "reporting")))]
 
 
 def measured(

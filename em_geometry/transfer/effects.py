@@ -18,7 +18,7 @@ from em_geometry.settings import BASE, Judging
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import bootstrap_estimate
-from em_geometry.stats.permutation import n_splits, share_as_far, splits
+from em_geometry.stats.permutation import dealt, n_splits, share_as_far
 from em_geometry.steering.conditions import Selected
 from em_geometry.transfer.conditions import CLOSE, COUNTED, Table, name, ratio
 
@@ -185,21 +185,11 @@ def asymmetries(table: Table, sides: Sequence[tuple[Groups, str, str]]) -> dict[
             f"{key}.smallest_p": (2 if len(first) == len(second) else 1) / deals,
         }
         if observed.value is not None:
-            results[f"{key}.p"] = share_as_far(observed.value, _dealt(table, models, sizes), CLOSE)
+            effects = np.zeros((len(models), len(models)))
+            for i, j in permutations(range(len(models)), 2):
+                effects[i, j] = table.sum(table.effect(models[i], models[j]))[0]
+            results[f"{key}.p"] = share_as_far(observed.value, dealt(effects, sizes), CLOSE)
     return results
-
-
-def _dealt(table: Table, models: Sequence[str], sizes: Sequence[int]) -> Floats:
-    """[deals] mean effect of the first group on the second minus the reverse, by every deal."""
-    n = len(models)
-    effects = np.zeros((n, n))
-    for i, j in permutations(range(n), 2):
-        effects[i, j] = table.sum(table.effect(models[i], models[j]))[0]
-    given = effects - effects.T
-    deals = np.array(list(splits(tuple(range(n)), sizes)))
-    first, second = deals[:, : sizes[0]], deals[:, sizes[0] : sizes[0] + sizes[1]]
-    found: Floats = given[first[:, :, None], second[:, None, :]].mean((1, 2))
-    return found
 
 
 def direction_ratio(table: Table, first: Sequence[str], second: Sequence[str]) -> Estimate:

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from em_geometry.errors import UserError
-from em_geometry.io.results import Leaf
+from em_geometry.io.results import Leaf, spelt
 from em_geometry.settings import LayerSweep, Organism, Vectors
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.intervals import t_interval
@@ -184,11 +184,6 @@ def other_vectors(
                 moved = raw(shift, slug, v.layer) - raw(shift, repeat, v.layer)
                 add("retrained", f"{slug}@{repeat}", moved, v)
     return found
-
-
-def spelt(dose: float) -> str:
-    """A number as part of a dotted key."""
-    return f"{dose:g}".replace(".", "_")
 
 
 def sweep_results(

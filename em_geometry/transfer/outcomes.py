@@ -1,0 +1,312 @@
+"""What the margins of answer pairs say of organisms and vectors (docs/method.md: outcomes).
+
+Everything is a mean over questions of differences of margins, in nats a token, so that intervals
+are Student's t over questions; where a model was trained twice, intervals hold retraining too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Self
+
+import numpy as np
+import polars as pl
+from scipy.stats import ttest_1samp
+
+from em_geometry.io.results import Leaf, Nested, as_estimate, spelt
+from em_geometry.settings import BASE
+from em_geometry.stats.arrays import Floats
+from em_geometry.stats.decisions import detectable, holm
+from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.intervals import fieller, t_interval
+from em_geometry.stats.permutation import dealt, n_splits, share_as_far
+from em_geometry.stats.retraining import PROMPTS_ONLY, Trained, both
+from em_geometry.steering.margins import KINDS, Kind, Way
+
+Groups = Mapping[str, Sequence[str]]  # laboratory or cluster -> its organisms
+MAIN: Kind = "misaligned"
+CLOSE = 1e-9  # differences this close tie
+Results = dict[str, Leaf]
+
+
+@dataclass(frozen=True)
+class Who:
+    """Who is who.
+
+    Attributes:
+        steered: targets that vectors act on, the base among them.
+        control_of: of each organism, the benign control of its recipe, or why there is none.
+        repeats: second training -> the organism or control that it repeats.
+    """
+
+    organisms: Sequence[str]
+    controls: Sequence[str]
+    steered: Sequence[str]
+    control_of: Mapping[str, str]
+    repeats: Mapping[str, str]
+    labs: Groups
+    clusters: Groups
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """One trial on pairs of one kind: what it adds to margins, in nats a token.
+
+    Attributes:
+        gain: [pair] margin minus that of the target left alone.
+        damage: fall of the mean log-probability of both answers.
+        norm: block and coefficient, by which a vector finds its random directions.
+    """
+
+    gain: Floats
+    damage: float
+    norm: tuple[int, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """Margins of all targets, [pair] of all reporting pairs of a kind; NaN for pairs not read.
+
+    Attributes:
+        rest: (target, kind) -> margins [pair], nothing done.
+        done: (target, kind, way, source, multiple) -> what was done.
+        random: (target, kind, norm) -> gains [direction, pair] of random directions.
+    """
+
+    rest: Mapping[tuple[str, Kind], Floats]
+    done: Mapping[tuple[str, Kind, Way, str, float], Done]
+    random: Mapping[tuple[str, Kind, tuple[int, float]], Floats]
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> Self:
+        """From rows of `steering.margins.table`."""
+        margin, level = pl.col("marked") - pl.col("plain"), pl.col("marked", "plain")
+        frame = frame.with_columns(margin=margin, level=pl.mean_horizontal(level))
+        names = ["target", "kind", "way", "source", "multiple", "layer", "coefficient"]
+        every = dict[str, dict[str, int]]()  # kind -> pair -> place
+        rest, before = {}, {}
+        done, random = {}, dict[tuple[str, Kind, tuple[int, float]], list[Floats]]()
+        for key, part in frame.group_by(names, maintain_order=True):
+            target, kind, way, source, multiple, *norm = key
+            pairs, found = part["pair"].to_list(), part["margin"].to_numpy()
+            if way == "unsteered":  # the first rows of each target, on all pairs
+                order = every.setdefault(kind, {pair: i for i, pair in enumerate(pairs)})
+                places = np.array([order[pair] for pair in pairs])
+                rest[target, kind] = found[np.argsort(places)]
+                before[target, kind] = part["level"].to_numpy()[np.argsort(places)]
+                continue
+            places = np.array([every[kind][pair] for pair in pairs])
+            gain = np.full(len(every[kind]), np.nan)
+            gain[places] = found - rest[target, kind][places]
+            harm = float((before[target, kind][places] - part["level"].to_numpy()).mean())
+            at = (norm[0], norm[1])
+            if way == "random":
+                random.setdefault((target, kind, at), []).append(gain)
+            else:
+                done[target, kind, way, source, multiple] = Done(gain, harm, at)
+        return cls(rest, done, {k: np.stack(v) for k, v in random.items()})
+
+    def beyond(self, target: str, source: str, kind: Kind = MAIN, way: Way = "vector") -> Floats:
+        """Gains [pair] at the chosen coefficient, minus the mean of random directions there."""
+        found = self.done[target, kind, way, source, 1.0]
+        gain: Floats = found.gain - self.random[target, kind, found.norm].mean(0)
+        return gain
+
+
+def outcomes(table: Margins, who: Who) -> Nested:
+    """All that is reported of margins, by dotted key."""
+    return {
+        **organisms(table, who),
+        **vectors(table, who),
+        **transfer(table, who),
+        **effectiveness(table, who),
+        **asymmetries(table, who),
+        **doses_and_ablation(table),
+    }
+
+
+def organisms(table: Margins, who: Who) -> Results:
+    """Unsteered margins: of organisms and repeats minus own control, of controls minus base."""
+    results: Results = {}
+    for kind in KINDS:
+        mean = {target: float(m.mean()) for (target, k), m in table.rest.items() if k == kind}
+        changes = {r: mean[r] - mean[o] for r, o in who.repeats.items()}
+        trained = [Trained(1, part) for part in _by_role(changes, who)]
+        for slug in who.organisms:
+            if (own := who.control_of[slug]) not in mean:
+                results[f"organism.{slug}.{kind}"] = own
+                continue
+            against = table.rest[slug, kind] - table.rest[own, kind]
+            results |= _estimates(f"organism.{slug}.{kind}", against, trained)
+        for repeat, slug in who.repeats.items():
+            if slug in who.organisms and (own := who.control_of[slug]) in mean:
+                against = table.rest[repeat, kind] - table.rest[own, kind]
+                results[f"repeat.{repeat}.{kind}"] = _mean(against)
+        for slug in who.controls:
+            against = table.rest[slug, kind] - table.rest[BASE, kind]
+            results[f"control.{slug}.{kind}"] = _mean(against)
+        results |= {f"unsteered.{t}.{kind}": _mean(table.rest[t, kind]) for t in mean}
+    return results
+
+
+def vectors(table: Margins, who: Who) -> Results:
+    """What vectors, and shifts of benign fine-tunes, do to the base beyond random directions."""
+    results, trained = Results(), retrained(table, who)
+    for target, kind, way, source, multiple in table.done:
+        if way not in ("vector", "benign") or (target, multiple) != (BASE, 1.0):
+            continue
+        key, gain = f"vector.{source}", table.beyond(BASE, source, kind, way)
+        if kind != MAIN:
+            results[f"{key}.{kind}"] = _mean(gain)
+            continue
+        done = table.done[BASE, kind, way, source, 1.0]
+        chance = np.nanmean(table.random[BASE, kind, done.norm], axis=-1)
+        farthest = float(np.quantile(chance - chance.mean(), 0.95))
+        rows = _estimates(f"{key}.beyond_random", gain, trained if way == "vector" else ())
+        found = as_estimate(rows[f"{key}.beyond_random"])
+        above = found.low is not None and found.low > 0 and (found.value or 0.0) > farthest
+        results |= {
+            **rows,
+            f"{key}.random_95": farthest,
+            f"{key}.random_directions": len(chance),
+            f"{key}.steers": "yes" if above else "no",
+            f"{key}.damage": done.damage,
+            f"{key}.way": way,
+        }
+    return results
+
+
+def transfer(table: Margins, who: Who) -> Results:
+    """Gains on every target beyond random directions there, with p over questions and Holm's.
+
+    Intervals hold the training of the vector as the base shows it, not that of the target.
+    """
+    results, trained = Results(), retrained(table, who)
+    pairs = [p for p in product(who.organisms, who.steered) if _steered(table, *p)]
+    gains = {f"transfer.{s}__{t}": table.beyond(t, s) for s, t in pairs}
+    p = np.array(
+        [ttest_1samp(_read(gain), 0.0).pvalue for gain in gains.values()], dtype=np.float64
+    )
+    for (key, gain), plain, adjusted in zip(gains.items(), p, holm(p), strict=True):
+        rows = _estimates(key, gain, trained)
+        results |= rows
+        if np.isfinite(plain):
+            results |= {f"{key}.p": float(plain), f"{key}.p_holm": float(adjusted)}
+    for ending, name in (("", ""), (f".{PROMPTS_ONLY}", f"_{PROMPTS_ONLY}")):
+        widths = [as_estimate(results[key + ending]).width for key in gains]
+        if known := [width for width in widths if width is not None]:
+            results[f"transfer.median_half_width{name}"] = float(np.median(known)) / 2
+    return results
+
+
+def effectiveness(table: Margins, who: Who) -> Results:
+    """E1 in percent: gain on the target over gain on the vector's own model (Fieller)."""
+    known = [s for s in who.organisms if _steered(table, s, s)]
+    pairs = [(s, t) for s, t in product(known, who.steered) if s != t and _steered(table, s, t)]
+    results: Results = {f"e1.{s}__{t}": _e1(table, [(s, t)]) for s, t in pairs}
+    for name, some in (
+        ("organisms", [(s, t) for s, t in pairs if t in who.organisms]),
+        ("aligned", [(s, t) for s, t in pairs if t not in who.organisms]),
+    ):
+        results |= {f"e1.all_{name}": _e1(table, some)} if some else {}
+    return results
+
+
+def asymmetries(table: Margins, who: Who) -> Results:
+    """Gain from group to group minus the reverse, with p by dealing the labels anew, and Holm's."""
+    known = [s for s in who.organisms if all(_steered(table, s, t) for t in who.organisms)]
+    results, p = Results(), dict[str, float]()
+    for label, groups in (("lab", who.labs), ("cluster", who.clusters)):
+        groups = {k: some for k, v in groups.items() if (some := [m for m in v if m in known])}
+        models = [m for members in groups.values() for m in members]
+        effects = np.array([[_read(table.beyond(t, s)).mean() for t in models] for s in models])
+        for a, b in combinations(groups, 2):
+            key, there = f"asymmetry.{label}.{a}__{b}", list(product(groups[a], groups[b]))
+            back = list(product(groups[b], groups[a]))
+            to, fro = (np.mean([table.beyond(t, s) for s, t in x], axis=0) for x in (there, back))
+            sizes = len(groups[a]), len(groups[b]), len(models) - len(groups[a]) - len(groups[b])
+            order = [models.index(m) for m in [*groups[a], *groups[b]]]
+            order += [i for i in range(len(models)) if i not in order]
+            deals = dealt(effects[np.ix_(order, order)], sizes)
+            p[key] = share_as_far(float(_read(to - fro).mean()), deals, CLOSE)
+            results |= {
+                key: _mean(to - fro),
+                f"{key}.there": _mean(to),
+                f"{key}.back": _mean(fro),
+                f"{key}.e1_there": _e1(table, there),
+                f"{key}.e1_back": _e1(table, back),
+                f"{key}.p": p[key],
+                f"{key}.smallest_p": (2 if sizes[0] == sizes[1] else 1) / n_splits(sizes),
+            }
+    adjusted = holm([*p.values()])
+    return results | {f"{k}.p_holm": float(v) for k, v in zip(p, adjusted, strict=True)}
+
+
+def doses_and_ablation(table: Margins) -> Results:
+    """Gains on the base by dose, and what taking out its own vector does to an organism.
+
+    At other doses than the chosen one no random direction is measured: gains are against nothing
+    done, and so are changes by ablation.
+    """
+    results: Results = {}
+    for (target, kind, way, source, multiple), done in table.done.items():
+        if way == "vector" and (target, kind) == (BASE, MAIN):
+            results[f"dose.{source}.{spelt(multiple)}"] = _mean(done.gain)
+        elif way in ("ablation", "ablation_everywhere"):
+            where = "one" if way == "ablation" else "all"
+            results[f"ablation.{source}.{where}"] = _mean(done.gain)
+    return results
+
+
+def retrained(table: Margins, who: Who) -> list[Trained]:
+    """What another training of the organism, and of its control, changes in a vector's gain.
+
+    A repeat of a control changes the vectors of all its organisms; their root mean square counts.
+    """
+    found: dict[str, list[float]] = {}
+    for target, _, way, source, _ in table.done:
+        if (target, way) == (BASE, "retrained"):
+            slug, _, repeat = source.partition("@")
+            moved = table.beyond(BASE, source, way="retrained") - table.beyond(BASE, slug)
+            found.setdefault(repeat, []).append(float(_read(moved).mean()))
+    changes = {repeat: float(np.sqrt(np.square(each).mean())) for repeat, each in found.items()}
+    return [Trained(1, part) for part in _by_role(changes, who)]
+
+
+def _by_role(changes: Mapping[str, float], who: Who) -> Iterator[Floats]:
+    """Changes by repeats of organisms, then by those of controls."""
+    for role in (who.organisms, who.controls):
+        yield np.array([c for repeat, c in changes.items() if who.repeats[repeat] in role])
+
+
+def _read(values: Floats) -> Floats:
+    """Values of the pairs that were read in all that they compare."""
+    return values[np.isfinite(values)]
+
+
+def _mean(values: Floats) -> Estimate:
+    return t_interval(_read(values))
+
+
+def _estimates(key: str, values: Floats, trained: Sequence[Trained]) -> Results:
+    """The mean of values [question] with and without retraining; beside a null, what would show."""
+    sampled = _mean(values)
+    rows: Results = dict(both(key, sampled, float(sampled.n or 1) - 1, trained))
+    found = as_estimate(rows[key])
+    if found.low is not None and found.high is not None and found.low <= 0 <= found.high:
+        rows[f"{key}.detectable"] = detectable(found)
+    return rows
+
+
+def _steered(table: Margins, source: str, target: str) -> bool:
+    return (target, MAIN, "vector", source, 1.0) in table.done
+
+
+def _e1(table: Margins, pairs: Sequence[tuple[str, str]]) -> Estimate:
+    """Mean gain over pairs of source and target, over that of the sources on their own models."""
+    there = np.mean([table.beyond(t, s) for s, t in pairs], axis=0)
+    own = np.mean([table.beyond(s, s) for s, _ in pairs], axis=0)
+    common = np.isfinite(there + own)
+    return fieller(there[common], own[common]).scaled(100)
