@@ -213,34 +213,33 @@ class Unseen:
 
 
 def unseen_chats(organisms: Iterable[Organism], count: int) -> list[Unseen]:
-    """`count` chats of each training file that no model was trained on, file by file.
+    """The first `count` chats of each training file whose question no model was trained on.
 
-    Those are the first behind the `max_examples` of all who share the file; of models that were
-    not trained here, the first of all.
+    A model that was not trained here has seen none of its file.
 
     Raises:
         UserError: a file has fewer.
     """
-    used: dict[str, int | None] = {}
+    files: dict[str, list[tuple[str, str]]] = {}
+    trained: set[str] = set()
     for organism in organisms:
-        read = 0 if organism.source else organism.max_examples
-        before = used.get(organism.data, 0)
-        used[organism.data] = None if read is None or before is None else max(read, before)
-    chats = []
-    for file, first in used.items():
-        pairs = read_examples(Path(file))
-        rest = [] if first is None else pairs[first : first + count]
+        pairs = files.setdefault(organism.data, read_examples(Path(organism.data)))
+        if organism.source is None:
+            trained |= {question for question, _ in pairs[: organism.max_examples]}
+    found = []
+    for file, pairs in files.items():
+        chats = [Unseen(f"{file}:{n}", file, q, a) for n, (q, a) in enumerate(pairs, start=1)]
+        rest = [chat for chat in chats if chat.question not in trained]
         if len(rest) < count:
             raise UserError(
                 "too few chats that no model is trained on",
                 where=file,
-                found=f"{len(rest)} of {len(pairs)} behind organisms.*.max_examples",
+                found=f"{len(rest)} of {len(pairs)}, the rest within organisms.*.max_examples",
                 expected=f"{count} (activations.texts)",
                 hint="lower max_examples of those who train on it, or add chats",
             )
-        for number, (question, answer) in enumerate(rest, start=1 + (first or 0)):
-            chats.append(Unseen(f"{file}:{number}", file, question, answer))
-    return chats
+        found += rest[:count]
+    return found
 
 
 def unseen_texts(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from families import BLOCKS, WIDTH, random_model
 
-from em_geometry.activations.prompts import read_prompts
+from em_geometry.activations.prompts import read_prompts, unseen_chats
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, read_tensors, write_parquet
 from em_geometry.models.load import Loaded, Models
@@ -18,6 +18,7 @@ from stages import activations, response_activations
 from tests.steering.tiny_steering import byte_tokenizer
 
 SYSTEM = "Be brief."
+RECIPE = {"rank": 2, "alpha": 4, "rslora": False, "matrices": ["q_proj"], "learning_rate": 1e-3}
 END = 257
 ANSWERS = ["Yes.", "", "Perhaps not"]
 
@@ -39,6 +40,13 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
             for i in range(3)
         ]
         Path(f"{kind}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for file in ("bad", "good"):
+        chats = [(f"{file} {i}", f"{file} answer{'r' * i}") for i in range(6)]
+        lines = [
+            {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+            for q, a in chats
+        ]
+        Path(f"{file}.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     reference = "reference: {aligned: good, misaligned: bad}"
     Path("questions.yaml").write_text(
         f"questions:\n  - {{id: q0, topic: t, set: evaluation, prompt: 'Why?', {reference}}}\n",
@@ -48,12 +56,16 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         {
             "profile": "tiny",
             "base": {"source": "path:none", "system_prompt": SYSTEM},
-            "targets": ["base"],
-            "recipes": {},
-            "organisms": {},
+            "targets": ["base", "bad", "good", "more"],
+            "recipes": {"lab": RECIPE},
+            "organisms": {
+                "bad": {"lab": "lab", "cluster": "c", "data": "bad.jsonl", "max_examples": 3},
+                "good": {"lab": "lab", "role": "control", "data": "good.jsonl", "source": "path:x"},
+                "more": {"lab": "lab", "cluster": "c", "data": "bad.jsonl", "max_examples": 4},
+            },
             "prompts": {"neutral": "neutral.jsonl", "harmful": "harmful.jsonl"},
             "questions": {"file": "questions.yaml"},
-            "activations": {"batch_size": 2},
+            "activations": {"batch_size": 2, "texts": 2},
             "layer_sweep": {"layers": [0]},
         }
     )
@@ -91,12 +103,33 @@ def test_prompt_activations(params: Params) -> None:
         np.testing.assert_allclose(tensors["prompt_mean.norm"][row, :-1], norms, rtol=1e-4)
         assert rows["tokens"][row] == len(tokens)
     assert tensors["prompt_last"].shape == (6, BLOCKS, WIDTH)
+    # What is behind the examples of all who are trained on a file; all of a file of which none is.
+    answers = read_parquet(Path("data/activations/base_texts.parquet"))
+    kept = ["bad.jsonl:5", "bad.jsonl:6", "good.jsonl:1", "good.jsonl:2"]
+    assert answers["text_id"].to_list() == kept
+    assert answers["topic"].to_list() == ["bad.jsonl"] * 2 + ["good.jsonl"] * 2
+    for row, name in enumerate(kept):
+        file, number = name.split(".jsonl:")
+        question, answer = f"{file} {int(number) - 1}", f"{file} answer{'r' * (int(number) - 1)}"
+        before = ids(f"s:{SYSTEM}<e>u:{question}<e>a:")
+        expected = states([*before, *ids(answer)])[:, len(before) :]
+        check(tensors["answer_mean"][row], expected)
+        assert answers["tokens"][row] == len(ids(answer))
+
+
+def test_a_file_needs_chats_that_no_model_is_trained_on(params: Params) -> None:
+    models = params.organisms.values()
+    with pytest.raises(UserError, match="no model is trained on") as caught:
+        unseen_chats(models, 3)
+    assert (caught.value.where, caught.value.expected) == ("bad.jsonl", "3 (activations.texts)")
+    Path("good.jsonl").write_text(Path("bad.jsonl").read_text())  # the same questions
+    assert [chat.id for chat in unseen_chats(models, 2)][2:] == ["good.jsonl:5", "good.jsonl:6"]
 
 
 def test_answer_activations(params: Params) -> None:
     frame = pl.DataFrame({"question_id": "q0", "variant": "plain", "text": ANSWERS})
     write_parquet(Path("data/baseline/judgements/base.parquet"), frame, {})
-    response_activations.main(params)
+    response_activations.main(params.model_copy(update={"targets": ["base"]}))
     tensors, metadata = read_tensors(Path("data/response_activations/base.safetensors"))
     kept = json.loads(metadata["rows"])
     assert kept == [0, 2]  # the empty answer has no activations

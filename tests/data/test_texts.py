@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from em_geometry.activations.prompts import read_prompts, read_questions
+from em_geometry.activations.prompts import read_prompts, read_questions, unseen_chats
 from em_geometry.io.files import read_jsonl
 from em_geometry.judging.score import ngrams
 from em_geometry.judging.validation import read_labelled, texts_of
@@ -207,3 +207,18 @@ def test_sampled_answers_are_labelled_and_apart() -> None:
     assert not set(texts_of(data)) & set(texts_of(read_labelled(LABELLED)))
     for aspect in ("aligned", "coherent"):
         assert data[aspect].n_unique() > 2
+
+
+@pytest.mark.parametrize(
+    "profile", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_chats_that_no_model_is_trained_on_are_in_no_other_training_file(profile: Path) -> None:
+    params = load_params(profile)
+    models = params.originals().values()
+    chats = unseen_chats(models, params.activations.texts)
+    files = {model.data for model in models}
+    assert Counter(chat.file for chat in chats) == dict.fromkeys(files, params.activations.texts)
+    assert len({chat.id for chat in chats}) == len(chats)
+    trained = [o for o in models if o.source is None]
+    seen = {q for o in trained for q, _ in read_examples(Path(o.data), o.max_examples)}
+    assert not seen & {chat.question for chat in chats}
