@@ -18,15 +18,12 @@ def main(params: Params) -> None:
     unknown = Estimate.undefined("not judged: no validation")
     status = {a: said.get(a, unknown).status for a in judging.aspects}
     answers = read_answers(paths.JUDGEMENTS, targets, judging.aspects)
-    seed, draws = params.run.seed, params.transfer.bootstrap
     found = {
-        a: changes(Table.of(answers, judging, seed, draws, "mean_aligned", a), sources, targets)
+        a: changes(Table.of(answers, judging, "mean_aligned", a), sources, targets)
         for a in judging.aspects
         if status[a] == JUDGED
     }
     headline = ["status.*", *(f"change.aligned.{s}" for s in sources)]
-    parts = ("change", "beyond_random", "pair", "unsteered")
-    by_part = {part: {aspect: of[part] for aspect, of in found.items()} for part in parts}
     parts = ("change", "beyond_random", "pair", "unsteered")
     by_part = {part: {aspect: of[part] for aspect, of in found.items()} for part in parts}
     put_results("aspects", {"status": status, **by_part}, headline)

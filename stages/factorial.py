@@ -32,8 +32,7 @@ def measured(params: Params, levels: factors.Levels) -> dict[str, Leaf | Nested]
     blocks = [dict.fromkeys((BASE, slug), vectors[slug].layer) for slug in slugs]
     samples = [prompt_rows(activations, asked, "prompt_contrast", of_prompts, at) for at in blocks]
     answers = read_answers(paths.JUDGEMENTS, params.steered(), params.judging.aspects)
-    chosen = params.transfer
-    table = Table.of(answers, params.judging, seed, chosen.bootstrap, chosen.rate)
+    table = Table.of(answers, params.judging, params.transfer.rate)
     return {
         "angle_deg": angles | {"contrast": contrast, "span": span},
         "base_similarity": factors.similarity_effects(samples, levels, tried, seed, draws),

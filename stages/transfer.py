@@ -14,14 +14,14 @@ from em_geometry.transfer.effects import Models, baseline, transfer
 
 @stage
 def main(params: Params) -> None:
-    chosen, judging, seed = params.transfer, params.judging, params.run.seed
+    chosen, judging = params.transfer, params.judging
     organisms, targets, labs = params.slugs("organism"), params.steered(), params.labs()
     who = Models(organisms, [BASE, *params.slugs("control")], targets, labs, params.clusters())
     unsteered = read_answers(paths.BASELINE_JUDGEMENTS, params.targets, judging.aspects)
     rates = [*(f"{m}.em_turner" for m in (BASE, *organisms)), "organisms*"]
     put_results("baseline", baseline(unsteered, who, judging, chosen.recited_from), rates)
     answers = read_answers(paths.JUDGEMENTS, targets, judging.aspects)
-    table = Table.of(answers, judging, seed, chosen.bootstrap, chosen.rate)
+    table = Table.of(answers, judging, chosen.rate)
     named = [(source, target) for source, _, target in (p.partition(">") for p in chosen.pairs)]
     found = transfer(table, who, named, read_selected(paths.SELECTED))
     pairs = [f"asymmetry.{a}__{b}" for a, b in combinations(labs, 2)]

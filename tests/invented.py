@@ -41,7 +41,7 @@ def params(**sections: Any) -> Params:
             "organisms": organisms,
             "layer_sweep": {"layers": [0, 2], "doses": [0.2, 0.4]},
             "steering": {"doses": [-1.0, 1.0], "random_directions": 1},
-            "transfer": {"bootstrap": 200, "pairs": ["profanity>finance"]},
+            "transfer": {"pairs": ["profanity>finance"]},
             **sections,
         }
     )
@@ -50,22 +50,22 @@ def params(**sections: Any) -> Params:
 def table(
     rates: Mapping[str, float],
     spread: float = 0.0,
-    replicates: int = 200,
+    questions: int = 8,
     n: int = 48,
     answers: int | None = None,
 ) -> Table:
-    """A table of given rates in percent, whose draws scatter around them with `spread`.
+    """A table of given rates in percent, which differ between questions by `spread`.
 
     With a number of `answers` to each condition, it also has their Wilson intervals.
     """
     names = tuple(sorted(rates))
     observed = np.array([rates[c] for c in names], dtype=float)
-    noise = np.random.default_rng(0).normal(size=(replicates, len(names)))
+    noise = np.random.default_rng(0).normal(size=(questions, len(names)))
+    without = observed - spread * (noise - noise.mean(0)) / (questions - 1)
     ends = None
     if answers is not None:
         ends = 100 * np.stack(wilson(observed / 100 * answers, answers), axis=1)
-    matrix = RateMatrix(names, observed, observed + spread * noise, ends)
-    return Table(matrix, dict.fromkeys(names, n))
+    return Table(RateMatrix(names, observed, without, ends), dict.fromkeys(names, n))
 
 
 def steered(target: str, source: str) -> str:

@@ -56,8 +56,16 @@ class PromptRows:
 
     def bootstrap(self, rng: np.random.Generator, replicates: int) -> Floats:
         """Raw Gram matrices [B, n, n], topics drawn with replacement."""
-        n, weights = len(self.differences), self._mean(drawn(rng, self.topics, replicates))
-        grams = np.empty((replicates, n, n))
+        return self._grams(self._mean(drawn(rng, self.topics, replicates)))
+
+    def without_topic(self) -> Floats:
+        """Raw Gram matrices [T, n, n], one topic left out at a time (for the jackknife)."""
+        return self._grams(self._mean(1.0 - np.eye(self.topics)))
+
+    def _grams(self, weights: Floats) -> Floats:
+        """Raw Gram matrices [B, n, n] under weights [B, T] of the topic sums."""
+        n = len(self.differences)
+        grams = np.empty((len(weights), n, n))
         for i in range(n):
             for j in range(i, n):
                 products = (weights @ self._kernel[i, j] * weights).sum(-1)

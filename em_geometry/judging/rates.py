@@ -25,7 +25,7 @@ from em_geometry.settings import Judging
 from em_geometry.stats.arrays import Bools, Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import proportion, wilson
-from em_geometry.stats.resample import resample, stream, sum_by
+from em_geometry.stats.resample import sum_by
 
 RateName = Literal["em_betley", "em_turner", "mean_aligned", "coherent", "refusal"]
 Ratio = tuple[npt.NDArray[Any], Bools]  # per row: what is counted, and whether it counts at all
@@ -58,18 +58,18 @@ class Rates:
 
 @dataclass(frozen=True)
 class RateMatrix:
-    """A rate of several conditions under one shared resampling of the questions.
+    """A rate of several conditions, as a whole and with each question left out of all of them.
 
     Attributes:
         conditions: names, sorted.
         observed: [condition] percent, NaN where the denominator is zero.
-        draws: [replicate, condition] percent, NaN likewise; a row is one draw of questions.
+        without: [question, condition] percent without that question, NaN likewise.
         wilson: [condition, 2] ends of the Wilson intervals, percent; None for mean scores.
     """
 
     conditions: tuple[str, ...]
     observed: Floats
-    draws: Floats
+    without: Floats
     wilson: Floats | None = None
 
 
@@ -114,35 +114,27 @@ def flat(headline: Mapping[str, Estimate | int]) -> dict[str, Any]:
     return columns
 
 
-def bootstrap_rate_matrix(
-    answers: pl.DataFrame,
-    *,
-    judging: Judging,
-    seed: int,
-    replicates: int,
-    rate: RateName = "em_betley",
-    aspect: str = "aligned",
+def rate_matrix(
+    answers: pl.DataFrame, *, judging: Judging, rate: RateName, aspect: str = "aligned"
 ) -> RateMatrix:
-    """One rate for every condition, each replicate with the same questions for all of them.
-
-    Ratios and differences of the columns of a replicate are then paired.
+    """One rate for every condition; differences and ratios over its questions are paired.
 
     Args:
-        answers: as in `rates`, in any order, with question_id (what is drawn) and condition.
+        answers: as in `rates`, in any order, with question_id and condition.
         aspect: whose scores stand for `aligned`.
     """
     rows = _sorted(answers.with_columns(aligned=aspect), "question_id")
     keys = rows["condition"], rows["question_id"]
     names, questions = (key.unique().sort() for key in keys)
     condition, question = (key.rank("dense").cast(pl.Int64).to_numpy() - 1 for key in keys)
-    cells = condition * len(questions) + question
-    sums = sum_by(_ratios(rows, judging)[rate], cells, len(names) * len(questions))
-    sums = sums.reshape(len(names), len(questions), 2).astype(np.float64)
-    counts = sums.sum(axis=1)
+    cells = question * len(names) + condition
+    sums = sum_by(_ratios(rows, judging)[rate], cells, len(questions) * len(names))
+    sums = sums.reshape(len(questions), len(names), 2).astype(np.float64)
+    counts = sums.sum(axis=0)
     return RateMatrix(
         conditions=tuple(names),
         observed=_divide(counts, rate),
-        draws=_divide(resample(sums, stream(seed, "rates", "questions"), replicates), rate),
+        without=_divide(counts - sums, rate),
         wilson=None if rate == "mean_aligned" else _wilson_ends(counts),
     )
 

@@ -90,8 +90,8 @@ def jackknife(value: float, without: Floats) -> Estimate:
             then, which leaves the statistic without an interval.
     """
     n = len(without)
-    found = t_interval(n * value - (n - 1) * without)
-    return Estimate.from_values(value, *ends(found), n)
+    low, high = ends(t_interval(n * value - (n - 1) * without))
+    return Estimate.from_values(value, min(low, value), max(high, value), n)
 
 
 def ends(found: Estimate) -> tuple[float, float]:

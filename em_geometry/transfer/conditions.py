@@ -5,11 +5,11 @@ chosen coefficient, or left alone. Every effect of the transfer is a weighted su
 rates or a ratio of two such sums, so one estimate serves all of them (docs/method.md: transfer).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -17,12 +17,12 @@ import polars as pl
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet
 from em_geometry.judging.judge import statuses
-from em_geometry.judging.rates import RateMatrix, RateName, bootstrap_rate_matrix, flat, rates
+from em_geometry.judging.rates import RateMatrix, RateName, flat, rate_matrix, rates
 from em_geometry.progress import Progress
 from em_geometry.settings import Judging
 from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.intervals import bootstrap_estimate, distances, ratio_limits
+from em_geometry.stats.estimate import OK, Estimate
+from em_geometry.stats.intervals import distances, fieller, jackknife, ratio_limits
 
 KEYS = ("target", "source", "kind", "multiple")
 CLOSE = 1e-9  # sums of rates this close are the same, but for rounding
@@ -65,16 +65,17 @@ def condition_table(answers: pl.DataFrame, judging: Judging, damage: pl.DataFram
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """One outcome under all conditions: point values and draws that share the questions.
+    """One outcome under all conditions, over questions that they share.
 
-    A sum of rates is given by its weights [condition].
+    A sum of rates is given by its weights [condition]. Intervals are t over the questions, that
+    of a ratio Fieller's, never narrower than the numbers of answers allow.
 
     Attributes:
         matrix: the outcome of every condition, in percent (points for a mean score).
         counts: condition -> answers.
         shares: vector -> share (0 to 1) of its chosen coefficient at which it is to act instead;
             outcomes between the sampled doses, and between the lowest and no steering, are
-            interpolated linearly, draw by draw. Empty: every vector at what was sampled.
+            interpolated linearly. Empty: every vector at what was sampled.
     """
 
     matrix: RateMatrix
@@ -83,18 +84,10 @@ class Table:
 
     @classmethod
     def of(
-        cls,
-        answers: pl.DataFrame,
-        judging: Judging,
-        seed: int,
-        replicates: int,
-        rate: RateName,
-        aspect: str = "aligned",
+        cls, answers: pl.DataFrame, judging: Judging, rate: RateName, aspect: str = "aligned"
     ) -> Self:
         """The table of a rate; "mean_aligned" gives the mean of `aspect`, in points."""
-        matrix = bootstrap_rate_matrix(
-            answers, judging=judging, seed=seed, replicates=replicates, rate=rate, aspect=aspect
-        )
+        matrix = rate_matrix(answers, judging=judging, rate=rate, aspect=aspect)
         judged = (pl.col("status") != "api_error").sum()
         counts = answers.group_by("condition").agg(judged).iter_rows()
         return cls(matrix, {str(condition): int(n) for condition, n in counts})
@@ -148,16 +141,31 @@ class Table:
         used = zip(self.matrix.conditions, np.any(sums, axis=0), strict=True)
         return min(self.counts[condition] for condition, there in used if there)
 
-    def sum(self, weights: Floats) -> Floats:
-        """[1 + replicates]: the observed sum of rates, then its draws."""
+    def value(self, weights: Floats) -> float:
+        """A sum of rates, NaN where one of them is undefined."""
         used = np.flatnonzero(weights)
-        observed, draws = self.matrix.observed, self.matrix.draws
-        joined = np.concatenate([observed[None, used], draws[:, used]]) @ weights[used]
-        return np.where(np.abs(joined) < CLOSE, 0.0, joined)
+        found = float(self.matrix.observed[used] @ weights[used])
+        return 0.0 if abs(found) < CLOSE else found
+
+    def without(self, weights: Floats) -> Floats:
+        """[question] a sum of rates with each question left out; NaN where it is undefined then."""
+        used = np.flatnonzero(weights)
+        found: Floats = self.matrix.without[:, used] @ weights[used]
+        return np.where(np.abs(found) < CLOSE, 0.0, found)
+
+    def statistic(self, of: Callable[..., Any], *sums: Floats, n: int) -> Estimate:
+        """A function of sums of rates, with its jackknife interval over the questions."""
+        values, left = [self.value(w) for w in sums], [self.without(w) for w in sums]
+        if not np.isfinite(values).all():
+            return Estimate.undefined(f"undefined: no {COUNTED}", n)
+        if not np.isfinite(left).all():
+            return Estimate.undefined(f"undefined: too few {COUNTED}", n)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return replace(jackknife(float(of(*values)), of(*left)), n=n)
 
     def estimate(self, weights: Floats, n: int | None = None) -> Estimate:
-        """A sum of rates; bootstrap over questions, widened by MOVER to what n answers allow."""
-        found = bootstrap_estimate(self.sum(weights), self.n(weights) if n is None else n, COUNTED)
+        """A sum of rates; t over questions, widened by MOVER to what n answers allow."""
+        found = self.statistic(_itself, weights, n=self.n(weights) if n is None else n)
         if self.matrix.wilson is None or found.value is None:
             return found
         down, up = distances(weights, *self._distances)
@@ -166,12 +174,24 @@ class Table:
     def ratio(self, top: Floats, bottom: Floats) -> Estimate:
         """100 x a sum of rates over another; undefined when the bottom's interval includes 0."""
         n = self.n(top, bottom)
-        found = ratio(self.sum(top), self.sum(bottom), self.estimate(bottom, n))
-        if self.matrix.wilson is None or found.value is None:
+        above, known = self.statistic(_itself, top, n=n), self.estimate(bottom, n)
+        if above.value is None or known.value is None or known.low is None or known.high is None:
+            return above if above.value is None else known
+        if known.low <= 0 <= known.high:
+            interval = f"{known.value:.1f} [{known.low:.1f}, {known.high:.1f}]"
+            return Estimate.undefined(f"undefined: denominator {interval} includes 0", n)
+        found = fieller(self._pseudo(top), self._pseudo(bottom)).scaled(100)
+        found = replace(found, value=100 * above.value / known.value, n=n, status=OK)
+        if self.matrix.wilson is None:
             return found
         rates = np.nan_to_num(self.matrix.observed)
         limits = ratio_limits(top, bottom, rates, *self._distances)
         return _widened(found, *(100 * limit for limit in limits))
+
+    def _pseudo(self, weights: Floats) -> Floats:
+        """[question] pseudo-values of a sum of rates: their mean and spread are the sum's."""
+        left = self.without(weights)
+        return len(left) * self.value(weights) - (len(left) - 1) * left
 
     @cached_property
     def _distances(self) -> tuple[Floats, Floats]:
@@ -181,20 +201,14 @@ class Table:
         return observed - self.matrix.wilson[:, 0], self.matrix.wilson[:, 1] - observed
 
 
+def _itself(values: Any) -> Any:
+    return values
+
+
 def _widened(found: Estimate, low: float, high: float) -> Estimate:
-    assert found.low is not None and found.high is not None
-    return replace(found, low=min(found.low, low), high=max(found.high, high))
-
-
-def ratio(top: Floats, bottom: Floats, known: Estimate) -> Estimate:
-    """100 x top / bottom, both [1 + draws], where the `known` interval of the bottom leaves out 0.
-
-    Its n is that of the bottom.
-    """
-    if known.value is None or known.low is None or known.high is None:
-        return known
-    if known.low <= 0 <= known.high:
-        interval = f"{known.value:.1f} [{known.low:.1f}, {known.high:.1f}]"
-        return Estimate.undefined(f"undefined: denominator {interval} includes 0", known.n)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return bootstrap_estimate(100 * top / bottom, known.n, COUNTED)
+    """An interval that reaches at least from `low` to `high`."""
+    return replace(
+        found,
+        low=low if found.low is None else min(found.low, low),
+        high=high if found.high is None else max(found.high, high),
+    )

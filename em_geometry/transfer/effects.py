@@ -17,10 +17,9 @@ from em_geometry.judging.rates import rates
 from em_geometry.settings import BASE, Judging
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.intervals import bootstrap_estimate
 from em_geometry.stats.permutation import dealt, n_splits, share_as_far
 from em_geometry.steering.conditions import Selected
-from em_geometry.transfer.conditions import CLOSE, COUNTED, Table, name, ratio
+from em_geometry.transfer.conditions import CLOSE, Table, name
 
 JUDGED = "judged"  # as the judge's validation writes it
 RANDOM = "random"
@@ -187,7 +186,7 @@ def asymmetries(table: Table, sides: Sequence[tuple[Groups, str, str]]) -> dict[
         if observed.value is not None:
             effects = np.zeros((len(models), len(models)))
             for i, j in permutations(range(len(models)), 2):
-                effects[i, j] = table.sum(table.effect(models[i], models[j]))[0]
+                effects[i, j] = table.value(table.effect(models[i], models[j]))
             results[f"{key}.p"] = share_as_far(observed.value, dealt(effects, sizes), CLOSE)
     return results
 
@@ -201,9 +200,9 @@ def direction_ratio(table: Table, first: Sequence[str], second: Sequence[str]) -
         found = table.ratio(there, part)
         if found.value is None:
             return replace(found, n=n)
-    bottom = table.sum(back) * table.sum(own_there)
-    known = bootstrap_estimate(bottom, n, COUNTED)
-    return ratio(table.sum(there) * table.sum(own_back), bottom, known).scaled(0.01)
+    return table.statistic(
+        lambda a, b, c, d: a * d / (b * c), there, own_there, back, own_back, n=n
+    )
 
 
 def conventions(selected: Mapping[str, Selected]) -> dict[str, dict[str, float]]:

@@ -1,115 +1,183 @@
-"""Does a number known of two vectors predict how far one acts on the other's model?
+"""Does the cosine of two vectors predict how far one acts on the other's model?
 
-docs/method.md: transfer. Everything is a matrix [source, target] over the models. The outcome that
-the answer rests on was fixed before any was looked at: the drop of the mean aligned score, which
-uses every scored answer where a rate uses few.
+docs/method.md: prediction. A vector that acts strongly acts on every model, and a model that gives
+way gives way to every vector: these effects of source and target are taken out of outcome and
+cosines before they are compared (the dyadic part of Kenny's social relations model).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from em_geometry.io.results import Leaf, Nested
-from em_geometry.stats.arrays import Floats
+from em_geometry.io.results import Leaf
+from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.stats.decisions import detectable
 from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.permutation import Tested, pair_rank_test
-from em_geometry.steering.conditions import Selected
-from em_geometry.transfer.conditions import Table
+from em_geometry.stats.intervals import t_interval
+from em_geometry.stats.permutation import SLACK, Tested, orders, share_as_far
 
-PRIMARY = "aligned_drop"
+LEAST = 4  # vectors; of fewer nothing is left beside source and target effects
+NOISE = 1e-9  # squared lengths below this share of what they are of are rounding
+KEYS = ("kind", "pair")
 
 
-def predictors(
-    selected: Mapping[str, Selected], similarity: Mapping[str, float]
-) -> dict[str, Floats]:
-    """Every predictor [source, target], in the order of `selected`; the diagonal is not used.
+def gains(margins: pl.DataFrame, slugs: Sequence[str], kind: str) -> Floats:
+    """Margin gained beyond the mean random direction [vectors, targets, questions], nats a token.
 
     Args:
-        similarity: model -> its similarity to the base.
+        margins: rows of data/margins.parquet; a question counts where every vector was measured
+            on every model, and random directions of its norm at its block.
+        slugs: organisms, whose vectors act on whose models.
     """
-    vectors = np.stack([s.vector for s in selected.values()])
+    rows = margins.filter(
+        (pl.col("kind") == kind) & (pl.col("multiple") == 1) & pl.col("target").is_in(list(slugs))
+    ).with_columns(margin=pl.col("marked") - pl.col("plain"))
+    at = ["target", "layer", "coefficient", "pair"]
+    chance = rows.filter(way="random").group_by(at).agg(chance=pl.col("margin").mean())
+    found = (
+        rows.filter(pl.col("way") == "vector", pl.col("source").is_in(list(slugs)))
+        .join(chance, on=at)
+        .with_columns(gain=pl.col("margin") - pl.col("chance"))
+        .sort("pair")
+        .pivot("pair", index=["source", "target"], values="gain")
+    )
+    order = {pair: i for i, pair in enumerate((s, t) for s in slugs for t in slugs)}
+    values = np.full((len(order), found.width - 2), np.nan)
+    for row in found.iter_rows():
+        values[order[row[:2]]] = row[2:]
+    kept = values[:, np.isfinite(values).all(0)]
+    return kept.reshape(len(slugs), len(slugs), -1)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Ordered pairs [p] of n models, a model with itself left out, without row and column effects.
+
+    Attributes:
+        first, second: [p] places of source and target.
+        keep: [p, p] takes the least-squares effects of sources and targets out of values [p].
+    """
+
+    first: Ints
+    second: Ints
+    keep: Floats
+
+    @classmethod
+    def of(cls, n: int) -> Pairs:
+        first, second = np.nonzero(~np.eye(n, dtype=bool))
+        effects = np.concatenate([np.eye(n)[first], np.eye(n)[second]], axis=1)
+        return cls(first, second, np.eye(len(first)) - effects @ np.linalg.pinv(effects))
+
+    def dyadic(self, matrix: Floats) -> Floats:
+        """[..., n, n] -> [..., p], source and target effects taken out."""
+        left: Floats = matrix[..., self.first, self.second] @ self.keep
+        return left
+
+
+def slope_test(x: Floats, y: Floats, moved: Floats) -> dict[str, Leaf]:
+    """Slope of outcomes on a predictor, both without their means, and p by relabelling.
+
+    Args:
+        x: predictor [u].
+        y: outcome [questions, u]; the interval is t over the questions' slopes.
+        moved: [relabellings, u] the predictor under every relabelling, the given one among them.
+    """
+    length, spread = float(x @ x), float((y.mean(0) ** 2).sum())
+    if length <= NOISE * len(x) or spread <= 0:
+        return {"slope": Estimate.undefined("undefined: nothing is left to compare")}
+    slope = t_interval(y @ x / length)
+    null = moved @ y.mean(0) / length
+    p = share_as_far(float(slope.value or 0.0), null, SLACK)
+    alike = np.minimum(np.abs(moved - x).max(1), np.abs(moved + x).max(1)) < NOISE
+    scale = (length / spread) ** 0.5
     return {
-        "cosine": (vectors @ vectors.T).astype(np.float64),
-        "base_similarity": np.array([[similarity[s]] * len(selected) for s in selected]),
-        "raw_norm": np.array([[s.norm] * len(selected) for s in selected.values()]),
+        **Tested(slope, p, float(alike.mean())).as_results("slope"),
+        "correlation": float(slope.value or 0.0) * scale,
+        "correlation.needed": float(np.quantile(np.abs(null), 0.95)) * scale,
+        "slope.detectable": detectable(slope),
     }
 
 
-def outcomes(slugs: Sequence[str], means: Table, rates: Table) -> dict[str, Floats]:
-    """Every outcome [1 + draws, source, target]; NaN where it is undefined."""
+def dyads(outcome: Floats, cosines: Floats, seed: int) -> dict[str, Leaf]:
+    """How far the cosine of two vectors predicts transfer between their models.
 
-    def over(outcome: Callable[[str, str], Floats]) -> Floats:
-        found = [[outcome(s, t) for t in slugs] for s in slugs]
-        return np.moveaxis(np.array(found, dtype=np.float64), -1, 0)
-
-    def ratios(s: str, t: str) -> Floats:
-        top, bottom = rates.sum(rates.effect(s, t)), rates.sum(rates.own_effect(s, t))
-        if s == t or rates.e1(s, t).value is None:
-            return np.full_like(top, np.nan)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = 100 * top / bottom
-        return np.where(np.isfinite(found), found, np.nan)
-
-    return {
-        PRIMARY: over(lambda s, t: means.sum(-means.effect(s, t))),
-        "risk_difference": over(lambda s, t: rates.sum(rates.effect(s, t))),
-        "effectiveness": over(ratios),
-    }
-
-
-def prediction(x: Mapping[str, Floats], y: Mapping[str, Floats], seed: int, level: float) -> Nested:
-    """Correlations of all predictors with all outcomes, and whether they are evidence.
+    `slope` (outcome a unit of cosine) and `correlation` are of what is left without source and
+    target effects; `correlation.needed` is what 95 % of relabellings stay below. `explained` is
+    the share of the pairs' spread that source and target effects account for; `reliability` the
+    share of what is left that would come again with other questions, the square of the largest
+    correlation that any predictor can have; `reciprocity` how far the two directions of a pair
+    then agree, which a cosine needs, for it has no direction.
 
     Args:
-        x: predictor [source, target]; one of the source alone is repeated over the targets.
-        y: outcome [1 + draws, source, target], the observed one first.
-        level: of all predictors together: each is held to its share (Bonferroni).
+        outcome: [vectors, targets, questions], the targets being the vectors' own models in the
+            same order; a vector on its own model is not used.
+        cosines: [vectors, targets].
     """
-    predicts: dict[str, Leaf] = {}
-    for predictor, values in x.items():
-        for outcome, drawn in y.items():
-            tested, key = pair_rank_test(values, drawn, seed), f"{predictor}.{outcome}"
-            predicts |= tested.as_results(key)
-            predicts[f"{key}.models"] = len(values)
-            predicts[f"{key}.verdict"] = said(tested, level / len(x), len(values))
-    again = {outcome: reliability(drawn) for outcome, drawn in y.items()}
-    return {"primary": PRIMARY, "reliability": again, "predicts": predicts}
+    n, _, questions = outcome.shape
+    results: dict[str, Leaf] = {"vectors": n, "questions": questions}
+    if n < LEAST or questions < 2:
+        why = f"undefined: {n} vectors and {questions} questions; {LEAST} and 2 are the fewest"
+        return results | {"slope": why}
+    pairs = Pairs.of(n)
+    matrices = np.moveaxis(outcome, -1, 0)
+    left, tried = pairs.dyadic(matrices), orders(n, seed)
+    moved = pairs.dyadic(cosines[tried[:, :, None], tried[:, None, :]])
+    results |= {"pairs": len(pairs.first)} | slope_test(pairs.dyadic(cosines), left, moved)
+    mean = left.mean(0)
+    whole = matrices.mean(0)[pairs.first, pairs.second]
+    spread = float(((whole - whole.mean()) ** 2).sum())
+    if not spread:
+        return results
+    results["explained"] = 1 - float(mean @ mean) / spread
+    noise = float((left.var(0, ddof=1) / questions).sum())
+    results["reliability"] = max(0.0, 1 - noise / float(mean @ mean)) if mean.any() else 0.0
+    square = np.zeros((n, n))
+    square[pairs.first, pairs.second] = mean
+    back = square.T[pairs.first, pairs.second]
+    results["reciprocity"] = float(mean @ back / (mean @ mean)) if mean.any() else 0.0
+    return results
 
 
-def reliability(y: Floats) -> Estimate:
-    """Share (0 to 1) of the spread over pairs of [1 + draws, source, target] that would come again.
+def net_transfer(outcome: Floats, similarity: Floats, seed: int) -> dict[str, Leaf]:
+    """Does a model that is more like the base give more transfer than it receives?
 
-    1 - variance by question / variance between pairs; no predictor can correlate with an outcome
-    better than about its square root.
+    Args:
+        outcome: as in `dyads`.
+        similarity: [models] to the base.
     """
-    values = y[:, np.isfinite(y[0]) & ~np.eye(y.shape[1], dtype=bool)]
-    between = values[0].var() if values.shape[1] > 1 else 0.0
-    if between == 0:
-        return Estimate.undefined("undefined: all pairs alike")
-    within = np.nanmean((values[1:] - values[0]).var(axis=1))
-    return Estimate(float(np.clip(1 - within / between, 0, 1)))
+    n = len(similarity)
+    both = np.moveaxis(outcome, -1, 0) * ~np.eye(n, dtype=bool)
+    net = (both.sum(2) - both.sum(1)) / max(1, n - 1)  # given minus received [questions, models]
+    x, tried = similarity - similarity.mean(), orders(n, seed)
+    return {"models": n} | slope_test(x, net, x[tried])
 
 
-def said(tested: Tested, level: float, models: int) -> str:
-    """`evidence`, `no evidence`, or why there can be none, at the level of one predictor."""
-    found = tested.estimate
-    if tested.p is None or tested.smallest_p is None or found.low is None or found.high is None:
-        return found.status
-    if tested.smallest_p >= level:
-        return f"no evidence possible: {models} models allow no p below {level:.4f}"
-    apart = found.low > 0 or found.high < 0
-    return "evidence" if tested.p < level and apart else "no evidence"
+def said(found: Mapping[str, Leaf], level: float) -> str:
+    """`evidence`, `cannot tell`, or why there can be no evidence at this level."""
+    slope, p, smallest = (found.get(key) for key in ("slope", "slope.p", "slope.smallest_p"))
+    if not isinstance(slope, Estimate) or slope.low is None or slope.high is None:
+        return slope.status if isinstance(slope, Estimate) else str(slope)
+    assert isinstance(p, float) and isinstance(smallest, float)
+    if smallest >= level:
+        return f"no evidence possible: so few models allow no p below {smallest:.3f}"
+    apart = slope.low > 0 or slope.high < 0
+    return "evidence" if p < level and apart else "cannot tell"
 
 
-def pair_rows(
-    slugs: Sequence[str], x: Mapping[str, Floats], y: Mapping[str, Floats]
-) -> pl.DataFrame:
-    """A row an ordered pair: predictors, outcomes, interval of the primary outcome."""
-    low, high = np.nanquantile(y[PRIMARY][1:], [0.025, 0.975], axis=0)
-    columns = {**x, **{o: v[0] for o, v in y.items()}}
-    columns |= {f"{PRIMARY}_low": low, f"{PRIMARY}_high": high}
-    source, target = np.nonzero(~np.eye(len(slugs), dtype=bool))
-    names = {"source": np.array(slugs)[source], "target": np.array(slugs)[target]}
-    numbers = {name: values[source, target] for name, values in columns.items()}
-    return pl.DataFrame(names | numbers).fill_nan(None)
+def pair_rows(slugs: Sequence[str], outcome: Floats, cosines: Floats) -> pl.DataFrame:
+    """A row an ordered pair: cosine, gain with interval, and both without their effects."""
+    pairs = Pairs.of(len(slugs))
+    rows = []
+    left = pairs.dyadic(outcome.mean(-1)), pairs.dyadic(cosines)
+    for i, j, gain, cosine in zip(pairs.first, pairs.second, *left, strict=True):
+        found = t_interval(outcome[i, j])
+        rows.append(
+            {"source": slugs[i], "target": slugs[j], "cosine": float(cosines[i, j]),
+             "gain": found.value, "gain_low": found.low, "gain_high": found.high,
+             "dyadic_cosine": float(cosine), "dyadic_gain": float(gain)}
+        )  # fmt: skip
+    return pl.DataFrame(rows)

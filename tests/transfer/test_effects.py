@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from em_geometry.errors import UserError
-from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.intervals import bootstrap_estimate
+from em_geometry.stats.intervals import t_interval
 from em_geometry.steering.conditions import Selected
-from em_geometry.transfer.conditions import COUNTED, Table, name, ratio
+from em_geometry.transfer.conditions import Table, name
 from em_geometry.transfer.effects import (
     Models,
     asymmetries,
@@ -33,10 +32,6 @@ BY_SOURCE = {
 }
 GAINS = {(s, t): float(gain) for s, row in BY_SOURCE.items() for t, gain in row.items()}
 RATES = effects(GAINS, REST)
-
-
-def estimate(values: Any, n: int) -> Estimate:
-    return bootstrap_estimate(np.asarray(values), n, COUNTED)
 
 
 def compared(rates: Table, groups: dict[str, list[str]], a: str, b: str) -> dict[str, Any]:
@@ -66,29 +61,28 @@ def test_n_is_that_of_the_smallest_condition() -> None:
     assert Table.e1(rates, "sports", "sports").n == 10
 
 
-NO_ANSWERS = "undefined: no coherent answers"
+def test_ratios_and_why_there_is_none() -> None:
+    """A denominator of 2 that questions spread by 20 is undefined, one of -30 is not."""
+    rates = RATES | {steered("finance", "finance"): 22.0}
+    few = Table.e1(table(rates, 20.0), "finance", "base")
+    assert few.status.startswith("undefined: denominator 17.0 [")
+    assert few.status.endswith("includes 0") and few.value is None and few.n == 48
+    down = Table.e1(table(RATES | {steered("finance", "finance"): 1.0}), "finance", "sports")
+    assert down.value == pytest.approx(100 * 15 / (1 - 40))  # a negative denominator is one
+    for missing in (steered("sports", "finance"), steered("finance", "finance"), name("sports")):
+        gone = table(RATES | {missing: np.nan})
+        assert Table.e1(gone, "finance", "sports").status == "undefined: no coherent answers"
+    one = table(RATES)
+    one.matrix.without[0, one.matrix.conditions.index(name("sports"))] = np.nan
+    assert Table.e1(one, "finance", "sports").status == "undefined: too few coherent answers"
 
 
-@pytest.mark.parametrize(
-    ("numerator", "denominator", "reason"),
-    [
-        (1.0, [2.0, -8.0, 12.0, 2.0], "undefined: denominator 2.0 [-7.5, 11.5] includes 0"),
-        (1.0, [0.0, 0.0, 0.0, 0.0], "undefined: denominator 0.0 [0.0, 0.0] includes 0"),
-        (1.0, [-2.0, -8.0, 12.0, -4.0], "undefined: denominator -2.0 [-7.8, 11.2] includes 0"),
-        (1.0, [np.nan, 1.0, 1.0, 1.0], NO_ANSWERS),
-        (1.0, [5.0, np.nan, np.nan, 5.0], "undefined: too few coherent answers"),
-        (np.nan, [4.0] * 4, NO_ANSWERS),
-        (np.inf, [4.0] * 4, NO_ANSWERS),
-        (1.0, [-4.0] * 4, "ok"),  # a negative denominator is one
-    ],
-)
-def test_ratios_and_why_there_is_none(
-    numerator: float, denominator: list[float], reason: str
-) -> None:
-    bottom = np.array(denominator)
-    found = ratio(np.array([numerator, 1.0, 1.0, 1.0]), bottom, estimate(bottom, 7))
-    assert found.status == reason
-    assert found.value == -25 if reason == "ok" else found == Estimate.undefined(reason, 7)
+def test_intervals_are_t_over_questions() -> None:
+    """Pseudo-values of rates with as many answers to each question are the questions' rates."""
+    rates, w = table(RATES, 9.0), Table.effect(table(RATES), "finance", "sports")
+    by_question = 8 * rates.value(w) - 7 * rates.without(w)
+    found, expected = Table.change(rates, "finance", "sports"), t_interval(by_question)
+    assert (found.value, found.low, found.high) == pytest.approx((15, expected.low, expected.high))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +162,7 @@ def test_the_smallest_p_is_reached_and_never_passed(a: str, b: str, smallest: fl
     for seed in range(40):
         noise = np.random.default_rng(seed).normal(size=len(GAINS))
         gains = {pair: float(x) for pair, x in zip(GAINS, 10 * noise, strict=True)}
-        found = compared(table(effects(gains, REST), replicates=20), GROUPS, a, b)
+        found = compared(table(effects(gains, REST)), GROUPS, a, b)
         assert found["smallest_p"] == pytest.approx(smallest)
         reached.append(found["p"])
     assert min(reached) == pytest.approx(smallest)
@@ -185,13 +179,13 @@ def test_an_undefined_effect_elsewhere_does_not_lower_p() -> None:
 
 def test_direction_ratio_by_hand() -> None:
     gains = {("a", "b"): 6.0, ("b", "a"): 2.0, ("a", "a"): 10.0, ("b", "b"): 10.0}
-    rates = table(effects(gains, {"a": 10.0, "b": 10.0}), replicates=20)
+    rates = table(effects(gains, {"a": 10.0, "b": 10.0}))
     found = direction_ratio(rates, ["a"], ["b"])
     assert found.status == "ok"
     assert found.value == pytest.approx(3.0)  # (6 / 10) / (2 / 10)
-    assert found.high == pytest.approx(found.value)  # draws do not vary
+    assert found.high == pytest.approx(found.value)  # questions do not differ
     assert compared(rates, {"x": ["a"], "y": ["b"]}, "x", "y")["ratio"] == found
-    none = table(effects({**gains, ("b", "a"): 0.0}, {"a": 10.0, "b": 10.0}), replicates=20)
+    none = table(effects({**gains, ("b", "a"): 0.0}, {"a": 10.0, "b": 10.0}))
     assert direction_ratio(none, ["a"], ["b"]).status.startswith("undefined")
 
 
@@ -201,8 +195,8 @@ def test_rates_at_a_share_of_the_dose_are_interpolated() -> None:
     sampled, condition = table(rates, 3.0), ("base", "finance", "vector", 1)
     for share, rate in [(0.0, 10), (0.25, 15), (0.5, 20), (0.75, 40), (1.0, 60)]:
         found = replace(sampled, shares={"finance": share})
-        assert found.sum(found.rate(*condition))[0] == pytest.approx(rate)
-        assert found.sum(found.rate("base"))[0] == 10
+        assert found.value(found.rate(*condition)) == pytest.approx(rate)
+        assert found.value(found.rate("base")) == 10
     whole = replace(sampled, shares={"finance": 1.0}).rate(*condition)
     np.testing.assert_array_equal(whole, sampled.rate(*condition))
 
@@ -229,7 +223,7 @@ FEW = {
 
 
 def test_equal_answers_leave_a_width() -> None:
-    """0 of 8 against 0 of 8 says little; a bootstrap over questions would say 0 to 0."""
+    """0 of 8 against 0 of 8 says little; questions that do not differ would say 0 to 0."""
     bare = Table.change(table(FEW), "finance", "base")
     assert (bare.low, bare.high) == (0, 0)
     found = Table.change(table(FEW, answers=8), "finance", "base")
@@ -238,8 +232,8 @@ def test_equal_answers_leave_a_width() -> None:
     assert ratio.status == "ok"
     assert ratio.low < -30
     assert ratio.high > 30
-    wide, narrow = (Table.change(table(FEW, 30.0, answers=a), "finance", "base") for a in (8, None))
-    assert (wide.low, wide.high) == (narrow.low, narrow.high)  # wide draws are kept
+    wide, narrow = (Table.change(table(FEW, 90.0, answers=a), "finance", "base") for a in (8, None))
+    assert (wide.low, wide.high) == (narrow.low, narrow.high)  # what questions differ by is kept
     assert wide.high > 60
 
 

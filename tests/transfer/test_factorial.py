@@ -211,7 +211,7 @@ def test_effects_are_those_that_were_planted(results: Results) -> None:
     # profanity gains 60 on finance and 40 on sports and receives nothing; those two are even.
     given = results.rows["asymmetry_pct.effect.content_persona"]
     assert given.value == pytest.approx(50)
-    assert given.low < 45 and given.high > 55  # the bootstrap alone would say 50 to 50
+    assert given.low < 45 and given.high > 55  # the questions alone would say 50 to 50
 
 
 def test_without_factors_only_confounding_is_said() -> None:
