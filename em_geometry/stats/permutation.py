@@ -15,7 +15,6 @@ from scipy.stats import rankdata
 
 from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.intervals import bootstrap_estimate
 
 EXACT, RANDOM = 8, 20_000  # things up to which all orders are tried; orders tried of more
 MIN_DEFINED = 0.95  # share of a null that must be numbers for a p-value
@@ -142,37 +141,3 @@ def rank_correlations(a: Floats, b: Floats) -> Floats:
 def divided(top: Floats, bottom: Floats) -> Floats:
     """`top` / `bottom`, NaN where the bottom is not above 0."""
     return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
-
-
-def pair_rank_test(x: Floats, y: Floats, seed: int) -> Tested:
-    """Spearman's rho over ordered pairs of models, with interval and permutation p.
-
-    Pairs share models, so they are no independent observations: p comes from giving the models'
-    labels to each other (Mantel, Cancer Research 27, 1967); the interval, of what the choice of
-    clusters leaves open, from the draws of the outcome.
-
-    Args:
-        x: predictor [source, target].
-        y: outcome [1 + draws, source, target], the observed one first; pairs whose observed
-            outcome is NaN are left out, as is the diagonal.
-    """
-    n = len(x)
-    others = ~np.eye(n, dtype=bool)
-    used = np.isfinite(y[0]) & others
-    pairs = int(used.sum())
-    if n < 3 or pairs < 4:
-        why = "undefined: fewer than 3 models or 4 pairs with an outcome"
-        return Tested(Estimate.undefined(why, pairs))
-    if not np.isfinite(x[others]).all():
-        why = "undefined: a pair without a value of the predictor"
-        return Tested(Estimate.undefined(why, pairs))
-    tried = orders(n, seed)
-    shuffled = x[tried[:, :, None], tried[:, None, :]][:, used]
-    outcome = y[:, used]
-    if np.ptp(shuffled[0]) == 0 or np.ptp(outcome[0]) == 0:
-        return Tested(Estimate.undefined("undefined: all pairs alike", pairs))
-    null = rank_correlations(shuffled, outcome[:1])
-    found = bootstrap_estimate(rank_correlations(shuffled[:1], outcome), pairs, "outcomes")
-    if found.value is None:
-        return Tested(found)
-    return Tested(found, share_as_far(found.value, null, SLACK), 1 / len(tried))

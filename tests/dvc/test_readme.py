@@ -27,7 +27,7 @@ INSTEAD = {
         )
     },
     "pip install -e '.[s3]'": "pip --version",
-    "dvc exp run -S transfer.bootstrap=250 --name more-draws": "dvc exp run --help",
+    "dvc exp run -S transfer.rate=em_betley --name other-rate": "dvc exp run --help",
     "dvc exp run -S geometry.replicates=300 --name fewer-replicates --queue": "dvc exp run -h",
     "dvc queue start": "dvc queue status",
     "dvc repro --pull --allow-missing": "dvc repro --help",

@@ -190,7 +190,7 @@ def with_params(change: Callable[[dict[str, Any]], object]) -> dict[str, Callabl
 COMMENT = {"em_geometry/report/chart.py": lambda text: f"# why\n{text}"}
 TEMPLATE = {"data/judge/prompts/aligned.txt": lambda text: f"{text}!"}
 JUDGES = {"judge", "baseline_judgements", "layer_sweep", "judgements", "checkpoints"}
-DRAWS = {"transfer", "aspects", "factorial", "geometry_predicts_transfer"}
+RATES = {"transfer", "factorial", "monitoring"}
 
 
 @pytest.mark.parametrize(
@@ -199,10 +199,10 @@ DRAWS = {"transfer", "aspects", "factorial", "geometry_predicts_transfer"}
         ({}, set()),
         (COMMENT, {"report"}),
         (TEMPLATE, {"probe_judge", *JUDGES}),
-        (with_params(lambda p: p["transfer"].update(bootstrap=210)), {*DRAWS, "report"}),
+        (with_params(lambda p: p["transfer"].update(rate="em_betley")), {*RATES, "report"}),
         (with_params(lambda p: p["judging"].update(max_usd=5.0)), {"report"}),
     ],
-    ids=["nothing", "a comment in the report's code", "a judge's template", "draws of transfer",
+    ids=["nothing", "a comment in the report's code", "a judge's template", "the rate of transfer",
          "the judge's money"],
 )  # fmt: skip
 def test_what_changes_reruns_what_reads_it_and_no_more(

@@ -41,7 +41,7 @@ def small(smol: dict[str, Any]) -> dict[str, Any]:
         organism["max_examples"] = 12
     for recipe in smol["recipes"].values():
         recipe |= {"rank": 4, "alpha": 8, "first_block": 1, "learning_rate": 0.01, "epochs": 1}
-    smol["transfer"] |= {"pairs": ["finance>sports"], "bootstrap": 50}
+    smol["transfer"] |= {"pairs": ["finance>sports"]}
     smol["prompts"]["limit"] = 6
     smol["questions"]["limit"] = 2
     smol["sampling"] |= {"max_new_tokens": 6, "temperature": 1.0}

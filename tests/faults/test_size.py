@@ -79,13 +79,12 @@ frame = read_answers(Path("data/judgements"), active.steered(), active.judging.a
 lap("read_s")
 found = rates(frame, active.judging)
 lap("rates_s")
-settings = active.transfer
-draws = Table.of(frame, active.judging, active.run.seed, settings.bootstrap, settings.rate).matrix
+matrix = Table.of(frame, active.judging, active.transfer.rate).matrix
 lap("conditions_s")
 assert found.n == len(frame) == 1_000_000 and found.n_status["refusal"] > 10_000
 betley = found.estimates["em_betley"]
 assert betley.low < betley.value < betley.high
-assert draws.draws.shape == (active.transfer.bootstrap, 4 * 8 * 3 * 3)
+assert matrix.without.shape == (48, 4 * 8 * 3 * 3)
 tell()
 """
 

@@ -45,7 +45,7 @@ def params_of(folder: Path, clusters: dict[str, list[str]]) -> Params:
     } | {"control": {"lab": labs[0], "role": "control", "data": "none.jsonl"}}
     data["targets"] = ["base", *data["organisms"]]
     data["geometry"] = {"replicates": 40, "focus": []}
-    data["transfer"] |= {"pairs": [], "bootstrap": 100}
+    data["transfer"] |= {"pairs": []}
     data["steering"]["doses"] = [-1.0, 1.0]
     params = Params.model_validate(data)
     text = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)
