@@ -9,9 +9,9 @@ from em_geometry.project.command import stage
 from em_geometry.project.inputs import selected
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
+from em_geometry.transfer.outcomes import Margins
 from em_geometry.transfer.prediction import dyads, gains, net_transfer, pair_rows, said
 
-KIND = "misaligned"  # answers by which transfer is measured
 HEADLINE = ["cosine.slope", "cosine.slope.p", "cosine.correlation", "cosine.verdict",
             "cosine.explained", "cosine.reliability", "base_similarity.verdict"]  # fmt: skip
 
@@ -22,7 +22,7 @@ def main(params: Params) -> None:
     vectors, similarity = selected(params), read_results(paths.table("base_similarity"))
     unit = np.stack([vectors[slug].vector for slug in slugs]).astype(np.float64)
     like = [similarity.number(f"model.{slug}.contrast_cosine") for slug in slugs]
-    outcome, cosines = gains(read_parquet(paths.MARGINS), slugs, KIND), unit @ unit.T
+    outcome, cosines = gains(Margins.of(read_parquet(paths.MARGINS)), slugs), unit @ unit.T
     found = {
         "cosine": dyads(outcome, cosines, seed),
         "base_similarity": net_transfer(outcome, np.array(like), seed),

@@ -31,7 +31,6 @@ SELECTED = DATA / "vectors/selected.safetensors"
 MARGINS = DATA / "margins.parquet"
 RESPONSES = DATA / "responses"
 DAMAGE = DATA / "damage"
-MARGINS = DATA / "margins.parquet"
 JUDGEMENTS = DATA / "judgements"
 MONITORING = DATA / "monitoring"
 REJUDGED = DATA / "rejudged"  # of a command, not of a stage

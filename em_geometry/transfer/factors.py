@@ -241,6 +241,6 @@ def asymmetry_effects(
             return np.nan, np.nan
         return found.low, found.high
 
-    values = np.array([table.sum(each)[0] for each in sums])
+    values = np.array([table.value(each) for each in sums])
     units = pairs(len(organisms), constant=False)
     return effect_results(values, interval, leads(levels), units, orders)

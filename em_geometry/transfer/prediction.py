@@ -19,38 +19,20 @@ from em_geometry.stats.decisions import detectable
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import t_interval
 from em_geometry.stats.permutation import SLACK, Tested, orders, share_as_far
+from em_geometry.transfer.outcomes import Margins
 
 LEAST = 4  # vectors; of fewer nothing is left beside source and target effects
 NOISE = 1e-9  # squared lengths below this share of what they are of are rounding
-KEYS = ("kind", "pair")
 
 
-def gains(margins: pl.DataFrame, slugs: Sequence[str], kind: str) -> Floats:
-    """Margin gained beyond the mean random direction [vectors, targets, questions], nats a token.
+def gains(table: Margins, slugs: Sequence[str]) -> Floats:
+    """Margins gained beyond random directions [vectors, targets, questions], nats a token.
 
-    Args:
-        margins: rows of data/margins.parquet; a question counts where every vector was measured
-            on every model, and random directions of its norm at its block.
-        slugs: organisms, whose vectors act on whose models.
+    A question counts where every vector was measured on every model.
     """
-    rows = margins.filter(
-        (pl.col("kind") == kind) & (pl.col("multiple") == 1) & pl.col("target").is_in(list(slugs))
-    ).with_columns(margin=pl.col("marked") - pl.col("plain"))
-    at = ["target", "layer", "coefficient", "pair"]
-    chance = rows.filter(way="random").group_by(at).agg(chance=pl.col("margin").mean())
-    found = (
-        rows.filter(pl.col("way") == "vector", pl.col("source").is_in(list(slugs)))
-        .join(chance, on=at)
-        .with_columns(gain=pl.col("margin") - pl.col("chance"))
-        .sort("pair")
-        .pivot("pair", index=["source", "target"], values="gain")
-    )
-    order = {pair: i for i, pair in enumerate((s, t) for s in slugs for t in slugs)}
-    values = np.full((len(order), found.width - 2), np.nan)
-    for row in found.iter_rows():
-        values[order[row[:2]]] = row[2:]
-    kept = values[:, np.isfinite(values).all(0)]
-    return kept.reshape(len(slugs), len(slugs), -1)
+    values = np.array([[table.beyond(target, source) for target in slugs] for source in slugs])
+    kept: Floats = values[..., np.isfinite(values).all((0, 1))]
+    return kept
 
 
 @dataclass(frozen=True)

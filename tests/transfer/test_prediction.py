@@ -17,6 +17,7 @@ from em_geometry.project.outputs import put_results
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.steering.conditions import Selected, write_selected
+from em_geometry.transfer.outcomes import Margins
 from em_geometry.transfer.prediction import Pairs, dyads, gains, net_transfer, pair_rows, said
 from stages.geometry_predicts_transfer import main
 from tests.invented import params
@@ -172,8 +173,10 @@ def write_margins(x: Floats) -> None:
                 random = {"source": f"random_{k}", "way": "random", "coefficient": 1.0 + i}
                 rows.append(rest | at | random | {"marked": base + chance})
         none = {"source": "none", "way": "unsteered", "coefficient": 0.0, "marked": base}
-        rows.append(rest | at | none | {"multiple": 0.0})
-    write_parquet(paths.MARGINS, pl.DataFrame(rows), {})
+        rows.append(rest | none | {"layer": -1, "multiple": 0.0})
+    frame = pl.DataFrame(rows)
+    frame = frame.sort(pl.col("way") != "unsteered", maintain_order=True)
+    write_parquet(paths.MARGINS, frame, {})
 
 
 def test_the_stage_end_to_end() -> None:
@@ -209,10 +212,12 @@ def test_the_stage_end_to_end() -> None:
 def test_a_question_counts_where_all_pairs_were_measured() -> None:
     write_margins(np.eye(4))
     frame = pl.read_parquet(paths.MARGINS)
-    gap = (pl.col("pair") == "q2") & (pl.col("target") == "m1") & (pl.col("source") == "m0")
-    assert gains(frame, [*LABS], "misaligned").shape == (4, 4, 6)
-    assert gains(frame.filter(~gap), [*LABS], "misaligned").shape == (4, 4, 5)
-    assert gains(frame, [*LABS], "misaligned")[1, 2].tolist() == pytest.approx([3.0] * 6)
+    here = (pl.col("pair") == "q2") & (pl.col("target") == "m1") & (pl.col("way") == "vector")
+    gap = frame.filter(~(here & (pl.col("source") == "m0")))
+    whole = gains(Margins.of(frame), [*LABS])
+    assert whole.shape == (4, 4, 6)
+    assert whole[1, 2].tolist() == pytest.approx([3.0] * 6)
+    assert gains(Margins.of(gap), [*LABS]).shape == (4, 4, 5)
 
 
 def test_rows_hold_what_is_left_of_both_sides() -> None:
