@@ -13,7 +13,8 @@ from em_geometry.project.command import stage
 from em_geometry.project.inputs import models, selected, vector_table
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
-from em_geometry.steering.margins import measured, plan, read_pairs, table, unsteered
+from em_geometry.steering.margins import measured
+from em_geometry.steering.pairs import plan, read_pairs, table, unsteered
 from em_geometry.transfer.outcomes import Margins, Who, outcomes
 from em_geometry.vectors.contrasts import recipe_controls
 from em_geometry.vectors.sweep import other_vectors

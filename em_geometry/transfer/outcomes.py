@@ -23,7 +23,7 @@ from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import fieller, t_interval
 from em_geometry.stats.permutation import dealt, n_splits, share_as_far
 from em_geometry.stats.retraining import PROMPTS_ONLY, Trained, both
-from em_geometry.steering.margins import KINDS, Kind, Way
+from em_geometry.steering.pairs import KINDS, Kind, Way
 
 Groups = Mapping[str, Sequence[str]]  # laboratory or cluster -> its organisms
 MAIN: Kind = "misaligned"
@@ -81,7 +81,7 @@ class Margins:
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> Self:
-        """From rows of `steering.margins.table`."""
+        """From rows of `steering.pairs.table`."""
         margin, level = pl.col("marked") - pl.col("plain"), pl.col("marked", "plain")
         frame = frame.with_columns(margin=margin, level=pl.mean_horizontal(level))
         names = ["target", "kind", "way", "source", "multiple", "layer", "coefficient"]

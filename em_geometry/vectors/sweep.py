@@ -21,7 +21,7 @@ from em_geometry.settings import LayerSweep, Organism, Vectors
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.intervals import t_interval
 from em_geometry.steering.conditions import Intervention, Selected, typical
-from em_geometry.steering.margins import Way
+from em_geometry.steering.pairs import Way
 from em_geometry.vectors.contrasts import OK, Array, VectorTable, recipe_controls
 
 Rule: TypeAlias = Literal["common", "per_model"] | int  # `vectors.layer`

@@ -17,8 +17,8 @@ from em_geometry.steering.margins import (
     Row,
     ablated_everywhere,
     pair_log_probabilities,
-    read_pairs,
 )
+from em_geometry.steering.pairs import read_pairs
 
 ROWS = [
     Row(tokens(1, 9), tokens(2, 4), tokens(3, 7)),

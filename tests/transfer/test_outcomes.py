@@ -13,7 +13,7 @@ import pytest
 from em_geometry.io.results import as_estimate, flatten
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.retraining import total_distance
-from em_geometry.steering.margins import COLUMNS, KINDS
+from em_geometry.steering.pairs import COLUMNS, KINDS
 from em_geometry.transfer.outcomes import Margins, Who, outcomes
 
 ORGANISMS = ("finance", "sports", "profanity")
@@ -198,7 +198,7 @@ def test_beside_a_null_stands_what_would_show() -> None:
 
 def test_what_cannot_be_said_has_a_reason() -> None:
     no_control = "undefined: no control of recipe two"
-    who = replace(WHO, control_of=WHO.control_of | {"profanity": no_control})
+    who = replace(WHO, control_of={**WHO.control_of, "profanity": no_control})
     rows = found(invented(0.15, null="sports"), who)
     assert rows["organism.profanity.misaligned"].status == no_control
     assert rows["e1.sports__finance"].status.startswith("undefined: denominator")
