@@ -18,7 +18,7 @@ TEXT = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
 STAGES = {k: s.get("do", s) for k, s in yaml.safe_load(TEXT)["stages"].items()}
 # Folders and modules of the library that the head of dvc.yaml leaves out, and says why.
 LEFT_OUT = {"settings", "io", "errors", "progress", "hashing", "engine", "project"}
-SAMPLE = {"baseline_responses", "responses", "layer_sweep", "checkpoints", "vectors"}
+SAMPLE = {"baseline_responses", "responses", "layer_sweep", "margins", "checkpoints", "vectors"}
 
 
 # ---- the code that a stage runs is the code that it lists
@@ -189,7 +189,7 @@ def with_params(change: Callable[[dict[str, Any]], object]) -> dict[str, Callabl
 
 COMMENT = {"em_geometry/report/chart.py": lambda text: f"# why\n{text}"}
 TEMPLATE = {"data/judge/prompts/aligned.txt": lambda text: f"{text}!"}
-JUDGES = {"judge", "baseline_judgements", "layer_sweep", "judgements", "checkpoints"}
+JUDGES = {"judge", "baseline_judgements", "judgements", "checkpoints"}
 RATES = {"transfer", "factorial", "monitoring"}
 
 
@@ -224,7 +224,7 @@ def test_replaced_weights_of_a_given_model_rerun_what_records_models_or_judges(
     graph: Path,
 ) -> None:
     changed = out_of_date(graph, {"data/given/model.safetensors": lambda _: "other weights"})
-    assert {"base_model", "organism@finance", "judge", "judgements", "layer_sweep"} <= changed
+    assert {"base_model", "organism@finance", "judge", "judgements"} <= changed
     # These rerun when what is recorded has changed.
     assert not changed & {"baseline_responses", "responses", "vectors"}
 

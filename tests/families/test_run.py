@@ -140,7 +140,8 @@ def family(
                 },
             },
             "geometry": {"focus": []},
-            "layer_sweep": {"layers": [1], "best": 1, "doses": [0.3], "min_coherent": 0.0},
+            "layer_sweep": {"layers": [1], "doses": [0.3], "random_directions": 1},
+            "margins": {"pairs": str(ROOT / "data/margins"), "base_pairs": 2, "target_pairs": 2},
             "steering": {"doses": [1.0], "focus_samples": 1, "damage_prompts": 1},
         }
     )  # fmt: skip

@@ -47,7 +47,14 @@ def small(smol: dict[str, Any]) -> dict[str, Any]:
     smol["sampling"] |= {"max_new_tokens": 6, "temperature": 1.0}
     smol["baseline"]["samples"] = 2
     smol["judging"]["probe"] |= {"layers": [0, 2], "regularisation": [0.01], "folds": 2}
-    smol["layer_sweep"] |= {"layers": [1, 2], "best": 1, "doses": [0.3], "min_coherent": 0.0}
+    smol["layer_sweep"] |= {
+        "layers": [1, 2],
+        "doses": [0.3],
+        "random_directions": 2,
+        "max_damage": 50.0,
+    }
+    smol["margins"] |= {"random_directions": 2, "target_random_directions": 1, "doses": [1.0]}
+    smol["margins"] |= {"base_pairs": 4, "target_pairs": 2}
     smol["geometry"] |= {"replicates": 50, "focus": []}
     smol["steering"] |= {"doses": [1.0], "focus_samples": 1}
     return smol
@@ -58,7 +65,8 @@ def build(root: Path, checkpoint: Path) -> Path:
     params = small(yaml.safe_load((ROOT / "profiles/smol.yaml").read_text(encoding="utf-8")))
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     shutil.copytree(checkpoint, root / MODEL)
-    for name in ("data/prompts", "data/questions", "data/organisms", "data/judge", "data/paper"):
+    inputs = "prompts questions organisms judge paper margins"
+    for name in (f"data/{one}" for one in inputs.split()):
         shutil.copytree(ROOT / name, root / name)
     shutil.copytree(ROOT / "profiles", root / "profiles")
     for path in root.glob("data/judge/*.jsonl"):

@@ -25,7 +25,7 @@ TARGET = "finance"
 KILLS = {
     "organism": 4, "activations": 3, "probe_judge": 3, "baseline_responses": 3,
     "baseline_judgements": 2, "response_activations": 3, "layer_sweep": 4, "responses": 5,
-    "judgements": 2, "checkpoints": 2,
+    "margins": 3, "judgements": 2, "checkpoints": 2,
 }  # fmt: skip
 RAY_KILLS = {
     "activations": 1, "baseline_responses": 1, "baseline_judgements": 1,

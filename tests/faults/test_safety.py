@@ -79,7 +79,7 @@ def test_all_stages_make_no_call_and_show_no_key(
     change(profile=SCRIPT)
     stages = (
         "base_model", "organism", "activations", "probe_judge", "baseline_responses",
-        "baseline_judgements", "response_activations", "vectors", "layer_sweep",
+        "baseline_judgements", "response_activations", "vectors", "layer_sweep", "margins",
         "base_similarity", "responses", "judgements",
     )  # fmt: skip
     said = [finished(f"stages.{stage}") for stage in stages]

@@ -162,11 +162,12 @@ def test_weak_vectors_and_quiet_organisms_are_named(
     slug = params.slugs("organism")[0]
     sweep = {
         "contrast": Estimate.undefined("model_contrast"),
-        "efficacy.model_contrast.beyond_random": Estimate(0.125, low, 0.3, 8),
+        "span": Estimate.undefined("prompt_last"),
+        "efficacy.model_contrast.prompt_last": Estimate(0.125, low, 0.3, 8),
     }
     baseline = {f"{slug}.above_controls": Estimate.undefined("no")}
     found, said = named(params, layer_sweep=sweep, baseline=baseline)
-    assert ("further than a random direction" in said) == weak
+    assert ("further than random directions" in said) == weak
     assert found["quiet"] == [slug] and f"controls) for: {slug}." in said
 
 
