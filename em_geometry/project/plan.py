@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -26,10 +27,13 @@ from em_geometry.project.inputs import models, questions
 from em_geometry.settings import BASE, Params, load_params
 from em_geometry.steering.conditions import Selected
 from em_geometry.steering.conditions import plan as conditions_of
+from em_geometry.steering.pairs import indices, read_pairs, unsteered
+from em_geometry.steering.pairs import plan as trials_of
 
 CHARACTERS = 4.0  # of English a token, where no tokenizer is at hand
 TEMPLATE = 12  # tokens of a chat template around a prompt
 JUDGE_PROMPT = 320  # tokens of a judge's instructions around question and answer
+CONTRASTS = 10  # contrasts and spans that the layer sweep tries
 SECONDS = 60.0  # of calibration
 UNKNOWN = "hours: not known before the base model is there (dvc repro base_model)"
 
@@ -51,12 +55,10 @@ class Counts:
 
 def count(params: Params) -> Counts:
     """All work of a run, from the params."""
-    evaluation, held_out = (len(questions(params, which)) for which in ("evaluation", "held_out"))
-    prompts, sweep, judging = read_prompts(params.prompts), params.layer_sweep, params.judging
-    organisms, targets = len(params.slugs("organism")), len(params.targets)
+    evaluation = len(questions(params, "evaluation"))
+    prompts, judging, targets = read_prompts(params.prompts), params.judging, len(params.targets)
     answers = {
         "baseline": targets * params.baseline.samples * evaluation,
-        "sweep": organisms * sweep.best * len(sweep.doses) * sweep.samples * held_out,
         "steered": _steered(params) * evaluation,
     }
     monitoring = params.monitoring
@@ -69,7 +71,6 @@ def count(params: Params) -> Counts:
     lengths = [len(q.prompt) for q in questions(params, "evaluation")]
     question = system + float(np.mean(lengths)) / CHARACTERS
     read = targets * sum(len(p.prompt) / CHARACTERS + system for p in prompts)
-    margins = organisms * len(sweep.layers) * held_out * 2 * (question + 40)
     judgements = total * len(judging.aspects)
     judged = round(judgements * (JUDGE_PROMPT + question + new))
     usd = judged * judging.usd_per_million_input + judgements * judging.usd_per_million_output
@@ -77,7 +78,7 @@ def count(params: Params) -> Counts:
         texts=targets * len(prompts) + answers["baseline"],
         answers=answers,
         forward_tokens=round(
-            read + answers["baseline"] * (question + new) + margins + total * question
+            read + answers["baseline"] * (question + new) + _pairs(params) + total * question
         ),
         generated_tokens=total * new,
         judgements=judgements,
@@ -86,14 +87,35 @@ def count(params: Params) -> Counts:
     )
 
 
+def _vectors(params: Params, target: str) -> dict[str, Selected]:
+    """Vectors of no content, the target's own apart from the others."""
+    own, other = (Selected(np.eye(2, dtype=np.float32)[i], 0, 0.1, 1.0, 1.0) for i in range(2))
+    return {slug: own if slug == target else other for slug in params.slugs("organism")}
+
+
 def _steered(params: Params) -> int:
     """Steered answers to one question, of all targets."""
-    own, other = (Selected(np.eye(2, dtype=np.float32)[i], 0, 0.1, 1.0, 1.0) for i in range(2))
     total, how = 0, (params.steering, params.transfer.pairs)
     for target in params.steered():
-        vectors = {slug: own if slug == target else other for slug in params.slugs("organism")}
-        total += sum(condition.samples for condition in conditions_of(target, vectors, *how)[0])
+        plan = conditions_of(target, _vectors(params, target), *how)[0]
+        total += sum(condition.samples for condition in plan)
     return total
+
+
+def _pairs(params: Params) -> float:
+    """Tokens of all answer pairs that are read, in the layer sweep and for the margins."""
+    pairs, sweep = read_pairs(Path(params.margins.pairs)), params.layer_sweep
+    texts = [len(p.question) + len(p.marked) + len(p.plain) for p in pairs]
+    organisms, cells = len(params.slugs("organism")), len(sweep.layers) * len(sweep.doses)
+    ways = cells * (organisms + sweep.random_directions)
+    ways += len(sweep.doses) * organisms * CONTRASTS
+    read = ways * len(indices(pairs, "misaligned", "choosing"))
+    for target in params.targets:
+        trials = unsteered(pairs)
+        if target in params.steered():
+            trials = trials_of(target, pairs, _vectors(params, target), {}, params.margins, 0)
+        read += sum(len(trial.pairs) for trial in trials)
+    return read * (float(np.mean(texts)) / CHARACTERS + TEMPLATE)
 
 
 def calibrate(params: Params) -> tuple[float, float]:
@@ -177,7 +199,7 @@ def progress(params: Params, usd_per_hour: float | None = None) -> list[str]:
     for path in sorted(journal_folder().glob("*.progress.json")):
         p = read_json(path, dict)
         fresh, share = p["done"] - p["first"], 100 * p["done"] / max(1, p["total"])
-        if p["label"] in answers | {"layer sweep answers"}:
+        if p["label"] in answers:
             done, made, seconds = done + p["done"], made + fresh, seconds + p["seconds"]
         left = (p["total"] - p["done"]) * p["seconds"] / fresh if fresh else 0.0
         rest = f"{left / 60:,.0f} min left" if p["done"] < p["total"] else "done"
