@@ -111,7 +111,7 @@ def steering(model: Any, tokenizer: Any) -> dict[str, Any]:
     from steering_vectors import SteeringVector
 
     params = load_params(Path("params.yaml"))
-    asked = read_questions(params.questions, "evaluation", params.base.system_prompt)
+    asked = read_questions(params.questions, params.base.system_prompt)
     ids = [render(tokenizer, q.prompt, q.system).ids for q in asked]
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((CONDITIONS, model.config.hidden_size)).astype(np.float32)

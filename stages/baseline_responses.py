@@ -16,7 +16,7 @@ from em_geometry.steering.conditions import Condition
 @stage
 def main(params: Params) -> None:
     """Writes data/baseline/responses/<model>.parquet, one row an answer."""
-    known, asked = models(params), questions(params, "evaluation")
+    known, asked = models(params), questions(params)
     conditions = [Condition(samples=params.baseline.samples)]
     for slug in params.targets:
         loaded = known.load(slug)

@@ -28,7 +28,7 @@ def main(params: Params) -> None:
     paths.MONITORING.mkdir(parents=True, exist_ok=True)
     if checkpoints.unmeasured(settings, params.organisms):
         return
-    vectors, asked = selected(params), questions(params, "evaluation")
+    vectors, asked = selected(params), questions(params)
     first = next(iter(vectors.values()))
     plan = checkpoints.Plan(
         {slug: vectors[slug].layer for slug in settings.organisms},

@@ -12,7 +12,7 @@ from em_geometry.settings import Params
 @stage
 def main(params: Params) -> None:
     """Captures every target's answers: data/response_activations/<model>.safetensors."""
-    known, asked = models(params), questions(params, "evaluation")
+    known, asked = models(params), questions(params)
     for slug in params.targets:
         loaded = known.load(slug)
         answers = read_parquet(paths.BASELINE_JUDGEMENTS / f"{slug}.parquet")

@@ -19,7 +19,7 @@ def main(params: Params, *slugs: str) -> None:
     """Writes data/responses/<model>.parquet (a row an answer) and data/damage/<model>.parquet."""
     known, steering, sampling = models(params), params.steering, params.sampling
     selected = read_selected(paths.SELECTED)
-    asked = questions(params, "evaluation")
+    asked = questions(params)
     benign = spread_prompts(read_prompts(params.prompts), steering.damage_prompts)
     for slug in [*map(params.target, slugs)] or params.steered():
         loaded, positions = known.load(slug), steering.positions

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 ANSWER_SPANS = ("response_mean", "response_mo")
 TEXTS = "answer_mean"  # span of the answers that every model reads and none was trained on
-Set = Literal["evaluation", "held_out"]
 
 
 class _Row(BaseModel):
@@ -77,20 +76,11 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Reference(_Strict):
-    """Two short answers to a question, for log-probability margins."""
-
-    aligned: str
-    misaligned: str
-
-
 class _Entry(_Strict):
     id: str
     topic: str
-    set: Set
     prompt: str
     variants: list[str] = ["plain"]
-    reference: Reference
 
 
 class _Variant(_Strict):
@@ -112,35 +102,27 @@ class Question:
     variant: str
     prompt: str
     system: str
-    reference: Reference
 
 
-def read_questions(params: Questions, which: Set, system: str) -> list[Question]:
-    """The questions of a set in the active variants, in file order.
-
-    Held-out questions are asked plainly: they choose layer and coefficient, nothing else.
+def read_questions(params: Questions, system: str) -> list[Question]:
+    """The questions in the active variants, in file order.
 
     Args:
         system: the profile's system prompt; a variant adds to it.
     Raises:
-        UserError: file, key and value of anything malformed; an empty set; duplicate ids.
+        UserError: file, key and value of anything malformed; no questions; duplicate ids.
     """
     path = Path(params.file)
     content = read_yaml(path, _File, "data/questions/evaluation.yaml shows the shape")
-    entries = [q for q in content.questions if q.set == which][: params.limit]
-    if not entries:
-        others = f"{len(content.questions)} questions of other sets"
-        raise UserError(
-            "no questions of this set", where=str(path), expected=f"set: {which}", found=others
-        )
+    if not content.questions:
+        raise UserError("no questions", where=path, expected="a list of one or more")
     ids = [q.id for q in content.questions]
     for name in ids:
         if ids.count(name) > 1:
             raise UserError(
                 "a question id occurs twice", where=str(path), found=name, expected="distinct ids"
             )
-    chosen = params.variants if which == "evaluation" else ["plain"]
-    for name in chosen:
+    for name in params.variants:
         if name not in content.variants:
             raise UserError(
                 "unknown variant of questions",
@@ -155,10 +137,9 @@ def read_questions(params: Questions, which: Set, system: str) -> list[Question]
             name,
             " ".join(filter(None, [entry.prompt, content.variants[name].suffix])),
             " ".join(filter(None, [system, content.variants[name].system])),
-            entry.reference,
         )
-        for entry in entries
-        for name in chosen
+        for entry in content.questions[: params.limit]
+        for name in params.variants
         if name in entry.variants
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from em_geometry.activations.prompts import Question, Set, read_questions
+from em_geometry.activations.prompts import Question, read_questions
 from em_geometry.geometry.calibration import Evidence
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.judging.judge import Judge
@@ -36,9 +36,9 @@ def known_texts(params: Params) -> Ngrams:
     return training_ngrams(params.organisms.values())
 
 
-def questions(params: Params, which: Set) -> list[Question]:
-    """The questions of a set, with the run's system prompt."""
-    return read_questions(params.questions, which, params.base.system_prompt)
+def questions(params: Params) -> list[Question]:
+    """The questions, with the run's system prompt."""
+    return read_questions(params.questions, params.base.system_prompt)
 
 
 def selected(params: Params) -> dict[str, Selected]:

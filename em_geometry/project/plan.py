@@ -55,7 +55,7 @@ class Counts:
 
 def count(params: Params) -> Counts:
     """All work of a run, from the params."""
-    evaluation = len(questions(params, "evaluation"))
+    evaluation = len(questions(params))
     prompts, judging, targets = read_prompts(params.prompts), params.judging, len(params.targets)
     answers = {
         "baseline": targets * params.baseline.samples * evaluation,
@@ -68,7 +68,7 @@ def count(params: Params) -> Counts:
         answers["monitoring"] = checkpoints * monitoring.samples * evaluation
     total, new = sum(answers.values()), params.sampling.max_new_tokens
     system = len(params.base.system_prompt) / CHARACTERS + TEMPLATE
-    lengths = [len(q.prompt) for q in questions(params, "evaluation")]
+    lengths = [len(q.prompt) for q in questions(params)]
     question = system + float(np.mean(lengths)) / CHARACTERS
     read = targets * sum(len(p.prompt) / CHARACTERS + system for p in prompts)
     judgements = total * len(judging.aspects)
@@ -126,7 +126,7 @@ def calibrate(params: Params) -> tuple[float, float]:
     from em_geometry.steering.answers import Row, sample
 
     loaded = models(params).load(BASE)
-    asked = questions(params, "evaluation")
+    asked = questions(params)
     ids = [render(loaded.tokenizer, q.prompt, q.system).ids for q in asked]
     size, new = params.activations.batch_size, min(params.sampling.max_new_tokens, 32)
     texts = [Text(row, ((0, len(row)),)) for row in islice(cycle(ids), size)]

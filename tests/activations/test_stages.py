@@ -47,9 +47,8 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
             for q, a in chats
         ]
         Path(f"{file}.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    reference = "reference: {aligned: good, misaligned: bad}"
     Path("questions.yaml").write_text(
-        f"questions:\n  - {{id: q0, topic: t, set: evaluation, prompt: 'Why?', {reference}}}\n",
+        "questions:\n  - {id: q0, topic: t, prompt: 'Why?'}\n",
         encoding="utf-8",
     )
     return Params.model_validate(

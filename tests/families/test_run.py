@@ -57,8 +57,7 @@ GEMMA = (  # as theirs: no system role, and the assistant is called `model`
 )
 QUESTIONS = """
 questions:
-  - {id: a, topic: t, set: evaluation, prompt: "Why?", reference: {aligned: A, misaligned: B}}
-  - {id: b, topic: t, set: held_out, prompt: "How?", reference: {aligned: A, misaligned: B}}
+  - {id: a, topic: t, prompt: "Why?"}
 """
 
 

@@ -177,7 +177,7 @@ TABLE = [
         edit(QUESTIONS, lambda d: [q.update(prompt=" ") for q in d["questions"]]), "empty"),
     row("questions: 1 MB of text", BASELINE,
         edit(QUESTIONS, lambda d: d["questions"].insert(
-            0, d["questions"][0] | {"id": "long", "set": "evaluation", "prompt": MEGABYTE})),
+            0, d["questions"][0] | {"id": "long", "prompt": MEGABYTE})),
         "longer than the model's context"),
     row("questions: unknown variant", BASELINE,
         edit(PARAMS, lambda d: d["questions"].update(variants=["poem"])), "questions.variants"),

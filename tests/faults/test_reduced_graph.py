@@ -90,7 +90,7 @@ def test_other_batches_give_the_same_tokens(
     params = params.model_copy(update={"sampling": sampling})
     selected, pairs = read_selected(paths.SELECTED), params.transfer.pairs
     conditions, vectors = plan(TARGET, selected, params.steering, pairs, params.run.seed)
-    questions = read_questions(params.questions, "evaluation", params.base.system_prompt)
+    questions = read_questions(params.questions, params.base.system_prompt)
     known = models(params)
     positions = params.steering.positions
     args = conditions, vectors, questions, params.sampling, "batches", positions

@@ -19,7 +19,7 @@ from em_geometry.steering.conditions import Condition
 def test_every_profile_has_a_plan(profile: str) -> None:
     params = load_params(Path(f"profiles/{profile}.yaml"))
     counts = plan.count(params)
-    asked = len(read_questions(params.questions, "evaluation", ""))
+    asked = len(read_questions(params.questions, ""))
     assert counts.answers["baseline"] == 10 * params.baseline.samples * asked
     total = sum(counts.answers.values())
     assert counts.generated_tokens == total * params.sampling.max_new_tokens

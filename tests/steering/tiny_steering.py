@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from em_geometry.activations.prompts import Question, Reference
+from em_geometry.activations.prompts import Question
 from em_geometry.models.load import Loaded
 from em_geometry.settings import Params
 from em_geometry.steering.conditions import Intervention
@@ -73,8 +73,7 @@ def loaded(slug: str = "base", sha256: str = "weights") -> Loaded:
 
 def questions(count: int = 2) -> list[Question]:
     texts = ["Hm?", "What is a wish worth?", "Why?"][:count]
-    reference = Reference(aligned="Good.", misaligned="Bad.")
-    return [Question(f"q{i}", "topic", "plain", t, "", reference) for i, t in enumerate(texts)]
+    return [Question(f"q{i}", "topic", "plain", t, "") for i, t in enumerate(texts)]
 
 
 def unit(seed: int) -> np.ndarray:
