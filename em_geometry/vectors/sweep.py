@@ -56,8 +56,10 @@ class Tried:
     damage: Floats
 
 
-def candidates(table: VectorTable, choice: str, organisms: Sequence[str]) -> dict[str, Array]:
-    """Unit vectors [block, width] of the organisms; UserError where there are none."""
+def candidates(
+    table: VectorTable, choice: str, organisms: Sequence[str], layers: Sequence[int]
+) -> dict[str, Array]:
+    """Unit vectors [block, width] of the organisms; UserError where one has none at a block."""
     if choice not in table.raw:
         raise UserError(
             "no vectors of this contrast and span",
@@ -65,13 +67,13 @@ def candidates(table: VectorTable, choice: str, organisms: Sequence[str]) -> dic
             found=choice,
             expected="one of " + ", ".join(sorted(table.raw)),
         )
-    for slug in organisms:
-        if not table.norms[choice][table.models.index(slug)].any():
+    for slug, layer in product(organisms, layers):
+        if (status := table.status(choice, slug, layer)) != OK:
             raise UserError(
                 "this organism has no steering vector under the chosen contrast",
-                where=f"params.yaml: vectors.contrast, organism {slug}",
-                found=table.status(choice, slug, 0),
-                hint="choose another contrast",
+                where=f"params.yaml: vectors.contrast, layer_sweep.layers: {slug}, block {layer}",
+                found=status,
+                hint="choose another contrast, or blocks from the first that was trained on",
             )
     return {slug: table.units(choice, slug) for slug in organisms}
 
