@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_steering import ablate, add, tokens, unit
+from tiny_steering import ablate, add, loaded, tokens, unit
 from transformers import AutoModelForCausalLM, Gemma2Config, Qwen2Config
 
 from em_geometry.errors import UserError
@@ -16,9 +18,11 @@ from em_geometry.steering.hooks import Intervention
 from em_geometry.steering.margins import (
     Row,
     ablated_everywhere,
+    measured,
     pair_log_probabilities,
+    rows_of,
 )
-from em_geometry.steering.pairs import read_pairs
+from em_geometry.steering.pairs import Pair, Trial, read_pairs
 
 ROWS = [
     Row(tokens(1, 9), tokens(2, 4), tokens(3, 7)),
@@ -118,3 +122,46 @@ def test_a_bad_pair_is_named(tmp_path: Path) -> None:
         (tmp_path / f"{kind}.jsonl").write_text('{"id": "m1", "kind": "rude"}\n')
     with pytest.raises(UserError, match=r"misaligned\.jsonl, line 1"):
         read_pairs(tmp_path)
+
+
+TEXTS = [
+    Pair(id=f"m{i}", kind="misaligned", split="reporting", topic="t", question="Why?",
+         marked="b" * (i + 2), plain="good") for i in range(3)
+]  # fmt: skip
+MODELS: Any = SimpleNamespace(system_prompt="", run=SimpleNamespace(threads=1))
+
+
+def test_trials_are_read_once_and_then_come_from_the_journal(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = replace(loaded(), model=llama)
+    rows = rows_of(TEXTS, model, "")
+    out = ablate(6, 1)
+    trials = [
+        Trial((0, 1, 2)),
+        Trial((0, 2), add(4, 1, 3.0), "vector", "a", 1.0),
+        Trial((0, 2), out, "ablation", "a", 1.0),
+        Trial((0, 2), out, "ablation_everywhere", "a", 1.0),
+    ]
+    found = measured(MODELS, model, TEXTS, trials, "margins test")
+    some = [rows[0], rows[2]]
+    np.testing.assert_allclose(found[0], pair_log_probabilities(llama, rows, [None])[0], atol=1e-5)
+    np.testing.assert_allclose(
+        found[1:3], pair_log_probabilities(llama, some, [add(4, 1, 3.0), out]), atol=1e-5
+    )
+    with ablated_everywhere(llama, out.vector):
+        everywhere = pair_log_probabilities(llama, some, [None])[0]
+    np.testing.assert_allclose(found[3], everywhere, atol=1e-5)
+    assert np.abs(found[3] - found[2]).max() > 0.01
+    monkeypatch.setattr("em_geometry.steering.margins.pair_log_probabilities", None)
+    again = measured(MODELS, model, TEXTS, trials[::-1], "margins test")
+    for first, second in zip(found, again[::-1], strict=True):
+        np.testing.assert_array_equal(first, second)
+    with pytest.raises(TypeError):
+        measured(MODELS, model, TEXTS, [Trial((0, 1), add(4, 1, 2.0))], "margins test")
+
+
+def test_a_vector_of_another_width_is_refused(llama: Any) -> None:
+    wide = Intervention(np.ones(5, np.float32), 1, 1.0)
+    with pytest.raises(UserError, match="does not fit"):
+        measured(MODELS, loaded(), TEXTS, [Trial((0, 1), wide)], "margins test")
