@@ -224,6 +224,7 @@ class Margins(Section):  # margins of authored answer pairs, the outcome that ne
     target_random_directions: Positive = 4  # on every other target, and for other kinds of pairs
     doses: list[Multiple] = [-1.0, -0.5, 0.25, 0.5, 1.0, 1.5, 2.0]  # of the chosen coefficient
     ablation: bool = True  # own vectors taken out, at their block and at every block
+    no_effect: Strength = 0.1  # nats a token; what lies within it of 0 counts as no effect
     base_pairs: Positive | None = None  # misaligned pairs on the steered base; null = all
     target_pairs: Positive | None = None  # so many of these, and of each other kind, elsewhere
 

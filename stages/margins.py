@@ -46,4 +46,4 @@ def main(params: Params) -> None:
         params.slugs("organism"), params.slugs("control"), steered, recipe_controls(organisms),
         repeats, params.labs(), params.clusters(),
     )  # fmt: skip
-    put_results("margins", outcomes(Margins.of(frame), who), HEADLINE)
+    put_results("margins", outcomes(Margins.of(frame), who, params.margins.no_effect), HEADLINE)

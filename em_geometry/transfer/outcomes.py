@@ -18,7 +18,7 @@ from scipy.stats import ttest_1samp
 from em_geometry.io.results import Leaf, Nested, as_estimate, spelt
 from em_geometry.settings import BASE
 from em_geometry.stats.arrays import Floats
-from em_geometry.stats.decisions import detectable, holm
+from em_geometry.stats.decisions import detectable, effect, holm
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import fieller, t_interval
 from em_geometry.stats.permutation import dealt, n_splits, share_as_far
@@ -115,19 +115,23 @@ class Margins:
         return gain
 
 
-def outcomes(table: Margins, who: Who) -> Nested:
-    """All that is reported of margins, by dotted key."""
+def outcomes(table: Margins, who: Who, no_effect: float) -> Nested:
+    """All that is reported of margins, by dotted key.
+
+    Args:
+        no_effect: nats a token; what lies within it of 0 counts as no effect.
+    """
     return {
-        **organisms(table, who),
-        **vectors(table, who),
-        **transfer(table, who),
+        **organisms(table, who, no_effect),
+        **vectors(table, who, no_effect),
+        **transfer(table, who, no_effect),
         **effectiveness(table, who),
         **asymmetries(table, who),
         **doses_and_ablation(table),
     }
 
 
-def organisms(table: Margins, who: Who) -> Results:
+def organisms(table: Margins, who: Who, no_effect: float) -> Results:
     """Unsteered margins: of organisms and repeats minus own control, of controls minus base."""
     results: Results = {}
     for kind in KINDS:
@@ -139,7 +143,7 @@ def organisms(table: Margins, who: Who) -> Results:
                 results[f"organism.{slug}.{kind}"] = own
                 continue
             against = table.rest[slug, kind] - table.rest[own, kind]
-            results |= _estimates(f"organism.{slug}.{kind}", against, trained)
+            results |= _estimates(f"organism.{slug}.{kind}", against, trained, no_effect)
         for repeat, slug in who.repeats.items():
             if slug in who.organisms and (own := who.control_of[slug]) in mean:
                 against = table.rest[repeat, kind] - table.rest[own, kind]
@@ -151,7 +155,7 @@ def organisms(table: Margins, who: Who) -> Results:
     return results
 
 
-def vectors(table: Margins, who: Who) -> Results:
+def vectors(table: Margins, who: Who, no_effect: float) -> Results:
     """What vectors, and shifts of benign fine-tunes, do to the base beyond random directions."""
     results, trained = Results(), retrained(table, who)
     for target, kind, way, source, multiple in table.done:
@@ -164,21 +168,23 @@ def vectors(table: Margins, who: Who) -> Results:
         done = table.done[BASE, kind, way, source, 1.0]
         chance = np.nanmean(table.random[BASE, kind, done.norm], axis=-1)
         farthest = float(np.quantile(chance - chance.mean(), 0.95))
-        rows = _estimates(f"{key}.beyond_random", gain, trained if way == "vector" else ())
+        own = trained if way == "vector" else ()
+        rows = _estimates(f"{key}.beyond_random", gain, own, no_effect)
         found = as_estimate(rows[f"{key}.beyond_random"])
+        said = effect(found, no_effect)
         above = found.low is not None and found.low > 0 and (found.value or 0.0) > farthest
         results |= {
             **rows,
             f"{key}.random_95": farthest,
             f"{key}.random_directions": len(chance),
-            f"{key}.steers": "yes" if above else "no",
+            f"{key}.steers": "yes" if above else "not beyond random" if said == "effect" else said,
             f"{key}.damage": done.damage,
             f"{key}.way": way,
         }
     return results
 
 
-def transfer(table: Margins, who: Who) -> Results:
+def transfer(table: Margins, who: Who, no_effect: float) -> Results:
     """Gains on every target beyond random directions there, with p over questions and Holm's.
 
     Intervals hold the training of the vector as the base shows it, not that of the target.
@@ -190,7 +196,7 @@ def transfer(table: Margins, who: Who) -> Results:
         [ttest_1samp(_read(gain), 0.0).pvalue for gain in gains.values()], dtype=np.float64
     )
     for (key, gain), plain, adjusted in zip(gains.items(), p, holm(p), strict=True):
-        rows = _estimates(key, gain, trained)
+        rows = _estimates(key, gain, trained, no_effect)
         results |= rows
         if np.isfinite(plain):
             results |= {f"{key}.p": float(plain), f"{key}.p_holm": float(adjusted)}
@@ -290,11 +296,12 @@ def _mean(values: Floats) -> Estimate:
     return t_interval(_read(values))
 
 
-def _estimates(key: str, values: Floats, trained: Sequence[Trained]) -> Results:
+def _estimates(key: str, values: Floats, trained: Sequence[Trained], no_effect: float) -> Results:
     """The mean of values [question] with and without retraining; beside a null, what would show."""
     sampled = _mean(values)
     rows: Results = dict(both(key, sampled, float(sampled.n or 1) - 1, trained))
     found = as_estimate(rows[key])
+    rows[f"{key}.says"] = effect(found, no_effect)
     if found.low is not None and found.high is not None and found.low <= 0 <= found.high:
         rows[f"{key}.detectable"] = detectable(found)
     return rows

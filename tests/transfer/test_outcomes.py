@@ -96,7 +96,7 @@ def invented(noise: float = 0.0, seed: int = 0, null: str = "", few: int = 24) -
 
 
 def found(frame: pl.DataFrame, who: Who = WHO) -> dict[str, Estimate]:
-    every = dict(flatten(outcomes(Margins.of(frame), who)))
+    every = dict(flatten(outcomes(Margins.of(frame), who, 0.05)))
     return {key: as_estimate(leaf) for key, leaf in every.items()}
 
 
@@ -129,7 +129,10 @@ def test_what_was_planted_is_found() -> None:
         "asymmetry.lab.one__two.e1_there": 100 * 0.3 / 0.45,
     }
     assert {key: rows[key].value for key in expected} == pytest.approx(expected, abs=1e-9)
-    assert [rows[f"vector.{s}.steers"].status for s in ("finance", "control")] == ["yes", "no"]
+    assert [rows[f"vector.{s}.steers"].status for s in ("finance", "control")] == [
+        "yes",
+        "no effect",
+    ]
     assert rows["asymmetry.lab.one__two.smallest_p"].value == pytest.approx(1 / 3)
 
 
