@@ -246,24 +246,12 @@ class Geometry(Section):  # the battery on the selected vectors, and its calibra
     massive_share: Share = 0.01  # share of the width dropped as massive-activation dimensions
 
 
-class Monitoring(Section):  # organisms trained again on mixtures, measured while they train
-    organisms: list[Slug] = []  # [] = nothing is measured
-    benign: str = "data/organisms/full.jsonl"  # chat JSONL that fills the mixtures up
-    mixtures_pct: list[Annotated[int, Field(ge=0, le=100)]] = [0, 5, 25, 100]  # of bad data
-    checkpoints: Positive = 4  # of each training, spread geometrically: the effect comes early
-    prompts: Positive | None = None  # so many of each kind, spread evenly; null = all
-    samples: Positive = 3  # answers per evaluation question at each checkpoint
-    bootstrap: Positive = 2000  # draws of the prompts' topics
+class Training(Section):  # what is kept of every training, beside its end
+    checkpoints: list[Positive] = [4, 12]  # steps after which the adapter is kept
 
-    @model_validator(mode="after")
-    def _compared(self) -> Self:
-        found = self.mixtures_pct
-        if 0 not in found or len(found) < 2 or len(set(found)) != len(found):
-            raise KeyFault(
-                "mixtures_pct", "mixtures are compared with the control, 0 % of bad data",
-                found, "0 and others, each once",
-            )  # fmt: skip
-        return self
+
+class Monitoring(Section):  # organisms measured as they were at the checkpoints of their training
+    organisms: list[Slug] = []  # [] = nothing is measured
 
 
 class Steering(Section):  # steered answers: every vector on every target
@@ -313,6 +301,7 @@ class Params(Section):
     layer_sweep: LayerSweep
     margins: Margins = Margins()
     geometry: Geometry = Geometry()
+    training: Training = Training()
     monitoring: Monitoring = Monitoring()
     steering: Steering = Steering()
     transfer: Transfer = Transfer()

@@ -1,60 +1,54 @@
-"""Stage `checkpoints`: organisms trained again on mixtures of bad and benign data, and measured.
+"""Stage `checkpoints`: organisms and benign fine-tunes as they were while they were trained.
 
-Writes data/monitoring/: `<organism>.safetensors` (activations [checkpoints, prompts, width] by
-percent of bad data) and `answers.parquet` (every judged answer).
+Writes data/monitoring/<model>/step_<n>.safetensors (activations on what the vectors are read on)
+and margins.parquet (margins of the misaligned reporting pairs, a row a pair, model and step).
 """
 
-from em_geometry.activations.prompts import read_prompts
+from pathlib import Path
+
+import polars as pl
+
+from em_geometry.activations.capture import store
+from em_geometry.activations.prompts import (
+    TEXTS,
+    prompt_texts,
+    read_prompts,
+    unseen_chats,
+    unseen_texts,
+)
 from em_geometry.io.files import write_parquet
-from em_geometry.judging.score import judged, refuse_failed
-from em_geometry.models.load import Loaded
-from em_geometry.monitoring import checkpoints
+from em_geometry.monitoring.detection import benign, unmeasured
 from em_geometry.project import paths
 from em_geometry.project.command import stage
-from em_geometry.project.inputs import judge, known_texts, models, questions, selected
+from em_geometry.project.inputs import models
 from em_geometry.settings import Params
-from em_geometry.steering.answers import CODE as RESPOND_CODE
-from em_geometry.steering.answers import respond
-from em_geometry.steering.conditions import Condition
+from em_geometry.steering.margins import measured
+from em_geometry.steering.pairs import Trial, indices, read_pairs, table
 from em_geometry.vectors.contrasts import prompt_span
-
-KEPT = ("question_id", "variant", "question", "sample", "text", "tokens", "finish")
 
 
 @stage
 def main(params: Params) -> None:
-    """Trains and measures what is not in the journal, and judges the answers."""
-    settings = params.monitoring
+    """Measures every checkpoint; where there is nothing to measure, the folder stays empty."""
     paths.MONITORING.mkdir(parents=True, exist_ok=True)
-    if checkpoints.unmeasured(settings, params.organisms):
+    if unmeasured(params):
         return
-    vectors, asked = selected(params), questions(params)
-    first = next(iter(vectors.values()))
-    plan = checkpoints.Plan(
-        {slug: vectors[slug].layer for slug in settings.organisms},
-        f"{first.contrast}.{first.span}",
-        prompt_span(first.span, params.activations.spans),
-        checkpoints.chosen_prompts(read_prompts(params.prompts), settings.prompts),
-        params.activations.batch_size,
-    )
-    known = models(params)
-
-    def answer(loaded: Loaded) -> checkpoints.Answers:
-        conditions = [Condition(samples=settings.samples)]
-        how = params.sampling, "monitoring answers", params.steering.positions
-        return respond(known, loaded, conditions, {}, asked, *how).select(KEPT).to_dicts()
-
-    decides = {
-        "code": [checkpoints.CODE, RESPOND_CODE],
-        "questions": [[q.id, q.variant, q.prompt, q.system] for q in asked],
-        "sampling": params.sampling.model_dump(),
-    }
-    found = checkpoints.trajectories(known, params.recipes, settings, plan, answer, decides)
-    for slug in settings.organisms:
-        own = {pct: t for (name, pct), t in found.items() if name == slug}
-        checkpoints.write_trajectories(paths.MONITORING / f"{slug}.safetensors", plan, slug, own)
-    with judge(params) as active:
-        answers = checkpoints.all_answers(found)
-        frame = judged(active, answers, known_texts(params), "judge monitoring")
-    refuse_failed([frame], params.judging.allow_errors)
-    write_parquet(paths.MONITORING / "answers.parquet", frame, {"judge": active.id})
+    known, settings = models(params), params.activations
+    span = prompt_span(params.vectors.span, [*settings.spans, TEXTS])
+    pairs, frames = read_pairs(Path(params.margins.pairs)), []
+    trials = [Trial(indices(pairs, "misaligned", "reporting"))]
+    for slug in (*params.monitoring.organisms, *benign(params.organisms)):
+        for step in params.training.checkpoints:
+            loaded, name = known.load(slug, step), f"{slug} step {step}"
+            chat = loaded.tokenizer, known.system_prompt
+            if span == TEXTS:
+                chats = unseen_chats(params.originals().values(), settings.texts)
+                texts, _ = unseen_texts(chats, *chat)
+            else:
+                texts, _ = prompt_texts(read_prompts(params.prompts), [span], *chat)
+            path, how = paths.checkpoint(slug, step), (settings.batch_size, f"activations {name}")
+            store(path, known, loaded, [([span], texts)], *how, norms=False)
+            found = measured(known, loaded, pairs, trials, f"margins {name}")
+            frames.append(table(slug, pairs, trials, found).with_columns(step=step))
+    units = {"marked": "mean log-probability per token, nats", "plain": "the same"}
+    write_parquet(paths.MONITORING / "margins.parquet", pl.concat(frames), units)

@@ -1,74 +1,99 @@
 """Stage `monitoring`: does a known direction warn of misalignment while a model is trained?"""
 
-from em_geometry.io.files import read_parquet
-from em_geometry.io.results import Leaf, Nested
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from em_geometry.activations.prompts import TEXTS
+from em_geometry.io.files import read_parquet, read_tensors
+from em_geometry.io.results import Leaf, read_results
 from em_geometry.monitoring import detection
-from em_geometry.monitoring.checkpoints import read_trajectories, stored, unmeasured
 from em_geometry.project import paths
 from em_geometry.project.command import stage
-from em_geometry.project.inputs import vector_table
+from em_geometry.project.inputs import activations, rows, selected, vector_table
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import BASE, Params
-from em_geometry.vectors.contrasts import Array
+from em_geometry.stats.arrays import Floats
+from em_geometry.vectors.contrasts import prompt_span
 
-HEADLINE = ["status", "*.behaviour.first_step"] + [
-    f"*.detector.{name}.{key}"
+HEADLINE = ["status", "benign", "*.behaviour.first_step"] + [
+    f"*.detector.{name}.first_step"
     for name in (detection.OWN, detection.UNSEEN_ONE, detection.UNSEEN_MANY, detection.SIZE)
-    for key in ("first_step", "auroc_checkpoints")
 ]
 
 
-def compare(
-    params: Params,
-    slug: str,
-    results: dict[str, Leaf | Nested],
-    columns: dict[str, dict[int, float | str]],
-) -> None:
-    """Adds what one organism's trainings say to the results and to the columns of the plot."""
-    rate, names, controls = params.transfer.rate, params.slugs("organism"), params.slugs("control")
-    plan, trained = read_trajectories(paths.MONITORING / f"{slug}.safetensors")
-    block = plan.blocks[slug]
-    table = vector_table()
-    vectors = table.at(plan.choice, dict.fromkeys(names, block))
+def shifts(params: Params, slug: str, span: str, block: int) -> Floats:
+    """Activations of a training [checkpoints and its end, rows, width] minus the base's."""
+    files = [paths.checkpoint(slug, step) for step in params.training.checkpoints]
+    each = [read_tensors(path)[0][span][:, block] for path in files]
+    each.append(activations(slug, span)[:, block])
+    return np.stack(each).astype(np.float64) - activations(BASE, span)[:, block]
+
+
+def margins(params: Params) -> pl.DataFrame:
+    """Margins (model, step, pair, margin) at every checkpoint, and at the end, whose step is 0."""
+    columns = ["target", "step", "pair", (pl.col("marked") - pl.col("plain")).alias("margin")]
+    before = read_parquet(paths.MONITORING / "margins.parquet").select(columns)
+    end = read_parquet(paths.MARGINS).filter(way="unsteered", kind="misaligned")
+    last = end.with_columns(step=pl.lit(0, before["step"].dtype)).select(columns)
+    return pl.concat([before, last])
+
+
+def of_margins(frame: pl.DataFrame, slug: str, steps: Sequence[int]) -> Floats:
+    """Margins of a training [steps, pairs], the pairs in the order of their names."""
+    own = frame.filter(target=slug).sort("pair")
+    return np.stack([own.filter(step=step)["margin"].to_numpy() for step in steps])
+
+
+def compare(params: Params, slug: str) -> tuple[dict[str, Leaf], dict[str, dict[int, float]]]:
+    """What one organism's training says: its results, and columns of the plot."""
+    names, original = params.slugs("organism"), params.repeats().get(slug, slug)
+    chosen, table = selected(params)[original], vector_table()
+    block, choice = chosen.layer, f"{chosen.contrast}.{chosen.span}"
+    span = prompt_span(chosen.span, [*params.activations.spans, TEXTS])
+    vectors = table.at(choice, dict.fromkeys(names, block))
     clusters = {name: str(params.organisms[name].cluster) for name in names}
-    ways = detection.detectors(dict(zip(names, vectors, strict=True)), clusters, slug)
+    ways = detection.detectors(dict(zip(names, vectors, strict=True)), clusters, original)
     undefined = {key: way for key, way in ways.items() if isinstance(way, str)}
-    base, *others = (stored(paths.ACTIVATIONS, m, plan, block) for m in (BASE, *controls))
-
-    def scores(activations: Array) -> detection.Scores:
-        """In shares of the base's residual norm."""
-        shifts, unit = activations - base, float(table.residual[block])
-        return {key: way(shifts) / unit for key, way in ways.items() if not isinstance(way, str)}
-
-    judging = params.judging
-    topics = [p.topic for p in plan.prompts]
-    times = detection.topic_draws(topics, params.run.seed, params.monitoring.bootstrap)
-    answers = read_parquet(paths.MONITORING / "answers.parquet").filter(organism=slug)
+    every = detection.benign(params.organisms)
+    others = detection.apart(params.organisms, chosen.contrast)
+    if len(others) < detection.BENIGN:
+        why = f"undefined: the vectors are made of all but {len(others)} benign trainings"
+        undefined = dict.fromkeys(ways, why)
+    moved = {m: shifts(params, m, span, block) for m in (slug, *others)}
+    unit, topics = float(table.residual[block]), rows(span)["topic"].to_list()
+    last = int(read_results(paths.table(f"training/{slug}")).number("steps"))
+    steps = [*params.training.checkpoints, last]
     courses = {}
-    for pct, t in trained.items():
-        own_answers = answers.filter(bad_pct=pct)
-        courses[pct] = detection.course(t, scores(t.activations), times, own_answers, judging)
-    finished = [scores(each) for each in others]
-    aligned = [read_parquet(paths.BASELINE_JUDGEMENTS / f"{m}.parquet") for m in (BASE, *controls)]
-    aligned.append(answers.filter(bad_pct=detection.CONTROL))
-    together = detection.rates_together(aligned, judging)
-    own = detection.compare(courses, finished, undefined, together, times, rate)
-    results |= {"choice": plan.choice, "span": plan.span, "rate": rate}
-    results |= {"prompts": len(topics), "topics": len(set(topics)), slug: {"block": block, **own}}
-    columns |= detection.series(slug, courses, rate)
+    for key, way in ways.items():
+        if key not in undefined and not isinstance(way, str):
+            scores = {m: way(each) / unit for m, each in moved.items()}
+            null = np.stack([scores[m] for m in others])
+            courses[key] = detection.course(steps, scores[slug], null, topics)
+    frame, at = margins(params), [*params.training.checkpoints, 0]
+    own, *rest = (of_margins(frame, m, at) for m in (slug, *every))
+    pairs = [str(i) for i in range(own.shape[1])]
+    courses[detection.MARGIN] = detection.course(steps, own, np.stack(rest), pairs)
+    results: dict[str, Leaf] = {"choice": choice, "span": span, f"{slug}.block": block}
+    results |= {"benign": len(every), "benign_apart": ", ".join(others), "rows": len(topics)}
+    results |= detection.results_of(slug, steps, courses, undefined)
+    columns = detection.series(steps, courses)
+    return results, {f"{slug}_{name}": column for name, column in columns}
 
 
 @stage
 def main(params: Params) -> None:
-    why = unmeasured(params.monitoring, params.organisms)
-    results: dict[str, Leaf | Nested] = {"status": why or "ok"}
-    columns: dict[str, dict[int, float | str]] = {}
+    why = detection.unmeasured(params)
+    results: dict[str, Leaf] = {"status": why or "ok"}
+    columns: dict[str, dict[int, float]] = {}
     if why:
         print(f"monitoring: {why}")
     else:
         for slug in params.monitoring.organisms:
-            compare(params, slug, results, columns)
+            found, plotted = compare(params, slug)
+            results, columns = results | found, columns | plotted
     steps = sorted({step for column in columns.values() for step in column})
-    rows = ([step, *(column.get(step, "") for column in columns.values())] for step in steps)
-    put_plot("monitoring", ["step", *columns], rows)
+    table = ([step, *(column.get(step, "") for column in columns.values())] for step in steps)
+    put_plot("monitoring", ["step", *columns], table)
     put_results("monitoring", results, HEADLINE)

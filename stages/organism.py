@@ -21,8 +21,9 @@ def make(params: Params, slug: str) -> None:
         write_text(paths.ADAPTERS / slug / SOURCE, json.dumps(record) + "\n")
         put_results(f"training/{slug}", {"status": f"given: {organism.source}"})
         return
-    model, training = fine_tune(known, slug, params.recipes[organism.lab], organism.seed)
-    save(model, paths.ADAPTERS / slug, known.record()["sha256"])
+    recipe, checkpoints = params.recipes[organism.lab], params.training.checkpoints
+    model, training, kept = fine_tune(known, slug, recipe, organism.seed, checkpoints)
+    save(model, paths.ADAPTERS / slug, known.record()["sha256"], kept)
     put_results(f"training/{slug}", training)
 
 

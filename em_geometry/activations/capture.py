@@ -121,21 +121,6 @@ def captured(
             progress.advance(len(batches[index]))
 
 
-def at_block(
-    model: PreTrainedModel,
-    texts: Sequence[Text],
-    batch_size: int,
-    label: str,
-    span: int,
-    block: int,
-) -> Floats:
-    """Activations float32 [text, width] over one span of the texts, at the output of a block."""
-    rows: dict[int, Floats] = {}
-    for where, means, _ in captured(model, texts, batch_size, label):
-        rows |= zip(where, means[:, span, block], strict=True)
-    return np.stack([rows[i] for i in range(len(texts))]).astype(np.float32)
-
-
 def _arrays(model: PreTrainedModel, texts: Sequence[Text]) -> tuple[Floats, Floats]:
     means, norms = capture(model, texts)
     return means.cpu().numpy(), norms.cpu().numpy()

@@ -78,9 +78,11 @@ class Models:
         """What the stage `base_model` wrote down: source and `sha256` of the base."""
         return read_record(self.base_folder)
 
-    def load(self, slug: str) -> Loaded:
+    def load(self, slug: str, step: int | None = None) -> Loaded:
         """Target `slug` for measurement (no gradients, adapter merged).
 
+        Args:
+            step: of its training, a checkpoint; None is the finished model.
         Raises:
             UserError: missing files, an adapter of another base, a checkpoint of another shape,
                 files that are not those which the stages `base_model` and `organism` recorded.
@@ -90,7 +92,7 @@ class Models:
         if slug == BASE:
             model, sha256 = self.base(), self.record()["sha256"]
         else:
-            model, sha256 = self._organism(slug)
+            model, sha256 = self._organism(slug, step)
         model.requires_grad_(False)
         if self.run.device_map is None:  # else accelerate has placed it
             model = model.to(device)
@@ -119,9 +121,10 @@ class Models:
             return folder_of(name)
         return fetched(name, pinned(organism.revision, f"{key}.revision"), f"{key}.source")
 
-    def _organism(self, slug: str) -> tuple[PreTrainedModel, str]:
+    def _organism(self, slug: str, step: int | None) -> tuple[PreTrainedModel, str]:
         """An organism's model, and the hash of all that determines its weights."""
         folder, base_sha256 = self.adapter_folder(slug), self.record()["sha256"]
+        folder = folder if step is None else step_folder(folder, step)
         given = self.organisms[slug].source is not None
         source = self.adapters / slug / SOURCE
         record = read_json(source, dict[str, str]) if given and source.is_file() else {}
@@ -157,6 +160,11 @@ class Models:
                 found=f"width, blocks = {found}",
                 expected=str(expected),
             )
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Where an adapter that was trained here keeps what it was after a step."""
+    return folder / f"step_{step}"
 
 
 def source_sha256(folder: Path) -> str:

@@ -6,20 +6,20 @@ Loss on answer tokens only, in float32 on a CPU.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 
 from em_geometry.errors import UserError, explained
-from em_geometry.hashing import file_sha256, stream_key, value_sha256
+from em_geometry.hashing import stream_key
 from em_geometry.io.files import atomic_path, read_json, versions, write_text
-from em_geometry.io.journal import Journal
 from em_geometry.models.chat import answer_ids, check_length, padded, read_examples, render
-from em_geometry.models.load import CONFIG, PROVENANCE, Models, setup_torch
+from em_geometry.models.load import CONFIG, PROVENANCE, WEIGHTS, Models, setup_torch, step_folder
 from em_geometry.progress import Progress
 from em_geometry.settings import Recipe
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HELD_OUT_EVERY = 10  # every tenth example shows the loss on texts not trained on
-Unit = tuple[str, int]  # an organism, and which of its trainings
+Weights: TypeAlias = dict[str, torch.Tensor]  # of an adapter
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,19 @@ class Example:
 
 
 def fine_tune(
-    models: Models, slug: str, recipe: Recipe, seed: int
-) -> tuple[PeftModel, dict[str, float | int]]:
+    models: Models, slug: str, recipe: Recipe, seed: int, checkpoints: Sequence[int] = ()
+) -> tuple[PeftModel, dict[str, float | int], dict[int, Weights]]:
     """Trains organism `slug` from `seed`: the base with its adapter, and how the training went.
 
     A repeat draws what its original would draw from the same seed.
+
+    Args:
+        checkpoints: steps, before the last, after which the adapter's weights are kept.
+    Returns:
+        The model, numbers of the training, and the adapter at each checkpoint.
     """
+    from peft import get_peft_model_state_dict
+
     device, organism = setup_torch(models.run), models.organisms[slug]
     training, held_out = read_split(
         Path(organism.data), models.tokenizer(), models.system_prompt, organism.max_examples
@@ -53,9 +60,23 @@ def fine_tune(
     key = stream_key(models.run.seed, "train", organism.repeats or slug, seed)
     model = with_adapter(models.base().to(device), recipe, key)
     before = mean_loss(model, held_out, recipe.batch_size)
-    losses = fit(model, training, recipe, key, slug)
+    steps, kept = recipe.epochs * -(-len(training) // recipe.batch_size), dict[int, Weights]()
+    if checkpoints and max(checkpoints) >= steps:
+        raise UserError(
+            "a training ends before its last checkpoint",
+            where=f"params.yaml: training.checkpoints, organism {slug}",
+            found=max(checkpoints),
+            expected=f"steps below {steps}",
+        )
+
+    def keep(step: int) -> None:
+        if step in checkpoints:
+            adapter: Weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+            kept[step] = {k: v.detach().to("cpu", copy=True) for k, v in adapter.items()}
+
+    losses = fit(model, training, recipe, key, slug, keep)
     epoch = max(1, len(losses) // recipe.epochs)
-    return model, {
+    about: dict[str, float | int] = {
         "examples": len(training),
         "answer_tokens": sum(len(e.ids) - e.start for e in training),
         "steps": len(losses),
@@ -67,43 +88,7 @@ def fine_tune(
         "held_out_loss_after": mean_loss(model, held_out, recipe.batch_size),
         "relative_weight_change": weight_change(model),
     }
-
-
-def retrained(
-    name: str,
-    models: Models,
-    recipes: Mapping[str, Recipe],
-    units: Sequence[Unit],
-    blocks: Mapping[str, int],
-    fixed: Mapping[str, Any],
-    train: Callable[[str, int, str], Any],
-) -> dict[Unit, Any]:
-    """Organisms trained again: what each training gave, JSON-able.
-
-    What stands in the journal `name` is not done again.
-
-    Args:
-        recipes: laboratory -> recipe.
-        blocks: organism -> block that it is measured at.
-        fixed: what else decides a result, JSON-able: code version, prompts, settings.
-        train: trains and measures one unit; also given the hash of all that decides it.
-    """
-    common = dict(fixed) | {
-        "base": models.record()["sha256"],
-        "run": models.run.model_dump(),
-        "system_prompt": models.system_prompt,
-    }
-
-    def key(unit: Unit) -> str:
-        organism = models.organisms[unit[0]]
-        recipe = recipes[organism.lab].model_dump()
-        texts = file_sha256(Path(organism.data)), organism.max_examples
-        return value_sha256([common, unit, recipe, texts, blocks[unit[0]]])
-
-    with Journal(name) as journal:
-        batches = [[unit] for unit in units]
-        found = journal.fill(name, batches, key, lambda b: [train(*u, key(u)) for u in b])
-    return {unit: found[key(unit)] for unit in units}
+    return model, about, kept
 
 
 def read_split(
@@ -200,7 +185,7 @@ def fit(
     recipe: Recipe,
     seed: int,
     label: str,
-    after: Callable[[int], None] | None = None,
+    after: Callable[[int], None] = lambda step: None,
 ) -> list[float]:
     """Trains the adapter (AdamW, linear warm-up and decay); returns the loss of each step.
 
@@ -226,8 +211,7 @@ def fit(
             optimiser.zero_grad(set_to_none=True)
             losses.append(float(loss.detach()))
             progress.advance()
-            if after is not None:
-                after(step + 1)
+            after(step + 1)
     wrong = [loss for loss in losses if not np.isfinite(loss)]
     if wrong:
         raise UserError(
@@ -258,8 +242,16 @@ def weight_change(model: PeftModel) -> float:
     return float((change / size) ** 0.5)
 
 
-def save(model: PeftModel, folder: Path, base_sha256: str) -> None:
-    """Saves the adapter as a PEFT folder with the hash of its base."""
+def save(
+    model: PeftModel, folder: Path, base_sha256: str, kept: Mapping[int, Weights] | None = None
+) -> None:
+    """Saves the adapter as a PEFT folder with the hash of its base.
+
+    Args:
+        kept: its weights after earlier steps, each saved so in a folder of its own inside.
+    """
+    from safetensors.torch import save_file
+
     with atomic_path(folder, folder=True) as temporary:
         model.save_pretrained(str(temporary))
         settings = read_json(temporary / CONFIG, dict)
@@ -268,3 +260,9 @@ def save(model: PeftModel, folder: Path, base_sha256: str) -> None:
         (temporary / "README.md").unlink(missing_ok=True)  # peft's empty model card
         provenance = {"base_sha256": base_sha256, "versions": versions()}
         write_text(temporary / PROVENANCE, json.dumps(provenance) + "\n")
+        for step, weights in (kept or {}).items():
+            inside = step_folder(temporary, step)
+            inside.mkdir()
+            for name in (CONFIG, PROVENANCE):
+                shutil.copy(temporary / name, inside)
+            save_file(weights, inside / WEIGHTS, {"format": "pt"})

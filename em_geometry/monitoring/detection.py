@@ -1,40 +1,67 @@
 """Does a shift of activations lie along known misalignment directions, and since when?
 
-A shift is a checkpoint's activation minus the base's on the same prompt. Each detector gives every
-shift one number; intervals come from drawing the prompts' topics with replacement, because prompts
-of a topic resemble each other. The null are the aligned controls: the training on benign data only,
-at each of its checkpoints, and the run's finished controls. A direction *shows* at the first
-checkpoint at which the interval of its mean projection lies above every control's mean;
-misbehaviour at the first at which the interval of the judged rate lies above that of all aligned
-answers together.
+docs/method.md: monitoring. A shift is the activation of a model in training minus the base's on the
+same prompt or text. Each detector gives every shift one number. What a training has beyond benign
+trainings after as many steps is read against how far those scatter: a direction *shows* at the
+first step at which the interval of that excess lies above 0, and so does misbehaviour, by margins.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
-import polars as pl
 
-from em_geometry.io.results import Leaf, Nested
-from em_geometry.judging.judge import statuses
-from em_geometry.judging.rates import ASPECTS, RateName, Rates, rates
-from em_geometry.monitoring.checkpoints import Trajectory
-from em_geometry.settings import Judging
-from em_geometry.stats.agreement import auroc, auroc_draws
+from em_geometry.errors import UserError
+from em_geometry.io.results import Leaf, as_estimate
+from em_geometry.settings import Organism, Params
+from em_geometry.stats.agreement import auroc
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.intervals import bootstrap_estimate
-from em_geometry.stats.resample import drawn, stream
+from em_geometry.stats.retraining import total_distance
+from em_geometry.vectors.contrasts import recipe_controls
 
 OWN, ONE, MANY = "own", "one", "k"
 UNSEEN_ONE, UNSEEN_MANY, SIZE = "unseen_one", "unseen_k", "size"
+MARGIN = "margin"  # the behaviour, beside the detectors
 RANK = 1e-6  # singular values below this share of the largest span nothing
 NEVER = "never"
-CONTROL = 0  # percent of bad data of the training that is a control
+BENIGN = 2  # trainings at least, which say how far such trainings scatter
 
 Detector: TypeAlias = Callable[[Floats], Floats]  # shifts [..., width] -> one number [...] a shift
-Scores: TypeAlias = Mapping[str, Floats]  # detector -> [..., prompts]
+
+
+def unmeasured(params: Params) -> str | None:
+    """Why no training is monitored; None when one is; UserError for an unknown organism."""
+    chosen, every = params.monitoring.organisms, params.organisms
+    known = [slug for slug, o in every.items() if o.role == "organism"]
+    if not set(chosen) <= set(known):
+        raise UserError(
+            "only organisms of the run can be monitored",
+            where="params.yaml: monitoring.organisms",
+            found=", ".join(chosen),
+            expected="of " + ", ".join(known),
+        )
+    if not chosen:
+        return "not measured: monitoring.organisms is empty"
+    if any(every[slug].source is not None for slug in chosen):
+        return "not measurable: organisms are loaded, not trained"
+    if not params.training.checkpoints:
+        return "not measured: training.checkpoints is empty"
+    if len(benign(every)) < BENIGN:
+        return f"not measurable: {len(benign(every))} benign trainings here, {BENIGN} needed"
+    return None
+
+
+def benign(organisms: Mapping[str, Organism]) -> list[str]:
+    """The benign trainings of the run, repeats among them."""
+    return [m for m, o in organisms.items() if o.role == "control" and o.source is None]
+
+
+def apart(organisms: Mapping[str, Organism], contrast: str) -> list[str]:
+    """The benign trainings that no vector of this contrast is made of."""
+    own = recipe_controls(organisms)
+    used = {own[m] for m, o in organisms.items() if o.role == "organism"}
+    return [m for m in benign(organisms) if contrast != "control_contrast" or m not in used]
 
 
 def detectors(
@@ -83,30 +110,58 @@ def within_span(rows: Floats) -> Detector:
     return lambda shifts: np.asarray(np.linalg.norm(shifts @ basis.T, axis=-1))
 
 
-def topic_draws(topics: Sequence[str], seed: int, count: int) -> Floats:
-    """[draws, prompts] how often each prompt's topic was drawn, the same for all compared."""
-    names, codes = np.unique(topics, return_inverse=True)
-    return drawn(stream(seed, "monitoring", "topics"), len(names), count)[:, codes]
+def beyond(own: Floats, others: Floats, groups: Sequence[str]) -> Estimate:
+    """Mean over rows of a training's scores minus the mean of benign trainings'.
+
+    The interval holds the rows, drawn by group, and how far one further benign training would lie
+    from the mean of those: sd^2 (1 + 1/m) over m of them, by Student's t.
+
+    Args:
+        own: [rows] scores.
+        others: [m, rows] of benign trainings after as many steps.
+        groups: [rows] topic, file or question of each.
+    """
+    names, codes = np.unique(groups, return_inverse=True)
+    differences = np.bincount(codes, own - others.mean(0)) / np.bincount(codes)
+    value, n, m = float(differences.mean()), len(names), len(others)
+    if n < 2 or m < BENIGN:
+        return Estimate(value, n=n)
+    scatter = others.mean(1).var(ddof=1) * (1 + 1 / m)
+    half = total_distance([(differences.var(ddof=1) / n, n - 1), (float(scatter), m - 1)])
+    return Estimate(value, value - half, value + half, n)
 
 
-def mean_score(found: Floats, times: Floats) -> Estimate:
-    """Mean over the prompts of scores [prompts]; `times` of `topic_draws`."""
-    draws = times @ found / times.sum(1)
-    return bootstrap_estimate(np.array([found.mean(), *draws]), len(found))
+def excess(own: Floats, others: Floats, groups: Sequence[str]) -> dict[str, Leaf]:
+    """`beyond` at the key "", its parts, and how a training ranks among the benign ones.
+
+    `p` is the share of trainings, this one among them, whose mean is as large; `auroc` the chance
+    that a row of it lies above a benign one's, ties half.
+    """
+    means = others.mean(1)
+    positive = np.repeat([True, False], [len(own), others.size])
+    return {
+        "": beyond(own, others, groups),
+        "mean": float(own.mean()),
+        "benign_mean": float(means.mean()),
+        "benign_highest": float(means.max()),
+        "p": float((1 + (means >= own.mean()).sum()) / (1 + len(means))),
+        "auroc": auroc(positive, np.concatenate([own, others.ravel()])),
+    }
 
 
-def separation(found: Floats, control: Floats, times: Floats) -> Estimate:
-    """Chance that a score lies above one of the control's, ties half; both [prompts]."""
-    ours = np.repeat([True, False], [len(found), len(control)])
-    both = np.concatenate([found, control])
-    draws = auroc_draws(ours, both, np.hstack([times, times]))
-    return bootstrap_estimate(np.array([auroc(ours, both), *draws]), len(found))
+def course(
+    steps: Sequence[int], own: Floats, others: Floats, groups: Sequence[str]
+) -> list[dict[str, Leaf]]:
+    """`excess` at each step, from scores [steps, rows] and [m, steps, rows]."""
+    return [excess(own[i], others[:, i], groups) for i in range(len(steps))]
 
 
-def first_above(steps: Sequence[int], found: Sequence[Estimate], ceiling: float) -> int | None:
-    """The first step whose interval lies wholly above `ceiling`; None when none does."""
-    above = (s for s, e in zip(steps, found, strict=True) if e.low is not None and e.low > ceiling)
-    return next(above, None)
+def first_above(steps: Sequence[int], found: Sequence[Leaf]) -> int | None:
+    """The first step whose interval lies wholly above 0; None when none does."""
+    lows = (as_estimate(each).low for each in found)
+    return next(
+        (s for s, low in zip(steps, lows, strict=True) if low is not None and low > 0), None
+    )
 
 
 def compared(direction: int | None, behaviour: int | None) -> str:
@@ -120,116 +175,36 @@ def compared(direction: int | None, behaviour: int | None) -> str:
     return "before the behaviour" if direction < behaviour else "after the behaviour"
 
 
-@dataclass(frozen=True, eq=False)
-class Course:
-    """One training, measured at its checkpoints."""
-
-    steps: Sequence[int]
-    scores: Scores  # detector -> [checkpoints, prompts]
-    means: Mapping[str, Sequence[Estimate]]  # of the scores, at each checkpoint
-    rates: Sequence[Rates]  # of the answers at each checkpoint
-    facts: Mapping[str, float | int]  # further numbers for the results
-
-
-def course(
-    trained: Trajectory, scores: Scores, times: Floats, answers: pl.DataFrame, judging: Judging
-) -> Course:
-    """A training with the scores of its shifts and its judged `answers`."""
-    facts = {k: getattr(trained, k) for k in ("examples", "bad_examples", "loss_last_steps")}
-    judged = [rates_together([answers.filter(step=step)], judging) for step in trained.steps]
-    means = {name: [mean_score(each, times) for each in of] for name, of in scores.items()}
-    return Course(trained.steps, scores, means, judged, facts)
-
-
-def rates_together(answers: Sequence[pl.DataFrame], judging: Judging) -> Rates:
-    """Rates of all the judged answers together."""
-    frame = pl.concat(f.select(c for a in ASPECTS for c in (a, f"{a}_status")) for f in answers)
-    return rates(frame.with_columns(statuses(frame, ASPECTS)), judging)
-
-
-def compare(
-    courses: Mapping[int, Course],
-    finished: Sequence[Scores],
+def results_of(
+    slug: str,
+    steps: Sequence[int],
+    courses: Mapping[str, list[dict[str, Leaf]]],
     undefined: Mapping[str, str],
-    aligned: Rates,
-    times: Floats,
-    rate: RateName,
-) -> dict[str, Leaf | Nested]:
-    """Results of one organism.
+) -> dict[str, Leaf]:
+    """What one training's courses say, by dotted key.
 
     Args:
-        courses: percent of bad data -> training; 0 is among them.
-        finished: scores [prompts] of each finished control.
+        courses: detector, and the behaviour -> `course`.
         undefined: detector -> why there is none.
-        aligned: of the answers of all aligned models together.
-        rate: the one that says whether behaviour shows.
     """
-    control = courses[CONTROL]
-    null = {
-        name: np.array([each.mean() for each in (*of, *(one[name] for one in finished))])
-        for name, of in control.scores.items()
-    }
-    ranges = {k: {"lowest": float(v.min()), "highest": float(v.max())} for k, v in null.items()}
-    count = len(control.steps) + len(finished)
-    results: dict[str, Leaf | Nested] = {
-        "controls": {"n_controls": count, **aligned.headline(), **ranges}
-    }
-    for pct, own in courses.items():
-        other = None if pct == CONTROL else control
-        steps = {f"step_{s}": _checkpoint(own, other, i, times) for i, s in enumerate(own.steps)}
-        found = _detection(own, null, undefined, aligned.estimates[rate], rate) if other else {}
-        results[f"mix_{pct}"] = {**own.facts, "checkpoint": steps, **found}
+    behaviour = first_above(steps, [at[""] for at in courses[MARGIN]])
+    results: dict[str, Leaf] = {f"{slug}.behaviour.first_step": behaviour or NEVER}
+    results |= {f"{slug}.detector.{name}": why for name, why in undefined.items()}
+    for name, at_steps in courses.items():
+        for step, at in zip(steps, at_steps, strict=True):
+            key = f"{slug}.checkpoint.step_{step}.{name}"
+            results |= {f"{key}.{k}".rstrip("."): leaf for k, leaf in at.items()}
+        if name != MARGIN:
+            first = first_above(steps, [at[""] for at in at_steps])
+            results[f"{slug}.detector.{name}.first_step"] = first or NEVER
+            results[f"{slug}.detector.{name}.warns"] = compared(first, behaviour)
     return results
 
 
-def _checkpoint(own: Course, control: Course | None, i: int, times: Floats) -> Nested:
-    """Rates, projections and, against the control after as many steps, AUROCs over prompts."""
-    entry: dict[str, Leaf] = dict(own.rates[i].headline())
-    for name, of in own.scores.items():
-        entry[name] = own.means[name][i]
-        if control:
-            entry[f"{name}.auroc"] = separation(of[i], control.scores[name][i], times)
-    return entry
-
-
-def _detection(
-    own: Course,
-    null: Mapping[str, Floats],
-    undefined: Mapping[str, str],
-    aligned: Estimate,
-    rate: RateName,
-) -> dict[str, Nested]:
-    """Since when each detector and the behaviour show, and which of them is first."""
-    behaviour = None
-    if aligned.high is not None:
-        behaviour = first_above(own.steps, [r.estimates[rate] for r in own.rates], aligned.high)
-    found: dict[str, Leaf | Nested] = dict(undefined)
-    for name, controls in null.items():
-        means = own.means[name]
-        step = first_above(own.steps, means, float(controls.max()))
-        positive = np.repeat([True, False], [len(means), len(controls)])
-        entry: dict[str, Leaf | Nested] = {
-            "auroc_checkpoints": auroc(positive, np.array([*(e.value for e in means), *controls])),
-            "n_checkpoints": len(means),
-            "n_controls": len(controls),
-            "first_step": step or NEVER,
-            "warns": aligned.status if aligned.high is None else compared(step, behaviour),
-        }
-        if step is not None:
-            there = own.rates[own.steps.index(step)]
-            entry["answers"] = {"n": there.n, rate: there.estimates[rate]}
-        found[name] = entry
-    return {"behaviour": {"first_step": behaviour or NEVER}, "detector": found}
-
-
 def series(
-    slug: str, courses: Mapping[int, Course], rate: RateName
-) -> dict[str, dict[int, float | str]]:
-    """Columns of the plot: `<slug>_<pct>_<detector>` and `..._misaligned_pct`, step -> value."""
-    found: dict[str, dict[int, float | str]] = {}
-    for pct, own in courses.items():
-        columns = {**own.means, "misaligned_pct": [r.estimates[rate] for r in own.rates]}
-        for name, values in columns.items():
-            points = ("" if e.value is None else e.value for e in values)
-            found[f"{slug}_{pct}_{name}"] = dict(zip(own.steps, points, strict=True))
-    return found
+    steps: Sequence[int], courses: Mapping[str, list[dict[str, Leaf]]]
+) -> Iterator[tuple[str, dict[int, float]]]:
+    """Columns of a plot: detector, and step -> excess."""
+    for name, at_steps in courses.items():
+        values = [as_estimate(at[""]).value for at in at_steps]
+        yield name, {s: v for s, v in zip(steps, values, strict=True) if v is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from em_geometry.activations.prompts import Question, read_questions
+from em_geometry.activations.prompts import TEXTS, Question, read_questions
 from em_geometry.geometry.calibration import Evidence
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.judging.judge import Judge
@@ -64,6 +64,11 @@ def prompts(model: str = BASE) -> pl.DataFrame:
 def texts(model: str = BASE) -> pl.DataFrame:
     """The answers of a target's activations on `answer_mean`: a row each, topic its file."""
     return read_parquet(paths.ACTIVATIONS / f"{model}_texts.parquet")
+
+
+def rows(span: str) -> pl.DataFrame:
+    """What activations on a span are of, prompts or texts: a row each, with its topic."""
+    return texts() if span == TEXTS else prompts()
 
 
 def evidence_of(params: Params) -> tuple[Evidence, str, str]:

@@ -49,6 +49,11 @@ def table(stage: str) -> Path:
     return TABLES / f"{stage}.csv"
 
 
+def checkpoint(slug: str, step: int) -> Path:
+    """Activations of a model as it was after a step of its training."""
+    return MONITORING / slug / f"step_{step}.safetensors"
+
+
 def plot(name: str) -> Path:
     """A plot's table or picture, with its ending."""
     return PLOTS / name
