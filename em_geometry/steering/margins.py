@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 CODE = 1  # raise when the way a margin is measured changes
 LOCAL = Workers()
-AT_ONCE = 16  # trials of one block in one batch of the journal
+AT_ONCE = 32  # trials of one block in one batch of the journal
 PAIRS = 8  # of like length in one batch
 TOKENS = {"cpu": 3000}  # of one forward pass; larger ones overflow a CPU's caches
 TOKENS_GPU = 65_536

@@ -77,6 +77,22 @@ def test_geometry_is_that_of_the_unit_vectors_at_the_chosen_block(run: Path) -> 
         assert estimate.value == pytest.approx(float(chosen[a] @ chosen[b]), abs=1e-5)
 
 
+def test_margins_are_of_all_models_and_of_steered_targets(run: Path) -> None:
+    rows = pl.read_parquet(run / "data/margins.parquet")
+    assert (rows["marked"] < 0).all() and (rows["plain"] < 0).all()
+    assert {*TARGETS, "control", "full", "medical_b", "control_b", "full_b"} == set(rows["target"])
+    acts = rows.filter(pl.col("way") == "vector")
+    assert set(acts["source"]) == set(ORGANISMS)
+    assert set(acts.filter(pl.col("multiple") == -1)["target"]) == {"base"}
+    found = table(run, "margins")
+    for slug in ORGANISMS:
+        assert found.get(f"organism.{slug}.misaligned") and found.get(f"ablation.{slug}.all")
+        gain = found.rows[f"transfer.{slug}__base"]
+        assert gain.value == pytest.approx(found.number(f"vector.{slug}.beyond_random"))
+        whole, prompts = gain.width, found.rows[f"transfer.{slug}__base.prompts_only"].width
+        assert whole and prompts and whole > prompts  # it holds retraining
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_answers_cover_the_plan_and_are_judged(run: Path, target: str) -> None:
     answers = pl.read_parquet(run / f"data/responses/{target}.parquet")
