@@ -21,6 +21,7 @@ from em_geometry.io.files import read_json
 from em_geometry.io.journal import journal_folder
 from em_geometry.models.checkpoint import RECORD
 from em_geometry.models.preflight import hub_models, preflight
+from em_geometry.monitoring.detection import benign, unmeasured
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models, questions
@@ -61,11 +62,6 @@ def count(params: Params) -> Counts:
         "baseline": targets * params.baseline.samples * evaluation,
         "steered": _steered(params) * evaluation,
     }
-    monitoring = params.monitoring
-    trained = [params.organisms.get(slug) for slug in monitoring.organisms]
-    if trained and all(organism and organism.source is None for organism in trained):
-        checkpoints = len(trained) * len(monitoring.mixtures_pct) * monitoring.checkpoints
-        answers["monitoring"] = checkpoints * monitoring.samples * evaluation
     total, new = sum(answers.values()), params.sampling.max_new_tokens
     system = len(params.base.system_prompt) / CHARACTERS + TEMPLATE
     lengths = [len(q.prompt) for q in questions(params)]
@@ -103,7 +99,7 @@ def _steered(params: Params) -> int:
 
 
 def _pairs(params: Params) -> float:
-    """Tokens of all answer pairs that are read, in the layer sweep and for the margins."""
+    """Tokens of all answer pairs that are read: layer sweep, margins and checkpoints."""
     pairs, sweep = read_pairs(Path(params.margins.pairs)), params.layer_sweep
     texts = [len(p.question) + len(p.marked) + len(p.plain) for p in pairs]
     organisms, cells = len(params.slugs("organism")), len(sweep.layers) * len(sweep.doses)
@@ -115,6 +111,10 @@ def _pairs(params: Params) -> float:
         if target in params.steered():
             trials = trials_of(target, pairs, _vectors(params, target), {}, params.margins, 0)
         read += sum(len(trial.pairs) for trial in trials)
+    if not unmeasured(params):
+        trainings = len(params.monitoring.organisms) + len(benign(params.organisms))
+        checkpoints = trainings * len(params.training.checkpoints)
+        read += checkpoints * len(indices(pairs, "misaligned", "reporting"))
     return read * (float(np.mean(texts)) / CHARACTERS + TEMPLATE)
 
 

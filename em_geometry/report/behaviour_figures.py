@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -19,7 +19,7 @@ OWN, SAME, OTHER, CONTROL = "own model", "same laboratory", "other laboratories"
 GROUPS = (OWN, SAME, OTHER, CONTROL, BASE)
 RANDOM = "random directions, all targets"
 APART = 0.035  # horizontal distance between groups, in largest doses
-STEP_APART = 1.05  # factor between the steps of two mixtures, so that intervals can be told apart
+STEP_APART = 1.05  # factor between the steps of two trainings, so that intervals can be told apart
 DETECTORS = {"A": "own", "B": "one", "C": "k", "D": "unseen_one", "E": "unseen_k"}  # by panel
 UNITS = {"cosine": "cosine", "deg": "angle (degrees)", "percent": "percent"}
 
@@ -160,65 +160,43 @@ def claims(judged: Sequence[Judged]) -> Any:
 
 
 def monitoring(metrics: Metrics) -> Any:
-    """Projections and judged rate against training steps; words where nothing was trained."""
+    """What trainings have beyond benign ones against training steps; words where none has."""
     trained = [n["slug"] for n in metrics.matches("monitoring", "{slug}.block")]
-    rate = metrics.text("monitoring", "rate")
-    if not trained or rate is None:
+    if not trained:
         return metrics.text("monitoring", "status") or "No plots/tables/monitoring.csv."
     said = layout()["words"]["detectors"]
     shown = {of: (f"{k}  {said[of].capitalize()}", "shift") for k, of in DETECTORS.items()}
-    shown[rate] = ("F  Misaligned answers", "answers (%)")
-    blocks = []
-    for slug in trained:
-        panels = [
-            course(metrics, slug, of, title).properties(title=heading, width=215, height=170)
-            for of, (heading, title) in shown.items()
-        ]
-        block = metrics.value("monitoring", f"{slug}.block") or 0
-        heading = alt.Title(f"{slug}, block {block:.0f}")
-        blocks.append(alt.concat(*panels, columns=3).properties(title=heading))
-    return alt.vconcat(*blocks)
+    shown["margin"] = ("F  Margin of misaligned answers", "nats a token")
+    panels = [
+        course(metrics, trained, of, title).properties(title=heading, width=215, height=170)
+        for of, (heading, title) in shown.items()
+    ]
+    return alt.concat(*panels, columns=3)
 
 
-def course(metrics: Metrics, slug: str, of: str, title: str) -> Any:
-    """One panel: a detector or the judged rate over the steps, and the controls' range."""
-    mixes = [n["mix"] for n in metrics.matches("monitoring", slug + ".{mix}.checkpoint")]
-    rows = list(checkpoints(metrics, slug, mixes, of))
-    controls = metrics.measured("monitoring", f"{slug}.controls.{of}")
-    ends = (controls.low, controls.high)
-    if controls.low is None:
-        lowest, highest = (f"{slug}.controls.{of}.{end}" for end in ("lowest", "highest"))
-        ends = metrics.value("monitoring", lowest), metrics.value("monitoring", highest)
+def course(metrics: Metrics, trained: Sequence[str], of: str, title: str) -> Any:
+    """One panel: a detector or the margin over the steps, a line a training."""
+    rows = list(checkpoints(metrics, trained, of))
     x = alt.X(
         "at:Q",
         title="training steps",
         scale=alt.Scale(type="log", nice=False, padding=12),
         axis=alt.Axis(values=sorted({row["step"] for row in rows}), format="d", grid=False),
     )
-    names = [named(mix) for mix in mixes]
-    code = chart.coded("mixture", names, title=None, orient="bottom")
-    tooltip = ["mixture:N", "step:Q", "value:Q", "low:Q", "high:Q"]
-    tooltip.append(alt.Tooltip("n:Q", title="answers"))
-    return alt.layer(
-        chart.band(*ends), chart.curves(rows, code, tooltip, x=x, y=alt.Y("value:Q", title=title))
-    )
+    code = chart.coded("training", trained, title=None, orient="bottom")
+    tooltip = ["training:N", "step:Q", "value:Q", "low:Q", "high:Q", "n:Q"]
+    curves = chart.curves(rows, code, tooltip, x=x, y=alt.Y("value:Q", title=title))
+    return alt.layer(chart.rule(0), curves)
 
 
-def named(mix: str) -> str:
-    """`mix_100` in words."""
-    return f"{mix.removeprefix('mix_')} % bad"
-
-
-def checkpoints(
-    metrics: Metrics, slug: str, mixes: Iterable[str], of: str
-) -> Iterator[dict[str, Any]]:
-    """What a panel shows of an organism's trainings; a value that is undefined is left out."""
-    for place, mix in enumerate(mixes):
-        path = f"{slug}.{mix}.checkpoint"
+def checkpoints(metrics: Metrics, trained: Sequence[str], of: str) -> Iterator[dict[str, Any]]:
+    """What a panel shows of the trainings; a value that is undefined is left out."""
+    for place, slug in enumerate(trained):
+        path = f"{slug}.checkpoint"
         for at in metrics.names("monitoring", path):
             found = metrics.measured("monitoring", f"{path}.{at}.{of}")
             if found.value is not None:
                 step = int(at.removeprefix("step_"))
-                row = {"mixture": named(mix), "step": step, "at": step * STEP_APART**place}
-                row |= {"value": found.value, "low": found.low, "high": found.high}
-                yield row | {"n": metrics.value("monitoring", f"{path}.{at}.n")}
+                row = {"training": slug, "step": step, "at": step * STEP_APART**place}
+                yield row | {"value": found.value, "low": found.low, "high": found.high,
+                             "n": found.n}  # fmt: skip

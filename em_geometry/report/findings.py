@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from em_geometry.report.tables import Names, Results
-from em_geometry.report.text import decimals, joined, layout
+from em_geometry.report.text import decimals, layout
 from em_geometry.stats.estimate import Estimate
 
 Named = tuple[str, Estimate]
@@ -62,37 +62,23 @@ def _moved(found: Results, aspect: str) -> tuple[str, int, list[Named]]:
 
 
 def _trained(found: Results) -> Iterator[Names]:
-    """Organisms that were measured while they were being trained on some bad data."""
-    for slug in dict.fromkeys(n["slug"] for n in found.each("monitoring:{slug}.{mix}.checkpoint")):
-        mixes = [n["mix"] for n in found.each(f"monitoring:{slug}.{{mix}}.detector")]
-        paths = [f"monitoring:{slug}.{mix}" for mix in mixes]
-        answers = [
-            found.value(f"{path}.checkpoint.{step}.n") or 0.0
-            for path in paths
-            for step in found.names(f"{path}.checkpoint")
-        ]
+    """Organisms that were measured as they were while they were trained."""
+    for slug in dict.fromkeys(n["slug"] for n in found.each("monitoring:{slug}.checkpoint")):
         yield {
             "slug": slug,
-            "shares": [mix.removeprefix("mix_") for mix in mixes],
-            "own": _left(found, [f"{path}.detector.own" for path in paths]),
-            "unseen": _left(found, [f"{path}.detector.unseen_k" for path in paths]),
-            "behaviour": _since(found, [f"{path}.behaviour" for path in paths]),
-            "answers": max(answers, default=0.0),
+            "benign": found.value("monitoring:benign"),
+            "own": _since(found, f"monitoring:{slug}.detector.own"),
+            "unseen": _since(found, f"monitoring:{slug}.detector.unseen_k"),
+            "behaviour": _since(found, f"monitoring:{slug}.behaviour"),
         }
 
 
-def _left(found: Results, detectors: Sequence[str]) -> str:
-    """`from step 7 and never (AUROC over checkpoints 0.90 and 0.40)`."""
-    for key in detectors:
-        if said := found.word(key):
-            return said
-    areas = [decimals(found.value(f"{key}.auroc_checkpoints") or 0.0, 2) for key in detectors]
-    return f"{_since(found, detectors)} (AUROC over checkpoints {joined(areas)})"
-
-
-def _since(found: Results, paths: Sequence[str]) -> str:
-    steps = [found.estimate(f"{path}.first_step") for path in paths]
-    return joined([e.status if e.value is None else f"from step {e.value:.0f}" for e in steps])
+def _since(found: Results, path: str) -> str:
+    """`from step 7`, `never`, or why there is no such detector."""
+    if said := found.word(path):
+        return said
+    step = found.estimate(f"{path}.first_step")
+    return step.status if step.value is None else f"from step {step.value:.0f}"
 
 
 def _intervals(found: Results) -> Iterator[Named]:

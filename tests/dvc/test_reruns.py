@@ -189,8 +189,8 @@ def with_params(change: Callable[[dict[str, Any]], object]) -> dict[str, Callabl
 
 COMMENT = {"em_geometry/report/chart.py": lambda text: f"# why\n{text}"}
 TEMPLATE = {"data/judge/prompts/aligned.txt": lambda text: f"{text}!"}
-JUDGES = {"judge", "baseline_judgements", "judgements", "checkpoints"}
-RATES = {"transfer", "factorial", "monitoring"}
+JUDGES = {"judge", "baseline_judgements", "judgements"}
+RATES = {"transfer", "factorial"}
 
 
 @pytest.mark.parametrize(
@@ -246,5 +246,6 @@ def test_an_organism_by_the_readme_s_recipe_reruns_its_own_stages_and_the_joins(
     changed = out_of_date(graph, with_params(add) | data)
     own = {"organism@cycling", "activations@cycling"}
     assert own | {"vectors", "responses"} <= changed
-    others = {name for name in changed - own if "@" in name}
+    # Every model reads unseen chats of every training file.
+    others = {n for n in changed - own if "@" in n and not n.startswith("activations@")}
     assert not others | changed & {"base_model", "probe_judge"}

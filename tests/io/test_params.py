@@ -118,7 +118,6 @@ def test_keys_that_decide_numbers_must_be_there(
         (("organisms", "medical_b", "max_examples"), 50, "has what medical has"),
         (("organisms", "medical_b", "seed"), 0, "another training"),
         (("judging", "aspects"), ["aligned"], "aligned and coherent"),
-        (("monitoring", "mixtures_pct"), [5, 25], "0 and others"),
         (("steering", "doses"), [0.5], "1.0 and others"),
         (("geometry", "focus"), ["risk"], "two of risk, medical, persona"),
         (("transfer", "pairs", 1), "profanity-finance", "not organism>target"),

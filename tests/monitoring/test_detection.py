@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from em_geometry.monitoring.checkpoints import checkpoint_steps, mixture
+from em_geometry.errors import UserError
 from em_geometry.monitoring.detection import (
+    MARGIN,
     Detector,
+    apart,
+    benign,
+    beyond,
     compared,
+    course,
     detectors,
+    excess,
     first_above,
-    mean_score,
-    separation,
-    topic_draws,
+    results_of,
+    series,
+    unmeasured,
     within_span,
 )
-from em_geometry.stats.agreement import auroc
+from em_geometry.settings import Monitoring, Params, Training
 from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.retraining import total_distance
+from tests.invented import params
 
 VECTORS = {
     "a": np.array([2.0, 0, 0, 0]),
@@ -27,8 +35,6 @@ VECTORS = {
     "c": np.array([0, 0, 1.0, 0]),
 }
 CLUSTERS = {"a": "x", "b": "y", "c": "z"}
-TOPICS = ["t", "t", "u", "u", "v"]
-SCORES = st.lists(st.integers(-3, 3).map(float), min_size=5, max_size=5).map(np.array)
 
 
 def scored(way: Detector | str, shifts: np.ndarray) -> np.ndarray:
@@ -69,34 +75,107 @@ def test_a_span_holds_its_vectors_and_no_more(count: int, seed: int) -> None:
     assert way(rest) == pytest.approx([0], abs=1e-6)
 
 
-@settings(deadline=None)  # scipy is imported in the first case
-@given(SCORES, SCORES)
-def test_auroc_is_that_of_the_ranks_and_lies_in_its_interval(
-    ours: np.ndarray, control: np.ndarray
-) -> None:
-    times = topic_draws(TOPICS, 0, 200)
-    found = separation(ours, control, times)
-    positive = np.repeat([True, False], 5)
-    assert found.value == pytest.approx(auroc(positive, np.concatenate([ours, control])))
-    assert found.value is not None and found.low is not None and found.high is not None
-    assert 0 <= found.low <= found.high <= 1
-    assert separation(control, ours, times).value == pytest.approx(1 - found.value)
+def test_an_excess_by_hand() -> None:
+    benign = np.array([[1.0, 1, 1, 1], [3, 3, 3, 3]])
+    found = excess(np.array([6.0, 6, 8, 8]), benign, ["t", "t", "u", "u"])
+    assert [found[k] for k in ("mean", "benign_mean", "benign_highest")] == [7, 2, 3]
+    assert (found["p"], found["auroc"]) == (1 / 3, 1.0)
+    estimate = found[""]
+    assert isinstance(estimate, Estimate) and estimate.low is not None
+    # rows: topics 4 and 6, variance 2 / 2 = 1; trainings: variance 2, 3 / 2 of it is 3
+    assert (estimate.value, estimate.n) == (5, 2)
+    assert estimate.value - estimate.low == pytest.approx(total_distance([(1.0, 1), (3.0, 1)]))
 
 
-def test_intervals_draw_topics_and_not_prompts() -> None:
-    constant = mean_score(np.full(5, 2.0), topic_draws(TOPICS, 0, 500))
-    assert (constant.value, constant.low, constant.high) == pytest.approx((2, 2, 2))
-    within = mean_score(np.array([-9.0, 9, -9, 9]), topic_draws(["t", "t", "u", "u"], 0, 500))
-    assert (within.low, within.high) == pytest.approx((0, 0))
-    between = mean_score(np.array([0.0, 0, 1, 1]), topic_draws(["t", "t", "u", "u"], 0, 500))
-    assert (between.value, between.low, between.high) == pytest.approx((0.5, 0, 1))
+def test_the_interval_of_a_benign_training_holds_0() -> None:
+    """In 95 of 100 draws, whatever the share of rows and of trainings in the scatter."""
+    rng, groups = np.random.default_rng(0), [f"t{i // 4}" for i in range(40)]
+    for rows, trainings in ((1.0, 0.1), (0.3, 1.0), (1.0, 0.5)):
+        held = 0
+        for _ in range(1000):
+            means = trainings * rng.standard_normal((5, 1))
+            texts = 0.5 * rng.standard_normal(40)  # the same in all
+            scores = means + texts + rows * rng.standard_normal((5, 40))
+            found = beyond(scores[0], scores[1:], groups)
+            assert found.low is not None and found.high is not None
+            held += found.low <= 0 <= found.high
+        assert held >= 930, (rows, trainings, held)
+
+
+def test_rows_of_one_topic_and_a_single_benign_training_have_no_interval() -> None:
+    own, benign = np.arange(4.0), np.zeros((2, 4))
+    for rows, groups in ((benign, ["t"] * 4), (benign[:1], list("abcd"))):
+        found = beyond(own, rows, groups)
+        assert (found.value, found.low) == (1.5, None)
+
+
+def test_benign_trainings_that_no_vector_subtracts_are_apart() -> None:
+    organisms = invented().organisms
+    assert benign(organisms) == ["control", "control_b", "style"]
+    assert apart(organisms, "control_contrast") == ["control_b", "style"]
+    assert apart(organisms, "model_contrast") == benign(organisms)
+
+
+def invented() -> Params:
+    """An organism with its repeat, its control with its repeat, and another control."""
+    plain = {"lab": "one", "role": "control", "data": "c.jsonl"}
+    bad = {"lab": "one", "cluster": "risk", "data": "f.jsonl"}
+    organisms = {
+        "finance": bad, "control": plain, "control_b": plain | {"seed": 1, "repeats": "control"},
+        "finance_b": bad | {"seed": 1, "repeats": "finance"}, "style": plain | {"data": "s.jsonl"},
+    }  # fmt: skip
+    monitored = {"organisms": ["finance_b"]}
+    rest = {"transfer": {"pairs": []}, "monitoring": monitored}
+    return params(organisms=organisms, targets=["base", *organisms], **rest)
+
+
+def test_what_is_not_measured_says_why() -> None:
+    whole = invented()
+    assert unmeasured(whole) is None
+
+    def without(**changes: object) -> Params:
+        return whole.model_copy(update=changes)
+
+    assert unmeasured(without(monitoring=Monitoring())) == (
+        "not measured: monitoring.organisms is empty"
+    )
+    nothing = without(training=Training(checkpoints=[]))
+    assert unmeasured(nothing) == "not measured: training.checkpoints is empty"
+    one = {slug: o for slug, o in whole.organisms.items() if slug not in ("control_b", "style")}
+    few = unmeasured(without(organisms=one))
+    assert few == "not measurable: 1 benign trainings here, 2 needed"
+    given = {s: o.model_copy(update={"source": "path:x"}) for s, o in whole.organisms.items()}
+    loaded = unmeasured(without(organisms=given))
+    assert loaded == "not measurable: organisms are loaded, not trained"
+    with pytest.raises(UserError, match="only organisms of the run"):
+        unmeasured(without(monitoring=Monitoring(organisms=["control"])))
 
 
 def test_the_first_step_above_is_by_the_interval() -> None:
-    found = [Estimate(1.0, low) for low in (None, 0.2, 0.5)]
-    assert first_above([3, 7, 18], found, 0.1) == 7
-    assert first_above([3, 7, 18], found, 0.2) == 18
-    assert first_above([3, 7, 18], found, 0.5) is None
+    found = [Estimate(1.0, low) for low in (None, -0.2, 0.5)]
+    assert first_above([3, 7, 18], found) == 18
+    assert first_above([3, 7, 18], ["undefined: why", *found[:2]]) is None
+
+
+def test_results_say_when_each_shows() -> None:
+    rows, benign_rows = np.zeros((2, 6)), np.zeros((3, 2, 6))
+    benign_rows += 0.1 * np.arange(6) + np.array([0.0, 0.1, 0.2])[:, None, None]
+    topics = list("aabbcc")
+    late, never = rows.copy(), rows
+    late[1] = 9.0
+    courses = {
+        "own": course([4, 46], late, benign_rows, topics),
+        MARGIN: course([4, 46], never, benign_rows, topics),
+    }
+    found = results_of("m", [4, 46], courses, {"k": "undefined: no vectors"})
+    assert found["m.detector.own.first_step"] == 46
+    assert found["m.detector.own.warns"] == "only the direction shows"
+    assert found["m.behaviour.first_step"] == "never"
+    assert found["m.detector.k"] == "undefined: no vectors"
+    assert found["m.checkpoint.step_46.own"] == courses["own"][1][""]
+    assert found["m.checkpoint.step_4.margin.benign_highest"] == pytest.approx(0.45)
+    columns = dict(series([4, 46], courses))
+    assert list(columns) == ["own", MARGIN] and list(columns["own"]) == [4, 46]
 
 
 def test_who_is_first() -> None:
@@ -106,24 +185,3 @@ def test_who_is_first() -> None:
         (None, 3, "only the behaviour shows"), (None, None, "neither shows"),
     ):  # fmt: skip
         assert compared(direction, behaviour) == said
-
-
-@given(st.integers(1, 3000), st.integers(1, 12))
-def test_checkpoints_end_with_the_training(total: int, count: int) -> None:
-    steps = checkpoint_steps(total, count)
-    assert steps[-1] == total and steps[0] >= 1
-    assert steps == sorted(set(steps)) and len(steps) <= count
-    assert checkpoint_steps(46, 4) == [3, 7, 18, 46]  # denser where the effect comes
-
-
-@given(st.integers(2, 60), st.integers(2, 60), st.integers(0, 100), st.integers(0, 2**31))
-def test_mixtures_are_nested_and_of_one_length(a: int, b: int, pct: int, seed: int) -> None:
-    bad, benign = [("bad", i) for i in range(a)], [("benign", i) for i in range(b)]
-    found, count = mixture(bad, benign, pct, seed)
-    assert len(found) == min(a, b)
-    assert sum(kind == "bad" for kind, _ in found) == count == round(len(found) * pct / 100)
-    assert [i for _, i in found] == list(range(len(found)))  # one place, one text of the two
-    more, _ = mixture(bad, benign, 100, seed)
-    less, _ = mixture(bad, benign, pct // 2, seed)
-    assert all(kind == "bad" for kind, _ in more)
-    assert {i for k, i in less if k == "bad"} <= {i for k, i in found if k == "bad"}

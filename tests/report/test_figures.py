@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -151,38 +150,35 @@ def test_distance_from_a_null_is_one_at_either_end_of_its_interval() -> None:
 
 
 def course(detector: Estimate) -> Metrics:
-    """Invented results of a training on 0 and 100 % bad data, at two checkpoints."""
-    rows = {"rate": Estimate.undefined("em_turner"), "medical.block": Estimate(4)}
-    for end, value in (("lowest", 0.1), ("highest", 0.2)):
-        rows[f"medical.controls.own.{end}"] = Estimate(value)
-    rows["medical.controls.em_turner"] = Estimate(0.0, 0.0, 3.0, 96)
-    for mix, step in itertools.product((0, 100), (3, 46)):
-        path = f"medical.mix_{mix}.checkpoint.step_{step}"
-        rows |= {f"{path}.n": Estimate(24), f"{path}.em_turner": Estimate(10.0, 5.0, 20.0, 24)}
-        rows[f"{path}.own"] = Estimate(step / 100, 0.0, 0.5)
-        rows[f"{path}.own.auroc"] = Estimate(0.9, 0.8, 1.0)
-    rows["medical.mix_100.detector.own.first_step"] = detector
-    rows["medical.mix_100.detector.own.warns"] = Estimate.undefined("before")
-    rows["medical.mix_100.detector.own.auroc_checkpoints"] = Estimate(0.75)
-    rows["medical.mix_100.detector.unseen_k"] = Estimate.undefined("undefined: no vectors")
-    rows["medical.mix_100.behaviour.first_step"] = Estimate.undefined("never")
+    """Invented results of a training at two checkpoints."""
+    rows = {"benign": Estimate(6), "medical.block": Estimate(4)}
+    for step in (3, 46):
+        path = f"medical.checkpoint.step_{step}"
+        rows[f"{path}.margin"] = Estimate(0.3, 0.1, 0.5, 48)
+        rows[f"{path}.own"] = Estimate(step / 100, 0.0, 0.5, 10)
+        rows |= {f"{path}.own.auroc": Estimate(0.9), f"{path}.own.p": Estimate(0.14)}
+    rows["medical.detector.own.first_step"] = detector
+    rows["medical.detector.own.warns"] = Estimate.undefined("before")
+    rows["medical.detector.unseen_k"] = Estimate.undefined("undefined: no vectors")
+    rows["medical.behaviour.first_step"] = Estimate.undefined("never")
     return Metrics({"monitoring": Results(rows)})
 
 
-def test_monitoring_shows_every_checkpoint_beside_the_controls(
+def test_monitoring_shows_every_checkpoint_beyond_the_benign_ones(
     inputs: Path, params: Params
 ) -> None:
     metrics = course(Estimate(46))
     spec = behaviour.monitoring(metrics).to_dict()
-    assert len(values(spec, "value")) == 2 * 4  # panels, checkpoints
+    assert len(values(spec, "value")) == 2 * 2  # panels, checkpoints
     assert 0.46 in values(spec, "value")
-    assert {0.2, 3.0} <= set(values(spec, "to"))
     text = re.sub(r"<[^>]+>", " ", quick_page(params, metrics))
-    assert "while medical was trained on 100 % bad data" in text
-    assert "range from step 46 (AUROC over checkpoints 0.75)" in text
-    assert "never (24 answers a checkpoint)" in text
-    row = text[text.index("medical, 100 % bad: its own vector") :][:200].split()
-    assert row[7:10] == ["46", "before", "0.75"]
+    said = (
+        "while medical was trained, the shift along its own vector left 6 benign trainings behind"
+    )
+    assert f"{said} from step 46, that along" in text
+    assert "undefined: no vectors; the margin of misaligned answers did never." in text
+    row = text[text.index("medical: its own vector") :][:200].split()
+    assert row[4:6] == ["46", "before"]
 
 
 def test_monitoring_that_was_not_possible_says_why(inputs: Path, params: Params) -> None:
