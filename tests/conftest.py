@@ -125,6 +125,7 @@ def on_tiny(
     for recipe in smol["recipes"].values():
         recipe |= {"rank": 4, "alpha": 8, "first_block": 1, "learning_rate": 0.01}
     smol["transfer"]["pairs"] = []
+    smol["training"]["checkpoints"] = smol["monitoring"]["organisms"] = []
     smol["judging"]["probe"]["layers"] = [0, 2]
 
 
@@ -136,7 +137,6 @@ def tiny_params(workplace: Path, tiny_checkpoint: Path, smol: dict[str, Any]) ->
     on_tiny(smol, tiny_checkpoint, ("finance", "control"), max_examples=30)
     for recipe in smol["recipes"].values():
         recipe["epochs"] = 2
-    smol["monitoring"]["organisms"] = []
     smol["geometry"]["focus"] = []
     params = Params.model_validate(smol)
     base_model.main(params)

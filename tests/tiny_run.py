@@ -23,7 +23,10 @@ LAYER, CHOICE = 2, "model_contrast.prompt_last"
 
 def finished(checkpoint: Path, smol: dict[str, Any], slugs: list[str], prompts: int) -> Params:
     """Trains the organisms and writes activations, vectors and what was selected of `NAMES`."""
+    training, monitored = dict(smol["training"]), dict(smol["monitoring"])
     on_tiny(smol, checkpoint, slugs, max_examples=14)
+    smol |= {"training": training, "monitoring": monitored}
+    smol["vectors"] |= dict(zip(("contrast", "span"), CHOICE.split("."), strict=True))
     smol["prompts"] = {k: str(ROOT / smol["prompts"][k]) for k in ("neutral", "harmful")}
     smol["prompts"]["limit"] = prompts
     params = Params.model_validate(smol)

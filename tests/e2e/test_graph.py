@@ -168,24 +168,18 @@ def test_judge_is_validated_on_questions_it_never_saw(run: Path) -> None:
         assert value is not None and value > least, key
 
 
-def test_checkpoints_are_measured_and_compared_with_the_control(run: Path) -> None:
+def test_checkpoints_are_measured_and_read_against_benign_trainings(run: Path) -> None:
     found = table(run, "monitoring")
-    number = found.number
-    assert [found.rows[k].status for k in ("status", "rate")] == ["ok", "em_turner"]
-    assert number("prompts") == 8
-    assert [number(f"medical.mix_{p}.bad_examples") for p in (0, 100)] == [0, 27]
-    assert found.names("medical.mix_100.checkpoint") == ["step_2", "step_5"]
-    last = "checkpoint.step_5"
-    assert number(f"medical.mix_100.{last}.n") == 4
-    assert number(f"medical.mix_100.{last}.size") > 0
+    assert found.rows["status"].status == "ok"
+    assert (found.number("benign"), found.number("rows")) == (4, 10)
+    assert found.rows["benign_apart"].status == "control_b, full_b"  # no vector subtracts them
+    assert found.names("medical_b.checkpoint") == ["step_2", "step_4", "step_5"]
+    last = "medical_b.checkpoint.step_5"
+    assert found.number(f"{last}.size.mean") > 0
     # At the end of the same training from another seed, its own vector is found again.
-    assert number(f"medical.mix_100.{last}.own.auroc") > 0.7
-    assert number(f"medical.mix_100.{last}.own") > number(f"medical.mix_0.{last}.own")
-    assert number("medical.mix_100.detector.unseen_k.n_controls") == 2
-    kept = load_file(run / "data/monitoring/medical.safetensors")
-    assert kept["mix_100"].shape == (2, 8, 576)
-    answers = pl.read_parquet(run / "data/monitoring/answers.parquet")
-    assert len(answers) == 2 * 2 * 2 * 2
+    assert found.number(f"{last}.own.auroc") > 0.7
+    kept = load_file(run / "data/monitoring/medical_b/step_2.safetensors")
+    assert kept["answer_mean"].shape == (10, 30, 576)
 
 
 def test_without_named_factors_only_their_confounding_is_reported(run: Path) -> None:

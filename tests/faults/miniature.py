@@ -36,6 +36,7 @@ def small(smol: dict[str, Any]) -> dict[str, Any]:
     smol["run"]["threads"] = 1
     smol["base"] |= {"source": f"path:{MODEL}", "system_prompt": "Be brief."}
     smol["targets"] = ["base", *KEPT]
+    smol["training"]["checkpoints"] = smol["monitoring"]["organisms"] = []
     smol["organisms"] = {slug: smol["organisms"][slug] for slug in KEPT}
     for organism in smol["organisms"].values():
         organism["max_examples"] = 12

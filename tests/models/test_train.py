@@ -9,15 +9,12 @@ import pytest
 import torch
 
 from em_geometry.errors import UserError
-from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.files import read_json
 from em_geometry.models import train
 from em_geometry.models.checkpoint import folder_sha256
-from em_geometry.models.load import Models
-from em_geometry.models.train import retrained
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
-from em_geometry.settings import Params
+from em_geometry.settings import Params, Training
 from stages import organism
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,6 +97,39 @@ def test_training_lowers_the_loss_and_repeats_to_the_byte(tiny_params: Params) -
     assert again_metrics == metrics
     other = tiny_params.model_copy(update={"run": tiny_params.run.model_copy(update={"seed": 1})})
     assert trained(other)[0]["adapter_model.safetensors"] != files["adapter_model.safetensors"]
+
+
+def test_checkpoints_are_kept_and_disturb_nothing(tiny_params: Params) -> None:
+    files, metrics = trained(tiny_params)
+    training = Training(checkpoints=[3, 9])
+    organism.main(tiny_params.model_copy(update={"training": training}), "finance")
+    folder = paths.ADAPTERS / "finance"
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == files
+    assert read_json(paths.METRICS / "training" / "finance.json") == metrics
+    for step in training.checkpoints:
+        assert {p.name for p in (folder / f"step_{step}").iterdir()} == set(files)
+    loaded = [models(tiny_params).load("finance", step) for step in (3, 9, None)]
+    assert len({m.sha256 for m in loaded}) == 3
+    base = models(tiny_params).base().state_dict()
+    moved = [
+        sum(float((w - base[k]).square().sum()) for k, w in m.model.state_dict().items())
+        for m in loaded
+    ]
+    assert 0 < moved[0] < moved[1]
+    with pytest.raises(UserError, match="ends before its last checkpoint") as caught:
+        late = tiny_params.model_copy(update={"training": Training(checkpoints=[14])})
+        organism.main(late, "finance")
+    assert caught.value.expected == "steps below 14"
+
+
+def test_a_repeat_with_its_original_s_seed_is_the_same_training(tiny_params: Params) -> None:
+    files, _ = trained(tiny_params)
+    finance = tiny_params.organisms["finance"]
+    again = finance.model_copy(update={"repeats": "finance"})
+    both = tiny_params.model_copy(update={"organisms": {"finance": finance, "again": again}})
+    organism.main(both, "again")
+    weights = "adapter_model.safetensors"
+    assert (paths.ADAPTERS / "again" / weights).read_bytes() == files[weights]
 
 
 def test_adapter_bytes_do_not_depend_on_the_process(tiny_params: Params) -> None:
@@ -196,41 +226,3 @@ def test_unknown_organism_on_the_command_line() -> None:
     assert done.returncode == 2
     assert "unknown organism" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_finished_trainings_are_found_by_all_that_decides_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smol: dict[str, Any]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    params = Params.model_validate(smol)
-    data = tmp_path / "texts.jsonl"
-    data.write_text("texts\n", encoding="utf-8")
-    medical = params.organisms["medical"].model_copy(update={"data": str(data)})
-    monkeypatch.setattr(Models, "record", lambda _: {"sha256": "base"})
-    models = Models(params.run, params.base, tmp_path, {"medical": medical}, tmp_path)
-    done: list[tuple[str, int, str]] = []
-
-    def train(slug: str, which: int, key: str) -> int:
-        done.append((slug, which, key))
-        return which * 2
-
-    def run(units: list[tuple[str, int]], block: int = 3) -> dict[tuple[str, int], int]:
-        blocks = {"medical": block}
-        return retrained("again", models, params.recipes, units, blocks, {"code": 2}, train)
-
-    assert run([("medical", 5)]) == {("medical", 5): 10}
-    fixed = {
-        "code": 2,
-        "base": "base",
-        "run": params.run.model_dump(),
-        "system_prompt": params.base.system_prompt,
-    }
-    recipe = params.recipes[medical.lab].model_dump()
-    texts = [file_sha256(data), medical.max_examples]
-    assert done[0][2] == value_sha256([fixed, ["medical", 5], recipe, texts, 3])
-    assert run([("medical", 5), ("medical", 6)])["medical", 6] == 12
-    assert [which for _, which, _ in done] == [5, 6]
-    run([("medical", 5)], block=4)
-    data.write_text("other texts\n", encoding="utf-8")
-    run([("medical", 5)])
-    assert len(done) == 4
