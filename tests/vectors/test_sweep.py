@@ -18,7 +18,7 @@ from em_geometry.stats.arrays import Floats
 from em_geometry.steering.conditions import Intervention, read_selected
 from em_geometry.steering.pairs import Pair, Trial
 from em_geometry.vectors import sweep
-from em_geometry.vectors.contrasts import VectorTable
+from em_geometry.vectors.contrasts import Entry, VectorTable
 
 SLUGS = ("finance", "sports")
 CELLS = [(0, 0.2), (0, 0.4), (2, 0.2), (2, 0.4)]
@@ -115,7 +115,7 @@ def table() -> VectorTable:
     """Two spans of a contrast, of which one has no vector of sports; models and repeats."""
     models = ["base", *SLUGS, "control", "finance_b", "control_b"]
     shift = [2 * unit(1), 3 * unit(3, 4), unit(0, 0, 1), unit(1, 0, 1), unit(0, 0, 2, 1)]
-    entries = {
+    entries: dict[str, list[Entry]] = {
         "control_contrast.answer_mean": ["undefined: none", 2 * unit(1), 3 * unit(3, 4),
                                          "undefined: itself", unit(1, 1), "undefined: none"],
         "model_contrast.answer_mean": ["undefined: itself", *shift],
