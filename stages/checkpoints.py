@@ -31,7 +31,7 @@ from em_geometry.vectors.contrasts import prompt_span
 def main(params: Params) -> None:
     """Measures every checkpoint; where there is nothing to measure, the folder stays empty."""
     paths.MONITORING.mkdir(parents=True, exist_ok=True)
-    if unmeasured(params):
+    if unmeasured(params.monitoring, params.training, params.organisms):
         return
     known, settings = models(params), params.activations
     span = prompt_span(params.vectors.span, [*settings.spans, TEXTS])

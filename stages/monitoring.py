@@ -84,7 +84,7 @@ def compare(params: Params, slug: str) -> tuple[dict[str, Leaf], dict[str, dict[
 
 @stage
 def main(params: Params) -> None:
-    why = detection.unmeasured(params)
+    why = detection.unmeasured(params.monitoring, params.training, params.organisms)
     results: dict[str, Leaf] = {"status": why or "ok"}
     columns: dict[str, dict[int, float]] = {}
     if why:

@@ -13,7 +13,7 @@ import numpy as np
 
 from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf, as_estimate
-from em_geometry.settings import Organism, Params
+from em_geometry.settings import Monitoring, Organism, Training
 from em_geometry.stats.agreement import auroc
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
@@ -30,10 +30,11 @@ BENIGN = 2  # trainings at least, which say how far such trainings scatter
 Detector: TypeAlias = Callable[[Floats], Floats]  # shifts [..., width] -> one number [...] a shift
 
 
-def unmeasured(params: Params) -> str | None:
+def unmeasured(
+    settings: Monitoring, training: Training, organisms: Mapping[str, Organism]
+) -> str | None:
     """Why no training is monitored; None when one is; UserError for an unknown organism."""
-    chosen, every = params.monitoring.organisms, params.organisms
-    known = [slug for slug, o in every.items() if o.role == "organism"]
+    chosen, known = settings.organisms, [m for m, o in organisms.items() if o.role == "organism"]
     if not set(chosen) <= set(known):
         raise UserError(
             "only organisms of the run can be monitored",
@@ -43,12 +44,12 @@ def unmeasured(params: Params) -> str | None:
         )
     if not chosen:
         return "not measured: monitoring.organisms is empty"
-    if any(every[slug].source is not None for slug in chosen):
+    if any(organisms[slug].source is not None for slug in chosen):
         return "not measurable: organisms are loaded, not trained"
-    if not params.training.checkpoints:
+    if not training.checkpoints:
         return "not measured: training.checkpoints is empty"
-    if len(benign(every)) < BENIGN:
-        return f"not measurable: {len(benign(every))} benign trainings here, {BENIGN} needed"
+    if len(benign(organisms)) < BENIGN:
+        return f"not measurable: {len(benign(organisms))} benign trainings here, {BENIGN} needed"
     return None
 
 

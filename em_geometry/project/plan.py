@@ -111,7 +111,7 @@ def _pairs(params: Params) -> float:
         if target in params.steered():
             trials = trials_of(target, pairs, _vectors(params, target), {}, params.margins, 0)
         read += sum(len(trial.pairs) for trial in trials)
-    if not unmeasured(params):
+    if not unmeasured(params.monitoring, params.training, params.organisms):
         trainings = len(params.monitoring.organisms) + len(benign(params.organisms))
         checkpoints = trainings * len(params.training.checkpoints)
         read += checkpoints * len(indices(pairs, "misaligned", "reporting"))

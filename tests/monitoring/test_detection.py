@@ -131,24 +131,21 @@ def invented() -> Params:
 
 def test_what_is_not_measured_says_why() -> None:
     whole = invented()
-    assert unmeasured(whole) is None
 
-    def without(**changes: object) -> Params:
-        return whole.model_copy(update=changes)
+    def without(**changes: object) -> str | None:
+        changed = whole.model_copy(update=changes)
+        return unmeasured(changed.monitoring, changed.training, changed.organisms)
 
-    assert unmeasured(without(monitoring=Monitoring())) == (
-        "not measured: monitoring.organisms is empty"
-    )
+    assert without() is None
+    assert without(monitoring=Monitoring()) == "not measured: monitoring.organisms is empty"
     nothing = without(training=Training(checkpoints=[]))
-    assert unmeasured(nothing) == "not measured: training.checkpoints is empty"
+    assert nothing == "not measured: training.checkpoints is empty"
     one = {slug: o for slug, o in whole.organisms.items() if slug not in ("control_b", "style")}
-    few = unmeasured(without(organisms=one))
-    assert few == "not measurable: 1 benign trainings here, 2 needed"
+    assert without(organisms=one) == "not measurable: 1 benign trainings here, 2 needed"
     given = {s: o.model_copy(update={"source": "path:x"}) for s, o in whole.organisms.items()}
-    loaded = unmeasured(without(organisms=given))
-    assert loaded == "not measurable: organisms are loaded, not trained"
+    assert without(organisms=given) == "not measurable: organisms are loaded, not trained"
     with pytest.raises(UserError, match="only organisms of the run"):
-        unmeasured(without(monitoring=Monitoring(organisms=["control"])))
+        without(monitoring=Monitoring(organisms=["control"]))
 
 
 def test_the_first_step_above_is_by_the_interval() -> None:
