@@ -6,13 +6,12 @@ difference of the two directions of transfer. In every profile: how far laborato
 one and the same.
 """
 
-from em_geometry.io.results import Leaf, Nested
+from em_geometry.io.results import Leaf, Nested, flatten
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, evidence_of, prompts, selected
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
-from em_geometry.stats.permutation import orders
 from em_geometry.transfer import factors
 from em_geometry.transfer.conditions import Table, read_answers
 from em_geometry.vectors.contrasts import prompt_span
@@ -21,23 +20,26 @@ from em_geometry.vectors.evidence import prompt_rows
 NO_FACTORS = "no factors named in params: organisms.*.factors"
 
 
-def measured(params: Params, levels: factors.Levels) -> dict[str, Leaf | Nested]:
+def measured(params: Params, design: factors.Design) -> dict[str, Leaf | Nested]:
     """Effects of the factors on angles, on similarity to the base and on transfer."""
-    slugs, seed, draws = params.slugs("organism"), params.run.seed, params.geometry.replicates
-    tried = orders(len(slugs), seed)
+    slugs, seed = params.slugs("organism"), params.run.seed
     data, contrast, span = evidence_of(params)
-    angles = factors.angle_effects(data.sample, levels, tried, seed, draws)
     asked, vectors = prompts(), selected(params)
     of_prompts = prompt_span(params.vectors.span, params.activations.spans)
     blocks = [dict.fromkeys((BASE, slug), vectors[slug].layer) for slug in slugs]
     samples = [prompt_rows(activations, asked, "prompt_contrast", of_prompts, at) for at in blocks]
     answers = read_answers(paths.JUDGEMENTS, params.steered(), params.judging.aspects)
     table = Table.of(answers, params.judging, params.transfer.rate)
-    return {
-        "angle_deg": angles | {"contrast": contrast, "span": span},
-        "base_similarity": factors.similarity_effects(samples, levels, tried, seed, draws),
-        "asymmetry_pct": factors.asymmetry_effects(table, slugs, levels, tried),
+    found: dict[str, Leaf | Nested] = {
+        "angle_deg": {
+            **factors.angle_effects(data.sample, design, seed),
+            "contrast": contrast,
+            "span": span,
+        },
+        "base_similarity": factors.similarity_effects(samples, design, seed),
+        "asymmetry_pct": factors.asymmetry_effects(table, slugs, design, seed),
     }
+    return found | factors.verdicts(dict(flatten(found)), params.transfer.level)
 
 
 @stage
@@ -52,7 +54,13 @@ def main(params: Params) -> None:
         "confounding": factors.confounding(levels or groups),
     }
     if levels:
-        results |= {"first_level": {f: each[0] for f, each in levels.items()}}
-        results |= measured(params, levels)
-    headline = ["status", "organisms", "confounding.*.cramers_v", "*.effect.*"]
+        design = factors.Design(levels, [o.data for o in organisms])
+        results |= {
+            "first_level": {f: each[0] for f, each in levels.items()},
+            "texts": len({*design.texts}),
+            "texts_a_cell": design.texts_a_cell(),
+            "texts_a_cell_needed": factors.NEEDED,
+            **measured(params, design),
+        }
+    headline = ["status", "organisms", "texts*", "confounding.*.cramers_v", "*.effect.*"]
     put_results("factorial", results, headline)

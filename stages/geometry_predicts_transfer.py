@@ -10,7 +10,7 @@ from em_geometry.project.inputs import selected
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
 from em_geometry.transfer.outcomes import Margins
-from em_geometry.transfer.prediction import dyads, gains, net_transfer, pair_rows, said
+from em_geometry.transfer.prediction import dyads, gains, net_transfer, pair_rows, verdict
 
 HEADLINE = ["cosine.slope", "cosine.slope.p", "cosine.correlation", "cosine.verdict",
             "cosine.explained", "cosine.reliability", "base_similarity.verdict"]  # fmt: skip
@@ -28,6 +28,6 @@ def main(params: Params) -> None:
         "base_similarity": net_transfer(outcome, np.array(like), seed),
     }
     share = level / len(found)  # of one of them, so that `level` is that of all together
-    verdicts = {name: each | {"verdict": said(each, share)} for name, each in found.items()}
+    verdicts = {name: each | {"verdict": verdict(each, share)} for name, each in found.items()}
     put_results("prediction", verdicts, HEADLINE)
     write_text(paths.plot("prediction.csv"), pair_rows(slugs, outcome, cosines).write_csv())

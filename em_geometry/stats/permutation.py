@@ -17,6 +17,7 @@ from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.estimate import Estimate
 
 EXACT, RANDOM = 8, 20_000  # things up to which all orders are tried; orders tried of more
+EXACT_ORDERS = 40_320  # orders of that many things
 MIN_DEFINED = 0.95  # share of a null that must be numbers for a p-value
 SLACK = 1e-12  # correlations this close tie
 
@@ -141,3 +142,13 @@ def rank_correlations(a: Floats, b: Floats) -> Floats:
 def divided(top: Floats, bottom: Floats) -> Floats:
     """`top` / `bottom`, NaN where the bottom is not above 0."""
     return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+
+
+def said(found: Estimate, p: float, smallest_p: float, level: float) -> str:
+    """`evidence`, `cannot tell`, or why there can be no evidence at this level."""
+    if found.value is None:
+        return found.status
+    if smallest_p >= level:
+        return f"no evidence possible: no p below {smallest_p:.3g} can be had"
+    apart = found.low is None or found.high is None or found.low > 0 or found.high < 0
+    return "evidence" if p < level and apart else "cannot tell"

@@ -1,17 +1,20 @@
 """Is it the laboratory or the mechanism? What a designed set of organisms says about its factors.
 
-Everything measured on organisms is a value a unit: a unit is an organism, an unordered pair of
-them, or a pair with a direction. Units are rows and columns of [n, n] matrices (an organism is
-its own pair), so that relabelling the organisms is the same indexing for all three. The test is
-the double semi-partialling of Dekker, Krackhardt & Snijders (2007, Psychometrika 72:563): a
-column's residual on the other columns is relabelled, so the other factors keep their effects.
-Intervals are over prompts or questions; p is over relabellings of the organisms, of which each is
-one trained model: neither speaks for further texts or seeds.
+docs/method.md: designs. Everything measured on organisms is a value a unit: a unit is an organism,
+an unordered pair of them, or a pair with a direction. Units are rows and columns of [n, n] matrices
+(an organism is its own pair), so that relabelling the organisms is the same indexing for all three.
+The test is the double semi-partialling of Dekker, Krackhardt & Snijders (2007, Psychometrika
+72:563): a column's residual on the other columns is relabelled, so the other factors keep their
+effects.
+
+Organisms that were trained on one text are no two samples of what texts of its kind do. So
+intervals leave out one text at a time, with all its organisms, and what differs between texts is
+tested by relabelling texts; with few texts no p is small, which stands beside it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice, permutations, product
 
 import numpy as np
 from scipy.sparse.csgraph import connected_components
@@ -19,19 +22,97 @@ from scipy.stats.contingency import association
 
 from em_geometry.geometry.methods import angles_deg, cosines, pair_values, unit_gram
 from em_geometry.geometry.samples import PromptRows
-from em_geometry.io.results import Leaf, Nested
+from em_geometry.io.results import Leaf, Nested, as_estimate
 from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.stats.decisions import holm
 from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.intervals import percentiles
-from em_geometry.stats.permutation import Tested, share_as_far
-from em_geometry.stats.resample import stream
+from em_geometry.stats.intervals import jackknife
+from em_geometry.stats.permutation import EXACT_ORDERS, RANDOM, Tested, said, share_as_far
 from em_geometry.transfer.conditions import Table
 
 NOISE = 1e-9  # squared lengths below this share of a column's own are rounding
 CONSTANT = "constant"
+NEEDED = 2  # texts a cell, so that its effect can be told from that of one text
+ONE_TEXT_EACH = "texts_given"  # last word of the key of an interval over prompts or questions only
 Levels = Mapping[str, Sequence[str]]  # factor -> its level for each organism
 Columns = dict[str, Floats]  # name of an effect -> [n, n]
-Interval = Callable[[Floats], tuple[float, float]]  # of a weighted sum of values, weights [u]
+Interval = Callable[[Floats], Estimate]  # of a weighted sum of values, weights [u]
+Groups = Sequence[Sequence[int]]  # of each text, its organisms
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which organisms [n] have which levels, and which were trained on the same text."""
+
+    levels: Levels
+    texts: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def between(self) -> list[str]:
+        """Factors of which all organisms of a text have one level."""
+        seen = {f: {*zip(self.texts, each, strict=True)} for f, each in self.levels.items()}
+        return [factor for factor, pairs in seen.items() if len(pairs) == len({*self.texts})]
+
+    def texts_a_cell(self) -> int:
+        """Fewest texts in a cell of the factors that differ between texts."""
+        cells: dict[tuple[str, ...], set[str]] = {}
+        for text, *cell in zip(self.texts, *(self.levels[f] for f in self.between()), strict=True):
+            cells.setdefault(tuple(cell), set()).add(text)
+        return min(map(len, cells.values()))
+
+    def groups(self) -> Groups:
+        """Organisms of each text, in the order of their levels."""
+        levels = list(zip(*self.levels.values(), strict=True))
+        ordered = sorted(range(len(self)), key=levels.__getitem__)
+        return [[i for i in ordered if self.texts[i] == text] for text in dict.fromkeys(self.texts)]
+
+    def orders(self, factor: str, seed: int) -> Ints:
+        """Relabellings [p, n] under which a factor without effect changes nothing; the given first.
+
+        Texts change places, all organisms of one with those of another of the same size, where
+        the factor differs between texts; else the organisms of each text do. All of them, or
+        `RANDOM` at random.
+        """
+        groups, between = self.groups(), factor in self.between()
+        found = list(islice(_swapped(groups) if between else _mixed(groups), EXACT_ORDERS + 1))
+        if len(found) > EXACT_ORDERS:
+            rng = np.random.Generator(np.random.Philox(key=seed))
+            draw = _random_swap if between else _random_mix
+            found = [found[0], *(draw(groups, rng) for _ in range(RANDOM))]
+        return np.array(found)
+
+
+def _placed(groups: Groups, filled: Groups) -> list[int]:
+    """Who [n] stands in the place of each organism when `filled` take the places of `groups`."""
+    places = [i for group in groups for i in group]
+    who = [i for group in filled for i in group]
+    return [i for _, i in sorted(zip(places, who, strict=True))]
+
+
+def _swapped(groups: Groups) -> Iterator[list[int]]:
+    sizes = [len(group) for group in groups]
+    for filled in permutations(groups):
+        if [len(group) for group in filled] == sizes:
+            yield _placed(groups, filled)
+
+
+def _mixed(groups: Groups) -> Iterator[list[int]]:
+    return (_placed(groups, filled) for filled in product(*map(permutations, groups)))
+
+
+def _random_swap(groups: Groups, rng: np.random.Generator) -> list[int]:
+    filled = list(groups)
+    for size in {len(group) for group in groups}:
+        alike = [i for i, group in enumerate(groups) if len(group) == size]
+        for i, j in zip(alike, rng.permutation(alike), strict=True):
+            filled[i] = groups[j]
+    return _placed(groups, filled)
+
+
+def _random_mix(groups: Groups, rng: np.random.Generator) -> list[int]:
+    return _placed(groups, [rng.permutation(group).tolist() for group in groups])
 
 
 @dataclass(frozen=True)
@@ -85,14 +166,14 @@ def _dummies(levels: Levels) -> Columns:
     }
 
 
-def resampled(replicates: Floats) -> Interval:
-    """The interval over resampled values [b, u]; NaN where too few replicates are defined."""
-    return lambda weights: percentiles(replicates @ weights)
+def jackknifed(values: Floats, without: Floats) -> Interval:
+    """The interval of sums of values [u], which without each of some clusters are [cluster, u]."""
+    return lambda weights: jackknife(float(values @ weights), without @ weights)
 
 
 def effects(
-    values: Floats, interval: Interval, columns: Columns, units: Units, orders: Ints
-) -> tuple[dict[str, Tested], float]:
+    values: Floats, interval: Interval, columns: Columns, units: Units, design: Design, seed: int
+) -> tuple[dict[str, Tested], dict[str, Estimate], float]:
     """Effects by least squares, in the unit of the values, and the share of variance explained.
 
     An effect is undefined where its column cannot be told apart from others. Its smallest p is
@@ -100,21 +181,25 @@ def effects(
 
     Args:
         values: [u] measured, one a unit.
-        orders: [p, n] relabellings of the organisms, the identity among them.
+        interval: over what was measured on (prompts or questions), the texts given.
+        columns: by name, `same_<factor>` or `<factor>_<level>`.
+    Returns:
+        effects with intervals over texts, with those that `interval` gives, the share.
     """
-    n = orders.shape[1]
-    identity = np.arange(n)[None]
-    matrices = ({CONSTANT: np.ones((n, n))} if units.constant else {}) | columns
-    design = np.stack([units.of(m, identity)[0] for m in matrices.values()], axis=1)
-    solve = np.linalg.pinv(design, rcond=1e-9)
+    identity = np.arange(len(design))[None]
+    ones = np.ones((len(design),) * 2)
+    matrices = ({CONSTANT: ones} if units.constant else {}) | columns
+    matrix = np.stack([units.of(m, identity)[0] for m in matrices.values()], axis=1)
+    solve, without = np.linalg.pinv(matrix, rcond=1e-9), _without(values, matrix, units, design)
     found: dict[str, Tested] = {}
-    for k, (name, matrix) in enumerate(matrices.items()):
+    given: dict[str, Estimate] = {}
+    for k, (name, column) in enumerate(matrices.items()):
         if name == CONSTANT:
             continue
-        others = np.delete(design, k, axis=1)
-        shares = np.linalg.lstsq(others, design[:, k], rcond=1e-9)[0]
+        others = np.delete(matrix, k, axis=1)
+        shares = np.linalg.lstsq(others, matrix[:, k], rcond=1e-9)[0]
         rest = {other: m for other, m in matrices.items() if other != name}
-        residual = matrix - sum(s * m for s, m in zip(shares, rest.values(), strict=True))
+        residual = column - sum(s * m for s, m in zip(shares, rest.values(), strict=True))
         own = units.of(residual, identity)
         if (own**2).sum() <= NOISE * len(values):
             twins = [o for o, s in zip(rest, shares, strict=True) if abs(s) > 1e-6]
@@ -122,16 +207,36 @@ def effects(
             status = f"aliased: cannot be told apart from {', '.join(twins)}"
             found[name] = Tested(Estimate.undefined(status))
             continue
-        moved = units.of(residual, orders)
+        moved = units.of(residual, design.orders(_factor(name, design.levels), seed))
         observed, null = (partial_correlation(values, x, others) for x in (own, moved))
         alike = np.minimum(np.abs(moved - own).max(1), np.abs(moved + own).max(1)) < 1e-6
-        size = Estimate.from_values(float(solve[k] @ values), *interval(solve[k]))
+        size = jackknife(float(solve[k] @ values), without[:, k])
         p = share_as_far(float(observed[0]), null, NOISE)
         found[name] = Tested(size, p, float(alike.mean()))
+        given[name] = interval(solve[k])
     total = values - values.mean() if units.constant else values
-    left = values - design @ (solve @ values)
+    left = values - matrix @ (solve @ values)
     explained = 1 - float(left @ left) / float(total @ total) if total @ total > 0 else 0.0
-    return found, explained
+    return found, given, explained
+
+
+def _factor(name: str, levels: Levels) -> str:
+    """The factor that an effect is of."""
+    bare = name.removeprefix("same_")
+    return next(f for f in sorted(levels, key=len, reverse=True) if bare.startswith(f))
+
+
+def _without(values: Floats, matrix: Floats, units: Units, design: Design) -> Floats:
+    """Effects [text, k] without the units that a text is in; NaN where they cannot be told then."""
+    found, rank = [], np.linalg.matrix_rank(matrix)
+    for text in dict.fromkeys(design.texts):
+        own = np.array([each == text for each in design.texts])
+        kept = ~(own[units.rows] | own[units.columns])
+        if kept.any() and np.linalg.matrix_rank(matrix[kept]) == rank:
+            found.append(np.linalg.pinv(matrix[kept], rcond=1e-9) @ values[kept])
+        else:
+            found.append(np.full(matrix.shape[1], np.nan))
+    return np.array(found)
 
 
 def partial_correlation(values: Floats, columns: Floats, others: Floats) -> Floats:
@@ -181,37 +286,52 @@ def confounding(levels: Levels) -> dict[str, dict[str, Leaf]]:
 
 
 def effect_results(
-    values: Floats, interval: Interval, columns: Columns, units: Units, orders: Ints
+    values: Floats, interval: Interval, columns: Columns, units: Units, design: Design, seed: int
 ) -> dict[str, Leaf | Nested]:
     """Effects as results, or why there are none."""
     if not np.isfinite(values).all():
         return {"status": "undefined: no coherent answers under some condition"}
-    found, explained = effects(values, interval, columns, units, orders)
+    found, given, explained = effects(values, interval, columns, units, design, seed)
     tested: dict[str, Leaf] = {}
     for key, each in found.items():
         tested |= each.as_results(key)
+        tested |= {f"{key}.{ONE_TEXT_EACH}": given[key]} if key in given else {}
     return {
         "status": "ok",
         "n": len(values),
         "mean": float(values.mean()),
         "explained": explained,
-        "relabellings": len(orders),
         "effect": tested,
     }
 
 
-def angle_effects(
-    sample: PromptRows, levels: Levels, orders: Ints, seed: int, replicates: int
-) -> dict[str, Leaf | Nested]:
+def verdicts(measured: Mapping[str, Leaf], level: float) -> dict[str, Leaf]:
+    """Holm's p over all effects of a design, and what each allows to say at a level.
+
+    Args:
+        measured: by dotted key, effects under `<measure>.effect`.
+    """
+    keys = [key.removesuffix(".p") for key in measured if key.endswith(".p")]
+    p = {end: [as_estimate(measured[f"{k}.{end}"]).value or 0.0 for k in keys]
+         for end in ("p", "smallest_p")}  # fmt: skip
+    found: dict[str, Leaf] = {}
+    for key, adjusted, smallest in zip(keys, holm(p["p"]), p["smallest_p"], strict=True):
+        found[f"{key}.p_holm"] = float(adjusted)
+        effect = as_estimate(measured[key])
+        found[f"{key}.verdict"] = said(effect, float(adjusted), smallest, level)
+    return found
+
+
+def angle_effects(sample: PromptRows, design: Design, seed: int) -> dict[str, Leaf | Nested]:
     """What sharing a factor's level does to the angle of two organisms' vectors, in degrees."""
-    grams = cosines(sample.bootstrap(stream(seed, "factorial"), replicates))
-    values, drawn = (angles_deg(pair_values(g)) for g in (unit_gram(sample.vectors), grams))
-    units = pairs(len(sample.vectors))
-    return effect_results(values, resampled(drawn), same(levels), units, orders)
+    grams = unit_gram(sample.vectors), cosines(sample.without_topic())
+    interval = jackknifed(*(angles_deg(pair_values(each)) for each in grams))
+    values = angles_deg(pair_values(grams[0]))
+    return effect_results(values, interval, same(design.levels), pairs(len(design)), design, seed)
 
 
 def similarity_effects(
-    samples: Sequence[PromptRows], levels: Levels, orders: Ints, seed: int, replicates: int
+    samples: Sequence[PromptRows], design: Design, seed: int
 ) -> dict[str, Leaf | Nested]:
     """What a level does to the cosine of an organism's contrast (a) with the base's.
 
@@ -219,14 +339,13 @@ def similarity_effects(
         samples: of each organism, the base's vector and its own.
     """
     values = np.array([unit_gram(sample.vectors)[0, 1] for sample in samples])
-    grams = (cosines(s.bootstrap(stream(seed, "factorial"), replicates)) for s in samples)
-    drawn = np.stack([g[:, 0, 1] for g in grams], axis=1)
-    columns, units = against_first(levels), singles(len(values))
-    return effect_results(values, resampled(drawn), columns, units, orders)
+    left = np.stack([cosines(s.without_topic())[:, 0, 1] for s in samples], axis=1)
+    interval, columns = jackknifed(values, left), against_first(design.levels)
+    return effect_results(values, interval, columns, singles(len(design)), design, seed)
 
 
 def asymmetry_effects(
-    table: Table, organisms: Sequence[str], levels: Levels, orders: Ints
+    table: Table, organisms: Sequence[str], design: Design, seed: int
 ) -> dict[str, Leaf | Nested]:
     """What a level does to transfer given minus transfer received, in percentage points.
 
@@ -234,13 +353,10 @@ def asymmetry_effects(
     """
     pairs_of = list(combinations(organisms, 2))
     sums = np.array([table.effect(a, b) - table.effect(b, a) for a, b in pairs_of])
-
-    def interval(weights: Floats) -> tuple[float, float]:
-        found = table.estimate(weights @ sums)
-        if found.low is None or found.high is None:
-            return np.nan, np.nan
-        return found.low, found.high
-
     values = np.array([table.value(each) for each in sums])
-    units = pairs(len(organisms), constant=False)
-    return effect_results(values, interval, leads(levels), units, orders)
+    units, columns = pairs(len(organisms), constant=False), leads(design.levels)
+
+    def interval(weights: Floats) -> Estimate:
+        return table.estimate(weights @ sums)
+
+    return effect_results(values, interval, columns, units, design, seed)

@@ -18,7 +18,7 @@ from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.decisions import detectable
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import t_interval
-from em_geometry.stats.permutation import SLACK, Tested, orders, share_as_far
+from em_geometry.stats.permutation import SLACK, Tested, orders, said, share_as_far
 from em_geometry.transfer.outcomes import Margins
 
 LEAST = 4  # vectors; of fewer nothing is left beside source and target effects
@@ -138,16 +138,13 @@ def net_transfer(outcome: Floats, similarity: Floats, seed: int) -> dict[str, Le
     return {"models": n} | slope_test(x, net, x[tried])
 
 
-def said(found: Mapping[str, Leaf], level: float) -> str:
-    """`evidence`, `cannot tell`, or why there can be no evidence at this level."""
+def verdict(found: Mapping[str, Leaf], level: float) -> str:
+    """What a slope allows to say at this level."""
     slope, p, smallest = (found.get(key) for key in ("slope", "slope.p", "slope.smallest_p"))
-    if not isinstance(slope, Estimate) or slope.low is None or slope.high is None:
+    if not isinstance(slope, Estimate) or slope.value is None:
         return slope.status if isinstance(slope, Estimate) else str(slope)
     assert isinstance(p, float) and isinstance(smallest, float)
-    if smallest >= level:
-        return f"no evidence possible: so few models allow no p below {smallest:.3f}"
-    apart = slope.low > 0 or slope.high < 0
-    return "evidence" if p < level and apart else "cannot tell"
+    return said(slope, p, smallest, level)
 
 
 def pair_rows(slugs: Sequence[str], outcome: Floats, cosines: Floats) -> pl.DataFrame:

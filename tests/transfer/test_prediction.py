@@ -18,7 +18,7 @@ from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.steering.conditions import Selected, write_selected
 from em_geometry.transfer.outcomes import Margins
-from em_geometry.transfer.prediction import Pairs, dyads, gains, net_transfer, pair_rows, said
+from em_geometry.transfer.prediction import Pairs, dyads, gains, net_transfer, pair_rows, verdict
 from stages.geometry_predicts_transfer import main
 from tests.invented import params
 
@@ -65,7 +65,7 @@ def test_a_planted_slope_is_recovered_and_is_evidence(slope: float) -> None:
     assert np.sign(found["correlation"]) == np.sign(slope)
     assert abs(found["correlation"]) > 0.8 > found["correlation.needed"]
     assert found["slope.smallest_p"] <= found["slope.p"] < 0.05
-    assert said(found, LEVEL) == "evidence"
+    assert verdict(found, LEVEL) == "evidence"
     assert found["explained"] > 0.7
     assert found["reliability"] > 0.8
 
@@ -103,7 +103,7 @@ def test_null_vectors_are_evidence_in_at_most_five_of_a_hundred() -> None:
     for seed in range(100):
         random = np.random.default_rng(1000 + seed)
         x = cosines(random)
-        words.append(said(dyads(transfer(random, x, 0.0), x, seed=0), LEVEL / 2))  # one of two
+        words.append(verdict(dyads(transfer(random, x, 0.0), x, seed=0), LEVEL / 2))  # one of two
     assert set(words) <= {"evidence", "cannot tell"}
     assert words.count("evidence") <= 5
 
@@ -132,11 +132,11 @@ def test_reciprocity_says_whether_pairs_have_a_direction() -> None:
 def test_reasons() -> None:
     random = np.random.default_rng(5)
     x = cosines(random, 3)
-    assert "4 and 2 are the fewest" in said(dyads(transfer(random, x, 0), x, 0), LEVEL)
+    assert "4 and 2 are the fewest" in verdict(dyads(transfer(random, x, 0), x, 0), LEVEL)
     y = transfer(random, cosines(random, 4), 0)
-    assert "nothing is left" in said(dyads(y, np.ones((4, 4)), 0), LEVEL)
+    assert "nothing is left" in verdict(dyads(y, np.ones((4, 4)), 0), LEVEL)
     x = cosines(random, 4)
-    assert said(dyads(transfer(random, x, 5.0), x, 0), 0.02).startswith("no evidence possible")
+    assert verdict(dyads(transfer(random, x, 5.0), x, 0), 0.02).startswith("no evidence possible")
 
 
 def test_net_transfer_goes_with_similarity_where_it_was_planted() -> None:
@@ -148,9 +148,9 @@ def test_net_transfer_goes_with_similarity_where_it_was_planted() -> None:
     slope = as_estimate(found["slope"])
     # a model differs from the mean of the five others by 6/5 of its distance from the mean of all
     assert slope.value == pytest.approx(2 * 6 / 5, abs=0.1)
-    assert said(found, LEVEL) == "evidence"
+    assert verdict(found, LEVEL) == "evidence"
     null = net_transfer(y[:, :, :1] * 0 + 0.3 * random.normal(size=(6, 6, 48)), like, seed=0)
-    assert said(null, LEVEL) == "cannot tell"
+    assert verdict(null, LEVEL) == "cannot tell"
 
 
 # -- the stage
