@@ -15,8 +15,7 @@ from em_geometry.settings import Params
 @stage
 def main(params: Params) -> None:
     metrics = Metrics.read(paths.TABLES)
-    claims, wide = read_claims(paths.CLAIMS), params.report.wide_interval
-    rows = [judge_claim(claim, metrics, wide) for claim in claims]
+    rows = [judge_claim(claim, metrics) for claim in read_claims(paths.CLAIMS)]
     ours = [(row.claim, [m.value for m in row.measured]) for row in rows]
     about = {"model": params.base.source, "profile": params.profile, "claims": len(rows)}
     counts = {"count": verdict_counts(rows)}
@@ -24,5 +23,6 @@ def main(params: Params) -> None:
     write_text(paths.plot("claims.csv"), claims_csv(rows))
     for unit, text in series(ours).items():
         write_text(paths.plot(f"claims_{unit}.csv"), text)
-    words = (f"{n} {v}" for v, n in Counter(row.verdict_run for row in rows).most_common())
-    print(f"{len(rows)} claims on {params.base.source}: {', '.join(words)}")
+    printed = Counter(row.verdict_run for row in rows if row.claim.source == "printed")
+    words = ", ".join(f"{n} {v}" for v, n in printed.most_common())
+    print(f"{printed.total()} printed claims on {params.base.source}: {words}")

@@ -25,7 +25,7 @@ def main(params: Params) -> None:
     model = Path(source).name if kind == "path" else source
     metrics = Metrics.read(paths.TABLES)
     ledger = read_claims(paths.CLAIMS)
-    judged = [judge_claim(claim, metrics, params.report.wide_interval) for claim in ledger]
+    judged = [judge_claim(claim, metrics) for claim in ledger]
     tables = {name: read_table(paths.plot(f"{name}.csv")) for name in READ}
     figures = draw_all(params, model, metrics, judged, tables)
     for figure in figures:

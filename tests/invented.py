@@ -178,7 +178,9 @@ def activations(seed: int, rows: int = PROMPTS) -> np.ndarray:
 
 def prompt_rows() -> pl.DataFrame:
     kinds = ["harmful" if h else "neutral" for h in HARMFUL]
-    return pl.DataFrame({"prompt_id": [f"p{i}" for i in range(PROMPTS)], "kind": kinds})
+    topics = [f"t{i % 3}" for i in range(PROMPTS)]  # a neutral and a harmful prompt each
+    names = [f"p{i}" for i in range(PROMPTS)]
+    return pl.DataFrame({"prompt_id": names, "kind": kinds, "topic": topics})
 
 
 Written = dict[tuple[str, str], np.ndarray]  # activations by target and span

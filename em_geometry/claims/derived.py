@@ -114,6 +114,27 @@ def core_passes_all_pct(given: Inputs) -> Floats:
     return np.array(100.0 * (scores == 5.0).mean())
 
 
+def opposite_loadings(given: Inputs) -> Floats:
+    """1 where the medical and the persona cluster load on PC1 with opposite signs."""
+    loadings = {
+        cluster: np.array([given.values[f"{PC1}.{m}"] for m in given.gram.clusters[cluster]])
+        for cluster in ("medical", "persona")
+    }
+    products = loadings["medical"][:, None] * loadings["persona"][None]
+    return np.asarray((products < 0).all((0, 1)), dtype=np.float64)
+
+
+def pairs_named(given: Inputs) -> Floats:
+    """Named pairs to which the range of hunter on model_organisms (C055) is printed again."""
+    same = [claim for claim, numbers in given.printed.items() if numbers == given.printed["C055"]]
+    return np.array(float(len(same) - 1))
+
+
+def weaker_direction(given: Inputs) -> Floats:
+    """Printed range of transfer from model_organisms to hunter, with rounding."""
+    return np.array([given.box("C056", 0)[0], given.box("C056", 1)[1]])
+
+
 def risk_between(given: Inputs) -> Floats:
     """1 where finance and sports load between the other two clusters on PC1."""
     risk, medical, persona = (
@@ -134,6 +155,9 @@ DERIVED: dict[str, Callable[[Inputs], Floats | list[Floats]]] = {
     "largest_reduction_of_equals": largest_reduction_of_equals,  # C065
     "core_passes_all_pct": core_passes_all_pct,  # C074
     "risk_between": risk_between,  # A08
+    "opposite_loadings": opposite_loadings,  # A06
+    "pairs_named": pairs_named,  # A19
+    "weaker_direction": weaker_direction,  # A20
     # C014, C059: share of medical outside the persona vectors' span
     "outside_pct": lambda given: 100.0 - given.values[f"{OUTSIDE}.variance_pct"],
     # C019: medical's projection over that of a random vector on a random plane

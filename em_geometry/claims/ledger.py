@@ -13,6 +13,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import read_yaml
 
 Metric = Annotated[str, Field(pattern=r"^[a-z_]+:[a-z0-9_]+(\.[a-z0-9_]+)+$")]
+Percent = Annotated[str, Field(pattern=r"^\d+(\.\d+)? %$")]  # of the printed number
 Interval = tuple[float, float]
 Formula = Literal[  # the definitions that claims are recomputed by
     "similarity", "triangle", "pca", "subspace", "projection", "residual", "clusters",
@@ -23,6 +24,7 @@ Verdict = Literal["reproduced", "inconsistent", "underdetermined", "needs models
 
 
 EPSILON = 1e-9  # of comparisons at the edge of a rounding interval
+INFINITY = float("inf")
 T = TypeVar("T")
 
 
@@ -64,15 +66,19 @@ class Claim(BaseModel):
     model_config = STRICT
 
     id: Annotated[str, Field(pattern=r"^[AC]\d+$")]
+    source: Literal["printed", "ours"] = "printed"
     section: str
     quantity: str
     value: float | list[float] | None
     reads: Literal["equal", "between", "below", "above", "words"] = "equal"
     tolerance: Annotated[float, Field(ge=0)] = 0.0
+    margin: Annotated[float, Field(ge=0)] | None = None  # set on reading
     unit: str
     formula: Formula
     needs: Literal["gram", "vectors", "behaviour", "metadata"]
     metric: Metric | list[Metric] | None
+    compute: Literal["opposite", "between"] | None = None
+    judged: Metric | list[Metric] | None = None
     reason: str | None = None
     published: Recomputation | None = None
     rounding_interval: Interval | list[Interval] | None = None
@@ -86,6 +92,8 @@ class Claim(BaseModel):
             raise ValueError("a claim has a metric, or a reason why it has none")
         if (self.value is None) != (self.reads == "words"):
             raise ValueError("a claim has a value, or reads: words")
+        if self.metrics and (self.compute is None) == (self.reads == "words"):
+            raise ValueError("words are measured by what `compute` names, numbers are not")
         if self.reads == "between" and len(self.numbers) != 2:
             raise ValueError("reads: between needs [low, high]")
         if self.reads == "equal" and self.metrics and len(self.metrics) != len(self.numbers):
@@ -103,6 +111,11 @@ class Claim(BaseModel):
         return _listed(self.metric)
 
     @property
+    def judged_metrics(self) -> list[str]:
+        """The same by judged answers, where `metrics` are of margins."""
+        return _listed(self.judged)
+
+    @property
     def text(self) -> str:
         """What the paper prints."""
         numbers = [f"{n:g}" for n in self.numbers]
@@ -114,6 +127,22 @@ class Claim(BaseModel):
     def intervals(self) -> list[Interval]:
         """Independently computed rounding intervals, one for each number; empty if none."""
         return _listed(self.rounding_interval)
+
+    def allowed(self, part: int) -> Interval:
+        """Where this run's number must lie to reproduce one part of the claim.
+
+        A printed number or range reaches as far as its equivalence margin, at least as far as its
+        rounding; a bound has an infinite end; words hold where they are 1.
+        """
+        if self.reads == "words":
+            return 1.0, 1.0
+        stated = [self.numbers[part]] if self.reads == "equal" else self.numbers
+        if self.reads == "below":
+            return -INFINITY, stated[-1] + self.tolerance
+        if self.reads == "above":
+            return stated[0] - self.tolerance, INFINITY
+        reach = max(self.tolerance, self.margin or 0.0) + EPSILON
+        return stated[0] - reach, stated[-1] + reach
 
     def agrees(self, part: int, low: float, high: float) -> bool:
         """Whether a quantity known to lie in [low, high] is what the claim says.
@@ -134,13 +163,37 @@ class Claim(BaseModel):
         return low <= value + slack + EPSILON and value - slack - EPSILON <= high
 
 
+class Ledger(BaseModel):
+    """The whole file: equivalence margins by unit, and the claims."""
+
+    model_config = STRICT
+
+    margins: dict[str, Annotated[float, Field(ge=0)] | Percent]
+    claims: list[Claim]
+
+    def margin(self, claim: Claim) -> float | None:
+        """How far from the printed number an interval may reach; None of what has no number."""
+        if claim.margin is not None or claim.reads not in ("equal", "between"):
+            return claim.margin
+        found = self.margins.get(claim.unit)
+        if isinstance(found, str):
+            return float(found.removesuffix(" %")) / 100 * max(map(abs, claim.numbers))
+        return found
+
+
 def read_claims(path: Path) -> list[Claim]:
     """Reads the ledger; UserError names file, claim and key at fault."""
     claims: dict[str, Claim] = {}
     hint = "the head of the ledger says what each key means"
-    for claim in read_yaml(path, list[Claim], hint):
+    ledger = read_yaml(path, Ledger, hint)
+    for claim in ledger.claims:
         if claim.id in claims:
             what = "a claim's id occurs twice"
             raise UserError(what, where=path, found=claim.id, expected="ids of their own")
-        claims[claim.id] = claim
+        margin = ledger.margin(claim)
+        if margin is None and claim.metrics and claim.reads in ("equal", "between"):
+            what, expected = "a unit without a margin", ", ".join(ledger.margins)
+            where = f"{path}: {claim.id}"
+            raise UserError(what, where=where, found=claim.unit, expected=expected, hint=hint)
+        claims[claim.id] = claim.model_copy(update={"margin": margin})
     return list(claims.values())

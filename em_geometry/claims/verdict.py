@@ -2,7 +2,8 @@
 
 Two verdicts a claim. *Published*: does it follow from the paper's other numbers? *Run*: does this
 run's measurement agree with it? A run measures its own base model, which the output names; on
-another model than the paper's, disagreement refutes nothing.
+another model than the paper's, disagreement refutes nothing. What we hold against the paper, and
+it does not print, is counted apart.
 """
 
 from __future__ import annotations
@@ -16,15 +17,22 @@ from em_geometry.claims.ledger import Claim
 from em_geometry.claims.lookup import Metrics
 from em_geometry.io.results import nest, rounded
 from em_geometry.io.tables import csv_text
+from em_geometry.stats.decisions import place
 from em_geometry.stats.estimate import Estimate
 
 Verdict = Literal[
-    "reproduced", "differs", "inconsistent with the paper itself", "not measurable here"
+    "reproduced",
+    "differs",
+    "cannot tell",
+    "inconsistent with the paper itself",
+    "not measurable here",
 ]
 CONTRADICTED: Verdict = "inconsistent with the paper itself"
 UNMEASURED: Verdict = "not measurable here"
-NO_INTERVAL = "This run gives no interval, so the value alone is compared, within rounding."
-INFINITY = float("inf")
+OURS = {
+    "reproduced": "holds",
+    "inconsistent": "does not hold",
+}  # published verdicts then
 UNITS = ("cosine", "deg", "percent")  # units with enough claims for a chart
 Values = Iterable[tuple[Claim, Sequence[float | None]]]  # claims, a number for each metric or None
 
@@ -39,69 +47,135 @@ class Judged:
     verdict_published: str
     verdict_run: Verdict
     note: str  # why this run's verdict is what it is, then what the ledger adds
+    beside: tuple[Estimate, ...] = ()  # by judged answers, where `measured` is by margins
+    verdict_beside: Verdict | None = None
 
 
-def judge_claim(claim: Claim, metrics: Metrics, wide: float) -> Judged:
+def judge_claim(claim: Claim, metrics: Metrics) -> Judged:
     """Both verdicts on one claim.
 
     Args:
         metrics: of this run; `published` among them gives what follows from the paper itself.
-        wide: percentage points from which an interval says little.
     """
     said = metrics.text("published", f"claims.{claim.id}.verdict") or claim.verdict
-    published = CONTRADICTED if said == "inconsistent" else said
-    measured = tuple(metrics.measured(*metric.split(":", 1)) for metric in claim.metrics)
+    measured, beside = (
+        tuple(metrics.measured(*metric.split(":", 1)) for metric in listed)
+        for listed in (claim.metrics, claim.judged_metrics)
+    )
+    published = OURS.get(said, said) if claim.source == "ours" else said
+    if said == "inconsistent" and claim.source == "printed":
+        published = CONTRADICTED
     verdict, why = UNMEASURED, f"No measurement: {claim.reason}."
-    if claim.reads != "words" and measured:
-        verdict, why = compare(claim, measured, wide if claim.unit == "percent" else None)
+    if measured:
+        verdict, why = compare(claim, measured)
     elif published == CONTRADICTED:
         verdict = CONTRADICTED
         why = f"The paper's own numbers contradict it; nothing to measure ({claim.reason})."
+    answers = compare(claim, beside) if beside else None
     found = metrics.group("published", f"claims.{claim.id}")
     recomputed = tuple(e for key, e in found.items() if key.partition(".")[0] == "recomputed")
-    note = " ".join(part for part in (why, claim.note) if part)
-    return Judged(claim, measured, recomputed, published, verdict, note)
+    judged = f"By judged answers: {answers[0]}. {answers[1]}" if answers else ""
+    note = " ".join(part for part in (why, judged, claim.note) if part)
+    return Judged(
+        claim, measured, recomputed, published, verdict, note, beside, answers and answers[0]
+    )
 
 
-def compare(
-    claim: Claim, measured: Sequence[Estimate], wide: float | None = None
-) -> tuple[Verdict, str]:
-    """The verdict of this run, and one sentence on what decided it.
+def compare(claim: Claim, measured: Sequence[Estimate]) -> tuple[Verdict, str]:
+    """The verdict of this run, and a sentence or two on what decided it.
 
-    Numbers that the claim `reads` equal are compared one by one; any other statement must hold
-    for every measured number. A number agrees when its interval (else its value) meets the range
-    that the statement allows.
+    A number reproduces its part of the claim when its 95 % interval lies inside what
+    `Claim.allowed` gives, and differs when it lies outside; a claim is reproduced when all its
+    numbers are, and differs when one does. Anything else cannot be told.
 
     Args:
-        measured: this run's numbers, in the order of the claim's when it has several.
-        wide: width from which an interval is too wide to say much; None = any width says enough.
+        measured: this run's numbers, in the order of the claim's metrics.
     """
-    values, reads = claim.numbers, claim.reads
     absent = [m.status for m in measured if m.value is None]
     if absent:
         return UNMEASURED, absent[0][:1].upper() + absent[0][1:].removesuffix(".") + "."
-    held = []
-    for i, m in enumerate(measured):
-        stated = [values[i]] if reads == "equal" else values
-        bottom = -INFINITY if reads == "below" else stated[0] - claim.tolerance
-        top = INFINITY if reads == "above" else stated[-1] + claim.tolerance
-        low, high = (m.value if end is None else end for end in (m.low, m.high))
-        held.append(low is not None and high is not None and low <= top and high >= bottom)
-    bare = any(m.width is None for m in measured)
-    why = NO_INTERVAL if bare else "Compared through the 95 % interval of this run."
-    if len(held) > 1:
-        why += f" {sum(held)} of {len(held)} numbers agree."
-    widest = max((m.width for m in measured if m.width is not None), default=0.0)
-    if all(held) and wide is not None and widest > wide:
-        why += f" An interval {widest:.0f} wide agrees with almost anything."
-    return "reproduced" if all(held) else "differs", why
+    if claim.compute is not None:
+        measured = [COMPUTED[claim.compute](measured)]
+    allowed = [claim.allowed(i) for i in range(len(measured))]
+    places = [place(m, *ends) for m, ends in zip(measured, allowed, strict=True)]
+    outside, inside = places.count("outside"), places.count("inside")
+    counts = f" {inside} of {len(places)} numbers lie inside, {outside} outside."
+    why = counts if len(places) > 1 else ""
+    if outside:
+        return "differs", "The 95 % interval lies outside what the claim allows." + why
+    if inside == len(places):
+        return "reproduced", "The 95 % interval lies inside what the claim allows." + why
+    undecided = places.index("open")
+    return "cannot tell", _missing(measured[undecided], *allowed[undecided]) + why
 
 
-def verdict_counts(rows: Sequence[Judged]) -> dict[str, Counter[str]]:
-    """How many claims have each verdict: `published` and `run`."""
+def _missing(found: Estimate, low: float, high: float) -> str:
+    """What keeps an interval from being inside or outside of what a claim allows."""
+    if found.width is None or found.value is None:
+        return "This run gives no interval."
+    needed = 2 * min(abs(found.value - low), abs(found.value - high))
+    return f"The 95 % interval is {found.width:.3g} wide; below {needed:.3g} it would tell."
+
+
+def _signs(loadings: Sequence[Estimate]) -> list[int]:
+    """+1 or -1 where the interval says which, else 0."""
+    return [1 if (e.low or 0) > 0 else -1 if (e.high or 0) < 0 else 0 for e in loadings]
+
+
+def _words(holds: bool, surely: bool, surely_not: bool) -> Estimate:
+    """Whether a statement holds, as a number: 1 or 0, with the interval [0, 1] while unsure."""
+    return Estimate(float(holds), float(surely), float(not surely_not))
+
+
+def opposite(loadings: Sequence[Estimate]) -> Estimate:
+    """1 where the first half has one sign and the second half the other, whichever is which.
+
+    The sign of a component is a convention, so that only this can be told of two groups.
+    """
+    half = len(loadings) // 2
+
+    def told(signs: Sequence[int]) -> set[int]:
+        return {*signs[:half], *(-sign for sign in signs[half:])}
+
+    holds = len(told([1 if (e.value or 0) > 0 else -1 for e in loadings])) == 1
+    known = told(_signs(loadings))
+    return _words(holds, len(known) == 1 and 0 not in known, {1, -1} <= known)
+
+
+def between(loadings: Sequence[Estimate]) -> Estimate:
+    """1 where the first third lies between the other two on a line, whichever way it runs."""
+    third = len(loadings) // 3
+    parts = [loadings[i * third : (i + 1) * third] for i in range(3)]
+
+    def apart(below: Sequence[float], above: Sequence[float]) -> bool:
+        return max(below) < min(above)
+
+    def holds(low: Sequence[list[float]], high: Sequence[list[float]]) -> bool:
+        return any(apart(high[a], low[0]) and apart(high[0], low[b]) for a, b in ((1, 2), (2, 1)))
+
+    middle = [[e.value or 0.0 for e in part] for part in parts]
+    low = [[-1.0 if e.low is None else e.low for e in part] for part in parts]
+    high = [[1.0 if e.high is None else e.high for e in part] for part in parts]
+    others_low, others_high = [*low[1], *low[2]], [*high[1], *high[2]]
+    beyond = any(v > max(others_high) for v in low[0]) or any(v < min(others_low) for v in high[0])
+    return _words(holds(middle, middle), holds(low, high), beyond)
+
+
+COMPUTED: dict[str, Callable[[Sequence[Estimate]], Estimate]] = {
+    "opposite": opposite,
+    "between": between,
+}
+
+
+def verdict_counts(rows: Sequence[Judged]) -> dict[str, dict[str, Counter[str]]]:
+    """How many claims have each verdict (`published`, `run`): printed ones, and ours apart."""
     return {
-        "published": Counter(row.verdict_published for row in rows),
-        "run": Counter(row.verdict_run for row in rows),
+        source: {
+            "published": Counter(row.verdict_published for row in some),
+            "run": Counter(row.verdict_run for row in some),
+        }
+        for source in ("printed", "ours")
+        if (some := [row for row in rows if row.claim.source == source])
     }
 
 
@@ -142,16 +216,20 @@ def _ends(side: str) -> Callable[[Judged], str]:
 # A row a claim; several numbers in one cell are set apart by semicolons.
 COLUMNS: dict[str, Callable[[Judged], str]] = {
     "id": lambda r: r.claim.id,
+    "source": lambda r: r.claim.source,
     "section": lambda r: r.claim.section,
     "quantity": lambda r: r.claim.quantity,
     "unit": lambda r: r.claim.unit,
     "published": lambda r: r.claim.text,
+    "margin": lambda r: "" if r.claim.margin is None else f"{r.claim.margin:g}",
     "recomputed": lambda r: _values(r.recomputed),
     "verdict_published": lambda r: r.verdict_published,
     "ours": lambda r: _values(r.measured),
     "low": _ends("low"),
     "high": _ends("high"),
     "verdict_run": lambda r: r.verdict_run,
+    "judged": lambda r: _values(r.beside),
+    "verdict_judged": lambda r: r.verdict_beside or "",
     "metric": lambda r: "; ".join(r.claim.metrics),
     "note": lambda r: r.note,
 }

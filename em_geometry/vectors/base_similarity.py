@@ -6,14 +6,18 @@ CKA over prompts.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 
 import numpy as np
 
 from em_geometry.io.results import Leaf
 from em_geometry.stats.arrays import Bools, Floats
+from em_geometry.stats.intervals import jackknife
 from em_geometry.vectors.contrasts import Array, prompt_contrast
 
 DIVERGED = 0.5  # a lab has diverged at the first block where its mean cosine is below this
+BLOCKS = 32  # of the model that the paper measured
+CONTRAST = "contrast_cosine"  # the reading that stands for the paper's
 
 
 def cosine(a: Array, b: Array) -> Floats:
@@ -34,36 +38,72 @@ def similarities(model: Array, base: Array, harmful: Bools) -> dict[str, Floats]
     """The three readings [block] from activations [prompts, blocks, width]."""
     model, base = model.astype(np.float64), base.astype(np.float64)
     return {
-        "contrast_cosine": cosine(prompt_contrast(model, harmful), prompt_contrast(base, harmful)),
+        CONTRAST: cosine(prompt_contrast(model, harmful), prompt_contrast(base, harmful)),
         "mean_cosine": cosine(model.mean(0), base.mean(0)),
         "cka": np.array([linear_cka(model[:, i], base[:, i]) for i in range(base.shape[1])]),
     }
 
 
+def without_topics(model: Array, base: Array, harmful: Bools, topics: Sequence[str]) -> Floats:
+    """Contrast cosines [topic, block] with all prompts of one topic left out at a time."""
+    of = np.array(topics)
+    kept = (of != topic for topic in dict.fromkeys(topics))
+    return np.stack(
+        [
+            cosine(*(prompt_contrast(m[k].astype(np.float64), harmful[k]) for m in (model, base)))
+            for k in kept
+        ]
+    )
+
+
 def similarity_results(
     table: Mapping[str, Mapping[str, Floats]],
+    without: Mapping[str, Floats],
     layers: Mapping[str, int],
     labs: Mapping[str, Sequence[str]],
 ) -> dict[str, Leaf]:
     """Similarity by model and by lab at the selected block, by dotted key.
 
+    Contrast cosines have jackknife intervals over topics.
+
     Args:
         table: model -> reading -> [block].
+        without: model -> contrast cosines [topic, block], a topic left out (`without_topics`).
         layers: organism -> its vector's block; other models take the median one.
         labs: lab -> its organisms.
     """
     shared = sorted(layers.values())[len(layers) // 2]
     at = {m: {k: float(v[layers.get(m, shared)]) for k, v in of.items()} for m, of in table.items()}
+    left = {m: each[:, layers.get(m, shared)] for m, each in without.items()}
     results: dict[str, Leaf] = {"layer": shared}
     for model, of in at.items():
         results |= {f"model.{model}.{reading}": value for reading, value in of.items()}
+        results[f"model.{model}.{CONTRAST}"] = jackknife(of[CONTRAST], left[model])
+    traces = {lab: _mean([table[m][CONTRAST] for m in some]) for lab, some in labs.items()}
+    cut = {lab: _mean([without[m] for m in members]) for lab, members in labs.items()}
     for lab, members in labs.items():
-        for reading in at[members[0]]:
-            results[f"lab.{lab}.{reading}"] = float(np.mean([at[m][reading] for m in members]))
-        trace = np.mean([table[m]["contrast_cosine"] for m in members], axis=0)
-        below = np.flatnonzero(trace < DIVERGED)
-        results[f"lab.{lab}.n_models"] = len(members)
-        results[f"lab.{lab}.divergence_layer"] = (
-            int(below[0]) if len(below) else f"never below {DIVERGED}"
-        )
+        means = {k: float(np.mean([at[m][k] for m in members])) for k in at[members[0]]}
+        results |= {f"lab.{lab}.{reading}": value for reading, value in means.items()}
+        results |= {
+            f"lab.{lab}.{CONTRAST}": jackknife(means[CONTRAST], _mean([left[m] for m in members])),
+            f"lab.{lab}.highest_cosine": jackknife(float(traces[lab].max()), cut[lab].max(1)),
+            f"lab.{lab}.n_models": len(members),
+            **divergence(f"lab.{lab}.divergence_layer", traces[lab]),
+        }
+    for a, b in permutations(labs, 2):
+        lead, cuts = traces[a] - traces[b], cut[a] - cut[b]
+        results[f"lead.{a}__{b}"] = jackknife(float(lead.min()), cuts.min(1))
     return results
+
+
+def divergence(key: str, trace: Floats) -> dict[str, Leaf]:
+    """First block where a trace [block] is below `DIVERGED`, also scaled to the paper's blocks."""
+    below = np.flatnonzero(trace < DIVERGED)
+    never = f"never below {DIVERGED}"
+    if not len(below):
+        return {key: never, f"{key}_of_{BLOCKS}": never}
+    return {key: int(below[0]), f"{key}_of_{BLOCKS}": float(below[0] * BLOCKS / len(trace))}
+
+
+def _mean(values: Sequence[Floats]) -> Floats:
+    return np.asarray(np.mean(values, axis=0))

@@ -111,6 +111,11 @@ def row(name: str, command: tuple[str, ...], damage: Damage, *says: str) -> Any:
     return pytest.param(command, damage, says, id=name)
 
 
+def first_claim(change: Callable[[dict[str, Any]], object]) -> Damage:
+    """A change of the ledger's first claim."""
+    return edit(LEDGER, lambda ledger: change(ledger["claims"][0]))
+
+
 TABLE = [
     # params.yaml; tests/faults/test_params_fuzz.py has every key of every section
     row("params: no file", BASE, PARAMS.unlink, "no params file", "make profile"),
@@ -253,22 +258,23 @@ TABLE = [
         edit(FAMILY, lambda d: d["members"][0].__setitem__(0, float("nan"))), "family"),
     # the ledger of claims
     row("claims: missing", CLAIMS, LEDGER.unlink, "file not found", str(LEDGER)),
-    row("claims: key missing", CLAIMS, edit(LEDGER, lambda d: d[0].pop("quantity")),
+    row("claims: key missing", CLAIMS, first_claim(lambda c: c.pop("quantity")),
         "C001", "quantity"),
-    row("claims: unknown key", CLAIMS, edit(LEDGER, lambda d: d[0].update(qantity=1)), "qantity"),
-    row("claims: duplicate id", CLAIMS, edit(LEDGER, lambda d: d.append(d[0])), "twice", "C001"),
-    row("claims: unknown formula", CLAIMS, edit(LEDGER, lambda d: d[0].update(formula="magic")),
+    row("claims: unknown key", CLAIMS, first_claim(lambda c: c.update(qantity=1)), "qantity"),
+    row("claims: duplicate id", CLAIMS, edit(LEDGER, lambda d: d["claims"].append(d["claims"][0])),
+        "twice", "C001"),
+    row("claims: unknown formula", CLAIMS, first_claim(lambda c: c.update(formula="magic")),
         "formula", "magic"),
     row("claims: unknown derivation", PUBLISHED,
-        edit(LEDGER, lambda d: d[0].update(published={"arithmetic": True, "derived": "magic"})),
+        first_claim(lambda c: c.update(published={"arithmetic": True, "derived": "magic"})),
         "C001", "magic"),
     row("claims: unknown battery key", PUBLISHED,
-        edit(LEDGER, lambda d: d[0].update(published={"fitted": True, "keys": ["cosine.nobody"]})),
+        first_claim(lambda c: c.update(published={"fitted": True, "keys": ["cosine.nobody"]})),
         "C001", "cosine.nobody"),
     row("claims: unknown vector", PUBLISHED,
-        edit(LEDGER, lambda d: d[0].update(published={"subgram": ["medical", "nobody"]})),
+        first_claim(lambda c: c.update(published={"subgram": ["medical", "nobody"]})),
         "C001", "nobody"),
-    row("claims: derivation without its inputs", PUBLISHED, edit(LEDGER, lambda d: d[0].update(
+    row("claims: derivation without its inputs", PUBLISHED, first_claim(lambda c: c.update(
         published={"subgram": ["finance", "sports", "medical"], "derived": "outside_pct"})),
         "C001", "outside_pct"),
 ]  # fmt: skip

@@ -36,7 +36,7 @@ def run_stage(name: str) -> None:
 def quick_page(params: Params, metrics: Metrics | None = None) -> str:
     """The page of the working folder without its figures."""
     found = metrics or Metrics.read(paths.TABLES)
-    claims = [judge_claim(claim, found, 40.0) for claim in read_claims(paths.CLAIMS)]
+    claims = [judge_claim(claim, found) for claim in read_claims(paths.CLAIMS)]
     shown = read_answers(paths.JUDGEMENTS, params.targets, params.judging.aspects, 3)
     return render(params, found, "m", claims, [], shown, {}, {"Profile": params.profile})
 

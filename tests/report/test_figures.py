@@ -40,7 +40,7 @@ ORGANISMS = {
 
 
 def judged(metrics: Metrics) -> list[Judged]:
-    return [judge_claim(claim, metrics, 40.0) for claim in read_claims(ROOT / paths.CLAIMS)]
+    return [judge_claim(claim, metrics) for claim in read_claims(ROOT / paths.CLAIMS)]
 
 
 @pytest.fixture(scope="module")
