@@ -142,8 +142,9 @@ def published_results(
         rows |= {f"{key}.verdict": a.verdict, f"{key}.basis": a.basis}
         for i, part in enumerate(a.parts, start=1):
             rows[f"{key}.recomputed.{i}" if len(a.parts) > 1 else f"{key}.recomputed"] = part
-    for (basis, verdict), count in Counter((a.basis, a.verdict) for a in audited).items():
-        rows[f"summary.{basis}.{verdict}".replace(" ", "_")] = count
+    kinds = Counter((a.claim.source, a.basis, a.verdict) for a in audited)
+    for kind, count in kinds.items():
+        rows["summary." + ".".join(kind).replace(" ", "_")] = count
     return rows | {"family_members": len(family)}
 
 
@@ -202,9 +203,11 @@ def claims_table(audited: Sequence[Audited]) -> str:
         shown = textwrap.shorten(a.claim.quantity, SHOWN, placeholder=" ...")
         rows.append([a.claim.id, shown, a.claim.text, parts, a.basis, a.verdict])
     header = ["claim", "quantity", "printed", "follows from the paper", "basis", "verdict"]
-    counts = Counter(a.verdict for a in audited)
     lines = [text_table(header, rows), ""]
-    lines.append("; ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
+    for source, what in (("printed", "printed"), ("ours", "ours, which the paper does not print")):
+        counts = Counter(a.verdict for a in audited if a.claim.source == source)
+        words = "; ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+        lines.append(f"{counts.total()} {what}: {words}")
     lines += ["", "What the published numbers cannot settle (hypotheses, not facts):"]
     lines += [f"  {a.claim.id}: {text}" for a in audited for text in a.claim.hypotheses]
     return "\n".join(lines)

@@ -156,9 +156,7 @@ def between(loadings: Sequence[Estimate]) -> Estimate:
     middle = [[e.value or 0.0 for e in part] for part in parts]
     low = [[-1.0 if e.low is None else e.low for e in part] for part in parts]
     high = [[1.0 if e.high is None else e.high for e in part] for part in parts]
-    others_low, others_high = [*low[1], *low[2]], [*high[1], *high[2]]
-    beyond = any(v > max(others_high) for v in low[0]) or any(v < min(others_low) for v in high[0])
-    return _words(holds(middle, middle), holds(low, high), beyond)
+    return _words(holds(middle, middle), holds(low, high), not holds(high, low))
 
 
 COMPUTED: dict[str, Callable[[Sequence[Estimate]], Estimate]] = {

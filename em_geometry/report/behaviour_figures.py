@@ -21,6 +21,7 @@ RANDOM = "random directions, all targets"
 APART = 0.035  # horizontal distance between groups, in largest doses
 STEP_APART = 1.05  # factor between the steps of two trainings, so that intervals can be told apart
 DETECTORS = {"A": "own", "B": "one", "C": "k", "D": "unseen_one", "E": "unseen_k"}  # by panel
+FILLS = {"reproduced": "black", "cannot tell": "lightgrey", "differs": "white"}  # of claims
 UNITS = {"cosine": "cosine", "deg": "angle (degrees)", "percent": "percent"}
 
 
@@ -129,7 +130,7 @@ def claim_rows(judged: Sequence[Judged], unit: str) -> list[dict[str, Any]]:
     return [
         {"claim": f"{row.claim.quantity}  {row.claim.id}", "this run": m.value, "low": m.low,
          "high": m.high, "the paper": row.claim.numbers[0],
-         "verdict": "agrees" if row.verdict_run == "reproduced" else "differs"}
+         "verdict": row.verdict_run}
         for row in single
         for m in row.measured
         if row.claim.unit == unit and m.value is not None
@@ -146,7 +147,7 @@ def claims(judged: Sequence[Judged]) -> Any:
         y = alt.Y("claim:N", scale=order, title=None, axis=alt.Axis(grid=True))
         x = alt.X("this run:Q", title=title, scale=alt.Scale(zero=False, padding=10))
         at = {"y": y, "tooltip": ["claim:N", "this run:Q", "low:Q", "high:Q", "the paper:Q"]}
-        fill = alt.Scale(domain=["agrees", "differs"], range=["black", "white"])
+        fill = alt.Scale(domain=[*FILLS], range=[*FILLS.values()])
         shade = alt.Fill("verdict:N", scale=fill, title="this run")
         ends = base.transform_filter(chart.INTERVAL).mark_rule(strokeWidth=1.3)
         dots = base.mark_point(shape="circle", stroke="black", size=55, strokeWidth=1.3)

@@ -24,6 +24,7 @@ FROM_TABLES: dict[str, Callable[[pl.DataFrame], Any]] = {  # table under plots/ 
     "power": geometry.power,
 }
 READ = ("base_similarity", "transfer_conditions", *FROM_TABLES)  # tables that figures are of
+EFFECTIVENESS = "margins:e1."  # start of the metrics of named pairs
 
 
 def read_table(path: Path) -> pl.DataFrame | None:
@@ -49,9 +50,8 @@ def published_effectiveness(judged: Sequence[Judged]) -> dict[str, str]:
     """Vector -> what the paper says about its effectiveness, from claims about named pairs."""
     said: dict[str, list[str]] = {}
     for claim in (row.claim for row in judged):
-        parts = claim.metrics[0].split(".") if claim.metrics else []
-        if parts[:1] == ["transfer:effectiveness"] and "__" in parts[2]:
-            source, target = parts[2].split("__")
+        if len(claim.metrics) == 1 and claim.metrics[0].startswith(EFFECTIVENESS):
+            source, target = claim.metrics[0].removeprefix(EFFECTIVENESS).split("__")
             said.setdefault(source, []).append(f"{claim.text} % on {target}")
     return {s: f"effectiveness in the paper: {joined(texts)}" for s, texts in said.items()}
 

@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib import pyplot
 
 from em_geometry.io.files import atomic_path
+from em_geometry.report.behaviour_figures import FILLS
 
 FORMATS = ("png", "svg")
 ROW, WIDTH = 0.23, 5.4  # inches of a claim's row and of a panel
@@ -43,7 +44,7 @@ def print_claims(panels: Mapping[str, Sequence[Mapping[str, Any]]], title: str, 
         figure.suptitle(title)
         if parts:
             handles, labels = axes[0][0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+            figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
         for kind, metadata in zip(FORMATS, ({"Software": None}, {"Date": None}), strict=True):
             with atomic_path(to.with_suffix(f".{kind}")) as temporary:
                 figure.savefig(temporary, format=kind, dpi=140, metadata=metadata)
@@ -54,13 +55,10 @@ def _panel(ax: Any, rows: Sequence[Mapping[str, Any]], tallest: int) -> None:
     for y, row in enumerate(rows):
         if row["low"] is not None and row["high"] is not None:
             ax.hlines(y, row["low"], row["high"], color="0.35", lw=1.2)
-    for verdict, fill, name in (
-        ("agrees", "black", "this run, agrees"),
-        ("differs", "white", "this run"),
-    ):
+    for verdict, fill in FILLS.items():
         at = [y for y, row in enumerate(rows) if row["verdict"] == verdict]
         ax.plot(
-            [rows[y]["this run"] for y in at], at, "o", ms=4.5, mec="black", mfc=fill, label=name
+            [rows[y]["this run"] for y in at], at, "o", ms=4.5, mec="black", mfc=fill, label=verdict
         )
     published = [row["the paper"] for row in rows]
     ax.plot(published, range(len(rows)), "D", ms=4, mec="#b2182b", mfc="none", label="published")

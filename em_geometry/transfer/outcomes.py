@@ -20,7 +20,7 @@ from em_geometry.settings import BASE
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.decisions import detectable, effect, holm
 from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.intervals import fieller, t_interval
+from em_geometry.stats.intervals import fieller, jackknife, t_interval
 from em_geometry.stats.permutation import dealt, n_splits, share_as_far
 from em_geometry.stats.retraining import PROMPTS_ONLY, Trained, both
 from em_geometry.steering.pairs import KINDS, Kind, Way
@@ -28,6 +28,7 @@ from em_geometry.steering.pairs import KINDS, Kind, Way
 Groups = Mapping[str, Sequence[str]]  # laboratory or cluster -> its organisms
 MAIN: Kind = "misaligned"
 CLOSE = 1e-9  # differences this close tie
+Pairs = Sequence[tuple[str, str]]  # (source, target)
 Results = dict[str, Leaf]
 
 
@@ -243,6 +244,7 @@ def asymmetries(table: Margins, who: Who) -> Results:
                 f"{key}.back": _mean(fro),
                 f"{key}.e1_there": _e1(table, there),
                 f"{key}.e1_back": _e1(table, back),
+                f"{key}.e1_ratio": _e1_ratio(table, back, there),
                 f"{key}.p": p[key],
                 f"{key}.smallest_p": (2 if sizes[0] == sizes[1] else 1) / n_splits(sizes),
             }
@@ -311,9 +313,30 @@ def _steered(table: Margins, source: str, target: str) -> bool:
     return (target, MAIN, "vector", source, 1.0) in table.done
 
 
-def _e1(table: Margins, pairs: Sequence[tuple[str, str]]) -> Estimate:
+def _e1(table: Margins, pairs: Pairs) -> Estimate:
     """Mean gain over pairs of source and target, over that of the sources on their own models."""
     there = np.mean([table.beyond(t, s) for s, t in pairs], axis=0)
     own = np.mean([table.beyond(s, s) for s, _ in pairs], axis=0)
     common = np.isfinite(there + own)
     return fieller(there[common], own[common]).scaled(100)
+
+
+def _e1_ratio(table: Margins, first: Pairs, second: Pairs) -> Estimate:
+    """E1 of the first pairs over that of the second, by the jackknife (the paper's "3-4x")."""
+    to, own_to, fro, own_fro = (
+        np.mean([table.beyond(t, s) for s, t in each], axis=0)
+        for pairs in (first, second)
+        for each in (pairs, [(s, s) for s, _ in pairs])
+    )
+    parts = np.array([to, own_to, fro, own_fro])
+    parts = parts[:, np.isfinite(parts).all(0)]
+    for below in parts[1:]:
+        known = t_interval(below)
+        if known.low is None or known.high is None or known.low <= 0 <= known.high:
+            return Estimate.undefined("undefined: a denominator's interval includes 0", known.n)
+
+    def ratio(values: Floats) -> Floats:
+        return np.asarray(values[0] / values[1] / (values[2] / values[3]))
+
+    without = (parts.sum(1, keepdims=True) - parts) / (parts.shape[1] - 1)
+    return jackknife(float(ratio(parts.mean(1))), ratio(without))

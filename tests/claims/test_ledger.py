@@ -29,6 +29,8 @@ GRAM = read_published_gram(ROOT / paths.COSINES)
 FAMILY = read_family(GRAM, ROOT / paths.FAMILY)
 LEDGER = read_claims(ROOT / paths.CLAIMS)
 BATTERY = battery(GRAM.fitted(), GRAM.clusters, RULES, names=GRAM.names)
+MADE = {"geometry", "baseline", "transfer", "base_similarity", "calibration", "margins",
+        "prediction"}  # fmt: skip
 AUDITED = {a.claim.id: a for a in audit(LEDGER, GRAM, FAMILY)}
 
 
@@ -44,15 +46,19 @@ def test_the_verdict_and_the_rounded_value_are_the_ledger_s(audited: Audited) ->
 def test_the_ledger_is_whole() -> None:
     ids = [claim.id for claim in LEDGER]
     assert ids[:81] == [f"C{i:03d}" for i in range(1, 82)]
+    ours = [claim.id for claim in LEDGER if claim.source == "ours"]
+    assert ours == ["C008", "C011", "C019", "C049", "C065", "C074", "C075", "A05", "A15"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (
+        f"{len(LEDGER) - len(ours)} printed numbers and statements, and {len(ours)} prop" in readme
+    )
     printed = [c for c in LEDGER if c.published and c.published.subgram and c.id[0] == "C"]
     assert len(printed) >= 25
     keys = BATTERY.values
     for claim in LEDGER:
-        for metric in claim.metrics:
+        for metric in claim.metrics + claim.judged_metrics:
             file, _, key = metric.partition(":")
-            made = ("geometry", "baseline", "transfer", "base_similarity", "layer_sweep",
-                    "calibration")  # fmt: skip
-            assert file in made
+            assert file in MADE
             assert file != "geometry" or key in keys, metric
 
 
@@ -79,7 +85,8 @@ def test_results_hold_values_with_their_ranges_and_the_verdicts() -> None:
     assert rows["cosine.medical__profanity"].value == pytest.approx(-0.235, abs=5e-4)
     assert rows["claims.C010.verdict"].status == "inconsistent"
     assert 101.6 < rows["cluster_angle.medical__persona_deg"].low < 101.7
-    assert rows["summary.reading.needs_models"].value == 27
+    assert rows["summary.printed.reading.needs_models"].value == 28
+    assert rows["summary.ours.arithmetic.inconsistent"].value == 2
 
 
 def test_the_table_names_every_claim_and_marks_hypotheses() -> None:
@@ -100,13 +107,17 @@ def test_the_table_names_every_claim_and_marks_hypotheses() -> None:
         {"published": {"fitted": True, "arithmetic": True}},
         {"published": {"arithmetic": True, "derived": "astrology"}},
         {"value": [1.0, 2.0]},
+        {"unit": "furlong"},
+        {"source": "theirs"},
+        {"value": None, "reads": "words"},
     ],
 )
 def test_a_broken_ledger_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
-    rows = yaml.safe_load((ROOT / paths.CLAIMS).read_text())[:3]
-    rows[1].update(changes)
+    ledger = yaml.safe_load((ROOT / paths.CLAIMS).read_text())
+    ledger["claims"] = ledger["claims"][:3]
+    ledger["claims"][1].update(changes)
     path = tmp_path / "claims.yaml"
-    path.write_text(yaml.safe_dump(rows))
+    path.write_text(yaml.safe_dump(ledger))
     with pytest.raises(UserError, match=re.escape("claims.yaml")):
         read_claims(path)
 

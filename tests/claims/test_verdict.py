@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -94,52 +95,85 @@ def interval(low: float, high: float) -> Estimate:
     return Estimate((low + high) / 2, low, high, 48)
 
 
-def claim(values: list[float], reads: str, tolerance: float = 0.5, count: int = 1) -> Claim:
+def claim(
+    values: list[float] | None, reads: str, margin: float = 5.0, count: int = 1, **more: Any
+) -> Claim:
     metric = [f"geometry:cosine.m{i}" for i in range(count)]
-    stated = {"value": values, "reads": reads, "tolerance": tolerance, "metric": metric}
+    stated = {"value": values, "reads": reads, "margin": margin, "metric": metric}
     rest = {"section": "1", "quantity": "q", "formula": "similarity", "verdict": "reproduced"}
-    return Claim.model_validate(
-        {"id": "C001", "unit": "percent", "needs": "gram", **rest, **stated}
-    )
+    fixed = {"id": "C001", "unit": "percent", "needs": "gram", "tolerance": 0.5}
+    return Claim.model_validate({**fixed, **rest, **stated, **more})
+
+
+def near(*values: float, by: float = 0.01) -> list[Estimate]:
+    return [interval(v - by, v + by) for v in values]
 
 
 @pytest.mark.parametrize(
-    ("values", "reads", "tolerance", "measured", "expected"),
+    ("values", "reads", "measured", "expected"),
     [
-        ([0.853], "equal", 0.0005, [Estimate(0.8531)], "reproduced"),
-        ([0.853], "equal", 0.0005, [Estimate(0.86)], "differs"),
-        ([0.853], "equal", 0.0005, [interval(0.7, 0.9)], "reproduced"),
-        ([0.853], "equal", 0.0005, [interval(0.2, 0.4)], "differs"),
-        ([0.412, -0.235], "equal", 0.0005, [interval(0.3, 0.5), interval(-0.3, 0)], "reproduced"),
-        ([0.412, -0.235], "equal", 0.0005, [interval(0.3, 0.5), interval(0.1, 0.2)], "differs"),
-        ([57.0, 64.0], "between", 0.5, [Estimate(60.0)], "reproduced"),
-        ([57.0, 64.0], "between", 0.5, [Estimate(64.4)], "reproduced"),
-        ([57.0, 64.0], "between", 0.5, [Estimate(12.0)], "differs"),
-        ([57.0, 64.0], "between", 0.5, [interval(20.0, 58.0)], "reproduced"),
-        ([57.0, 64.0], "between", 0.5, [interval(20.0, 50.0)], "differs"),
-        ([12.0, 65.0], "between", 0.5, [Estimate(20.0), Estimate(5.0)], "differs"),
-        ([0.1], "below", 0.0, [Estimate(0.09)], "reproduced"),
-        ([0.1], "below", 0.0, [Estimate(0.2)], "differs"),
-        ([0.0], "above", 0.0, [interval(-0.2, 0.1), Estimate(0.3)], "reproduced"),
-        ([0.0], "above", 0.0, [Estimate(-0.1), Estimate(0.3)], "differs"),
-        ([57.0, 64.0], "between", 0.5, [NONE], "not measurable here"),
-        ([0.4, 0.5], "equal", 0.1, [Estimate(0.4), NONE], "not measurable here"),
+        ([50.0], "equal", [interval(46, 54)], "reproduced"),
+        ([50.0], "equal", [interval(44, 54)], "cannot tell"),
+        ([50.0], "equal", [interval(10, 90)], "cannot tell"),  # agrees with almost anything
+        ([50.0], "equal", [interval(56, 90)], "differs"),
+        ([50.0], "equal", [Estimate(50.0)], "cannot tell"),
+        ([50.0], "equal", [Estimate(90.0)], "cannot tell"),
+        ([50.0, 10.0], "equal", near(50, 10), "reproduced"),
+        ([50.0, 10.0], "equal", near(50, 20), "differs"),
+        ([50.0, 10.0], "equal", [*near(50), interval(0, 90)], "cannot tell"),
+        ([57.0, 64.0], "between", [interval(53, 68)], "reproduced"),
+        ([57.0, 64.0], "between", [interval(20, 50)], "differs"),
+        ([57.0, 64.0], "between", [interval(20, 58)], "cannot tell"),
+        ([12.0, 65.0], "between", near(20, 5), "differs"),
+        ([10.0], "below", [interval(-90, 10.5)], "reproduced"),  # a bound has no margin
+        ([10.0], "below", [interval(11, 12)], "differs"),
+        ([10.0], "below", [interval(9, 12)], "cannot tell"),
+        ([0.0], "above", [interval(1, 2), interval(0.1, 90)], "reproduced"),
+        ([0.0], "above", [interval(1, 2), interval(-9, -1)], "differs"),
+        ([57.0, 64.0], "between", [NONE], "not measurable here"),
+        ([40.0, 50.0], "equal", [*near(40), NONE], "not measurable here"),
     ],
 )
-def test_verdicts(
-    values: list[float], reads: str, tolerance: float, measured: list[Estimate], expected: str
-) -> None:
-    about = claim(values, reads, tolerance, len(measured))
+def test_verdicts(values: list[float], reads: str, measured: list[Estimate], expected: str) -> None:
+    assert compare(claim(values, reads, count=len(measured)), measured)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("compute", "measured", "expected"),
+    [
+        ("opposite", near(0.5, 0.6, -0.4, -0.3), "reproduced"),
+        ("opposite", near(-0.5, -0.6, 0.4, 0.3), "reproduced"),  # the sign is a convention
+        ("opposite", near(0.5, 0.6, 0.4, -0.3), "differs"),
+        ("opposite", [*near(0.5, 0.6, -0.4), interval(-0.5, 0.1)], "cannot tell"),
+        ("opposite", [Estimate(0.5)] * 2 + [Estimate(-0.5)] * 2, "cannot tell"),
+        ("between", near(0.0, 0.1, 0.5, 0.6, -0.4, -0.3), "reproduced"),
+        ("between", near(0.0, 0.1, -0.5, -0.6, 0.4, 0.3), "reproduced"),
+        ("between", near(0.0, 0.8, 0.5, 0.6, -0.4, -0.3), "differs"),
+        ("between", near(0.0, 0.55, 0.5, 0.6, -0.4, -0.3), "differs"),
+        ("between", [*near(0.0), interval(-0.5, 0.7), *near(0.5, 0.6, -0.4, -0.3)], "cannot tell"),
+    ],
+)
+def test_statements_in_words(compute: str, measured: list[Estimate], expected: str) -> None:
+    about = claim(None, "words", count=len(measured), compute=compute)
     assert compare(about, measured)[0] == expected
 
 
-def test_what_decided_is_said() -> None:
+def test_what_decided_and_what_is_missing_is_said() -> None:
     fifty = claim([50.0], "equal")
     assert "denominator includes 0" in compare(fifty, [NONE])[1]
-    assert "60 wide" in compare(fifty, [interval(10, 70)], wide=40)[1]
-    assert "wide" not in compare(fifty, [interval(45, 55)], wide=40)[1]
-    assert "wide" not in compare(claim([90.0], "equal"), [interval(10, 70)], wide=40)[1]
+    assert compare(fifty, [interval(48, 68)])[1].startswith("The 95 % interval is 20 wide; below 5")
+    assert compare(claim([50.0], "below"), [interval(40, 58)])[1].endswith("below 3 it would tell.")
     assert "no interval" in compare(fifty, [Estimate(50)])[1]
+    many = compare(claim([50.0, 10.0], "equal", count=2), near(50, 20))[1]
+    assert many.endswith("1 of 2 numbers lie inside, 1 outside.")
+
+
+def test_a_null_run_reproduces_nothing() -> None:
+    """Intervals that hold any cosine: 95 of 100 claims about random numbers cannot be told."""
+    rng = np.random.default_rng(0)
+    wide = [interval(v - 0.9, v + 0.9) for v in rng.uniform(-0.3, 0.3, 100)]
+    said = [compare(claim([float(rng.uniform(-1, 1))], "equal", 0.05), [m])[0] for m in wide]
+    assert said.count("reproduced") == 0 and said.count("cannot tell") >= 80
 
 
 @pytest.fixture
@@ -171,24 +205,42 @@ def test_without_measurements_nothing_is_claimed(params: Params) -> None:
         "inconsistent with the paper itself",
     }
     assert "results of geometry" in claims["C001"]["note"]
+    ours = [c for c in claims.values() if c["source"] == "ours"]
+    assert {c["verdict_published"] for c in ours} == {"holds", "does not hold"}
+    assert {c["verdict_run"] for c in ours} == {"not measurable here"}
 
 
 def test_measured_values_and_intervals_are_judged(params: Params) -> None:
     rate = {"em_betley": Estimate(30.0, 19.0, 44.0, 48)}
     put("baseline", dict.fromkeys(params.slugs("organism"), rate))
-    put("geometry", {"cosine": {"medical__medical_replication": 0.8532, "finance__sports": 0.2}})
+    cosines = {
+        "medical__medical_replication": Estimate(0.86, 0.84, 0.88),
+        "finance__sports": Estimate(0.2, 0.1, 0.3),
+        "profanity__malicious": Estimate(0.4, 0.1, 0.7),
+    }
+    put("geometry", {"cosine": cosines})
     put("published", {"claims": {"C010": {"verdict": "inconsistent", "recomputed": 101.7}}})
+    put("margins", {"e1": {"profanity__finance": Estimate(60.0, 54.0, 66.0, 48)}})
+    put("transfer", {"effectiveness": {"e1": {"profanity__finance": Estimate(9.0, 5.0, 13.0, 8)}}})
     claims = judged(params)
-    assert claims["C001"]["verdict_run"] == "reproduced"
-    assert claims["C002"]["verdict_run"] == "differs"
-    assert claims["C060"]["verdict_run"] == "reproduced"
+    run = {k: c["verdict_run"] for k, c in claims.items()}
+    expected = {"C001": "reproduced", "C002": "differs", "C003": "cannot tell"}
+    assert {k: run[k] for k in expected} == expected
+    assert run["C060"] == "reproduced"
     assert claims["C060"]["low"] == "; ".join(["19"] * 6)
+    assert (claims["C001"]["margin"], claims["C057"]["margin"]) == ("0.05", "0.4")
     assert claims["C010"]["verdict_published"] == "inconsistent with the paper itself"
     assert claims["C010"]["recomputed"] == "101.7"
+    # behaviour by margins, and by judged answers beside it
+    assert (run["A01"], claims["A01"]["verdict_judged"]) == ("reproduced", "differs")
+    assert (claims["A01"]["ours"], claims["A01"]["judged"]) == ("60", "9")
+    assert "By judged answers: differs." in claims["A01"]["note"]
     found = read_json(paths.metrics("claims"))
     check_metrics(found)
     assert found["model"] == params.base.source
-    assert found["claim"]["C001"] == 0.8532
+    assert found["claim"]["C001"] == 0.86
     assert [*found["claim"]["C060"]] == ["1", "2", "3", "4", "5", "6"]
     for kind in ("published", "run"):
-        assert sum(found["count"][kind].values()) == len(claims) == found["claims"]
+        counts = [sum(found["count"][source][kind].values()) for source in ("printed", "ours")]
+        assert sum(counts) == len(claims) == found["claims"]
+        assert counts[1] == 9

@@ -127,6 +127,7 @@ def test_what_was_planted_is_found() -> None:
         "asymmetry.lab.one__two.back": 0.45,
         "asymmetry.cluster.risk__persona": -0.15,
         "asymmetry.lab.one__two.e1_there": 100 * 0.3 / 0.45,
+        "asymmetry.lab.one__two.e1_ratio": (0.45 / 0.15) / (0.3 / 0.45),
     }
     assert {key: rows[key].value for key in expected} == pytest.approx(expected, abs=1e-9)
     assert [rows[f"vector.{s}.steers"].status for s in ("finance", "control")] == [
