@@ -161,7 +161,9 @@ def test_statements_in_words(compute: str, measured: list[Estimate], expected: s
 def test_what_decided_and_what_is_missing_is_said() -> None:
     fifty = claim([50.0], "equal")
     assert "denominator includes 0" in compare(fifty, [NONE])[1]
-    assert compare(fifty, [interval(48, 68)])[1].startswith("The 95 % interval is 20 wide; below 5")
+    assert compare(fifty, [interval(48, 68)])[1].startswith(
+        "The 95 % interval is 20 wide; below 6 "
+    )
     assert compare(claim([50.0], "below"), [interval(40, 58)])[1].endswith("below 3 it would tell.")
     assert "no interval" in compare(fifty, [Estimate(50)])[1]
     many = compare(claim([50.0, 10.0], "equal", count=2), near(50, 20))[1]
