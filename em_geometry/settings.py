@@ -247,7 +247,7 @@ class Geometry(Section):  # the battery on the selected vectors, and its calibra
 
 
 class Training(Section):  # what is kept of every training, beside its end
-    checkpoints: list[Positive] = [4, 12]  # steps after which the adapter is kept
+    checkpoints: list[Positive] = []  # steps after which the adapter is kept
 
 
 class Monitoring(Section):  # organisms measured as they were at the checkpoints of their training

@@ -139,6 +139,7 @@ def family(
                 },
             },
             "geometry": {"focus": []},
+            "vectors": {"contrast": "model_contrast"},  # there is no control
             "layer_sweep": {"layers": [1], "doses": [0.3], "random_directions": 1},
             "margins": {"pairs": str(ROOT / "data/margins"), "base_pairs": 2, "target_pairs": 2},
             "steering": {"doses": [1.0], "focus_samples": 1, "damage_prompts": 1},

@@ -17,7 +17,7 @@ from stages import base_model
 
 ROOT = Path(__file__).parents[2]
 MODEL = "the model größe"  # a folder with a space and a letter beyond ASCII
-KEPT = ("finance", "sports", "control")
+KEPT = ("finance", "sports", "full")
 EARLIER = (  # outputs of an earlier run, which no refusal may touch
     "data/activations/base.safetensors",
     "data/activations/finance.safetensors",
