@@ -13,7 +13,8 @@ HEADLINE = (
     "core.p",
     "statistic.cluster_angle.*_deg",
     "statistic.similarity.cross_mean",
-    "statistic.statistic.test?.covariance.p",
+    "statistic.statistic.test?.finetunes.p",
+    "benign.p",
     "power.test?.verdict_paper",
 )
 

@@ -1,23 +1,44 @@
-"""Stage `geometry`: the battery on the measured vectors, and how it depends on their choice."""
+"""Stage `geometry`: the battery on the measured vectors, and how it depends on choices."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from em_geometry.activations.prompts import TEXTS
 from em_geometry.geometry import battery, choices
 from em_geometry.geometry.inputs import read_directions
 from em_geometry.geometry.methods import unit_gram
-from em_geometry.io.results import Leaf, read_results
-from em_geometry.project import paths
+from em_geometry.geometry.multiverse import multiverse
+from em_geometry.geometry.references import REFERENCES, Spread, reference_results
+from em_geometry.io.results import Leaf
 from em_geometry.project.command import stage
-from em_geometry.project.inputs import activations, selected, vector_table
+from em_geometry.project.inputs import activations, evidence_of, selected, vector_table
 from em_geometry.project.outputs import put_plot, put_results
-from em_geometry.settings import BASE, Params
-from em_geometry.vectors.contrasts import prompt_span
-from em_geometry.vectors.evidence import every_choice
+from em_geometry.settings import Params
+from em_geometry.stats.resample import stream
+from em_geometry.vectors.evidence import FALLBACK, every_choice, readings
 
-HEADLINE = ("selected.*", "cluster_angle.*", "similarity.*_mean", "statistic.*", "verdict.*",
-            "clusters.silhouette*")  # fmt: skip
+HEADLINE = ("reference.*.angle_deg.*", "reference.*.cosine.*", "reference.*.cross_mean",
+            "multiverse.holds.*", "selected.choice", "verdict.count")  # fmt: skip
+
+
+def under_choices(params: Params) -> dict[str, Leaf]:
+    """The main statistics under every reference, and in every cell of the multiverse."""
+    names, rules = params.slugs("organism"), params.geometry
+    data, _, span = evidence_of(params, FALLBACK)
+    draws = stream(params.run.seed, "geometry", "references")
+    spread = data.spread(draws, rules.replicates, rules)
+    under = {name: data.family.weights(name) for name in REFERENCES}
+    spreads: dict[str, Spread | str] = {
+        name: weights if isinstance(weights, str) else replace(spread, weights=weights)
+        for name, weights in under.items()
+    }
+    spans, blocks = [*params.activations.spans, TEXTS], params.layer_sweep.layers
+    cells = readings(activations, data.family, spans, blocks, rules.massive_share)
+    header, rows, shares = multiverse(data.family, cells, data.members, rules)
+    put_plot("multiverse", header, rows)
+    return reference_results(spreads, names, data.members, rules) | shares | {"span": span}
 
 
 @stage
@@ -34,18 +55,11 @@ def main(params: Params) -> None:
     results: dict[str, Leaf] = {**chosen, "selected.choice": f"{how.contrast}.{how.span}"}
     for name, v in vectors.items():
         results |= {f"selected.layer.{name}": v.layer, f"selected.norm.{name}": v.norm}
-    # every other choice
-    swept = read_results(paths.table("layer_sweep"))
-    own = {m: int(swept.rows[f"{m}.best_layer_by_margin"].value or 0) for m in names}
-    span = prompt_span(how.span, params.activations.spans)
-    middle = int(np.median([v.layer for v in vectors.values()]))
-    base = activations(BASE, span)[:, middle]
-    massive = choices.massive_dimensions(base.astype(np.float64), rules.massive_share)
     found = {
         choice: choices.main_numbers(rows, names, clusters, rules)
-        for choice, rows in every_choice(vector_table(), vectors, own, massive).items()
+        for choice, rows in every_choice(vector_table(), vectors).items()
     }
-    results |= choices.sensitivity(found) | choices.survives(chosen, choices.kinds_of(found))
+    results |= choices.sensitivity(found) | under_choices(params)
     if directions:  # from elsewhere, in no cluster
         rows = np.concatenate([unit, np.stack(list(directions.values()))])
         together = battery(unit_gram(rows), clusters, rules, names=[*names, *directions]).flat()

@@ -1,15 +1,16 @@
 """Every statistic of the battery with its interval and its nulls (docs/method.md: calibration).
 
-Nulls: `covariance` - the vectors are draws from N(0, Sigma), Sigma the covariance of the rows
-behind them - with and without massive-activation dimensions; `partitions` - the cluster labels mean
-nothing; `controls` - organisms are no more alike than each is like a benignly fine-tuned control.
-For vectors alone, without rows behind them: `independent` - directions without any relation.
+Nulls: `finetunes` - organisms and controls are but further benign fine-tunes, draws from N(m, S)
+with mean and covariance of those there are - with and without massive-activation dimensions;
+`partitions` - the cluster labels mean nothing; `benign` - the cosines of benign fine-tunes
+themselves. For vectors alone: `independent` - directions without any relation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -24,12 +25,13 @@ from em_geometry.geometry.methods import (
     pair_values,
     unit_gram,
 )
-from em_geometry.geometry.samples import PromptRows, covariance_draws, effective_dimension, spectrum
+from em_geometry.geometry.references import UNDEFINED, Finetunes, Spread, rests_on
+from em_geometry.geometry.samples import PromptRows, between_dimension, finetune_draws
 from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats, Ints
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
 from em_geometry.stats.intervals import percentiles
 from em_geometry.stats.permutation import null_p, partition_test, partitions
 from em_geometry.stats.resample import stream
@@ -38,7 +40,9 @@ QUICK = Geometry(replicates=1000)
 MIN_DEFINED = 0.95  # share of replicates that define a statistic, below which it has no interval
 CORE = "core.share"
 CLOSENESS = "closeness"  # mean size of a cosine; of vectors alone
-INDEPENDENT = "independent"
+INDEPENDENT, FINETUNES = "independent", "finetunes"
+FEW_BENIGN = "too few benign fine-tunes"
+FEW = 2  # benign fine-tunes below which there is no spread between them
 LABELLED = (  # what the labels of clusters decide; the keys name no vectors
     "similarity.",
     "cluster_angle.",
@@ -59,11 +63,36 @@ Draws = dict[str, Floats]  # statistic -> its values [B]
 class Evidence:
     """Measured vectors, and what calibrates them."""
 
-    names: Sequence[str]  # organisms in order
     clusters: Clusters
-    sample: PromptRows  # their vectors and the rows behind them
-    controls: Floats  # [c, width] vectors of the aligned controls, made the same way
+    family: Finetunes  # the models; its organisms are those of the vectors, in order
+    weights: Floats  # [organism, model] of the vectors on the models' rows
+    models: PromptRows  # of all models of the family, in its order
     massive: Ints  # dimensions of massive activations
+
+    @property
+    def sample(self) -> PromptRows:
+        """The vectors and the rows behind them."""
+        rows = np.tensordot(self.weights, self.models.differences, 1)
+        return PromptRows(rows, self.models.topic)
+
+    @property
+    def benign(self) -> Floats:
+        """[k, width] shifts of the benign fine-tunes."""
+        places = [self.family.models.index(name) for name in self.family.benign]
+        return self.models.vectors[places]
+
+    def spread(self, rng: np.random.Generator, replicates: int, rules: Geometry) -> Spread:
+        """How prompts and retraining move what is said of the vectors."""
+        shifts = self.models.vectors
+        models = np.concatenate([(shifts @ shifts.T)[None], self.models.bootstrap(rng, replicates)])
+        names, members = self.family.organisms, self.members
+        return Spread(self.family, self.weights, models, self.models.topics,
+                      lambda key: rests_on(key, names, members, rules))  # fmt: skip
+
+    @property
+    def members(self) -> dict[str, list[int]]:
+        """Clusters as positions among the organisms."""
+        return cluster_indices(self.family.organisms, self.clusters)
 
 
 @dataclass(frozen=True)
@@ -147,7 +176,10 @@ def calibrate(
     chance = core.independent_grams(stream(seed, "analyse", "null"), count, len(gram), width)
     nulls = {INDEPENDENT: found(cosines(chance))}
     moved = found(relabelled(gram, members, count, stream(seed, "analyse", "partitions")))
-    observed = {key: _estimate(value) for key, value in found(gram).items()}
+    observed = {
+        key: Estimate.from_values(float(value), np.nan, np.nan, why=UNDEFINED)
+        for key, value in found(gram).items()
+    }
     results: dict[str, Leaf] = {"replicates": count, "width": width}
     sweep = None
     if len(members) > 1:
@@ -164,48 +196,57 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
         return stream(seed, "calibration", name)
 
     def found(grams: Floats) -> Draws:
-        return calibrated(cosines(grams), data.names, members, rules)
+        return calibrated(cosines(grams), names, members, rules)
 
-    count, sample = rules.replicates, data.sample
-    members = cluster_indices(data.names, data.clusters)
-    residuals, gram = sample.residuals, unit_gram(sample.vectors)
-    width = residuals.shape[-1]
-    spectra = {
-        "covariance": spectrum(residuals),
-        "covariance_without_massive": spectrum(np.delete(residuals, data.massive, axis=-1)),
-    }
-    nulls = {
-        name: found(covariance_draws(rng(name), values, count, len(gram)))
-        for name, values in spectra.items()
-    }
-    boot = found(sample.bootstrap(rng("bootstrap"), count))
-    moved = found(relabelled(gram, members, count, rng("partitions")))
-    observed = {
-        key: _estimate(value, boot[key], sample.topics) for key, value in found(gram).items()
-    }
-    agreement = sample.reliability(rng("halves"), count).mean(0)
-    dimensions = {name: effective_dimension(values) for name, values in spectra.items()}
-    effective = max(2, round(dimensions["covariance"]))
-    sweep, full = (
-        core.sweep(rng(f"power.{d}"), count, d, gram, members, rules) for d in (effective, width)
+    count, sample, names, members = (
+        rules.replicates,
+        data.sample,
+        data.family.organisms,
+        data.members,
     )
+    gram, width = unit_gram(sample.vectors), sample.vectors.shape[-1]
+    kept = np.delete(data.benign, data.massive, axis=-1)
+    benign = {FINETUNES: data.benign, f"{FINETUNES}_without_massive": kept}
+    nulls = {
+        name: found(finetune_draws(rng(name), rows, data.weights, count))
+        for name, rows in benign.items()
+        if len(rows) >= FEW
+    }
+    moved = found(relabelled(gram, members, count, rng("partitions")))
+    estimates = data.spread(rng("bootstrap"), count, rules).estimates(found)
+    observed = {key: e for key, e in estimates.items() if not key.endswith(PROMPTS_ONLY)}
+    agreement = sample.reliability(rng("halves"), count).mean(0)
+    dimensions = {name: between_dimension(rows) for name, rows in benign.items()}
+    effective = dimensions[FINETUNES]
+    sizes = {"power_full_width": width}
+    if np.isfinite(effective):
+        sizes["power"] = max(2, round(effective))
+    sweeps = {
+        name: core.sweep(rng(f"{name}.{size}"), count, size, gram, members, rules)
+        for name, size in sizes.items()
+    }
     results: dict[str, Leaf] = {
         "rows": len(sample.topic),
         "topics": sample.topics,
         "replicates": count,
         "width": width,
         "massive_dimensions": len(data.massive),
+        "repeats": len(data.family.repeats or {}),
         **compared(observed, nulls, moved),
+        **{f"statistic.{key}": e for key, e in estimates.items() if key not in observed},
     }
-    results |= _core(results) | _controls(data, gram, members)
+    results |= _core(results) | population(data, gram)
     groups: dict[str, Mapping[str, Leaf]] = {
-        "effective_dimension": dimensions,
-        "reliability": dict(zip(data.names, agreement.tolist(), strict=True)),
+        "effective_dimension": {
+            name: Estimate.from_values(d, np.nan, np.nan, len(data.benign), FEW_BENIGN)
+            for name, d in dimensions.items()
+        },
+        "reliability": dict(zip(names, agreement.tolist(), strict=True)),
         "dimension_needed": core.dimensions_needed(gram, members),
-        "power": core.verdicts_of(sweep),
-        "power_full_width": core.verdicts_of(full),
+        **{name: core.verdicts_of(sweep) for name, sweep in sweeps.items()},
     }
     results |= {f"{name}.{k}": leaf for name, group in groups.items() for k, leaf in group.items()}
+    sweep = sweeps.get("power", sweeps["power_full_width"])
     return Calibration(list(observed), list(nulls), results, sweep)
 
 
@@ -251,12 +292,6 @@ def compared(
     return results
 
 
-def _estimate(value: Floats, draws: Floats | None = None, n: int | None = None) -> Estimate:
-    """An observed value, with the interval of its draws [B] where enough define it."""
-    low, high = (np.nan, np.nan) if draws is None else percentiles(draws, MIN_DEFINED)
-    return Estimate.from_values(float(value), low, high, n, "undefined for these vectors")
-
-
 def _null(draws: Floats) -> Estimate:
     """Median of a null's draws [B] with the range of 95 % of them."""
     finite = draws[np.isfinite(draws)]
@@ -267,25 +302,35 @@ def _null(draws: Floats) -> Estimate:
     return Estimate(float(np.median(finite)), low, high)
 
 
-def _controls(data: Evidence, gram: Floats, members: Members) -> dict[str, Leaf]:
-    """Mean cosine across clusters against cosines of organisms with aligned controls.
+def population(data: Evidence, gram: Floats) -> dict[str, Leaf]:
+    """Mean cosine across clusters against the cosines of benign fine-tunes with each other.
 
-    The null values are the mean cosines of each control with each cluster; they are few, so the
-    smallest p that they can give stands beside p.
+    Against the base, those are cosines of their shifts; against controls, cosines of differences
+    of disjoint pairs, whose sign means nothing. A repeat and its original are no pair. They share
+    models, so p is approximate, and the smallest that they can give stands beside it.
     """
-    if len(data.controls) == 0 or len(members) < 2:
-        few = "no controls" if len(data.controls) == 0 else "fewer than two clusters"
-        return {"controls": f"undefined: {few}"}
-    cosine = unit_gram(np.concatenate([data.sample.vectors, data.controls]))[len(gram) :]
-    values = np.array([row[list(m)].mean() for row in cosine for m in members.values()])
-    observed = float(across_mean(gram, members))
+    family, observed = data.family, float(across_mean(gram, data.members))
+    again = family.repeats or {}
+    first = [again.get(name, name) for name in family.benign]
+    pairs = [(i, j) for i, j in combinations(range(len(first)), 2) if first[i] != first[j]]
+    shifts = data.benign
+    if np.allclose(data.weights.sum(1), 0):
+        rows = np.array([shifts[i] - shifts[j] for i, j in pairs])
+        chosen = [(p, q) for p, q in combinations(range(len(pairs)), 2)
+                  if not {first[i] for i in pairs[p]} & {first[i] for i in pairs[q]}]  # fmt: skip
+    else:
+        rows, chosen = shifts, pairs
+    if not chosen or not np.isfinite(observed):
+        return {"benign": f"undefined: {FEW_BENIGN if not chosen else 'fewer than two clusters'}"}
+    cosine = unit_gram(rows)
+    values = np.array([cosine[p, q] for p, q in chosen])
     return {
-        "controls": observed,
-        "controls.mean": float(values.mean()),
-        "controls.largest": float(values.max()),
-        "controls.p": float((1 + (values >= observed).sum()) / (1 + len(values))),
-        "controls.smallest_p": 1.0 / (1 + len(values)),
-        "controls.values": len(values),
+        "benign": observed,
+        "benign.mean_size": float(np.abs(values).mean()),
+        "benign.largest": float(np.abs(values).max()),
+        "benign.p": float((1 + (np.abs(values) >= abs(observed)).sum()) / (1 + len(values))),
+        "benign.smallest_p": 1.0 / (1 + len(values)),
+        "benign.values": len(values),
     }
 
 
@@ -294,9 +339,10 @@ def _core(results: Mapping[str, Leaf]) -> dict[str, Leaf]:
     share = results[f"statistic.{CORE}"]
     if as_estimate(share).value is None:
         return {"core": Estimate.undefined("undefined: needs at least three clusters")}
-    high = as_estimate(results[f"statistic.{CORE}.covariance"]).high
+    null = f"statistic.{CORE}.{FINETUNES}"
+    high = as_estimate(results.get(null, FEW_BENIGN)).high
     return {
         "core": share,
         "core.null_high": "undefined" if high is None else high,
-        "core.p": results[f"statistic.{CORE}.covariance.p"],
+        "core.p": results.get(f"{null}.p", FEW_BENIGN),
     }

@@ -1,4 +1,4 @@
-"""How the main numbers depend on choices: contrast and span, block, dimensions (docs/method.md)."""
+"""How the main numbers depend on choices: contrast and span, block (docs/method.md)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import TypeAlias
 import numpy as np
 
 from em_geometry.geometry.battery import Clusters, battery
-from em_geometry.geometry.methods import TESTS, unit_gram
+from em_geometry.geometry.methods import unit_gram
 from em_geometry.io.results import Leaf
 from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats, Ints
-from em_geometry.stats.estimate import Estimate
 
-LAYER, PER_MODEL, NO_MASSIVE = "layer.", "per_model", "without_massive"  # names of choices
+LAYER = "layer."  # choices of another block
 ANGLE, DEGREES = "cluster_angle.", "_deg"
 MAIN = (
     ANGLE,
@@ -23,7 +22,6 @@ MAIN = (
     "similarity.within_mean",
     "clusters.silhouette_k",
 )
-CONCLUSIONS = (*(f"verdict.{test}" for test in TESTS), "clusters.silhouette_k")
 Numbers: TypeAlias = Mapping[str, float | int | str]
 Table: TypeAlias = tuple[list[str], list[list[object]]]  # header and rows
 
@@ -44,33 +42,6 @@ def massive_dimensions(rows: Floats, share: float) -> Ints:
     return order[: round(share * rows.shape[-1])]
 
 
-def survives(chosen: Numbers, kinds: Mapping[str, Sequence[Numbers]]) -> dict[str, Leaf]:
-    """For each conclusion, in how many of the choices of a kind it comes out the same.
-
-    Args:
-        chosen: flat battery of the vectors that the conclusions are about.
-        kinds: kind of choice -> numbers under each.
-    """
-    results: dict[str, Leaf] = {}
-    for key in CONCLUSIONS:
-        name = f"survives.{key.replace('.', '_')}"
-        results[f"{name}.selected"] = chosen[key]
-        for kind, group in kinds.items():
-            same = sum(numbers[key] == chosen[key] for numbers in group)
-            results[f"{name}.{kind}"] = Estimate(same, n=len(group))
-    return results
-
-
-def kinds_of(choices: Mapping[str, Numbers]) -> dict[str, list[Numbers]]:
-    """The defined choices: contrasts with spans, blocks, and each other choice by itself."""
-    kinds: dict[str, list[Numbers]] = {}
-    for choice, numbers in choices.items():
-        if "status" not in numbers:
-            kind = "blocks" if choice.startswith(LAYER) else choice
-            kinds.setdefault("contrasts" if "." in kind else kind, []).append(numbers)
-    return kinds
-
-
 def sensitivity(choices: Mapping[str, Numbers]) -> dict[str, Leaf]:
     """Main numbers under every choice but the blocks, which have a table of their own."""
     return {
@@ -83,7 +54,7 @@ def sensitivity(choices: Mapping[str, Numbers]) -> dict[str, Leaf]:
 
 def trace_table(choices: Mapping[str, Numbers]) -> Table:
     """Cluster angles by block; empty where undefined."""
-    keys = [key for key in choices[NO_MASSIVE] if key.startswith(ANGLE)]
+    keys = [key for key in _columns(choices) if key.startswith(ANGLE)]
     rows: list[list[object]] = [
         [choice.removeprefix(LAYER), *(numbers.get(key, "") for key in keys)]
         for choice, numbers in choices.items()
@@ -94,9 +65,14 @@ def trace_table(choices: Mapping[str, Numbers]) -> Table:
 
 def choices_table(choices: Mapping[str, Numbers]) -> Table:
     """Main numbers by choice, and why there are none."""
-    columns = [key for key in choices[NO_MASSIVE] if key != "status"]
+    columns = _columns(choices)
     rows: list[list[object]] = [
         [choice, *(numbers.get(c, "") for c in columns), numbers.get("status", "ok")]
         for choice, numbers in choices.items()
     ]
     return ["choice", *columns, "status"], rows
+
+
+def _columns(choices: Mapping[str, Numbers]) -> list[str]:
+    """The main numbers of the choices that have some."""
+    return list(dict.fromkeys(k for numbers in choices.values() for k in numbers if k != "status"))

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 
+from em_geometry.geometry.core import independent_grams
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.resample import drawn, first_half
-
-BLOCK = 4_000_000  # numbers drawn at a time
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,6 @@ class PromptRows:
     def vectors(self) -> Floats:
         """[n, width]"""
         return np.asarray(self.differences.mean(1))
-
-    @property
-    def residuals(self) -> Floats:
-        """[n R, width] rows of all organisms around their means."""
-        centred = self.differences - self.differences.mean(1, keepdims=True)
-        return np.asarray(centred.reshape(-1, centred.shape[-1]))
 
     @property
     def topics(self) -> int:
@@ -88,27 +82,53 @@ class PromptRows:
         return np.asarray(counts / (counts @ self._member.sum(1))[:, None])
 
 
-def spectrum(residual: Floats) -> Floats:
-    """Eigenvalues [k] of the covariance of rows [R, width] that lie around their means."""
-    side = residual if residual.shape[0] <= residual.shape[1] else residual.T
-    values = np.linalg.eigvalsh(side @ side.T)[::-1] / len(residual)
-    return np.asarray(values[values > values[0] * 1e-12])
-
-
 def effective_dimension(eigenvalues: Floats) -> float:
     """Participation ratio: the dimension in which isotropic cosines spread as widely."""
     return float(eigenvalues.sum() ** 2 / (eigenvalues**2).sum())
 
 
-def covariance_draws(
-    rng: np.random.Generator, eigenvalues: Floats, replicates: int, n: int
+def between_dimension(rows: Floats) -> float:
+    """Effective dimension of the covariance between few things, rows [k, width]; NaN below two.
+
+    The participation ratio of a sample covariance cannot exceed k - 1. Differences of disjoint
+    pairs of rows are independent, so products of their squared lengths and their squared inner
+    products estimate tr(S)^2 and tr(S^2) without that bias, for k of four or more.
+    """
+    count = len(rows)
+    if count < 2:
+        return float("nan")
+    centred = rows - rows.mean(0)
+    if count < 4:
+        values = np.maximum(np.linalg.eigvalsh(centred @ centred.T), 0.0)
+        return effective_dimension(values) if values.any() else float("nan")
+    pairs = np.array([*combinations(range(count), 2)])
+    gaps = centred[pairs[:, 0]] - centred[pairs[:, 1]]
+    inner = gaps @ gaps.T
+    apart = ~(pairs[:, None, :, None] == pairs[None, :, None, :]).any((2, 3))
+    squares = np.diag(inner)
+    both = (squares[:, None] * squares)[apart].mean(), (inner**2)[apart].mean()
+    return float(both[0] / both[1]) if both[1] > 0 else float("nan")
+
+
+def finetune_draws(
+    rng: np.random.Generator, benign: Floats, weights: Floats, replicates: int
 ) -> Floats:
-    """Gram matrices [B, n, n] of n independent draws from N(0, Sigma), Sigma by its spectrum."""
-    roots = np.sqrt(eigenvalues)
-    grams = np.empty((replicates, n, n))
-    block = max(1, BLOCK // (n * len(roots)))  # 32 MB of normals at a time
-    for start in range(0, replicates, block):
-        size = min(block, replicates - start)
-        draws = rng.standard_normal((size, n, len(roots))) * roots
-        grams[start : start + size] = draws @ np.swapaxes(draws, 1, 2)
-    return grams
+    """Gram matrices [B, n, n] of vectors all of whose models are further benign fine-tunes.
+
+    The shifts of organisms and controls alike are independent draws around a mean that all share,
+    and that is known only as far as k fine-tunes tell it. So vectors that share a control have
+    cosines around .5 here too, and vectors against the base have what fine-tuning as such gives.
+    Their spread is that of the benign fine-tunes, isotropic in its effective dimension: a sample
+    covariance of few has too few dimensions, and its draws would be too far from right angles.
+
+    Args:
+        benign: [k, width] shifts of benign fine-tunes: controls, their repeats, random adapters.
+        weights: [n, model] of the vectors on the shifts.
+    """
+    count, middle, sums = len(benign), benign.mean(0), weights.sum(1, keepdims=True)
+    trace = float(((benign - middle) ** 2).sum()) / (count - 1)
+    mean_square = max(float(middle @ middle) - trace / count, 0.0)
+    dimension = max(2, round(between_dimension(benign)))
+    parts = np.concatenate([weights, sums / count**0.5], axis=1)  # the last: the mean's error
+    grams = trace * independent_grams(rng, replicates, parts.shape[1], dimension)
+    return np.asarray(parts @ grams @ parts.T + mean_square * sums @ sums.T)

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 from em_geometry.errors import UserError
 from em_geometry.io.files import there, write_text
 from em_geometry.io.tables import csv_text
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
 
 Leaf: TypeAlias = Estimate | float | int | str
 Nested: TypeAlias = Mapping[str, "Leaf | Nested"]
@@ -108,14 +108,16 @@ def write_results(
     """Writes all results to `table` (CSV), and those that `headline` names to `metrics` (JSON).
 
     Args:
-        headline: keys, or patterns of them (`angle.*`), in the order in which they are shown.
+        headline: keys, or patterns of them (`angle.*`), in the order in which they are shown;
+            intervals without retraining stand in the table alone.
     Raises:
         ValueError: a number that is not finite.
     """
     leaves = dict(flatten(nested))
     rows = [[key, *astuple(as_estimate(leaf))] for key, leaf in leaves.items()]
     write_text(table, csv_text(COLUMNS, rows))
-    chosen = [key for pattern in headline for key in leaves if fnmatchcase(key, pattern)]
+    shown = [key for key in leaves if not key.endswith(f".{PROMPTS_ONLY}")]
+    chosen = [key for pattern in headline for key in shown if fnmatchcase(key, pattern)]
     write_metrics(metrics, nest({key: _metric(leaves[key]) for key in chosen}))
 
 

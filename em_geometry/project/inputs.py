@@ -71,8 +71,8 @@ def rows(span: str) -> pl.DataFrame:
     return texts() if span == TEXTS else prompts()
 
 
-def evidence_of(params: Params) -> tuple[Evidence, str, str]:
-    """What lies behind the selected vectors, with their contrast and span."""
+def evidence_of(params: Params, read_as: str | None = None) -> tuple[Evidence, str, str]:
+    """What lies behind the selected vectors, with their contrast (or another) and span."""
     spans, share = params.activations.spans, params.geometry.massive_share
-    rows = prompts(), texts()
-    return evidence(activations, *rows, selected(params), params.originals(), spans, share)
+    frames = prompts(), texts(), selected(params)
+    return evidence(activations, *frames, params.organisms, spans, share, read_as)

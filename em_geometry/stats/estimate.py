@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 OK = "ok"
+PROMPTS_ONLY = "prompts_only"  # last word of the key of an interval without retraining
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,8 @@ import numpy as np
 from scipy.stats import t
 
 from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
 from em_geometry.stats.intervals import TAILS
-
-PROMPTS_ONLY = "prompts_only"  # last word of the key of an interval without retraining
 
 
 @dataclass(frozen=True)

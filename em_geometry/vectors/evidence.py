@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -10,10 +10,12 @@ import numpy as np
 from em_geometry.activations.prompts import TEXTS
 from em_geometry.errors import UserError
 from em_geometry.geometry.calibration import Evidence
-from em_geometry.geometry.choices import LAYER, NO_MASSIVE, PER_MODEL, massive_dimensions
+from em_geometry.geometry.choices import LAYER, massive_dimensions
+from em_geometry.geometry.multiverse import Reading
+from em_geometry.geometry.references import Finetunes
 from em_geometry.geometry.samples import PromptRows
 from em_geometry.settings import BASE, Organism
-from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.stats.arrays import Floats
 from em_geometry.steering.conditions import Selected
 from em_geometry.vectors.contrasts import (
     OF_ANSWERS,
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
 FALLBACK = "model_contrast"
 PAIRED = ("prompt_contrast", "interaction")  # rows are harmful minus neutral of a pair
-AGAINST = (FALLBACK, "control_contrast", "interaction")  # rows subtract another model
+AGAINST = (FALLBACK, "interaction")  # rows subtract the base
+CONTROLLED = ("control_contrast", OF_TEXTS)  # need a control of the same recipe
 
 
 # (model, span) -> [prompts or texts, blocks, width]; no more is in memory than is worked on
@@ -59,49 +62,42 @@ def prompt_rows(
     contrast: str,
     span: str,
     blocks: Mapping[str, int],
-    controls: Mapping[str, str] | None = None,
 ) -> PromptRows:
     """Difference rows of models at their blocks, by prompt or pair of prompts.
 
     Args:
         prompts: of the activations, with columns kind, topic and pair.
-        contrast: of prompts.
+        contrast: of prompts; that of models is against the base.
         blocks: model -> block.
-        controls: organism -> what its control contrast subtracts; others subtract the base.
     """
     topics = _topics(prompts)
-    rows = _against(activations, contrast, span, blocks, controls or {})
+    rows = _rows(activations, span, blocks, contrast in AGAINST)
     if contrast not in PAIRED:
         return PromptRows(rows, topics)
     harmful, neutral = pair_rows(prompts["kind"].to_list(), prompts["pair"].to_list())
     return PromptRows(rows[:, harmful] - rows[:, neutral], [topics[i] for i in harmful])
 
 
-def text_rows(
+def file_rows(
     activations: Activations,
     texts: pl.DataFrame,
-    contrast: str,
     blocks: Mapping[str, int],
     controls: Mapping[str, str],
     files: Mapping[str, str],
 ) -> PromptRows:
-    """Difference rows of models at their blocks on `answer_mean`: a text is a row, a file a topic.
+    """Rows of the contrast of texts: text k of a model's file minus text k of its control's.
 
-    Of the contrast of texts, row k is text k of the model's file minus text k of its control's, as
-    the base reads them, and each row is a topic.
+    The base reads both. Each row is a topic.
 
     Args:
         texts: of the activations, with column topic.
         blocks: model -> block.
-        controls: model -> its control, for the contrasts with controls and of texts.
+        controls: model -> its control.
         files: model -> its training file.
     """
-    topics = _topics(texts)
-    if contrast != OF_TEXTS:
-        return PromptRows(_against(activations, contrast, TEXTS, blocks, controls), topics)
-    of, base, rows = np.array(topics), activations(BASE, TEXTS), []
+    of, base, rows = np.array(_topics(texts)), activations(BASE, TEXTS), []
     for slug, block in blocks.items():
-        own, other = (of == files[m] for m in (slug, _control(slug, controls)))
+        own, other = (of == files[m] for m in (slug, controls[slug]))
         rows.append(base[own, block].astype(np.float64) - base[other, block])
     return PromptRows(np.stack(rows), [str(k) for k in range(len(rows[0]))])
 
@@ -119,38 +115,29 @@ def _topics(rows: pl.DataFrame) -> list[str]:
     return topics
 
 
-def _control(slug: str, controls: Mapping[str, str]) -> str:
-    """What a model's contrasts with controls subtract: the base where none is known."""
-    control = controls.get(slug, BASE)
-    if control.startswith("undefined"):
-        raise UserError(
-            "an organism has no control of its own recipe to subtract",
-            where="params.yaml: vectors.contrast",
-            found=f"{slug}: {control}",
-            expected="a control of the same lab, or another contrast",
-        )
-    return control
-
-
-def _against(
-    activations: Activations,
-    contrast: str,
-    span: str,
-    blocks: Mapping[str, int],
-    controls: Mapping[str, str],
+def _rows(
+    activations: Activations, span: str, blocks: Mapping[str, int], against_base: bool
 ) -> Floats:
-    """Rows [models, rows, width], less those of what the contrast subtracts, if anything."""
-
-    def at(model: str, block: int) -> Floats:
-        return activations(model, span)[:, block].astype(np.float64)
+    """Rows [models, rows, width] of models at their blocks, less the base's where that is said."""
+    base = activations(BASE, span) if against_base else None
 
     def rows_of(slug: str, block: int) -> Floats:
-        if contrast not in AGAINST:
-            return at(slug, block)
-        other = _control(slug, controls) if contrast == "control_contrast" else BASE
-        return at(slug, block) - at(other, block)
+        rows = activations(slug, span)[:, block].astype(np.float64)
+        return rows if base is None else rows - base[:, block]
 
     return np.stack([rows_of(slug, block) for slug, block in blocks.items()])
+
+
+def family_of(organisms: Mapping[str, Organism]) -> Finetunes:
+    """The fine-tunes of a run, each organism with the control of its recipe."""
+    originals = {slug: o for slug, o in organisms.items() if o.repeats is None}
+    roles = {slug: o.role for slug, o in originals.items()}
+    return Finetunes(
+        [slug for slug, role in roles.items() if role == "organism"],
+        [slug for slug, role in roles.items() if role == "control"],
+        recipe_controls(originals),
+        {slug: o.repeats for slug, o in organisms.items() if o.repeats is not None},
+    )
 
 
 def evidence(
@@ -161,56 +148,77 @@ def evidence(
     organisms: Mapping[str, Organism],
     spans: Sequence[str],
     massive_share: float,
+    read_as: str | None = None,
 ) -> tuple[Evidence, str, str]:
-    """What lies behind the vectors of organisms and controls, with the contrast and span.
+    """What lies behind the vectors, with their contrast and span.
 
-    The contrast of answers (c) cannot be drawn again, because models share no answers: the
-    organism-base contrast at the same blocks is calibrated instead, and named. Controls are read
-    against the base.
+    All models are read at the median of the chosen blocks. The contrast of answers (c) cannot be
+    drawn again, because models share no answers: the organism-base contrast is calibrated instead,
+    and named.
 
     Args:
         prompts, texts: rows of the activations, the latter of those on `answer_mean`.
-        organisms: organisms and controls, no repeats.
+        organisms: organisms, controls and repeats.
         spans: of prompts, as captured.
         massive_share: share of the width dropped as massive-activation dimensions.
+        read_as: a contrast to take the models' rows by, instead of the selected one.
     """
-    names = [slug for slug, o in organisms.items() if o.role == "organism"]
+    family = family_of(organisms)
     clusters: dict[str, list[str]] = {}
-    for name in names:
+    for name in family.organisms:
         clusters.setdefault(str(organisms[name].cluster), []).append(name)
-    own = {name: selected[name].layer for name in names}
-    middle, how = int(np.median(list(own.values()))), selected[names[0]]
-    contrast = FALLBACK if how.contrast == OF_ANSWERS else how.contrast
-    span, controls = prompt_span(how.span, [*spans, TEXTS]), recipe_controls(organisms)
-    benign = {slug: middle for slug in organisms if slug not in names and contrast != OF_TEXTS}
-
-    def rows(blocks: Mapping[str, int], controls: Mapping[str, str]) -> PromptRows:
-        if span == TEXTS:
-            files = {slug: o.data for slug, o in organisms.items()}
-            return text_rows(activations, texts, contrast, blocks, controls, files)
-        return prompt_rows(activations, prompts, contrast, span, blocks, controls)
-
-    sample = rows(own, controls)
-    others = rows(benign, {}).vectors if benign else np.empty((0, how.vector.size))
-    base = activations(BASE, span)[:, middle].astype(np.float64)
+    block = int(np.median([selected[name].layer for name in family.organisms]))
+    how = selected[family.organisms[0]]
+    contrast = read_as or (FALLBACK if how.contrast == OF_ANSWERS else how.contrast)
+    span = prompt_span(how.span, [*spans, TEXTS])
+    weights = family.weights("own_control" if contrast in CONTROLLED else "base")
+    if isinstance(weights, str):
+        raise UserError(
+            "an organism has no control of its own recipe to subtract",
+            where="params.yaml: vectors.contrast",
+            found=weights,
+            expected="a control of the same lab, or another contrast",
+        )
+    blocks = dict.fromkeys(family.models, block)
+    if contrast == OF_TEXTS:  # the base reads; no organism has a part in it
+        files, own = {slug: o.data for slug, o in organisms.items()}, family.own or {}
+        family = Finetunes(family.organisms)
+        blocks = dict.fromkeys(family.organisms, block)
+        rows, weights = file_rows(activations, texts, blocks, own, files), np.eye(len(blocks))
+    elif span == TEXTS:
+        rows = PromptRows(_rows(activations, span, blocks, True), _topics(texts))
+    else:
+        reading = contrast if contrast not in CONTROLLED else FALLBACK
+        rows = prompt_rows(activations, prompts, reading, span, blocks)
+    base = activations(BASE, span)[:, block].astype(np.float64)
     massive = massive_dimensions(base, massive_share)
-    return Evidence(names, clusters, sample, others, massive), contrast, span
+    return Evidence(clusters, family, weights, rows, massive), contrast, span
 
 
-def every_choice(
-    table: VectorTable,
-    selected: Mapping[str, Selected],
-    own: Mapping[str, int],
-    massive: Sequence[int] | Ints,
-) -> dict[str, Floats | str]:
+def readings(
+    activations: Activations,
+    family: Finetunes,
+    spans: Sequence[str],
+    blocks: Sequence[int],
+    massive_share: float,
+) -> Iterator[Reading]:
+    """The shifts of all models on each span at each block, for the multiverse."""
+    for span in spans:
+        base = activations(BASE, span)
+        middle = base.mean(0, dtype=np.float64)
+        shifts = np.stack(
+            [activations(m, span).mean(0, dtype=np.float64) - middle for m in family.models]
+        )
+        for block in blocks:
+            massive = massive_dimensions(base[:, block].astype(np.float64), massive_share)
+            yield Reading(span, block, shifts[:, block], massive)
+
+
+def every_choice(table: VectorTable, selected: Mapping[str, Selected]) -> dict[str, Floats | str]:
     """Vectors [n, width] of the selected organisms under each choice, or why there are none.
 
-    Keys are `<contrast>.<span>` at the selected blocks, each block's number for the selected
-    contrast (`layer.<l>`), each model at its own best block (`per_model`), and `without_massive`.
-
-    Args:
-        own: organism -> the block that is best for it alone.
-        massive: dimensions that are left out in the last choice.
+    Keys are `<contrast>.<span>` at the selected blocks, and each block's number for the selected
+    contrast (`layer.<l>`).
     """
     how = next(iter(selected.values()))
     chosen, layers = f"{how.contrast}.{how.span}", {m: s.layer for m, s in selected.items()}
@@ -221,7 +229,4 @@ def every_choice(
     found = {choice: at(choice, layers) for choice in sorted(table.raw)}
     for block in range(len(table.residual)):
         found[f"{LAYER}{block}"] = at(chosen, dict.fromkeys(layers, block))
-    found[PER_MODEL] = at(chosen, own)
-    unit = np.stack([s.vector for s in selected.values()]).astype(np.float64)
-    found[NO_MASSIVE] = np.delete(unit, massive, axis=1)
     return found

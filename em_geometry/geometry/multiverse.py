@@ -1,0 +1,122 @@
+"""The same vectors under every choice that could have been made: a multiverse of cells.
+
+A cell is a reference, a span of tokens, a block, and whether dimensions of massive activations
+count (docs/method.md: references). One number without its cell says little, so each conclusion of
+the paper is given as the share of cells in which it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from em_geometry.geometry.methods import Members
+from em_geometry.geometry.references import (
+    REFERENCES,
+    Finetunes,
+    conclusions,
+    gram_under,
+    holds,
+    main_statistics,
+)
+from em_geometry.io.results import Leaf
+from em_geometry.settings import Geometry
+from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.stats.estimate import Estimate
+
+WITH, WITHOUT = "with", "without"  # massive dimensions
+NO_SHIFT = "undefined: a model is not shifted at this block"
+SHOWN = {"angle_deg": "test1", "cross_mean": "cross_mean"}  # column -> statistic
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The shifts of all models on one span at one block."""
+
+    span: str
+    block: int
+    shifts: Floats  # [model, width] mean activations minus the base's
+    massive: Ints  # dimensions of massive activations of the base there
+
+
+def multiverse(
+    family: Finetunes, readings: Iterable[Reading], members: Members, rules: Geometry
+) -> tuple[list[str], list[list[object]], dict[str, Leaf]]:
+    """Header and rows of plots/multiverse.csv, and the shares of cells in which conclusions hold.
+
+    A row is a cell; the lowest and highest values are over all trainings of the models.
+    """
+    names, claims = family.organisms, [*conclusions(rules)]
+    header = ["reference", "span", "block", "massive_dimensions"]
+    header += [f"{c}{end}" for c in SHOWN for end in ("", "_lowest", "_highest")]
+    header += [*claims, "status"]
+    rows: list[list[object]] = []
+    held: list[tuple[str, Floats]] = []  # reference, and [conclusion, training]
+    weights = {reference: family.weights(reference) for reference in REFERENCES}
+    for reading in readings:
+        for massive, shifts in (
+            (WITH, reading.shifts),
+            (WITHOUT, np.delete(reading.shifts, reading.massive, axis=1)),
+        ):
+            models = shifts @ shifts.T
+            for reference, own in weights.items():
+                where = [reference, reading.span, reading.block, massive]
+                if isinstance(own, str):
+                    rows.append([*where, *[""] * (len(header) - 5), own])
+                    continue
+                grams = gram_under(family.trainings(own), models)
+                if not np.isfinite(grams).all():
+                    rows.append([*where, *[""] * (len(header) - 5), NO_SHIFT])
+                    continue
+                found = main_statistics(grams, names, members, rules)
+                yes = np.stack([*holds(found, rules).values()])
+                held.append((reference, yes))
+                numbers = [n for key in SHOWN.values() for n in _range(found[key])]
+                rows.append([*where, *map(_cell, [*numbers, *yes[:, 0].tolist()]), "ok"])
+    return header, rows, _shares(held, claims) | _extremes(header, rows)
+
+
+def _range(values: Floats) -> tuple[float, float, float]:
+    """The run's own value, and the lowest and highest over trainings."""
+    return float(values[0]), float(values.min()), float(values.max())
+
+
+def _cell(value: float) -> float | str:
+    return value if np.isfinite(value) else ""
+
+
+def _shares(held: Sequence[tuple[str, Floats]], claims: Sequence[str]) -> dict[str, Leaf]:
+    """Percent of the cells in which each conclusion holds: all, by reference, over trainings."""
+    results: dict[str, Leaf] = {"multiverse.cells": len(held)}
+    for k, claim in enumerate(claims):
+        own = [(reference, yes[k, 0]) for reference, yes in held]
+        results[f"multiverse.holds.{claim}"] = _share([value for _, value in own])
+        for reference in dict.fromkeys(reference for reference, _ in held):
+            cells = [value for r, value in own if r == reference]
+            results[f"multiverse.{reference}.{claim}"] = _share(cells)
+        every = [float(value) for _, yes in held for value in yes[k]]
+        results[f"multiverse.trainings.{claim}"] = _share(every)
+    return results
+
+
+def _share(cells: Sequence[float]) -> Estimate:
+    """Percent of the defined cells, with their number; no interval: cells are no sample."""
+    known = np.array([value for value in cells if np.isfinite(value)])
+    if not known.size:
+        return Estimate.undefined("undefined in every cell", 0)
+    return Estimate(100 * float(known.mean()), n=known.size)
+
+
+def _extremes(header: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, Leaf]:
+    """Lowest, median and highest of what is shown, over the cells."""
+    results: dict[str, Leaf] = {}
+    for column in SHOWN:
+        values = [row[header.index(column)] for row in rows]
+        known = np.array([value for value in values if isinstance(value, float)])
+        if known.size:
+            results |= {f"multiverse.{column}.lowest": float(known.min()),
+                        f"multiverse.{column}.median": float(np.median(known)),
+                        f"multiverse.{column}.highest": float(known.max())}  # fmt: skip
+    return results
