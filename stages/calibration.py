@@ -13,8 +13,8 @@ HEADLINE = (
     "core.p",
     "statistic.cluster_angle.*_deg",
     "statistic.similarity.cross_mean",
-    "statistic.statistic.test?.finetunes.p",
-    "benign.p",
+    "statistic.statistic.test?.exchanged.p",
+    "statistic.similarity.cross_mean.exchanged.p",
     "power.test?.verdict_paper",
 )
 

@@ -1,14 +1,14 @@
 """Every statistic of the battery with its interval and its nulls (docs/method.md: calibration).
 
-Nulls: `finetunes` - organisms and controls are but further benign fine-tunes, draws from N(m, S)
-with mean and covariance of those there are - with and without massive-activation dimensions;
-`partitions` - the cluster labels mean nothing; `benign` - the cosines of benign fine-tunes
-themselves. For vectors alone: `independent` - directions without any relation.
+Nulls: `exchanged` - organisms and controls are exchangeable; `finetunes` - they are further benign
+fine-tunes, as far apart as those there are, with and without massive-activation dimensions;
+`partitions` - the cluster labels mean nothing. For vectors alone: `independent` - directions
+without any relation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -19,14 +19,22 @@ from em_geometry.geometry.battery import MAIN_PARTS, Case, Clusters, Vectors, ev
 from em_geometry.geometry.inputs import cluster_indices, vector_rows
 from em_geometry.geometry.methods import (
     QUESTIONS,
+    TESTS,
     Members,
     across_mean,
     cosines,
+    decide,
     pair_values,
     unit_gram,
 )
-from em_geometry.geometry.references import UNDEFINED, Finetunes, Spread, rests_on
-from em_geometry.geometry.samples import PromptRows, between_dimension, finetune_draws
+from em_geometry.geometry.methods import count as votes
+from em_geometry.geometry.references import UNDEFINED, Finetunes, Spread, gram_under, rests_on
+from em_geometry.geometry.samples import (
+    PromptRows,
+    between_dimension,
+    exchanged_draws,
+    finetune_draws,
+)
 from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
@@ -40,9 +48,8 @@ QUICK = Geometry(replicates=1000)
 MIN_DEFINED = 0.95  # share of replicates that define a statistic, below which it has no interval
 CORE = "core.share"
 CLOSENESS = "closeness"  # mean size of a cosine; of vectors alone
-INDEPENDENT, FINETUNES = "independent", "finetunes"
+INDEPENDENT, EXCHANGED, FINETUNES = "independent", "exchanged", "finetunes"
 FEW_BENIGN = "too few benign fine-tunes"
-FEW = 2  # benign fine-tunes below which there is no spread between them
 LABELLED = (  # what the labels of clusters decide; the keys name no vectors
     "similarity.",
     "cluster_angle.",
@@ -80,6 +87,12 @@ class Evidence:
         """[k, width] shifts of the benign fine-tunes."""
         places = [self.family.models.index(name) for name in self.family.benign]
         return self.models.vectors[places]
+
+    def exchanged(self, rng: np.random.Generator, replicates: int) -> Floats:
+        """Gram matrices [B, n, n] of the vectors with the models exchanged at random."""
+        count = len(self.family.models) - len(self.family.repeats or {})
+        shifts = self.models.vectors[:count]
+        return exchanged_draws(rng, shifts @ shifts.T, self.weights[:, :count], replicates)
 
     def spread(self, rng: np.random.Generator, replicates: int, rules: Geometry) -> Spread:
         """How prompts and retraining move what is said of the vectors."""
@@ -198,25 +211,23 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
     def found(grams: Floats) -> Draws:
         return calibrated(cosines(grams), names, members, rules)
 
-    count, sample, names, members = (
-        rules.replicates,
-        data.sample,
-        data.family.organisms,
-        data.members,
-    )
+    count, names, members = rules.replicates, data.family.organisms, data.members
+    sample = data.sample
     gram, width = unit_gram(sample.vectors), sample.vectors.shape[-1]
     kept = np.delete(data.benign, data.massive, axis=-1)
     benign = {FINETUNES: data.benign, f"{FINETUNES}_without_massive": kept}
-    nulls = {
-        name: found(finetune_draws(rng(name), rows, data.weights, count))
-        for name, rows in benign.items()
-        if len(rows) >= FEW
-    }
+    dimensions = {name: between_dimension(rows) for name, rows in benign.items()}
+    nulls = {EXCHANGED: found(data.exchanged(rng(EXCHANGED), count))}
+    if np.allclose(data.weights.sum(1), 0):
+        nulls |= {
+            name: found(finetune_draws(rng(name), rows, data.weights, count))
+            for name, rows in benign.items()
+            if np.isfinite(dimensions[name])
+        }
     moved = found(relabelled(gram, members, count, rng("partitions")))
     estimates = data.spread(rng("bootstrap"), count, rules).estimates(found)
     observed = {key: e for key, e in estimates.items() if not key.endswith(PROMPTS_ONLY)}
     agreement = sample.reliability(rng("halves"), count).mean(0)
-    dimensions = {name: between_dimension(rows) for name, rows in benign.items()}
     effective = dimensions[FINETUNES]
     sizes = {"power_full_width": width}
     if np.isfinite(effective):
@@ -231,15 +242,14 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
         "replicates": count,
         "width": width,
         "massive_dimensions": len(data.massive),
-        "repeats": len(data.family.repeats or {}),
+        "benign_finetunes": len(data.benign),
         **compared(observed, nulls, moved),
         **{f"statistic.{key}": e for key, e in estimates.items() if key not in observed},
     }
-    results |= _core(results) | population(data, gram)
+    results |= _core(results) | population(data, gram) | over_trainings(data, found, rules)
     groups: dict[str, Mapping[str, Leaf]] = {
         "effective_dimension": {
-            name: Estimate.from_values(d, np.nan, np.nan, len(data.benign), FEW_BENIGN)
-            for name, d in dimensions.items()
+            name: d if np.isfinite(d) else FEW_BENIGN for name, d in dimensions.items()
         },
         "reliability": dict(zip(names, agreement.tolist(), strict=True)),
         "dimension_needed": core.dimensions_needed(gram, members),
@@ -302,6 +312,25 @@ def _null(draws: Floats) -> Estimate:
     return Estimate(float(np.median(finite)), low, high)
 
 
+def over_trainings(
+    data: Evidence, statistic: Callable[[Floats], Draws], rules: Geometry
+) -> dict[str, Leaf]:
+    """Lowest and highest of what the labels decide, over all combinations of trainings."""
+    if not data.family.repeats:
+        return {"repeats": "undefined: no model is trained twice"}
+    shifts = data.models.vectors
+    trainings = data.family.trainings(data.weights)
+    values = statistic(gram_under(trainings, shifts @ shifts.T))
+    codes = decide({test: values[f"statistic.{test}"] for test in TESTS}, rules)
+    values |= {"verdict.count": votes(codes.values())}
+    results: dict[str, Leaf] = {"repeats.trainings": len(trainings)}
+    for key, found in values.items():
+        if key.startswith((*LABELLED, CORE, "verdict.")) and np.isfinite(found).all():
+            results |= {f"repeats.{key}.lowest": float(found.min()),
+                        f"repeats.{key}.highest": float(found.max())}  # fmt: skip
+    return results
+
+
 def population(data: Evidence, gram: Floats) -> dict[str, Leaf]:
     """Mean cosine across clusters against the cosines of benign fine-tunes with each other.
 
@@ -339,10 +368,10 @@ def _core(results: Mapping[str, Leaf]) -> dict[str, Leaf]:
     share = results[f"statistic.{CORE}"]
     if as_estimate(share).value is None:
         return {"core": Estimate.undefined("undefined: needs at least three clusters")}
-    null = f"statistic.{CORE}.{FINETUNES}"
-    high = as_estimate(results.get(null, FEW_BENIGN)).high
+    null = f"statistic.{CORE}.{EXCHANGED}"
+    high = as_estimate(results[null]).high
     return {
         "core": share,
         "core.null_high": "undefined" if high is None else high,
-        "core.p": results.get(f"{null}.p", FEW_BENIGN),
+        "core.p": results[f"{null}.p"],
     }

@@ -115,20 +115,33 @@ def finetune_draws(
 ) -> Floats:
     """Gram matrices [B, n, n] of vectors all of whose models are further benign fine-tunes.
 
-    The shifts of organisms and controls alike are independent draws around a mean that all share,
-    and that is known only as far as k fine-tunes tell it. So vectors that share a control have
-    cosines around .5 here too, and vectors against the base have what fine-tuning as such gives.
-    Their spread is that of the benign fine-tunes, isotropic in its effective dimension: a sample
-    covariance of few has too few dimensions, and its draws would be too far from right angles.
+    The shifts of organisms and controls alike are independent draws around a mean that all share
+    and that their differences do not hold; so vectors with one control have cosines around .5 here
+    too. The spread is that of the benign fine-tunes, isotropic in its effective dimension: a sample
+    covariance of few has too few dimensions, and its draws lie too far from right angles.
 
     Args:
         benign: [k, width] shifts of benign fine-tunes: controls, their repeats, random adapters.
-        weights: [n, model] of the vectors on the shifts.
+        weights: [n, model] of the vectors on the shifts, zero in sum: against the base, so few
+            fine-tunes do not tell how far fine-tuning as such goes.
     """
-    count, middle, sums = len(benign), benign.mean(0), weights.sum(1, keepdims=True)
-    trace = float(((benign - middle) ** 2).sum()) / (count - 1)
-    mean_square = max(float(middle @ middle) - trace / count, 0.0)
     dimension = max(2, round(between_dimension(benign)))
-    parts = np.concatenate([weights, sums / count**0.5], axis=1)  # the last: the mean's error
-    grams = trace * independent_grams(rng, replicates, parts.shape[1], dimension)
-    return np.asarray(parts @ grams @ parts.T + mean_square * sums @ sums.T)
+    grams = independent_grams(rng, replicates, weights.shape[1], dimension)
+    return np.asarray(weights @ grams @ weights.T)
+
+
+def exchanged_draws(
+    rng: np.random.Generator, models: Floats, weights: Floats, replicates: int
+) -> Floats:
+    """Gram matrices [B, n, n] with the fine-tunes, organisms and controls, exchanged at random.
+
+    The null is that misaligned organisms are to each other what benign fine-tunes are to them and
+    to each other. It assumes no distribution, and holds for every reference.
+
+    Args:
+        models: [m, m] Gram matrix of the organisms and controls, no repeats among them.
+        weights: [n, m] of the vectors on them.
+    """
+    orders = rng.permuted(np.tile(np.arange(len(models)), (replicates, 1)), axis=1)
+    moved = models[orders[:, :, None], orders[:, None, :]]
+    return np.asarray(weights @ moved @ weights.T)

@@ -41,6 +41,7 @@ def params_with(folder: Path, **geometry: object) -> Params:
     """The small profile with few replicates."""
     data = yaml.safe_load(SMOL.read_text())
     data["geometry"] |= {"replicates": 200, **geometry}
+    data["layer_sweep"]["layers"] = list(range(LAYERS))
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     return load_params(path)

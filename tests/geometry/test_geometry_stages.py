@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from em_geometry.errors import UserError
+from em_geometry.geometry import references
 from em_geometry.geometry.calibration import Evidence, calibrate_rows
 from em_geometry.geometry.choices import massive_dimensions
 from em_geometry.geometry.inputs import read_directions
@@ -56,15 +57,20 @@ def test_geometry_has_the_battery_and_its_sensitivity(folder: Path) -> None:
     assert found.number(beside) == pytest.approx(angle, abs=1e-3)
     missing = found.rows["sensitivity.control_contrast.prompt_mean"].status
     assert missing == "undefined: medical_replication: no control"
-    for choice in ("without_massive", "per_model"):
-        assert found.number(f"sensitivity.{choice}.verdict.count") >= 0
-        same = found.rows[f"survives.verdict_test1.{choice}"]
-        assert (same.value, same.n) == (1, 1)
-    assert found.rows["survives.verdict_test1.selected"] == found.rows["verdict.test1"]
-    assert found.rows["survives.verdict_test1.contrasts"].n == 7
-    assert found.rows["survives.verdict_test1.blocks"].n == LAYERS
+    for reference in references.REFERENCES:
+        at = f"reference.{reference}"
+        assert found.rows[f"{at}.cross_mean"].low < found.number(f"{at}.cross_mean")
+        assert f"{at}.cross_mean.prompts_only" in found
+        assert found.rows[f"{at}.holds.test1"].status in ("yes", "no", "cannot tell")
+    beside = found.number("reference.base.angle_deg.medical__persona")
+    assert beside == pytest.approx(angle, abs=1e-3)
+    cells = pl.read_csv("plots/multiverse.csv")
+    assert len(cells) == found.number("multiverse.cells") == 4 * 3 * 2 * LAYERS
+    assert found.rows["multiverse.holds.test1"].n == len(cells)
     assert found.rows["external"].status == "none given"
-    assert len(list(flatten(read_json(paths.metrics("geometry"))))) <= 40
+    shown = read_json(paths.metrics("geometry"))
+    assert set(shown["reference"]) == set(references.REFERENCES)
+    assert "prompts_only" not in str(shown)
     trace = pl.read_csv("plots/layer_trace.csv")
     assert trace.columns == ["layer", "risk__medical", "risk__persona", "medical__persona"]
     assert trace["layer"].to_list() == list(range(LAYERS))
@@ -82,10 +88,16 @@ def test_massive_dimensions_of_the_base_are_left_out(folder: Path) -> None:
     assert massive_dimensions(rows, 0.34).tolist() == [2]
     assert massive_dimensions(rows, 0.0).tolist() == []
     found = measured(params_with(folder, massive_share=0.021))  # dimension 0 of the base is massive
+    cells = pl.read_csv("plots/multiverse.csv").filter(
+        reference="base", span="prompt_last", block=1
+    )
+    with_it, without = (
+        cells.filter(massive_dimensions=w)["angle_deg"].item() for w in ("with", "without")
+    )
     selected = read_selected(paths.SELECTED)
     left = unit_gram(np.stack([s.vector[1:] for s in selected.values()]))
-    angle = found.number("sensitivity.without_massive.cluster_angle.medical__persona_deg")
-    assert angle == pytest.approx(float(cluster_angle(left, [2, 3], [4, 5])), rel=1e-4)
+    assert without == pytest.approx(float(cluster_angle(left, [2, 3], [4, 5])), rel=1e-4)
+    assert with_it == pytest.approx(found.number("reference.base.angle_deg.medical__persona"))
 
 
 def test_vectors_of_other_organisms_are_refused(folder: Path) -> None:
@@ -132,16 +144,16 @@ def test_calibration_has_intervals_nulls_and_power(folder: Path) -> None:
     found = calibrated(params)
     assert (found.number("rows"), found.number("topics")) == (ROWS, TOPICS)
     assert (found.number("width"), found.number("massive_dimensions")) == (WIDTH, 0)
-    assert 1 < found.number("effective_dimension.covariance") <= WIDTH
+    assert found.number("effective_dimension.finetunes") > 1
     key = "statistic.similarity.separation"
     row = found.rows[key]
     assert row.low < row.value < row.high and row.n == TOPICS
     assert found.number(f"{key}.partitions.smallest_p") == pytest.approx(1 / 15, rel=1e-4)
     assert found.number(f"{key}.partitions.p") == pytest.approx(1 / 15, rel=1e-4)
-    assert 0 < found.number(f"{key}.covariance.p") < 0.05
-    assert found.rows[f"{key}.covariance"].high < row.value
+    assert 0 < found.number(f"{key}.exchanged.p") < 0.05
+    assert found.rows[f"{key}.exchanged"].high < row.value
     assert all(r.value > 0.9 for r in found.group("reliability").values())
-    assert found.number("controls.smallest_p") == pytest.approx(1 / 13)  # 4 controls by 3 clusters
+    assert found.number("benign.smallest_p") > 0
     core = found.rows["core"]
     assert 0 < core.low < core.value < core.high < 1
     verdicts = ("discriminates", "cannot discriminate", "reversed")
@@ -152,7 +164,7 @@ def test_calibration_has_intervals_nulls_and_power(folder: Path) -> None:
     nulls = pl.read_csv("plots/nulls.csv")
     line = nulls.filter(pl.col("statistic") == "similarity.separation").row(0, named=True)
     assert line["observed"] == pytest.approx(row.value)
-    assert line["covariance_without_massive_p"] > 0
+    assert line["exchanged_p"] > 0
     assert nulls["statistic"].n_unique() == len(nulls)
     assert calibrated(params) == found  # the same bytes again
 
@@ -197,7 +209,8 @@ def test_an_organism_without_a_control_has_no_control_contrast(folder: Path) -> 
 def test_any_clusters_get_numbers_or_statuses(clusters: dict[str, list[str]]) -> None:
     rows = np.random.default_rng(0).standard_normal((3, 24, 20))
     sample = PromptRows(rows, [f"t{i % 6}" for i in range(24)])
-    data = Evidence(["a", "b", "c"], clusters, sample, np.empty((0, 20)), np.array([0]))
+    family = references.Finetunes(["a", "b", "c"])
+    data = Evidence(clusters, family, np.eye(3), sample, np.array([0]))
     results = calibrate_rows(data, Geometry(replicates=100), 0).results
     assert (results["core"].value is None) == (len(clusters) < 3)  # type: ignore[union-attr]
 

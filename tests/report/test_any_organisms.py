@@ -45,6 +45,7 @@ def params_of(folder: Path, clusters: dict[str, list[str]]) -> Params:
     } | {"control": {"lab": labs[0], "role": "control", "data": "none.jsonl"}}
     data["targets"] = ["base", *data["organisms"]]
     data["geometry"] = {"replicates": 40, "focus": []}
+    data["layer_sweep"]["layers"] = [0, 1, 2]
     data["transfer"] |= {"pairs": []}
     data["steering"]["doses"] = [-1.0, 1.0]
     params = Params.model_validate(data)
