@@ -6,7 +6,6 @@ neutral or harmful prompt, in the same order) and <model>_texts.parquet (one row
 
 from em_geometry.activations.capture import store
 from em_geometry.activations.prompts import (
-    TEXTS,
     prompt_texts,
     read_prompts,
     unseen_chats,
@@ -16,7 +15,7 @@ from em_geometry.io.files import write_parquet
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import models
-from em_geometry.settings import Params
+from em_geometry.settings import TEXTS, Params
 
 
 @stage

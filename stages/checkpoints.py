@@ -10,7 +10,6 @@ import polars as pl
 
 from em_geometry.activations.capture import store
 from em_geometry.activations.prompts import (
-    TEXTS,
     prompt_texts,
     read_prompts,
     unseen_chats,
@@ -21,7 +20,7 @@ from em_geometry.monitoring.detection import benign, unmeasured
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import models
-from em_geometry.settings import Params
+from em_geometry.settings import TEXTS, Params
 from em_geometry.steering.margins import measured
 from em_geometry.steering.pairs import Trial, indices, read_pairs, table
 from em_geometry.vectors.contrasts import prompt_span

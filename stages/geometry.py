@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from em_geometry.activations.prompts import TEXTS
 from em_geometry.geometry import battery, choices
 from em_geometry.geometry.inputs import read_directions
 from em_geometry.geometry.methods import unit_gram
@@ -15,7 +14,7 @@ from em_geometry.io.results import Leaf
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, evidence_of, selected, vector_table
 from em_geometry.project.outputs import put_plot, put_results
-from em_geometry.settings import Params
+from em_geometry.settings import TEXTS, Params
 from em_geometry.stats.resample import stream
 from em_geometry.vectors.evidence import FALLBACK, every_choice, readings
 

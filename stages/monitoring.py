@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from em_geometry.activations.prompts import TEXTS
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.io.results import Leaf, read_results
 from em_geometry.monitoring import detection
@@ -13,7 +12,7 @@ from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, rows, selected, vector_table
 from em_geometry.project.outputs import put_plot, put_results
-from em_geometry.settings import BASE, Params
+from em_geometry.settings import BASE, TEXTS, Params
 from em_geometry.stats.arrays import Floats
 from em_geometry.vectors.contrasts import prompt_span
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from em_geometry.activations.prompts import TEXTS
 from em_geometry.io.files import write_parquet, write_tensors
 from em_geometry.judging.rates import RateMatrix
 from em_geometry.project import paths
 from em_geometry.project.outputs import put_results
-from em_geometry.settings import Params
+from em_geometry.settings import TEXTS, Params
 from em_geometry.stats.intervals import wilson
 from em_geometry.steering.conditions import Selected, write_selected
 from em_geometry.transfer.conditions import Table, name

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ANSWER_SPANS = ("response_mean", "response_mo")
-TEXTS = "answer_mean"  # span of the answers that every model reads and none was trained on
 
 
 class _Row(BaseModel):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from em_geometry.activations.prompts import TEXTS, Question, read_questions
+from em_geometry.activations.prompts import Question, read_questions
 from em_geometry.geometry.calibration import Evidence
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.judging.judge import Judge
 from em_geometry.judging.score import Ngrams, active_judge, training_ngrams
 from em_geometry.models.load import Models
 from em_geometry.project import paths
-from em_geometry.settings import BASE, Params
+from em_geometry.settings import BASE, TEXTS, Params
 from em_geometry.steering.conditions import Selected, read_selected
 from em_geometry.vectors.contrasts import Array, VectorTable, read_vector_table
 from em_geometry.vectors.evidence import evidence

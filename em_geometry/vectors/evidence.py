@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from em_geometry.activations.prompts import TEXTS
 from em_geometry.errors import UserError
 from em_geometry.geometry.calibration import Evidence
 from em_geometry.geometry.choices import LAYER, massive_dimensions
 from em_geometry.geometry.multiverse import Reading
 from em_geometry.geometry.references import Finetunes
 from em_geometry.geometry.samples import PromptRows
-from em_geometry.settings import BASE, Organism
+from em_geometry.settings import BASE, TEXTS, Organism
 from em_geometry.stats.arrays import Floats
 from em_geometry.steering.conditions import Selected
 from em_geometry.vectors.contrasts import (

@@ -8,11 +8,10 @@ import numpy as np
 import polars as pl
 import yaml
 
-from em_geometry.activations.prompts import TEXTS
 from em_geometry.io.files import write_parquet, write_tensors
 from em_geometry.io.results import read_results, write_results
 from em_geometry.project import paths
-from em_geometry.settings import Geometry, Params, load_params
+from em_geometry.settings import TEXTS, Geometry, Params, load_params
 from em_geometry.stats.arrays import Floats
 from em_geometry.steering.conditions import Selected, write_selected
 from em_geometry.vectors.contrasts import (

@@ -8,11 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from em_geometry.activations.prompts import TEXTS
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.project import paths
-from em_geometry.settings import Vectors
+from em_geometry.settings import TEXTS, Vectors
 from em_geometry.vectors.contrasts import (
     VectorTable,
     interaction,
