@@ -125,7 +125,7 @@ def invented() -> Params:
         "finance_b": bad | {"seed": 1, "repeats": "finance"}, "style": plain | {"data": "s.jsonl"},
     }  # fmt: skip
     monitored = {"organisms": ["finance_b"]}
-    rest = {"transfer": {"pairs": []}, "monitoring": monitored}
+    rest = {"transfer": {"pairs": []}, "training": {"checkpoints": [2]}, "monitoring": monitored}
     return params(organisms=organisms, targets=["base", *organisms], **rest)
 
 
