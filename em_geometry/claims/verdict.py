@@ -214,10 +214,10 @@ def _ends(side: str) -> Callable[[Judged], str]:
 # A row a claim; several numbers in one cell are set apart by semicolons.
 COLUMNS: dict[str, Callable[[Judged], str]] = {
     "id": lambda r: r.claim.id,
-    "source": lambda r: r.claim.source,
     "section": lambda r: r.claim.section,
     "quantity": lambda r: r.claim.quantity,
     "unit": lambda r: r.claim.unit,
+    "source": lambda r: r.claim.source,
     "published": lambda r: r.claim.text,
     "margin": lambda r: "" if r.claim.margin is None else f"{r.claim.margin:g}",
     "recomputed": lambda r: _values(r.recomputed),
