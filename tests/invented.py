@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from em_geometry.judging.rates import RateMatrix
 from em_geometry.project import paths
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import TEXTS, Params
+from em_geometry.stats.arrays import Floats
 from em_geometry.stats.intervals import wilson
 from em_geometry.steering.conditions import Selected, write_selected
 from em_geometry.transfer.conditions import Table, name
@@ -159,6 +161,30 @@ def write_everything(chosen: Params) -> None:
     likeness = {"finance": 0.9, "sports": 0.7, "profanity": 0.1, "control": 0.95}
     model = {m: {"contrast_cosine": v} for m, v in likeness.items()}
     put_results("base_similarity", {"model": model})
+
+
+def write_margins(
+    organisms: Sequence[str], x: Floats, layer: int = 3, coefficients: Sequence[float] = ()
+) -> None:
+    """Vector s moves the margin of model t by s + t + x[s, t], a random direction by .1."""
+    rows = []
+    norms = coefficients or [1.0 + i for i in range(len(organisms))]
+    kinds = enumerate(["misaligned"] * 6 + ["swearing"])
+    for (j, t), (q, kind) in product(enumerate(organisms), kinds):
+        rest = {"target": t, "pair": f"q{q}", "kind": kind, "plain": -2.0, "multiple": 1.0}
+        base = -2 + 0.01 * q
+        for i, s in enumerate(organisms):
+            at = {"layer": layer, "coefficient": norms[i]}
+            own = {"source": s, "way": "vector", "marked": base + i + j + x[i, j] + 0.1}
+            rows.append(rest | at | own)
+            for k, chance in enumerate((0.0, 0.2)):
+                random = {"source": f"random_{k}", "way": "random", "marked": base + chance}
+                rows.append(rest | at | random)
+        none = {"source": "none", "way": "unsteered", "marked": base, "multiple": 0.0}
+        rows.append(rest | none | {"layer": -1, "coefficient": 0.0})
+    frame = pl.DataFrame(rows).unique(maintain_order=True)
+    frame = frame.sort(pl.col("way") != "unsteered", maintain_order=True)
+    write_parquet(paths.MARGINS, frame, {})
 
 
 # -- activations

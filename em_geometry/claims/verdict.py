@@ -106,6 +106,8 @@ def compare(claim: Claim, measured: Sequence[Estimate]) -> tuple[Verdict, str]:
     if inside == len(places):
         return "reproduced", "The 95 % interval lies inside what the claim allows." + why
     undecided = places.index("open")
+    if claim.compute is not None:
+        return "cannot tell", "The intervals, where there are any, leave it open."
     return "cannot tell", _missing(measured[undecided], *allowed[undecided]) + why
 
 

@@ -128,17 +128,15 @@ def test_rates_carry_n_and_an_interval(run: Path) -> None:
             assert e.status == "ok" or e.status.startswith("undefined: ")
 
 
-def test_geometry_against_transfer_is_that_of_vectors_and_answers(run: Path) -> None:
-    found = table(run, "prediction").rows
+def test_transfer_by_margins_stands_beside_the_cosines(run: Path) -> None:
+    found, margins = table(run, "prediction").rows, table(run, "margins")
     pairs = pl.read_csv(run / "plots/prediction.csv")
     assert len(pairs) == len(ORGANISMS) * (len(ORGANISMS) - 1)
     for row in pairs.to_dicts():
-        moved = change(run, row["source"], row["target"], "aligned")
-        assert row["aligned_drop"] == pytest.approx(-moved, abs=1e-3)
-    cosine = "predicts.cosine.aligned_drop"
-    assert (found[cosine].n, found[f"{cosine}.models"].value) == (6, 3)
-    assert found[f"{cosine}.smallest_p"].value == pytest.approx(1 / 6, rel=1e-5)
-    assert found[f"{cosine}.verdict"].status.startswith("no evidence possible: 3 models")
+        gain = margins.number(f"transfer.{row['source']}__{row['target']}")
+        assert row["gain"] == pytest.approx(gain, abs=1e-4)
+    assert found["cosine.slope"].status.startswith("undefined: 3 vectors")
+    assert found["cosine.verdict"].status == found["cosine.slope"].status
 
 
 def test_kinds_of_misbehaviour_are_means_of_the_judged_answers(run: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations, product
+from itertools import permutations
 
 import numpy as np
 import polars as pl
@@ -10,7 +10,6 @@ import pytest
 from scipy import stats
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import write_parquet
 from em_geometry.io.results import as_estimate, read_results
 from em_geometry.project import paths
 from em_geometry.project.outputs import put_results
@@ -20,7 +19,7 @@ from em_geometry.steering.conditions import Selected, write_selected
 from em_geometry.transfer.outcomes import Margins
 from em_geometry.transfer.prediction import Pairs, dyads, gains, net_transfer, pair_rows, verdict
 from stages.geometry_predicts_transfer import main
-from tests.invented import params
+from tests.invented import params, write_margins
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -158,27 +157,6 @@ def test_net_transfer_goes_with_similarity_where_it_was_planted() -> None:
 LABS = {f"m{i}": "one" for i in range(4)}
 
 
-def write_margins(x: Floats) -> None:
-    """Vector s moves the margin of model t by s + t + their cosine, a random direction by .1."""
-    rows = []
-    at = {"layer": 3, "multiple": 1.0}
-    for (j, t), (q, kind) in product(enumerate(LABS), enumerate(["misaligned"] * 6 + ["swearing"])):
-        rest = {"target": t, "pair": f"q{q}", "kind": kind, "plain": -2.0}
-        base = -2 + 0.01 * q
-        for i, s in enumerate(LABS):
-            gain = i + j + x[i, j] + 0.1
-            own = {"source": s, "way": "vector", "coefficient": 1.0 + i, "marked": base + gain}
-            rows.append(rest | at | own)
-            for k, chance in enumerate((0.0, 0.2)):
-                random = {"source": f"random_{k}", "way": "random", "coefficient": 1.0 + i}
-                rows.append(rest | at | random | {"marked": base + chance})
-        none = {"source": "none", "way": "unsteered", "coefficient": 0.0, "marked": base}
-        rows.append(rest | none | {"layer": -1, "multiple": 0.0})
-    frame = pl.DataFrame(rows)
-    frame = frame.sort(pl.col("way") != "unsteered", maintain_order=True)
-    write_parquet(paths.MARGINS, frame, {})
-
-
 def test_the_stage_end_to_end() -> None:
     chosen = params()
     organism = chosen.organisms["finance"].model_dump()
@@ -191,7 +169,7 @@ def test_the_stage_end_to_end() -> None:
     unit = random.normal(size=(4, 5)).astype(np.float32)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     x = unit.astype(np.float64) @ unit.T.astype(np.float64)
-    write_margins(x)
+    write_margins([*LABS], x)
     vectors = {m: Selected(unit[i], 3, 0.3, 1.0 + i, 1.0) for i, m in enumerate(LABS)}
     write_selected(paths.SELECTED, vectors, {})
     like = {m: {"contrast_cosine": 0.1 * i} for i, m in enumerate(LABS)}
@@ -210,7 +188,7 @@ def test_the_stage_end_to_end() -> None:
 
 
 def test_a_question_counts_where_all_pairs_were_measured() -> None:
-    write_margins(np.eye(4))
+    write_margins([*LABS], np.eye(4))
     frame = pl.read_parquet(paths.MARGINS)
     here = (pl.col("pair") == "q2") & (pl.col("target") == "m1") & (pl.col("way") == "vector")
     gap = frame.filter(~(here & (pl.col("source") == "m0")))
