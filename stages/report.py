@@ -16,7 +16,12 @@ from em_geometry.report.samples import read_answers
 from em_geometry.settings import Params
 
 PRINTED = "figure5"  # by matplotlib, for papers
-OFFERED = ("claims.csv", "transfer_conditions.csv", "sensitivity.csv")  # for download
+OFFERED = (
+    "claims.csv",
+    "transfer_conditions.csv",
+    "sensitivity.csv",
+    "multiverse.csv",
+)  # for download
 
 
 @stage

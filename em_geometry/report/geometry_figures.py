@@ -26,6 +26,7 @@ Cosines = tuple[list[str], Floats]  # names and cosines [n, n]
 Published = Mapping[str, float]  # metric key -> the paper's value
 CELL, PANEL, HIGH = 92, 340, 230  # pixels
 BLOCK = "decoder block (0 = first)"
+CHOICE = ("reference", "span")  # what a row of the multiverse is
 READINGS = {
     "contrast_cosine": "cosine of harmful-neutral vectors",
     "mean_cosine": "cosine of mean activations",
@@ -331,3 +332,35 @@ def distance(value: float | None, null: Estimate) -> float | None:
         return None
     side = null.high - null.value if value >= null.value else null.value - null.low
     return (value - null.value) / side if side > 0 else None
+
+
+def multiverse(frame: pl.DataFrame) -> Any:
+    """Angle and mean cosine across clusters by reference, span and block; words without cells."""
+    cells = frame.filter(status="ok").with_columns(
+        pl.format("{}, {}", *(pl.col(c).str.replace_all("_", " ") for c in CHOICE)).alias("choice")
+    )
+    if cells.is_empty():
+        return "There is no cell in plots/multiverse.csv."
+    parts = (cells[c].str.replace_all("_", " ").unique(maintain_order=True) for c in CHOICE)
+    order, panels = [f"{one}, {other}" for one, other in product(*parts)], []
+    for title, column, scale, digits in (
+        ("A  Angle (degrees)", "angle_deg", alt.Scale(scheme="redblue", domain=[0, 180]), ".0f"),
+        ("B  Mean cosine across clusters", "cross_mean",
+         alt.Scale(scheme="redblue", domain=[1, -1]), ".2f"),
+    ):  # fmt: skip
+        for massive in ("with", "without"):
+            rows = cells.filter(massive_dimensions=massive).drop_nulls(column)
+            left = massive == "with"
+            base = chart.data(rows.select("choice", "block", column, "status")).encode(
+                x=alt.X("block:O", title=BLOCK, axis=alt.Axis(labelAngle=0)),
+                y=alt.Y("choice:N", sort=order, title=None, axis=alt.Axis() if left else None),
+                tooltip=["choice:N", "block:O", f"{column}:Q"],
+            )
+            heat = base.mark_rect(stroke="white").encode(
+                color=alt.Color(f"{column}:Q", scale=scale, legend=None)
+            )
+            text = base.mark_text(fontSize=10).encode(text=alt.Text(f"{column}:Q", format=digits))
+            name = f"{title}, {massive} massive dimensions"
+            panels.append((heat + text).properties(title=name, width=260, height=alt.Step(19)))
+    pairs = [alt.hconcat(*panels[i : i + 2], spacing=12) for i in (0, 2)]
+    return alt.vconcat(*pairs).resolve_scale(color="independent")

@@ -30,6 +30,7 @@ from em_geometry.settings import Organism, Params
 from em_geometry.stats.estimate import Estimate
 from tests.report.conftest import ROOT, quick_page
 
+WITH = ("with", "without")  # massive dimensions
 ORGANISMS = {
     name: Organism(lab=lab, role=role, cluster=role[:1] if role == "organism" else None, data="d")
     for name, lab, role in (
@@ -141,6 +142,25 @@ def test_conditions_without_rates_do_not_stop_the_figure() -> None:
     row |= {"em_betley_pct": None, "coherent_pct": 0.0, "target": "a"}
     drawn = behaviour.dose_response(pl.DataFrame([row]), {}, ORGANISMS)
     assert values(drawn.to_dict(), "coherent")[0] == 0.0
+
+
+def test_the_multiverse_shows_every_defined_cell() -> None:
+    header = [
+        "reference",
+        "span",
+        "block",
+        "massive_dimensions",
+        "angle_deg",
+        "cross_mean",
+        "status",
+    ]
+    rows = [("base", "prompt_last", b, w, 10.0 * b, 0.5, "ok") for b in (4, 8) for w in WITH]
+    rows.append(("own_control", "prompt_last", 4, "with", None, None, "undefined: no controls"))
+    frame = pl.DataFrame(rows, header, orient="row")
+    drawn = geometry.multiverse(frame).to_dict()
+    assert sorted(values(drawn, "angle_deg")) == [40.0, 40.0, 80.0, 80.0]
+    assert set(values(drawn, "choice")) == {"base, prompt last"}
+    assert isinstance(geometry.multiverse(frame[-1:]), str)
 
 
 def test_distance_from_a_null_is_one_at_either_end_of_its_interval() -> None:
