@@ -57,6 +57,7 @@ LABELLED = (  # what the labels of clusters decide; the keys name no vectors
     "statistic.",
     "pc1_ablation.mean_abs_change",
 )
+OTHERS = 2000  # draws for the intervals of statistics that have no nulls
 SHOWN = (*LABELLED, "cosine.", "orthogonality.", "pca.centred.pc1_pct")
 FAIR = {  # statistics that can tell what the five tests are meant to tell
     "similarity.cross_mean": "mean cosine across clusters",
@@ -227,6 +228,12 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
     moved = found(relabelled(gram, members, count, rng("partitions")))
     estimates = data.spread(rng("bootstrap"), count, rules).estimates(found)
     observed = {key: e for key, e in estimates.items() if not key.endswith(PROMPTS_ONLY)}
+
+    def others(grams: Floats) -> Draws:
+        values = evaluate(Case(cosines(grams), names, members, rules)).values
+        return {k: v for k, v in values.items() if k not in observed and "verdict" not in k}
+
+    rest = data.spread(rng("others"), min(count, OTHERS), rules).estimates(others)
     agreement = sample.reliability(rng("halves"), count).mean(0)
     effective = dimensions[FINETUNES]
     sizes = {"power_full_width": width}
@@ -245,6 +252,7 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
         "benign_finetunes": len(data.benign),
         **compared(observed, nulls, moved),
         **{f"statistic.{key}": e for key, e in estimates.items() if key not in observed},
+        **{f"statistic.{key}": e for key, e in rest.items() if not key.endswith(PROMPTS_ONLY)},
     }
     results |= _core(results) | population(data, gram) | over_trainings(data, found, rules)
     groups: dict[str, Mapping[str, Leaf]] = {

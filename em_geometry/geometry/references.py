@@ -174,12 +174,16 @@ def said(estimate: Estimate, sign: int, bound: float) -> str:
     return "yes" if least > bound else "no" if most <= bound else "cannot tell"
 
 
+# parts of the battery whose keys name all vectors that they rest on
+NAMED = ("cosine", "angle_deg", "triangle", "residual", "subspace", "projection")
+
+
 def rests_on(key: str, names: Sequence[str], members: Members, rules: Geometry) -> list[int]:
     """Positions of the organisms that a statistic is about, by its key."""
     part, _, rest = key.partition(".")
     every = sorted({i for indices in members.values() for i in indices}) or [*range(len(names))]
-    if part == "cosine":
-        return [names.index(name) for name in rest.split("__")]
+    if part in NAMED:
+        return sorted({names.index(n) for n in re.split(r"\.|__", rest) if n in names})
     focus = focus_of(members, rules)
     if key.removeprefix("statistic.") in set(TESTS) - {"test4"} and focus is not None:
         return [i for cluster in focus for i in members[cluster]]

@@ -148,6 +148,8 @@ def test_calibration_has_intervals_nulls_and_power(folder: Path) -> None:
     key = "statistic.similarity.separation"
     row = found.rows[key]
     assert row.low < row.value < row.high and row.n == TOPICS
+    angle = found.rows["statistic.angle_deg.finance__sports"]  # without nulls
+    assert angle.low < angle.value < angle.high
     assert found.number(f"{key}.partitions.smallest_p") == pytest.approx(1 / 15, rel=1e-4)
     assert found.number(f"{key}.partitions.p") == pytest.approx(1 / 15, rel=1e-4)
     assert 0 < found.number(f"{key}.exchanged.p") < 0.05
