@@ -68,5 +68,4 @@ def main(params: Params) -> None:
         results |= {"external": "none given"}
     put_results("geometry", results, HEADLINE)
     put_plot("cosines", ["name", *names], zip(names, *gram.T.tolist(), strict=True))
-    put_plot("layer_trace", *choices.trace_table(found))
     put_plot("sensitivity", *choices.choices_table(found))

@@ -1,4 +1,4 @@
-"""How the main numbers depend on choices: contrast and span, block (docs/method.md)."""
+"""How the main numbers depend on the contrast and its span (docs/method.md: contrasts)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from em_geometry.io.results import Leaf
 from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats, Ints
 
-LAYER = "layer."  # choices of another block
-ANGLE, DEGREES = "cluster_angle.", "_deg"
 MAIN = (
-    ANGLE,
+    "cluster_angle.",
     "verdict.",
     "similarity.cross_mean",
     "similarity.within_mean",
@@ -43,36 +41,20 @@ def massive_dimensions(rows: Floats, share: float) -> Ints:
 
 
 def sensitivity(choices: Mapping[str, Numbers]) -> dict[str, Leaf]:
-    """Main numbers under every choice but the blocks, which have a table of their own."""
+    """Main numbers under every choice."""
     return {
         f"sensitivity.{choice}" + ("" if key == "status" else f".{key}"): value
         for choice, numbers in choices.items()
-        if not choice.startswith(LAYER)
         for key, value in numbers.items()
     }
 
 
-def trace_table(choices: Mapping[str, Numbers]) -> Table:
-    """Cluster angles by block; empty where undefined."""
-    keys = [key for key in _columns(choices) if key.startswith(ANGLE)]
-    rows: list[list[object]] = [
-        [choice.removeprefix(LAYER), *(numbers.get(key, "") for key in keys)]
-        for choice, numbers in choices.items()
-        if choice.startswith(LAYER)
-    ]
-    return ["layer", *(k.removeprefix(ANGLE).removesuffix(DEGREES) for k in keys)], rows
-
-
 def choices_table(choices: Mapping[str, Numbers]) -> Table:
     """Main numbers by choice, and why there are none."""
-    columns = _columns(choices)
+    every = (key for numbers in choices.values() for key in numbers)
+    columns = [key for key in dict.fromkeys(every) if key != "status"]
     rows: list[list[object]] = [
         [choice, *(numbers.get(c, "") for c in columns), numbers.get("status", "ok")]
         for choice, numbers in choices.items()
     ]
     return ["choice", *columns, "status"], rows
-
-
-def _columns(choices: Mapping[str, Numbers]) -> list[str]:
-    """The main numbers of the choices that have some."""
-    return list(dict.fromkeys(k for numbers in choices.values() for k in numbers if k != "status"))

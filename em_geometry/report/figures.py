@@ -21,7 +21,6 @@ from em_geometry.settings import Params
 FROM_TABLES: dict[str, Callable[[pl.DataFrame], Any]] = {  # table under plots/ -> its picture
     "layer_sweep": partial(geometry.by_block, title="margin gained (nats)", key="vector", level=0),
     "multiverse": geometry.multiverse,
-    "layer_trace": partial(geometry.by_block, title="angle (degrees)", key="clusters", level=90),
     "power": geometry.power,
 }
 READ = ("base_similarity", "transfer_conditions", *FROM_TABLES)  # tables that figures are of

@@ -17,7 +17,7 @@ from scipy.stats import t
 
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
-from em_geometry.stats.intervals import TAILS
+from em_geometry.stats.intervals import DEFINED, TAILS
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def bootstrap_t(value: float, draws: Floats, clusters: int, why: str = "undefine
     is that of many; percentiles of eight clusters cover .84 to .89 at .95.
     """
     finite = draws[np.isfinite(draws)]
-    if not np.isfinite(value) or clusters < 2 or finite.size < 0.95 * draws.size:
+    if not np.isfinite(value) or clusters < 2 or finite.size < DEFINED * draws.size:
         return Estimate.from_values(value, np.nan, np.nan, clusters, why)
     spread = float(finite.std() * (clusters / (clusters - 1)) ** 0.5)
     half = float(t.ppf(TAILS[1], clusters - 1)) * spread

@@ -9,7 +9,7 @@ import numpy as np
 
 from em_geometry.errors import UserError
 from em_geometry.geometry.calibration import Evidence
-from em_geometry.geometry.choices import LAYER, massive_dimensions
+from em_geometry.geometry.choices import massive_dimensions
 from em_geometry.geometry.multiverse import Reading
 from em_geometry.geometry.references import Finetunes
 from em_geometry.geometry.samples import PromptRows
@@ -216,16 +216,7 @@ def readings(
 def every_choice(table: VectorTable, selected: Mapping[str, Selected]) -> dict[str, Floats | str]:
     """Vectors [n, width] of the selected organisms under each choice, or why there are none.
 
-    Keys are `<contrast>.<span>` at the selected blocks, and each block's number for the selected
-    contrast (`layer.<l>`).
+    Keys are `<contrast>.<span>`, at the selected blocks.
     """
-    how = next(iter(selected.values()))
-    chosen, layers = f"{how.contrast}.{how.span}", {m: s.layer for m, s in selected.items()}
-
-    def at(choice: str, blocks: Mapping[str, int]) -> Floats | str:
-        return table.missing(choice, blocks) or table.at(choice, blocks)
-
-    found = {choice: at(choice, layers) for choice in sorted(table.raw)}
-    for block in range(len(table.residual)):
-        found[f"{LAYER}{block}"] = at(chosen, dict.fromkeys(layers, block))
-    return found
+    layers = {model: chosen.layer for model, chosen in selected.items()}
+    return {c: table.missing(c, layers) or table.at(c, layers) for c in sorted(table.raw)}

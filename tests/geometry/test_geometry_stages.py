@@ -71,9 +71,6 @@ def test_geometry_has_the_battery_and_its_sensitivity(folder: Path) -> None:
     shown = read_json(paths.metrics("geometry"))
     assert set(shown["reference"]) == set(references.REFERENCES)
     assert "prompts_only" not in str(shown)
-    trace = pl.read_csv("plots/layer_trace.csv")
-    assert trace.columns == ["layer", "risk__medical", "risk__persona", "medical__persona"]
-    assert trace["layer"].to_list() == list(range(LAYERS))
     cosines = pl.read_csv("plots/cosines.csv")
     assert cosines.shape == (6, 7)
     for pair, cosine in found.group("cosine").items():

@@ -79,7 +79,7 @@ def test_vectors_are_differences_from_what_they_are_compared_with() -> None:
 def test_without_controls_only_the_base_is_a_reference() -> None:
     alone = Finetunes(NAMES)
     assert not isinstance(alone.weights("base"), str)
-    assert {alone.weights(r) for r in REFERENCES[1:]} == {"undefined: no controls"}  # type: ignore[arg-type]
+    assert {alone.weights(r) for r in REFERENCES[1:]} == {"undefined: no controls"}
     some = Finetunes(NAMES, ["p"], OWN | {"b": "undefined: no control of recipe k"})
     assert some.weights("own_control") == "undefined: b: no control of recipe k"
 

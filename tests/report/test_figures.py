@@ -30,7 +30,16 @@ from em_geometry.settings import Organism, Params
 from em_geometry.stats.estimate import Estimate
 from tests.report.conftest import ROOT, quick_page
 
-WITH = ("with", "without")  # massive dimensions
+CELLS = pl.DataFrame(  # of a multiverse
+    [
+        ("base", "prompt_last", b, w, 10.0 * b, 0.5, "ok")
+        for b in (4, 8)
+        for w in ("with", "without")
+    ]
+    + [("own_control", "prompt_last", 4, "with", None, None, "undefined: no controls")],
+    ["reference", "span", "block", "massive_dimensions", "angle_deg", "cross_mean", "status"],
+    orient="row",
+)
 ORGANISMS = {
     name: Organism(lab=lab, role=role, cluster=role[:1] if role == "organism" else None, data="d")
     for name, lab, role in (
@@ -49,6 +58,7 @@ def every(made: Path, params: Params) -> dict[str, Figure]:
     """All figures of the invented inputs."""
     metrics = Metrics.read(made / paths.TABLES)
     tables = {name: read_table(made / paths.plot(f"{name}.csv")) for name in READ}
+    tables["multiverse"] = CELLS
     return {f.name: f for f in draw_all(params, "m", metrics, judged(metrics), tables)}
 
 
@@ -65,7 +75,7 @@ def values(spec: object, key: str) -> list[object]:
 
 def test_every_figure_is_drawn_and_described(every: dict[str, Figure]) -> None:
     numbered = [f"figure{i}" for i in range(1, 7)]
-    assert list(every) == [*numbered, "nulls", "layer_sweep", "layer_trace", "power"]
+    assert list(every) == [*numbered, "nulls", "layer_sweep", "multiverse", "power"]
     texts = [figure.svg for figure in every.values()]
     ids = [i for text in texts for i in re.findall(r'\bid="([^"]+)"', text)]
     assert len(ids) == len(set(ids))  # several pictures stand on one page
@@ -145,22 +155,10 @@ def test_conditions_without_rates_do_not_stop_the_figure() -> None:
 
 
 def test_the_multiverse_shows_every_defined_cell() -> None:
-    header = [
-        "reference",
-        "span",
-        "block",
-        "massive_dimensions",
-        "angle_deg",
-        "cross_mean",
-        "status",
-    ]
-    rows = [("base", "prompt_last", b, w, 10.0 * b, 0.5, "ok") for b in (4, 8) for w in WITH]
-    rows.append(("own_control", "prompt_last", 4, "with", None, None, "undefined: no controls"))
-    frame = pl.DataFrame(rows, header, orient="row")
-    drawn = geometry.multiverse(frame).to_dict()
+    drawn = geometry.multiverse(CELLS).to_dict()
     assert sorted(values(drawn, "angle_deg")) == [40.0, 40.0, 80.0, 80.0]
     assert set(values(drawn, "choice")) == {"base, prompt last"}
-    assert isinstance(geometry.multiverse(frame[-1:]), str)
+    assert isinstance(geometry.multiverse(CELLS[-1:]), str)
 
 
 def test_distance_from_a_null_is_one_at_either_end_of_its_interval() -> None:
