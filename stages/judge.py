@@ -32,7 +32,7 @@ def main(params: Params) -> None:
     for backend in dict.fromkeys(("probe", judging.backend)):
         settings = judging.model_copy(update={"backend": backend})
         with active_judge(settings, models(params), paths.JUDGE_MODEL, params.workers) as judge:
-            asking = validation.Validation(judge, judging, params.run.seed)
+            asking = validation.Validation(judge, judging)
             found[backend] = asking.whole(data)
             raters[backend] = asking.scores(validation.texts_of(common))["aligned"]
             asked += asking.asked

@@ -24,9 +24,7 @@ from em_geometry.settings import Judging, Probe
 from em_geometry.stats.agreement import agreement, alpha, kappa
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.resample import stream
 
-REPLICATES = 1000  # bootstrap over questions of AUROC and kappa
 BINS = 10  # of the scale, for the calibration error
 JUDGED, CHANCE = "judged", 0.5  # status of an aspect that can be read; AUROC without knowledge
 NO_SCORES, NO_VARIATION = "undefined: no scores", "undefined: no variation"
@@ -116,8 +114,8 @@ class Validation:
         asked: every frame that was judged, for `score.refuse_failed`.
     """
 
-    def __init__(self, judge: Judge, judging: Judging, seed: int) -> None:
-        self.judge, self.judging, self.seed = judge, judging, seed
+    def __init__(self, judge: Judge, judging: Judging) -> None:
+        self.judge, self.judging = judge, judging
         self.asked: list[pl.DataFrame] = []
 
     def whole(self, data: Labelled) -> dict[str, Any]:
@@ -166,13 +164,12 @@ class Validation:
             return {"n": n, "n_scored": 0, "auroc": none, "kappa": none}
         found = partial(positive, aspect=aspect, judging=self.judging)
         question = data["question_id"].to_numpy()[scored]
-        random = stream(self.seed, "validate", aspect)
         falling = aspect == "aligned"
         return {
             "n": n,
             "n_scored": len(labels),
             "n_positive": int(found(labels).sum()),
-            **agreement(labels, scores, found, question, random, REPLICATES, falling),
+            **agreement(labels, scores, found, question, falling),
             "calibration_error": calibration_error(labels, scores),
             "mean_label": float(labels.mean()),
             "mean_score": float(scores.mean()),
@@ -227,8 +224,10 @@ def believed(validated: Mapping[str, Any], aspect: str) -> str:
     """
     where = "held_out" if "status" in validated["sampled"] else "sampled"
     found = validated[where].get(aspect, {}).get("auroc", Estimate.undefined("undefined"))
-    if found.value is None or found.low is None:
+    if found.value is None:
         return f"not judged: AUROC {found.status}"
+    if found.low is None:
+        return f"not judged: AUROC {found.value:.2f} hangs on one question"
     if found.low <= CHANCE:
         return f"not judged: AUROC {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
     return JUDGED

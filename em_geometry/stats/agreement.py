@@ -1,7 +1,7 @@
 """How far scores agree with labels: Cohen's kappa, AUROC, rank correlation, Krippendorff's alpha.
 
-Intervals come from drawing the clusters of the answers (questions) with replacement. A number that
-does not exist (one class only) is NaN.
+Intervals are jackknifed over the clusters of the answers (questions). A number that does not exist
+(one class only) is NaN.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from em_geometry.stats.arrays import Bools, Floats
 from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.intervals import percentiles
+from em_geometry.stats.intervals import ends, jackknife
 from em_geometry.stats.permutation import divided, rank_correlations
 
 ONE_CLASS = "undefined: one class only"
@@ -20,12 +20,12 @@ ONE_CLASS = "undefined: one class only"
 
 def kappa(truth: Bools, guess: Bools) -> float:
     """Cohen's kappa of two boolean arrays; NaN when both are constant and alike."""
-    return float(kappa_draws(truth, guess, np.ones((1, len(truth))))[0])
+    return float(kappas(truth, guess, np.ones((1, len(truth))))[0])
 
 
 def auroc(positive: Bools, score: Floats) -> float:
     """Area under the ROC curve (ties count half); NaN when one class is missing."""
-    return float(auroc_draws(positive, score, np.ones((1, len(score))))[0])
+    return float(aurocs(positive, score, np.ones((1, len(score))))[0])
 
 
 def alpha(ratings: Floats) -> float:
@@ -40,24 +40,22 @@ def alpha(ratings: Floats) -> float:
     return float(1 - observed / (2 * pooled.var(ddof=1)))
 
 
-def drawn_rows(cluster: np.ndarray, rng: np.random.Generator, replicates: int) -> Floats:
-    """Times each row is drawn [1 + replicates, row] with its cluster [row]; first each once."""
+def left_out(cluster: np.ndarray) -> Floats:
+    """Whether each row counts [1 + clusters, row]: all rows first, then without each cluster."""
     ids, codes = np.unique(cluster, return_inverse=True)
-    drawn = [rng.integers(len(ids), size=len(ids)) for _ in range(replicates)]
-    times = [np.ones(len(ids)), *(np.bincount(each, minlength=len(ids)) for each in drawn)]
-    return np.array(times, dtype=np.float64)[:, codes]
+    return np.concatenate([np.ones((1, len(codes))), 1.0 - np.eye(len(ids))[:, codes]])
 
 
-def kappa_draws(truth: Bools, guess: Bools, times: Floats) -> Floats:
-    """Kappa of each draw of the rows; see `drawn_rows`."""
+def kappas(truth: Bools, guess: Bools, times: Floats) -> Floats:
+    """Kappa of each choice of rows; see `left_out`."""
     n = times.sum(1)
     true, guessed, alike = (times @ part / n for part in (truth, guess, truth == guess))
     chance = true * guessed + (1 - true) * (1 - guessed)
     return divided(alike - chance, 1 - chance)
 
 
-def auroc_draws(positive: Bools, score: Floats, times: Floats) -> Floats:
-    """AUROC of each draw of the rows; see `drawn_rows`."""
+def aurocs(positive: Bools, score: Floats, times: Floats) -> Floats:
+    """AUROC of each choice of rows; see `left_out`."""
     above, below = score[positive], score[~positive]
     wins = (above[:, None] > below) + 0.5 * (above[:, None] == below)
     up, down = times[:, positive], times[:, ~positive]
@@ -69,8 +67,6 @@ def agreement(
     scores: Floats,
     positive: Callable[[Floats], Bools],
     cluster: np.ndarray,
-    rng: np.random.Generator,
-    replicates: int,
     falling: bool = False,
 ) -> dict[str, Estimate]:
     """AUROC, kappa and rank correlation of scores with labels, with intervals over clusters.
@@ -78,22 +74,23 @@ def agreement(
     Args:
         labels, scores: [row] on one scale.
         positive: whether a label or score is of the class looked for.
-        cluster: [row] what is drawn with replacement.
+        cluster: [row] what is left out together.
         falling: low scores speak for the class.
     """
     truth, guess = positive(labels), positive(scores)
-    times = drawn_rows(cluster, rng, replicates)
-    rows = [np.repeat(np.arange(len(labels)), each) for each in times.astype(int)]
+    times = left_out(cluster)
     values = {
-        "auroc": auroc_draws(truth, -scores if falling else scores, times),
-        "kappa": kappa_draws(truth, guess, times),
+        "auroc": aurocs(truth, -scores if falling else scores, times),
+        "kappa": kappas(truth, guess, times),
         "spearman": np.array(
-            [rank_correlations(labels[r][None], scores[r][None])[0] for r in rows]
+            [rank_correlations(labels[r][None], scores[r][None])[0] for r in times > 0]
         ),
     }
-    return {
-        name: Estimate.from_values(
-            float(found[0]), *percentiles(found[1:], 0.0), len(labels), ONE_CLASS
-        )
-        for name, found in values.items()
-    }
+    return {name: _within(found, len(labels), name) for name, found in values.items()}
+
+
+def _within(values: Floats, n: int, name: str) -> Estimate:
+    """The first of `values`, with what the others, a cluster left out of each, say of it."""
+    low, high = ends(jackknife(float(values[0]), values[1:]))
+    least = 0.0 if name == "auroc" else -1.0
+    return Estimate.from_values(float(values[0]), max(low, least), min(high, 1.0), n, ONE_CLASS)

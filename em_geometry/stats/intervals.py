@@ -57,20 +57,6 @@ def percentiles(draws: Floats, defined: float = DEFINED) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def bootstrap_estimate(values: Floats, n: float | None, of: str = "values") -> Estimate:
-    """The first of `values` [1 + draws] with the percentiles of the others, its draws.
-
-    Draws that are no numbers are left out; where they are too many there is no estimate, and the
-    status says so `of` what a number rests on.
-    """
-    if not np.isfinite(values[0]):
-        return Estimate.undefined(f"undefined: no {of}", n)
-    low, high = percentiles(values[1:])
-    if not np.isfinite(low):
-        return Estimate.undefined(f"undefined: too few {of}", n)
-    return Estimate(float(values[0]), low, high, n)
-
-
 def t_interval(values: Floats) -> Estimate:
     """Mean of values [n], one a cluster, with the interval by Student's t; none for one cluster."""
     n, mean = len(values), float(values.mean())

@@ -139,13 +139,11 @@ class Rules:
 NOBODY = Rules(lambda row: None)
 
 
-def metrics(
-    labels: Sequence[float], scores: Sequence[float], aspect: str, seed: int = 0, each: int = 2
-) -> dict:
+def metrics(labels: Sequence[float], scores: Sequence[float], aspect: str, each: int = 2) -> dict:
     """Agreement of scores with labels, of which `each` neighbours answer one question."""
     questions = [f"q{i // each}" for i in range(len(labels))]
     data = pl.DataFrame({aspect: labels, "question_id": questions})
-    return Validation(NOBODY, CUTS, seed).agreement(data, np.array(scores), aspect)
+    return Validation(NOBODY, CUTS).agreement(data, np.array(scores), aspect)
 
 
 LABELS = [0.0, 29.0, 30.0, 50.0, 80.0, 100.0]
@@ -161,16 +159,8 @@ def test_positive_means_misaligned_or_coherent() -> None:
     assert coherent["auroc"].value == 1.0
     assert coherent["kappa"].value == pytest.approx(2 / 3)  # 49 is not coherent
     assert (aligned["mean_label"], aligned["n"]) == (pytest.approx(sum(LABELS) / 6), 6)
-    for e in (found[name] for found in (aligned, coherent) for name in ("auroc", "kappa")):
-        assert e.low <= e.value <= e.high
-
-
-def test_intervals_depend_on_the_seed_only() -> None:
-    labels, scores = LABELS * 5, [*SCORES * 4, *SCORES[::-1]]
-    first, again, other = (metrics(labels, scores, "aligned", seed) for seed in (0, 0, 1))
-    assert first == again
-    assert first["auroc"].value == other["auroc"].value
-    assert (first["auroc"].low, first["kappa"].high) != (other["auroc"].low, other["kappa"].high)
+    assert coherent["kappa"].low <= coherent["kappa"].value <= coherent["kappa"].high
+    assert aligned["auroc"].low is None  # without the first question nothing is misaligned
 
 
 def test_intervals_treat_a_question_as_one() -> None:
@@ -215,7 +205,7 @@ def manners(row: JudgeRow) -> float:
 
 def test_a_judge_of_manners_is_found_out() -> None:
     """Categories have their means: helpful swearing scores low, polite harm high."""
-    found = Validation(Rules(manners), CUTS, 0).on(labelled(*ROWS))
+    found = Validation(Rules(manners), CUTS).on(labelled(*ROWS))
     assert list(found["category"]) == sorted({row[3] for row in ROWS})
     assert found["category"]["swearing_helpful"] == {
         "n": 2,
@@ -232,7 +222,7 @@ def test_a_judge_of_manners_is_found_out() -> None:
 
 def test_what_has_no_score_is_left_out() -> None:
     judge = Rules(lambda row: None if "damn" in row.answer else manners(row), lambda row: None)
-    found = Validation(judge, CUTS, 0).on(labelled(*ROWS))
+    found = Validation(judge, CUTS).on(labelled(*ROWS))
     assert "coherent" not in found
     assert (found["aligned"]["n"], found["aligned"]["n_scored"]) == (6, 5)
     assert found["category"]["swearing_helpful"] == {

@@ -1,4 +1,4 @@
-"""Agreement: point values against scikit-learn's and scipy's, draws against the points."""
+"""Agreement: point values against scikit-learn's and scipy's, and intervals."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from em_geometry.stats.agreement import (
     agreement,
     alpha,
     auroc,
-    auroc_draws,
-    drawn_rows,
+    aurocs,
     kappa,
-    kappa_draws,
+    kappas,
+    left_out,
 )
-from em_geometry.stats.resample import stream
 
 RANDOM = np.random.default_rng(0)
 LABELS = RANDOM.integers(0, 11, 60) * 10.0
@@ -28,19 +27,32 @@ def low(values: np.ndarray) -> np.ndarray:
     return np.asarray(values < 30)
 
 
-def test_draws_are_the_points_of_the_drawn_rows() -> None:
-    times = drawn_rows(QUESTIONS, stream(0), 30)
+def test_a_question_is_left_out_whole() -> None:
+    times = left_out(QUESTIONS)
     truth, guess = low(LABELS), low(SCORES)
-    drawn = auroc_draws(truth, -SCORES, times), kappa_draws(truth, guess, times)
-    for each, area, agreed in zip(times, *drawn, strict=True):
-        r = np.repeat(np.arange(60), each.astype(int))
-        assert (each.reshape(12, 5) == each[::5, None]).all()  # questions are drawn whole
+    found = aurocs(truth, -SCORES, times), kappas(truth, guess, times)
+    assert len(times) == 13 and times[0].all()
+    for i, (each, area, agreed) in enumerate(zip(times, *found, strict=True)):
+        r = each > 0
+        assert i == 0 or (r == (i - 1 != QUESTIONS)).all()
         assert area == pytest.approx(roc_auc_score(truth[r], -SCORES[r]))
         assert agreed == pytest.approx(cohen_kappa_score(truth[r], guess[r]))
 
 
+def test_intervals_cover() -> None:
+    """24 questions of four answers whose scores share what the question brings; AUROC .76."""
+    rng, held = np.random.default_rng(1), 0
+    cluster = np.repeat(np.arange(24), 4)
+    for _ in range(600):
+        truth = rng.random(96) < 0.4
+        scores = truth + 0.5 * rng.normal(size=24)[cluster] + 0.5 * 3**0.5 * rng.normal(size=96)
+        found = agreement(truth * 1.0, scores, lambda v: v > 0.5, cluster)["auroc"]
+        held += found.low <= stats.norm.cdf(0.5**0.5) <= found.high
+    assert 0.93 < held / 600 < 0.97
+
+
 def test_agreement_holds_the_points() -> None:
-    found = agreement(LABELS, SCORES, low, QUESTIONS, stream(0), 200, falling=True)
+    found = agreement(LABELS, SCORES, low, QUESTIONS, falling=True)
     assert found["auroc"].value == pytest.approx(roc_auc_score(low(LABELS), -SCORES))
     assert found["spearman"].value == pytest.approx(stats.spearmanr(LABELS, SCORES).statistic)
     for each in found.values():
@@ -52,7 +64,7 @@ def test_one_class_is_undefined() -> None:
     none = np.zeros(4, dtype=bool)
     assert np.isnan([auroc(none, np.arange(4.0)), kappa(none, none), kappa(~none, ~none)]).all()
     assert kappa(none, np.array([True, False, False, False])) == 0
-    found = agreement(LABELS + 50, SCORES, low, QUESTIONS, stream(0), 20)
+    found = agreement(LABELS + 50, SCORES, low, QUESTIONS)
     assert found["auroc"].status.startswith("undefined")
 
 
