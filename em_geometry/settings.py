@@ -273,6 +273,7 @@ class Steering(Section):  # steered answers: every vector on every target
 class Transfer(Section):  # transfer effectiveness and asymmetry (paper sec. 2.3, 3.5)
     rate: Literal["em_betley", "em_turner"] = "em_betley"  # the rate that is compared
     recited_from: Share = 0.3  # answers with this share of 4-grams from training texts are recited
+    no_effect: Percent = 5.0  # points of a mean score: changes within it are none
     level: Share = 0.05  # of all that is asked of transfer's prediction together
     pairs: list[str] = []  # "source>target", the pairs the paper names
 

@@ -6,6 +6,7 @@ from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
+from em_geometry.stats.decisions import decided
 from em_geometry.stats.estimate import Estimate
 from em_geometry.transfer.conditions import Table, read_answers
 from em_geometry.transfer.effects import JUDGED, aspect_rows, changes
@@ -26,6 +27,9 @@ def main(params: Params) -> None:
     headline = ["status.*", *(f"change.aligned.{s}" for s in sources)]
     parts = ("change", "beyond_random", "pair", "unsteered")
     by_part = {part: {aspect: of[part] for aspect, of in found.items()} for part in parts}
-    put_results("aspects", {"status": status, **by_part}, headline)
+    told = "beyond_random" if any(of["beyond_random"] for of in found.values()) else "change"
+    effects = {f"{told}.{a}.{s}": found[a][told][s] for a in found for s in sources}
+    says = decided(effects, params.transfer.no_effect, answers["question_id"].n_unique() - 1)
+    put_results("aspects", {"status": status, **by_part, **says}, headline)
     rows = aspect_rows(status, found, sources)
     write_text(paths.plot("aspects.csv"), rows.write_csv(float_precision=4))

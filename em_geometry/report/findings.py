@@ -44,21 +44,26 @@ def _direct(found: Results, stage: str, path: str) -> list[Named]:
     return [(k, e) for k, e in found.metrics.group(stage, path).items() if "." not in k]
 
 
-def _moved(found: Results, aspect: str) -> tuple[str, int, list[Named]]:
-    """What an aspect is compared with, of how many vectors, and those that move it apart."""
+def _moved(found: Results, aspect: str) -> tuple[str, list[Named], dict[str, int]]:
+    """What an aspect is compared with, the vectors that move it apart, how many say what."""
     for path, against in (
         ("beyond_random", "a random direction of the same norm"),
         ("change", "no steering"),
     ):
-        effects = _direct(found, "aspects", f"{path}.{aspect}")
-        if effects:
+        start = f"{path}.{aspect}"
+        words = {
+            s: found.word(f"aspects:{start}.{s}.says") for s in found.names(f"aspects:{start}")
+        }
+        if any(words.values()):
+            told = [said for said in words.values() if said is not None]
             apart = [
-                (source, e)
-                for source, e in effects
-                if e.low is not None and e.high is not None and not e.low <= 0 <= e.high
+                (source, found.estimate(f"{start}.{source}"))
+                for source, said in words.items()
+                if said == "effect"
             ]
-            return against, len(effects), sorted(apart, key=lambda a: -abs(a[1].value or 0.0))
-    return "no steering", 0, []
+            counts = {word: told.count(word) for word in ("no effect", "cannot tell")}
+            return against, sorted(apart, key=lambda a: -abs(a[1].value or 0.0)), counts
+    return "no steering", [], {}
 
 
 def _trained(found: Results) -> Iterator[Names]:

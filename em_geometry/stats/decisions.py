@@ -5,6 +5,7 @@ docs/method.md: decisions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -92,6 +93,36 @@ def tost(found: Estimate, margin: float, df: float | None = None) -> float:
     if error == 0:
         return float(abs(found.value) >= margin)
     return float(t.sf((margin - abs(found.value)) / error, _df(found, df)))
+
+
+def t_test(found: Estimate, df: float | None = None) -> float:
+    """Two-sided p that an estimate with a symmetric 95 % interval is 0; NaN without one."""
+    if found.value is None or found.width is None:
+        return np.nan
+    error = standard_error(found, df)
+    if error == 0:
+        return float(found.value == 0)
+    return float(2 * t.sf(abs(found.value) / error, _df(found, df)))
+
+
+def decided(found: Mapping[str, Estimate], margin: float, df: float) -> dict[str, float | str]:
+    """What many estimates of one table allow to say, by key.
+
+    `p`, `p_holm` over all of them, `says` (see `effect`), and beside what is no effect that can be
+    told, `detectable`.
+
+    Args:
+        df: degrees of freedom of their intervals.
+    """
+    p = [t_test(each, df) for each in found.values()]
+    rows: dict[str, float | str] = {}
+    for (key, each), plain, adjusted in zip(found.items(), p, holm(p), strict=True):
+        if not np.isfinite(plain):
+            continue
+        said = effect(each, margin)
+        rows |= {f"{key}.p": plain, f"{key}.p_holm": float(adjusted), f"{key}.says": said}
+        rows |= {f"{key}.detectable": detectable(each, df)} if said == "cannot tell" else {}
+    return rows
 
 
 def t_power(effect: float, sd: float, n: int, level: float = LEVEL) -> float:

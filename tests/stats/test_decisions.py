@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from em_geometry.stats.decisions import detectable, effect, holm, place, power, t_power, tost
+from em_geometry.stats.decisions import (
+    decided,
+    detectable,
+    effect,
+    holm,
+    place,
+    power,
+    t_power,
+    t_test,
+    tost,
+)
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import t_interval
 
@@ -69,3 +79,19 @@ def test_what_a_null_result_could_have_shown() -> None:
     found = detectable(t_interval(values))
     assert t_power(found, float(values.std(ddof=1)), 16) == pytest.approx(0.8)
     assert np.isnan(detectable(Estimate(1.0)))
+
+
+def test_many_estimates_say_what_they_allow() -> None:
+    rng = np.random.default_rng(4)
+    values = {
+        "near": rng.normal(0, 0.1, 20),
+        "far": rng.normal(9, 1, 20),
+        "wide": rng.normal(0, 9, 20),
+    }
+    found = {key: t_interval(each) for key, each in values.items()}
+    assert t_test(found["far"]) == pytest.approx(stats.ttest_1samp(values["far"], 0).pvalue)
+    rows = decided(found | {"none": Estimate(1.0)}, margin=1.0, df=19)
+    words = [rows[f"{key}.says"] for key in values]
+    assert words == ["no effect", "effect", "cannot tell"]
+    assert rows["far.p_holm"] == pytest.approx(3 * float(rows["far.p"]))
+    assert float(rows["wide.detectable"]) > 1 and "none.p" not in rows

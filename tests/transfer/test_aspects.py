@@ -57,6 +57,18 @@ def test_changes_are_means_over_targets_and_by_target() -> None:
     assert found.number("unsteered.aligned.finance") == pytest.approx(90 - 80 / 5)
 
 
+def test_changes_say_what_their_intervals_allow() -> None:
+    found = run()
+    for key, said in (
+        ("aggression.finance", "no effect"), ("coherent.sports", "no effect"),
+        ("aggression.profanity", "effect"),
+    ):  # fmt: skip
+        key = f"beyond_random.{key}"
+        assert found.rows[f"{key}.says"].status == said
+        assert found.number(f"{key}.p") <= found.number(f"{key}.p_holm")
+    assert found.number("beyond_random.aggression.profanity.p_holm") < 0.05
+
+
 def test_an_aspect_that_chance_can_judge_has_no_numbers() -> None:
     found = run()
     assert found.rows["status.helpfulness"].status == UNKNOWN
