@@ -20,11 +20,10 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from em_geometry.activations.blocks import check_blocks, decoder_blocks, hidden, replaced
-from em_geometry.activations.capture import sorted_batches
 from em_geometry.io.files import read_jsonl
-from em_geometry.models.chat import answer_ids, render
+from em_geometry.models.chat import answer_ids, render, sorted_batches
 from em_geometry.models.load import Loaded
-from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.conditions import Intervention
 
 if TYPE_CHECKING:
     import torch

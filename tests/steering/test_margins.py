@@ -12,7 +12,7 @@ from tiny_steering import ablate, add, tokens, unit
 from transformers import AutoModelForCausalLM, Gemma2Config, Qwen2Config
 
 from em_geometry.errors import UserError
-from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.conditions import Intervention
 from em_geometry.steering.margins import (
     Row,
     ablated_everywhere,
