@@ -1,7 +1,5 @@
 """A tiny random model with a tokenizer of its own, so that no unit test needs a download."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

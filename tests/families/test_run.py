@@ -4,8 +4,6 @@ Real checkpoints of these families are no part of the tests: what is shown is th
 adapters, caches and hooks fit, not that anything is learnt.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -249,6 +249,7 @@ TABLE = [
     row("paper cosines: a pair missing", PUBLISHED, edit(GRAM, lambda d: d["entries"].pop()),
         "all pairs"),
     row("paper family: no members", PUBLISHED, put(FAMILY, "{}"), "family"),
+    row("paper family: ragged", PUBLISHED, put(FAMILY, '{"members": [[1], [1, 2]]}'), "family"),
     row("paper family: NaN", PUBLISHED,
         edit(FAMILY, lambda d: d["members"][0].__setitem__(0, float("nan"))), "family"),
     # the ledger of claims

@@ -1,7 +1,5 @@
 """Random vectors, and artifacts of the model stages with known structure, without a model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The `battery` command, and what is said of a file that holds no cosines."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -121,7 +119,10 @@ def test_a_refusal_names_the_entry(
         ("c.json", b"[1]", "not a matrix of cosines"),
         ("c.json", b'{"names": ["x"], "matrix": [1]}', "not a matrix of cosines"),
         ("c.json", b'{"names": "x"}', "not a matrix of cosines"),
+        ("c.json", b'{"names": ["x", "y"], "matrix": [[1], [0, 1]]}', "not square"),
         ("c.csv", b"x,y\xff\n", "not a CSV file"),
+        ("c.csv", b"x,y\n1,word\nword,1\n", "not a finite number"),
+        ("c.csv", b"x,y\n1,inf\ninf,1\n", "out of range"),
     ],
 )
 def test_files_that_hold_no_matrix(tmp_path: Path, name: str, content: bytes, what: str) -> None:

@@ -1,7 +1,5 @@
 """The command line: exit codes and messages, in processes of their own."""
 
-from __future__ import annotations
-
 import re
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The params: what loads, how everything else is refused, and switching never loses an edit."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

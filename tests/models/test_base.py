@@ -158,9 +158,10 @@ def test_replaced_weights_are_noticed_and_are_another_model(copied: tuple[Params
     assert models(params).load("base").sha256 != before
 
 
-def test_truncated_weights(copied: tuple[Params, Path]) -> None:
+@pytest.mark.parametrize("kept", [0, -100])
+def test_truncated_weights(copied: tuple[Params, Path], kept: int) -> None:
     weights = copied[1] / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
+    weights.write_bytes(weights.read_bytes()[:kept])
     assert "cannot be loaded" in unloadable(copied)
 
 

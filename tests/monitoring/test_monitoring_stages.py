@@ -1,7 +1,5 @@
 """The stage on the tiny model: what is trained, measured and written, and that it resumes."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A folder with the results of the last run and invented answers, made once."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import json

@@ -1,7 +1,5 @@
 """Any organisms and clusters: from vectors and answers to the page, no name of the paper's."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 from pathlib import Path

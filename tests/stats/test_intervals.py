@@ -1,7 +1,5 @@
 """Intervals: published examples, other programs' numbers, and coverage by simulation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """Rank correlation against scipy, orders, partitions, and p from them."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import numpy as np

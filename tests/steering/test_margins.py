@@ -1,7 +1,5 @@
 """Margins of answer pairs, against plain forward passes of one text at a time."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

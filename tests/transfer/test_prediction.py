@@ -1,7 +1,5 @@
 """Geometry against transfer: known answers, and the whole stage on invented judgements."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import numpy as np

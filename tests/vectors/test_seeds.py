@@ -1,7 +1,5 @@
 """Further seeds of the same organisms, trained on the tiny model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

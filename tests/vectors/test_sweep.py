@@ -1,7 +1,5 @@
 """The choice of block and coefficient: by hand on tables of trials, and the whole stage."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
