@@ -172,20 +172,6 @@ def test_checkpoints_are_measured_and_compared_with_the_control(run: Path) -> No
     assert len(answers) == 2 * 2 * 2 * 2
 
 
-def test_without_named_factors_only_their_confounding_is_reported(run: Path) -> None:
-    found = table(run, "factorial")
-    assert found.rows["status"].status == "no factors named in params: organisms.*.factors"
-    assert found.number("confounding.lab__cluster.separable") == 0
-    assert not found.names("angle_deg")
-
-
-def test_seeds_of_another_profile_are_not_this_run_s(run: Path) -> None:
-    (claim,) = pl.read_csv(run / "plots/claims.csv").filter(id="C073").to_dicts()
-    assert metrics(run, "claims")["claims"] >= 81
-    assert claim["verdict_run"] == "not measurable here"
-    assert "make seeds" in claim["note"]
-
-
 def test_report_is_one_file_without_network(run: Path) -> None:
     page = (run / "plots/report.html").read_text(encoding="utf-8")
     assert len(page) < 2_000_000

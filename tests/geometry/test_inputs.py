@@ -55,11 +55,8 @@ def test_csv_with_row_names_and_json_are_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [
-        (GOOD.replace("\n.1,0,.3,1", ""), (), "not square"),
         ("x\n1\n", (), "at least two"),
-        (GOOD, ("--clusters", "a:x,y"), "not a cluster"),
         (GOOD, ("--clusters", "a=x,q"), "unknown vector"),
-        (GOOD, ("--norms", "1,2"), "norms"),
         (GOOD, ("--clusters", "a=x", "b=y", "--focus", "a,c"), "clusters to compare"),
         (None, (), "no such file"),
     ],
