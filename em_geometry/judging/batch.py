@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
 from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
 from em_geometry.judging.client import (
@@ -79,23 +77,21 @@ class _Batches:
         """Finishes what earlier runs submitted, submits the rest, finishes that too."""
         judge = self.judge
         async with Client(judge.params) as self.client:
-            self.mode = await judge.probe(self.client)
-            self.tag = value_sha256([judge.name, self.mode])
+            await judge.probe(self.client)
+            self.tag = value_sha256([judge.name, judge.mode])
             tagged = {_marker(batch): batch for batch in await self._call(self._tagged)}
             collected = judge.journal.get(list(tagged))
             failures = await self._finish([b for m, b in tagged.items() if m not in collected])
-            units, _ = judge.scan(rows, self.mode)
+            units, _ = judge.scan(rows)
             if units:
-                cost = PRICE * judge.budget.cost(*judge.estimate(units, self.mode))
-                judge.budget.reserve(cost)
-                judge.budget.settle(cost, 0.0)
-                parts = files(map(self._line, units))
-                failures = await self._finish([await self._submit(part) for part in parts])
+                with judge.budget.holding(PRICE * judge.budget.cost(*judge.estimate(units))):
+                    parts = files(map(self._line, units))
+                    failures = await self._finish([await self._submit(part) for part in parts])
         return failures
 
     def _line(self, unit: Unit) -> bytes:
-        body = self.judge.body(unit, self.mode)
-        line = {"custom_id": unit.key, "method": "POST", "url": URL, "body": body}
+        about = {"custom_id": unit.key, "method": "POST", "url": URL}
+        line = about | {"body": self.judge.body(unit)}
         return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
     async def _tagged(self) -> list[Batch]:
@@ -152,7 +148,7 @@ class _Batches:
         replies, failures = dict[str, Reply](), dict[str, str]()
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
             content = await self._call(partial(self.client.api.files.content, file), FILE_TIMEOUT_S)
-            more, reasons = read_results(content.text, self.mode, f"batch {batch.id}, file {file}")
+            more, reasons = read_results(content.text, judge.mode, f"batch {batch.id}, file {file}")
             replies |= more
             failures |= reasons
         there = judge.journal.get(list(replies))
@@ -172,23 +168,14 @@ def _marker(batch: Batch) -> str:
 
 def files(lines: Iterable[bytes]) -> list[bytes]:
     """Lines as contents of files that keep to the Batch API's limits."""
-    parts: list[list[bytes]] = []
-    size = MOST_BYTES
+    parts, requests = [bytearray()], 0
     for line in lines:
-        if size + len(line) > MOST_BYTES or len(parts[-1]) == MOST_REQUESTS:
-            parts.append([])
-            size = 0
-        parts[-1].append(line)
-        size += len(line)
-    return [b"".join(part) for part in parts]
-
-
-class _Result(BaseModel):
-    """A line of an output or error file; servers disagree on the form of `error`."""
-
-    custom_id: str
-    response: dict[str, Any] | None = None
-    error: Any = None
+        if requests == MOST_REQUESTS or len(parts[-1]) + len(line) > MOST_BYTES:
+            parts.append(bytearray())
+            requests = 0
+        parts[-1] += line
+        requests += 1
+    return list(map(bytes, parts))
 
 
 def read_results(text: str, mode: Mode, where: str) -> tuple[dict[str, Reply], dict[str, str]]:
@@ -202,18 +189,18 @@ def read_results(text: str, mode: Mode, where: str) -> tuple[dict[str, Reply], d
         if not line.strip():
             continue
         try:
-            result = _Result.model_validate_json(line)
-        except ValidationError:
+            result = json.loads(line)
+            key, response = str(result["custom_id"]), result.get("response") or {}
+            status, body = response.get("status_code"), response.get("body")
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise UserError(
                 "not a result of a batch",
                 where=f"{where}, line {number}",
                 found=line[:80],
                 expected="the output file of a batch, with a custom_id in every line",
             ) from None
-        key, response = result.custom_id, result.response or {}
-        status, body = response.get("status_code"), response.get("body")
         if status != 200:
-            reason = _said(result.error) or _said(body) or "no reason given"
+            reason = _said(result.get("error")) or _said(body) or "no reason given"
             failures[key] = f"status {status}: {reason}"
             continue
         try:
@@ -224,7 +211,7 @@ def read_results(text: str, mode: Mode, where: str) -> tuple[dict[str, Reply], d
 
 
 def _said(error: Any) -> str:
-    """The message in an error: a text, an object that holds one, or an object within an object."""
+    """What an error says, whose form differs by server: a text, or objects around one."""
     while isinstance(error, dict):
         error = error.get("message") or error.get("error")
     return str(error or "")

@@ -15,8 +15,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -130,11 +130,12 @@ class Gate:
         self._next = max(self._next, time.monotonic() + seconds)
 
 
+class SpentError(UserError):
+    """The judge's budget has no room for one more request."""
+
+
 class Budget:
     """USD spent on a judge, by earlier runs too, and whether there is enough for one more request.
-
-    Requests in flight count with their estimate, so the limit is passed at most by the error of
-    the estimates.
 
     Raises:
         UserError: a limit without prices.
@@ -143,7 +144,7 @@ class Budget:
     def __init__(self, params: Judging, spent: float) -> None:
         self._prices = params.usd_per_million_input, params.usd_per_million_output
         self._limit = math.inf if params.max_usd is None else params.max_usd
-        self.spent, self._reserved, self.priced = spent, 0.0, any(self._prices)
+        self.spent, self._held, self.priced = spent, 0.0, any(self._prices)
         if params.max_usd is not None and not self.priced:
             raise UserError(
                 "a budget needs prices",
@@ -157,21 +158,24 @@ class Budget:
         price_in, price_out = self._prices
         return (tokens_in * price_in + tokens_out * price_out) / MILLION
 
-    def reserve(self, cost: float) -> None:
-        """Sets `cost` aside for a request; UserError when that would pass the limit."""
-        if self.spent + self._reserved + cost > self._limit:
-            raise UserError(
+    @contextmanager
+    def holding(self, cost: float) -> Iterator[None]:
+        """Sets an estimated `cost` aside; SpentError when that would pass the limit.
+
+        What is in flight counts, so the limit is passed at most by the error of the estimates.
+        """
+        if self.spent + self._held + cost > self._limit:
+            raise SpentError(
                 f"the judge's budget is spent: {self.spent:.4f} USD",
                 where="params.yaml: judging.max_usd",
                 found=self._limit,
                 hint="raise it and run again; what was judged is kept",
             )
-        self._reserved += cost
-
-    def settle(self, reserved: float, cost: float) -> None:
-        """Replaces a reservation by what the request really cost."""
-        self._reserved -= reserved
-        self.spent += cost
+        self._held += cost
+        try:
+            yield
+        finally:
+            self._held -= cost
 
 
 def estimate_tokens(text: str) -> int:

@@ -140,7 +140,6 @@ def test_lost_requests_are_api_errors_and_asked_again(journal: Journal) -> None:
 def test_failing_calls_are_repeated_and_make_one_batch(journal: Journal) -> None:
     with BatchDouble() as double:
         judge = OpenAIJudge(params(double), journal)
-        assert judge.mode == "logprob"
         double.broken = [500, 429, 500, 503, 500, 500]
         check_complete(judge, rows(5), judge_batch(judge, rows(5), 0.01))
         assert not double.broken
@@ -176,7 +175,7 @@ def test_files_keep_to_the_limits(
     monkeypatch.setattr(batch, limit, most)
     with BatchDouble() as double:
         judge = OpenAIJudge(params(double), journal)
-        units, _ = judge.scan(rows(5), "logprob")
+        units, _ = judge.scan(rows(5))
         check_complete(judge, rows(5), judge_batch(judge, rows(5), 0.01))
     files = [text for name, text in double.files.items() if name.startswith("file-")]
     assert len(files) > 2

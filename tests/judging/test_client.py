@@ -91,12 +91,11 @@ def test_backoff_grows_to_a_limit() -> None:
 def test_budget_counts_what_is_in_flight() -> None:
     budget = Budget(Judging(max_usd=1.0, usd_per_million_output=1e6), spent=0.25)
     assert budget.cost(5, 2) == pytest.approx(2.0)
-    budget.reserve(0.5)
-    with pytest.raises(UserError, match=r"budget is spent: 0\.2500 USD"):
-        budget.reserve(0.5)
-    budget.settle(0.5, 0.125)
-    budget.reserve(0.5)
-    assert budget.spent == 0.375
+    refused = pytest.raises(UserError, match=r"budget is spent: 0\.2500 USD")
+    with budget.holding(0.5), refused, budget.holding(0.5):
+        pytest.fail("there is no room for both")
+    with budget.holding(0.75):
+        assert budget.spent == 0.25
 
 
 def test_tokens_of_other_scripts_count_more() -> None:

@@ -14,10 +14,9 @@ import torch
 
 from em_geometry.errors import UserError
 from em_geometry.io.journal import Journal
-from em_geometry.judging.judge import JudgeRow
+from em_geometry.judging.judge import JudgeRow, load_templates
 from em_geometry.judging.local import LocalJudge, Numbers, local_judge, tree_log_probabilities
 from em_geometry.judging.openai_judge import OpenAIJudge
-from em_geometry.judging.template import load_templates
 from em_geometry.models.chat import render
 from em_geometry.project.inputs import models
 from em_geometry.settings import Judging, Params
