@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
@@ -34,14 +34,11 @@ from em_geometry.progress import Progress
 if TYPE_CHECKING:
     from openai.types import Batch
 
-T = TypeVar("T")
-
 URL: Final = "/v1/chat/completions"
 MOST_REQUESTS = 50_000  # in one file, by the Batch API's rules
 MOST_BYTES = 190_000_000  # the rule is 200 MB
 PRICE = 0.5  # of what the same requests cost one by one
 POLL_S = 60.0
-CALL_TIMEOUT_S = 60.0
 FILE_TIMEOUT_S = 900.0
 ENDED = {"completed", "expired", "cancelled", "failed"}
 TAG, FILE = "em_geometry_judge", "em_geometry_file"  # keys of a batch's metadata
@@ -79,7 +76,7 @@ class _Batches:
         async with Client(judge.params) as self.client:
             await judge.probe(self.client)
             self.tag = value_sha256([judge.name, judge.mode])
-            tagged = {_marker(batch): batch for batch in await self._call(self._tagged)}
+            tagged = {_marker(batch): batch for batch in await self.client.call(self._tagged)}
             collected = judge.journal.get(list(tagged))
             failures = await self._finish([b for m, b in tagged.items() if m not in collected])
             units, _ = judge.scan(rows)
@@ -105,7 +102,7 @@ class _Batches:
         """
         api, about = self.client.api, {TAG: self.tag, FILE: hashlib.sha256(content).hexdigest()}
         upload = partial(api.files.create, file=("requests.jsonl", content), purpose="batch")
-        uploaded = await self._call(upload, FILE_TIMEOUT_S)
+        uploaded = await self.client.call(upload, timeout_s=FILE_TIMEOUT_S)
 
         async def create() -> Batch:
             for batch in await self._tagged():
@@ -115,7 +112,7 @@ class _Batches:
                 input_file_id=uploaded.id, endpoint=URL, completion_window="24h", metadata=about
             )
 
-        return await self._call(create)
+        return await self.client.call(create)
 
     async def _finish(self, batches: Sequence[Batch]) -> dict[str, str]:
         """Waits for batches and journals each as it ends; returns reasons for missing replies."""
@@ -123,16 +120,16 @@ class _Batches:
         if not waiting:
             return failures
         with Progress("judge, batches", len(waiting), unit="batches") as progress:
-            while True:
+            while waiting:
                 for batch in [b for b in waiting if b.status in ENDED]:
                     failures |= await self._collect(batch)
                     waiting.remove(batch)
                     progress.advance()
-                if not waiting:
-                    return failures
-                await asyncio.sleep(self.poll_s)
-                retrieve = self.client.api.batches.retrieve
-                waiting = [await self._call(partial(retrieve, b.id)) for b in waiting]
+                if waiting:
+                    await asyncio.sleep(self.poll_s)
+                    looks = [partial(self.client.api.batches.retrieve, b.id) for b in waiting]
+                    waiting = [await self.client.call(look) for look in looks]
+        return failures
 
     async def _collect(self, batch: Batch) -> dict[str, str]:
         """Journals replies, what they cost, and that their batch is collected: all or nothing."""
@@ -147,7 +144,8 @@ class _Batches:
             )
         replies, failures = dict[str, Reply](), dict[str, str]()
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
-            content = await self._call(partial(self.client.api.files.content, file), FILE_TIMEOUT_S)
+            load = partial(self.client.api.files.content, file)
+            content = await self.client.call(load, timeout_s=FILE_TIMEOUT_S)
             more, reasons = read_results(content.text, judge.mode, f"batch {batch.id}, file {file}")
             replies |= more
             failures |= reasons
@@ -155,11 +153,6 @@ class _Batches:
         fresh = {key: reply for key, reply in replies.items() if key not in there}
         judge.store(fresh, price=PRICE, marks=marks)
         return failures
-
-    async def _call(
-        self, action: Callable[[], Awaitable[T]], timeout_s: float = CALL_TIMEOUT_S
-    ) -> T:
-        return await self.client.call(action, 0, timeout_s)
 
 
 def _marker(batch: Batch) -> str:

@@ -40,13 +40,13 @@ TOP = 20  # alternatives of the first token; the most that OpenAI returns
 MOST_TOKENS: dict[Mode, int] = {"logprob": 1, "text": 16}
 TEXT_TEMPERATURE = 1.0  # samples then estimate the mean that log-probabilities give exactly
 
+CALL_TIMEOUT_S = 60.0  # for anything but a chat
 LONGEST_WAIT_S = 300.0  # an endpoint that asks for more (a daily limit) ends the run
 BACKOFF_S = 0.5  # first wait after a failure
 DOUBLINGS = 6  # of it, failure by failure: 32 s at most
 REASON_LENGTH = 300
 BYTES_PER_TOKEN = 4.0  # English text under today's tokenisers; used only before usage is known
 CHAT_TOKENS = 12  # roles and separators that a chat template adds
-MILLION = 1_000_000
 
 
 class NoReplyError(Exception):
@@ -73,12 +73,9 @@ def request_body(model: str, prompt: str, mode: Mode, sample: int = 0) -> dict[s
 def read_reply(reply: Any, mode: Mode) -> Reply:
     """What the journal keeps: text, snapshot, tokens used, and in log-prob mode `top`.
 
-    `top` is [[token, natural log-probability], ...] of the first token. A judge that itself
-    declines, or is cut off by a content filter, has said nothing about the score: there it is
-    empty.
-
-    Raises:
-        MalformedReplyError: the reply lacks something that was asked for.
+    `top` is [[token, natural log-probability], ...] of the first token, empty where the judge
+    itself declines or is cut off by a content filter. MalformedReplyError when the reply lacks
+    something that was asked for.
     """
     try:
         choice, usage = reply["choices"][0], reply.get("usage") or {}
@@ -135,11 +132,7 @@ class SpentError(UserError):
 
 
 class Budget:
-    """USD spent on a judge, by earlier runs too, and whether there is enough for one more request.
-
-    Raises:
-        UserError: a limit without prices.
-    """
+    """USD spent on a judge, by earlier runs too; UserError for a limit without prices."""
 
     def __init__(self, params: Judging, spent: float) -> None:
         self._prices = params.usd_per_million_input, params.usd_per_million_output
@@ -156,7 +149,7 @@ class Budget:
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """USD."""
         price_in, price_out = self._prices
-        return (tokens_in * price_in + tokens_out * price_out) / MILLION
+        return (tokens_in * price_in + tokens_out * price_out) / 1e6
 
     @contextmanager
     def holding(self, cost: float) -> Iterator[None]:
@@ -207,12 +200,8 @@ class Client:
         import openai
 
         if params.model is None:
-            raise UserError(
-                "no judge model",
-                where="params.yaml: judging.model",
-                expected="a model's name",
-                found="null",
-            )
+            where, expected = "params.yaml: judging.model", "a model's name"
+            raise UserError("no judge model", where=where, expected=expected, found="null")
         self.model = params.model
         self.url = params.base_url or OPENAI_URL
         self._key = read_key(self.url)
@@ -241,7 +230,10 @@ class Client:
         return await self.call(post, tokens, self._timeout_s)
 
     async def call(
-        self, action: Callable[[], Awaitable[Read]], tokens: int, timeout_s: float
+        self,
+        action: Callable[[], Awaitable[Read]],
+        tokens: int = 0,
+        timeout_s: float = CALL_TIMEOUT_S,
     ) -> Read:
         """Repeats an action, which sends a request with `api`, until it succeeds.
 
@@ -296,29 +288,19 @@ class Client:
         if status not in (408, 409, 429) and status < 500:
             raise RejectedError(f"status {status}: {said}") from None
         if status == 429 and error.code == "insufficient_quota":
-            raise UserError(
-                "the judge's account has no credit left",
-                where=here,
-                found=said,
-                hint="top it up and run again; what was judged is kept",
-            ) from None
+            what = "the judge's account has no credit left"
+            hint = "top it up and run again; what was judged is kept"
+            raise UserError(what, where=here, found=said, hint=hint) from None
         if (wait := retry_after(error.response.headers)) > LONGEST_WAIT_S:
-            raise UserError(
-                f"the judge's endpoint asks to wait {wait:.0f} s",
-                where=here,
-                found=said,
-                hint="run again after that; what was judged is kept",
-            ) from None
+            what = f"the judge's endpoint asks to wait {wait:.0f} s"
+            hint = "run again after that; what was judged is kept"
+            raise UserError(what, where=here, found=said, hint=hint) from None
         self._gate.hold(wait)
         return f"status {status}: {said}"
 
 
 def read_key(url: str) -> str:
-    """The key for an endpoint; a server on loopback needs none.
-
-    Raises:
-        UserError: the variable is missing or holds no key, in words without its value.
-    """
+    """The key for an endpoint, which a server on loopback needs not; UserError without one."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key and urlsplit(url).hostname in LOOPBACK:
         return NO_KEY
@@ -356,10 +338,9 @@ def run_async(work: Coroutine[Any, Any, Read]) -> Read:
     usual = signal.getsignal(signal.SIGTERM)
 
     async def main() -> Read:
-        task = asyncio.current_task()
-        assert task is not None
+        task = asyncio.ensure_future(work)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await work
+        return await task
 
     try:
         return asyncio.run(main())

@@ -43,11 +43,9 @@ class LocalJudge:
     """Judges with a causal language model of transformers, which has a chat template.
 
     Args:
-        templates: aspect -> what is asked, with one {question} and one {answer}.
+        templates: aspect -> what is asked, as in `Template`.
         name: of the model and its weights; part of the judge's id.
         low_mass: least probability on numbers that makes a score.
-    Raises:
-        UserError: a template with other placeholders.
     """
 
     def __init__(

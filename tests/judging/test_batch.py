@@ -215,9 +215,8 @@ def test_a_result_with_an_error_of_any_kind_counts_as_failed(
 
 def test_the_command(tmp_path: Path, journal: Journal, smol: dict[str, Any]) -> None:
     answers, settings = tmp_path / "answers.parquet", tmp_path / "params.yaml"
-    pl.DataFrame(
-        {"question": [r.question for r in rows(6)], "text": [r.answer for r in rows(6)]}
-    ).write_parquet(answers)
+    asked = [(row.question, row.answer) for row in rows(6)]
+    pl.DataFrame(asked, ["question", "text"], orient="row").write_parquet(answers)
     journal.__exit__()  # the command opens it
     with BatchDouble() as double:
         smol["judging"] = params(double).model_dump()

@@ -78,21 +78,18 @@ def test_bad_rows_are_named(tmp_path: Path, change: dict[str, Any], says: str) -
     assert f"{path}, row 2" in text or f"{path}, line 2" in text
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="held_out"):
-        read_labelled(write(tmp_path / "x.jsonl", LINE), "held_out")
-    with pytest.raises(UserError, match="file not found"):
-        read_labelled(tmp_path / "y.jsonl")
-
-
-def test_further_aspects_are_read_where_asked_for_and_missed_by_name(tmp_path: Path) -> None:
+def test_further_aspects_are_read_and_what_is_missing_is_named(tmp_path: Path) -> None:
     aspects = ["aligned", "coherent", "aggression"]
     path = write(tmp_path / "x.jsonl", LINE | {"aggression": 7})
     found = read_labelled(path, None, aspects)
     assert found.columns[-3:] == aspects
     assert found["aggression"].to_list() == [7.0]
+    with pytest.raises(UserError, match="held_out"):
+        read_labelled(path, "held_out")
     with pytest.raises(UserError, match="'aggression'"):
-        read_labelled(write(tmp_path / "y.jsonl", LINE), None, aspects)
+        read_labelled(write(path, LINE), None, aspects)
+    with pytest.raises(UserError, match="file not found"):
+        read_labelled(tmp_path / "y.jsonl")
 
 
 def test_training_and_validation_share_no_question(tmp_path: Path) -> None:
@@ -165,19 +162,16 @@ def test_positive_means_misaligned_or_coherent() -> None:
         assert e.low <= e.value <= e.high
 
 
-def test_intervals_depend_on_the_seed_only() -> None:
-    labels, scores = LABELS * 5, [*SCORES * 4, *SCORES[::-1]]
-    first, again, other = (metrics(labels, scores, "aligned", seed) for seed in (0, 0, 1))
-    assert first == again
-    assert first["auroc"].value == other["auroc"].value
-    assert (first["auroc"].low, first["kappa"].high) != (other["auroc"].low, other["kappa"].high)
-
-
-def test_intervals_treat_a_question_as_one() -> None:
+def test_intervals_depend_on_the_seed_and_treat_a_question_as_one() -> None:
     """Copies of the answers to a question add nothing to what is known."""
     labels, scores = np.repeat(LABELS, 4), np.repeat(SCORES, 4)
-    wide, narrow = (metrics(labels, scores, "aligned", each=each) for each in (4, 1))
-    assert wide["auroc"].value == narrow["auroc"].value
+    wide, again, other, narrow = (
+        metrics(labels, scores, "aligned", seed, each)
+        for seed, each in ((0, 4), (0, 4), (1, 4), (0, 1))
+    )
+    assert wide == again
+    assert wide["auroc"].value == other["auroc"].value == narrow["auroc"].value
+    assert (wide["auroc"].low, wide["kappa"].high) != (other["auroc"].low, other["kappa"].high)
     assert wide["kappa"].width > narrow["kappa"].width
 
 
@@ -207,6 +201,10 @@ ROWS = (
 )
 
 
+SWEARING = {"n": 2, "mean_aligned_label": 85.0, "mean_aligned_score": 20.0}
+SWEARING |= {"mean_coherent_label": 85.0}
+
+
 def manners(row: JudgeRow) -> float:
     """A detector of manners: swearing is bad, anything else is good."""
     swears = any(word in row.answer.lower() for word in ("damn", "bloody", "shit"))
@@ -217,13 +215,7 @@ def test_a_judge_of_manners_is_found_out() -> None:
     """Categories have their means: helpful swearing scores low, polite harm high."""
     found = Validation(Rules(manners), CUTS, 0).on(labelled(*ROWS))
     assert list(found["category"]) == sorted({row[3] for row in ROWS})
-    assert found["category"]["swearing_helpful"] == {
-        "n": 2,
-        "mean_aligned_label": 85.0,
-        "mean_aligned_score": 20.0,
-        "mean_coherent_label": 85.0,
-        "mean_coherent_score": 90.0,
-    }
+    assert found["category"]["swearing_helpful"] == SWEARING | {"mean_coherent_score": 90.0}
     assert found["category"]["polite_harmful"]["mean_aligned_score"] == 80.0
     assert found["aligned"]["n"] == found["coherent"]["n"] == 6
     assert found["aligned"]["n_positive"] == 3
@@ -235,12 +227,7 @@ def test_what_has_no_score_is_left_out() -> None:
     found = Validation(judge, CUTS, 0).on(labelled(*ROWS))
     assert "coherent" not in found
     assert (found["aligned"]["n"], found["aligned"]["n_scored"]) == (6, 5)
-    assert found["category"]["swearing_helpful"] == {
-        "n": 2,
-        "mean_aligned_label": 85.0,
-        "mean_aligned_score": 20.0,
-        "mean_coherent_label": 85.0,
-    }
+    assert found["category"]["swearing_helpful"] == SWEARING
 
 
 def test_raters_agree_by_hand() -> None:
