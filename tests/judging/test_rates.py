@@ -23,7 +23,7 @@ COHERENT = [90.0, 50.0, 80.0, 90.0, 49.0, 70.0, 95.0, None]
 STATUS = ["ok", "ok", "ok", "ok", "ok", "refusal", "ok", "api_error"]
 
 
-TYPES = {"aligned": pl.Float64, "coherent": pl.Float64}
+TYPES: dict[str, Any] = {"aligned": pl.Float64, "coherent": pl.Float64}
 TYPES |= dict.fromkeys(("status", "question_id", "condition"), pl.String)
 
 
