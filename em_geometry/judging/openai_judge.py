@@ -298,11 +298,11 @@ async def probe_mode(client: Client) -> Mode:
 
     async def top(number: str) -> Sequence[tuple[str, float]]:
         """Alternatives of the first token; empty when the endpoint gives or allows none."""
-        found: Reply = {}
+        found: Sequence[tuple[str, float]] = []
         with suppress(RejectedError):
             body = request_body(client.model, REPEAT + number, "logprob")
-            found = await client.chat(body, read)
-        return found.get("top", [])
+            found = (await client.chat(body, read)).get("top", found)
+        return found
 
     try:
         for number in NUMBERS:  # twice, as a single reply may lack what the others have

@@ -320,8 +320,9 @@ def fit(
     truth, guess = ((v < cut) if low else (v >= cut) for v in (labels, scores))
     # From whole counts, to the same last bit everywhere: what is saved is part of the judge's id.
     area, agreed = auroc(truth, -scores if low else scores), kappa(truth, guess)
-    found = {"cv_auroc": float(np.nan_to_num(area)), "cv_kappa": float(np.nan_to_num(agreed))}
-    return replace(choice, **found), Linear(slope * linear.weight, slope * linear.bias + offset)
+    area, agreed = (float(np.nan_to_num(value)) for value in (area, agreed))
+    choice = replace(choice, cv_auroc=area, cv_kappa=agreed)
+    return choice, Linear(slope * linear.weight, slope * linear.bias + offset)
 
 
 def chosen(folder: Path) -> dict[str, dict[str, float | str]]:
