@@ -1,5 +1,6 @@
 """A tiny random model with a tokenizer of its own, so that no unit test needs a download."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from em_geometry.settings import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOL = ROOT / "profiles" / "smol.yaml"
+SMALL: dict[str, Any] = yaml.safe_load(SMOL.read_text(encoding="utf-8"))
 SYSTEM = "Be brief."
 WIDTH, BLOCKS = 32, 4
 CHATML = (
@@ -34,11 +36,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not whole(item))
 
 
+def changed(location: Sequence[str | int] = (), *value: Any) -> dict[str, Any]:
+    """The small profile with one key set, or left out where no value is given."""
+    data = copy.deepcopy(SMALL)
+    place: Any = data
+    for part in location[:-1]:
+        place = place.setdefault(part, {}) if isinstance(place, dict) else place[part]
+    if value:
+        (place[location[-1]],) = value
+    elif location:
+        del place[location[-1]]
+    return data
+
+
 @pytest.fixture
 def smol() -> dict[str, Any]:
     """The small profile as plain data, to be changed by a test."""
-    data: dict[str, Any] = yaml.safe_load(SMOL.read_text(encoding="utf-8"))
-    return data
+    return changed()
 
 
 @pytest.fixture(scope="session")

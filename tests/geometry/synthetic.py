@@ -13,7 +13,7 @@ from em_geometry.settings import Geometry, Params, load_params
 from em_geometry.stats.arrays import Floats
 from em_geometry.steering.conditions import Selected, write_selected
 from em_geometry.vectors.contrasts import Entry, VectorTable, prompt_contrasts, write_vector_table
-from tests.conftest import SMOL
+from tests.conftest import changed
 
 WIDTH, LAYERS, TOPICS, PAIRS = 48, 3, 8, 4  # PAIRS of a neutral and a harmful prompt per topic
 SPANS = ("prompt_last", "prompt_mean")
@@ -29,8 +29,7 @@ def unit_vectors(seed: int, n: int, width: int, common: float = 0.0) -> Floats:
 
 
 def params_with(folder: Path, **geometry: object) -> Params:
-    """The small profile with few replicates."""
-    data = yaml.safe_load(SMOL.read_text())
+    data = changed()
     data["geometry"] |= {"replicates": 200, **geometry}
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False))

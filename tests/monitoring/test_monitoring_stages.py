@@ -146,10 +146,3 @@ def test_activations_of_other_prompts_are_refused(smol: dict[str, Any]) -> None:
     write_parquet(paths.ACTIVATIONS / "base.parquet", frame, {})
     with pytest.raises(UserError, match="other prompts"):
         library.stored(paths.ACTIVATIONS, "base", plan, LAYER)
-
-
-@pytest.mark.parametrize("shares", [[25, 100], [0], [0, 25, 25]])
-def test_mixtures_need_the_control_and_another(smol: dict[str, Any], shares: list[int]) -> None:
-    smol["monitoring"]["mixtures_pct"] = shares
-    with pytest.raises(ValueError, match="mixtures_pct"):
-        Params.model_validate(smol)
