@@ -164,11 +164,6 @@ def test_full_checkpoint_of_another_shape(tiny_params: Params, workplace: Path) 
     assert "(32, 4)" in text
 
 
-def test_hub_organism_needs_a_commit(tiny_params: Params) -> None:
-    text = refused(given(tiny_params, source="hub:someone/adapter", revision="main"))
-    assert "organisms.finance.revision" in text
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_are_those_of_the_params(tiny_params: Params, threads: int) -> None:
     """Not the machine's: their number decides the last bits."""
