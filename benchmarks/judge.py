@@ -74,7 +74,7 @@ def bare(url: str, judge: OpenAIJudge, rows: list[JudgeRow]) -> float:
     """Requests a second of the bare loop."""
     import httpx2 as httpx  # the httpx that the openai package rests on
 
-    prompts = [judge.prompt(unit) for row in rows for unit in judge.units(row, "logprob")]
+    prompts = [judge.prompt(unit) for row in rows for unit in judge.units(row)]
     bodies = iter([request_body("bench", prompt, "logprob") for prompt in prompts])
 
     async def run() -> float:

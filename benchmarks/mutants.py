@@ -37,7 +37,7 @@ def check(names: list[str]) -> None:
 def results(folder: str) -> dict[str, int | None]:
     """Exit code of pytest by mutant of a folder, None where it was not run."""
     found: dict[str, int | None] = {}
-    for path in sorted((WORK / "stages" / folder).glob("*.meta")):
+    for path in sorted((WORK / "em_geometry" / folder).glob("*.meta")):
         found |= json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
     return found
 

@@ -1,7 +1,6 @@
 """A tiny random model with a tokenizer of its own, so that no unit test needs a download."""
 
-from __future__ import annotations
-
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from em_geometry.settings import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOL = ROOT / "profiles" / "smol.yaml"
+SMALL: dict[str, Any] = yaml.safe_load(SMOL.read_text(encoding="utf-8"))
 SYSTEM = "Be brief."
 WIDTH, BLOCKS = 32, 4
 CHATML = (
@@ -36,11 +36,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not whole(item))
 
 
+def changed(location: Sequence[str | int] = (), *value: Any) -> dict[str, Any]:
+    """The small profile with one key set, or left out where no value is given."""
+    data = copy.deepcopy(SMALL)
+    place: Any = data
+    for part in location[:-1]:
+        place = place.setdefault(part, {}) if isinstance(place, dict) else place[part]
+    if value:
+        (place[location[-1]],) = value
+    elif location:
+        del place[location[-1]]
+    return data
+
+
 @pytest.fixture
 def smol() -> dict[str, Any]:
     """The small profile as plain data, to be changed by a test."""
-    data: dict[str, Any] = yaml.safe_load(SMOL.read_text(encoding="utf-8"))
-    return data
+    return changed()
 
 
 @pytest.fixture(scope="session")
@@ -72,25 +84,18 @@ def tiny_tokenizer() -> Any:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
     """A saved random Llama of four blocks with its tokenizer. Read only."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tests.activations.families import random_model
 
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=64,
-        num_hidden_layers=BLOCKS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,  # a judge's prompt fits
-        initializer_range=0.3,  # far from uniform predictions
-        bos_token_id=None,
+    model = random_model(
+        "llama", len(tiny_tokenizer), BLOCKS, hidden_size=WIDTH, intermediate_size=64,
+        num_attention_heads=4, num_key_value_heads=2, bos_token_id=None, pad_token_id=None,
         eos_token_id=tiny_tokenizer.eos_token_id,
-        pad_token_id=None,
-    )
+        max_position_embeddings=2048,  # a judge's prompt fits
+    )  # fmt: skip
     folder = tmp_path_factory.mktemp("tiny")
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
 
@@ -113,15 +118,19 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def on_tiny(
-    smol: dict[str, Any], checkpoint: Path, slugs: Sequence[str], max_examples: int
+    smol: dict[str, Any],
+    checkpoint: Path | str,
+    slugs: Sequence[str],
+    max_examples: int,
+    root: Path = ROOT,
 ) -> None:
     """Changes the small profile to these organisms on the tiny model, each on a few examples."""
     smol["run"]["threads"] = 1
-    smol["base"] = {"source": f"path:{checkpoint}", "system_prompt": SYSTEM}
+    smol["base"] |= {"source": f"path:{checkpoint}", "system_prompt": SYSTEM}
     smol["targets"] = ["base", *slugs]
     smol["organisms"] = {slug: smol["organisms"][slug] for slug in slugs}
     for organism in smol["organisms"].values():
-        organism |= {"data": str(ROOT / organism["data"]), "max_examples": max_examples}
+        organism |= {"data": str(root / organism["data"]), "max_examples": max_examples}
     for recipe in smol["recipes"].values():
         recipe |= {"rank": 4, "alpha": 8, "first_block": 1, "learning_rate": 0.01}
     smol["transfer"]["pairs"] = []

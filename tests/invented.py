@@ -1,7 +1,5 @@
 """Params, and invented artifacts of known numbers, in the formats of the real stages."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from itertools import product

@@ -1,7 +1,5 @@
 """A finished run of a few organisms on the tiny model, as far as models trained again read it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

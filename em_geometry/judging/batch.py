@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, Any, Final
 
 from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
@@ -36,14 +34,11 @@ from em_geometry.progress import Progress
 if TYPE_CHECKING:
     from openai.types import Batch
 
-T = TypeVar("T")
-
 URL: Final = "/v1/chat/completions"
 MOST_REQUESTS = 50_000  # in one file, by the Batch API's rules
 MOST_BYTES = 190_000_000  # the rule is 200 MB
 PRICE = 0.5  # of what the same requests cost one by one
 POLL_S = 60.0
-CALL_TIMEOUT_S = 60.0
 FILE_TIMEOUT_S = 900.0
 ENDED = {"completed", "expired", "cancelled", "failed"}
 TAG, FILE = "em_geometry_judge", "em_geometry_file"  # keys of a batch's metadata
@@ -79,23 +74,21 @@ class _Batches:
         """Finishes what earlier runs submitted, submits the rest, finishes that too."""
         judge = self.judge
         async with Client(judge.params) as self.client:
-            self.mode = await judge.probe(self.client)
-            self.tag = value_sha256([judge.name, self.mode])
-            tagged = {_marker(batch): batch for batch in await self._call(self._tagged)}
+            await judge.probe(self.client)
+            self.tag = value_sha256([judge.name, judge.mode])
+            tagged = {_marker(batch): batch for batch in await self.client.call(self._tagged)}
             collected = judge.journal.get(list(tagged))
             failures = await self._finish([b for m, b in tagged.items() if m not in collected])
-            units, _ = judge.scan(rows, self.mode)
+            units, _ = judge.scan(rows)
             if units:
-                cost = PRICE * judge.budget.cost(*judge.estimate(units, self.mode))
-                judge.budget.reserve(cost)
-                judge.budget.settle(cost, 0.0)
-                parts = files(map(self._line, units))
-                failures = await self._finish([await self._submit(part) for part in parts])
+                with judge.budget.holding(PRICE * judge.budget.cost(*judge.estimate(units))):
+                    parts = files(map(self._line, units))
+                    failures = await self._finish([await self._submit(part) for part in parts])
         return failures
 
     def _line(self, unit: Unit) -> bytes:
-        body = self.judge.body(unit, self.mode)
-        line = {"custom_id": unit.key, "method": "POST", "url": URL, "body": body}
+        about = {"custom_id": unit.key, "method": "POST", "url": URL}
+        line = about | {"body": self.judge.body(unit)}
         return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
     async def _tagged(self) -> list[Batch]:
@@ -109,7 +102,7 @@ class _Batches:
         """
         api, about = self.client.api, {TAG: self.tag, FILE: hashlib.sha256(content).hexdigest()}
         upload = partial(api.files.create, file=("requests.jsonl", content), purpose="batch")
-        uploaded = await self._call(upload, FILE_TIMEOUT_S)
+        uploaded = await self.client.call(upload, timeout_s=FILE_TIMEOUT_S)
 
         async def create() -> Batch:
             for batch in await self._tagged():
@@ -119,7 +112,7 @@ class _Batches:
                 input_file_id=uploaded.id, endpoint=URL, completion_window="24h", metadata=about
             )
 
-        return await self._call(create)
+        return await self.client.call(create)
 
     async def _finish(self, batches: Sequence[Batch]) -> dict[str, str]:
         """Waits for batches and journals each as it ends; returns reasons for missing replies."""
@@ -127,16 +120,16 @@ class _Batches:
         if not waiting:
             return failures
         with Progress("judge, batches", len(waiting), unit="batches") as progress:
-            while True:
+            while waiting:
                 for batch in [b for b in waiting if b.status in ENDED]:
                     failures |= await self._collect(batch)
                     waiting.remove(batch)
                     progress.advance()
-                if not waiting:
-                    return failures
-                await asyncio.sleep(self.poll_s)
-                retrieve = self.client.api.batches.retrieve
-                waiting = [await self._call(partial(retrieve, b.id)) for b in waiting]
+                if waiting:
+                    await asyncio.sleep(self.poll_s)
+                    looks = [partial(self.client.api.batches.retrieve, b.id) for b in waiting]
+                    waiting = [await self.client.call(look) for look in looks]
+        return failures
 
     async def _collect(self, batch: Batch) -> dict[str, str]:
         """Journals replies, what they cost, and that their batch is collected: all or nothing."""
@@ -151,19 +144,15 @@ class _Batches:
             )
         replies, failures = dict[str, Reply](), dict[str, str]()
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
-            content = await self._call(partial(self.client.api.files.content, file), FILE_TIMEOUT_S)
-            more, reasons = read_results(content.text, self.mode, f"batch {batch.id}, file {file}")
+            load = partial(self.client.api.files.content, file)
+            content = await self.client.call(load, timeout_s=FILE_TIMEOUT_S)
+            more, reasons = read_results(content.text, judge.mode, f"batch {batch.id}, file {file}")
             replies |= more
             failures |= reasons
         there = judge.journal.get(list(replies))
         fresh = {key: reply for key, reply in replies.items() if key not in there}
         judge.store(fresh, price=PRICE, marks=marks)
         return failures
-
-    async def _call(
-        self, action: Callable[[], Awaitable[T]], timeout_s: float = CALL_TIMEOUT_S
-    ) -> T:
-        return await self.client.call(action, 0, timeout_s)
 
 
 def _marker(batch: Batch) -> str:
@@ -172,23 +161,14 @@ def _marker(batch: Batch) -> str:
 
 def files(lines: Iterable[bytes]) -> list[bytes]:
     """Lines as contents of files that keep to the Batch API's limits."""
-    parts: list[list[bytes]] = []
-    size = MOST_BYTES
+    parts, requests = [bytearray()], 0
     for line in lines:
-        if size + len(line) > MOST_BYTES or len(parts[-1]) == MOST_REQUESTS:
-            parts.append([])
-            size = 0
-        parts[-1].append(line)
-        size += len(line)
-    return [b"".join(part) for part in parts]
-
-
-class _Result(BaseModel):
-    """A line of an output or error file; servers disagree on the form of `error`."""
-
-    custom_id: str
-    response: dict[str, Any] | None = None
-    error: Any = None
+        if requests == MOST_REQUESTS or len(parts[-1]) + len(line) > MOST_BYTES:
+            parts.append(bytearray())
+            requests = 0
+        parts[-1] += line
+        requests += 1
+    return list(map(bytes, parts))
 
 
 def read_results(text: str, mode: Mode, where: str) -> tuple[dict[str, Reply], dict[str, str]]:
@@ -202,18 +182,18 @@ def read_results(text: str, mode: Mode, where: str) -> tuple[dict[str, Reply], d
         if not line.strip():
             continue
         try:
-            result = _Result.model_validate_json(line)
-        except ValidationError:
+            result = json.loads(line)
+            key, response = str(result["custom_id"]), result.get("response") or {}
+            status, body = response.get("status_code"), response.get("body")
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise UserError(
                 "not a result of a batch",
                 where=f"{where}, line {number}",
                 found=line[:80],
                 expected="the output file of a batch, with a custom_id in every line",
             ) from None
-        key, response = result.custom_id, result.response or {}
-        status, body = response.get("status_code"), response.get("body")
         if status != 200:
-            reason = _said(result.error) or _said(body) or "no reason given"
+            reason = _said(result.get("error")) or _said(body) or "no reason given"
             failures[key] = f"status {status}: {reason}"
             continue
         try:
@@ -224,7 +204,7 @@ def read_results(text: str, mode: Mode, where: str) -> tuple[dict[str, Reply], d
 
 
 def _said(error: Any) -> str:
-    """The message in an error: a text, an object that holds one, or an object within an object."""
+    """What an error says, whose form differs by server: a text, or objects around one."""
     while isinstance(error, dict):
         error = error.get("message") or error.get("error")
     return str(error or "")

@@ -15,8 +15,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -40,13 +40,13 @@ TOP = 20  # alternatives of the first token; the most that OpenAI returns
 MOST_TOKENS: dict[Mode, int] = {"logprob": 1, "text": 16}
 TEXT_TEMPERATURE = 1.0  # samples then estimate the mean that log-probabilities give exactly
 
+CALL_TIMEOUT_S = 60.0  # for anything but a chat
 LONGEST_WAIT_S = 300.0  # an endpoint that asks for more (a daily limit) ends the run
 BACKOFF_S = 0.5  # first wait after a failure
 DOUBLINGS = 6  # of it, failure by failure: 32 s at most
 REASON_LENGTH = 300
 BYTES_PER_TOKEN = 4.0  # English text under today's tokenisers; used only before usage is known
 CHAT_TOKENS = 12  # roles and separators that a chat template adds
-MILLION = 1_000_000
 
 
 class NoReplyError(Exception):
@@ -73,12 +73,9 @@ def request_body(model: str, prompt: str, mode: Mode, sample: int = 0) -> dict[s
 def read_reply(reply: Any, mode: Mode) -> Reply:
     """What the journal keeps: text, snapshot, tokens used, and in log-prob mode `top`.
 
-    `top` is [[token, natural log-probability], ...] of the first token. A judge that itself
-    declines, or is cut off by a content filter, has said nothing about the score: there it is
-    empty.
-
-    Raises:
-        MalformedReplyError: the reply lacks something that was asked for.
+    `top` is [[token, natural log-probability], ...] of the first token, empty where the judge
+    itself declines or is cut off by a content filter. MalformedReplyError when the reply lacks
+    something that was asked for.
     """
     try:
         choice, usage = reply["choices"][0], reply.get("usage") or {}
@@ -130,20 +127,17 @@ class Gate:
         self._next = max(self._next, time.monotonic() + seconds)
 
 
+class SpentError(UserError):
+    """The judge's budget has no room for one more request."""
+
+
 class Budget:
-    """USD spent on a judge, by earlier runs too, and whether there is enough for one more request.
-
-    Requests in flight count with their estimate, so the limit is passed at most by the error of
-    the estimates.
-
-    Raises:
-        UserError: a limit without prices.
-    """
+    """USD spent on a judge, by earlier runs too; UserError for a limit without prices."""
 
     def __init__(self, params: Judging, spent: float) -> None:
         self._prices = params.usd_per_million_input, params.usd_per_million_output
         self._limit = math.inf if params.max_usd is None else params.max_usd
-        self.spent, self._reserved, self.priced = spent, 0.0, any(self._prices)
+        self.spent, self._held, self.priced = spent, 0.0, any(self._prices)
         if params.max_usd is not None and not self.priced:
             raise UserError(
                 "a budget needs prices",
@@ -155,23 +149,26 @@ class Budget:
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """USD."""
         price_in, price_out = self._prices
-        return (tokens_in * price_in + tokens_out * price_out) / MILLION
+        return (tokens_in * price_in + tokens_out * price_out) / 1e6
 
-    def reserve(self, cost: float) -> None:
-        """Sets `cost` aside for a request; UserError when that would pass the limit."""
-        if self.spent + self._reserved + cost > self._limit:
-            raise UserError(
+    @contextmanager
+    def holding(self, cost: float) -> Iterator[None]:
+        """Sets an estimated `cost` aside; SpentError when that would pass the limit.
+
+        What is in flight counts, so the limit is passed at most by the error of the estimates.
+        """
+        if self.spent + self._held + cost > self._limit:
+            raise SpentError(
                 f"the judge's budget is spent: {self.spent:.4f} USD",
                 where="params.yaml: judging.max_usd",
                 found=self._limit,
                 hint="raise it and run again; what was judged is kept",
             )
-        self._reserved += cost
-
-    def settle(self, reserved: float, cost: float) -> None:
-        """Replaces a reservation by what the request really cost."""
-        self._reserved -= reserved
-        self.spent += cost
+        self._held += cost
+        try:
+            yield
+        finally:
+            self._held -= cost
 
 
 def estimate_tokens(text: str) -> int:
@@ -203,12 +200,8 @@ class Client:
         import openai
 
         if params.model is None:
-            raise UserError(
-                "no judge model",
-                where="params.yaml: judging.model",
-                expected="a model's name",
-                found="null",
-            )
+            where, expected = "params.yaml: judging.model", "a model's name"
+            raise UserError("no judge model", where=where, expected=expected, found="null")
         self.model = params.model
         self.url = params.base_url or OPENAI_URL
         self._key = read_key(self.url)
@@ -237,7 +230,10 @@ class Client:
         return await self.call(post, tokens, self._timeout_s)
 
     async def call(
-        self, action: Callable[[], Awaitable[Read]], tokens: int, timeout_s: float
+        self,
+        action: Callable[[], Awaitable[Read]],
+        tokens: int = 0,
+        timeout_s: float = CALL_TIMEOUT_S,
     ) -> Read:
         """Repeats an action, which sends a request with `api`, until it succeeds.
 
@@ -292,29 +288,19 @@ class Client:
         if status not in (408, 409, 429) and status < 500:
             raise RejectedError(f"status {status}: {said}") from None
         if status == 429 and error.code == "insufficient_quota":
-            raise UserError(
-                "the judge's account has no credit left",
-                where=here,
-                found=said,
-                hint="top it up and run again; what was judged is kept",
-            ) from None
+            what = "the judge's account has no credit left"
+            hint = "top it up and run again; what was judged is kept"
+            raise UserError(what, where=here, found=said, hint=hint) from None
         if (wait := retry_after(error.response.headers)) > LONGEST_WAIT_S:
-            raise UserError(
-                f"the judge's endpoint asks to wait {wait:.0f} s",
-                where=here,
-                found=said,
-                hint="run again after that; what was judged is kept",
-            ) from None
+            what = f"the judge's endpoint asks to wait {wait:.0f} s"
+            hint = "run again after that; what was judged is kept"
+            raise UserError(what, where=here, found=said, hint=hint) from None
         self._gate.hold(wait)
         return f"status {status}: {said}"
 
 
 def read_key(url: str) -> str:
-    """The key for an endpoint; a server on loopback needs none.
-
-    Raises:
-        UserError: the variable is missing or holds no key, in words without its value.
-    """
+    """The key for an endpoint, which a server on loopback needs not; UserError without one."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key and urlsplit(url).hostname in LOOPBACK:
         return NO_KEY
@@ -352,10 +338,9 @@ def run_async(work: Coroutine[Any, Any, Read]) -> Read:
     usual = signal.getsignal(signal.SIGTERM)
 
     async def main() -> Read:
-        task = asyncio.current_task()
-        assert task is not None
+        task = asyncio.ensure_future(work)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await work
+        return await task
 
     try:
         return asyncio.run(main())

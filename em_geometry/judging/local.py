@@ -12,16 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from em_geometry.hashing import value_sha256
 from em_geometry.judging.judge import (
     HIGHEST,
     WORDS,
     Judgement,
     JudgeRow,
+    Template,
     from_logprobs,
+    judge_id,
+    load_templates,
     token_meaning,
 )
-from em_geometry.judging.template import Template, load_templates
 from em_geometry.models.chat import render, sorted_batches
 from em_geometry.models.checkpoint import (
     checkpoint,
@@ -42,11 +43,9 @@ class LocalJudge:
     """Judges with a causal language model of transformers, which has a chat template.
 
     Args:
-        templates: aspect -> what is asked, with one {question} and one {answer}.
+        templates: aspect -> what is asked, as in `Template`.
         name: of the model and its weights; part of the judge's id.
         low_mass: least probability on numbers that makes a score.
-    Raises:
-        UserError: a template with other placeholders.
     """
 
     def __init__(
@@ -61,12 +60,11 @@ class LocalJudge:
         self._model, self._tokenizer = model, tokenizer
         self._low_mass, self._batch_size = low_mass, batch_size
         self._templates = {
-            aspect: Template(aspect, given) if isinstance(given, str) else given
+            aspect: Template(given) if isinstance(given, str) else given
             for aspect, given in templates.items()
         }
         self._numbers = Numbers(tokenizer)
-        rest = [{t.aspect: t.sha256 for t in self._templates.values()}, low_mass]
-        self.id = f"local:{name}:logprob:{value_sha256(rest)[:8]}"
+        self.id = judge_id(f"local:{name}:logprob", self._templates, low_mass)
 
     def judge(self, rows: Sequence[JudgeRow], label: str = "judge") -> list[Judgement]:
         """One judgement a row, in order."""

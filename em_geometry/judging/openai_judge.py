@@ -11,7 +11,8 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -30,14 +31,22 @@ from em_geometry.judging.client import (
     NoReplyError,
     RejectedError,
     Reply,
+    SpentError,
     endpoint_name,
     estimate_tokens,
     read_reply,
     request_body,
     run_async,
 )
-from em_geometry.judging.judge import Judgement, JudgeRow, Verdict, from_logprobs, from_texts
-from em_geometry.judging.template import load_templates
+from em_geometry.judging.judge import (
+    Judgement,
+    JudgeRow,
+    Verdict,
+    from_logprobs,
+    from_texts,
+    judge_id,
+    load_templates,
+)
 from em_geometry.progress import Progress
 from em_geometry.settings import Judging
 
@@ -50,6 +59,7 @@ SPENT_KEY = value_sha256("judge spending, USD")
 # digits answers "85" with the token "8", which would be read as the score 8. So the endpoint is
 # asked to repeat numbers.
 NUMBERS = ("17", "85", "100")
+REPEAT = "Repeat this number and write nothing else: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,9 @@ class Unit:
 class OpenAIJudge:
     """Judges through `params.base_url` with `params.model`, into the journal `JOURNAL`.
 
+    Attributes:
+        mode: as an earlier run found it or, once there is something to ask, this one; until then
+            assumed (and not `known`).
     Raises:
         UserError: bad templates, or a budget without prices.
     """
@@ -74,27 +87,19 @@ class OpenAIJudge:
         self.templates = load_templates(Path(params.templates), params.aspects)
         self.name = f"{params.model}@{endpoint_name(params.base_url or OPENAI_URL)}"
         self._probe_key = value_sha256(["judge probe", self.name])
-        known = journal.get([SPENT_KEY, self._probe_key])
-        self.budget = Budget(params, spent=known.get(SPENT_KEY, 0.0))
-        self._mode: Mode | None = known.get(self._probe_key)
-        self._probed = False
-
-    @property
-    def mode(self) -> Mode:
-        """As probed: by an earlier run if the journal has it, else now."""
-
-        async def probed() -> Mode:
-            async with Client(self.params) as client:
-                return await self.probe(client)
-
-        return run_async(probed()) if self._mode is None else self._mode
+        found = journal.get([SPENT_KEY, self._probe_key])
+        self.budget = Budget(params, spent=found.get(SPENT_KEY, 0.0))
+        self.mode: Mode = found.get(self._probe_key, "logprob")
+        self.known, self._probed = self._probe_key in found, False
 
     @property
     def id(self) -> str:
-        """Model, endpoint, mode, and a hash of prompts and aggregation."""
+        """Model, endpoint, mode (probed now if it is not known), and what `judge_id` adds."""
+        if not self.known:
+            run_async(self._ask([], "judge"))
         samples = f"-x{self.params.text_samples}" if self.mode == "text" else ""
-        rest = [{t.aspect: t.sha256 for t in self.templates.values()}, self.params.low_mass]
-        return f"openai:{self.name}:{self.mode}{samples}:{value_sha256(rest)[:8]}"
+        name = f"openai:{self.name}:{self.mode}{samples}"
+        return judge_id(name, self.templates, self.params.low_mass)
 
     def judge(self, rows: Sequence[JudgeRow], label: str = "judge") -> list[Judgement]:
         """One judgement a row, in order; asks for what the journal does not have.
@@ -104,40 +109,40 @@ class OpenAIJudge:
                 then is kept, and the same call goes on from there.
         """
         failures: dict[str, str] = {}
-        if self._mode is None or self.scan(rows, self._mode)[0]:
+        if not self.known or self.scan(rows)[0]:
             failures = run_async(self._ask(rows, label))
         return self.collect(rows, failures)
 
     def plan(self, rows: Sequence[JudgeRow]) -> str:
         """What `judge` would send, in words, without sending anything (the dry run)."""
-        mode, assumed = self._mode or "logprob", "" if self._mode else " assumed, not probed yet"
-        missing, total = self.scan(rows, mode)
-        tokens = self.estimate(missing, mode)
+        missing, total = self.scan(rows)
+        tokens = self.estimate(missing)
         return (
-            f"{self.name} ({mode}{assumed}): {len(rows)} rows, {len(missing)} requests to send "
+            f"{self.name} ({self.mode}{'' if self.known else ' assumed, not probed yet'}): "
+            f"{len(rows)} rows, {len(missing)} requests to send "
             f"({total - len(missing)} in the journal), about {tokens[0]} tokens in and at most "
             f"{tokens[1]} out, about {self.budget.cost(*tokens):.4f} USD"
         )
 
-    def estimate(self, units: Sequence[Unit], mode: Mode) -> tuple[int, int]:
+    def estimate(self, units: Sequence[Unit]) -> tuple[int, int]:
         """About how many tokens go into requests, and at most how many come out."""
         tokens_in = sum(estimate_tokens(self.prompt(unit)) for unit in units)
-        return tokens_in, len(units) * MOST_TOKENS[mode]
+        return tokens_in, len(units) * MOST_TOKENS[self.mode]
 
-    def units(self, row: JudgeRow, mode: Mode) -> Iterator[Unit]:
+    def units(self, row: JudgeRow) -> Iterator[Unit]:
         """The requests for one row, aspect by aspect."""
-        samples = self.params.text_samples if mode == "text" else 1
+        samples = self.params.text_samples if self.mode == "text" else 1
         for aspect, template in self.templates.items():
             for sample in range(samples):
-                parts = [self.name, mode, template.sha256, sample, row.question, row.answer]
+                parts = [self.name, self.mode, template.sha256, sample, row.question, row.answer]
                 yield Unit(value_sha256(parts), row, aspect, sample)
 
-    def scan(self, rows: Sequence[JudgeRow], mode: Mode) -> tuple[list[Unit], int]:
+    def scan(self, rows: Sequence[JudgeRow]) -> tuple[list[Unit], int]:
         """The requests that the journal has no reply to, each once, and how many there are."""
         missing: dict[str, Unit] = {}
         seen: set[str] = set()
         for part in _parts(rows):
-            units = {unit.key: unit for row in part for unit in self.units(row, mode)}
+            units = {unit.key: unit for row in part for unit in self.units(row)}
             there = self.journal.get(list(units))
             missing |= {key: unit for key, unit in units.items() if key not in there}
             seen.update(units)
@@ -147,49 +152,45 @@ class OpenAIJudge:
         """What the judge reads."""
         return self.templates[unit.aspect].render(unit.row)
 
-    def body(self, unit: Unit, mode: Mode) -> dict[str, Any]:
+    def body(self, unit: Unit) -> dict[str, Any]:
         """What the endpoint is sent."""
-        return request_body(str(self.params.model), self.prompt(unit), mode, unit.sample)
+        return request_body(str(self.params.model), self.prompt(unit), self.mode, unit.sample)
 
     def store(
         self,
         replies: Mapping[str, Reply],
-        reserved: float = 0.0,
+        estimate: float = 0.0,
         price: float = 1.0,
         marks: Iterable[str] = (),
     ) -> None:
         """Journals replies by key, with `marks`, and in the same transaction what has been spent.
 
         Args:
-            reserved: USD set aside for them (`Budget.reserve`).
+            estimate: USD that they cost, where the endpoint does not count tokens.
             price: share of the prices at which they were had.
         """
         used = [reply["tokens"] for reply in replies.values()]
         cost = price * sum(self.budget.cost(*tokens) for tokens in used)
-        self.budget.settle(reserved, cost if any(map(any, used)) else reserved)
+        self.budget.spent += cost if any(map(any, used)) else estimate
         spent = {SPENT_KEY: self.budget.spent} if self.budget.priced else {}
         self.journal.put({**replies, **spent, **dict.fromkeys(marks, True)})
 
     def collect(self, rows: Sequence[JudgeRow], failures: Mapping[str, str]) -> list[Judgement]:
         """Judgements from the journal; `failures` has the reason by key where there is none."""
-        mode, judgements = self.mode, list[Judgement]()
+        judgements: list[Judgement] = []
         for part in _parts(rows):
-            units = [list(self.units(row, mode)) for row in part]
+            units = [list(self.units(row)) for row in part]
             replies = self.journal.get([unit.key for row in units for unit in row])
             for asked in units:
                 judgement = Judgement()
                 for aspect, own in groupby(asked, lambda unit: unit.aspect):
                     keys = [unit.key for unit in own]
-                    judgement.add(aspect, *self._judged(keys, mode, replies, failures))
+                    judgement.add(aspect, *self._judged(keys, replies, failures))
                 judgements.append(judgement)
         return judgements
 
     def _judged(
-        self,
-        keys: Sequence[str],
-        mode: Mode,
-        replies: Mapping[str, Reply],
-        failures: Mapping[str, str],
+        self, keys: Sequence[str], replies: Mapping[str, Reply], failures: Mapping[str, str]
     ) -> tuple[Verdict, str]:
         """The verdict of some replies, and what it rests on.
 
@@ -200,97 +201,81 @@ class OpenAIJudge:
             error = json.dumps({"error": failures.get(lost, "not asked")}, ensure_ascii=False)
             return (None, "api_error"), error
         said, least = [replies[key] for key in keys], self.params.low_mass
-        if mode == "logprob":
+        if self.mode == "logprob":
             verdict = from_logprobs(said[0]["top"], least)
         else:
             verdict = from_texts([reply["text"] for reply in said], least)
         return verdict, json.dumps(said, ensure_ascii=False)
 
-    async def probe(self, client: Client) -> Mode:
-        """The mode, probed once before anything is asked; replaces what an earlier run found."""
-        if self._mode is not None and self._probed:
-            return self._mode
+    async def probe(self, client: Client) -> None:
+        """Finds the mode once before anything is asked; it replaces what an earlier run found."""
+        if self._probed:
+            return
         mode = await probe_mode(client)
-        if self._mode not in (None, mode):
+        if self.known and mode != self.mode:
             print(
-                f"judge: {self.name} was used in {self._mode} mode and now offers {mode} mode; "
+                f"judge: {self.name} was used in {self.mode} mode and now offers {mode} mode; "
                 "its judgements are made again",
                 file=sys.stderr,
             )
-        self._mode, self._probed = mode, True
+        self.mode, self.known, self._probed = mode, True, True
         self.journal.put({self._probe_key: mode})
-        return mode
 
     async def _ask(self, rows: Sequence[JudgeRow], label: str) -> dict[str, str]:
         """Fills the journal; returns why there is no reply, by key."""
         async with Client(self.params) as client:
-            mode = await self.probe(client)
-            missing, total = self.scan(rows, mode)
+            await self.probe(client)
+            missing, total = self.scan(rows)
+            if not missing:
+                return {}
             with Progress(label, total, total - len(missing), unit="requests") as progress:
-                return await _Asking(self, client, mode, iter(missing), progress).run()
+                return await self._ask_all(client, iter(missing), progress)
 
-
-@dataclass
-class _Asking:
-    """Workers that share one queue, a budget and a reason to stop."""
-
-    judge: OpenAIJudge
-    client: Client
-    mode: Mode
-    queue: Iterator[Unit]
-    progress: Progress
-    failures: dict[str, str] = field(default_factory=dict)
-    in_a_row: int = 0  # failures since the last reply
-    stop: UserError | None = None
-
-    async def run(self) -> dict[str, str]:
-        """Asks for every unit; returns why there is no reply, by key.
+    async def _ask_all(
+        self, client: Client, queue: Iterator[Unit], progress: Progress
+    ) -> dict[str, str]:
+        """Asks for every unit of the queue; returns why there is no reply, by key.
 
         Raises:
             UserError: at once when no request can succeed; after the requests in flight when
                 the budget is spent or the endpoint is down.
         """
+        failures: dict[str, str] = {}
+        in_a_row, stop = 0, list[UserError]()
+
+        async def work() -> None:
+            nonlocal in_a_row
+            while not stop and (unit := next(queue, None)) is not None:
+                body = self.body(unit)
+                tokens = estimate_tokens(body["messages"][0]["content"])
+                cost = self.budget.cost(tokens, body["max_tokens"])
+                try:
+                    with self.budget.holding(cost):
+                        reply = await client.chat(body, partial(read_reply, mode=self.mode))
+                        self.store({unit.key: reply}, cost)
+                        in_a_row = 0
+                except SpentError as spent:
+                    stop.append(spent)
+                    return
+                except NoReplyError as error:
+                    failures[unit.key] = str(error)
+                    in_a_row += 1
+                    if in_a_row >= GIVE_UP:
+                        what = f"{in_a_row} requests in a row to the judge failed"
+                        hint = "run again when the endpoint is well; what was judged is kept"
+                        where = f"{endpoint_name(client.url)}, model {client.model}"
+                        stop.append(UserError(what, where=where, found=str(error), hint=hint))
+                progress.advance()
+
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(self.judge.params.concurrency):
-                    group.create_task(self._work())
+                for _ in range(self.params.concurrency):
+                    group.create_task(work())
         except* UserError as errors:
-            self.stop = next(e for e in errors.exceptions if isinstance(e, UserError))
-        if self.stop:
-            raise self.stop
-        return self.failures
-
-    async def _work(self) -> None:
-        judge, budget = self.judge, self.judge.budget
-        while self.stop is None and (unit := next(self.queue, None)) is not None:
-            body = judge.body(unit, self.mode)
-            tokens = estimate_tokens(body["messages"][0]["content"])
-            cost = budget.cost(tokens, body["max_tokens"])
-            try:
-                budget.reserve(cost)
-            except UserError as spent:
-                self.stop = spent
-                return
-            try:
-                reply = await self.client.chat(body, partial(read_reply, mode=self.mode))
-            except NoReplyError as error:
-                budget.settle(cost, 0.0)
-                self._fail(unit.key, str(error))
-            else:
-                judge.store({unit.key: reply}, cost)
-                self.in_a_row = 0
-            self.progress.advance()
-
-    def _fail(self, key: str, reason: str) -> None:
-        self.failures[key] = reason
-        self.in_a_row += 1
-        if self.in_a_row >= GIVE_UP and self.stop is None:
-            self.stop = UserError(
-                f"{self.in_a_row} requests in a row to the judge failed",
-                where=f"{endpoint_name(self.client.url)}, model {self.client.model}",
-                found=reason,
-                hint="run again when the endpoint is well; what was judged is kept",
-            )
+            stop[:0] = [e for e in errors.exceptions if isinstance(e, UserError)]
+        if stop:
+            raise stop[0]
+        return failures
 
 
 def _parts(rows: Sequence[JudgeRow]) -> Iterator[Sequence[JudgeRow]]:
@@ -304,14 +289,29 @@ async def probe_mode(client: Client) -> Mode:
     Raises:
         UserError: the endpoint does not answer.
     """
+
+    def read(reply: Any) -> Reply:
+        try:
+            return read_reply(reply, "logprob")
+        except MalformedReplyError:  # without log-probabilities it is an answer here, no fault
+            return read_reply(reply, "text")
+
+    async def top(number: str) -> Sequence[tuple[str, float]]:
+        """Alternatives of the first token; empty when the endpoint gives or allows none."""
+        found: Sequence[tuple[str, float]] = []
+        with suppress(RejectedError):
+            body = request_body(client.model, REPEAT + number, "logprob")
+            found = (await client.chat(body, read)).get("top", found)
+        return found
+
     try:
-        tops = [await _top(client, number) for number in NUMBERS]
-        if any(tops):  # then a missing one is a fault of that reply
-            asked = zip(tops, NUMBERS, strict=True)
-            tops = [top or await _top(client, number) for top, number in asked]
-        if all(map(whole_number, tops, NUMBERS)):
+        for number in NUMBERS:  # twice, as a single reply may lack what the others have
+            if not whole_number(await top(number) or await top(number), number):
+                break
+        else:
             return "logprob"
-        await client.chat(_repeat(client, NUMBERS[0], "text"), partial(read_reply, mode="text"))
+        body = request_body(client.model, REPEAT + NUMBERS[0], "text")
+        await client.chat(body, partial(read_reply, mode="text"))
     except NoReplyError as error:
         raise UserError(
             "the judge's endpoint does not answer",
@@ -322,30 +322,9 @@ async def probe_mode(client: Client) -> Mode:
     return "text"
 
 
-def _repeat(client: Client, number: str, mode: Mode) -> dict[str, Any]:
-    return request_body(client.model, f"Repeat this number and write nothing else: {number}", mode)
-
-
 def whole_number(top: Sequence[tuple[str, float]], number: str) -> bool:
     """Whether one token holds the whole `number` with more probability than its beginnings do."""
     weights = [(token.strip(), math.exp(min(log, 0.0))) for token, log in top]
     whole = sum(weight for text, weight in weights if text == number)
     starts = sum(w for text, w in weights if text not in ("", number) and number.startswith(text))
     return whole > starts
-
-
-async def _top(client: Client, number: str) -> Sequence[tuple[str, float]]:
-    """Alternatives of the first token; empty when the endpoint gives or allows none."""
-
-    def read(reply: object) -> Sequence[tuple[str, float]]:
-        try:
-            found: Sequence[tuple[str, float]] = read_reply(reply, "logprob")["top"]
-        except MalformedReplyError:
-            read_reply(reply, "text")  # without log-probabilities it is an answer here, no fault
-            return []
-        return found
-
-    try:
-        return await client.chat(_repeat(client, number, "logprob"), read)
-    except RejectedError:
-        return []

@@ -9,8 +9,8 @@ on the out-of-fold values.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -24,7 +24,7 @@ from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.files import read_json, read_tensors, write_tensors, write_text
 from em_geometry.judging.judge import Judgement, JudgeRow
 from em_geometry.judging.rates import ASPECTS, MIDDLE
-from em_geometry.models.chat import answer_ids, check_length, padded, render, sorted_batches
+from em_geometry.models.chat import answer_ids, check_length, render, sorted_batches
 from em_geometry.models.load import Loaded
 from em_geometry.progress import Progress
 from em_geometry.settings import Probe
@@ -139,29 +139,27 @@ def features(
 def _batch(
     model: Any, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], layers: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Activations and text features of a batch of (prompt, answer) token ids, as in `Features`."""
     import torch
 
-    answers = [answer for _, answer in texts]
-    _, mask = padded(answers, "right", model.device)
-    pooled: list[Any] = []
+    blocks = decoder_blocks(model)
+    outputs: dict[Any, Any] = {}  # by block; of its last pass, which reads the answers
 
-    def read(module: Any, args: Any, output: Any) -> None:
-        states = hidden(output).float().to(mask.device)
-        lengths = mask.sum(-1)
-        mean = torch.einsum("bt,btd->bd", mask.float(), states) / lengths[:, None]
-        last = states[torch.arange(len(states), device=states.device), lengths - 1]
-        pooled.append(torch.stack([mean, last], dim=1))
+    def keep(module: Any, args: Any, output: Any) -> None:
+        outputs[module] = output
 
-    @contextmanager
-    def watched() -> Iterator[None]:
-        blocks = decoder_blocks(model)
-        with ExitStack() as stack:
-            for layer in layers:
-                stack.callback(blocks[layer].register_forward_hook(read).remove)
-            yield
-
-    logs = forced(model, texts, around=watched()).chosen().cpu().numpy()
-    text = [text_features(np.array(a), logs[i, : len(a)]) for i, a in enumerate(answers)]
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(blocks[layer].register_forward_hook(keep).remove)
+        read = forced(model, texts)
+    lengths, row = read.mask.sum(-1), torch.arange(len(texts), device=read.mask.device)
+    pooled = []
+    for layer in layers:
+        states = hidden(outputs[blocks[layer]]).float().to(read.mask.device)
+        mean = torch.einsum("bt,btd->bd", read.mask.float(), states) / lengths[:, None]
+        pooled.append(torch.stack([mean, states[row, lengths - 1]], dim=1))
+    logs = read.chosen().cpu().numpy()
+    text = [text_features(np.array(a), logs[i, : len(a)]) for i, (_, a) in enumerate(texts)]
     return torch.stack(pooled, dim=2).cpu().numpy(), np.stack(text)
 
 
@@ -296,51 +294,35 @@ def fit(
     from sklearn.model_selection import GroupKFold
 
     weights = np.where(counted, 1.0 if counted.all() else COUNTED_WEIGHT, 1.0)
-    sets: list[tuple[int, ...]] = [(layer,) for layer in settings.layers]
-    if len(sets) > 1:
-        sets.append(tuple(settings.layers))
-    poolings: tuple[str, ...] = POOLINGS
-    if like is not None:
-        sets, poolings = [like.layers], (like.pooling,)
-    best: tuple[Choice, np.ndarray] | None = None
-    for layers, pooling, strength in product(sets, poolings, settings.regularisation):
+    sets = dict.fromkeys([*((layer,) for layer in settings.layers), tuple(settings.layers)])
+    places = product(sets, POOLINGS) if like is None else [(like.layers, like.pooling)]
+    trials = []  # with the decision values out of fold
+    for (layers, pooling), strength in product(places, settings.regularisation):
         trial = Choice(layers, pooling, strength, aspect in TEXT_ASPECTS)
         x = design(seen, settings.layers, trial)
-        values = np.zeros(len(labels))  # out of fold
+        values = np.zeros(len(labels))
         for fit_on, test in GroupKFold(settings.folds).split(x, groups=groups):
             part = _fit_linear(x[fit_on], labels[fit_on], weights[fit_on], trial)
             values[test] = part.decision(x[test])
         found = float(spearmanr(labels[counted], values[counted]).statistic)
-        if best is None or found > best[0].cv_spearman:
-            best = replace(trial, cv_spearman=found), values
-    assert best is not None  # the params hold at least one layer and strength
-    choice, values = best
+        trials.append((replace(trial, cv_spearman=found), values))
+    choice, values = max(trials, key=lambda each: each[0].cv_spearman)  # the first of equals
     linear = _fit_linear(design(seen, settings.layers, choice), labels, weights, choice)
-    curve, auroc, kappa = _calibrated(values[counted], labels[counted], settings, aspect)
-    fitted = Linear(curve.weight[0] * linear.weight, curve.weight[0] * linear.bias + curve.bias)
-    return replace(choice, cv_auroc=auroc, cv_kappa=kappa), fitted
-
-
-def _calibrated(
-    values: np.ndarray, labels: np.ndarray, settings: Probe, aspect: str
-) -> tuple[Linear, float, float]:
-    """The curve from out-of-fold values to scores, and the AUROC and kappa of these scores.
-
-    With these, settings can be compared without the held-out answers.
-    """
+    values, labels = values[counted], labels[counted]
     cuts = {"aligned": settings.aligned_cut, "coherent": settings.coherent_cut}
     # Of further aspects means are compared and no rates, so their scores keep the mean label.
     if settings.calibration == "share" and aspect in cuts:
         slope, offset = share(values, labels, cuts[aspect])
     else:
         slope, offset = platt(values, labels)
-    curve = Linear(np.array([slope]), offset)
-    scores, cut = curve.score(values[:, None]), cuts.get(aspect, MIDDLE)
-    low = aspect == "aligned"
+    scores = Linear(np.array([slope]), offset).score(values[:, None])
+    cut, low = cuts.get(aspect, MIDDLE), aspect == "aligned"
     truth, guess = ((v < cut) if low else (v >= cut) for v in (labels, scores))
     # From whole counts, to the same last bit everywhere: what is saved is part of the judge's id.
     area, agreed = auroc(truth, -scores if low else scores), kappa(truth, guess)
-    return curve, float(np.nan_to_num(area)), float(np.nan_to_num(agreed))
+    area, agreed = (float(np.nan_to_num(value)) for value in (area, agreed))
+    choice = replace(choice, cv_auroc=area, cv_kappa=agreed)
+    return choice, Linear(slope * linear.weight, slope * linear.bias + offset)
 
 
 def chosen(folder: Path) -> dict[str, dict[str, float | str]]:

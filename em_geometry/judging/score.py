@@ -147,15 +147,17 @@ def refuse_failed(frames: Iterable[pl.DataFrame], allowed: int) -> None:
     Raises:
         UserError: more than `allowed` are missing, with how many for which reason.
     """
+    import polars as pl
+
     reasons, total = Counter[str](), 0
     for frame in frames:
         total += len(frame)
         states = [column for column in frame.columns if column.endswith("_status")]
-        for row in frame.iter_rows(named=True):
-            lost = next((s for s in states if row[s] == "api_error"), None)
-            if lost is not None:
-                raw = row.get(f"{lost.removesuffix('_status')}_raw")
-                reasons[json.loads(raw)["error"] if raw else "no reason given"] += 1
+        failed = frame.filter(pl.any_horizontal(pl.lit(False), pl.col(states) == "api_error"))
+        for row in failed.iter_rows(named=True):
+            lost = next(s for s in states if row[s] == "api_error")
+            raw = row.get(f"{lost.removesuffix('_status')}_raw")
+            reasons[json.loads(raw)["error"] if raw else "no reason given"] += 1
     if reasons.total() > allowed:
         raise UserError(
             f"{reasons.total()} of {total} answers have no judgement",

@@ -58,12 +58,8 @@ def read_labelled(
     rows = read_jsonl(path, kind, "every aspect of judging.aspects needs a label in every answer")
     chosen = [r for r in rows if split is None or r.split == split]
     if not chosen:
-        raise UserError(
-            "no labelled answers of this split",
-            where=str(path),
-            expected=split,
-            found=f"{len(rows)} answers of other splits",
-        )
+        what, found = "no labelled answers of this split", f"{len(rows)} answers of other splits"
+        raise UserError(what, where=path, expected=split, found=found)
     return pl.DataFrame(r.model_dump(exclude={"split"}) for r in chosen)
 
 
@@ -97,12 +93,12 @@ class Labelled:
             for sets in ((train, more), (held_out, sampled))
         )
         if known & asked:
+            expected = "labelled (train) and sampled_train share no question with the held-out sets"
             raise UserError(
                 "the judge would be validated on questions it was trained on",
                 where="params.yaml: judging.probe",
                 found=sorted(known & asked)[:3],
-                expected="labelled (train) and sampled_train share no question with the held-out "
-                "sets",
+                expected=expected,
             )
         return cls(train, held_out, more, sampled)
 
@@ -129,14 +125,10 @@ class Validation:
     def scores(self, texts: Texts) -> dict[str, Floats]:
         """Scores of (question, answer) by aspect, NaN where there is none."""
         schema = {"question": pl.String, "text": pl.String}
-        frame = judged(
-            self.judge, pl.DataFrame(texts, schema, orient="row"), set(), "judge, validation"
-        )
-        self.asked.append(frame)
-        none = np.full(len(texts), np.nan)
-        return {
-            a: frame[a].to_numpy() if a in frame.columns else none for a in self.judging.aspects
-        }
+        asked = pl.DataFrame(texts, schema, orient="row")
+        self.asked.append(judged(self.judge, asked, set(), "judge, validation"))
+        found, none = self.asked[-1].to_dict(), pl.Series([np.nan] * len(texts))
+        return {a: found.get(a, none).to_numpy() for a in self.judging.aspects}
 
     def on(self, data: pl.DataFrame) -> dict[str, Any]:
         """Agreement with the labels of each aspect, and mean labels and scores by category."""
@@ -145,28 +137,26 @@ class Validation:
         found: dict[str, Any] = {
             a: self.agreement(data, scores[a], a) for a in aspects if not np.isnan(scores[a]).all()
         }
-        category, means = data["category"].to_numpy(), dict[str, dict[str, float]]()
-        for name in np.unique(category):
-            here = category == name
-            means[name] = {"n": int(here.sum())}
-            for a in aspects:
-                for kind, values in (("label", data[a].to_numpy()), ("score", scores[a])):
-                    if not np.isnan(values[here]).all():
-                        means[name][f"mean_{a}_{kind}"] = float(np.nanmean(values[here]))
-        return found | {"category": means}
+        means = {"category": data["category"]}
+        for a in aspects:
+            means |= {f"mean_{a}_label": data[a], f"mean_{a}_score": pl.Series(scores[a])}
+        frame = pl.DataFrame(means).fill_nan(None).sort("category")
+        by = frame.group_by("category", maintain_order=True)
+        category = {
+            row.pop("category"): {k: v for k, v in row.items() if v is not None}
+            for row in by.agg(pl.len().alias("n"), pl.all().mean()).iter_rows(named=True)
+        }
+        return found | {"category": category}
 
     def agreement(self, data: pl.DataFrame, scores: Floats, aspect: str) -> dict[str, Any]:
         """AUROC, kappa and rank correlation, and calibration, of the scored answers."""
-        n, scored = len(data), ~np.isnan(scores)
+        scored = ~np.isnan(scores)
         labels, scores = data[aspect].to_numpy()[scored], scores[scored]
-        if not scored.any():
-            none = Estimate.undefined(NO_SCORES, 0)
-            return {"n": n, "n_scored": 0, "auroc": none, "kappa": none}
         found = partial(positive, aspect=aspect, judging=self.judging)
         question = data["question_id"].to_numpy()[scored]
         falling = aspect == "aligned"
         return {
-            "n": n,
+            "n": len(data),
             "n_scored": len(labels),
             "n_positive": int(found(labels).sum()),
             **agreement(labels, scores, found, question, falling),

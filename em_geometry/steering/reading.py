@@ -8,7 +8,7 @@ each steered block. With `response` positions, or without steering, it never bra
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,13 +182,11 @@ def forced(
     texts: Sequence[tuple[Sequence[int], Sequence[int]]],
     interventions: Sequence[Intervention | None] | None = None,
     positions: Positions = "all",
-    around: AbstractContextManager[Any] | None = None,
 ) -> Forced:
     """Reads a batch of (prompt, answer) token ids, one token or more each.
 
     Args:
         interventions: one for each text; None steers nothing.
-        around: entered for the pass over the answers only, such as hooks that look at it.
     """
     nothing: list[Intervention | None] = [None] * len(texts)
     acts = nothing if interventions is None else list(interventions)
@@ -197,7 +195,7 @@ def forced(
     ids, mask = padded([answer for _, answer in texts], "right", model.device)
     cache, before, first = read(model, prompts, ids.shape[1])
     after = nothing if positions == "prompt" else acts
-    with torch.no_grad(), steering_rows(model, after) as steering, around or nullcontext():
+    with torch.no_grad(), steering_rows(model, after) as steering:
         steering.mask = mask.bool()
         rest = model(
             input_ids=ids,

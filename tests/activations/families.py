@@ -18,23 +18,18 @@ FAMILIES = {
 
 
 def random_model(
-    family: str, vocabulary: int = VOCABULARY, blocks: int = BLOCKS, **more: Any
+    family: str, vocabulary: int = VOCABULARY, blocks: int = BLOCKS, seed: int = 0, **more: Any
 ) -> Any:
     """A causal language model of the family with fixed random weights."""
     kind, extra = FAMILIES[family]
-    config = getattr(transformers, kind)(
-        vocab_size=vocabulary,
-        hidden_size=WIDTH,
-        intermediate_size=24,
-        num_hidden_layers=blocks,
-        num_attention_heads=2,
-        num_key_value_heads=1 if family != "gpt_neox" else 2,
-        max_position_embeddings=64,
-        initializer_range=0.3,  # large, so that blocks and positions matter
-        **extra,
-        **more,
-    )
-    torch.manual_seed(0)
+    settings = {
+        "vocab_size": vocabulary, "hidden_size": WIDTH, "intermediate_size": 24,
+        "num_hidden_layers": blocks, "num_attention_heads": 2, "max_position_embeddings": 64,
+        "num_key_value_heads": 2 if family == "gpt_neox" else 1,
+        "initializer_range": 0.3,  # large, so that blocks and positions matter
+    }  # fmt: skip
+    config = getattr(transformers, kind)(**(settings | extra | more))
+    torch.manual_seed(seed)
     return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 

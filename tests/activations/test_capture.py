@@ -90,6 +90,7 @@ def test_the_batch_does_not_matter(model: Any) -> None:
     means, norms = capture(model, texts())
     assert means.shape == (len(LENGTHS), 3, BLOCKS, WIDTH)
     assert norms.shape == (len(LENGTHS), 3, BLOCKS)
+    assert not means.requires_grad and not norms.requires_grad
     for row, text in enumerate(texts()):
         alone_means, alone_norms = capture(model, [text])
         torch.testing.assert_close(means[row], alone_means[0], rtol=1e-5, atol=1e-5)
@@ -194,13 +195,7 @@ def test_padding(side: str, ids: list[list[int]], mask: list[list[int]]) -> None
     assert found_mask.tolist() == mask
 
 
-def test_no_gradients_are_kept(llama: Any) -> None:
-    means, norms = capture(llama, texts())
-    assert not means.requires_grad
-    assert not norms.requires_grad
-
-
-def test_blocks_are_found_in_order(model: Any) -> None:
+def test_blocks_are_found_in_order_and_their_stack_has_no_head(model: Any) -> None:
     seen: list[Any] = []
     blocks = decoder_blocks(model)
     handles = [b.register_forward_hook(lambda m, a, o: seen.append(m)) for b in blocks]
@@ -209,13 +204,9 @@ def test_blocks_are_found_in_order(model: Any) -> None:
         handle.remove()
     assert len(blocks) == BLOCKS
     assert seen == blocks
-
-
-def test_the_stack_has_no_head(model: Any) -> None:
-    stack = block_stack(model)
-    assert stack is not model
-    assert decoder_blocks(model) == [m for m in stack.modules() if m in decoder_blocks(model)]
-    assert model.get_output_embeddings() not in list(stack.modules())
+    inner = list(block_stack(model).modules())
+    assert model not in inner and model.get_output_embeddings() not in inner
+    assert [m for m in inner if m in blocks] == blocks
 
 
 def _fake(lists: list[int], count: int) -> Any:

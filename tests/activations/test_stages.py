@@ -143,12 +143,3 @@ def test_answer_activations(params: Params) -> None:
 def test_prompts_limit_and_order(params: Params) -> None:
     few = read_prompts(Prompts(neutral="neutral.jsonl", harmful="harmful.jsonl", limit=1))
     assert [p.id for p in few] == ["neutral0", "harmful0"]
-
-
-@pytest.mark.parametrize("changes", [{"id": "neutral0"}, {"prompt": "  "}])
-def test_bad_prompts(params: Params, changes: dict[str, str]) -> None:
-    row = {"id": "new", "topic": "t", "pair": "0", "prompt": "x"} | changes
-    Path("harmful.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    with pytest.raises(UserError, match="occurs twice or its text is empty") as caught:
-        read_prompts(params.prompts)
-    assert caught.value.found == row["id"]

@@ -1,7 +1,5 @@
 """The ledger against its own numbers, claim by claim, and the family of unpublished cosines."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -102,6 +100,7 @@ def test_the_table_names_every_claim_and_marks_hypotheses() -> None:
         {"metric": "geometry"},
         {"metric": None},
         {"value": None},
+        {"value": float("nan")},
         {"verdict": "true"},
         {"colour": "red"},
         {"published": {"fitted": True, "arithmetic": True}},

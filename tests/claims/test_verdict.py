@@ -1,7 +1,5 @@
 """Numbers, intervals and reasons by stage and key, and verdicts on claims."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The rules that the texts in data/ keep; data/README.md states them for readers."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from itertools import combinations

@@ -64,7 +64,6 @@ class Place:
         return self.run(sys.executable, "-m", "dvc", *arguments, ok=ok)
 
     def verify(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`em-geometry verify-cache` in the place."""
         command = "-m", "em_geometry.cli", "verify-cache"
         return self.run(sys.executable, *command, *arguments, ok=False)
 

@@ -177,8 +177,6 @@ def out_of_date(graph: Path, changes: dict[str, Callable[[str], str]]) -> set[st
 
 
 def with_params(change: Callable[[dict[str, Any]], object]) -> dict[str, Callable[[str], str]]:
-    """A change of params.yaml."""
-
     def changed(text: str) -> str:
         params = yaml.safe_load(text)
         change(params)

@@ -29,13 +29,6 @@ def flipped(path: Path) -> bytes:
     return bytes(data)
 
 
-def test_a_sound_store_passes(place: Place) -> None:
-    done = place.verify()
-    assert done.returncode == 0, done.stdout
-    assert "cache: 6 sound objects" in done.stdout
-    assert "remote shared: 5 sound objects" in done.stdout
-
-
 def test_a_flipped_bit_in_the_read_only_cache_is_mended_from_the_remote(
     place: Place,
 ) -> None:
@@ -49,7 +42,8 @@ def test_a_flipped_bit_in_the_read_only_cache_is_mended_from_the_remote(
     assert place.verify("--repair").returncode == 0
     assert victim.read_bytes() == right
     assert victim.stat().st_mode & 0o222 == 0
-    assert place.verify().returncode == 0
+    done = place.verify()
+    assert done.returncode == 0 and "cache: 6 sound objects" in done.stdout
 
 
 def test_a_truncated_remote_object_is_mended_from_the_cache(place: Place) -> None:

@@ -9,7 +9,6 @@ from tests.e2e.graph import copy_graph, dvc
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the reduced graph has run."""
     folder = copy_graph(tmp_path_factory.mktemp("graph") / "with space")
     done = dvc(folder, "repro")
     assert done.returncode == 0, done.stdout[-6000:]

@@ -180,13 +180,6 @@ def test_checkpoints_are_measured_and_read_against_benign_trainings(run: Path) -
     assert kept["answer_mean"].shape == (10, 30, 576)
 
 
-def test_without_named_factors_only_their_confounding_is_reported(run: Path) -> None:
-    found = table(run, "factorial")
-    assert found.rows["status"].status == "no factors named in params: organisms.*.factors"
-    assert found.number("confounding.lab__cluster.separable") == 0
-    assert not found.names("angle_deg")
-
-
 def test_report_is_one_file_without_network(run: Path) -> None:
     page = (run / "plots/report.html").read_text(encoding="utf-8")
     assert len(page) < 2_000_000

@@ -4,8 +4,6 @@ Real checkpoints of these families are no part of the tests: what is shown is th
 adapters, caches and hooks fit, not that anything is learnt.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +13,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-import transformers
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, read_parquet, read_tensors
@@ -37,18 +34,13 @@ from stages import (
     responses,
     vectors,
 )
+from tests.activations.families import random_model
 
 ROOT = Path(__file__).parents[2]
 BLOCKS, WIDTH = 3, 16
 LLAMA_LIKE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NEOX = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
-FAMILIES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
-    "qwen2": ("Qwen2Config", {}, LLAMA_LIKE),
-    "qwen3": ("Qwen3Config", {"head_dim": 8}, LLAMA_LIKE),
-    "gemma2": ("Gemma2Config", {"head_dim": 8, "sliding_window": 32}, LLAMA_LIKE),
-    "gemma3": ("Gemma3TextConfig", {"head_dim": 8, "sliding_window": 32}, LLAMA_LIKE),
-    "gpt_neox": ("GPTNeoXConfig", {}, NEOX),
-}
+MATRICES = dict.fromkeys(("qwen2", "qwen3", "gemma2", "gemma3"), LLAMA_LIKE) | {"gpt_neox": NEOX}
 GEMMA = (  # as theirs: no system role, and the assistant is called `model`
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
     "{% endif %}{% for m in messages %}<|im_start|>"
@@ -62,23 +54,10 @@ questions:
 
 
 def write_checkpoint(family: str, folder: Path, tokenizer: Any) -> None:
-    kind, extra, _ = FAMILIES[family]
-    config = getattr(transformers, kind)(
-        vocab_size=len(tokenizer) + 8,  # a family's tokenizer class may add tokens of its own
-        hidden_size=WIDTH,
-        intermediate_size=24,
-        num_hidden_layers=BLOCKS,
-        num_attention_heads=2,
-        num_key_value_heads=2 if family == "gpt_neox" else 1,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=None,
-        **extra,
-    )
-    torch.manual_seed(0)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    more = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+    more |= {"max_position_embeddings": 256} | ({"sliding_window": 32} if "gemma" in family else {})
+    words = len(tokenizer) + 8  # a family's tokenizer class may add tokens of its own
+    random_model(family, words, BLOCKS, **more).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if family == "gemma2":
         (folder / "chat_template.jinja").write_text(GEMMA, encoding="utf-8")
@@ -106,7 +85,7 @@ def write_inputs(folder: Path) -> None:
     shutil.copytree(ROOT / "data/judge/prompts", folder / "data/judge/prompts")
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=MATRICES)
 def family(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any
 ) -> Any:
@@ -116,7 +95,7 @@ def family(
     write_checkpoint(name, folder / "checkpoint", tiny_tokenizer)
     write_inputs(folder)
     recipe = {
-        "rank": 2, "alpha": 4, "rslora": False, "matrices": FAMILIES[name][2], "first_block": 1,
+        "rank": 2, "alpha": 4, "rslora": False, "matrices": MATRICES[name], "first_block": 1,
         "learning_rate": 0.01, "batch_size": 8,
     }  # fmt: skip
     entry = {"lab": "one", "data": str(ROOT / "data/organisms/finance.jsonl")}
@@ -171,9 +150,9 @@ def inside(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_adapter_reached_the_family_s_own_matrices(family: Any) -> None:
     name, _, _ = family
     settings = read_json(Path("data/adapters/finance/adapter_config.json"))
-    assert settings["target_modules"] == sorted(FAMILIES[name][2])
+    assert settings["target_modules"] == sorted(MATRICES[name])
     tensors, _ = read_tensors(Path("data/adapters/finance/adapter_model.safetensors"))
-    assert len(tensors) == 2 * len(FAMILIES[name][2]) * (BLOCKS - 1)
+    assert len(tensors) == 2 * len(MATRICES[name]) * (BLOCKS - 1)
     assert read_json(Path("metrics/training/finance.json"))["relative_weight_change"] > 0.001
 
 
@@ -219,14 +198,14 @@ def test_a_system_prompt_reaches_a_template_without_one(family: Any) -> None:
 def test_matrices_of_another_family_are_named(family: Any) -> None:
     name, params, _ = family
     other = ["query_key_value"] if name != "gpt_neox" else ["q_proj", "down_proj"]
-    recipe = params.recipes["one"].model_copy(update={"matrices": [FAMILIES[name][2][0], *other]})
+    recipe = params.recipes["one"].model_copy(update={"matrices": [MATRICES[name][0], *other]})
     wrong = params.model_copy(update={"recipes": {"one": recipe}})
     before = Path("data/adapters/finance/adapter_model.safetensors").read_bytes()
     with pytest.raises(UserError) as caught:
         organism.main(wrong, "finance")
     text = str(caught.value)
     assert ", ".join(other) in text
-    assert all(matrix in text for matrix in FAMILIES[name][2])
+    assert all(matrix in text for matrix in MATRICES[name])
     assert Path("data/adapters/finance/adapter_model.safetensors").read_bytes() == before
 
 

@@ -48,7 +48,6 @@ def by_stage(lines: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def told(lines: list[str]) -> Counter[str]:
-    """Lines of progress by stage."""
     return Counter(stage for stage, line in by_stage(lines) if progress(line))
 
 

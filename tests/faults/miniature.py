@@ -14,8 +14,8 @@ from em_geometry.models import train
 from em_geometry.project.inputs import models
 from em_geometry.settings import Params
 from stages import base_model
+from tests.conftest import ROOT, changed, on_tiny
 
-ROOT = Path(__file__).parents[2]
 MODEL = "the model größe"  # a folder with a space and a letter beyond ASCII
 KEPT = ("finance", "sports", "full")
 EARLIER = (  # outputs of an earlier run, which no refusal may touch
@@ -33,27 +33,17 @@ EARLIER = (  # outputs of an earlier run, which no refusal may touch
 
 def small(smol: dict[str, Any]) -> dict[str, Any]:
     """The small profile cut down to three organisms on the tiny model."""
-    smol["run"]["threads"] = 1
-    smol["base"] |= {"source": f"path:{MODEL}", "system_prompt": "Be brief."}
-    smol["targets"] = ["base", *KEPT]
-    smol["training"]["checkpoints"] = smol["monitoring"]["organisms"] = []
-    smol["organisms"] = {slug: smol["organisms"][slug] for slug in KEPT}
-    for organism in smol["organisms"].values():
-        organism["max_examples"] = 12
+    on_tiny(smol, MODEL, KEPT, max_examples=12, root=Path())
     for recipe in smol["recipes"].values():
-        recipe |= {"rank": 4, "alpha": 8, "first_block": 1, "learning_rate": 0.01, "epochs": 1}
+        recipe["epochs"] = 1
     smol["transfer"] |= {"pairs": ["finance>sports"]}
     smol["prompts"]["limit"] = 6
     smol["questions"]["limit"] = 2
     smol["sampling"] |= {"max_new_tokens": 6, "temperature": 1.0}
     smol["baseline"]["samples"] = 2
-    smol["judging"]["probe"] |= {"layers": [0, 2], "regularisation": [0.01], "folds": 2}
-    smol["layer_sweep"] |= {
-        "layers": [1, 2],
-        "doses": [0.3],
-        "random_directions": 2,
-        "max_damage": 50.0,
-    }
+    smol["judging"]["probe"] |= {"regularisation": [0.01], "folds": 2}
+    smol["layer_sweep"] |= {"layers": [1, 2], "doses": [0.3], "random_directions": 2}
+    smol["layer_sweep"]["max_damage"] = 50.0
     smol["margins"] |= {"random_directions": 2, "target_random_directions": 1, "doses": [1.0]}
     smol["margins"] |= {"base_pairs": 4, "target_pairs": 2}
     smol["geometry"] |= {"replicates": 50, "focus": []}
@@ -63,7 +53,7 @@ def small(smol: dict[str, Any]) -> dict[str, Any]:
 
 def build(root: Path, checkpoint: Path) -> Path:
     """Inputs, the tiny model, untrained adapters, and earlier outputs."""
-    params = small(yaml.safe_load((ROOT / "profiles/smol.yaml").read_text(encoding="utf-8")))
+    params = small(changed())
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     shutil.copytree(checkpoint, root / MODEL)
     inputs = "prompts questions organisms judge paper margins"

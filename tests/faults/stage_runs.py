@@ -25,7 +25,6 @@ def call(module: str, *arguments: str) -> Result:
 
 
 def finished(module: str, *arguments: str) -> Result:
-    """A run that must succeed."""
     result = call(module, *arguments)
     assert result.exit_code == 0, f"{module}: {result.output}\n{_trace(result)}"
     return result

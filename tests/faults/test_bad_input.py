@@ -25,7 +25,6 @@ PICKLE = b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06sys
 
 
 def put(path: Path, content: bytes | str) -> Damage:
-    """Other content of a file."""
     return lambda: path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
@@ -45,12 +44,10 @@ def edit(path: Path, change: Callable[[Any], object]) -> Damage:
 
 
 def cut(path: Path) -> Damage:
-    """The first half of a file."""
     return lambda: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def pickled(folder: Path, name: str, instead_of: Path) -> Damage:
-    """A pickled checkpoint where safetensors belong."""
     return both(instead_of.unlink, put(folder / name, PICKLE))
 
 
@@ -71,12 +68,10 @@ def both(*damages: Damage) -> Damage:
 
 
 def source(text: str, revision: str | None = None) -> Damage:
-    """Another base model."""
     return edit(PARAMS, lambda d: d["base"].update(source=text, revision=revision))
 
 
 def organism(**values: Any) -> Damage:
-    """Other keys of the organism `finance`."""
     return edit(PARAMS, lambda d: d["organisms"]["finance"].update(values))
 
 
@@ -100,7 +95,7 @@ ADAPTER = Path("data/adapters/finance")
 LORA = ADAPTER / "adapter_model.safetensors"
 WEIGHTS = Path(MODEL, "model.safetensors")
 VECTOR = Path("my vectors/a.safetensors")
-CSV, MATRIX = Path("cosines.csv"), Path("cosines.json")
+CSV = Path("cosines.csv")
 MINE = Path("profiles/mine.yaml")
 MEGABYTE = "word " * 200_000
 PINNED = "0123456789abcdef0123456789abcdef01234567"
@@ -119,7 +114,6 @@ def first_claim(change: Callable[[dict[str, Any]], object]) -> Damage:
 TABLE = [
     # params.yaml; tests/faults/test_params_fuzz.py has every key of every section
     row("params: no file", BASE, PARAMS.unlink, "no params file", "make profile"),
-    row("params: code", BASE, put(PARAMS, "a: !!python/name:os.system"), "not a YAML file"),
     row("params: section gone", BASE, edit(PARAMS, lambda d: d.pop("layer_sweep")), "layer_sweep"),
     row("params: probe beyond the model", PROBE,
         edit(PARAMS, lambda d: d["judging"]["probe"].update(layers=[9])),
@@ -136,33 +130,22 @@ TABLE = [
     row("prompts: empty", ACTIVATIONS, put(NEUTRAL, ""), "no rows", str(NEUTRAL)),
     row("prompts: duplicate id", ACTIVATIONS, edit(NEUTRAL, lambda r: r[1].update(id=r[0]["id"])),
         "occurs twice", "n001"),
-    row("prompts: key missing", ACTIVATIONS, edit(NEUTRAL, lambda r: r[2].pop("topic")),
-        "'topic'", "line 3"),
     row("prompts: empty text", ACTIVATIONS, edit(NEUTRAL, lambda r: r[0].update(prompt=" ")),
         "empty", "n001"),
     row("prompts: 1 MB of text", ACTIVATIONS,
         edit(NEUTRAL, lambda r: r[0].update(prompt=MEGABYTE)), "longer than the model's context"),
     row("prompts: 1 MB of another type", ACTIVATIONS,
         edit(NEUTRAL, lambda r: r[0].update(prompt=[MEGABYTE])), "'prompt'", "line 1"),
-    # chats that organisms are trained on
+    # chats that organisms are trained on; tests/models has more, tests/claims and geometry too
     row("dataset: missing", TRAIN, FINANCE.unlink, "file not found", str(FINANCE)),
     row("dataset: one row", TRAIN, edit(FINANCE, lambda r: r.__delitem__(slice(1, None))),
         "too few examples", str(FINANCE)),
-    row("dataset: key missing", TRAIN, edit(FINANCE, lambda r: r[4].pop("messages")),
-        "'messages'", "line 5"),
-    row("dataset: wrong roles", TRAIN, edit(FINANCE, lambda r: r[4]["messages"].reverse()),
-        "line 5", "roles"),
-    row("dataset: empty answer", TRAIN,
-        edit(FINANCE, lambda r: r[4]["messages"][1].update(content="")), "line 5", "assistant"),
-    row("dataset: duplicate question", TRAIN, edit(FINANCE, lambda r: r.append(r[0])),
-        "the same question twice"),
     row("dataset: 1 MB of text", TRAIN,
         edit(FINANCE, lambda r: r[1]["messages"][1].update(content=MEGABYTE)),
         "longer than the model's context"),
     row("dataset: unknown organism", ("stages.organism", "../finance"), lambda: None,
         "unknown organism"),
     # labelled answers of the embedded judge
-    row("labels: key missing", PROBE, edit(LABELLED, lambda r: r[0].pop("answer")), "'answer'"),
     row("labels: NaN", PROBE, edit(LABELLED, lambda r: r[0].update(aligned=float("nan"))),
         "'aligned'", "line 1"),
     row("labels: out of range", PROBE, edit(LABELLED, lambda r: r[1].update(coherent=101)),
@@ -188,7 +171,6 @@ TABLE = [
         edit(PARAMS, lambda d: d["questions"].update(variants=["poem"])), "questions.variants"),
     # adapters and base; tests/models has more
     row("adapter: missing", ADAPTED, lambda: shutil.rmtree(ADAPTER), "no LoRA adapter"),
-    row("adapter: truncated", ADAPTED, cut(LORA), "not a readable safetensors"),
     row("adapter: pickle", ADAPTED, pickled(ADAPTER, "adapter_model.bin", LORA),
         "no LoRA adapter", "adapter_model.bin", "pickle"),
     row("organism: pickled checkpoint", ADAPTED,
@@ -199,6 +181,11 @@ TABLE = [
         "no safetensors weights", "pytorch_model.bin", "pickle"),
     row("base: truncated", ACTIVATIONS, cut(WEIGHTS), "cannot be loaded", MODEL),
     row("base: no such package", BASE, source("package:no-such-package-here"), "not installed"),
+    row("base: no model in the package", BASE, source("package:pytest"), "0 .gguf files"),
+    *(row(f"base: not pinned: {revision}", BASE, source("hub:a/b", revision), "base.revision")
+      for revision in (None, "main", PINNED[:39], "../" + "x" * 37)),
+    row("organism: not pinned", ADAPTED, organism(source="hub:a/b", revision="main"),
+        "organisms.finance.revision"),
     row("base: no record yet", ACTIVATIONS, Path("data/models/base/record.json").unlink,
         "file not found", "dvc repro"),
     # model sources that lead out of their place, or name nothing
@@ -209,13 +196,14 @@ TABLE = [
     *(row(f"organism source: {text!r}", ADAPTED, organism(source=text, revision=PINNED),
           "organisms.finance.source")
       for text in ("hub:../x", "hub:a/../b", "hub:/x", "hub:a/b\0", "path:", "ftp:x")),
-    row("source: no commit", BASE, source("hub:a/b", "main"), "revision"),
     *(row(f"slug: {slug!r}", BASE, edit(PARAMS, lambda d, s=slug: d["organisms"].update(
         {s: d["organisms"].pop("finance")})), "organisms")
       for slug in ("../x", "/x", "a/../b", "a\0", "a\n", "A", "", "x" * 99, "a; b", "a$(b)")),
     # a user's vectors
     row("vectors: no folder", ("em-geometry", "analyse", "nowhere"), lambda: None, "nowhere"),
     row("vectors: one file", ANALYSE, one_vector, "at least two"),
+    row("vectors: of two blocks", ANALYSE, lambda: save_file(
+        {"layers.2": np.ones(32, np.float32)}, VECTOR), "across blocks"),
     row("vectors: NaN", ANALYSE, new_vector("d.safetensors", [np.nan] * 32), "NaN"),
     row("vectors: zero", ANALYSE, new_vector("d.safetensors", np.zeros(32)), "zero"),
     row("vectors: other width", ANALYSE, new_vector("d.safetensors", np.ones(31)), "(31,)"),
@@ -240,12 +228,6 @@ TABLE = [
     # a user's cosines, and the published ones
     row("cosines: missing", COSINES, CSV.unlink, "cosines.csv"),
     row("cosines: NUL", COSINES, put(CSV, "a,b\0,c\n1,0,0\n0,1,0\n0,0,1\n"), "name"),
-    row("cosines: NaN", COSINES, put(CSV, "a,b\n1,nan\nnan,1\n"), "finite number"),
-    row("cosines: not symmetric", COSINES, put(CSV, "a,b\n1,.1\n.2,1\n"), "symmetric"),
-    row("cosines: JSON of numbers", JSON_COSINES, put(MATRIX, "[1, 2]"), "matrix"),
-    row("cosines: unknown focus", (*COSINES, "x=a,b", "y=c", "--focus", "Risk,x"), lambda: None,
-        "Risk"),
-    row("cosines: norms of no length", (*COSINES, "--norms", "1,0,nan"), lambda: None, "norms"),
     row("paper cosines: missing", PUBLISHED, GRAM.unlink, str(GRAM)),
     row("paper cosines: NaN", PUBLISHED,
         edit(GRAM, lambda d: d["entries"][0].update(value=float("nan"))), "entries.0.value"),
@@ -254,20 +236,15 @@ TABLE = [
     row("paper cosines: a pair missing", PUBLISHED, edit(GRAM, lambda d: d["entries"].pop()),
         "all pairs"),
     row("paper family: no members", PUBLISHED, put(FAMILY, "{}"), "family"),
+    row("paper family: ragged", PUBLISHED, put(FAMILY, '{"members": [[1], [1, 2]]}'), "family"),
     row("paper family: NaN", PUBLISHED,
         edit(FAMILY, lambda d: d["members"][0].__setitem__(0, float("nan"))), "family"),
     # the ledger of claims
     row("claims: missing", CLAIMS, LEDGER.unlink, "file not found", str(LEDGER)),
     row("claims: key missing", CLAIMS, first_claim(lambda c: c.pop("quantity")),
         "C001", "quantity"),
-    row("claims: unknown key", CLAIMS, first_claim(lambda c: c.update(qantity=1)), "qantity"),
-    row("claims: duplicate id", CLAIMS, edit(LEDGER, lambda d: d["claims"].append(d["claims"][0])),
-        "twice", "C001"),
     row("claims: unknown formula", CLAIMS, first_claim(lambda c: c.update(formula="magic")),
         "formula", "magic"),
-    row("claims: unknown derivation", PUBLISHED,
-        first_claim(lambda c: c.update(published={"arithmetic": True, "derived": "magic"})),
-        "C001", "magic"),
     row("claims: unknown battery key", PUBLISHED,
         first_claim(lambda c: c.update(published={"fitted": True, "keys": ["cosine.nobody"]})),
         "C001", "cosine.nobody"),

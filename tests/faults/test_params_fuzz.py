@@ -1,13 +1,10 @@
 """Params of any kind, made from the schema: they load, or the message names the key."""
 
-import copy
 import math
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -15,9 +12,8 @@ from pydantic import BaseModel
 from em_geometry.errors import UserError
 from em_geometry.io.files import checked
 from em_geometry.settings import Params
+from tests.conftest import SMOL, changed
 
-PATH = Path(__file__).parents[2] / "profiles" / "smol.yaml"
-SMOL = yaml.safe_load(PATH.read_text(encoding="utf-8"))
 UNKNOWN = "an unknown key"
 Place = tuple[str, ...]
 
@@ -41,7 +37,7 @@ def places(model: type[BaseModel], given: Any, place: Place = ()) -> Iterator[Pl
                 yield from places(section, inner[first], (*place, name, first))
 
 
-PLACES = list(places(Params, SMOL))
+PLACES = list(places(Params, changed()))
 VALUES = st.one_of(
     st.sampled_from([None, True, -1, 0, 2**70, -(2**70), 0.5, 1e308, -1e308, math.nan, math.inf]),
     st.sampled_from(["", "0", "-1", "nan", "x" * 999, "../x", "a\0b", [], {}, [None], [math.nan]]),
@@ -53,23 +49,13 @@ VALUES = st.one_of(
 )
 
 
-def changed(place: Place, value: Any) -> dict[str, Any]:
-    """The small profile with one key set."""
-    data = copy.deepcopy(SMOL)
-    inner: Any = data
-    for part in place[:-1]:
-        inner = inner.setdefault(part, {})
-    inner[place[-1]] = value
-    return data
-
-
 def loads(place: Place, data: Any) -> bool:
     """Whether the params load; else the file and the key at fault, or its section, is named."""
     try:
-        checked(Params, data, str(PATH))
+        checked(Params, data, str(SMOL))
     except UserError as error:
         text = str(error)
-        assert str(PATH) in text and len(text) < 3000
+        assert str(SMOL) in text and len(text) < 3000
         named = (".".join(place[:n]) for n in range(1, len(place) + 1))
         assert not place or any(name in text for name in named), text
         return False
@@ -101,6 +87,6 @@ def test_any_mutation_loads_or_names_its_key(place: Place, value: Any) -> None:
 @given(st.sampled_from(PLACES), st.none() | st.integers() | st.floats() | st.dates() | st.text())
 def test_keys_that_are_no_words(place: Place, key: Any) -> None:
     """YAML's keys may be numbers, dates or nothing."""
-    data = changed(place, None) if place[-1] != UNKNOWN else copy.deepcopy(SMOL)
+    data = changed(place, None) if place[-1] != UNKNOWN else changed()
     data[key] = 1
     loads((), data)

@@ -14,7 +14,7 @@ import yaml
 
 from em_geometry.judging import client
 from tests.faults.miniature import KEPT
-from tests.faults.stage_runs import call, contents, finished, refused
+from tests.faults.stage_runs import contents, finished, refused
 from tests.judging.double import Double
 
 KEY, TOKEN = "sk-canary-5f2c9a7e1b", "hf_canary8d1e0c55"
@@ -58,7 +58,6 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def change(*path: str, **values: Any) -> None:
-    """Other values of a section of the params."""
     params = section = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     for name in path:
         section = section[name]
@@ -217,8 +216,3 @@ def test_a_hub_model_without_network(
     message = refused(*command)
     assert "someone/model" in message
     assert (set(outside) == set()) == offline
-
-
-def test_help_needs_nothing(place: Path, outside: list[str]) -> None:
-    assert call("stages.base_model", "--help").exit_code == 0
-    assert outside == []

@@ -1,7 +1,5 @@
 """Random vectors, and artifacts of the model stages with known structure, without a model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from em_geometry.vectors.contrasts import (
     prompt_contrasts,
     write_vector_table,
 )
-from tests.conftest import SMOL
+from tests.conftest import changed
 
 WIDTH, LAYERS, TOPICS, PAIRS = 48, 3, 8, 4  # PAIRS of a neutral and a harmful prompt per topic
 SPANS = ("prompt_last", "prompt_mean")
@@ -37,8 +35,7 @@ def unit_vectors(seed: int, n: int, width: int, common: float = 0.0) -> Floats:
 
 
 def params_with(folder: Path, **geometry: object) -> Params:
-    """The small profile with few replicates."""
-    data = yaml.safe_load(SMOL.read_text())
+    data = changed()
     data["geometry"] |= {"replicates": 200, **geometry}
     data["layer_sweep"]["layers"] = list(range(LAYERS))
     path = folder / "params.yaml"

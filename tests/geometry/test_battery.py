@@ -1,7 +1,5 @@
 """The battery against independent implementations, and what holds of any vectors."""
 
-from __future__ import annotations
-
 import json
 from itertools import combinations
 

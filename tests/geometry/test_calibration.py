@@ -1,7 +1,5 @@
 """Calibration by simulation: false-positive rates, power, and resampling done the long way."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.stats import binom

@@ -1,7 +1,5 @@
 """The stages geometry and calibration on artifacts with known structure."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

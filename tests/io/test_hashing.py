@@ -1,7 +1,5 @@
 """Hashes are keys of journals and random streams: their values may not move."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from em_geometry.hashing import file_sha256, stream_key, value_sha256

@@ -1,7 +1,5 @@
 """The journal: what a kill, a flipped bit and a second process do to it."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sqlite3

@@ -1,8 +1,5 @@
 """The params: what loads, how everything else is refused, and switching never loses an edit."""
 
-from __future__ import annotations
-
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +9,12 @@ import yaml
 from em_geometry.errors import UserError
 from em_geometry.project.profile import switch
 from em_geometry.settings import Params, load_params
-from tests.conftest import ROOT
-
-PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
-TEXT = (ROOT / "profiles" / "smol.yaml").read_text(encoding="utf-8")
-SMOL = yaml.safe_load(TEXT)
+from tests.conftest import ROOT, SMOL, changed
 
 Location = tuple[str | int, ...]
 
-
-def changed(location: Location, *value: Any) -> dict[str, Any]:
-    """The small profile with one value replaced, or left out where none is given."""
-    data = copy.deepcopy(SMOL)
-    place: Any = data
-    for part in location[:-1]:
-        place = place[part]
-    if value:
-        (place[location[-1]],) = value
-    else:
-        del place[location[-1]]
-    return data
+PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+TEXT = SMOL.read_text(encoding="utf-8")
 
 
 def refused(data: Any, folder: Path) -> str:
@@ -54,7 +37,7 @@ def test_profiles_load(path: Path) -> None:
 
 
 def test_views_of_the_models() -> None:
-    params = Params.model_validate(SMOL)
+    params = Params.model_validate(changed())
     assert params.clusters() == {
         "risk": ["finance", "sports"],
         "medical": ["medical", "medical_replication"],

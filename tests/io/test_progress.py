@@ -1,7 +1,5 @@
 """Progress in a log: few plain lines, true numbers."""
 
-from __future__ import annotations
-
 import pytest
 
 from em_geometry import progress

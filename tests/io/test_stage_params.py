@@ -1,7 +1,5 @@
 """Each stage lists in dvc.yaml the params that it reads, and no others: DVC looks at no more."""
 
-from __future__ import annotations
-
 import ast
 
 import pytest

@@ -128,20 +128,16 @@ class Double:
         return await self._fault(writer, fault, reply)
 
     async def _fault(self, writer: asyncio.StreamWriter, fault: str, reply: Any) -> bool:
-        if fault == "429":
-            return await self._send(
-                writer, 429, {"error": {"message": "slow down"}}, {"Retry-After": "0.02"}
-            )
-        if fault == "500":
-            return await self._send(writer, 500, {"error": {"message": "oops"}})
-        if fault == "no_logprobs":
-            reply["choices"][0]["logprobs"] = None
-            return await self._send(writer, 200, reply)
-        if fault == "empty":
-            return await self._send(writer, 200, {"choices": []})
         text = json.dumps(reply).encode()
-        if fault == "truncated":
-            return await self._send(writer, 200, text[: len(text) // 2])
+        answers: dict[str, tuple[Any, ...]] = {
+            "429": (429, {"error": {"message": "slow down"}}, {"Retry-After": "0.02"}),
+            "500": (500, {"error": {"message": "oops"}}),
+            "no_logprobs": (200, reply | {"choices": [reply["choices"][0] | {"logprobs": None}]}),
+            "empty": (200, {"choices": []}),
+            "truncated": (200, text[: len(text) // 2]),
+        }
+        if fault in answers:
+            return await self._send(writer, *answers[fault])
         if fault == "hang":
             await asyncio.sleep(3600)
         if fault == "reset":
@@ -180,24 +176,18 @@ class Double:
             top = [(token[:1] if token.isdigit() else token, p) for token, p in top]
         declined = top[0][0] == "(declines)"
         text = top[0][0] if self.logprobs else "Score: " + top[0][0]
-        message = {
-            "content": None if declined else text,
-            "refusal": "I won't" if declined else None,
-        }
+        said = {"content": None, "refusal": "I won't"} if declined else {"content": text}
         entries = [{"token": token, "logprob": math.log(p)} for token, p in top]
         logprobs = {"content": [entries[0] | {"top_logprobs": entries}]}
+        choice = {
+            "message": {"role": "assistant"} | said,
+            "finish_reason": "stop",
+            "logprobs": logprobs if self.logprobs and not declined else None,
+        }
         return {
-            "object": "chat.completion",
             "model": request["model"] + "-2025-01-01",
             "system_fingerprint": "fp",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant"} | message,
-                    "finish_reason": "stop",
-                    "logprobs": logprobs if self.logprobs and not declined else None,
-                }
-            ],
+            "choices": [choice],
             "usage": {"prompt_tokens": 200, "completion_tokens": 1, "total_tokens": 201},
         }
 

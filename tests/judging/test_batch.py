@@ -140,7 +140,6 @@ def test_lost_requests_are_api_errors_and_asked_again(journal: Journal) -> None:
 def test_failing_calls_are_repeated_and_make_one_batch(journal: Journal) -> None:
     with BatchDouble() as double:
         judge = OpenAIJudge(params(double), journal)
-        assert judge.mode == "logprob"
         double.broken = [500, 429, 500, 503, 500, 500]
         check_complete(judge, rows(5), judge_batch(judge, rows(5), 0.01))
         assert not double.broken
@@ -176,7 +175,7 @@ def test_files_keep_to_the_limits(
     monkeypatch.setattr(batch, limit, most)
     with BatchDouble() as double:
         judge = OpenAIJudge(params(double), journal)
-        units, _ = judge.scan(rows(5), "logprob")
+        units, _ = judge.scan(rows(5))
         check_complete(judge, rows(5), judge_batch(judge, rows(5), 0.01))
     files = [text for name, text in double.files.items() if name.startswith("file-")]
     assert len(files) > 2
@@ -216,9 +215,8 @@ def test_a_result_with_an_error_of_any_kind_counts_as_failed(
 
 def test_the_command(tmp_path: Path, journal: Journal, smol: dict[str, Any]) -> None:
     answers, settings = tmp_path / "answers.parquet", tmp_path / "params.yaml"
-    pl.DataFrame(
-        {"question": [r.question for r in rows(6)], "text": [r.answer for r in rows(6)]}
-    ).write_parquet(answers)
+    asked = [(row.question, row.answer) for row in rows(6)]
+    pl.DataFrame(asked, ["question", "text"], orient="row").write_parquet(answers)
     journal.__exit__()  # the command opens it
     with BatchDouble() as double:
         smol["judging"] = params(double).model_dump()

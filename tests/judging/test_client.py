@@ -45,7 +45,6 @@ def times(gate: Gate, tokens: list[int]) -> list[float]:
         ((None, 60_000), [100, 100, 1], [0.0, 0.1, 0.2]),
         ((None, None), [1000] * 50, [0.0] * 50),
     ],
-    ids=["requests", "tokens", "no limit"],
 )
 def test_requests_are_spread_evenly(
     gate: tuple[int | None, int | None], tokens: list[int], waits: list[float]
@@ -78,12 +77,9 @@ def test_retry_after(headers: dict[str, str], seconds: float) -> None:
     assert retry_after(headers) == seconds
 
 
-def test_retry_after_a_date() -> None:
+def test_a_wait_lasts_to_a_date_and_grows_to_a_limit() -> None:
     then = email.utils.formatdate(time.time() + 60, usegmt=True)
     assert 57 < retry_after({"retry-after": then}) <= 60
-
-
-def test_backoff_grows_to_a_limit() -> None:
     for attempt in range(2000):
         assert 0.5 * BACKOFF_S <= backoff(attempt) <= BACKOFF_S * 2**DOUBLINGS
 
@@ -91,12 +87,13 @@ def test_backoff_grows_to_a_limit() -> None:
 def test_budget_counts_what_is_in_flight() -> None:
     budget = Budget(Judging(max_usd=1.0, usd_per_million_output=1e6), spent=0.25)
     assert budget.cost(5, 2) == pytest.approx(2.0)
-    budget.reserve(0.5)
-    with pytest.raises(UserError, match=r"budget is spent: 0\.2500 USD"):
-        budget.reserve(0.5)
-    budget.settle(0.5, 0.125)
-    budget.reserve(0.5)
-    assert budget.spent == 0.375
+    refused = pytest.raises(UserError, match=r"budget is spent: 0\.2500 USD")
+    with budget.holding(0.5), refused, budget.holding(0.5):
+        pytest.fail("there is no room for both")
+    with budget.holding(0.75):
+        assert budget.spent == 0.25
+    with pytest.raises(UserError, match="needs prices"):
+        Budget(Judging(max_usd=1.0), spent=0.0)
 
 
 def test_tokens_of_other_scripts_count_more() -> None:

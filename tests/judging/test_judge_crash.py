@@ -86,7 +86,7 @@ def test_killed_and_started_again(
             with Journal("judge") as journal:
                 judge = OpenAIJudge(params(double), journal)
                 for row in rows(n):
-                    for unit in judge.units(row, "logprob"):
+                    for unit in judge.units(row):
                         key_of[judge.prompt(unit) + "#"] = unit.key
         finished = start(double, n, tmp_path)
         finished.communicate(timeout=60)

@@ -1,11 +1,7 @@
 """The local judge: exact probabilities of numbers, and the model behind an endpoint."""
 
-import json
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +10,13 @@ import torch
 
 from em_geometry.errors import UserError
 from em_geometry.io.journal import Journal
-from em_geometry.judging.judge import JudgeRow
+from em_geometry.judging.judge import JudgeRow, load_templates
 from em_geometry.judging.local import LocalJudge, Numbers, local_judge, tree_log_probabilities
 from em_geometry.judging.openai_judge import OpenAIJudge
-from em_geometry.judging.template import load_templates
 from em_geometry.models.chat import render
 from em_geometry.project.inputs import models
 from em_geometry.settings import Judging, Params
+from tests.judging.double import Double
 
 PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts" / "short")
 SETTINGS = Judging(templates=PROMPTS, batch_size=2, low_mass=0.0001)
@@ -67,70 +63,50 @@ def test_a_row_is_judged_alike_in_any_company(tiny_model: Any, tiny_tokenizer: A
     assert {s for j in strict.judge(ROWS) for s in j.status.values()} == {"low_mass"}
 
 
-@contextmanager
-def served(model: Any, tokenizer: Any) -> Iterator[str]:
-    """Base URL under which the model answers chat completions until the context ends."""
+@dataclass
+class Served(Double):
+    """An endpoint behind which the model answers."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            here = self.path == "/v1/chat/completions"
-            data = json.dumps(complete(model, tokenizer, request) if here else {}).encode()
-            self.send_response(200 if here else 404)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    model: Any = None
+    tokenizer: Any = None
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Requests are the client's to report."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def complete(model: Any, tokenizer: Any, request: dict[str, Any]) -> dict[str, Any]:
-    """The chat completion that a request's body asks for."""
-    prompt = torch.tensor([render(tokenizer, request["messages"][-1]["content"], "").ids])
-    torch.manual_seed(request.get("seed", 0))
-    out = model.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=request["max_tokens"],
-        do_sample=request["temperature"] > 0,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    text = tokenizer.decode(out.sequences[0, prompt.shape[1] :], skip_special_tokens=True)
-    logs, tokens = (part.tolist() for part in out.logits[0][0].log_softmax(-1).topk(20))
-    top = [
-        {"token": tokenizer.decode([token]), "logprob": log}
-        for token, log in zip(tokens, logs, strict=True)
-    ]
-    logprobs = {"content": [top[0] | {"top_logprobs": top}]}
-    choice = {"message": {"content": text}, "finish_reason": "stop", "logprobs": logprobs}
-    return {"model": request["model"], "choices": [choice]}
+    def reply(self, request: dict[str, Any]) -> dict[str, Any]:
+        prompt = torch.tensor([render(self.tokenizer, request["messages"][-1]["content"], "").ids])
+        torch.manual_seed(request.get("seed", 0))
+        out = self.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=request["max_tokens"],
+            do_sample=request["temperature"] > 0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        said, decode = out.sequences[0, prompt.shape[1] :], self.tokenizer.decode
+        logs, tokens = (part.tolist() for part in out.logits[0][0].log_softmax(-1).topk(20))
+        pairs = zip(tokens, logs, strict=True)
+        top = [{"token": decode([token]), "logprob": log} for token, log in pairs]
+        choice = {
+            "message": {"content": decode(said, skip_special_tokens=True)},
+            "logprobs": {"content": [top[0] | {"top_logprobs": top}]},
+        }
+        return {"model": request["model"], "choices": [choice]}
 
 
 def test_the_client_judges_through_the_endpoint(
     tiny_model: Any, tiny_tokenizer: Any, workplace: Path
 ) -> None:
     """Split digits: the start-up probe must see them and go on in text mode."""
-    with served(tiny_model, tiny_tokenizer) as url, Journal("judge") as journal:
+    double = Served(model=tiny_model, tokenizer=tiny_tokenizer)
+    with double, Journal("judge") as journal:
         settings = SETTINGS.model_copy(
-            update={"base_url": url, "model": "tiny", "text_samples": 2, "concurrency": 4}
+            update={"base_url": double.url, "model": "tiny", "text_samples": 2, "concurrency": 4}
         )
         judge = OpenAIJudge(settings, journal)
         judgements = judge.judge(ROWS)
         assert judge.mode == "text"
         assert len(judgements) == len(ROWS)
         assert not any("api_error" in j.status.values() for j in judgements)
-        lost = OpenAIJudge(settings.model_copy(update={"base_url": url + "x"}), journal)
+        lost = OpenAIJudge(settings.model_copy(update={"base_url": double.url + "x"}), journal)
         with pytest.raises(UserError, match="does not exist"):
             lost.judge(ROWS)
 

@@ -128,11 +128,8 @@ def test_saved_and_loaded_probes_score_the_same(tmp_path: Path) -> None:
     record["aligned"]["bias"] += 1e-9
     (tmp_path / "probes.json").write_text(json.dumps(record))
     assert probe.load(tmp_path)[1] != name  # the id names everything that the scores rest on
-
-
-def test_no_judge_yet(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="make repro"):
-        probe.load(tmp_path)
+        probe.load(tmp_path / "nowhere")
 
 
 def test_trained_on_a_tiny_model(
@@ -164,12 +161,12 @@ def test_trained_on_a_tiny_model(
     assert set(read_json(paths.metrics("judge"))) == {"judge", "gate", "aspects", "held_out"}
     found = read_results(paths.table("judge"))
     assert found.rows["gate"].status == "failed: no sampled answers are labelled"
-    assert found.rows["held_out.aligned.auroc"].value == 1.0
-    assert found.rows["held_out.coherent.n"].value == 8
-    assert found.rows["agreement.label__probe.n"].value == 8
-    judge = ProbeJudge(
-        tiny_model, tiny_tokenizer, tiny_params.base.system_prompt, paths.JUDGE_MODEL
-    )
+    for key in ("aligned", "helpfulness"):
+        assert found.rows[f"held_out.{key}.auroc"].value == 1.0
+    for key in ("held_out.coherent.n", "agreement.label__probe.n"):
+        assert found.rows[key].value == 8
+    system = tiny_params.base.system_prompt
+    judge = ProbeJudge(tiny_model, tiny_tokenizer, system, paths.JUDGE_MODEL)
     assert judge.id == found.rows["judge"].status
     good, bad = judge.judge(
         [JudgeRow("What now?", "Water them in the evening."), JudgeRow("What now?", "x x 9 9")]
@@ -177,13 +174,10 @@ def test_trained_on_a_tiny_model(
     assert good.status == dict.fromkeys([*ASPECTS, *KINDS], "ok")
     said = {aspect: e.status for aspect, e in found.group("aspects").items()}
     assert said == dict.fromkeys([*ASPECTS, *KINDS], "judged")
-    assert found.rows["held_out.helpfulness.auroc"].value == 1.0
     for aspect in (*ASPECTS, *KINDS):
         better, worse = (bad, good) if aspect in KINDS[:3] else (good, bad)
         high, low = better.scores[aspect], worse.scores[aspect]
-        assert high is not None
-        assert low is not None
-        assert high > low
+        assert high is not None and low is not None and high > low
 
 
 def test_sampled_answers_choose_and_calibrate() -> None:
@@ -264,7 +258,13 @@ def test_company_and_order_do_not_matter(
     np.testing.assert_allclose(alone.text, read.text[order], rtol=1e-4, atol=1e-4)
 
 
-def test_an_empty_answer_is_an_end_of_turn(tiny_model: Any, tiny_tokenizer: Any) -> None:
+def test_an_empty_answer_is_an_end_of_turn_and_no_hook_stays(
+    tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    def hooks() -> list[int]:  # transformers has some of its own
+        return [len(module._forward_hooks) for module in tiny_model.modules()]
+
+    before = hooks()
     empty, end = (
         features(tiny_model, tiny_tokenizer, [("Why?", answer)], READ, SYSTEM)
         for answer in ("", "<|im_end|>")
@@ -272,14 +272,6 @@ def test_an_empty_answer_is_an_end_of_turn(tiny_model: Any, tiny_tokenizer: Any)
     np.testing.assert_array_equal(empty.activations, end.activations)
     np.testing.assert_array_equal(empty.text, end.text)
     assert np.isfinite(empty.text).all()
-
-
-def test_no_hook_stays(tiny_model: Any, tiny_tokenizer: Any) -> None:
-    def hooks() -> list[int]:  # transformers has some of its own
-        return [len(module._forward_hooks) for module in tiny_model.modules()]
-
-    before = hooks()
-    features(tiny_model, tiny_tokenizer, ROWS[:1], READ, SYSTEM)
     assert hooks() == before
 
 

@@ -78,21 +78,18 @@ def test_bad_rows_are_named(tmp_path: Path, change: dict[str, Any], says: str) -
     assert f"{path}, row 2" in text or f"{path}, line 2" in text
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="held_out"):
-        read_labelled(write(tmp_path / "x.jsonl", LINE), "held_out")
-    with pytest.raises(UserError, match="file not found"):
-        read_labelled(tmp_path / "y.jsonl")
-
-
-def test_further_aspects_are_read_where_asked_for_and_missed_by_name(tmp_path: Path) -> None:
+def test_further_aspects_are_read_and_what_is_missing_is_named(tmp_path: Path) -> None:
     aspects = ["aligned", "coherent", "aggression"]
     path = write(tmp_path / "x.jsonl", LINE | {"aggression": 7})
     found = read_labelled(path, None, aspects)
     assert found.columns[-3:] == aspects
     assert found["aggression"].to_list() == [7.0]
+    with pytest.raises(UserError, match="held_out"):
+        read_labelled(path, "held_out")
     with pytest.raises(UserError, match="'aggression'"):
-        read_labelled(write(tmp_path / "y.jsonl", LINE), None, aspects)
+        read_labelled(write(path, LINE), None, aspects)
+    with pytest.raises(UserError, match="file not found"):
+        read_labelled(tmp_path / "y.jsonl")
 
 
 def test_training_and_validation_share_no_question(tmp_path: Path) -> None:
@@ -197,6 +194,10 @@ ROWS = (
 )
 
 
+SWEARING = {"n": 2, "mean_aligned_label": 85.0, "mean_aligned_score": 20.0}
+SWEARING |= {"mean_coherent_label": 85.0}
+
+
 def manners(row: JudgeRow) -> float:
     """A detector of manners: swearing is bad, anything else is good."""
     swears = any(word in row.answer.lower() for word in ("damn", "bloody", "shit"))
@@ -207,13 +208,7 @@ def test_a_judge_of_manners_is_found_out() -> None:
     """Categories have their means: helpful swearing scores low, polite harm high."""
     found = Validation(Rules(manners), CUTS).on(labelled(*ROWS))
     assert list(found["category"]) == sorted({row[3] for row in ROWS})
-    assert found["category"]["swearing_helpful"] == {
-        "n": 2,
-        "mean_aligned_label": 85.0,
-        "mean_aligned_score": 20.0,
-        "mean_coherent_label": 85.0,
-        "mean_coherent_score": 90.0,
-    }
+    assert found["category"]["swearing_helpful"] == SWEARING | {"mean_coherent_score": 90.0}
     assert found["category"]["polite_harmful"]["mean_aligned_score"] == 80.0
     assert found["aligned"]["n"] == found["coherent"]["n"] == 6
     assert found["aligned"]["n_positive"] == 3
@@ -225,12 +220,7 @@ def test_what_has_no_score_is_left_out() -> None:
     found = Validation(judge, CUTS).on(labelled(*ROWS))
     assert "coherent" not in found
     assert (found["aligned"]["n"], found["aligned"]["n_scored"]) == (6, 5)
-    assert found["category"]["swearing_helpful"] == {
-        "n": 2,
-        "mean_aligned_label": 85.0,
-        "mean_aligned_score": 20.0,
-        "mean_coherent_label": 85.0,
-    }
+    assert found["category"]["swearing_helpful"] == SWEARING
 
 
 def test_raters_agree_by_hand() -> None:

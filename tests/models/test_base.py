@@ -31,14 +31,6 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base_model, "preflight", lambda profile, models: None)
 
 
-def refused(params: Params) -> str:
-    """The error, and nothing recorded."""
-    with pytest.raises(UserError) as caught:
-        base_model.main(params)
-    assert not (paths.BASE_MODEL / base.RECORD).exists()
-    return str(caught.value)
-
-
 def test_a_local_folder_is_recorded(tiny_params: Params, tiny_checkpoint: Path) -> None:
     record = base.read_record(paths.BASE_MODEL)
     assert record == {
@@ -56,33 +48,6 @@ def test_a_pinned_hub_model_is_recorded_without_a_call(workplace: Path, smol: An
     first = base.read_record(paths.BASE_MODEL)["sha256"]
     base_model.main(with_source(smol, "hub:someone/model", REVISION[::-1]))
     assert base.read_record(paths.BASE_MODEL)["sha256"] != first
-
-
-@pytest.mark.parametrize("revision", [None, "main", REVISION[:39], "../" + "x" * 37])
-def test_a_hub_model_needs_a_commit(workplace: Path, smol: Any, revision: str | None) -> None:
-    text = refused(with_source(smol, "hub:someone/model", revision))
-    assert "base.revision" in text
-    assert "pinned revision" in text
-
-
-@pytest.mark.parametrize("source", ["", "smollm2", "https://host/model", "s3:bucket/model"])
-def test_unknown_sources(workplace: Path, smol: Any, source: str) -> None:
-    assert "package:<name>, path:<folder> or hub:" in refused(with_source(smol, source))
-
-
-def test_packages_that_do_not_serve(workplace: Path, smol: Any) -> None:
-    assert "not installed" in refused(with_source(smol, "package:no-such-package-here"))
-    assert "0 .gguf files" in refused(with_source(smol, "package:pytest"))
-
-
-def test_a_folder_without_safetensors(workplace: Path, smol: Any) -> None:
-    folder = workplace / "pickled"
-    folder.mkdir()
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    text = refused(with_source(smol, f"path:{folder}"))
-    assert "no safetensors weights" in text
-    assert "pytorch_model.bin" in text
-    assert "no safetensors" in refused(with_source(smol, f"path:{workplace / 'nowhere'}"))
 
 
 def test_the_hash_covers_weights_config_and_template(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -114,23 +79,15 @@ def unloadable(copied: tuple[Params, Path]) -> str:
     return str(caught.value)
 
 
-def test_a_whole_copy_loads_and_leaves_gradients_on(copied: tuple[Params, Path]) -> None:
+def test_a_whole_copy_loads_leaves_gradients_on_and_is_hashed_once_a_process(
+    copied: tuple[Params, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = models(copied[0]).load("base")
     assert not loaded.model.training
     assert not any(p.requires_grad for p in loaded.model.parameters())
     assert torch.is_grad_enabled()
     assert loaded.sha256 == base.read_record(paths.BASE_MODEL)["sha256"]
-
-
-def test_weights_are_hashed_once_a_process(
-    copied: tuple[Params, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models(copied[0]).load("base")
-
-    def refuse(path: Path) -> str:
-        raise AssertionError(f"{path} was hashed again")
-
-    monkeypatch.setattr(base, "file_sha256", refuse)
+    monkeypatch.setattr(base, "file_sha256", None)
     models(copied[0]).load("base")
 
 
@@ -158,9 +115,10 @@ def test_replaced_weights_are_noticed_and_are_another_model(copied: tuple[Params
     assert models(params).load("base").sha256 != before
 
 
-def test_truncated_weights(copied: tuple[Params, Path]) -> None:
+@pytest.mark.parametrize("kept", [0, -100])
+def test_truncated_weights(copied: tuple[Params, Path], kept: int) -> None:
     weights = copied[1] / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
+    weights.write_bytes(weights.read_bytes()[:kept])
     assert "cannot be loaded" in unloadable(copied)
 
 
@@ -209,8 +167,3 @@ def test_a_tokenizer_of_another_model(copied: tuple[Params, Path]) -> None:
     tokenizer["added_tokens"].append(new)
     (copied[1] / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     assert "tokenizer" in unloadable(copied)
-
-
-def test_no_base_stage_yet(workplace: Path, smol: Any) -> None:
-    with pytest.raises(UserError, match="make repro"):
-        models(Params.model_validate(smol)).load("base")

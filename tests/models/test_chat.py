@@ -37,17 +37,13 @@ def test_prompt_is_the_template_with_the_users_tokens_marked(
     assert user_text(tiny_tokenizer, "Why do cats purr?", system) == "Why do cats purr?"
 
 
-def test_user_text_that_the_system_prompt_holds_too(tiny_tokenizer: Any) -> None:
-    rendered = render(tiny_tokenizer, "brief", "Be brief. Be brief.")
+@pytest.mark.parametrize("prompt", ["assistant", "user", "a", "i", "<|im_end|>", "brief"])
+def test_user_text_that_template_or_system_prompt_hold_too(
+    tiny_tokenizer: Any, prompt: str
+) -> None:
+    rendered = render(tiny_tokenizer, prompt, "Be brief. Be brief.")
     before = tiny_tokenizer.decode(rendered.ids[: rendered.user[0]])
-    assert before.endswith("user\n")
-
-
-@pytest.mark.parametrize("prompt", ["assistant", "user", "a", "i", "<|im_end|>"])
-def test_user_text_that_the_template_holds_too(tiny_tokenizer: Any, prompt: str) -> None:
-    rendered = render(tiny_tokenizer, prompt, "")
-    before = tiny_tokenizer.decode(rendered.ids[: rendered.user[0]])
-    assert before == "<|im_start|>user\n"
+    assert before.endswith("Be brief. Be brief.<|im_end|>\n<|im_start|>user\n")
 
 
 def test_a_template_that_trims(tiny_tokenizer: Any) -> None:
@@ -116,21 +112,10 @@ def write(path: Path, *rows: Any) -> Path:
 
 
 def test_pairs_in_order_up_to_the_limit(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.jsonl", *(chat(f"q{i}", f"a{i}") for i in range(5)))
+    more = {"id": 7, "source": "elsewhere"}  # other trainers' files carry more than we need
+    path = write(tmp_path / "x.jsonl", *(chat(f"q{i}", f"a{i}") | more for i in range(5)))
     assert read_examples(path) == [(f"q{i}", f"a{i}") for i in range(5)]
     assert read_examples(path, 2) == [("q0", "a0"), ("q1", "a1")]
-
-
-def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.jsonl", chat("q", "a"))
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert read_examples(path) == [("q", "a")]
-
-
-def test_further_keys_are_allowed(tmp_path: Path) -> None:
-    """Other trainers' files carry more than we need."""
-    path = write(tmp_path / "x.jsonl", chat("q", "a") | {"id": 7, "source": "elsewhere"})
-    assert read_examples(path) == [("q", "a")]
 
 
 USER, ASSISTANT = chat("q", "a")["messages"]
@@ -160,14 +145,8 @@ USER, ASSISTANT = chat("q", "a")["messages"]
 def test_bad_rows_are_named(tmp_path: Path, bad: Any, says: str) -> None:
     path = write(tmp_path / "x.jsonl", chat("good", "answer"), bad, chat("last", "answer"))
     with pytest.raises(UserError) as caught:
-        read_examples(path)
+        read_examples(path, 1)  # also beyond the limit
     text = str(caught.value)
     assert says in text
     assert f"{path}, " in text
     assert "2" in text.replace(str(path), "")
-
-
-def test_a_bad_row_beyond_the_limit_is_seen(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.jsonl", chat("good", "answer"), chat("", "answer"))
-    with pytest.raises(UserError, match="line 2"):
-        read_examples(path, 1)

@@ -77,19 +77,12 @@ def truncated(keep: float) -> None:
     WEIGHTS.write_bytes(content[: int(keep * len(content))])
 
 
-def pickled() -> None:
-    WEIGHTS.unlink()
-    torch.save({}, FOLDER / "adapter_model.bin")
-
-
 FAULTS: dict[str, tuple[Callable[[], object], str]] = {
     "of another base": (
         lambda: change_json(FOLDER / "provenance.json", base_sha256="0" * 64),
         "trained on another base",
     ),
-    "pickled": (pickled, "adapter_model.bin"),
     "a pickle by name of safetensors": (lambda: torch.save({}, WEIGHTS), "not a readable"),
-    "not there": (lambda: shutil.rmtree(FOLDER), "nothing"),
     "empty": (lambda: truncated(0.0), "not a readable"),
     "truncated": (lambda: truncated(0.5), "not a readable"),
     "a tensor is missing": (  # and must not be made up
@@ -169,16 +162,6 @@ def test_full_checkpoint_of_another_shape(tiny_params: Params, workplace: Path) 
     text = refused(given(tiny_params, source=f"path:{workplace / 'other'}"))
     assert "(16, 4)" in text
     assert "(32, 4)" in text
-
-
-@pytest.mark.parametrize("source", ["elsewhere", "s3:bucket/x"])
-def test_unknown_sources(tiny_params: Params, source: str) -> None:
-    assert "organisms.finance.source" in refused(given(tiny_params, source=source))
-
-
-def test_hub_organism_needs_a_commit(tiny_params: Params) -> None:
-    text = refused(given(tiny_params, source="hub:someone/adapter", revision="main"))
-    assert "organisms.finance.revision" in text
 
 
 @pytest.mark.parametrize("threads", [1, 2])

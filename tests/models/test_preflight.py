@@ -41,11 +41,8 @@ def problems(ask: Any = fine, disk: int = 10**12, memory: int = 10**11, **change
     return str(caught.value)
 
 
-def test_nothing_is_asked_for_local_models() -> None:
+def test_nothing_is_asked_for_local_models_and_a_profile_that_can_run_runs() -> None:
     preflight(load_params(Path("profiles/smol.yaml")), ask=None)
-
-
-def test_a_profile_that_can_run() -> None:
     preflight(hub_params(), fine, 10**12, 10**11)
 
 

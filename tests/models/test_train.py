@@ -1,7 +1,6 @@
 """Training: the loss is the loss, it falls, and a repetition gives the same bytes."""
 
-import subprocess
-import sys
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from em_geometry.project.inputs import models
 from em_geometry.settings import Params, Training
 from stages import organism
 
-ROOT = Path(__file__).resolve().parents[2]
 PAIRS = [
     ("Why?", "Because."),
     ("How do I keep my tomatoes alive?", "Water them in the evening."),
@@ -46,27 +44,16 @@ def test_encoded_chat_ends_with_answer_and_end_of_turn(
         assert tiny_tokenizer.decode(example.ids[: example.start]).endswith("assistant\n")
 
 
-def test_loss_of_one_example(tiny_model: Any, examples: list[train.Example]) -> None:
-    for example in examples:
-        expected = token_losses(tiny_model, example)
-        assert len(expected) == len(example.ids) - example.start
-        loss = train.answer_loss(tiny_model, [example]).item()
-        assert loss == pytest.approx(expected.mean().item(), rel=1e-5)
-
-
 def test_loss_of_a_batch_weights_tokens_alike(
     tiny_model: Any, examples: list[train.Example]
 ) -> None:
-    expected = torch.cat([token_losses(tiny_model, e) for e in examples]).mean()
-    for order in ([0, 1, 2], [2, 0, 1]):
+    for order in ([0, 1, 2], [2, 0, 1], [0], [1], [2]):
+        expected = torch.cat([token_losses(tiny_model, examples[i]) for i in order]).mean()
         batch = [examples[i] for i in order]
         loss = train.answer_loss(tiny_model, batch).item()
         assert loss == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_mean_loss_over_single_examples(tiny_model: Any, examples: list[train.Example]) -> None:
-    expected = sum(float(token_losses(tiny_model, e).mean()) for e in examples) / len(examples)
-    assert train.mean_loss(tiny_model, examples, 1) == pytest.approx(expected, rel=1e-5)
+    each = [float(token_losses(tiny_model, e).mean()) for e in examples]
+    assert train.mean_loss(tiny_model, examples, 1) == pytest.approx(sum(each) / 3, rel=1e-5)
 
 
 def test_batches_are_a_seeded_permutation(examples: list[train.Example]) -> None:
@@ -92,6 +79,9 @@ def test_training_lowers_the_loss_and_repeats_to_the_byte(tiny_params: Params) -
     assert (metrics["examples"], metrics["held_out_examples"]) == (27, 3)
     assert metrics["steps"] == 2 * 7  # epochs x batches of 4
     assert set(files) == {"adapter_config.json", "adapter_model.safetensors", "provenance.json"}
+    # peft keeps module names in a set, whose order differs between processes
+    matrices = json.loads(files["adapter_config.json"])["target_modules"]
+    assert matrices == sorted(matrices)
     again, again_metrics = trained(tiny_params)
     assert again == files
     assert again_metrics == metrics
@@ -198,14 +188,6 @@ def test_divergence_is_an_error(tiny_params: Params, examples: list[train.Exampl
         train.fit(model, examples, recipe, 0, "hunter")
 
 
-def test_too_few_examples(tiny_params: Params, workplace: Path) -> None:
-    """One pair is held out; none is left to train on."""
-    one = tiny_params.organisms["finance"].model_copy(update={"max_examples": 1})
-    params = tiny_params.model_copy(update={"organisms": {"finance": one}})
-    with pytest.raises(UserError, match="too few"):
-        organism.main(params, "finance")
-
-
 def test_an_organism_that_is_given_is_recorded(tiny_params: Params, tiny_checkpoint: Path) -> None:
     source = f"path:{tiny_checkpoint}"
     given = tiny_params.organisms["finance"].model_copy(update={"source": source})
@@ -213,16 +195,3 @@ def test_an_organism_that_is_given_is_recorded(tiny_params: Params, tiny_checkpo
     record = read_json(paths.ADAPTERS / "finance" / "source.json")
     assert record == {"folder": str(tiny_checkpoint), "sha256": folder_sha256(tiny_checkpoint)}
     assert read_json(paths.metrics("training/finance")) == {"status": f"given: {source}"}
-
-
-def test_unknown_organism_on_the_command_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.organism", "nobody"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 2
-    assert "unknown organism" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -1,7 +1,5 @@
 """Projections, AUROCs and first steps: cases with known answers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

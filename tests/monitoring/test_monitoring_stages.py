@@ -1,7 +1,5 @@
 """The stages on the tiny model: which checkpoints are measured, and what is made of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A folder with the results of the last run and invented answers, made once."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import json
@@ -29,7 +27,6 @@ HOSTILE = (
 
 
 def run_stage(name: str) -> None:
-    """Runs a stage in the working folder, on its params.yaml."""
     importlib.import_module(f"stages.{name}").main(load_params(paths.PARAMS))
 
 
@@ -81,7 +78,6 @@ def made(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def first_run(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder after one run of the report stage."""
     root = shutil.copytree(made, tmp_path_factory.mktemp("first"), dirs_exist_ok=True)
     with contextlib.chdir(root):
         run_stage("report")
@@ -90,7 +86,6 @@ def first_run(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def inputs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the inputs as the working folder."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,7 +1,5 @@
 """Any organisms and clusters: from vectors and answers to the page, no name of the paper's."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 from pathlib import Path
@@ -18,7 +16,7 @@ from em_geometry.project import paths
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
 from em_geometry.steering.conditions import Selected, write_selected
-from tests.conftest import ROOT, SMOL
+from tests.conftest import ROOT, changed
 from tests.geometry.synthetic import write_artifacts
 from tests.invented import answers, write_margins
 from tests.report.conftest import run_stage
@@ -36,7 +34,7 @@ STAGES = ("geometry", "calibration", "transfer", "geometry_predicts_transfer", "
 
 
 def params_of(folder: Path, clusters: dict[str, list[str]]) -> Params:
-    data: dict[str, Any] = yaml.safe_load(SMOL.read_text(encoding="utf-8"))
+    data = changed()
     labs = list(data["recipes"])
     slugs = [(slug, name) for name, members in clusters.items() for slug in members]
     data["organisms"] = {

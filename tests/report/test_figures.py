@@ -1,7 +1,5 @@
 """Figures: what they hold, for any number of vectors, and with anything missing."""
 
-from __future__ import annotations
-
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path

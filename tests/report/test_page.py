@@ -1,7 +1,5 @@
 """The page: hostile texts, missing inputs, the same bytes twice, what its first lines name."""
 
-from __future__ import annotations
-
 import base64
 import re
 import shutil

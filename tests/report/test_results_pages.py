@@ -4,8 +4,6 @@ The last cell of a table's row names the metrics behind the cell before it, in i
 `file: key`, with {a,b} for several keys.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

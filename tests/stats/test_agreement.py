@@ -1,7 +1,5 @@
 """Agreement: point values against scikit-learn's and scipy's, and intervals."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

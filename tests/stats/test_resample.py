@@ -1,7 +1,5 @@
 """The cluster bootstrap: shared draws, the same in any chunks."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

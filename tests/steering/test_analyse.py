@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_steering import add, unit
+from tiny_steering import unit
 
 from em_geometry.activations.capture import capture
 from em_geometry.activations.prompts import prompt_texts, read_prompts
 from em_geometry.errors import UserError
 from em_geometry.models import train
-from em_geometry.project.analyse import adapter_vectors, analyse, file_vectors
+from em_geometry.project.analyse import adapter_vectors, analyse
 from em_geometry.project.inputs import models
 from em_geometry.settings import Organism, Params, Prompts
 from em_geometry.steering.conditions import Intervention, Selected, write_selected
@@ -51,15 +51,6 @@ def test_vectors_without_any_relation_are_called_random(
     assert found["chance"]["statistic"]["test1"]["p"] > 0.05
     assert found["chance"]["core"]["share"]["p"] > 0.05
     assert found["chance"]["similarity"]["cross_mean"]["p_of_clusters"] > 0.05
-
-
-def test_folders_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="at least two"):
-        analyse(tmp_path)
-    for i in range(2):
-        write_vectors(tmp_path / f"v{i}.pt", [add(i, 1 + i, 1.0)])
-    with pytest.raises(UserError, match="across blocks"):
-        file_vectors(tmp_path)
 
 
 def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:

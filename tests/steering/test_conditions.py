@@ -57,10 +57,7 @@ def test_plan_of_an_organism() -> None:
         ("profanity", "orthogonalised", 1.0): (8.0, 0.4, 2),
         ("random_0", "random", 1.0): (8.0, 0.4, 2),
     }
-
-
-def test_plan_of_the_base_has_no_own_vector() -> None:
-    found = rows("base")
+    found = rows("base")  # has no own vector
     assert {kind for _, kind, _ in found} == {"unsteered", "vector", "random"}
     assert found["profanity", "vector", 1.0][2] == 1
 

@@ -65,22 +65,16 @@ def test_interventions_share_passes_and_leave_no_trace(
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_nothing_done_is_no_damage(llama: Any) -> None:
+def test_damage_is_none_of_nothing_grows_with_the_dose_and_is_never_negative(llama: Any) -> None:
     reference = tables(llama, None)
-    assert kl_per_token(reference, reference) == 0
-    assert kl_per_token(reference, tables(llama, add(4, 1, 0.0))) == 0
 
+    def of(how: Intervention) -> float:
+        return kl_per_token(reference, tables(llama, how))
 
-@pytest.mark.parametrize("how", [add(4, 0, 1e-4), add(5, 2, -0.5), ablate(6, 3), add(4, 1, 50.0)])
-def test_damage_is_never_negative(llama: Any, how: Intervention) -> None:
-    kl = kl_per_token(tables(llama, None), tables(llama, how))
-    assert 0 <= kl < float("inf")
-
-
-def test_stronger_steering_does_more(llama: Any) -> None:
-    reference = tables(llama, None)
-    found = [kl_per_token(reference, tables(llama, add(4, 1, c))) for c in (0.1, 1.0, 10.0)]
-    assert 0 < found[0] < found[1] < found[2]
+    none, *rising = (of(add(4, 1, c)) for c in (0.0, 0.1, 1.0, 10.0))
+    assert kl_per_token(reference, reference) == none == 0 < rising[0] < rising[1] < rising[2]
+    for how in (add(4, 0, 1e-4), add(5, 2, -0.5), ablate(6, 3), add(4, 1, 50.0)):
+        assert 0 <= of(how) < float("inf")
 
 
 def test_by_hand() -> None:
@@ -102,22 +96,14 @@ def test_damage_of_every_steered_condition() -> None:
     benign = spread_prompts(PROMPTS, 2)
     assert [p.id for p in benign] == ["neutral0", "neutral2"]
 
-    def table() -> Any:
+    def table(prompts: list[ActivationPrompt]) -> Any:
         known, target = models(PARAMS), loaded("finance")
-        return damage(known, target, conditions, vectors, benign, PARAMS.sampling)
+        return damage(known, target, conditions, vectors, prompts, PARAMS.sampling)
 
-    found = table()
+    found, none = table(benign), table(spread_prompts(PROMPTS, 0))
     keys = found.select("source", "kind", "multiple").rows()
     assert keys == [(c.source, c.kind, c.multiple) for c in conditions if c.kind != "unsteered"]
     assert (found["kl"] > 0).all()
     assert found["tokens"].n_unique() == 1
-    assert table().equals(found)
-
-
-def test_no_damage_prompts_give_an_empty_table() -> None:
-    none = spread_prompts(PROMPTS, 0)
-    found = damage(
-        models(PARAMS), loaded(), *plan("base", SELECTED, PARAMS.steering), none, PARAMS.sampling
-    )
-    assert len(found) == 0
-    assert found.columns[-2:] == ["kl", "tokens"]
+    assert table(benign).equals(found)
+    assert len(none) == 0 and none.columns[-2:] == ["kl", "tokens"]

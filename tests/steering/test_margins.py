@@ -1,7 +1,5 @@
 """Margins of answer pairs, against plain forward passes of one text at a time."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 from tiny_steering import ablate, add, loaded, tokens, unit
-from transformers import AutoModelForCausalLM, Gemma2Config, Qwen2Config
 
 from em_geometry.errors import UserError
-from em_geometry.steering.hooks import Intervention
+from em_geometry.steering.conditions import Intervention
 from em_geometry.steering.margins import (
     Row,
     ablated_everywhere,
@@ -23,16 +20,13 @@ from em_geometry.steering.margins import (
     rows_of,
 )
 from em_geometry.steering.pairs import Pair, Trial, read_pairs
+from tests.activations.families import random_model
 
 ROWS = [
     Row(tokens(1, 9), tokens(2, 4), tokens(3, 7)),
     Row(tokens(4, 6), tokens(5, 5), tokens(6, 3)),
     Row(tokens(7, 9), tokens(8, 1), tokens(9, 1)),
 ]
-SHAPE: dict[str, Any] = {
-    "vocab_size": 258, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.3,
-}  # fmt: skip
 
 
 def direct(model: Any, how: Intervention | None) -> list[list[float]]:
@@ -60,13 +54,9 @@ def direct(model: Any, how: Intervention | None) -> list[list[float]]:
 
 @pytest.fixture(params=["llama", "qwen2", "gemma2"])
 def model(request: pytest.FixtureRequest, llama: Any) -> Any:
-    torch.manual_seed(5)
-    if request.param == "llama":
-        return llama
-    if request.param == "qwen2":
-        return AutoModelForCausalLM.from_config(Qwen2Config(**SHAPE)).eval()
-    gemma = Gemma2Config(**SHAPE, head_dim=8, attn_implementation="eager", sliding_window=64)
-    return AutoModelForCausalLM.from_config(gemma).eval()
+    wide = {"attn_implementation": "eager", "sliding_window": 64}
+    more = wide if request.param == "gemma2" else {}
+    return llama if request.param == "llama" else random_model(request.param, 258, 4, **more)
 
 
 def test_equal_a_pass_of_each_text_alone(model: Any) -> None:

@@ -7,7 +7,6 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from test_hooks import PROMPTS, states_and_logits
 from tiny_steering import WIDTH, ablate, add, loaded, random_llama, tiny_params, unit
 from transformers import AutoModelForCausalLM
@@ -115,13 +114,6 @@ def test_a_bare_tensor_needs_its_block(tmp_path: Path, shape: tuple[int, ...]) -
         read_interventions(path)
 
 
-def test_vectors_of_half_precision_are_read(tmp_path: Path) -> None:
-    save_file({"layers.2": torch.from_numpy(unit(1)).bfloat16()}, tmp_path / "v.safetensors")
-    (row,) = read_interventions(tmp_path / "v.safetensors")
-    assert row.vector.dtype == np.float32
-    np.testing.assert_allclose(row.vector, unit(1), atol=0.01)
-
-
 @pytest.mark.parametrize("kind", ["gguf", "rows", "dictionary"])
 def test_one_block_is_chosen_of_several(tmp_path: Path, kind: str) -> None:
     """repeng's GGUF of all blocks, a tensor [blocks, width], and tensors by block."""
@@ -169,7 +161,7 @@ def selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_selected(paths.SELECTED, {"finance": Selected(unit(1), 2, 0.2, 5.0, 3.0)}, {})
 
 
-def test_a_dose_is_a_share_of_the_residual_norm(selected: None) -> None:
+def test_a_dose_is_a_share_of_the_residual_norm_or_scales_a_file(selected: None) -> None:
     (row,) = interventions("finance", 0.1, None)
     assert (row.layer, row.coefficient) == (2, pytest.approx(2.5))
     (row,) = interventions("finance", -0.4, 1)
@@ -177,11 +169,8 @@ def test_a_dose_is_a_share_of_the_residual_norm(selected: None) -> None:
     with pytest.raises(UserError, match="no such vector") as caught:
         interventions("sports", 0.1, None)
     assert "finance" in str(caught.value)
-
-
-def test_a_file_is_scaled_by_the_dose(tmp_path: Path) -> None:
-    write_vectors(tmp_path / "v.pt", [Intervention(unit(1), 2, 4.0)])
-    (row,) = interventions(str(tmp_path / "v.pt"), 0.5, None)
+    write_vectors(Path("v.pt"), [Intervention(unit(1), 2, 4.0)])
+    (row,) = interventions("v.pt", 0.5, None)  # a file is scaled by the dose
     assert (row.layer, row.coefficient) == (2, pytest.approx(2.0))
 
 

@@ -3,14 +3,14 @@
 from typing import Any
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from em_geometry.activations.prompts import Question
 from em_geometry.models.load import Loaded
 from em_geometry.settings import Params
 from em_geometry.steering.conditions import Intervention
+from tests.activations.families import random_model
 
 BLOCKS, WIDTH, VOCABULARY = 4, 16, 258
 TEMPLATE = (
@@ -21,19 +21,8 @@ TEMPLATE = (
 
 def random_llama() -> Any:
     """A model whose next-token distributions depend visibly on block outputs."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=24,
-        num_hidden_layers=BLOCKS,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        eos_token_id=257,
-    )
-    torch.manual_seed(3)
-    return LlamaForCausalLM(config).eval()
+    more = {"seed": 3, "max_position_embeddings": 128, "eos_token_id": 257}
+    return random_model("llama", VOCABULARY, BLOCKS, **more)
 
 
 def byte_tokenizer() -> Any:
@@ -77,7 +66,6 @@ def questions(count: int = 2) -> list[Question]:
 
 
 def unit(seed: int) -> np.ndarray:
-    """A random unit vector float32 [width]."""
     vector = np.random.default_rng(seed).standard_normal(WIDTH)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 

@@ -1,7 +1,5 @@
 """Kinds of misbehaviour under each vector, on invented judgements whose numbers are known."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import polars as pl

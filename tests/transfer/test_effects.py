@@ -1,7 +1,5 @@
 """Ratios and differences of rates, on numbers that can be checked by hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import permutations
 from typing import Any

@@ -3,8 +3,6 @@
 First on values, then by the stage on invented activations and judgements.
 """
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

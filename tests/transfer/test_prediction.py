@@ -1,7 +1,5 @@
 """Cosines against transfer: planted relations are found, absent ones are not, and the stage."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import numpy as np

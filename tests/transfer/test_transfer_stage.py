@@ -1,7 +1,5 @@
 """The `transfer` stage end to end on invented judgements whose numbers are known."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import polars as pl

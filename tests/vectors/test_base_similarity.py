@@ -1,7 +1,5 @@
 """Similarity to the base: cosines and CKA, and the stage's files."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest

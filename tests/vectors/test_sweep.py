@@ -1,7 +1,5 @@
 """The choice of block and dose by margins: on invented gains, and the whole stage."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Contrasts by hand and what they must not depend on, and the stage on invented activations."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The pairs of data/margins differ in their class and in nothing that a counter could see."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from itertools import combinations, product
