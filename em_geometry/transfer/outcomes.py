@@ -19,10 +19,10 @@ from em_geometry.io.results import Leaf, Nested, as_estimate, spelt
 from em_geometry.settings import BASE
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.decisions import detectable, effect, holm
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
 from em_geometry.stats.intervals import fieller, jackknife, t_interval
 from em_geometry.stats.permutation import dealt, n_splits, share_as_far
-from em_geometry.stats.retraining import PROMPTS_ONLY, Trained, both
+from em_geometry.stats.retraining import Trained, both
 from em_geometry.steering.pairs import KINDS, Kind, Way
 
 Groups = Mapping[str, Sequence[str]]  # laboratory or cluster -> its organisms
