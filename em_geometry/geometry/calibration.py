@@ -39,6 +39,7 @@ from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.stats.decisions import holm
 from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
 from em_geometry.stats.intervals import percentiles
 from em_geometry.stats.permutation import null_p, partition_test, partitions
@@ -59,6 +60,7 @@ LABELLED = (  # what the labels of clusters decide; the keys name no vectors
 )
 OTHERS = 2000  # draws for the intervals of statistics that have no nulls
 SHOWN = (*LABELLED, "cosine.", "orthogonality.", "pca.centred.pc1_pct")
+TABLED = ("statistic.", "similarity.", "cluster_angle.", "pca.", "pc1_ablation.", "core.")
 FAIR = {  # statistics that can tell what the five tests are meant to tell
     "similarity.cross_mean": "mean cosine across clusters",
     CORE: "share of a common core",
@@ -286,7 +288,8 @@ def compared(
 ) -> dict[str, Leaf]:
     """Every statistic at `statistic.<key>`, and below it what each null gives.
 
-    Of a null: its median with the range of 95 % of its draws, and the p-value; of `partitions`, for
+    Of a null: its median with the range of 95 % of its draws, and the p-value, for what stands in
+    one table of the report also by Holm; of `partitions`, for
     statistics that the labels decide, p and the smallest p that so few assignments can give.
 
     Args:
@@ -307,6 +310,11 @@ def compared(
             parts = {"p": tested.p, "smallest_p": tested.smallest_p}
             parts["assignments"] = tested.estimate.n
             results |= {f"{at}.partitions.{k}": v for k, v in parts.items() if v is not None}
+    for name in nulls:
+        keys = [f"statistic.{key}.{name}.p" for key in observed if key.startswith(TABLED)]
+        known = {key: q for key in keys if isinstance(q := results.get(key), float)}
+        raised = holm([*known.values()]).tolist()
+        results |= {f"{key}_holm": p for key, p in zip(known, raised, strict=True)}
     return results
 
 

@@ -124,7 +124,7 @@ def main_statistics(
     values = pair_values(gram)
     inside, outside = cluster_pairs(len(names), members)
     found = {
-        f"angle_deg.{a}__{b}": cluster_angle(gram, members[a], members[b])
+        f"cluster_angle.{a}__{b}": cluster_angle(gram, members[a], members[b])
         for a, b in combinations(members, 2)
     }
     found |= {f"cosine.{a}__{b}": values[..., p] for p, (a, b) in
@@ -284,7 +284,8 @@ def reference_results(
             results[at] = spread
             continue
         found = spread.estimates(statistic)
-        results |= {f"{at}.{key}": estimate for key, estimate in found.items()}
+        for key, estimate in found.items():  # of clusters here, of organisms in the battery
+            results[f"{at}.{key.replace('cluster_angle.', 'angle_deg.')}"] = estimate
         for name, (key, sign, bound) in conclusions(rules).items():
             results[f"{at}.holds.{name}"] = said(found[key], sign, bound)
         trainings = spread.family.trainings(spread.weights)

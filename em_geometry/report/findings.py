@@ -50,10 +50,8 @@ def _moved(found: Results, aspect: str) -> tuple[str, list[Named], dict[str, int
         ("beyond_random", "a random direction of the same norm"),
         ("change", "no steering"),
     ):
-        start = f"{path}.{aspect}"
-        words = {
-            s: found.word(f"aspects:{start}.{s}.says") for s in found.names(f"aspects:{start}")
-        }
+        start = f"aspects:{path}.{aspect}"
+        words = {source: found.word(f"{start}.{source}.says") for source in found.names(start)}
         if any(words.values()):
             told = [said for said in words.values() if said is not None]
             apart = [

@@ -3,8 +3,8 @@
 docs/method.md, transfer. Each pair's second vector is made orthogonal to the first; both act on the
 base at the first one's block. The cosine of their mean effects on the residual stream (last token
 of benign prompts) starts at 0 and is followed to the last block, beside that of two random
-orthogonal directions. Intervals are of a bootstrap over prompts; the pairs share vectors and are
-not independent.
+orthogonal directions. Intervals are jackknifed over prompts; the pairs share vectors and are not
+independent.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from transformers import PreTrainedModel
 
 from em_geometry.activations.capture import capture
 from em_geometry.activations.prompts import Text
-from em_geometry.hashing import stream_key
 from em_geometry.io.results import Nested
 from em_geometry.models.chat import padded
 from em_geometry.progress import Progress
 from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.intervals import jackknife
 from em_geometry.steering.conditions import (
     Intervention,
     Selected,
@@ -36,7 +35,6 @@ from em_geometry.steering.hooks import steering_rows
 
 PROMPTS = 16  # benign ones; effects are means over them
 RANDOM_PAIRS = 8  # of random directions
-DRAWS = 1000  # of the bootstrap over prompts
 
 
 def convergence(
@@ -48,8 +46,7 @@ def convergence(
     """Mean absolute cosine half-way and at the last block, over pairs of vectors and of chance."""
     plain = last_states(model, prompts, None)
     n = len(prompts)
-    random = np.random.Generator(np.random.Philox(key=stream_key(seed, "convergence")))
-    draws = np.vstack([np.ones(n), random.multinomial(n, np.full(n, 1 / n), DRAWS)]) / n
+    kept = np.vstack([np.ones(n), 1.0 - np.eye(n)])  # all prompts, then without each
     known: dict[int, Floats] = {}
     middles: dict[str, list[float]] = {"random": [], "vectors": []}
     ends: dict[str, list[Floats]] = {"random": [], "vectors": []}
@@ -63,7 +60,7 @@ def convergence(
             one, two = known[id(first)], last_states(model, prompts, how) - plain
             curve = cosines(one.mean(0)[first.layer :], two.mean(0)[first.layer :])
             middles[kind].append(float(curve[len(curve) // 2]))
-            ends[kind].append(cosines(draws @ one[:, -1], draws @ two[:, -1]))
+            ends[kind].append(cosines(kept @ one[:, -1], kept @ two[:, -1]))
             progress.advance()
     result: dict[str, Any] = {}
     for kind, found in middles.items():
@@ -72,8 +69,7 @@ def convergence(
                 float(np.abs(found).mean()),
                 np.abs(np.stack(ends[kind], axis=1)).mean(1),
             )
-            low, high = np.quantile(sizes[1:], [0.025, 0.975])
-            end = Estimate(float(sizes[0]), float(low), float(high), n)
+            end = jackknife(float(sizes[0]), sizes[1:])
             result[kind] = {"pairs": len(found), "middle": middle, "end": end}
         else:
             result[kind] = {"status": "undefined: one vector"}

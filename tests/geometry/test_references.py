@@ -89,7 +89,8 @@ def test_main_statistics_are_about_whom_their_keys_name() -> None:
         return "".join(NAMES[i] for i in references.rests_on(key, NAMES, MEMBERS, RULES))
 
     for key, who in {
-        "cosine.a__e": "ae", "angle_deg.x__z": "abef", "cross_mean": "abcdef", "test1": "cdef",
+        "cosine.a__e": "ae", "angle_deg.a__f": "af", "cluster_angle.x__z": "abef",
+        "cross_mean": "abcdef", "test1": "cdef",
         "test4": "abcdef", "statistic.test5": "cdef", "cluster_angle.x__y_deg": "abcd",
         "orthogonality.x_on_z.a.magnitude": "abef", "similarity.within.y": "cd",
         "cross_variance.y_pc1_in_z.centred_pct": "cdef", "core.share": "abcdef",
@@ -154,6 +155,11 @@ def test_every_reference_has_its_numbers_conclusions_and_verdicts() -> None:
     assert as_estimate(found["reference.base.cosine.a__f"]).value == pytest.approx(gram[0, 5])
     said = {found[f"reference.base.holds.{c}"] for c in references.conclusions(RULES)}
     assert said <= {"yes", "no", "cannot tell", references.UNDEFINED}
+    angle = as_estimate(found["reference.base.angle_deg.y__z"])
+    only = as_estimate(found["reference.base.angle_deg.y__z.prompts_only"])
+    assert (
+        (angle.width or 0) > 1 > (only.width or 0)
+    )  # both clusters have an organism with a repeat
     counts = [found[f"reference.base.verdict_count{end}"] for end in ("", ".lowest", ".highest")]
     assert counts[1] <= counts[0] <= counts[2]  # type: ignore[operator]
     assert as_estimate(found["reference.base.independent.test1"]).n == 16
