@@ -114,7 +114,8 @@ def test_a_score_is_in_range_and_only_with_ok(top: list[tuple[str, float]], low:
     score, status = from_logprobs(top, low)
     assert (score is not None) == (status == "ok")
     if score is not None:
-        numbers = [int(t) for t, _ in top if t.strip().isdecimal() and 0 <= int(t) <= 100]
+        stripped = [token.strip() for token, _ in top]  # int() strips less than strip() does
+        numbers = [int(t) for t in stripped if t.isdecimal() and 0 <= int(t) <= 100]
         assert min(numbers) - 1e-9 <= score <= max(numbers) + 1e-9
     assert from_logprobs(top[::-1], low) == (pytest.approx(score), status)
 
