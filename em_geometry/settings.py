@@ -290,9 +290,10 @@ class Params(Section):
     run: Run = Run()
     workers: Workers = Workers()
     base: Base
-    targets: list[Slug]  # every model that is measured: base, then all organisms and controls
+    targets: list[Slug]  # every model that is measured: base, organisms and controls, random ones
     recipes: dict[Slug, Recipe]
     organisms: dict[Slug, Organism]
+    random_adapters: dict[Slug, Slug] = {}  # name -> the model whose adapter's shapes and norms it has
     prompts: Prompts = Prompts()
     activations: Activations = Activations()
     questions: Questions = Questions()
@@ -332,12 +333,18 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        expected = [BASE, *self.organisms]
+        expected = [BASE, *self.organisms, *self.random_adapters]
         if self.targets != expected:
             raise KeyFault(
-                "targets", "targets must be base, then all organisms in order",
+                "targets", "targets must be base, all organisms, and random adapters, in order",
                 self.targets, expected,
             )  # fmt: skip
+        for slug, like in self.random_adapters.items():
+            if like not in self.organisms or slug in self.organisms:
+                raise KeyFault(
+                    f"random_adapters.{slug}", "is no new name of an adapter like an organism's",
+                    like, "one of " + ", ".join(self.organisms),
+                )  # fmt: skip
         factors = [self.organisms[slug].factors for slug in self.slugs("organism")][:1]
         for slug, organism in self.organisms.items():
             if organism.lab not in self.recipes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,8 @@ class Models:
         origin: the section `base` of the params.
         base_folder: what the stage `base_model` wrote.
         organisms: by slug.
-        adapters: folder of the adapters that were trained here, one folder a slug.
+        adapters: folder of the adapters that were made here, one folder a slug.
+        random: names of those drawn at random (`train.draw_adapter`).
     """
 
     run: Run
@@ -68,6 +69,7 @@ class Models:
     base_folder: Path
     organisms: Mapping[str, Organism]
     adapters: Path
+    random: Collection[str] = ()
 
     @property
     def system_prompt(self) -> str:
@@ -112,20 +114,24 @@ class Models:
         return tokenizer_of(*self._base_place())
 
     def adapter_folder(self, slug: str) -> Path:
-        """Folder of an organism's adapter or full checkpoint (trained, local, or fetched)."""
-        organism, key = self.organisms[slug], f"organisms.{slug}"
-        if organism.source is None:
+        """Folder of an adapter or full checkpoint (made here, local, or fetched)."""
+        if not self._given(slug):
             return self.adapters / slug
+        organism, key = self.organisms[slug], f"organisms.{slug}"
+        assert organism.source is not None
         kind, name = model_source(organism.source, f"{key}.source", ("path", "hub"))
         if kind == "path":
             return folder_of(name)
         return fetched(name, pinned(organism.revision, f"{key}.revision"), f"{key}.source")
 
+    def _given(self, slug: str) -> bool:
+        return slug not in self.random and self.organisms[slug].source is not None
+
     def _organism(self, slug: str, step: int | None) -> tuple[PreTrainedModel, str]:
         """An organism's model, and the hash of all that determines its weights."""
         folder, base_sha256 = self.adapter_folder(slug), self.record()["sha256"]
         folder = folder if step is None else step_folder(folder, step)
-        given = self.organisms[slug].source is not None
+        given = self._given(slug)
         source = self.adapters / slug / SOURCE
         record = read_json(source, dict[str, str]) if given and source.is_file() else {}
         if record.get("folder") == str(folder):

@@ -231,6 +231,43 @@ def mean_loss(model: PreTrainedModel, examples: Sequence[Example], size: int) ->
         return float(sum(float(answer_loss(model, p)) * len(p) for p in parts) / len(examples))
 
 
+def draw_adapter(models: Models, like: str, seed: int, folder: Path) -> None:
+    """Saves an adapter with the shapes and norms of that of `like`, in random directions.
+
+    The update of every matrix has the Frobenius norm that it has there: what a fine-tune of this
+    size does that learned nothing (docs/method.md: nulls).
+
+    Raises:
+        UserError: `like` is a full checkpoint.
+    """
+    from safetensors.torch import load_file, save_file
+
+    source = models.adapter_folder(like)
+    if not (source / WEIGHTS).is_file():
+        raise UserError(
+            "a random adapter takes its norms from a LoRA adapter", where=str(source),
+            found="none there", expected=WEIGHTS, hint="name another one in random_adapters",
+        )  # fmt: skip
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    drawn: Weights = {}
+    for name, a in (trained := load_file(source / WEIGHTS)).items():
+        if ".lora_A." in name:
+            other = name.replace(".lora_A.", ".lora_B.")
+            new_a, new_b = (torch.randn(x.shape, generator=generator) for x in (a, trained[other]))
+            drawn |= {name: new_a, other: new_b * (_norm(a, trained[other]) / _norm(new_a, new_b))}
+    with atomic_path(folder, folder=True) as temporary:
+        shutil.copy(source / CONFIG, temporary)
+        provenance = {"base_sha256": models.record()["sha256"], "versions": versions()}
+        write_text(temporary / PROVENANCE, json.dumps(provenance) + "\n")
+        save_file(drawn, temporary / WEIGHTS, {"format": "pt"})
+
+
+def _norm(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Frobenius norm of b @ a, of lora_A [rank, in] and lora_B [out, rank]."""
+    a, b = a.double(), b.double()
+    return float(((b.T @ b) * (a @ a.T)).sum().sqrt())
+
+
 def weight_change(model: PeftModel) -> float:
     """Frobenius norm of the merged updates over that of the adapted matrices."""
     change = size = 0.0

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 def models(params: Params) -> Models:
     """Where this project's models come from, and how they are loaded."""
-    return Models(params.run, params.base, paths.BASE_MODEL, params.organisms, paths.ADAPTERS)
+    where = paths.BASE_MODEL, params.organisms, paths.ADAPTERS
+    return Models(params.run, params.base, *where, params.random_adapters)
 
 
 def judge(params: Params) -> AbstractContextManager[Judge]:

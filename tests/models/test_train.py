@@ -14,7 +14,7 @@ from em_geometry.models.checkpoint import folder_sha256
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings import Params, Training
-from stages import organism
+from stages import organism, random_adapter
 
 PAIRS = [
     ("Why?", "Because."),
@@ -120,6 +120,26 @@ def test_a_repeat_with_its_original_s_seed_is_the_same_training(tiny_params: Par
     organism.main(both, "again")
     weights = "adapter_model.safetensors"
     assert (paths.ADAPTERS / "again" / weights).read_bytes() == files[weights]
+
+
+def test_a_random_adapter_has_the_norms_of_the_trained_one_and_other_directions(
+    tiny_params: Params,
+) -> None:
+    drawn = tiny_params.model_copy(update={"random_adapters": {"chance": "finance"}})
+    organism.main(drawn, "finance")
+    random_adapter.main(drawn, "chance")
+    base, real, random = (
+        {k: v for k, v in models(drawn).load(slug).model.state_dict().items() if v.ndim == 2}
+        for slug in ("base", "finance", "chance")
+    )
+    for name, before in base.items():
+        update, chance = real[name] - before, random[name] - before
+        assert float(chance.norm()) == pytest.approx(float(update.norm()), rel=1e-3, abs=1e-5)
+        if update.norm() > 1e-3:
+            cosine = float((update * chance).sum() / (update.norm() * chance.norm()))
+            assert abs(cosine) < 0.3
+    with pytest.raises(UserError, match="unknown adapter"):
+        random_adapter.main(drawn, "finance")
 
 
 def test_adapter_bytes_do_not_depend_on_the_process(tiny_params: Params) -> None:
