@@ -293,7 +293,9 @@ class Params(Section):
     targets: list[Slug]  # every model that is measured: base, organisms and controls, random ones
     recipes: dict[Slug, Recipe]
     organisms: dict[Slug, Organism]
-    random_adapters: dict[Slug, Slug] = {}  # name -> the model whose adapter's shapes and norms it has
+    random_adapters: dict[
+        Slug, Slug
+    ] = {}  # name -> the model whose norms it has
     prompts: Prompts = Prompts()
     activations: Activations = Activations()
     questions: Questions = Questions()
@@ -385,6 +387,10 @@ class Params(Section):
     def repeats(self) -> dict[str, str]:
         """Repeat -> the organism or control whose training it repeats with another seed."""
         return {slug: o.repeats for slug, o in self.organisms.items() if o.repeats is not None}
+
+    def answering(self) -> list[str]:
+        """Targets whose answers are sampled; margins say enough of random adapters."""
+        return [slug for slug in self.targets if slug not in self.random_adapters]
 
     def steered(self) -> list[str]:
         """Targets that are steered: base and organisms, controls where `steering` says so."""

@@ -12,4 +12,4 @@ def main(params: Params) -> None:
     known, allowed = known_texts(params), params.judging.allow_errors
     answers, out = paths.BASELINE_RESPONSES, paths.BASELINE_JUDGEMENTS
     with judge(params) as active:
-        judge_files(active, params.targets, answers, out, known, "judge baseline", allowed)
+        judge_files(active, params.answering(), answers, out, known, "judge baseline", allowed)

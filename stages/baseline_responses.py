@@ -18,7 +18,7 @@ def main(params: Params) -> None:
     """Writes data/baseline/responses/<model>.parquet, one row an answer."""
     known, asked = models(params), questions(params)
     conditions = [Condition(samples=params.baseline.samples)]
-    for slug in params.targets:
+    for slug in params.answering():
         loaded = known.load(slug)
         how = params.sampling, f"baseline {slug}"
         frame = respond(known, loaded, conditions, {}, asked, *how, workers=params.workers)

@@ -1,4 +1,4 @@
-"""Stage `response_activations`: every model's residual stream over its own unsteered answers."""
+"""Stage `response_activations`: every organism's residual stream over its own unsteered answers."""
 
 from em_geometry.activations.capture import store
 from em_geometry.activations.prompts import ANSWER_SPANS, answer_texts
@@ -11,9 +11,9 @@ from em_geometry.settings import Params
 
 @stage
 def main(params: Params) -> None:
-    """Captures every target's answers: data/response_activations/<model>.safetensors."""
+    """Captures every organism's answers: data/response_activations/<model>.safetensors."""
     known, asked = models(params), questions(params)
-    for slug in params.targets:
+    for slug in params.slugs("organism"):
         loaded = known.load(slug)
         answers = read_parquet(paths.BASELINE_JUDGEMENTS / f"{slug}.parquet")
         texts, rows = answer_texts(answers, asked, loaded.tokenizer)

@@ -17,7 +17,7 @@ def main(params: Params) -> None:
     chosen, judging = params.transfer, params.judging
     organisms, targets, labs = params.slugs("organism"), params.steered(), params.labs()
     who = Models(organisms, [BASE, *params.slugs("control")], targets, labs, params.clusters())
-    unsteered = read_answers(paths.BASELINE_JUDGEMENTS, params.targets, judging.aspects)
+    unsteered = read_answers(paths.BASELINE_JUDGEMENTS, params.answering(), judging.aspects)
     rates = [*(f"{m}.em_turner" for m in (BASE, *organisms)), "organisms*"]
     put_results("baseline", baseline(unsteered, who, judging, chosen.recited_from), rates)
     answers = read_answers(paths.JUDGEMENTS, targets, judging.aspects)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import polars as pl
 
+from em_geometry.activations.prompts import ANSWER_SPANS
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.project import paths
@@ -29,7 +30,8 @@ def check_rows(rows: dict[str, pl.DataFrame], column: str) -> None:
 @stage
 def main(params: Params) -> None:
     models, entries = params.targets, dict[str, list[contrasts.Entry]]()
-    controls = contrasts.recipe_controls(params.organisms)
+    none = dict.fromkeys(params.random_adapters, "undefined: a random adapter has no recipe")
+    controls = contrasts.recipe_controls(params.organisms) | none
     check_rows({m: prompts(m) for m in models}, "prompt_id")
     check_rows({m: texts(m) for m in models}, "text_id")
     harmful = (prompts()["kind"] == "harmful").to_numpy()
@@ -43,14 +45,17 @@ def main(params: Params) -> None:
         else:
             found |= contrasts.prompt_contrasts(each, harmful)
         entries |= {f"{contrast}.{span}": every for contrast, every in found.items()}
-    for model in models:
+    for span in ANSWER_SPANS:
+        other = "undefined: only organisms' own answers are read"
+        entries[f"response_contrast.{span}"] = [other for _ in models]
+    for model in params.slugs("organism"):
         frame = read_parquet(paths.BASELINE_JUDGEMENTS / f"{model}.parquet")
         tensors, about = read_tensors(paths.RESPONSE_ACTIVATIONS / f"{model}.safetensors")
         answered = frame[json.loads(about["rows"])]
         bad, good = contrasts.misaligned_and_aligned(answered, params.vectors)
         for span, tensor in tensors.items():
             entry = contrasts.response_contrast(tensor, bad, good)
-            entries.setdefault(f"response_contrast.{span}", []).append(entry)
+            entries[f"response_contrast.{span}"][models.index(model)] = entry
     # Over the user's tokens, where captured; the first token, whose norm is many times larger, is
     # never among them.
     spans: list[str] = list(params.activations.spans)

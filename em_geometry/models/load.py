@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,8 +60,7 @@ class Models:
         origin: the section `base` of the params.
         base_folder: what the stage `base_model` wrote.
         organisms: by slug.
-        adapters: folder of the adapters that were made here, one folder a slug.
-        random: names of those drawn at random (`train.draw_adapter`).
+        adapters: folder of the adapters that were made here, random ones too, one folder a slug.
     """
 
     run: Run
@@ -69,7 +68,6 @@ class Models:
     base_folder: Path
     organisms: Mapping[str, Organism]
     adapters: Path
-    random: Collection[str] = ()
 
     @property
     def system_prompt(self) -> str:
@@ -125,7 +123,7 @@ class Models:
         return fetched(name, pinned(organism.revision, f"{key}.revision"), f"{key}.source")
 
     def _given(self, slug: str) -> bool:
-        return slug not in self.random and self.organisms[slug].source is not None
+        return slug in self.organisms and self.organisms[slug].source is not None
 
     def _organism(self, slug: str, step: int | None) -> tuple[PreTrainedModel, str]:
         """An organism's model, and the hash of all that determines its weights."""

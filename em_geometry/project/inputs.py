@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 def models(params: Params) -> Models:
     """Where this project's models come from, and how they are loaded."""
-    where = paths.BASE_MODEL, params.organisms, paths.ADAPTERS
-    return Models(params.run, params.base, *where, params.random_adapters)
+    return Models(params.run, params.base, paths.BASE_MODEL, params.organisms, paths.ADAPTERS)
 
 
 def judge(params: Params) -> AbstractContextManager[Judge]:

@@ -37,7 +37,7 @@ def rows_of(frame: pl.DataFrame) -> list[JudgeRow]:
 def main(params: Params, which: Which, dry_run: bool) -> None:
     """Judges every target's answers with the judge of `params`; with `dry_run` only counts."""
     folder, slugs = {
-        "baseline": (paths.BASELINE_JUDGEMENTS, params.targets),
+        "baseline": (paths.BASELINE_JUDGEMENTS, params.answering()),
         "steered": (paths.JUDGEMENTS, params.steered()),
     }[which]
     out = {slug: paths.REJUDGED / which / f"{slug}.parquet" for slug in slugs}

@@ -138,7 +138,8 @@ def text_contrasts(
     Args:
         base: [texts, blocks, width] of the base.
         topics: [texts] the file of each.
-        files: organism or control -> its training file; the base has none.
+        files: organism or control -> its training file; base and random adapters have none.
+        controls: of `recipe_controls`, for every model in order.
     """
     of = np.array(topics)
 
@@ -150,7 +151,7 @@ def text_contrasts(
             return OWN_REFERENCE
         return text_contrast(base, of == files[model], of == files[control])
 
-    return [entry(model) for model in (BASE, *files)]
+    return [entry(model) for model in controls]
 
 
 @dataclass(frozen=True, eq=False)
