@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -52,16 +52,6 @@ class Section(BaseModel):
     """A part of the params: strict types, no unknown keys, no NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
-
-
-Part = TypeVar("Part", bound=Section)
-
-
-def _with_full_dose(section: Part, doses: list[float]) -> Part:
-    if 1.0 not in doses or len(set(doses)) != len(doses):
-        what, expected = "the chosen coefficient, 1.0, is compared", "1.0 and others, each once"
-        raise KeyFault("doses", what, doses, expected)
-    return section
 
 
 class Run(Section):  # how everything is computed
@@ -224,6 +214,7 @@ class Margins(Section):  # margins of authored answer pairs, the outcome that ne
     random_directions: Annotated[int, Field(ge=2)] = 32  # on the base
     target_random_directions: Positive = 4  # on every other target, and for other kinds of pairs
     doses: list[Multiple] = [-1.0, -0.5, 0.25, 0.5, 1.0, 1.5, 2.0]  # of the chosen coefficient
+    controls: bool = True  # are they steered too, or base and organisms alone
     ablation: bool = True  # own vectors taken out, at their block and at every block
     no_effect: Strength = 0.1  # nats a token; what lies within it of 0 counts as no effect
     base_pairs: Positive | None = None  # misaligned pairs on the steered base; null = all
@@ -231,7 +222,10 @@ class Margins(Section):  # margins of authored answer pairs, the outcome that ne
 
     @model_validator(mode="after")
     def _full_dose(self) -> Self:
-        return _with_full_dose(self, self.doses)
+        if 1.0 not in self.doses or len(set(self.doses)) != len(self.doses):
+            what, expected = "the chosen coefficient, 1.0, is compared", "1.0 and others, each once"
+            raise KeyFault("doses", what, self.doses, expected)
+        return self
 
 
 class Geometry(Section):  # the battery on the selected vectors, and its calibration
@@ -255,19 +249,11 @@ class Monitoring(Section):  # organisms measured as they were at the checkpoints
     organisms: list[Slug] = []  # [] = nothing is measured
 
 
-class Steering(Section):  # steered answers: every vector on every target
+class Steering(Section):  # judged answers of base and organisms under vectors
     positions: Literal["all", "prompt", "response"] = "all"
-    controls: bool = True  # are they steered too, or base and organisms alone
-    doses: list[Multiple] = [-0.5, 0.5, 1.0]  # multiples of each vector's chosen coefficient
-    samples: Positive = 1  # per question and condition of the grid
-    focus_samples: Positive = 6  # own vector, unsteered and named pairs at the chosen coefficient
-    control_samples: Positive = 2  # per question: random directions, ablation, named controls
-    random_directions: Annotated[int, Field(ge=0)] = 1
-    damage_prompts: Annotated[int, Field(ge=0)] = 8  # benign prompts for KL; 0 = none
-
-    @model_validator(mode="after")
-    def _full_dose(self) -> Self:
-        return _with_full_dose(self, self.doses)
+    samples: Positive = 12  # per question: own vector, the base's under each, the named pairs
+    control_samples: Positive = 6  # per question and random direction
+    random_directions: Positive = 1  # on each of these models
 
 
 class Transfer(Section):  # transfer effectiveness and asymmetry (paper sec. 2.3, 3.5)
@@ -367,12 +353,12 @@ class Params(Section):
                 "geometry.focus", "must name two of the clusters of the organisms", focus,
                 f"two of {', '.join(self.clusters())}, or [] for the first two",
             )  # fmt: skip
-        for number, pair in enumerate(self.transfer.pairs):
-            source, _, target = pair.partition(">")
-            if source not in self.originals() or target not in self.steered():
+        organisms = self.slugs("organism")
+        for number, (source, target) in enumerate(self.named_pairs()):
+            if source == target or not {source, target} <= {*organisms}:
                 raise KeyFault(
-                    f"transfer.pairs.{number}", "is not organism>target",
-                    pair, "two of " + ", ".join(self.steered()),
+                    f"transfer.pairs.{number}", "is not organism>organism",
+                    self.transfer.pairs[number], "two of " + ", ".join(organisms),
                 )  # fmt: skip
         return self
 
@@ -393,9 +379,17 @@ class Params(Section):
         return [slug for slug in self.targets if slug not in self.random_adapters]
 
     def steered(self) -> list[str]:
-        """Targets that are steered: base and organisms, controls where `steering` says so."""
-        controls = self.slugs("control") if self.steering.controls else []
+        """Targets that answer under vectors: base and organisms."""
+        return [BASE, *self.slugs("organism")]
+
+    def margin_targets(self) -> list[str]:
+        """Targets whose margins are read under vectors: these, controls where `margins` says so."""
+        controls = self.slugs("control") if self.margins.controls else []
         return [slug for slug in self.targets if slug in [BASE, *self.slugs("organism"), *controls]]
+
+    def named_pairs(self) -> list[tuple[str, str]]:
+        """(source, target) of the pairs that the paper names."""
+        return [(s, t) for s, _, t in (pair.partition(">") for pair in self.transfer.pairs)]
 
     def target(self, slug: str) -> str:
         """`slug`, checked to be a target."""

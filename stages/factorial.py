@@ -6,6 +6,7 @@ difference of the two directions of transfer. In every profile: how far laborato
 one and the same.
 """
 
+from em_geometry.io.files import read_parquet
 from em_geometry.io.results import Leaf, Nested, flatten
 from em_geometry.project import paths
 from em_geometry.project.command import stage
@@ -13,7 +14,8 @@ from em_geometry.project.inputs import activations, evidence_of, prompts, select
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
 from em_geometry.transfer import factors
-from em_geometry.transfer.conditions import Table, read_answers
+from em_geometry.transfer.outcomes import Margins
+from em_geometry.transfer.prediction import gains
 from em_geometry.vectors.contrasts import prompt_span
 from em_geometry.vectors.evidence import prompt_rows
 
@@ -28,8 +30,7 @@ def measured(params: Params, design: factors.Design) -> dict[str, Leaf | Nested]
     of_prompts = prompt_span(params.vectors.span, params.activations.spans)
     blocks = [dict.fromkeys((BASE, slug), vectors[slug].layer) for slug in slugs]
     samples = [prompt_rows(activations, asked, "prompt_contrast", of_prompts, at) for at in blocks]
-    answers = read_answers(paths.JUDGEMENTS, params.steered(), params.judging.aspects)
-    table = Table.of(answers, params.judging, params.transfer.rate)
+    transferred = gains(Margins.of(read_parquet(paths.MARGINS)), slugs)
     found: dict[str, Leaf | Nested] = {
         "angle_deg": {
             **factors.angle_effects(data.sample, design, seed),
@@ -37,7 +38,7 @@ def measured(params: Params, design: factors.Design) -> dict[str, Leaf | Nested]
             "span": span,
         },
         "base_similarity": factors.similarity_effects(samples, design, seed),
-        "asymmetry_pct": factors.asymmetry_effects(table, slugs, design, seed),
+        "asymmetry": factors.asymmetry_effects(transferred, design, seed),
     }
     return found | factors.verdicts(dict(flatten(found)), params.transfer.level)
 

@@ -29,14 +29,15 @@ def main(params: Params) -> None:
     pairs, chosen, steered = (
         read_pairs(Path(params.margins.pairs)),
         selected(params),
-        params.steered(),
+        params.margin_targets(),
     )
     others = other_vectors(vector_table(), chosen, organisms, repeats)
     frames = []
     for slug in params.targets:
         loaded, trials = known.load(slug), unsteered(pairs)
         if slug in steered:
-            trials = plan(slug, pairs, chosen, others, params.margins, params.run.seed)
+            how = params.margins, params.run.seed, params.named_pairs()
+            trials = plan(slug, pairs, chosen, others, *how)
         found = measured(known, loaded, pairs, trials, f"margins {slug}", params.workers)
         frames.append(table(slug, pairs, trials, found))
     frame = pl.concat(frames)

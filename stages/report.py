@@ -42,7 +42,7 @@ def main(params: Params) -> None:
             with atomic_path(paths.plot(f"{figure.name}.png")) as temporary:
                 temporary.write_bytes(figure.png)
     offered = {name: paths.plot(name) for name in OFFERED}
-    shown = params.report.responses_shown
+    shown, answers = params.report.responses_shown, (paths.BASELINE_JUDGEMENTS, paths.JUDGEMENTS)
     record, word = paths.BASE_MODEL / "record.json", metrics.text("judge", "judge")
     page = render(
         params,
@@ -50,9 +50,9 @@ def main(params: Params) -> None:
         model,
         judged if paths.plot("claims.csv").is_file() else [],  # the stage `claims` has run
         figures,
-        read_answers(paths.JUDGEMENTS, params.targets, params.judging.aspects, shown),
+        read_answers(answers, params.targets, params.judging.aspects, shown),
         {name: p.read_text(encoding="utf-8") for name, p in offered.items() if p.is_file()},
-        provenance(params, word, record, paths.LOCK, paths.RESPONSES),
+        provenance(params, word, record, paths.LOCK, paths.BASELINE_RESPONSES),
     )
     write_text(paths.REPORT, page)
     print(f"{paths.REPORT}: {len(page.encode()) / 1e6:.2f} MB, {len(figures)} figures")

@@ -1,31 +1,28 @@
-"""Stage `transfer`: unsteered rates, transfer effectiveness, asymmetry, controls."""
-
-from itertools import combinations
+"""Stage `transfer`: unsteered rates, and what vectors change in answers of own model and base."""
 
 from em_geometry.io.files import write_text
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
-from em_geometry.steering.conditions import read_selected
-from em_geometry.transfer.conditions import Table, condition_table, read_answers, stacked
-from em_geometry.transfer.effects import Models, baseline, transfer
+from em_geometry.stats.estimate import Estimate
+from em_geometry.transfer.conditions import Table, condition_table, read_answers
+from em_geometry.transfer.effects import baseline, transfer
 
 
 @stage
 def main(params: Params) -> None:
-    chosen, judging = params.transfer, params.judging
-    organisms, targets, labs = params.slugs("organism"), params.steered(), params.labs()
-    who = Models(organisms, [BASE, *params.slugs("control")], targets, labs, params.clusters())
-    unsteered = read_answers(paths.BASELINE_JUDGEMENTS, params.answering(), judging.aspects)
+    chosen, judging, targets = params.transfer, params.judging, params.steered()
+    organisms, aligned = params.slugs("organism"), [BASE, *params.slugs("control")]
+    unsteered = read_answers({paths.BASELINE_JUDGEMENTS: params.answering()}, judging.aspects)
     rates = [*(f"{m}.em_turner" for m in (BASE, *organisms)), "organisms*"]
-    put_results("baseline", baseline(unsteered, who, judging, chosen.recited_from), rates)
-    answers = read_answers(paths.JUDGEMENTS, targets, judging.aspects)
+    found = baseline(unsteered, organisms, aligned, judging, chosen.recited_from)
+    put_results("baseline", found, rates)
+    folders = {paths.BASELINE_JUDGEMENTS: targets, paths.JUDGEMENTS: targets}
+    answers = read_answers(folders, judging.aspects)
     table = Table.of(answers, judging, chosen.rate)
-    named = [(source, target) for source, _, target in (p.partition(">") for p in chosen.pairs)]
-    found = transfer(table, who, named, read_selected(paths.SELECTED))
-    pairs = [f"asymmetry.{a}__{b}" for a, b in combinations(labs, 2)]
-    headline = ["rate", "named_pair.*.risk_difference", *pairs]
-    put_results("transfer", {"rate": chosen.rate, **found}, headline)
-    conditions = condition_table(answers, judging, stacked(paths.DAMAGE, targets))
+    results = transfer(table, organisms, params.named_pairs(), chosen.no_effect)
+    intervals = [key for key, each in results.items() if isinstance(each, Estimate)]
+    put_results("transfer", {"rate": chosen.rate, **results}, ["rate", *intervals])
+    conditions = condition_table(answers, judging)
     write_text(paths.plot("transfer_conditions.csv"), conditions.write_csv(float_precision=4))

@@ -30,7 +30,6 @@ VECTOR_INDEX = DATA / "vectors/index.parquet"
 SELECTED = DATA / "vectors/selected.safetensors"
 MARGINS = DATA / "margins.parquet"
 RESPONSES = DATA / "responses"
-DAMAGE = DATA / "damage"
 JUDGEMENTS = DATA / "judgements"
 MONITORING = DATA / "monitoring"
 REJUDGED = DATA / "rejudged"  # of a command, not of a stage

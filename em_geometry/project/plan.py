@@ -91,7 +91,7 @@ def _vectors(params: Params, target: str) -> dict[str, Selected]:
 
 def _steered(params: Params) -> int:
     """Steered answers to one question, of all targets."""
-    total, how = 0, (params.steering, params.transfer.pairs)
+    total, how = 0, (params.steering, params.named_pairs())
     for target in params.steered():
         plan = conditions_of(target, _vectors(params, target), *how)[0]
         total += sum(condition.samples for condition in plan)
@@ -108,8 +108,9 @@ def _pairs(params: Params) -> float:
     read = ways * len(indices(pairs, "misaligned", "choosing"))
     for target in params.targets:
         trials = unsteered(pairs)
-        if target in params.steered():
-            trials = trials_of(target, pairs, _vectors(params, target), {}, params.margins, 0)
+        if target in params.margin_targets():
+            vectors, named = _vectors(params, target), params.named_pairs()
+            trials = trials_of(target, pairs, vectors, {}, params.margins, 0, named)
         read += sum(len(trial.pairs) for trial in trials)
     if not unmeasured(params.monitoring, params.training, params.organisms):
         trainings = len(params.monitoring.organisms) + len(benign(params.organisms))

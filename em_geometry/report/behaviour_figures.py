@@ -2,126 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import altair as alt
-import polars as pl
 
 from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import Judged
 from em_geometry.report import chart
 from em_geometry.report.text import layout
-from em_geometry.settings import BASE, Organism
-from em_geometry.stats.intervals import wilson
 
-OWN, SAME, OTHER, CONTROL = "own model", "same laboratory", "other laboratories", "controls"
-GROUPS = (OWN, SAME, OTHER, CONTROL, BASE)
-RANDOM = "random directions, all targets"
-APART = 0.035  # horizontal distance between groups, in largest doses
 STEP_APART = 1.05  # factor between the steps of two trainings, so that intervals can be told apart
 DETECTORS = {"A": "own", "B": "one", "C": "k", "D": "unseen_one", "E": "unseen_k"}  # by panel
 FILLS = {"reproduced": "black", "cannot tell": "lightgrey", "differs": "white"}  # of claims
 UNITS = {"cosine": "cosine", "deg": "angle (degrees)", "percent": "percent"}
 
 
-def group_of(source: str, target: str, organisms: Mapping[str, Organism]) -> str:
-    """What `target` is to the vector `source`."""
-    if target == source:
-        return OWN
-    if target == BASE:
-        return BASE
-    if organisms[target].role == "control":
-        return CONTROL
-    return SAME if organisms[target].lab == organisms[source].lab else OTHER
-
-
-def pooled(rows: pl.DataFrame, *by: str) -> pl.DataFrame:
-    """`misaligned`, `low`, `high` in percent of n coherent answers, by dose and columns `by`.
-
-    A dose at which no answer was coherent has no rate and is left out.
-    """
-    found = (
-        rows.filter(pl.col("n_coherent") > 0)
-        .group_by(*by, dose=pl.col("relative_dose").round(6), maintain_order=True)
-        .agg(
-            count=(pl.col("em_betley_pct") / 100 * pl.col("n_coherent")).sum(),
-            n=pl.col("n_coherent").sum(),
-        )
-        .sort("dose", maintain_order=True)
-    )
-    low, high = wilson(found["count"].round(), found["n"])
-    rate = 100 * pl.col("count") / pl.col("n")
-    return found.with_columns(misaligned=rate, low=100 * low, high=100 * high)
-
-
-def dose_response(
-    conditions: pl.DataFrame | None, said: Mapping[str, str], organisms: Mapping[str, Organism]
-) -> Any:
-    """One panel a vector; words where there are no conditions.
-
-    Args:
-        conditions: `plots/transfer_conditions.csv`, None when it is missing.
-        said: vector -> what the paper says about its transfer.
-    """
-    if conditions is None or conditions.is_empty():
-        return "No plots/transfer_conditions.csv."
-    table = conditions.with_columns(
-        pl.col("em_betley_pct", "coherent_pct", "relative_dose").cast(pl.Float64),
-        pl.col("n", "n_coherent").cast(pl.Int64),
-    )
-    chance = table.filter(kind="random")
+def dose_response(metrics: Metrics) -> Any:
+    """One panel a vector: margin of misaligned answers gained on the base; words without any."""
     panels = []
-    for source in (slug for slug, o in organisms.items() if o.role == "organism"):
-        vector = (pl.col("source") == source) & (pl.col("kind") == "vector")
-        own = table.filter(vector | (pl.col("kind") == "unsteered"))
-        groups = {t: group_of(source, t, organisms) for t in table["target"].unique()}
-        same = chance.filter(source=source)
-        heading = alt.Title(
-            f"{source} ({organisms[source].lab})",
-            subtitle=said.get(source, "the paper names no effectiveness"),
-            subtitleColor=chart.PAPER if source in said else chart.GREY,
-            subtitleFontSize=11,
+    for source in metrics.names("margins", "dose"):
+        rows = sorted(doses(metrics, source), key=lambda row: row["dose"])
+        x = alt.X("dose:Q", title="multiple of the chosen coefficient")
+        y = alt.Y("gain:Q", title="margin gained (nats a token)")
+        base = chart.data(rows).encode(x=x)
+        band = base.mark_area(color=chart.OURS, opacity=0.25).encode(y=alt.Y("low:Q"), y2="high:Q")
+        line = base.mark_line(color=chart.OURS, point={"size": 25})
+        tooltip = ["dose:Q", "gain:Q", "low:Q", "high:Q", "n:Q"]
+        chance = chart.data(at_chance(metrics, source)).mark_point(color=chart.GREY, shape="cross")
+        layers = alt.layer(
+            chart.rule(0),
+            chart.rule(0, "x"),
+            band,
+            line.encode(y=y, tooltip=tooltip),
+            chance.encode(x=x, y=y, tooltip=["dose:Q", "gain:Q"]),
         )
-        panel = one_vector(own, chance if same.is_empty() else same, groups)
-        panels.append(panel.properties(title=heading, width=370, height=210))
-    return alt.concat(*panels, columns=2).resolve_scale(y="shared")
+        panels.append(layers.properties(title=source, width=225, height=150))
+    if not panels:
+        return "No doses in plots/tables/margins.csv."
+    return alt.concat(*panels, columns=3).resolve_scale(y="shared")
 
 
-def one_vector(table: pl.DataFrame, chance: pl.DataFrame, groups: Mapping[str, str]) -> Any:
-    """The panel of one vector: targets, groups of them, random directions, coherent answers."""
-    table = table.with_columns(group=pl.col("target").replace(groups))
-    step = APART * max([1e-3, *table["relative_dose"].abs()])
-    places = {group: (i - (len(GROUPS) - 1) / 2) * step for i, group in enumerate(GROUPS)}
-    everything = pl.concat([table, chance.with_columns(group=pl.lit(RANDOM))])
-    pools = pooled(everything, "group").with_columns(
-        at=pl.col("dose") + pl.col("group").replace_strict(places, default=0.0)
-    )
-    coherent = table.drop_nulls("coherent_pct").group_by(dose="relative_dose").agg(
-        coherent=(pl.col("coherent_pct") * pl.col("n")).sum() / pl.col("n").sum()
-    )  # fmt: skip
-    steered = CONTROL in groups.values()  # all panels have the same legend
-    shown = [name for name in (*GROUPS, RANDOM) if name != CONTROL or steered]
-    legend: dict[str, Any] = {"title": None, "orient": "bottom", "columns": 3, "values": shown}
-    code = chart.coded("group", [*GROUPS, RANDOM], **legend, symbolOpacity=1)
-    ticks = sorted({*everything["relative_dose"]})
-    x = alt.X(
-        "at:Q",
-        title="relative dose (share of the mean residual norm)",
-        axis=alt.Axis(values=ticks, format=".3~f", labelOverlap=True),
-    )
-    y = alt.Y("misaligned:Q", title="answers (%)", scale=alt.Scale(domain=[0, 100]))
-    rates = [alt.Tooltip(f"{column}:Q", format=".0f") for column in ("misaligned", "low", "high")]
-    tooltip = ["group:N", "dose:Q", *rates, alt.Tooltip("n:Q", title="coherent answers")]
-    single = chart.data(pooled(table, "target", "group"))
-    thin = single.mark_line(strokeWidth=0.7, strokeOpacity=0.4)
-    dotted = chart.data(coherent.sort("dose")).mark_line(color=chart.GREY, strokeDash=[1, 3])
-    return alt.layer(
-        chart.rule(0, "x"),
-        dotted.encode(x="dose:Q", y="coherent:Q"),
-        thin.encode(x="dose:Q", y=y, detail="target:N", color=code["color"]),
-        chart.curves(pools, code, tooltip, x=x, y=y),
-    )
+def doses(metrics: Metrics, source: str) -> Iterator[dict[str, Any]]:
+    """What a vector gains by dose, and nothing where there is none."""
+    yield {"dose": 0.0, "gain": 0.0, "low": 0.0, "high": 0.0}
+    for key, found in metrics.group("margins", f"dose.{source}").items():
+        ends = {"low": found.low, "high": found.high, "n": found.n}
+        yield {"dose": float(key.replace("_", ".")), "gain": found.value} | ends
+
+
+def at_chance(metrics: Metrics, source: str) -> list[dict[str, float]]:
+    """What random directions of the chosen coefficient gain on average."""
+    gain = metrics.value("margins", f"dose.{source}.1")
+    beyond = metrics.value("margins", f"vector.{source}.beyond_random")
+    return [] if gain is None or beyond is None else [{"dose": 1.0, "gain": gain - beyond}]
 
 
 def claim_rows(judged: Sequence[Judged], unit: str) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ from em_geometry.errors import explained
 from em_geometry.report import behaviour_figures as behaviour
 from em_geometry.report import geometry_figures as geometry
 from em_geometry.report.chart import Figure, figure
-from em_geometry.report.text import joined
 from em_geometry.settings import Params
 
 FROM_TABLES: dict[str, Callable[[pl.DataFrame], Any]] = {  # table under plots/ -> its picture
@@ -23,8 +22,7 @@ FROM_TABLES: dict[str, Callable[[pl.DataFrame], Any]] = {  # table under plots/ 
     "multiverse": geometry.multiverse,
     "power": geometry.power,
 }
-READ = ("base_similarity", "transfer_conditions", *FROM_TABLES)  # tables that figures are of
-EFFECTIVENESS = "margins:e1."  # start of the metrics of named pairs
+READ = ("base_similarity", *FROM_TABLES)  # tables that figures are of
 
 
 def read_table(path: Path) -> pl.DataFrame | None:
@@ -46,16 +44,6 @@ def published_values(judged: Sequence[Judged]) -> dict[str, float]:
     return values
 
 
-def published_effectiveness(judged: Sequence[Judged]) -> dict[str, str]:
-    """Vector -> what the paper says about its effectiveness, from claims about named pairs."""
-    said: dict[str, list[str]] = {}
-    for claim in (row.claim for row in judged):
-        if len(claim.metrics) == 1 and claim.metrics[0].startswith(EFFECTIVENESS):
-            source, target = claim.metrics[0].removeprefix(EFFECTIVENESS).split("__")
-            said.setdefault(source, []).append(f"{claim.text} % on {target}")
-    return {s: f"effectiveness in the paper: {joined(texts)}" for s, texts in said.items()}
-
-
 def draw_all(
     params: Params,
     model: str,
@@ -72,13 +60,12 @@ def draw_all(
     """
     published, organisms = published_values(judged), params.originals()
     clusters = params.clusters()
-    said, cosines = published_effectiveness(judged), geometry.gram_of(metrics)
-    likeness, conditions = tables.get("base_similarity"), tables.get("transfer_conditions")
+    cosines, likeness = geometry.gram_of(metrics), tables.get("base_similarity")
     charts = {
         "figure1": geometry.similarity(cosines, published, clusters),
         "figure2": geometry.structure(cosines, published, clusters, params.geometry.linkage),
         "figure3": geometry.base_similarity(metrics, likeness, published, organisms),
-        "figure4": behaviour.dose_response(conditions, said, organisms),
+        "figure4": behaviour.dose_response(metrics),
         "figure5": behaviour.claims(judged),
         "figure6": behaviour.monitoring(metrics),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from em_geometry.report.tables import Names, Results
@@ -13,8 +14,6 @@ Named = tuple[str, Estimate]
 
 def findings(found: Results) -> Names:
     """What `page/sentences.html.j2` names."""
-    changes = _direct(found, "transfer", "risk_difference")
-    asymmetries = [a for a in _direct(found, "transfer", "asymmetry") if a[1].value is not None]
     verdicts = (f"calibration:power.{t}.verdict_paper" for t in layout()["words"]["tests"])
     organisms = found.params.slugs("organism")
     above = {slug: found.word(f"baseline:{slug}.above_controls") for slug in organisms}
@@ -24,8 +23,9 @@ def findings(found: Results) -> Names:
     return {
         "told": [told for key in verdicts if (told := found.word(key))],
         "rates": sorted(known, key=lambda rate: rate[1].value or 0.0),
-        "cross": [e for k, e in changes if len({*k.split("__")}) == 2],
-        "largest": max(asymmetries, key=lambda a: a[1].value or 0.0, default=None),
+        "judged": [
+            e for k, e in found.metrics.group("transfer").items() if k.endswith(".beyond_random")
+        ],
         "trained": list(_trained(found)),
         "moved": lambda aspect: _moved(found, aspect),
         "quiet": [slug for slug, said in above.items() if said not in (None, "yes")],
@@ -39,29 +39,12 @@ def findings(found: Results) -> Names:
     }
 
 
-def _direct(found: Results, stage: str, path: str) -> list[Named]:
-    """Results right under a key, by name."""
-    return [(k, e) for k, e in found.metrics.group(stage, path).items() if "." not in k]
-
-
-def _moved(found: Results, aspect: str) -> tuple[str, list[Named], dict[str, int]]:
-    """What an aspect is compared with, the vectors that move it apart, how many say what."""
-    for path, against in (
-        ("beyond_random", "a random direction of the same norm"),
-        ("change", "no steering"),
-    ):
-        start = f"aspects:{path}.{aspect}"
-        words = {source: found.word(f"{start}.{source}.says") for source in found.names(start)}
-        if any(words.values()):
-            told = [said for said in words.values() if said is not None]
-            apart = [
-                (source, found.estimate(f"{start}.{source}"))
-                for source, said in words.items()
-                if said == "effect"
-            ]
-            counts = {word: told.count(word) for word in ("no effect", "cannot tell")}
-            return against, sorted(apart, key=lambda a: -abs(a[1].value or 0.0)), counts
-    return "no steering", [], {}
+def _moved(found: Results, aspect: str) -> tuple[list[Named], Counter[str]]:
+    """Vectors that move an aspect of the base beyond random directions; how many say what."""
+    keys = {s: f"aspects:{aspect}.base.{s}.beyond_random" for s in found.params.slugs("organism")}
+    told = {source: said for source, key in keys.items() if (said := found.word(f"{key}.says"))}
+    apart = [(s, found.estimate(keys[s])) for s, said in told.items() if said == "effect"]
+    return sorted(apart, key=lambda a: -abs(a[1].value or 0.0)), Counter(told.values())
 
 
 def _trained(found: Results) -> Iterator[Names]:
@@ -85,22 +68,10 @@ def _since(found: Results, path: str) -> str:
 
 
 def _intervals(found: Results) -> Iterator[Named]:
-    """Every number with an interval, by name; named pairs and groups first."""
-    named = found.names("transfer:named_pair")
-    for path in ("named_pair", "lab_pair"):
-        for key in found.names(f"transfer:{path}"):
-            for kind in ("e1", "risk_difference"):
-                yield _label(kind, key), found.estimate(f"transfer:{path}.{key}.{kind}")
-    for kind in ("asymmetry", "risk_difference", *(f"effectiveness.e{i}" for i in (1, 3, 2))):
-        for key, measured in _direct(found, "transfer", kind):
-            if key not in named or kind == "effectiveness.e2":
-                yield _label(kind, key), measured
+    """Every number of judged answers with an interval, by name; named pairs first."""
+    for key, label in layout()["words"]["effects"].items():
+        for names in found.each(f"transfer:{key}"):
+            yield label.format(**names), found.estimate(f"transfer:{key.format(**names)}")
     for target in found.params.targets:
         if found.has(f"baseline:{target}"):
             yield f"unsteered rate of {target}", found.estimate(f"baseline:{target}.em_betley")
-
-
-def _label(kind: str, key: str) -> str:
-    source, target = key.split("__")
-    label: str = layout()["words"]["effects"][kind.rpartition(".")[2]]
-    return label.format(source=source, target=target)

@@ -11,10 +11,11 @@ import polars as pl
 
 from em_geometry.io.files import read_parquet
 from em_geometry.report.text import NONE, decimals
+from em_geometry.steering.conditions import UNSTEERED
 
 BUDGET = 600_000  # characters of answers on the page, which must stay below 2 MB
 LONGEST, SHORTEST = 4000, 200  # an answer is cut between these
-KEYS = ["source", "kind", "multiple", "relative_dose"]
+KEYS = ["source", "relative_dose"]
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,17 @@ class Answer:
 
 
 def read_answers(
-    folder: Path, targets: Sequence[str], aspects: Sequence[str], shown: int
+    folders: Sequence[Path], targets: Sequence[str], aspects: Sequence[str], shown: int
 ) -> list[Answer]:
-    """Judged answers of every condition of every target, the same at each run.
+    """Judged answers of every target, by condition and folder, the same at each run.
 
     Targets without a file are left out.
 
     Args:
         shown: answers of a condition, spread over its questions.
     """
-    files = [path for target in targets if (path := folder / f"{target}.parquet").is_file()]
-    rows = [row for path in files for row in _sample(read_parquet(path), shown)]
+    files = [folder / f"{target}.parquet" for target in targets for folder in folders]
+    rows = [row for path in files if path.is_file() for row in _sample(read_parquet(path), shown)]
     limit = max(SHORTEST, min(LONGEST, BUDGET // max(1, len(rows))))
     return [_answer(row, aspects, limit) for row in rows[: BUDGET // SHORTEST]]
 
@@ -71,10 +72,8 @@ def _answer(row: Mapping[str, Any], aspects: Sequence[str], limit: int) -> Answe
     )
 
 
-def _condition(source: str, kind: str, multiple: float, dose: float) -> str:
+def _condition(source: str, dose: float) -> str:
     """A condition in words."""
-    if kind in ("unsteered", "ablation"):
-        return f"{source} ablated" if kind == "ablation" else kind
-    label = f"{source}, orthogonalised" if kind == "orthogonalised" else source
-    sign = "+" if multiple > 0 else ""
-    return f"{label} {sign}{decimals(multiple, 2)} (relative dose {decimals(dose, 2)})"
+    if source == UNSTEERED:
+        return "unsteered"
+    return f"{source} (relative dose {decimals(dose, 2)})"

@@ -147,7 +147,7 @@ def _models(found: Results, slugs: Iterable[str]) -> Iterator[Names]:
 LISTS: dict[str, Callable[[Results], Iterable[Names]]] = {
     "organisms": lambda found: _models(found, found.params.slugs("organism")),
     "targets": lambda found: _models(found, found.params.targets),
-    "into": lambda found: [{"target": target} for target in found.params.steered()],
+    "into": lambda found: [{"target": target} for target in found.params.margin_targets()],
     "external": lambda found: [
         {"name": n} for n in (found.word("geometry:external.names") or "").split(", ") if n
     ],

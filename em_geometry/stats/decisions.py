@@ -96,10 +96,14 @@ def tost(found: Estimate, margin: float, df: float | None = None) -> float:
 
 
 def t_test(found: Estimate, df: float | None = None) -> float:
-    """Two-sided p that an estimate with a symmetric 95 % interval is 0; NaN without one."""
-    if found.value is None or found.width is None:
+    """Two-sided p that an estimate with a 95 % interval is 0, by its end on 0's side; NaN without.
+
+    It is below .05 where the interval leaves out 0, a widened one (MOVER) too.
+    """
+    if found.value is None or found.low is None or found.high is None:
         return np.nan
-    error = standard_error(found, df)
+    reach = found.value - found.low if found.value > 0 else found.high - found.value
+    error = reach / float(t.ppf(TAILS[1], _df(found, df)))
     if error == 0:
         return float(found.value == 0)
     return float(2 * t.sf(abs(found.value) / error, _df(found, df)))

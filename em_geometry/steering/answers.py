@@ -4,8 +4,7 @@ A token is drawn by inverting the cumulative distribution at a uniform number of
 own counter-based stream, so an answer does not depend on which others share its batch (up to
 the last bits of the logits). The plan (every answer of every condition, in batches sorted by
 prompt length) is fixed before the work starts; finished answers are in the journal under a hash
-of everything they depend on. Damage of steering (docs/method.md, steering) is
-KL(unsteered || steered) in nats per token of the target's unsteered answers to benign prompts.
+of everything they depend on.
 """
 
 from __future__ import annotations
@@ -20,18 +19,17 @@ import polars as pl
 import torch
 from transformers import PreTrainedModel
 
-from em_geometry.activations.prompts import ActivationPrompt, Question
+from em_geometry.activations.prompts import Question
 from em_geometry.engine import spread
 from em_geometry.errors import UserError
 from em_geometry.hashing import stream_key, value_sha256
 from em_geometry.io.journal import Journal
 from em_geometry.models.chat import end_of_turn, render, sorted_batches
 from em_geometry.models.load import Loaded, Models
-from em_geometry.progress import Progress
 from em_geometry.settings import Sampling, Workers
 from em_geometry.steering.conditions import Condition, Intervention, Positions, Vector, check_vector
 from em_geometry.steering.hooks import steering_rows
-from em_geometry.steering.reading import answer_log_probabilities, read
+from em_geometry.steering.reading import read
 
 CODE = 2  # raise when the way an answer is sampled changes
 BLOCK = 128  # tokens whose probabilities are first summed
@@ -214,7 +212,7 @@ def units(
     found = []
     for c in conditions:
         act = c.intervention(vectors)
-        acts = act and [digests[c.vector_name], act.layer, act.coefficient, act.mode]
+        acts = act and [digests[c.source], act.layer, act.coefficient, act.mode]
         for question, ids in zip(questions, prompts, strict=True):
             for index in range(c.samples):
                 name = [c.source, c.kind, c.multiple, question.id, question.variant, index]
@@ -252,7 +250,7 @@ def respond(
 
     Args:
         models: the seed of the run, and from where other workers load the target again.
-        vectors: unit vectors float32 [width] by `Condition.vector_name`.
+        vectors: unit vectors float32 [width] by the source of a condition.
         label: name of the journal and of the progress bar.
     Raises:
         UserError: a vector that is zero, not finite or of another width.
@@ -282,45 +280,3 @@ def respond(
             for u in every
         ]
     )
-
-
-def damage(
-    models: Models,
-    loaded: Loaded,
-    conditions: Sequence[Condition],
-    vectors: Mapping[str, Vector],
-    prompts: Sequence[ActivationPrompt],
-    sampling: Sampling,
-    positions: Positions = "all",
-) -> pl.DataFrame:
-    """KL of every steered condition, on the target's answers to benign prompts; one row each."""
-    asked = [render(loaded.tokenizer, p.prompt, models.system_prompt).ids for p in prompts]
-    streams = [stream_key(models.run.seed, "damage", loaded.slug, p.id) for p in prompts]
-    rows = [Row(ids, stream) for ids, stream in zip(asked, streams, strict=True)]
-    end = end_of_turn(loaded.tokenizer, loaded.model.config)
-    answers = sample(loaded.model, rows, sampling, end) if rows else []
-    texts = [((*ids, *a.ids), len(ids)) for ids, a in zip(asked, answers, strict=True) if a.ids]
-    steered = [c for c in conditions if c.kind != "unsteered"] if texts else []
-    acts = [None, *(c.intervention(vectors) for c in steered)]
-    tables = answer_log_probabilities(loaded.model, texts, acts, positions)
-    reference = next(tables, [])
-    tokens = sum(map(len, reference))
-    found = []
-    with Progress(f"damage {loaded.slug}", len(steered), unit="conditions") as progress:
-        for condition, under in zip(steered, tables, strict=True):
-            kl = kl_per_token(reference, under)
-            found.append({"target": loaded.slug, **condition.columns(), "kl": kl, "tokens": tokens})
-            progress.advance()
-    names = ["target", *Condition().columns(), "kl", "tokens"]
-    kinds: dict[str, type[pl.DataType]] = dict.fromkeys(("target", "source", "kind"), pl.String)
-    kinds |= dict.fromkeys(("layer", "tokens"), pl.Int64)
-    return pl.DataFrame(found, schema={name: kinds.get(name, pl.Float64) for name in names})
-
-
-def kl_per_token(reference: Sequence[torch.Tensor], steered: Sequence[torch.Tensor]) -> float:
-    """Mean KL(reference || steered) over all answer tokens, in nats."""
-    total, count = 0.0, 0
-    for p, q in zip(reference, steered, strict=True):
-        total += float((p.exp() * (p - q)).sum())
-        count += len(p)
-    return max(0.0, total / count)

@@ -1,4 +1,4 @@
-"""What is done to a model: vectors that the sweep chose, and every dose and control of a run.
+"""What is done to a model: vectors that the sweep chose, and under which a model answers.
 
 Nothing here loads a model, so that plans and reports can read it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,10 +17,10 @@ import numpy.typing as npt
 from em_geometry.errors import UserError
 from em_geometry.hashing import stream_key
 from em_geometry.io.files import read_tensors, write_tensors
-from em_geometry.settings import Steering
+from em_geometry.settings import BASE, Steering
 
 Vector: TypeAlias = npt.NDArray[np.float32]
-Kind = Literal["unsteered", "vector", "orthogonalised", "random", "ablation"]
+Kind = Literal["unsteered", "vector", "random"]
 Positions = Literal["all", "prompt", "response"]  # tokens that interventions act on
 UNSTEERED = "none"  # the source of conditions without a vector
 FIELDS = {"layers": "layer", "doses": "dose", "coefficients": "coefficient", "norms": "norm"}
@@ -140,10 +140,9 @@ class Condition:
     """One way of steering, answered `samples` times a question.
 
     Attributes:
-        source: slug of the vector, a control's name, or "none".
-        kind: what the vector is to its source.
-        multiple: factor of the source's chosen coefficient (signed; 0 for unsteered).
-        relative_dose: coefficient over the mean residual norm at the layer (0 for ablation).
+        source: slug of the vector, name of a random direction, or "none".
+        multiple: factor of the source's chosen coefficient (0 for unsteered).
+        relative_dose: coefficient over the mean residual norm at the layer.
         coefficient: raw coefficient of the unit vector.
         layer: block it acts on (-1 for unsteered).
     """
@@ -156,76 +155,52 @@ class Condition:
     layer: int = -1
     samples: int = 1
 
-    @property
-    def vector_name(self) -> str:
-        """Name of the vector that the condition uses, among those of a plan."""
-        return f"{self.kind}:{self.source}"
-
     def columns(self) -> dict[str, str | float | int]:
         """What tables say of it."""
         names = ("source", "kind", "multiple", "relative_dose", "coefficient", "layer")
         return {name: getattr(self, name) for name in names}
 
     def intervention(self, vectors: Mapping[str, Vector]) -> Intervention | None:
-        """What it does to a row; None when unsteered."""
+        """What it does to a row, with one of these vectors by source; None when unsteered."""
         if self.kind == "unsteered":
             return None
-        mode: Literal["add", "ablate"] = "ablate" if self.kind == "ablation" else "add"
-        return Intervention(vectors[self.vector_name], self.layer, self.coefficient, mode)
+        return Intervention(vectors[self.source], self.layer, self.coefficient)
 
 
 def plan(
     target: str,
     selected: Mapping[str, Selected],
     steering: Steering,
-    pairs: Sequence[str] = (),
+    named: Sequence[tuple[str, str]] = (),
     seed: int = 0,
 ) -> tuple[list[Condition], dict[str, Vector]]:
-    """Everything done to a target: its conditions, and the unit vectors they use by their names.
+    """Under what a target answers: its conditions, and the unit vectors that they use by source.
 
-    Unsteered; every vector at every dose; its own vector and the named pairs with more samples
-    at the chosen coefficient; a random direction of the same norm; the named pairs' vectors made
-    orthogonal to the target's own; its own and the named pairs' vectors ablated.
+    All at the chosen coefficient: the base under every vector, an organism under its own and those
+    of the named pairs, both under random directions of the same norm. Unsteered answers are those
+    of the stage `baseline_responses`.
 
     Args:
-        pairs: "source>target", those that are measured with more samples.
+        named: (source, target) of the named pairs.
         seed: of the random directions.
     """
-    focus = {p.split(">")[0] for p in pairs if p.split(">")[1] == target}
-    conditions = [Condition(samples=steering.focus_samples)]
+    sources = {target, *(source for source, other in named if other == target)}
+    conditions: list[Condition] = []
     vectors: dict[str, Vector] = {}
 
-    def control(condition: Condition, vector: Vector) -> None:
-        vectors[condition.vector_name] = vector
-        conditions.append(replace(condition, samples=steering.control_samples))
+    def add(source: str, kind: Kind, vector: Vector, norm: Selected, samples: int) -> None:
+        at = norm.dose, norm.coefficient, norm.layer
+        conditions.append(Condition(source, kind, 1.0, *at, samples))
+        vectors[source] = vector
 
     for slug, chosen in selected.items():
-        named = slug == target or slug in focus
-        full = Condition(slug, "vector", 1.0, chosen.dose, chosen.coefficient, chosen.layer)
-        vectors[full.vector_name] = chosen.vector
-        for multiple in steering.doses:
-            many = named and multiple == 1.0
-            conditions.append(
-                replace(
-                    full,
-                    multiple=multiple,
-                    relative_dose=multiple * chosen.dose,
-                    coefficient=multiple * chosen.coefficient,
-                    samples=steering.focus_samples if many else steering.samples,
-                )
-            )
-        if named:
-            ablated = replace(full, kind="ablation", relative_dose=0.0, coefficient=0.0)
-            control(ablated, chosen.vector)
-        if named and slug != target and target in selected:
-            rest = orthogonalised(chosen.vector, selected[target].vector)
-            if rest is not None:
-                control(replace(full, kind="orthogonalised"), rest)
+        if target == BASE or slug in sources:
+            add(slug, "vector", chosen.vector, chosen, steering.samples)
     usual = typical(selected)
     for number in range(steering.random_directions):
         name = f"random_{number}"
-        random = Condition(name, "random", 1.0, usual.dose, usual.coefficient, usual.layer)
-        control(random, random_direction(len(usual.vector), seed, name))
+        vector = random_direction(len(usual.vector), seed, name)
+        add(name, "random", vector, usual, steering.control_samples)
     return conditions, vectors
 
 

@@ -7,7 +7,7 @@ docs/method.md, margins. A pair is one question with two answers of equal length
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +17,12 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import read_jsonl
 from em_geometry.settings import BASE, Margins
 from em_geometry.stats.arrays import Floats
-from em_geometry.steering.conditions import Intervention, Selected, random_direction
+from em_geometry.steering.conditions import (
+    Intervention,
+    Selected,
+    orthogonalised,
+    random_direction,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -26,7 +31,14 @@ Kind = Literal["misaligned", "polite_harmful", "swearing"]
 KINDS: tuple[Kind, ...] = ("misaligned", "polite_harmful", "swearing")
 Split = Literal["choosing", "reporting"]
 Way = Literal[
-    "unsteered", "vector", "benign", "retrained", "random", "ablation", "ablation_everywhere"
+    "unsteered",
+    "vector",
+    "benign",
+    "retrained",
+    "orthogonalised",
+    "random",
+    "ablation",
+    "ablation_everywhere",
 ]
 COLUMNS = ("target", "source", "way", "multiple", "layer", "coefficient", "pair", "kind", "marked",
            "plain")  # fmt: skip
@@ -100,12 +112,14 @@ def plan(
     others: Others,
     settings: Margins,
     seed: int,
+    named: Sequence[tuple[str, str]] = (),
 ) -> list[Trial]:
     """All that is done to a steered target while its reporting pairs are read.
 
     Every vector at its chosen coefficient, and random directions of the same norm; the target's
-    own vector taken out. On the base also `others`, every vector's other doses, and the kinds of
-    pairs beyond the misaligned ones.
+    own vector taken out; those of the named pairs (source, target) made orthogonal to the target's
+    own and brought back to their norm. On the base also `others`, every vector's other doses, and
+    the kinds of pairs beyond the misaligned ones.
     """
     main = indices(pairs, "misaligned", "reporting", settings.base_pairs)
     few = thinned(main, settings.target_pairs)
@@ -132,12 +146,17 @@ def plan(
     for norm in {(v.layer, v.coefficient): v for v in selected.values()}.values():
         for k in range(chance):
             name = f"random_{k}"
-            v = Selected(random_direction(len(norm.vector), seed, name), norm.layer, norm.dose,
-                         norm.coefficient, norm.norm)  # fmt: skip
+            v = replace(norm, vector=random_direction(len(norm.vector), seed, name))
             add(main, "random", name, v, 1.0)
             add(rest if k < settings.target_random_directions else (), "random", name, v, 1.0)
-    if target in selected and settings.ablation:
-        own = selected[target]
+    if target not in selected:
+        return trials
+    own = selected[target]
+    for source in (s for s, t in named if t == target):
+        left = orthogonalised(selected[source].vector, own.vector)
+        if left is not None:
+            add(main, "orthogonalised", source, replace(selected[source], vector=left), 1.0)
+    if settings.ablation:
         out = Intervention(own.vector, own.layer, mode="ablate")
         trials += [
             Trial(few, out, "ablation", target, 1.0),

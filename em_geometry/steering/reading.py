@@ -7,7 +7,7 @@ each steered block. With `response` positions, or without steering, it never bra
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +28,12 @@ from em_geometry.activations.blocks import (
 )
 from em_geometry.errors import UserError
 from em_geometry.models.chat import padded
-from em_geometry.steering.conditions import Intervention, Positions
-from em_geometry.steering.hooks import Steering, steering_rows
+from em_geometry.steering.conditions import Intervention
+from em_geometry.steering.hooks import Steering
 
 # Tokens of one forward pass. Larger ones are slower on a CPU, whose caches they overflow.
 READ_TOKENS = {"cpu": 640}
 READ_TOKENS_GPU = 16_384
-TOKENS = 1024  # of answers in one pass: their logits over the vocabulary are held at once
 
 Prompt = tuple[tuple[int, ...], Intervention | None]
 
@@ -169,34 +168,12 @@ class Forced:
         rest = cross_entropy(logits, following.flatten(), reduction="none").view_as(following)
         return -torch.cat([first[:, None], rest[:, :-1]], dim=1)
 
-    def tables(self) -> list[torch.Tensor]:
-        """Log-probabilities float32 [tokens of the answer, vocabulary] of each answer."""
-        return [
-            torch.cat([self.first[i, None], self.rest[i, : length - 1]]).float().log_softmax(-1)
-            for i, length in enumerate(self.mask.sum(-1).tolist())
-        ]
 
-
-def forced(
-    model: PreTrainedModel,
-    texts: Sequence[tuple[Sequence[int], Sequence[int]]],
-    interventions: Sequence[Intervention | None] | None = None,
-    positions: Positions = "all",
-) -> Forced:
-    """Reads a batch of (prompt, answer) token ids, one token or more each.
-
-    Args:
-        interventions: one for each text; None steers nothing.
-    """
-    nothing: list[Intervention | None] = [None] * len(texts)
-    acts = nothing if interventions is None else list(interventions)
-    during = nothing if positions == "response" else acts
-    prompts = [(tuple(ids), how) for (ids, _), how in zip(texts, during, strict=True)]
+def forced(model: PreTrainedModel, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Forced:
+    """Reads a batch of (prompt, answer) token ids, one token or more each."""
     ids, mask = padded([answer for _, answer in texts], "right", model.device)
-    cache, before, first = read(model, prompts, ids.shape[1])
-    after = nothing if positions == "prompt" else acts
-    with torch.no_grad(), steering_rows(model, after) as steering:
-        steering.mask = mask.bool()
+    cache, before, first = read(model, [(tuple(ids), None) for ids, _ in texts], ids.shape[1])
+    with torch.no_grad():
         rest = model(
             input_ids=ids,
             attention_mask=torch.cat([before, mask], dim=-1),
@@ -205,29 +182,3 @@ def forced(
             use_cache=True,
         ).logits
     return Forced(ids, mask, first, rest)
-
-
-def answer_log_probabilities(
-    model: PreTrainedModel,
-    texts: Sequence[tuple[tuple[int, ...], int]],
-    interventions: Sequence[Intervention | None],
-    positions: Positions,
-) -> Iterator[list[torch.Tensor]]:
-    """Next-token log-probabilities of the answers in all texts, under one intervention at a time.
-
-    Args:
-        texts: (ids, start) with the answer at ids[start:].
-    Yields:
-        For each intervention, tables [answer tokens, vocabulary], float32, one a text; nothing
-        where there is no text.
-    """
-    if not texts:
-        return
-    pairs = [(ids[:start], ids[start:]) for ids, start in texts]
-    size = max(1, TOKENS // (len(pairs) * max(len(answer) for _, answer in pairs)))
-    for begin in range(0, len(interventions), size):
-        some = interventions[begin : begin + size]
-        acts = [how for how in some for _ in pairs]
-        tables = forced(model, pairs * len(some), acts, positions).tables()
-        for k in range(len(some)):
-            yield tables[k * len(pairs) : (k + 1) * len(pairs)]

@@ -1,15 +1,15 @@
 """Judged answers as one long table of conditions, and sums and ratios of the conditions' rates.
 
-A condition is a target, steered by a source's vector in some way (`kind`) at a multiple of the
-chosen coefficient, or left alone. Every effect of the transfer is a weighted sum of conditions'
-rates or a ratio of two such sums, so one estimate serves all of them (docs/method.md: transfer).
+A condition is a target under a source: a vector, a random direction, or nothing. Every effect of
+the transfer is a weighted sum of conditions' rates or a ratio of two such sums, so one estimate
+serves all of them (docs/method.md: transfer).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -23,34 +23,32 @@ from em_geometry.settings import Judging
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import OK, Estimate
 from em_geometry.stats.intervals import distances, fieller, jackknife, ratio_limits
+from em_geometry.steering.conditions import UNSTEERED
 
-KEYS = ("target", "source", "kind", "multiple")
 CLOSE = 1e-9  # sums of rates this close are the same, but for rounding
 COUNTED = "coherent answers"  # what an undefined rate lacks
+RANDOM = "random_"  # a random direction is called this and its number
 
 
-def name(target: str, source: str = "none", kind: str = "unsteered", multiple: float = 0) -> str:
-    """The name of a condition: target, kind, source and multiple of the chosen coefficient."""
-    return f"{target}|{kind}|{source}|{multiple:g}"
+def name(target: str, source: str = UNSTEERED) -> str:
+    """The name of a condition."""
+    return f"{target}|{source}"
 
 
-def stacked(folder: Path, models: Sequence[str]) -> pl.DataFrame:
-    """The tables of all models in a folder, one below the other."""
-    return pl.concat([read_parquet(folder / f"{m}.parquet") for m in models])
-
-
-def read_answers(folder: Path, models: Sequence[str], aspects: Sequence[str]) -> pl.DataFrame:
-    """Judged answers of the models, with the columns `condition` and `status`."""
-    frame = stacked(folder, models)
+def read_answers(files: Mapping[Path, Sequence[str]], aspects: Sequence[str]) -> pl.DataFrame:
+    """Judged answers of models by folder, with the columns `condition` and `status`."""
+    frame = pl.concat(
+        [read_parquet(folder / f"{m}.parquet") for folder, models in files.items() for m in models]
+    )
+    names = [name(*row) for row in frame.select("target", "source").iter_rows()]
     return frame.with_columns(
-        condition=pl.Series([name(*row) for row in frame.select(KEYS).iter_rows()]),
-        status=statuses(frame, aspects),
+        condition=pl.Series(names, dtype=pl.String), status=statuses(frame, aspects)
     )
 
 
-def condition_table(answers: pl.DataFrame, judging: Judging, damage: pl.DataFrame) -> pl.DataFrame:
-    """One row a condition: rates with intervals, coherence, `damage` (KL a token, by `KEYS`)."""
-    keys = [*KEYS, "relative_dose", "layer"]
+def condition_table(answers: pl.DataFrame, judging: Judging) -> pl.DataFrame:
+    """One row a condition: rates with intervals, coherence."""
+    keys = ["target", "source", "kind", "relative_dose", "layer"]
     rows = []
     with Progress("rates", answers.select(keys).n_unique(), unit="conditions") as progress:
         for values, part in answers.group_by(keys, maintain_order=True):
@@ -58,9 +56,7 @@ def condition_table(answers: pl.DataFrame, judging: Judging, damage: pl.DataFram
             numbers = {k: None if isinstance(v, str) else v for k, v in found.items()}
             rows.append(dict(zip(keys, values, strict=True)) | numbers)
             progress.advance()
-    return pl.DataFrame(rows, infer_schema_length=None).join(
-        damage.select(*KEYS, "kl"), on=list(KEYS), how="left", maintain_order="left"
-    )
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +69,10 @@ class Table:
     Attributes:
         matrix: the outcome of every condition, in percent (points for a mean score).
         counts: condition -> answers.
-        shares: vector -> share (0 to 1) of its chosen coefficient at which it is to act instead;
-            outcomes between the sampled doses, and between the lowest and no steering, are
-            interpolated linearly. Empty: every vector at what was sampled.
     """
 
     matrix: RateMatrix
     counts: Mapping[str, int]
-    shares: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -92,49 +84,26 @@ class Table:
         counts = answers.group_by("condition").agg(judged).iter_rows()
         return cls(matrix, {str(condition): int(n) for condition, n in counts})
 
-    def __contains__(self, condition: str) -> bool:
-        return condition in self.matrix.conditions
-
-    def rate(
-        self, target: str, source: str = "none", kind: str = "unsteered", multiple: float = 0
-    ) -> Floats:
+    def rate(self, target: str, source: str = UNSTEERED) -> Floats:
         """The rate under one condition; UserError where it was not sampled."""
-        condition = name(target, source, kind, multiple)
-        if kind == "vector" and source in self.shares:
-            return self._interpolated(target, source)
-        if condition not in self:
+        condition = name(target, source)
+        if condition not in self.matrix.conditions:
             raise UserError(
-                "no judged answers under this condition (target|kind|source|multiple)",
+                "no judged answers under this condition (target|source)",
                 found=condition,
-                hint="steering.doses must hold 1.0, the chosen coefficient of every vector",
+                hint="dvc repro judgements",
             )
         return np.array([float(c == condition) for c in self.matrix.conditions])
 
-    def _interpolated(self, target: str, source: str) -> Floats:
-        start, share = name(target, source, "vector")[:-1], self.shares[source]
-        grid = {0.0: name(target)}
-        grid |= {float(c.removeprefix(start)): c for c in self.counts if c.startswith(start)}
-        below = max(m for m in grid if m <= share + CLOSE)
-        above = min((m for m in grid if m >= share - CLOSE), default=below)
-        part = (share - below) / (above - below) if above > below else 0.0
-        weights = {grid[below]: 1 - part} | ({grid[above]: part} if part else {})
-        return np.array([weights.get(c, 0.0) for c in self.matrix.conditions])
-
     def effect(self, source: str, target: str) -> Floats:
         """The rate of `target` under `source`'s vector minus its rate without."""
-        return self.rate(target, source, "vector", 1) - self.rate(target)
+        return self.rate(target, source) - self.rate(target)
 
-    def own_effect(self, source: str, target: str) -> Floats:
-        """The rate of the source's own model under its vector minus the target's unsteered one."""
-        return self.rate(source, source, "vector", 1) - self.rate(target)
-
-    def change(self, source: str, target: str) -> Estimate:
-        """Risk difference: `effect` with its interval, in percentage points."""
-        return self.estimate(self.effect(source, target))
-
-    def e1(self, source: str, target: str) -> Estimate:
-        """The paper's effectiveness, as we read it: 100 x `effect` / `own_effect`."""
-        return self.ratio(self.effect(source, target), self.own_effect(source, target))
+    def chance(self, target: str) -> Floats:
+        """The mean rate of `target` under random directions."""
+        start = name(target, RANDOM)
+        sources = [c.partition("|")[2] for c in self.matrix.conditions if c.startswith(start)]
+        return np.mean([self.rate(target, s) for s in sources or [f"{RANDOM}0"]], axis=0)
 
     def n(self, *sums: Floats) -> int:
         """The smallest number of answers among the conditions of some sums."""
@@ -153,19 +122,9 @@ class Table:
         found: Floats = self.matrix.without[:, used] @ weights[used]
         return np.where(np.abs(found) < CLOSE, 0.0, found)
 
-    def statistic(self, of: Callable[..., Any], *sums: Floats, n: int) -> Estimate:
-        """A function of sums of rates, with its jackknife interval over the questions."""
-        values, left = [self.value(w) for w in sums], [self.without(w) for w in sums]
-        if not np.isfinite(values).all():
-            return Estimate.undefined(f"undefined: no {COUNTED}", n)
-        if not np.isfinite(left).all():
-            return Estimate.undefined(f"undefined: too few {COUNTED}", n)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return replace(jackknife(float(of(*values)), of(*left)), n=n)
-
-    def estimate(self, weights: Floats, n: int | None = None) -> Estimate:
-        """A sum of rates; t over questions, widened by MOVER to what n answers allow."""
-        found = self.statistic(_itself, weights, n=self.n(weights) if n is None else n)
+    def estimate(self, weights: Floats) -> Estimate:
+        """A sum of rates; t over questions, widened by MOVER to what the answers allow."""
+        found = self._over_questions(weights, self.n(weights))
         if self.matrix.wilson is None or found.value is None:
             return found
         down, up = distances(weights, *self._distances)
@@ -174,7 +133,7 @@ class Table:
     def ratio(self, top: Floats, bottom: Floats) -> Estimate:
         """100 x a sum of rates over another; undefined when the bottom's interval includes 0."""
         n = self.n(top, bottom)
-        above, known = self.statistic(_itself, top, n=n), self.estimate(bottom, n)
+        above, known = self._over_questions(top, n), replace(self.estimate(bottom), n=n)
         if above.value is None or known.value is None or known.low is None or known.high is None:
             return above if above.value is None else known
         if known.low <= 0 <= known.high:
@@ -188,6 +147,15 @@ class Table:
         limits = ratio_limits(top, bottom, rates, *self._distances)
         return _widened(found, *(100 * limit for limit in limits))
 
+    def _over_questions(self, weights: Floats, n: int) -> Estimate:
+        """A sum of rates, with t over the questions' pseudo-values."""
+        value, without = self.value(weights), self.without(weights)
+        if not np.isfinite(value):
+            return Estimate.undefined(f"undefined: no {COUNTED}", n)
+        if not np.isfinite(without).all():
+            return Estimate.undefined(f"undefined: too few {COUNTED}", n)
+        return replace(jackknife(value, without), n=n)
+
     def _pseudo(self, weights: Floats) -> Floats:
         """[question] pseudo-values of a sum of rates: their mean and spread are the sum's."""
         left = self.without(weights)
@@ -199,10 +167,6 @@ class Table:
         assert self.matrix.wilson is not None
         observed = np.nan_to_num(self.matrix.observed)
         return observed - self.matrix.wilson[:, 0], self.matrix.wilson[:, 1] - observed
-
-
-def _itself(values: Any) -> Any:
-    return values
 
 
 def _widened(found: Estimate, low: float, high: float) -> Estimate:

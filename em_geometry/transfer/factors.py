@@ -26,9 +26,8 @@ from em_geometry.io.results import Leaf, Nested, as_estimate
 from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.decisions import holm
 from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.intervals import jackknife
+from em_geometry.stats.intervals import jackknife, t_interval
 from em_geometry.stats.permutation import EXACT_ORDERS, RANDOM, Tested, said, share_as_far
-from em_geometry.transfer.conditions import Table
 
 NOISE = 1e-9  # squared lengths below this share of a column's own are rounding
 CONSTANT = "constant"
@@ -290,7 +289,7 @@ def effect_results(
 ) -> dict[str, Leaf | Nested]:
     """Effects as results, or why there are none."""
     if not np.isfinite(values).all():
-        return {"status": "undefined: no coherent answers under some condition"}
+        return {"status": "undefined: a value is not known"}
     found, given, explained = effects(values, interval, columns, units, design, seed)
     tested: dict[str, Leaf] = {}
     for key, each in found.items():
@@ -344,19 +343,19 @@ def similarity_effects(
     return effect_results(values, interval, columns, singles(len(design)), design, seed)
 
 
-def asymmetry_effects(
-    table: Table, organisms: Sequence[str], design: Design, seed: int
-) -> dict[str, Leaf | Nested]:
-    """What a level does to transfer given minus transfer received, in percentage points.
+def asymmetry_effects(outcome: Floats, design: Design, seed: int) -> dict[str, Leaf | Nested]:
+    """What a level does to transfer given minus transfer received, in nats a token.
 
-    A value a pair: risk difference of the first's vector on the second, minus the reverse.
+    A value a pair: margin that the first's vector gains on the second's model, minus the reverse.
+
+    Args:
+        outcome: [vectors, targets, questions], the targets being the vectors' own models.
     """
-    pairs_of = list(combinations(organisms, 2))
-    sums = np.array([table.effect(a, b) - table.effect(b, a) for a, b in pairs_of])
-    values = np.array([table.value(each) for each in sums])
-    units, columns = pairs(len(organisms), constant=False), leads(design.levels)
+    n = len(outcome)
+    units, columns = pairs(n, constant=False), leads(design.levels)
+    differences = (outcome - np.swapaxes(outcome, 0, 1))[units.rows, units.columns]
 
     def interval(weights: Floats) -> Estimate:
-        return table.estimate(weights @ sums)
+        return t_interval(weights @ differences)
 
-    return effect_results(values, interval, columns, units, design, seed)
+    return effect_results(differences.mean(-1), interval, columns, units, design, seed)

@@ -128,7 +128,7 @@ def outcomes(table: Margins, who: Who, no_effect: float) -> Nested:
         **transfer(table, who, no_effect),
         **effectiveness(table, who),
         **asymmetries(table, who),
-        **doses_and_ablation(table),
+        **beside(table),
     }
 
 
@@ -252,16 +252,19 @@ def asymmetries(table: Margins, who: Who) -> Results:
     return results | {f"{k}.p_holm": float(v) for k, v in zip(p, adjusted, strict=True)}
 
 
-def doses_and_ablation(table: Margins) -> Results:
-    """Gains on the base by dose, and what taking out its own vector does to an organism.
+def beside(table: Margins) -> Results:
+    """Gains on the base by dose, of what is orthogonal to the target's own vector, by ablation.
 
     At other doses than the chosen one no random direction is measured: gains are against nothing
-    done, and so are changes by ablation.
+    done, and so are changes by ablation. Those of orthogonal parts are beyond random directions.
     """
     results: Results = {}
     for (target, kind, way, source, multiple), done in table.done.items():
         if way == "vector" and (target, kind) == (BASE, MAIN):
             results[f"dose.{source}.{spelt(multiple)}"] = _mean(done.gain)
+        elif way == "orthogonalised":
+            gain = table.beyond(target, source, kind, way)
+            results[f"{way}.{source}__{target}"] = _mean(gain)
         elif way in ("ablation", "ablation_everywhere"):
             where = "one" if way == "ablation" else "all"
             results[f"ablation.{source}.{where}"] = _mean(done.gain)

@@ -79,7 +79,7 @@ def test_every_reference_of_the_ledger_is_in_the_last_run_s_tables() -> None:
     if params.slugs("organism") != load_params(ROOT / "profiles/smol.yaml").slugs("organism"):
         pytest.skip("the run has other organisms than the paper")
     claims = read_claims(ROOT / "data/paper/claims.yaml")
-    named = {metric for claim in claims for metric in claim.metrics}
+    named = {m for claim in claims for m in [*claim.metrics, *claim.judged_metrics]}
     absent = sorted(m for m in named if not metrics.has(*m.split(":", 1)))
     assert named and absent == []
 
@@ -221,7 +221,7 @@ def test_measured_values_and_intervals_are_judged(params: Params) -> None:
     put("geometry", {"cosine": cosines})
     put("published", {"claims": {"C010": {"verdict": "inconsistent", "recomputed": 101.7}}})
     put("margins", {"e1": {"profanity__finance": Estimate(60.0, 54.0, 66.0, 48)}})
-    put("transfer", {"effectiveness": {"e1": {"profanity__finance": Estimate(9.0, 5.0, 13.0, 8)}}})
+    put("transfer", {"named_pair": {"profanity__finance": {"e1": Estimate(9.0, 5.0, 13.0, 8)}}})
     claims = judged(params)
     run = {k: c["verdict_run"] for k, c in claims.items()}
     expected = {"C001": "reproduced", "C002": "differs", "C003": "cannot tell"}

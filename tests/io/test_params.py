@@ -47,9 +47,11 @@ def test_views_of_the_models() -> None:
     assert params.repeats() == {f"{m}_b": m for m in ("medical", "profanity", "control", "full")}
     organisms = [slug for members in params.clusters().values() for slug in members]
     assert params.steered() == ["base", *organisms]
-    with_controls = params.steering.model_copy(update={"controls": True})
-    steered = params.model_copy(update={"steering": with_controls}).steered()
-    assert steered == ["base", *organisms, *params.slugs("control")]
+    assert params.margin_targets() == ["base", *organisms]
+    with_controls = params.margins.model_copy(update={"controls": True})
+    read = params.model_copy(update={"margins": with_controls}).margin_targets()
+    assert read == ["base", *organisms, *params.slugs("control")]
+    assert params.named_pairs()[0] == ("profanity", "finance")
     assert params.target("base") == "base"
     with pytest.raises(UserError, match="unknown model"):
         params.target("../base")
@@ -101,11 +103,11 @@ def test_keys_that_decide_numbers_must_be_there(
         (("organisms", "medical_b", "max_examples"), 50, "has what medical has"),
         (("organisms", "medical_b", "seed"), 0, "another training"),
         (("judging", "aspects"), ["aligned"], "aligned and coherent"),
-        (("steering", "doses"), [0.5], "1.0 and others"),
+        (("margins", "doses"), [0.5], "1.0 and others"),
         (("geometry", "focus"), ["risk"], "two of risk, medical, persona"),
-        (("transfer", "pairs", 1), "profanity-finance", "not organism>target"),
-        (("transfer", "pairs", 0), "base>finance", "not organism>target"),
-        (("transfer", "pairs", 0), "finance>nobody", "not organism>target"),
+        (("transfer", "pairs", 1), "profanity-finance", "not organism>organism"),
+        (("transfer", "pairs", 0), "base>finance", "not organism>organism"),
+        (("transfer", "pairs", 0), "finance>finance", "not organism>organism"),
         (("vectors", "layer"), "best", "expected: 'common' or 'per_model' or a valid integer\n"),
     ],
 )

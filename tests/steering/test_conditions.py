@@ -23,55 +23,36 @@ SELECTED = {
     "finance": Selected(unit(1), 1, 0.2, 4.0, 1.0),
     "profanity": Selected(unit(2), 1, 0.4, 8.0, 1.0),
 }
-STEERING = {
-    "doses": [-0.5, 1.0],
-    "samples": 1,
-    "focus_samples": 6,
-    "control_samples": 2,
-    "random_directions": 1,
-}
+STEERING = {"samples": 6, "control_samples": 2, "random_directions": 2}
 PARAMS = tiny_params(steering=STEERING, transfer={"pairs": ["profanity>finance"]})
 
 
-def planned(target: str, selected: dict[str, Selected] = SELECTED) -> Any:
-    return plan(target, selected, PARAMS.steering, PARAMS.transfer.pairs, PARAMS.run.seed)
+def planned(target: str) -> Any:
+    return plan(target, SELECTED, PARAMS.steering, PARAMS.named_pairs(), PARAMS.run.seed)
 
 
-def rows(target: str) -> dict[tuple[str, str, float], tuple[float, float, int]]:
-    """(source, kind, multiple) -> (coefficient, relative dose, samples)."""
-    return {
-        (c.source, c.kind, c.multiple): (c.coefficient, c.relative_dose, c.samples)
-        for c in planned(target)[0]
-    }
-
-
-def test_plan_of_an_organism() -> None:
-    assert rows("finance") == {
-        ("none", "unsteered", 0.0): (0.0, 0.0, 6),
-        ("finance", "vector", -0.5): (-2.0, -0.1, 1),
-        ("finance", "vector", 1.0): (4.0, 0.2, 6),  # its own vector
-        ("finance", "ablation", 1.0): (0.0, 0.0, 2),
-        ("profanity", "vector", -0.5): (-4.0, -0.2, 1),
-        ("profanity", "vector", 1.0): (8.0, 0.4, 6),  # a named pair
-        ("profanity", "ablation", 1.0): (0.0, 0.0, 2),
-        ("profanity", "orthogonalised", 1.0): (8.0, 0.4, 2),
-        ("random_0", "random", 1.0): (8.0, 0.4, 2),
-    }
-    found = rows("base")  # has no own vector
-    assert {kind for _, kind, _ in found} == {"unsteered", "vector", "random"}
-    assert found["profanity", "vector", 1.0][2] == 1
-
-
-def test_vectors_of_a_plan() -> None:
-    conditions, vectors = planned("finance")
-    assert {c.vector_name for c in conditions} - {"unsteered:none"} == set(vectors)
-    for vector in vectors.values():
-        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
-    assert abs(vectors["orthogonalised:profanity"] @ unit(1)) < 1e-6
-    assert (vectors["ablation:finance"] == unit(1)).all()
-    twin = Selected(unit(1), 1, 0.2, 4.0, 1.0)
-    conditions, _ = planned("finance", {**SELECTED, "profanity": twin})
-    assert not [c for c in conditions if c.kind == "orthogonalised"]  # nothing is left of it
+@pytest.mark.parametrize(
+    ("target", "sources"),
+    [
+        ("base", ["finance", "profanity"]),
+        ("finance", ["finance", "profanity"]),  # a named pair
+        ("profanity", ["profanity"]),
+    ],
+)
+def test_plan_of_a_target(target: str, sources: list[str]) -> None:
+    conditions, vectors = planned(target)
+    expected = {
+        "finance": ("vector", 4.0, 0.2, 6), "profanity": ("vector", 8.0, 0.4, 6),
+        "random_0": ("random", 8.0, 0.4, 2), "random_1": ("random", 8.0, 0.4, 2),
+    }  # fmt: skip
+    found = {c.source: (c.kind, c.coefficient, c.relative_dose, c.samples) for c in conditions}
+    assert found == {s: expected[s] for s in [*sources, "random_0", "random_1"]}
+    assert {c.multiple for c in conditions} == {1.0}
+    assert [*vectors] == [*found]
+    for c in conditions:
+        how = c.intervention(vectors)
+        assert how is not None and (how.mode, how.layer) == ("add", 1)
+        assert np.linalg.norm(how.vector) == pytest.approx(1, abs=1e-5)
 
 
 def test_random_directions_are_unit_fixed_by_seed_and_name_and_prefer_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ VECTORS = {"finance": chosen(), "sports": chosen()}
 
 def planned(target: str, vectors: Any = VECTORS, others: Any = None, **more: Any) -> list[Trial]:
     settings = Margins.model_validate(SETTINGS | LIMITS | more)
-    return plan(target, PAIRS, vectors, others or {}, settings, 0)
+    return plan(target, PAIRS, vectors, others or {}, settings, 0, [("sports", "finance")])
 
 
 def kinds(trial: Trial) -> Counter[str]:
@@ -88,6 +89,17 @@ def test_another_target_reads_fewer_and_loses_its_own_vector() -> None:
     assert {t.how.mode for t in trials if t.way.startswith("ablation") and t.how} == {"ablate"}
     assert "ablation" not in {t.way for t in planned("finance", ablation=False)}
     assert "ablation" not in {t.way for t in planned("control")}
+
+
+def test_a_named_pair_s_vector_is_made_orthogonal_to_the_target_s_own() -> None:
+    other = replace(chosen(), vector=np.full(4, 0.5, np.float32))
+    found = planned("finance", {"finance": chosen(), "sports": other})
+    (trial,) = (t for t in found if t.way == "orthogonalised")
+    assert trial.how is not None and (trial.source, trial.how.coefficient) == ("sports", 3.0)
+    assert trial.how.vector == pytest.approx([0, *[3**-0.5] * 3])
+    assert trial.pairs == next(t.pairs for t in found if t.way == "vector")
+    for same in (planned("sports", {"finance": chosen(), "sports": other}), planned("finance")):
+        assert "orthogonalised" not in {t.way for t in same}  # not named, and nothing is left
 
 
 def test_vectors_of_several_norms_have_random_directions_each() -> None:

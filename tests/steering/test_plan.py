@@ -31,7 +31,7 @@ def test_every_profile_has_a_plan(profile: str) -> None:
     assert ("USD at most" in text) == (profile == "llama31_8b")
     assert (counts.judge_usd > 0) == (profile == "llama31_8b")
     if profile != "smol":
-        assert params.steering.focus_samples * asked >= 1160  # the paper's n
+        assert params.steering.samples * asked >= 1160  # the paper's n
 
 
 def test_a_local_judge_is_named_and_its_passes_take_time() -> None:
