@@ -17,6 +17,7 @@ BEHIND: dict[str, set[str]] = {
     "repeats": {"organisms"},
     "clusters": {"organisms"},
     "labs": {"organisms"},
+    "answering": {"targets", "random_adapters"},
     "steered": {"organisms"},
     "margin_targets": {"targets", "organisms", "margins.controls"},
     "named_pairs": {"transfer.pairs"},
