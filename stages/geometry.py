@@ -1,11 +1,12 @@
 """Stage `geometry`: the battery on the measured vectors, and how it depends on choices."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from em_geometry.geometry import battery, choices
+from em_geometry.geometry import battery
 from em_geometry.geometry.inputs import read_directions
 from em_geometry.geometry.methods import unit_gram
 from em_geometry.geometry.multiverse import multiverse
@@ -15,19 +16,35 @@ from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, evidence_of, selected, vector_table
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import TEXTS, Params
-from em_geometry.stats.resample import stream
+from em_geometry.steering.conditions import Selected
 from em_geometry.vectors.evidence import FALLBACK, every_choice, readings
 
 HEADLINE = ("reference.*.angle_deg.*", "reference.*.cosine.*", "reference.*.cross_mean",
             "multiverse.holds.*", "selected.choice", "verdict.count")  # fmt: skip
+MAIN = ("cluster_angle.", "verdict.", "similarity.cross_mean", "similarity.within_mean")
 
 
-def under_choices(params: Params) -> dict[str, Leaf]:
+def by_contrast(params: Params, chosen: Mapping[str, Selected]) -> dict[str, Leaf]:
+    """The main statistics under every contrast and span, at the chosen blocks."""
+    results: dict[str, Leaf] = {}
+    for choice, rows in every_choice(vector_table(), chosen).items():
+        if isinstance(rows, str):
+            results[f"sensitivity.{choice}"] = rows
+            continue
+        found = battery(unit_gram(rows), params.clusters(), params.geometry, names=[*chosen])
+        results |= {
+            f"sensitivity.{choice}.{key}": value
+            for key, value in found.flat().items()
+            if key.startswith(MAIN)
+        }
+    return results
+
+
+def by_reference(params: Params) -> dict[str, Leaf]:
     """The main statistics under every reference, and in every cell of the multiverse."""
     names, rules = params.slugs("organism"), params.geometry
     data, _, span = evidence_of(params, FALLBACK)
-    draws = stream(params.run.seed, "geometry", "references")
-    spread = data.spread(draws, rules.replicates, rules)
+    spread = data.spread(rules)
     under = {name: data.family.weights(name) for name in REFERENCES}
     spreads: dict[str, Spread | str] = {
         name: weights if isinstance(weights, str) else replace(spread, weights=weights)
@@ -54,11 +71,7 @@ def main(params: Params) -> None:
     results: dict[str, Leaf] = {**chosen, "selected.choice": f"{how.contrast}.{how.span}"}
     for name, v in vectors.items():
         results |= {f"selected.layer.{name}": v.layer, f"selected.norm.{name}": v.norm}
-    found = {
-        choice: choices.main_numbers(rows, names, clusters, rules)
-        for choice, rows in every_choice(vector_table(), vectors).items()
-    }
-    results |= choices.sensitivity(found) | under_choices(params)
+    results |= by_contrast(params, vectors) | by_reference(params)
     if directions:  # from elsewhere, in no cluster
         rows = np.concatenate([unit, np.stack(list(directions.values()))])
         together = battery(unit_gram(rows), clusters, rules, names=[*names, *directions]).flat()
@@ -68,4 +81,3 @@ def main(params: Params) -> None:
         results |= {"external": "none given"}
     put_results("geometry", results, HEADLINE)
     put_plot("cosines", ["name", *names], zip(names, *gram.T.tolist(), strict=True))
-    put_plot("sensitivity", *choices.choices_table(found))

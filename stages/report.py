@@ -19,7 +19,6 @@ PRINTED = "figure5"  # by matplotlib, for papers
 OFFERED = (
     "claims.csv",
     "transfer_conditions.csv",
-    "sensitivity.csv",
     "multiverse.csv",
 )  # for download
 

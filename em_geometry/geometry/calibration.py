@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
@@ -21,7 +20,6 @@ from em_geometry.geometry.methods import (
     QUESTIONS,
     TESTS,
     Members,
-    across_mean,
     cosines,
     decide,
     pair_values,
@@ -40,7 +38,7 @@ from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.decisions import holm
-from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
+from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import percentiles
 from em_geometry.stats.permutation import null_p, partition_test, partitions
 from em_geometry.stats.resample import stream
@@ -58,8 +56,8 @@ LABELLED = (  # what the labels of clusters decide; the keys name no vectors
     "statistic.",
     "pc1_ablation.mean_abs_change",
 )
-OTHERS = 2000  # draws for the intervals of statistics that have no nulls
 SHOWN = (*LABELLED, "cosine.", "orthogonality.", "pca.centred.pc1_pct")
+WITHOUT_INTERVAL = ("verdict.", "clusters.silhouette_k")  # codes and counts
 TABLED = ("statistic.", "similarity.", "cluster_angle.", "pca.", "pc1_ablation.", "core.")
 FAIR = {  # statistics that can tell what the five tests are meant to tell
     "similarity.cross_mean": "mean cosine across clusters",
@@ -85,24 +83,18 @@ class Evidence:
         rows = np.tensordot(self.weights, self.models.differences, 1)
         return PromptRows(rows, self.models.topic)
 
-    @property
-    def benign(self) -> Floats:
-        """[k, width] shifts of the benign fine-tunes."""
-        places = [self.family.models.index(name) for name in self.family.benign]
-        return self.models.vectors[places]
-
     def exchanged(self, rng: np.random.Generator, replicates: int) -> Floats:
         """Gram matrices [B, n, n] of the vectors with the models exchanged at random."""
-        count = len(self.family.models) - len(self.family.repeats or {})
+        count = len(self.family.organisms) + len(self.family.controls)
         shifts = self.models.vectors[:count]
         return exchanged_draws(rng, shifts @ shifts.T, self.weights[:, :count], replicates)
 
-    def spread(self, rng: np.random.Generator, replicates: int, rules: Geometry) -> Spread:
+    def spread(self, rules: Geometry) -> Spread:
         """How prompts and retraining move what is said of the vectors."""
         shifts = self.models.vectors
-        models = np.concatenate([(shifts @ shifts.T)[None], self.models.bootstrap(rng, replicates)])
+        models = np.concatenate([(shifts @ shifts.T)[None], self.models.without_topic()])
         names, members = self.family.organisms, self.members
-        return Spread(self.family, self.weights, models, self.models.topics,
+        return Spread(self.family, self.weights, models,
                       lambda key: rests_on(key, names, members, rules))  # fmt: skip
 
     @property
@@ -123,23 +115,6 @@ class Calibration:
     def at(self, key: str) -> Estimate:
         """The result at `statistic.<key>`; undefined where there is none."""
         return as_estimate(self.results.get(f"statistic.{key}", ""))
-
-    def nulls_table(self) -> tuple[list[str], list[list[object]]]:
-        """Header and rows of a wide table: a line a statistic; empty where undefined."""
-        parts = ("low", "median", "high", "p")
-        header = ["statistic", "observed", "low", "high"]
-        header += [f"{null}_{part}" for null in self.nulls for part in parts]
-        header += ["partitions_p", "partitions_smallest_p"]
-        rows: list[list[object]] = []
-        for key in self.statistics:
-            observed = self.at(key)
-            line = [observed.value, observed.low, observed.high]
-            for null in (f"{key}.{name}" for name in self.nulls):
-                drawn = self.at(null)
-                line += [drawn.low, drawn.value, drawn.high, self.at(f"{null}.p").value]
-            line += [self.at(f"{key}.partitions.{part}").value for part in ("p", "smallest_p")]
-            rows.append([key, *("" if cell is None else cell for cell in line)])
-        return header, rows
 
     def __str__(self) -> str:
         """The five tests and the fair statistics beside chance, and what could be found."""
@@ -214,59 +189,48 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
     def found(grams: Floats) -> Draws:
         return calibrated(cosines(grams), names, members, rules)
 
+    def every(grams: Floats) -> Draws:
+        values = evaluate(Case(cosines(grams), names, members, rules)).values
+        known = {key: v for key, v in values.items() if not key.startswith(WITHOUT_INTERVAL)}
+        return known | {CORE: core.core_share(grams, members)}
+
     count, names, members = rules.replicates, data.family.organisms, data.members
-    sample = data.sample
+    sample, benign = data.sample, data.family.benign
     gram, width = unit_gram(sample.vectors), sample.vectors.shape[-1]
-    kept = np.delete(data.benign, data.massive, axis=-1)
-    benign = {FINETUNES: data.benign, f"{FINETUNES}_without_massive": kept}
-    dimensions = {name: between_dimension(rows) for name, rows in benign.items()}
+    shifts = data.models.vectors[[data.family.models.index(name) for name in benign]]
+    kept = np.delete(shifts, data.massive, axis=-1)
+    dimensions = {
+        name: between_dimension(rows, [*benign.values()])
+        for name, rows in ((FINETUNES, shifts), (f"{FINETUNES}_without_massive", kept))
+    }
     nulls = {EXCHANGED: found(data.exchanged(rng(EXCHANGED), count))}
     if np.allclose(data.weights.sum(1), 0):
         nulls |= {
-            name: found(finetune_draws(rng(name), rows, data.weights, count))
-            for name, rows in benign.items()
-            if np.isfinite(dimensions[name])
+            name: found(finetune_draws(rng(name), dimension, data.weights, count))
+            for name, dimension in dimensions.items()
+            if np.isfinite(dimension)
         }
     moved = found(relabelled(gram, members, count, rng("partitions")))
-    estimates = data.spread(rng("bootstrap"), count, rules).estimates(found)
-    observed = {key: e for key, e in estimates.items() if not key.endswith(PROMPTS_ONLY)}
-
-    def others(grams: Floats) -> Draws:
-        values = evaluate(Case(cosines(grams), names, members, rules)).values
-        return {k: v for k, v in values.items() if k not in observed and "verdict" not in k}
-
-    rest = data.spread(rng("others"), min(count, OTHERS), rules).estimates(others)
-    agreement = sample.reliability(rng("halves"), count).mean(0)
+    estimates = data.spread(rules).estimates(every)
+    observed = {key: estimates[key] for key in moved}
     effective = dimensions[FINETUNES]
-    sizes = {"power_full_width": width}
-    if np.isfinite(effective):
-        sizes["power"] = max(2, round(effective))
-    sweeps = {
-        name: core.sweep(rng(f"{name}.{size}"), count, size, gram, members, rules)
-        for name, size in sizes.items()
-    }
+    size = max(2, round(effective)) if np.isfinite(effective) else width
+    sweep = core.sweep(rng("power"), count, size, gram, members, rules)
     results: dict[str, Leaf] = {
         "rows": len(sample.topic),
-        "topics": sample.topics,
+        "topics": len({*sample.topic}),
         "replicates": count,
         "width": width,
         "massive_dimensions": len(data.massive),
-        "benign_finetunes": len(data.benign),
+        "benign_finetunes": len(benign),
+        **{f"statistic.{key}": e for key, e in estimates.items()},
         **compared(observed, nulls, moved),
-        **{f"statistic.{key}": e for key, e in estimates.items() if key not in observed},
-        **{f"statistic.{key}": e for key, e in rest.items() if not key.endswith(PROMPTS_ONLY)},
     }
-    results |= _core(results) | population(data, gram) | over_trainings(data, found, rules)
-    groups: dict[str, Mapping[str, Leaf]] = {
-        "effective_dimension": {
-            name: d if np.isfinite(d) else FEW_BENIGN for name, d in dimensions.items()
-        },
-        "reliability": dict(zip(names, agreement.tolist(), strict=True)),
-        "dimension_needed": core.dimensions_needed(gram, members),
-        **{name: core.verdicts_of(sweep) for name, sweep in sweeps.items()},
-    }
-    results |= {f"{name}.{k}": leaf for name, group in groups.items() for k, leaf in group.items()}
-    sweep = sweeps.get("power", sweeps["power_full_width"])
+    results |= _core(results) | over_trainings(data, found, rules)
+    for name, dimension in dimensions.items():
+        known = np.isfinite(dimension)
+        results[f"effective_dimension.{name}"] = dimension if known else FEW_BENIGN
+    results |= {f"power.{key}": leaf for key, leaf in core.verdicts_of(sweep).items()}
     return Calibration(list(observed), list(nulls), results, sweep)
 
 
@@ -345,38 +309,6 @@ def over_trainings(
             results |= {f"repeats.{key}.lowest": float(found.min()),
                         f"repeats.{key}.highest": float(found.max())}  # fmt: skip
     return results
-
-
-def population(data: Evidence, gram: Floats) -> dict[str, Leaf]:
-    """Mean cosine across clusters against the cosines of benign fine-tunes with each other.
-
-    Against the base, those are cosines of their shifts; against controls, cosines of differences
-    of disjoint pairs, whose sign means nothing. A repeat and its original are no pair. They share
-    models, so p is approximate, and the smallest that they can give stands beside it.
-    """
-    family, observed = data.family, float(across_mean(gram, data.members))
-    again = family.repeats or {}
-    first = [again.get(name, name) for name in family.benign]
-    pairs = [(i, j) for i, j in combinations(range(len(first)), 2) if first[i] != first[j]]
-    shifts = data.benign
-    if np.allclose(data.weights.sum(1), 0):
-        rows = np.array([shifts[i] - shifts[j] for i, j in pairs])
-        chosen = [(p, q) for p, q in combinations(range(len(pairs)), 2)
-                  if not {first[i] for i in pairs[p]} & {first[i] for i in pairs[q]}]  # fmt: skip
-    else:
-        rows, chosen = shifts, pairs
-    if not chosen or not np.isfinite(observed):
-        return {"benign": f"undefined: {FEW_BENIGN if not chosen else 'fewer than two clusters'}"}
-    cosine = unit_gram(rows)
-    values = np.array([cosine[p, q] for p, q in chosen])
-    return {
-        "benign": observed,
-        "benign.mean_size": float(np.abs(values).mean()),
-        "benign.largest": float(np.abs(values).max()),
-        "benign.p": float((1 + (np.abs(values) >= abs(observed)).sum()) / (1 + len(values))),
-        "benign.smallest_p": 1.0 / (1 + len(values)),
-        "benign.values": len(values),
-    }
 
 
 def _core(results: Mapping[str, Leaf]) -> dict[str, Leaf]:

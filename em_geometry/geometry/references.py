@@ -34,14 +34,15 @@ from em_geometry.io.results import Leaf
 from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.retraining import Trained, bootstrap_t, both
+from em_geometry.stats.intervals import jackknife
+from em_geometry.stats.retraining import Trained, both
 
 Reference = Literal["base", "one_control", "own_control", "mean_control"]
 REFERENCES: tuple[Reference, ...] = get_args(Reference)
 RIGHT, NEAR_ZERO = 90.0, 0.1  # "beyond orthogonal"; our reading of "near zero" (claim C008)
 UNDEFINED = "undefined for these vectors"
 RANGES = (  # of statistics by key, beyond which no interval goes
-    (r"(cosine|cross_|within_|similarity\.(within|cross))", -1.0, 1.0),
+    (r"(cosine|(similarity\.)?(cross|within)(_m|\.)|pca\..*loading)", -1.0, 1.0),
     (r"(angle_deg|cluster_angle|test1$|statistic\.test1$)", 0.0, 180.0),
     (r"(.*magnitude$|test2$|statistic\.test2$|core)", 0.0, 1.0),
     (r"(.*_pct$|test5$|statistic\.test5$)", 0.0, 100.0),
@@ -57,17 +58,19 @@ class Finetunes:
     controls: Sequence[str] = ()
     own: Mapping[str, str] | None = None  # organism -> control of its recipe, or why it has none
     repeats: Mapping[str, str] | None = None  # repeat -> what it trains again with another seed
+    random: Sequence[str] = ()  # adapters as large as an organism's, in random directions
 
     @property
     def models(self) -> list[str]:
-        """Organisms, controls, then repeats: the order of all arrays over models."""
-        return [*self.organisms, *self.controls, *(self.repeats or {})]
+        """Organisms, controls, repeats, random adapters: the order of all arrays over models."""
+        return [*self.organisms, *self.controls, *(self.repeats or {}), *self.random]
 
     @property
-    def benign(self) -> list[str]:
-        """Controls and their repeats."""
-        again = [r for r, first in (self.repeats or {}).items() if first in self.controls]
-        return [*self.controls, *again]
+    def benign(self) -> dict[str, str]:
+        """Controls, their repeats and random adapters -> what each is a training of."""
+        again = {r: first for r, first in (self.repeats or {}).items() if first in self.controls}
+        alone = [*self.controls, *self.random]
+        return dict(zip(alone, alone, strict=True)) | again
 
     def weights(self, reference: Reference) -> Floats | str:
         """Weights [organism, model] of the vectors on the shifts, or why there are none."""
@@ -204,16 +207,14 @@ class Spread:
     Attributes:
         family: the models.
         weights: [organism, model] of the vectors.
-        models: [1 + draws, model, model] Gram matrices of the shifts, the observed one first, then
-            with prompts drawn again.
-        clusters: number of clusters of prompts (topics) that were drawn.
+        models: [1 + topics, model, model] Gram matrices of the shifts, the observed one first, then
+            with one topic of the prompts left out at a time.
         rests: key -> positions of the organisms that the statistic is about.
     """
 
     family: Finetunes
     weights: Floats
     models: Floats
-    clusters: int
     rests: Callable[[str], Sequence[int]]
 
     def estimates(self, statistic: Statistic) -> dict[str, Estimate]:
@@ -227,14 +228,14 @@ class Spread:
         uses = {key: self._used(key) for key in found}
         results: dict[str, Estimate] = {}
         for key, values in found.items():
-            sampled = bootstrap_t(float(values[0]), values[1:], self.clusters, UNDEFINED)
+            sampled = jackknife(float(values[0]), values[1:], UNDEFINED)
             trained = []
             for role in (self.family.organisms, self.family.controls):
                 again_of_role = [r for r, first in repeats.items() if first in role]
                 moves = [_change(key, repeats[r], changes[r], uses) for r in again_of_role]
                 known = np.array([move for move in moves if np.isfinite(move)])
                 trained.append(Trained(len(uses[key] & {*role}), known))
-            rows = both(key, sampled, self.clusters - 1, trained)
+            rows = both(key, sampled, len(values) - 2, trained)
             results |= {at: within_range(key, row) for at, row in rows.items()}
         return results
 

@@ -1,85 +1,44 @@
-"""What measured vectors are made of, drawn again as Gram matrices (docs/method.md: calibration).
-
-A measured vector is a mean of rows. A resampled vector is another weighted sum of the same rows, so
-its inner products need the rows' kernel only: G_b[i, j] = w_b' K_ij w_b; the vectors are never
-built. Prompts of a topic resemble each other and are drawn together.
-"""
+"""Gram matrices of vectors with prompts left out, and under nulls (docs/method.md: calibration)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 
 from em_geometry.geometry.core import independent_grams
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.resample import drawn, first_half
+from em_geometry.stats.arrays import Floats, Ints
 
 
 @dataclass(frozen=True)
 class PromptRows:
-    """Vectors that are the mean of difference rows, and can be drawn again."""
+    """Vectors that are the mean of difference rows.
+
+    Prompts of a topic resemble each other and are left out together.
+    """
 
     differences: Floats  # [n, R, width]: organism minus reference, or harmful minus neutral
     topic: Sequence[str]  # [R] of each row
-
-    @cached_property
-    def _member(self) -> Floats:
-        """[T, R]: 1 where a row is of a topic."""
-        names = sorted(set(self.topic))
-        return np.array([[topic == name for topic in self.topic] for name in names], float)
-
-    @cached_property
-    def _kernel(self) -> Floats:
-        """[n, n, T, T] inner products of the topic sums of two organisms."""
-        sums = self._member @ self.differences
-        return np.asarray(np.einsum("itw,jsw->ijts", sums, sums, optimize=True))
 
     @property
     def vectors(self) -> Floats:
         """[n, width]"""
         return np.asarray(self.differences.mean(1))
 
-    @property
-    def topics(self) -> int:
-        """Number of topics."""
-        return len(self._member)
-
-    def bootstrap(self, rng: np.random.Generator, replicates: int) -> Floats:
-        """Raw Gram matrices [B, n, n], topics drawn with replacement."""
-        return self._grams(self._mean(drawn(rng, self.topics, replicates)))
-
     def without_topic(self) -> Floats:
         """Raw Gram matrices [T, n, n], one topic left out at a time (for the jackknife)."""
-        return self._grams(self._mean(1.0 - np.eye(self.topics)))
+        topics = np.array(self.topic)
+        kept = (topics != name for name in sorted(set(self.topic)))
+        means = (self.differences[:, rows].mean(1) for rows in kept)
+        return np.stack([vectors @ vectors.T for vectors in means])
 
-    def _grams(self, weights: Floats) -> Floats:
-        """Raw Gram matrices [B, n, n] under weights [B, T] of the topic sums."""
-        n = len(self.differences)
-        grams = np.empty((len(weights), n, n))
-        for i in range(n):
-            for j in range(i, n):
-                products = (weights @ self._kernel[i, j] * weights).sum(-1)
-                grams[:, i, j] = grams[:, j, i] = products
-        return grams
 
-    def reliability(self, rng: np.random.Generator, replicates: int) -> Floats:
-        """Cosines [B, n] of each vector from half the topics with that from the other half."""
-        half = first_half(rng, self.topics, replicates)
-        a, b = self._mean(half), self._mean(1.0 - half)
-        own = np.diagonal(self._kernel, axis1=0, axis2=1).transpose(2, 0, 1)
-        between, first, second = (
-            np.einsum("bt,nts,bs->bn", x, own, y, optimize=True)
-            for x, y in ((a, b), (a, a), (b, b))
-        )
-        return np.asarray(between / np.sqrt(first * second))
-
-    def _mean(self, counts: Floats) -> Floats:
-        """Weights [B, T] of the topic sums in a mean over rows, each topic so often."""
-        return np.asarray(counts / (counts @ self._member.sum(1))[:, None])
+def massive_dimensions(rows: Floats, share: float) -> Ints:
+    """The `share` of dimensions with the largest mean magnitude over rows [m, width]."""
+    order = np.argsort(-np.abs(rows).mean(0), kind="stable")
+    return order[: round(share * rows.shape[-1])]
 
 
 def effective_dimension(eigenvalues: Floats) -> float:
@@ -87,46 +46,48 @@ def effective_dimension(eigenvalues: Floats) -> float:
     return float(eigenvalues.sum() ** 2 / (eigenvalues**2).sum())
 
 
-def between_dimension(rows: Floats) -> float:
+def between_dimension(rows: Floats, of: Sequence[str]) -> float:
     """Effective dimension of the covariance between few things, rows [k, width]; NaN below two.
 
     The participation ratio of a sample covariance cannot exceed k - 1. Differences of disjoint
     pairs of rows are independent, so products of their squared lengths and their squared inner
-    products estimate tr(S)^2 and tr(S^2) without that bias, for k of four or more.
+    products estimate tr(S)^2 and tr(S^2) without that bias, for four things or more.
+
+    Args:
+        of: [k] what each row is a training of; trainings of one thing are not independent.
     """
-    count = len(rows)
-    if count < 2:
+    _, first, thing = np.unique(np.array(of), return_index=True, return_inverse=True)
+    if len(first) < 2:
         return float("nan")
-    centred = rows - rows.mean(0)
-    if count < 4:
+    if len(first) < 4:
+        centred = rows[first] - rows[first].mean(0)
         values = np.maximum(np.linalg.eigvalsh(centred @ centred.T), 0.0)
         return effective_dimension(values) if values.any() else float("nan")
-    pairs = np.array([*combinations(range(count), 2)])
-    gaps = centred[pairs[:, 0]] - centred[pairs[:, 1]]
+    pairs = np.array([(i, j) for i, j in combinations(range(len(of)), 2) if of[i] != of[j]])
+    gaps, things = rows[pairs[:, 0]] - rows[pairs[:, 1]], thing[pairs]
     inner = gaps @ gaps.T
-    apart = ~(pairs[:, None, :, None] == pairs[None, :, None, :]).any((2, 3))
+    apart = ~(things[:, None, :, None] == things[None, :, None, :]).any((2, 3))
     squares = np.diag(inner)
     both = (squares[:, None] * squares)[apart].mean(), (inner**2)[apart].mean()
     return float(both[0] / both[1]) if both[1] > 0 else float("nan")
 
 
 def finetune_draws(
-    rng: np.random.Generator, benign: Floats, weights: Floats, replicates: int
+    rng: np.random.Generator, dimension: float, weights: Floats, replicates: int
 ) -> Floats:
     """Gram matrices [B, n, n] of vectors all of whose models are further benign fine-tunes.
 
     The shifts of organisms and controls alike are independent draws around a mean that all share
     and that their differences do not hold; so vectors with one control have cosines around .5 here
-    too. The spread is that of the benign fine-tunes, isotropic in its effective dimension: a sample
-    covariance of few has too few dimensions, and its draws lie too far from right angles.
+    too. They are isotropic in the effective dimension of the benign fine-tunes: a sample covariance
+    of few has too few dimensions, and its draws lie too far from right angles.
 
     Args:
-        benign: [k, width] shifts of benign fine-tunes: controls, their repeats, random adapters.
+        dimension: of the benign fine-tunes (`between_dimension`).
         weights: [n, model] of the vectors on the shifts, zero in sum: against the base, so few
             fine-tunes do not tell how far fine-tuning as such goes.
     """
-    dimension = max(2, round(between_dimension(benign)))
-    grams = independent_grams(rng, replicates, weights.shape[1], dimension)
+    grams = independent_grams(rng, replicates, weights.shape[1], max(2, round(dimension)))
     return np.asarray(weights @ grams @ weights.T)
 
 

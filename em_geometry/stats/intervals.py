@@ -66,7 +66,7 @@ def t_interval(values: Floats) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
-def jackknife(value: float, without: Floats) -> Estimate:
+def jackknife(value: float, without: Floats, why: str = "undefined") -> Estimate:
     """A statistic of clusters with its bias-corrected interval (Tukey 1958): t over pseudo-values.
 
     For a mean this is `t_interval`.
@@ -74,10 +74,11 @@ def jackknife(value: float, without: Floats) -> Estimate:
     Args:
         without: [n] the statistic with one cluster left out at a time; NaN where it is undefined
             then, which leaves the statistic without an interval.
+        why: status of a value that is not finite.
     """
     n = len(without)
     low, high = ends(t_interval(n * value - (n - 1) * without))
-    return Estimate.from_values(value, min(low, value), max(high, value), n)
+    return Estimate.from_values(value, min(low, value), max(high, value), n, why)
 
 
 def ends(found: Estimate) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from scipy.stats import t
 
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
-from em_geometry.stats.intervals import DEFINED, TAILS
+from em_geometry.stats.intervals import TAILS
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def with_retraining(sampled: Estimate, freedom: float, trained: Sequence[Trained
     """An estimate whose interval holds sampling and retraining.
 
     Args:
-        sampled: its interval holds sampling only, with the t quantile of `freedom` (a bootstrap
-            over that many clusters and one more: see `bootstrap_t`); without one it is returned.
+        sampled: its interval holds sampling only, with the t quantile of `freedom`; without one it
+            is returned.
         freedom: degrees of freedom of the sampling variance.
         trained: by role; a role without repeats adds nothing.
     """
@@ -76,20 +76,6 @@ def total_distance(parts: Sequence[tuple[float, float]]) -> float:
     squares = sum(variance**2 / (freedom + 2) for variance, freedom in parts)
     freedom = max(total**2 / squares - 2, min(freedom for _, freedom in parts))
     return float(t.ppf(TAILS[1], freedom) * total**0.5)
-
-
-def bootstrap_t(value: float, draws: Floats, clusters: int, why: str = "undefined") -> Estimate:
-    """A value with the t interval of its bootstrap draws [b] over few clusters.
-
-    The spread of draws over n clusters is too small by sqrt((n - 1) / n), and the normal quantile
-    is that of many; percentiles of eight clusters cover .84 to .89 at .95.
-    """
-    finite = draws[np.isfinite(draws)]
-    if not np.isfinite(value) or clusters < 2 or finite.size < DEFINED * draws.size:
-        return Estimate.from_values(value, np.nan, np.nan, clusters, why)
-    spread = float(finite.std() * (clusters / (clusters - 1)) ** 0.5)
-    half = float(t.ppf(TAILS[1], clusters - 1)) * spread
-    return Estimate.from_values(value, value - half, value + half, clusters, why)
 
 
 def both(

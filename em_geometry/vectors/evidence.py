@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from em_geometry.errors import UserError
 from em_geometry.geometry.calibration import Evidence
-from em_geometry.geometry.choices import massive_dimensions
 from em_geometry.geometry.multiverse import Reading
 from em_geometry.geometry.references import Finetunes
-from em_geometry.geometry.samples import PromptRows
+from em_geometry.geometry.samples import PromptRows, massive_dimensions
 from em_geometry.settings import BASE, TEXTS, Organism
 from em_geometry.stats.arrays import Floats
 from em_geometry.steering.conditions import Selected
@@ -127,8 +126,12 @@ def _rows(
     return np.stack([rows_of(slug, block) for slug, block in blocks.items()])
 
 
-def family_of(organisms: Mapping[str, Organism]) -> Finetunes:
-    """The fine-tunes of a run, each organism with the control of its recipe."""
+def family_of(organisms: Mapping[str, Organism], random: Iterable[str] = ()) -> Finetunes:
+    """The fine-tunes of a run, each organism with the control of its recipe.
+
+    Args:
+        random: names of random adapters.
+    """
     originals = {slug: o for slug, o in organisms.items() if o.repeats is None}
     roles = {slug: o.role for slug, o in originals.items()}
     return Finetunes(
@@ -136,6 +139,7 @@ def family_of(organisms: Mapping[str, Organism]) -> Finetunes:
         [slug for slug, role in roles.items() if role == "control"],
         recipe_controls(originals),
         {slug: o.repeats for slug, o in organisms.items() if o.repeats is not None},
+        [*random],
     )
 
 
@@ -148,6 +152,7 @@ def evidence(
     spans: Sequence[str],
     massive_share: float,
     read_as: str | None = None,
+    random: Iterable[str] = (),
 ) -> tuple[Evidence, str, str]:
     """What lies behind the vectors, with their contrast and span.
 
@@ -161,8 +166,9 @@ def evidence(
         spans: of prompts, as captured.
         massive_share: share of the width dropped as massive-activation dimensions.
         read_as: a contrast to take the models' rows by, instead of the selected one.
+        random: names of random adapters, which are benign fine-tunes too.
     """
-    family = family_of(organisms)
+    family = family_of(organisms, random)
     clusters: dict[str, list[str]] = {}
     for name in family.organisms:
         clusters.setdefault(str(organisms[name].cluster), []).append(name)
