@@ -56,7 +56,7 @@ def between_dimension(rows: Floats, of: Sequence[str]) -> float:
     Args:
         of: [k] what each row is a training of; trainings of one thing are not independent.
     """
-    _, first, thing = np.unique(np.array(of), return_index=True, return_inverse=True)
+    _, first, thing = np.unique(list(of), return_index=True, return_inverse=True)
     if len(first) < 2:
         return float("nan")
     if len(first) < 4:

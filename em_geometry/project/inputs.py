@@ -75,4 +75,5 @@ def evidence_of(params: Params, read_as: str | None = None) -> tuple[Evidence, s
     """What lies behind the selected vectors, with their contrast (or another) and span."""
     spans, share = params.activations.spans, params.geometry.massive_share
     frames = prompts(), texts(), selected(params)
-    return evidence(activations, *frames, params.organisms, spans, share, read_as)
+    random = params.random_adapters
+    return evidence(activations, *frames, params.organisms, spans, share, read_as, random)

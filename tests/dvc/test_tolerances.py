@@ -47,7 +47,7 @@ def headline(values: np.ndarray) -> dict[str, Leaf]:
         dict(zip(NAMES, own @ rows.vectors, strict=True)), CLUSTERS, RULES
     ).flat()
     data = Evidence(CLUSTERS, family, own, rows, np.array([0]))
-    spread = data.spread(np.random.default_rng(0), RULES.replicates, RULES)
+    spread = data.spread(RULES)
     spreads = {name: replace(spread, weights=each) for name, each in weights.items()}
     measured |= reference_results(spreads, NAMES, data.members, RULES)
     found = dict(flatten(calibrate_rows(data, RULES, 0).results))

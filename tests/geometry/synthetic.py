@@ -63,7 +63,7 @@ def write_artifacts(folder: Path, params: Params, core: float = 0.0, seed: int =
     common, cluster = rng.standard_normal((2, WIDTH)), {}
     activations = {"base": base}
     for slug in params.targets[1:]:
-        group = params.organisms[slug].cluster
+        group = params.organisms[slug].cluster if slug in params.organisms else None
         shift = np.sqrt(core) * common[0] + 0.5 * rng.standard_normal(WIDTH)
         if group is not None:
             shift += cluster.setdefault(group, rng.standard_normal(WIDTH))

@@ -147,31 +147,15 @@ def test_loadings_may_have_signs_and_two_clusters_are_not_enough() -> None:
     assert np.isnan(core_share(gram[None], two)).all()
 
 
-# -- vectors drawn again are those that the rows themselves give
+# -- vectors without a topic are those that the rows themselves give
 
-TOPICS = [f"t{i % 8}" for i in range(40)]
-TOPIC = np.array([int(name[1]) for name in TOPICS])
-ROWS = rng().standard_normal((6, 40, 30)) + 0.3
-SAMPLE = samples.PromptRows(ROWS, TOPICS)
-
-
-def by_hand(weights: Floats) -> Floats:
-    """Vectors from the rows themselves, each counted as often as its topic [topic]."""
-    return np.average(ROWS, axis=1, weights=weights[TOPIC])
+TOPIC = np.array([i % 8 for i in range(43)])  # of unequal size
+ROWS = rng().standard_normal((6, 43, 30)) + 0.3
+SAMPLE = samples.PromptRows(ROWS, [f"t{k}" for k in TOPIC])
 
 
-def test_bootstrap_draws_topics() -> None:
-    assert SAMPLE.vectors == pytest.approx(by_hand(np.ones(8)))
-    drawn = rng(3).multinomial(8, np.full(8, 1 / 8), 5)
-    for weights, found in zip(drawn, SAMPLE.bootstrap(rng(3), 5), strict=True):
-        vectors = by_hand(weights.astype(float))
-        assert found == pytest.approx(vectors @ vectors.T, abs=1e-9)
-
-
-def test_reliability_is_that_of_halves_of_the_topics() -> None:
-    order = rng(5).permuted(np.tile(np.arange(8), (3, 1)), axis=1)
-    for places, found in zip(order, SAMPLE.reliability(rng(5), 3), strict=True):
-        first = (places < 4).astype(float)
-        one, two = by_hand(first), by_hand(1 - first)
-        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
-        assert found == pytest.approx((one * two).sum(1) / lengths)
+def test_a_topic_is_left_out_with_all_its_rows() -> None:
+    assert SAMPLE.vectors == pytest.approx(ROWS.mean(1))
+    for topic, found in enumerate(SAMPLE.without_topic()):
+        vectors = np.average(ROWS, axis=1, weights=TOPIC != topic)
+        assert found == pytest.approx(vectors @ vectors.T)

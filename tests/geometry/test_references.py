@@ -45,11 +45,11 @@ def shifts(
     return rows
 
 
-def spread(models: Floats, weights: Floats | str, clusters: int = TOPICS) -> Spread:
+def spread(models: Floats, weights: Floats | str) -> Spread:
     assert not isinstance(weights, str)
     gram = models @ models.T
-    draws = np.stack([gram] * 3)
-    return Spread(FAMILY, weights, draws, clusters,
+    without = np.stack([gram] * (1 + TOPICS))
+    return Spread(FAMILY, weights, without,
                   lambda key: references.rests_on(key, NAMES, MEMBERS, RULES))  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_retraining_of_other_models_stands_in_where_there_is_none() -> None:
     )
     # a and b rest on control p, which has a repeat, and on no organism with one
     prompts, both = found["cosine.a__b.prompts_only"], found["cosine.a__b"]
-    assert prompts.low == prompts.value == prompts.high  # draws are all alike here
+    assert prompts.width == pytest.approx(0, abs=1e-9)  # all topics are alike here
     assert both.low is not None and both.high is not None and both.value is not None
     assert both.low < both.value < both.high
     assert all(e.low >= -1 and (e.high or 0) <= 1 for k, e in found.items()
@@ -186,17 +186,22 @@ def test_the_multiverse_counts_the_cells_in_which_conclusions_hold() -> None:
 
 def test_the_dimension_between_fine_tunes_is_not_bounded_by_their_number() -> None:
     rng = np.random.default_rng(5)
-    found = [between_dimension(rng.standard_normal((8, 40))) for _ in range(200)]
+    of = [*"abcdefgh", "a", "c"]  # two trained again, which are no further fine-tunes
+    found = []
+    for _ in range(200):
+        rows = rng.standard_normal((8, 40))
+        again = rows[[0, 2]] + 0.1 * rng.standard_normal((2, 40))
+        found.append(between_dimension(np.concatenate([rows, again]), of))
     assert np.median(found) == pytest.approx(40, rel=0.15)
-    assert np.isnan(between_dimension(np.ones((1, 3))))
-    assert between_dimension(rng.standard_normal((3, 40))) <= 2
+    assert np.isnan(between_dimension(np.ones((2, 3)), "aa"))
+    assert between_dimension(rng.standard_normal((3, 40)), "abc") <= 2
 
 
 def test_vectors_that_share_a_control_are_alike_in_the_null() -> None:
     rng = np.random.default_rng(6)
     weights = FAMILY.weights("own_control")
     assert not isinstance(weights, str)
-    grams = cosines(finetune_draws(rng, rng.standard_normal((6, 40)), weights, 4000))
+    grams = cosines(finetune_draws(rng, 40, weights, 4000))
     assert grams[:, 0, 1].mean() == pytest.approx(0.5, abs=0.03)
     assert grams[:, 0, 5].mean() == pytest.approx(0.0, abs=0.03)
 

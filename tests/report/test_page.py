@@ -91,7 +91,7 @@ def test_tables_stand_on_the_page_with_n_and_interval(page: str, made: Path) -> 
     assert f"{end.value:.2f} [{end.low:.2f},\u00a0{end.high:.2f}]" in acting
     contrasts = table("The contrast is a choice")
     assert "(b) model contrast, prompt last (chosen)" in contrasts and "of 5" in contrasts
-    assert "layer" not in contrasts  # other choices are in sensitivity.csv
+    assert "layer" not in contrasts
     assert "equal share of the base&#39;s residual norm" in page  # as doses are measured
 
 

@@ -10,7 +10,6 @@ from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import t_interval
 from em_geometry.stats.retraining import (
     Trained,
-    bootstrap_t,
     both,
     total_distance,
     with_retraining,
@@ -93,15 +92,3 @@ def test_without_repeats_or_interval_nothing_is_added() -> None:
     assert (found.low, found.high) == pytest.approx((0.5, 1.5))
     assert with_retraining(Estimate(1.0), 8, none) == Estimate(1.0)
     assert with_retraining(Estimate.undefined("no"), 8, none).status == "no"
-
-
-@pytest.mark.parametrize("skewed", [False, True])
-def test_a_bootstrap_over_eight_clusters_covers(skewed: bool) -> None:
-    rng, held, runs, clusters = np.random.default_rng(3), 0, 2000, 8
-    times = rng.multinomial(clusters, np.full(clusters, 1 / clusters), 400) / clusters
-    for _ in range(runs):
-        values = rng.gamma(4.0, size=clusters) - 4 if skewed else rng.standard_normal(clusters)
-        found = bootstrap_t(float(values.mean()), times @ values, clusters)
-        assert found.low is not None and found.high is not None
-        held += found.low <= 0 <= found.high
-    assert (0.92 if skewed else 0.93) <= held / runs <= 0.97
