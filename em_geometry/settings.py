@@ -24,8 +24,7 @@ TEXTS = "answer_mean"  # span of the answers that every model reads and none was
 # other one must stand there: DVC compares what it finds in the file, and knows no defaults of ours.
 OPTIONAL = (
     "workers", "run.device_map", "base.also_known_as", "judging.concurrency",
-    "judging.requests_per_minute", "judging.tokens_per_minute", "judging.timeout_s",
-    "judging.retries", "judging.max_usd", "judging.usd_per_million_input",
+    "judging.timeout_s", "judging.retries", "judging.max_usd", "judging.usd_per_million_input",
     "judging.usd_per_million_output", "organisms.*.role", "organisms.*.cluster",
     "organisms.*.source", "organisms.*.revision", "organisms.*.max_examples", "organisms.*.factors",
     "organisms.*.repeats",
@@ -164,8 +163,6 @@ class Judging(Section):  # who scores answers, and how rates are counted
     aspects: list[Slug] = ["aligned", "coherent"]  # one request an answer and aspect
     text_samples: Positive = 3  # replies an answer and aspect when there are no log-probabilities
     concurrency: Positive = 32  # requests in flight
-    requests_per_minute: Positive | None = None  # of the account; null = no limit
-    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None  # input and output together
     timeout_s: Annotated[float, Field(gt=0)] = 60.0  # for one whole reply
     retries: Annotated[int, Field(ge=0)] = 6  # after the first attempt, half a minute in all
     max_usd: Annotated[float, Field(gt=0)] | None = None  # of all that the journal has recorded

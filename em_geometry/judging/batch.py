@@ -25,7 +25,6 @@ from em_geometry.judging.client import (
     Reply,
     endpoint_name,
     read_reply,
-    run_async,
 )
 from em_geometry.judging.judge import Judgement, JudgeRow
 from em_geometry.judging.openai_judge import OpenAIJudge, Unit
@@ -53,7 +52,7 @@ def judge_batch(
         UserError: as `judge`, or the endpoint has no Batch API or rejects a file.
     """
     try:
-        failures = run_async(_Batches(judge, poll_s).run(rows))
+        failures = asyncio.run(_Batches(judge, poll_s).run(rows))
     except NoReplyError as error:
         raise UserError(
             "the endpoint's Batch API does not answer",

@@ -1,21 +1,18 @@
-"""Asking an OpenAI-compatible endpoint: key, pace, money, retries, and errors to act on.
+"""Asking an OpenAI-compatible endpoint: key, money, retries, and errors to act on.
 
-The `openai` package sends the requests; its own retries are off, because here every attempt
-passes the rate limits, a wait that the endpoint asks for holds all requests, and a reply that is
-cut off or lacks what was asked for is retried too. The key is never part of a message.
+The `openai` package sends the requests; its own retries are off, because here a wait that the
+endpoint asks for holds all requests, and a reply that is cut off or lacks what was asked for is
+retried too. The key is never part of a message.
 """
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import math
 import os
 import random
-import signal
-import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -105,28 +102,6 @@ def read_reply(reply: Any, mode: Mode) -> Reply:
     return kept
 
 
-class Gate:
-    """Lets requests through evenly, so that neither limit per minute (None = no) is passed."""
-
-    def __init__(self, requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
-        self._request_s = 60 / requests_per_minute if requests_per_minute else 0.0
-        self._token_s = 60 / tokens_per_minute if tokens_per_minute else 0.0
-        self._next = 0.0
-        self._turn = asyncio.Lock()
-
-    async def enter(self, tokens: int) -> None:
-        """Waits until a request of so many tokens may be sent."""
-        async with self._turn:
-            self.hold(0.0)
-            while (wait := self._next - time.monotonic()) > 0:
-                await asyncio.sleep(wait)
-            self._next += max(self._request_s, self._token_s * tokens)
-
-    def hold(self, seconds: float) -> None:
-        """Sends nothing for so long, because the endpoint asked for it."""
-        self._next = max(self._next, time.monotonic() + seconds)
-
-
 class SpentError(UserError):
     """The judge's budget has no room for one more request."""
 
@@ -176,20 +151,11 @@ def estimate_tokens(text: str) -> int:
     return math.ceil(len(text.encode()) / BYTES_PER_TOKEN) + CHAT_TOKENS
 
 
-def backoff(attempt: int) -> float:
-    """Seconds to wait after failure number `attempt` (from 0), with jitter."""
-    jitter = random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
-    return BACKOFF_S * 2.0 ** min(attempt, DOUBLINGS) * jitter
-
-
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a reply's headers ask to wait; 0 when they ask for nothing readable."""
+    """Seconds that a reply's headers ask to wait; 0 when they give no number of them."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         with suppress(KeyError, ValueError):
             return max(float(headers[name]) * unit, 0.0)
-    with suppress(KeyError, TypeError, ValueError):
-        date = email.utils.parsedate_to_datetime(headers["retry-after"])
-        return max(date.timestamp() - time.time(), 0.0)
     return 0.0
 
 
@@ -206,7 +172,7 @@ class Client:
         self.url = params.base_url or OPENAI_URL
         self._key = read_key(self.url)
         self._timeout_s, self._retries = params.timeout_s, params.retries
-        self._gate = Gate(params.requests_per_minute, params.tokens_per_minute)
+        self._quiet_until = 0.0  # nothing is sent before this moment
         self.api = openai.AsyncOpenAI(
             api_key=self._key,
             base_url=self.url,
@@ -222,23 +188,18 @@ class Client:
 
     async def chat(self, body: Mapping[str, Any], read: Callable[[Any], Read]) -> Read:
         """Sends a `request_body` until `read` takes the reply's JSON; raises as `call`."""
-        tokens = estimate_tokens(body["messages"][0]["content"]) + body["max_tokens"]
 
         async def post() -> Read:
             return read(await self.api.post("/chat/completions", cast_to=object, body=dict(body)))
 
-        return await self.call(post, tokens, self._timeout_s)
+        return await self.call(post, self._timeout_s)
 
     async def call(
-        self,
-        action: Callable[[], Awaitable[Read]],
-        tokens: int = 0,
-        timeout_s: float = CALL_TIMEOUT_S,
+        self, action: Callable[[], Awaitable[Read]], timeout_s: float = CALL_TIMEOUT_S
     ) -> Read:
         """Repeats an action, which sends a request with `api`, until it succeeds.
 
         Args:
-            tokens: what it takes of the limit per minute.
             timeout_s: for one whole attempt, also for a reply that trickles.
         Raises:
             NoReplyError: this request failed; others may do better.
@@ -249,8 +210,10 @@ class Client:
         reason = ""
         for attempt in range(self._retries + 1):
             if attempt:
-                await asyncio.sleep(backoff(attempt - 1))
-            await self._gate.enter(tokens)
+                jitter = random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+                await asyncio.sleep(BACKOFF_S * 2.0 ** min(attempt - 1, DOUBLINGS) * jitter)
+            while (wait := self._quiet_until - time.monotonic()) > 0:
+                await asyncio.sleep(wait)
             try:
                 async with asyncio.timeout(timeout_s):
                     return await action()
@@ -295,7 +258,7 @@ class Client:
             what = f"the judge's endpoint asks to wait {wait:.0f} s"
             hint = "run again after that; what was judged is kept"
             raise UserError(what, where=here, found=said, hint=hint) from None
-        self._gate.hold(wait)
+        self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
         return f"status {status}: {said}"
 
 
@@ -325,28 +288,3 @@ def endpoint_name(url: str) -> str:
     port = f":{parts.port}" if parts.port else ""
     host = "loopback" if parts.hostname in LOOPBACK else f"{parts.hostname}{port}"
     return host + parts.path.rstrip("/")
-
-
-def run_async(work: Coroutine[Any, Any, Read]) -> Read:
-    """`asyncio.run` in which SIGTERM cancels the work first, then takes its usual effect.
-
-    A handler that raises in the midst of the event loop would leave tasks behind; for Ctrl-C
-    asyncio itself does this.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return asyncio.run(work)
-    usual = signal.getsignal(signal.SIGTERM)
-
-    async def main() -> Read:
-        task = asyncio.ensure_future(work)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await task
-
-    try:
-        return asyncio.run(main())
-    except asyncio.CancelledError:
-        signal.signal(signal.SIGTERM, usual)
-        signal.raise_signal(signal.SIGTERM)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, usual)

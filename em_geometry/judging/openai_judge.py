@@ -36,7 +36,6 @@ from em_geometry.judging.client import (
     estimate_tokens,
     read_reply,
     request_body,
-    run_async,
 )
 from em_geometry.judging.judge import (
     Judgement,
@@ -96,7 +95,7 @@ class OpenAIJudge:
     def id(self) -> str:
         """Model, endpoint, mode (probed now if it is not known), and what `judge_id` adds."""
         if not self.known:
-            run_async(self._ask([], "judge"))
+            asyncio.run(self._ask([], "judge"))
         samples = f"-x{self.params.text_samples}" if self.mode == "text" else ""
         name = f"openai:{self.name}:{self.mode}{samples}"
         return judge_id(name, self.templates, self.params.low_mass)
@@ -110,7 +109,7 @@ class OpenAIJudge:
         """
         failures: dict[str, str] = {}
         if not self.known or self.scan(rows)[0]:
-            failures = run_async(self._ask(rows, label))
+            failures = asyncio.run(self._ask(rows, label))
         return self.collect(rows, failures)
 
     def plan(self, rows: Sequence[JudgeRow]) -> str:

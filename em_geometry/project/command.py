@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -62,18 +61,29 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        signal.signal(signal.SIGTERM, _terminate)
+        ended: list[int] = []
+
+        def terminate(number: int, frame: Any) -> None:
+            """As Ctrl-C, which asyncio handles too: work under way is cancelled first.
+
+            It prints nothing itself, as it may meet a print under way.
+            """
+            ended.append(number)
+            interrupt = signal.getsignal(signal.SIGINT)
+            if not callable(interrupt):  # ignored, as in the background of a script
+                raise KeyboardInterrupt
+            interrupt(signal.SIGINT, frame)
+
+        signal.signal(signal.SIGTERM, terminate)
         try:
             return function(*args, **kwargs)
         except UserError as error:
             print(redacted(str(error)), file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
-            print("interrupted; finished units are kept in the journal", file=sys.stderr)
-            raise SystemExit(130) from None
-        except _Terminated:
-            print("terminated; finished units are kept in the journal", file=sys.stderr)
-            raise SystemExit(143) from None
+            word, status = ("terminated", 143) if ended else ("interrupted", 130)
+            print(f"{word}; finished units are kept in the journal", file=sys.stderr)
+            raise SystemExit(status) from None
 
     return wrapped
 
@@ -84,11 +94,3 @@ def redacted(text: str) -> str:
         if value := os.environ.get(name, "").strip():
             text = text.replace(value, f"<{name}>")
     return text
-
-
-class _Terminated(SystemExit):
-    """SIGTERM, told where it is caught: a handler that prints can meet a print under way."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated(143)

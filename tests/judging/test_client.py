@@ -1,63 +1,17 @@
-"""Pace, waits, money and keys, without a server."""
-
-import asyncio
-import email.utils
-import time
+"""Waits, money and keys, without a server."""
 
 import pytest
 
 from em_geometry.errors import UserError
 from em_geometry.judging.client import (
-    BACKOFF_S,
-    DOUBLINGS,
     KEY_VARIABLE,
     Budget,
     Client,
-    Gate,
-    backoff,
     endpoint_name,
     estimate_tokens,
     retry_after,
 )
 from em_geometry.settings import Judging
-
-
-def times(gate: Gate, tokens: list[int]) -> list[float]:
-    """When requests that all want to start now are let through."""
-    let_through: list[float] = []
-
-    async def one(amount: int) -> None:
-        await gate.enter(amount)
-        let_through.append(time.monotonic())
-
-    async def run() -> None:
-        await asyncio.gather(*map(one, tokens))
-
-    start = time.monotonic()
-    asyncio.run(run())
-    return [moment - start for moment in let_through]
-
-
-@pytest.mark.parametrize(
-    ("gate", "tokens", "waits"),
-    [
-        ((1200, None), [10] * 5, [0.0, 0.05, 0.1, 0.15, 0.2]),
-        ((None, 60_000), [100, 100, 1], [0.0, 0.1, 0.2]),
-        ((None, None), [1000] * 50, [0.0] * 50),
-    ],
-)
-def test_requests_are_spread_evenly(
-    gate: tuple[int | None, int | None], tokens: list[int], waits: list[float]
-) -> None:
-    for moment, wait in zip(times(Gate(*gate), tokens), waits, strict=True):
-        assert wait - 0.002 <= moment < wait + 0.1
-
-
-def test_a_hold_stops_all() -> None:
-    gate = Gate(None, None)
-    gate.hold(0.1)
-    gate.hold(0.01)  # a shorter one does not shorten it
-    assert times(gate, [1, 1])[0] >= 0.098
 
 
 @pytest.mark.parametrize(
@@ -75,13 +29,6 @@ def test_a_hold_stops_all() -> None:
 )
 def test_retry_after(headers: dict[str, str], seconds: float) -> None:
     assert retry_after(headers) == seconds
-
-
-def test_a_wait_lasts_to_a_date_and_grows_to_a_limit() -> None:
-    then = email.utils.formatdate(time.time() + 60, usegmt=True)
-    assert 57 < retry_after({"retry-after": then}) <= 60
-    for attempt in range(2000):
-        assert 0.5 * BACKOFF_S <= backoff(attempt) <= BACKOFF_S * 2**DOUBLINGS
 
 
 def test_budget_counts_what_is_in_flight() -> None:

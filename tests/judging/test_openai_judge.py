@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -220,11 +219,3 @@ def test_nothing_listens(journal: Journal) -> None:
     settings = params(double, retries=1).model_copy(update={"base_url": "http://127.0.0.1:9/v1"})
     with pytest.raises(UserError, match="does not answer"):
         OpenAIJudge(settings, journal).judge(rows(1))
-
-
-def test_requests_per_minute(journal: Journal) -> None:
-    """6,000 a minute are 100 a second: 43 requests, probe included, take 0.42 s or more."""
-    with Double() as double:
-        start = time.monotonic()
-        OpenAIJudge(params(double, requests_per_minute=6000), journal).judge(rows(20))
-        assert time.monotonic() - start >= 0.41
