@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from em_geometry.errors import KeyFault, UserError
 from em_geometry.io.files import read_yaml
@@ -30,6 +30,19 @@ OPTIONAL = (
     "organisms.*.repeats",
 )  # fmt: skip
 
+
+def _with_the_full(doses: list[float]) -> list[float]:
+    if 1.0 not in doses or len(set(doses)) != len(doses):
+        raise ValueError("needs 1.0, the chosen coefficient, and others, each once")
+    return doses
+
+
+def _with_what_is_counted(aspects: list[str]) -> list[str]:
+    if not {"aligned", "coherent"} <= {*aspects}:
+        raise ValueError("needs aligned and coherent, which the rates are made of")
+    return aspects
+
+
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -37,7 +50,9 @@ Positive = Annotated[int, Field(ge=1, le=1_000_000)]  # beyond it is a slip of t
 Block = Annotated[int, Field(ge=0)]
 Blocks = Annotated[list[Block], Field(min_length=1)]
 Dose = Annotated[float, Field(gt=0, le=100)]  # 100 residual norms: far beyond any use
-Multiple = Annotated[float, Field(ge=-100, le=100)]
+Multiples = Annotated[
+    list[Annotated[float, Field(ge=-100, le=100)]], AfterValidator(_with_the_full)
+]
 Strength = Annotated[float, Field(gt=0)]
 Contrast = Literal[
     "prompt_contrast", "model_contrast", "control_contrast", "text_contrast", "response_contrast",
@@ -160,7 +175,8 @@ class Judging(Section):  # who scores answers, and how rates are counted
     revision: str | None = None  # local: commit id of a hub model
     batch_size: Positive = 8  # local: prompts in one pass; probe: four times as many are a unit
     templates: str = "data/judge/prompts"  # folder of <aspect>.txt
-    aspects: list[Slug] = ["aligned", "coherent"]  # one request an answer and aspect
+    # One request an answer and aspect
+    aspects: Annotated[list[Slug], AfterValidator(_with_what_is_counted)] = ["aligned", "coherent"]
     text_samples: Positive = 3  # replies an answer and aspect when there are no log-probabilities
     concurrency: Positive = 32  # requests in flight
     timeout_s: Annotated[float, Field(gt=0)] = 60.0  # for one whole reply
@@ -174,16 +190,6 @@ class Judging(Section):  # who scores answers, and how rates are counted
     kappa_gate: Share = 0.6  # agreement with the labels that a judge should have
     allow_errors: Annotated[int, Field(ge=0)] = 0  # answers a stage may leave without a judgement
     probe: Probe = Probe()
-
-    @model_validator(mode="after")
-    def _aspects(self) -> Self:
-        scored = ["aligned", "coherent"]
-        if not set(scored) <= set(self.aspects):
-            raise KeyFault(
-                "aspects", "the rates are made of two aspects", self.aspects,
-                f"a list with {' and '.join(scored)}",
-            )  # fmt: skip
-        return self
 
 
 class Vectors(Section):  # steering vectors (paper sec. 2.1)
@@ -210,19 +216,12 @@ class Margins(Section):  # margins of authored answer pairs, the outcome that ne
     pairs: str = "data/margins"  # folder of <kind>.jsonl
     random_directions: Annotated[int, Field(ge=2)] = 32  # on the base
     target_random_directions: Positive = 4  # on every other target, and for other kinds of pairs
-    doses: list[Multiple] = [-1.0, -0.5, 0.25, 0.5, 1.0, 1.5, 2.0]  # of the chosen coefficient
+    doses: Multiples = [-1.0, -0.5, 0.25, 0.5, 1.0, 1.5, 2.0]  # of the chosen coefficient
     controls: bool = True  # are they steered too, or base and organisms alone
     ablation: bool = True  # own vectors taken out, at their block and at every block
     no_effect: Strength = 0.1  # nats a token; what lies within it of 0 counts as no effect
     base_pairs: Positive | None = None  # misaligned pairs on the steered base; null = all
     target_pairs: Positive | None = None  # so many of these, and of each other kind, elsewhere
-
-    @model_validator(mode="after")
-    def _full_dose(self) -> Self:
-        if 1.0 not in self.doses or len(set(self.doses)) != len(self.doses):
-            what, expected = "the chosen coefficient, 1.0, is compared", "1.0 and others, each once"
-            raise KeyFault("doses", what, self.doses, expected)
-        return self
 
 
 class Geometry(Section):  # the battery on the selected vectors, and its calibration
@@ -276,9 +275,7 @@ class Params(Section):
     targets: list[Slug]  # every model that is measured: base, organisms and controls, random ones
     recipes: dict[Slug, Recipe]
     organisms: dict[Slug, Organism]
-    random_adapters: dict[
-        Slug, Slug
-    ] = {}  # name -> the model whose norms it has
+    random_adapters: dict[Slug, Slug] = {}  # name -> the model whose norms it has
     prompts: Prompts = Prompts()
     activations: Activations = Activations()
     questions: Questions = Questions()

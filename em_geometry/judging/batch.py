@@ -37,22 +37,20 @@ URL: Final = "/v1/chat/completions"
 MOST_REQUESTS = 50_000  # in one file, by the Batch API's rules
 MOST_BYTES = 190_000_000  # the rule is 200 MB
 PRICE = 0.5  # of what the same requests cost one by one
-POLL_S = 60.0
+POLL_S = 60.0  # between two looks at the batches
 FILE_TIMEOUT_S = 900.0
 ENDED = {"completed", "expired", "cancelled", "failed"}
 TAG, FILE = "em_geometry_judge", "em_geometry_file"  # keys of a batch's metadata
 
 
-def judge_batch(
-    judge: OpenAIJudge, rows: Sequence[JudgeRow], poll_s: float = POLL_S
-) -> list[Judgement]:
-    """As `OpenAIJudge.judge`, through the Batch API, looking at the batches every `poll_s`.
+def judge_batch(judge: OpenAIJudge, rows: Sequence[JudgeRow]) -> list[Judgement]:
+    """As `OpenAIJudge.judge`, through the Batch API.
 
     Raises:
         UserError: as `judge`, or the endpoint has no Batch API or rejects a file.
     """
     try:
-        failures = asyncio.run(_Batches(judge, poll_s).run(rows))
+        failures = asyncio.run(_Batches(judge).run(rows))
     except NoReplyError as error:
         raise UserError(
             "the endpoint's Batch API does not answer",
@@ -66,8 +64,8 @@ def judge_batch(
 class _Batches:
     """The batches of one judge at its endpoint."""
 
-    def __init__(self, judge: OpenAIJudge, poll_s: float) -> None:
-        self.judge, self.poll_s = judge, poll_s
+    def __init__(self, judge: OpenAIJudge) -> None:
+        self.judge = judge
 
     async def run(self, rows: Sequence[JudgeRow]) -> dict[str, str]:
         """Finishes what earlier runs submitted, submits the rest, finishes that too."""
@@ -125,7 +123,7 @@ class _Batches:
                     waiting.remove(batch)
                     progress.advance()
                 if waiting:
-                    await asyncio.sleep(self.poll_s)
+                    await asyncio.sleep(POLL_S)
                     looks = [partial(self.client.api.batches.retrieve, b.id) for b in waiting]
                     waiting = [await self.client.call(look) for look in looks]
         return failures

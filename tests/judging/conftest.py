@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from em_geometry.io.journal import Journal
-from em_geometry.judging import client
+from em_geometry.judging import batch, client
 from em_geometry.judging.client import KEY_VARIABLE
 from em_geometry.judging.openai_judge import JOURNAL
 
@@ -16,5 +16,6 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal
     monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(tmp_path / "journal"))
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     monkeypatch.setattr(client, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(batch, "POLL_S", 0.01)
     with Journal(JOURNAL) as opened:
         yield opened

@@ -12,8 +12,11 @@ import socket
 import struct
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
+
+from aiohttp import web
 
 FAULTS = ("429", "500", "hang", "reset", "truncated", "cut", "no_logprobs", "trickle", "empty")
 KEY = "sk-canary-5f2c9a7e1b"
@@ -62,11 +65,15 @@ class Double:
 
         async def main() -> None:
             self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
-            server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-            self.port = server.sockets[0].getsockname()[1]
+            application = web.Application(client_max_size=2**30)
+            application.router.add_route("*", "/{path:.*}", self._serve)
+            runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", self.port).start()
+            self.port = runner.addresses[0][1]
             ready.set()
             await self._stopped.wait()
-            server.close()
+            await runner.cleanup()
 
         self._thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
         self._thread.start()
@@ -77,30 +84,17 @@ class Double:
         self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while await self._one(reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request; False when the connection is to be closed."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        fields = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:])}
-        body = await reader.readexactly(int(fields.get("content-length", 0)))
-        method, path, _ = head[0].split(" ")
-        if self.key is not None and fields.get("authorization") != f"Bearer {self.key}":
-            said = f"Incorrect API key provided: {fields.get('authorization')}"
-            return await self._send(writer, 401, {"error": {"message": said}})
-        if path != "/v1/chat/completions":
-            return await self._send(writer, *self.other(method, path, body))
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        body, given = await request.read(), request.headers.get("authorization")
+        if self.key is not None and given != f"Bearer {self.key}":
+            said = f"Incorrect API key provided: {given}"
+            return answer(401, {"error": {"message": said}})
+        if request.path != "/v1/chat/completions":
+            return answer(*self.other(request.method, request.path, body))
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            return await self._chat(writer, json.loads(body))
+            return await self._chat(request, json.loads(body))
         finally:
             self.in_flight -= 1
 
@@ -108,7 +102,7 @@ class Double:
         """Anything but a chat completion."""
         return 404, {"error": {"message": f"no {method} {path}"}}
 
-    async def _chat(self, writer: asyncio.StreamWriter, request: dict[str, Any]) -> bool:
+    async def _chat(self, connection: web.Request, request: dict[str, Any]) -> web.StreamResponse:
         prompt = request["messages"][0]["content"] + f"#{request.get('seed', '')}"
         number = self.attempts[prompt]
         self.attempts[prompt] += 1
@@ -116,18 +110,18 @@ class Double:
             await asyncio.sleep(self.delay_s)
         if self.always is not None:
             error = {"message": self.said, "code": self.code}
-            return await self._send(writer, self.always, {"error": error}, self.headers)
+            return answer(self.always, {"error": error}, self.headers)
         if self.logprobs is None and "logprobs" in request:
-            return await self._send(writer, 400, {"error": {"message": "logprobs: unsupported"}})
+            return answer(400, {"error": {"message": "logprobs: unsupported"}})
         reply = self.reply(request)
         chance = fraction(prompt, "fault", number)
         if chance >= self.fault_share:
-            return await self._send(writer, 200, reply)
+            return answer(200, reply)
         fault = self.faults[int(chance / self.fault_share * len(self.faults))]
         self.injected[fault] += 1
-        return await self._fault(writer, fault, reply)
+        return await self._fault(connection, fault, reply)
 
-    async def _fault(self, writer: asyncio.StreamWriter, fault: str, reply: Any) -> bool:
+    async def _fault(self, request: web.Request, fault: str, reply: Any) -> web.StreamResponse:
         text = json.dumps(reply).encode()
         answers: dict[str, tuple[Any, ...]] = {
             "429": (429, {"error": {"message": "slow down"}}, {"Retry-After": "0.02"}),
@@ -137,35 +131,28 @@ class Double:
             "truncated": (200, text[: len(text) // 2]),
         }
         if fault in answers:
-            return await self._send(writer, *answers[fault])
+            return answer(*answers[fault])
         if fault == "hang":
             await asyncio.sleep(3600)
+        response, transport = web.StreamResponse(), request.transport
+        assert transport is not None
         if fault == "reset":
             linger = struct.pack("ii", 1, 0)
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            return False
-        writer.write(_head(200, len(text)))  # cut | trickle
+            transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, linger
+            )
+            transport.abort()
+            return response
+        response.content_length = len(text)
+        await response.prepare(request)
         if fault == "cut":
-            writer.write(text[: len(text) // 2])
-            await writer.drain()
-            return False
-        for byte in text:
-            writer.write(bytes([byte]))
-            await writer.drain()
+            await response.write(text[: len(text) // 2])
+            transport.close()
+            return response
+        for byte in text:  # trickle
+            await response.write(bytes([byte]))
             await asyncio.sleep(0.05)
-        return True
-
-    async def _send(
-        self,
-        writer: asyncio.StreamWriter,
-        status: int,
-        body: Any,
-        headers: dict[str, str] | None = None,
-    ) -> bool:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        writer.write(_head(status, len(data), headers) + data)
-        await writer.drain()
-        return True
+        return response
 
     def reply(self, request: dict[str, Any]) -> dict[str, Any]:
         """The whole chat completion that a request deserves."""
@@ -215,7 +202,7 @@ def fraction(*parts: object) -> float:
     return int.from_bytes(digest[:6]) / 2**48
 
 
-def _head(status: int, length: int, headers: dict[str, str] | None = None) -> bytes:
-    lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {length}"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+def answer(status: int, body: Any, headers: Mapping[str, str] | None = None) -> web.Response:
+    """JSON, or bytes as they are."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return web.Response(status=status, body=data, headers=headers, content_type="application/json")

@@ -90,10 +90,10 @@ def test_as_the_judge(journal: Journal) -> None:
     prices = {"usd_per_million_input": 1000.0}
     with BatchDouble(polls=2) as double:
         judge = OpenAIJudge(params(double, **prices), journal)
-        check_complete(judge, rows(20), judge_batch(judge, rows(20), 0.01))
+        check_complete(judge, rows(20), judge_batch(judge, rows(20)))
         assert not double.judged()
         assert judge.budget.spent == pytest.approx(40 * 0.1)  # half of 200 tokens at 0.001 USD
-        judge_batch(judge, rows(20), 0.01)
+        judge_batch(judge, rows(20))
         judge.judge(rows(20))
         assert (len(double.batches), len(double.judged())) == (1, 0)
 
@@ -116,12 +116,12 @@ def test_stopped_and_run_again(
         patch.setattr(batch._Batches, moment, stopped)
         judge = OpenAIJudge(params(double), journal)
         with pytest.raises(KeyboardInterrupt):
-            judge_batch(judge, rows(5), 0.01)
+            judge_batch(judge, rows(5))
         assert len(double.batches) == 1
         patch.undo()
         again = OpenAIJudge(params(double), journal)
         asked = rows(8)  # more than before: the rest goes into a second batch
-        check_complete(again, asked, judge_batch(again, asked, 0.01))
+        check_complete(again, asked, judge_batch(again, asked))
         assert len(double.batches) == 2
         assert sum(len(t.splitlines()) for n, t in double.files.items() if n[:6] == "file-0") == 10
 
@@ -129,19 +129,19 @@ def test_stopped_and_run_again(
 def test_lost_requests_are_api_errors_and_asked_again(journal: Journal) -> None:
     with BatchDouble(lost_share=0.3) as double:
         judge = OpenAIJudge(params(double), journal)
-        got = judge_batch(judge, rows(20), 0.01)
+        got = judge_batch(judge, rows(20))
         lost = [j for j in got if "api_error" in j.status.values()]
         assert 0 < len(lost) < 20
         assert any("lost" in text for text in lost[0].raw.values())
         double.lost_share = 0.0
-        check_complete(judge, rows(20), judge_batch(judge, rows(20), 0.01))
+        check_complete(judge, rows(20), judge_batch(judge, rows(20)))
 
 
 def test_failing_calls_are_repeated_and_make_one_batch(journal: Journal) -> None:
     with BatchDouble() as double:
         judge = OpenAIJudge(params(double), journal)
         double.broken = [500, 429, 500, 503, 500, 500]
-        check_complete(judge, rows(5), judge_batch(judge, rows(5), 0.01))
+        check_complete(judge, rows(5), judge_batch(judge, rows(5)))
         assert not double.broken
         assert len(double.batches) == 1
 
@@ -157,14 +157,14 @@ def test_failing_calls_are_repeated_and_make_one_batch(journal: Journal) -> None
 )
 def test_what_goes_wrong_is_said(double: Double, retries: int, says: str, journal: Journal) -> None:
     with double, pytest.raises(UserError, match=says):
-        judge_batch(OpenAIJudge(params(double, retries=retries), journal), rows(5), 0.01)
+        judge_batch(OpenAIJudge(params(double, retries=retries), journal), rows(5))
 
 
 def test_the_budget_holds(journal: Journal) -> None:
     with BatchDouble() as double:
         settings = params(double, usd_per_million_input=1000.0, max_usd=1.0)
         with pytest.raises(UserError, match="budget is spent"):
-            judge_batch(OpenAIJudge(settings, journal), rows(50), 0.01)
+            judge_batch(OpenAIJudge(settings, journal), rows(50))
         assert not double.batches
 
 
@@ -176,7 +176,7 @@ def test_files_keep_to_the_limits(
     with BatchDouble() as double:
         judge = OpenAIJudge(params(double), journal)
         units, _ = judge.scan(rows(5))
-        check_complete(judge, rows(5), judge_batch(judge, rows(5), 0.01))
+        check_complete(judge, rows(5), judge_batch(judge, rows(5)))
     files = [text for name, text in double.files.items() if name.startswith("file-")]
     assert len(files) > 2
     lines = [line for text in files for line in text.splitlines()]
