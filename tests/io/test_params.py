@@ -32,7 +32,7 @@ def refused(data: Any, folder: Path) -> str:
 def test_profiles_load(path: Path) -> None:
     params = load_params(path)
     originals = [*params.slugs("organism"), *params.slugs("control")]
-    assert params.targets == ["base", *originals, *params.repeats()]
+    assert params.targets == ["base", *originals, *params.repeats(), *params.random_adapters]
     assert path.stem in (params.profile, "params")
 
 
@@ -94,7 +94,7 @@ def test_keys_that_decide_numbers_must_be_there(
 @pytest.mark.parametrize(
     ("location", "value", "says"),
     [
-        (("targets",), ["base", "finance"], "base, then all organisms"),
+        (("targets",), ["base", "finance"], "base, all organisms"),
         (("organisms", "sports", "lab"), "nobody", "no key of recipes"),
         (("organisms", "sports", "cluster"), None, "needs a cluster"),
         (("organisms", "style", "cluster"), "risk", "control has none"),
