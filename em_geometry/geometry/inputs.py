@@ -179,16 +179,6 @@ def parse_clusters(texts: Sequence[str]) -> dict[str, list[str]]:
     return clusters
 
 
-def parse_norms(text: str, count: int) -> Floats:
-    """`"1.2,0.9,..."` as `count` positive lengths [count]; UserError otherwise."""
-    norms = np.array([number_of(part) for part in text.split(",")])
-    if norms.shape != (count,) or not (np.isfinite(norms) & (norms > 0)).all():
-        expected = f"{count} positive numbers, separated by commas, in the file's order"
-        what = "not the norms of the vectors"
-        raise UserError(what, where="--norms", found=text, expected=expected)
-    return norms
-
-
 def read_directions(folder: Path, width: int, taken: Sequence[str]) -> dict[str, Floats]:
     """Every tensor of the safetensors files in `folder`: name -> direction [width].
 

@@ -22,7 +22,7 @@ from em_geometry.activations.capture import captured
 from em_geometry.activations.prompts import prompt_texts, read_prompts
 from em_geometry.errors import UserError
 from em_geometry.geometry import Calibration, battery, calibrate, core
-from em_geometry.geometry.inputs import NAME, parse_clusters, parse_norms, read_cosines
+from em_geometry.geometry.inputs import NAME, parse_clusters, read_cosines
 from em_geometry.io.files import write_text
 from em_geometry.io.results import nest
 from em_geometry.io.tables import text_table
@@ -122,18 +122,12 @@ def _chance(found: Calibration) -> dict[str, object]:
 
 def five_tests(
     cosines: Annotated[Path, typer.Argument(help="CSV with a header of names, or JSON.")],
-    more: Annotated[list[str] | None, typer.Argument(help="Further clusters.")] = None,
     clusters: Annotated[list[str] | None, typer.Option(help="name=member,member")] = None,
-    norms: Annotated[str | None, typer.Option(help="Raw norms in the file's order: 1.2,.9")] = None,
-    focus: Annotated[str | None, typer.Option(help="Clusters to compare: a,b")] = None,
     table: Annotated[bool, typer.Option("--table", help="Print tables, not JSON.")] = False,
 ) -> None:
     """Run the battery on a matrix of cosines and print every statistic."""
     names, gram = read_cosines(cosines)
-    groups = parse_clusters([*(clusters or []), *(more or [])])
-    rules = Geometry().model_copy(update={"focus": focus.split(",") if focus else []})
-    lengths = parse_norms(norms, len(names)) if norms else None
-    found = battery(gram, groups, rules, names=names, norms=lengths)
+    found = battery(gram, parse_clusters(clusters or []), names=names)
     print(found if table else json.dumps(nest(found.flat()), indent=1))
 
 
