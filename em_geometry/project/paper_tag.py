@@ -8,9 +8,7 @@ that lists them.
 """
 
 import json
-import os
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,7 @@ from em_geometry.project import paths
 
 TAG = "paper"
 SUBJECT = "The paper's published values under this project's keys"
-WHO = {"NAME": "EM Geometry", "EMAIL": "em-geometry@localhost", "DATE": "2025-10-01T00:00:00+0000"}
-FIXED = {f"GIT_{role}_{k}": v for role in ("AUTHOR", "COMMITTER") for k, v in WHO.items()}
+WHO = "EM Geometry <em-geometry@localhost> 1759276800 +0000"  # on 1 October 2025
 POWER = "plots/power_published.csv"  # of the paper in every run
 
 
@@ -57,16 +54,15 @@ def write_tag() -> str:
     texts |= {f"plots/claims_{unit}.csv": text for unit, text in series(values).items()}
     outline = listed(yaml.safe_load(git("show", f"{head}:dvc.yaml")), sorted({*present, *texts}))
     texts["dvc.yaml"] = yaml.safe_dump(outline, sort_keys=False)
-    blobs = {path: git("rev-parse", f"{head}:{path}") for path in present}
-    blobs |= {p: git("hash-object", "-w", "--stdin", given=text) for p, text in texts.items()}
-    with tempfile.TemporaryDirectory() as scratch:
-        index = {"GIT_INDEX_FILE": str(Path(scratch, "index"))}
-        lines = "".join(f"100644 {blob}\t{path}\n" for path, blob in blobs.items())
-        git("update-index", "--index-info", given=lines, **index)
-        tree = git("write-tree", **index)
-    commit = git("commit-tree", tree, "-m", SUBJECT, **FIXED)
-    git("update-ref", f"refs/tags/{TAG}", commit)
-    return commit
+    lines = [f"commit refs/tags/{TAG}", f"committer {WHO}", _data(SUBJECT)]
+    lines += [f"M 100644 {git('rev-parse', f'{head}:{path}')} {path}" for path in present]
+    lines += [f"M 100644 inline {path}\n{_data(text)}" for path, text in texts.items()]
+    git("fast-import", "--quiet", "--force", given="\n".join(lines) + "\n")
+    return git("rev-parse", TAG)
+
+
+def _data(text: str) -> str:
+    return f"data {len(text.encode())}\n{text}"
 
 
 def listed(graph: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -84,14 +80,13 @@ def listed(graph: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def git(*arguments: str, given: str | None = None, **variables: str) -> str:
+def git(*arguments: str, given: str | None = None) -> str:
     """What a Git command prints; UserError with its words when it fails."""
     try:
         done = subprocess.run(  # noqa: S603 (fixed program, no shell)
             ["git", *arguments],  # noqa: S607 (the user's Git)
             input=given,
-            env={**os.environ, **variables},
-            text=True,
+            encoding="utf-8",
             capture_output=True,
             check=False,
         )
