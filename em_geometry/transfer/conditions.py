@@ -52,9 +52,7 @@ def condition_table(answers: pl.DataFrame, judging: Judging) -> pl.DataFrame:
     rows = []
     with Progress("rates", answers.select(keys).n_unique(), unit="conditions") as progress:
         for values, part in answers.group_by(keys, maintain_order=True):
-            found = flat(rates(part, judging).headline())
-            numbers = {k: None if isinstance(v, str) else v for k, v in found.items()}
-            rows.append(dict(zip(keys, values, strict=True)) | numbers)
+            rows.append(dict(zip(keys, values, strict=True)) | flat(rates(part, judging)))
             progress.advance()
     return pl.DataFrame(rows, infer_schema_length=None)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from em_geometry.io.results import Leaf, Nested
+from em_geometry.io.results import Leaf, Nested, as_estimate
 from em_geometry.judging.rates import rates
 from em_geometry.settings import BASE, Judging
 from em_geometry.stats.decisions import decided
@@ -43,10 +43,10 @@ def baseline(
         rows = answers.filter(target=model)
         own = rows.filter(pl.col("overlap") < recited)
         low_overlap = rates(own, judging)
-        fresh[model] = low_overlap.estimates["em_betley"]
+        fresh[model] = as_estimate(low_overlap["em_betley"])
         results[model] = {
-            **rates(rows, judging).headline(),
-            "low_overlap": low_overlap.headline(),
+            **rates(rows, judging),
+            "low_overlap": low_overlap,
             "recited_pct": 100 * (1 - len(own) / len(rows)),
         }
     ceiling = max((fresh[m] for m in aligned), key=lambda e: np.inf if e.high is None else e.high)

@@ -81,8 +81,8 @@ found = rates(frame, active.judging)
 lap("rates_s")
 matrix = Table.of(frame, active.judging, active.transfer.rate).matrix
 lap("conditions_s")
-assert found.n == len(frame) == 1_000_000 and found.n_status["refusal"] > 10_000
-betley = found.estimates["em_betley"]
+assert found["n"] == len(frame) == 1_000_000 and found["refusal"].value > 1
+betley = found["em_betley"]
 assert betley.low < betley.value < betley.high
 assert matrix.without.shape == (48, 4 * 8 * 3 * 3)
 tell()
