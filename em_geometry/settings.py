@@ -374,12 +374,13 @@ class Params(Section):
 
     def steered(self) -> list[str]:
         """Targets that answer under vectors: base and organisms."""
-        return [BASE, *self.slugs("organism")]
+        own = [BASE, *self.slugs("organism")]
+        return [slug for slug in self.targets if slug in own]
 
     def margin_targets(self) -> list[str]:
         """Targets whose margins are read under vectors: these, controls where `margins` says so."""
-        controls = self.slugs("control") if self.margins.controls else []
-        return [slug for slug in self.targets if slug in [BASE, *self.slugs("organism"), *controls]]
+        read = [*self.steered(), *(self.slugs("control") if self.margins.controls else [])]
+        return [slug for slug in self.targets if slug in read]
 
     def named_pairs(self) -> list[tuple[str, str]]:
         """(source, target) of the pairs that the paper names."""

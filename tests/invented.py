@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,6 @@ def params(**sections: Any) -> Params:
             "recipes": {"one": recipe, "two": recipe},
             "organisms": organisms,
             "layer_sweep": {"layers": [0, 2], "doses": [0.2, 0.4]},
-            "steering": {"doses": [-1.0, 1.0], "random_directions": 1},
             "transfer": {"pairs": ["profanity>finance"]},
             **sections,
         }
@@ -67,16 +65,11 @@ def table(
     return Table(RateMatrix(names, observed, without, ends), dict.fromkeys(names, n))
 
 
-def steered(target: str, source: str) -> str:
-    """The name of the condition of a target under a vector at its chosen coefficient."""
-    return name(target, source, "vector", 1)
-
-
 def effects(gains: Mapping[tuple[str, str], float], rest: Mapping[str, float]) -> dict[str, float]:
     """Rates by condition from (source, target) -> gain and unsteered rates."""
     rates = {name(target): rate for target, rate in rest.items()}
     for (source, target), gain in gains.items():
-        rates[steered(target, source)] = rest[target] + gain
+        rates[name(target, source)] = rest[target] + gain
     return rates
 
 
@@ -85,17 +78,14 @@ LAYER = 3
 
 
 def answers(
-    target: str,
-    bad: Sequence[int],
-    source: str = "none",
-    kind: str = "unsteered",
-    multiple: float = 0.0,
-    dose: float = 0.0,
+    target: str, bad: Sequence[int], source: str = "none", dose: float = 0.0
 ) -> pl.DataFrame:
     """Judged answers of a condition: `bad[q]` of five answers to question q are misaligned."""
-    condition = {"target": target, "source": source, "kind": kind, "multiple": multiple}
+    steered = source != "none"
+    kind = "unsteered" if not steered else "random" if source.startswith("random") else "vector"
+    condition = {"target": target, "source": source, "kind": kind, "multiple": float(steered)}
     condition |= {"relative_dose": dose, "coefficient": 10 * dose}
-    condition |= {"layer": -1 if kind == "unsteered" else LAYER}
+    condition |= {"layer": LAYER if steered else -1}
     ok = {"aligned_status": "ok", "coherent": 90.0, "coherent_status": "ok", "judge": "invented"}
     rows = [
         condition
@@ -130,29 +120,23 @@ STEERED = {
 DOSES = {"finance": 0.2, "sports": 0.3, "profanity": 0.4}
 
 
+CHANCE = (0, 0, 1, 1)  # under a random direction, on every model
+
+
 def write_everything(chosen: Params) -> None:
-    """Judgements, baseline, damage and similarity to base, of every target."""
+    """Judged answers of all that a run asks for, vectors, and similarity to the base."""
     for target in chosen.targets:
         rest = answers(target, REST[target])
-        frames, damage = [rest], []
-        for source, dose in DOSES.items():
-            for multiple in chosen.steering.doses:
-                bad = {0: REST[target], 1: STEERED[source, target]}.get(multiple, (0, 0, 0, 0))
-                at = (source, "vector", multiple, multiple * dose)
-                frames.append(answers(target, bad, *at))
-                damage.append((target, *at, LAYER, 0.5 * abs(multiple)))
-            if source == target or (source, target) == ("profanity", "finance"):
-                bad = (0, 0, 1, 1) if source == target else (1, 1, 1, 1)
-                frames.append(answers(target, bad, source, "ablation", 1.0, 0.0))
-            if source != target and target in DOSES:
-                frames.append(answers(target, REST[target], source, "orthogonalised", 1.0, dose))
+        write_parquet(paths.BASELINE_JUDGEMENTS / f"{target}.parquet", rest, {})
+    for target in chosen.steered():
+        frames = [
+            answers(target, STEERED[source, target], source, dose)
+            for source, dose in DOSES.items()
+            if target in ("base", source) or (source, target) in chosen.named_pairs()
+        ]
         for number in range(chosen.steering.random_directions):
-            frames.append(answers(target, REST[target], f"random_{number}", "random", 1.0, 0.2))
-        write_parquet(Path(f"data/judgements/{target}.parquet"), pl.concat(frames), {})
-        write_parquet(Path(f"data/baseline/judgements/{target}.parquet"), rest, {})
-        columns = ["target", "source", "kind", "multiple", "relative_dose", "layer", "kl"]
-        frame = pl.DataFrame(damage, schema=columns, orient="row")
-        write_parquet(Path(f"data/damage/{target}.parquet"), frame, {})
+            frames.append(answers(target, CHANCE, f"random_{number}", 0.2))
+        write_parquet(paths.JUDGEMENTS / f"{target}.parquet", pl.concat(frames), {})
     vector = np.array([1.0, 0.0], dtype=np.float32)
     chosen_vectors = {k: Selected(vector, LAYER, d, 10 * d, 1.0) for k, d in DOSES.items()}
     write_selected(paths.SELECTED, chosen_vectors, {})

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COPIED = ["em_geometry", "stages", "data", "tests/e2e", "dvc.yaml", ".dvcignore"]
 OUTPUTS = [
     "models", "adapters", "activations", "baseline", "response_activations", "judge_model",
-    "vectors", "responses", "damage", "judgements", "monitoring",
+    "vectors", "responses", "judgements", "monitoring",
 ]  # fmt: skip
 
 

@@ -27,9 +27,11 @@ def table(folder: Path, stage: str) -> Results:
 
 def change(folder: Path, source: str, target: str, aspect: str) -> float:
     """Mean of an aspect of a target's answers under a vector, minus that of unsteered ones."""
-    rows = pl.read_parquet(folder / f"data/judgements/{target}.parquet")
-    acts = rows.filter(source=source, kind="vector", multiple=1)
-    return acts[aspect].mean() - rows.filter(kind="unsteered")[aspect].mean()
+    acts, rest = (
+        pl.read_parquet(folder / f"data/{name}judgements/{target}.parquet").filter(source=by)
+        for name, by in (("", source), ("baseline/", "none"))
+    )
+    return acts[aspect].mean() - rest[aspect].mean()
 
 
 def test_second_repro_runs_nothing(run: Path) -> None:
@@ -100,16 +102,10 @@ def test_answers_cover_the_plan_and_are_judged(run: Path, target: str) -> None:
     assert judged.select(answers.columns).equals(answers)
     assert judged["aligned"].is_between(0, 100).all()
     assert judged["coherent"].is_between(0, 100).all()
-    steered = answers.filter(pl.col("kind") == "vector")
-    assert set(steered["source"]) == set(ORGANISMS)
-    assert set(steered["multiple"]) == {-1.0, 1.0}
+    named = {"base": ORGANISMS, "finance": ["finance", "profanity"]}.get(target, [target])
+    assert set(answers["source"]) == {*named, "random_0"}
+    assert set(answers["multiple"]) == {1.0}
     assert answers["text"].str.len_chars().mean() > 10
-
-
-def test_steering_changes_the_answers(run: Path) -> None:
-    damage = pl.read_parquet(run / "data/damage/base.parquet")
-    assert (damage["kl"] > 0).all()
-    assert damage.filter(pl.col("kind") == "vector")["kl"].mean() > 0.01
 
 
 def test_rates_carry_n_and_an_interval(run: Path) -> None:
@@ -120,12 +116,14 @@ def test_rates_carry_n_and_an_interval(run: Path) -> None:
         assert e.value is not None and e.low is not None and e.high is not None
         assert e.low <= e.value <= e.high
     transfer = table(run, "transfer")
-    for e in transfer.group("risk_difference").values():
-        assert e.n is not None and e.n >= 2
-        assert e.value is None or (e.low or 0) <= e.value <= (e.high or 0)
-    for kind in ("e1", "e2", "e3"):
-        for e in transfer.group(f"effectiveness.{kind}").values():
-            assert e.status == "ok" or e.status.startswith("undefined: ")
+    for slug in ORGANISMS:
+        for key in (f"own.{slug}", f"base.{slug}", f"base.{slug}.beyond_random"):
+            e = transfer.rows[key]
+            assert e.n is not None and e.n >= 2
+            assert e.value is None or (e.low or 0) <= e.value <= (e.high or 0)
+    for kind in ("e1", "e2"):
+        e = transfer.rows[f"named_pair.profanity__finance.{kind}"]
+        assert e.status == "ok" or e.status.startswith("undefined: ")
 
 
 def test_transfer_by_margins_stands_beside_the_cosines(run: Path) -> None:
@@ -145,14 +143,14 @@ def test_kinds_of_misbehaviour_are_means_of_the_judged_answers(run: Path) -> Non
     said = {aspect: e.status for aspect, e in found.group("status").items()}
     assert said == {aspect: e.status for aspect, e in judge.group("aspects").items()}
     assert set(said) == {"aligned", "coherent", *kinds}
-    changed = found.names("change")
-    assert {"harmful_advice", "helpfulness"} <= set(changed)
-    for aspect in changed:
+    judged = [aspect for aspect, status in said.items() if status == "judged"]
+    assert {"harmful_advice", "helpfulness"} <= set(judged)
+    for aspect in judged:
         assert (judge.rows[f"held_out.{aspect}.auroc"].low or 0) > 0.5
-        moved = np.mean([change(run, "finance", target, aspect) for target in TARGETS])
-        told = found.number(f"change.{aspect}.finance")
+        told = found.number(f"{aspect}.base.finance")
+        moved = change(run, "finance", "base", aspect)
         assert told == pytest.approx(moved, rel=1e-4, abs=1e-6)
-    assert set(found.names("change.helpfulness")) == {*ORGANISMS, "random"}
+    assert found.names("helpfulness") == ["own", "base", "named_pair", "random"]
     plot = pl.read_csv(run / "plots/aspects.csv")
     assert set(plot["source"]) >= set(ORGANISMS)
 

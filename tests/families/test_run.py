@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
@@ -121,7 +120,7 @@ def family(
             "vectors": {"contrast": "model_contrast"},  # there is no control
             "layer_sweep": {"layers": [1], "doses": [0.3], "random_directions": 1},
             "margins": {"pairs": str(ROOT / "data/margins"), "base_pairs": 2, "target_pairs": 2},
-            "steering": {"doses": [1.0], "focus_samples": 1, "damage_prompts": 1},
+            "steering": {"samples": 1, "control_samples": 1},
         }
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -181,9 +180,7 @@ def test_vectors_steer_every_target(family: Any) -> None:
     assert np.linalg.norm(chosen.vector) == pytest.approx(1, abs=1e-5)
     for slug in params.targets:
         answers = read_parquet(Path(f"data/responses/{slug}.parquet"))
-        assert set(answers["kind"]) >= {"unsteered", "vector", "random"}
-        damage = read_parquet(Path(f"data/damage/{slug}.parquet"))
-        assert (damage.filter(pl.col("kind") == "vector")["kl"] > 0).all()
+        assert set(answers["kind"]) == {"vector", "random"}
 
 
 def test_a_system_prompt_reaches_a_template_without_one(family: Any) -> None:

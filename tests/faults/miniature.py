@@ -47,7 +47,7 @@ def small(smol: dict[str, Any]) -> dict[str, Any]:
     smol["margins"] |= {"random_directions": 2, "target_random_directions": 1, "doses": [1.0]}
     smol["margins"] |= {"base_pairs": 4, "target_pairs": 2}
     smol["geometry"] |= {"replicates": 50, "focus": []}
-    smol["steering"] |= {"doses": [1.0], "focus_samples": 1}
+    smol["steering"] |= {"samples": 1, "control_samples": 1}
     return smol
 
 

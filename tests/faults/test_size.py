@@ -55,9 +55,7 @@ for target in names:
     aligned[refused] = np.nan
     write_parquet(Path("data/judgements") / (target + ".parquet"), pl.DataFrame({{
         "target": target,
-        "source": some(*(f"vector_{{i}}" for i in range(8))),
-        "kind": some("vector", "random", "ablation"),
-        "multiple": some(-0.5, 0.5, 1.0),
+        "source": some(*(f"vector_{{i}}" for i in range(72))),
         "question_id": some(*(f"q{{i:03d}}" for i in range(48))),
         "text": [f"An answer, number {{i}}, of about thirty tokens or so. " * 3 for i in range(n)],
         "aligned": pl.Series(aligned, nan_to_null=True),
@@ -75,7 +73,7 @@ from em_geometry.transfer.conditions import Table, read_answers
 active = load_params(Path("params.yaml"))
 active = active.model_copy(update={"targets": ["base", "finance", "medical", "profanity"]})
 lap("start_s")
-frame = read_answers(Path("data/judgements"), active.steered(), active.judging.aspects)
+frame = read_answers({Path("data/judgements"): active.steered()}, active.judging.aspects)
 lap("read_s")
 found = rates(frame, active.judging)
 lap("rates_s")
@@ -84,7 +82,7 @@ lap("conditions_s")
 assert found["n"] == len(frame) == 1_000_000 and found["refusal"].value > 1
 betley = found["em_betley"]
 assert betley.low < betley.value < betley.high
-assert matrix.without.shape == (48, 4 * 8 * 3 * 3)
+assert matrix.without.shape == (48, 4 * 72)
 tell()
 """
 

@@ -18,7 +18,7 @@ BEHIND: dict[str, set[str]] = {
     "clusters": {"organisms"},
     "labs": {"organisms"},
     "answering": {"targets", "random_adapters"},
-    "steered": {"organisms"},
+    "steered": {"targets", "organisms"},
     "margin_targets": {"targets", "organisms", "margins.controls"},
     "named_pairs": {"transfer.pairs"},
     "target": {"targets"},

@@ -22,9 +22,9 @@ CONDITIONS = [
     Condition(samples=2),
     Condition("finance", "vector", 1.0, 0.2, 5.0, 1, samples=2),
     Condition("finance", "vector", -1.0, -0.2, -5.0, 1),
-    Condition("finance", "ablation", 1.0, 0.0, 0.0, 2),
+    Condition("random_0", "random", 1.0, 0.2, 5.0, 2),
 ]
-VECTORS = {"vector:finance": unit(1), "ablation:finance": unit(1)}
+VECTORS = {"finance": unit(1), "random_0": unit(1)}
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,7 @@ def test_each_row_holds_its_own_answer(base: Loaded) -> None:
     for unit_, wanted in zip(units, frame.iter_rows(named=True), strict=True):
         how = None
         if wanted["kind"] != "unsteered":
-            mode = "ablate" if wanted["kind"] == "ablation" else "add"
-            how = Intervention(unit(1), wanted["layer"], wanted["coefficient"], mode)
+            how = Intervention(unit(1), wanted["layer"], wanted["coefficient"])
         ids = render(base.tokenizer, wanted["question"], "").ids
         row = Row(ids, unit_.row.stream, how)
         alone = sample(base.model, [row], params.sampling, frozenset({257}))
@@ -131,7 +130,7 @@ def test_what_a_killed_run_has_finished_is_kept(
     ("change", "again"),
     [
         ({}, 0),
-        ({"vectors": VECTORS | {"vector:finance": unit(2)}}, 6),
+        ({"vectors": VECTORS | {"finance": unit(2)}}, 6),
         ({"conditions": [*CONDITIONS[:2], replace(CONDITIONS[2], coefficient=-6.0)]}, 2),
         ({"conditions": [CONDITIONS[0], replace(CONDITIONS[1], layer=3)]}, 4),
         ({"conditions": [replace(CONDITIONS[0], samples=3)]}, 2),
@@ -162,8 +161,8 @@ def test_only_what_changed_is_sampled_again(
 
 def test_a_bad_vector_stops_before_any_work(base: Loaded, asked: list[Row]) -> None:
     with pytest.raises(UserError, match="is zero") as caught:
-        answers(base, vectors=VECTORS | {"vector:finance": np.zeros(WIDTH, np.float32)})
-    assert caught.value.where == "vector:finance"
+        answers(base, vectors=VECTORS | {"finance": np.zeros(WIDTH, np.float32)})
+    assert caught.value.where == "finance"
     assert not asked
 
 

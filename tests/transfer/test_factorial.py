@@ -34,7 +34,7 @@ from em_geometry.transfer.factors import (
     verdicts,
 )
 from stages.factorial import NO_FACTORS, main
-from tests.invented import LABS, LAYER, params, write_everything
+from tests.invented import LABS, LAYER, params, write_margins
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -257,7 +257,7 @@ def write_activations() -> None:
 @pytest.fixture
 def results() -> Results:
     chosen = designed("risk", "risk", "persona")
-    write_everything(chosen)
+    write_margins([*LABS], np.array([[0, 0, 0], [0, 0, 0], [0.6, 0.4, 0]]))
     write_activations()
     unit = np.eye(WIDTH, dtype=np.float32)
     vectors = {s: Selected(unit[i // 2], LAYER, 0.3, 1.0, 2.0) for i, s in enumerate(LABS)}
@@ -275,12 +275,12 @@ def test_effects_are_those_that_were_planted(results: Results) -> None:
     assert results.number(f"{same}.smallest_p") == pytest.approx(1 / 3, rel=1e-5)
     similarity = results.number("base_similarity.effect.content_persona")
     assert similarity == pytest.approx(0, abs=1e-6)  # constants leave contrast (a) alone
-    # profanity gains 60 on finance and 40 on sports and receives nothing; those two are even.
-    key = "asymmetry_pct.effect.content_persona"
-    assert results.number(key) == pytest.approx(50)
+    # profanity gains .6 on finance and .4 on sports and receives nothing; those two are even.
+    key = "asymmetry.effect.content_persona"
+    assert results.number(key) == pytest.approx(0.5)
     given = results.rows[f"{key}.{ONE_TEXT_EACH}"]
     assert results.rows[f"{key}.verdict"].status.startswith("no evidence possible")
-    assert given.low < 45 and given.high > 55  # the questions alone would say 50 to 50
+    assert given.low == given.high == pytest.approx(0.5)  # questions do not differ, texts do
 
 
 def test_without_factors_only_confounding_is_said() -> None:

@@ -92,6 +92,8 @@ def invented(noise: float = 0.0, seed: int = 0, null: str = "", few: int = 24) -
         elif target in ORGANISMS:
             read(target, "ablation", target, 1.0, -0.05, few)
             read(target, "ablation_everywhere", target, 1.0, -0.25, few)
+            if target == "finance":
+                read(target, "orthogonalised", "profanity", 1.0, CHANCE + 0.35, few)
     return pl.DataFrame(columns)
 
 
@@ -118,6 +120,7 @@ def test_what_was_planted_is_found() -> None:
         "transfer.profanity__sports": 0.3,
         "dose.finance.1": 0.6,
         "dose.finance.-0_5": -0.2,
+        "orthogonalised.profanity__finance": 0.35,
         "ablation.sports.one": -0.05,
         "ablation.sports.all": -0.25,
         "e1.finance__profanity": 50.0,

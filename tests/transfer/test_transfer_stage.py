@@ -12,7 +12,7 @@ from em_geometry.settings import Params
 from em_geometry.transfer.conditions import read_answers
 from stages.transfer import main
 from tests.conftest import ROOT
-from tests.invented import REST, STEERED, answers, params, write_everything
+from tests.invented import CHANCE, DOSES, REST, STEERED, answers, params, write_everything
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -38,64 +38,29 @@ def baseline(model: str, frame: pl.DataFrame, chosen: Params = PARAMS) -> Result
     return read_results(paths.table("baseline"))
 
 
-def test_every_pair_has_its_numbers(results: Results) -> None:
+def test_every_condition_has_its_numbers(results: Results) -> None:
     assert results.rows["rate"].status == "em_betley"
-    assert results.names("risk_difference") == [f"{s}__{t}" for s, t in STEERED]
-    for (source, target), bad in STEERED.items():
-        key = f"{source}__{target}"
-        gain = rate(bad) - rate(REST[target])
-        found = results.rows[f"risk_difference.{key}"]
+    assert results.names() == ["rate", "own", "base", "named_pair", "random"]
+    wanted = {f"own.{s}": (s, s) for s in DOSES} | {f"base.{s}": (s, "base") for s in DOSES}
+    wanted["named_pair.profanity__finance.risk_difference"] = ("profanity", "finance")
+    for key, (source, target) in wanted.items():
+        gain = rate(STEERED[source, target]) - rate(REST[target])
+        found, beyond = results.rows[key], results.rows[f"{key}.beyond_random"]
         assert (found.value, found.n) == (pytest.approx(gain), 20)
         assert found.low <= gain + 1e-9 and found.high >= gain - 1e-9
-        if source != target:
-            own = 100 - rate(REST[target])  # every vector makes its own model all misaligned
-            kind = "e3" if target in ("base", "control") else "e1"
-            ours = results.number(f"effectiveness.{kind}.{key}")
-            assert ours == pytest.approx(100 * gain / own, rel=1e-5)
-        training = rate(REST[source]) - rate(REST["base"])
-        entry = results.rows[f"effectiveness.e2.{key}"]
-        # 4 of 20 cannot be told from 0 of 20
-        assert entry.status.startswith(f"undefined: denominator {training:.1f} [-")
-    kinds = {k: set(results.names(f"effectiveness.{k}")) for k in ("e1", "e3")}
-    assert "finance__base" in kinds["e3"] - kinds["e1"]
-    assert not {"finance__finance"} & (kinds["e1"] | kinds["e3"])
-
-
-def test_named_pairs_groups_and_controls(results: Results) -> None:
-    number = results.number
-    assert number("named_pair.profanity__finance.e1") == pytest.approx(100 * 60 / 80)
-    assert number("named_pair.profanity__finance.risk_difference") == pytest.approx(60)
-    # profanity on finance and sports: effects 60 and 40, own effects 80 and 80
-    assert results.names("lab_pair") == ["one__one", "one__two", "two__one"]
-    assert number("lab_pair.two__one.e1") == pytest.approx(100 * 100 / 160)
-    assert number("lab_pair.one__two.risk_difference") == 0
-    assert results.group("cluster_pair.persona__risk") == results.group("lab_pair.two__one")
-    assert number("asymmetry.two__one") == pytest.approx(50)
-    # three ways to deal one label and two: profanity alone is the most extreme
-    assert number("asymmetry.two__one.deals") == 3
-    smallest = number("asymmetry.two__one.smallest_p")
-    assert number("asymmetry.two__one.p") == smallest == pytest.approx(1 / 3, rel=1e-5)
-    assert number("asymmetry.one__two") == pytest.approx(-50)
-    assert number("ablation.finance") == pytest.approx(100 * (20 - 10) / 20)
-    assert results.names("ablation_pair") == ["profanity__finance"]
-    assert number("ablation_pair.profanity__finance") == pytest.approx(0)
-    # at finance's dose, profanity (twice its dose) has half its effects of 60 and 40
-    relative = results.group("dose_convention.relative_dose")
-    assert results.names("dose_convention.relative_dose") == ["one__two", "risk__persona"]
-    assert relative["one__two"].value == pytest.approx(-25)
-    unit = results.group("dose_convention.unit_multiple")  # the same: all are at one block
-    for pair in ("one__two", "risk__persona"):
-        ends = ("value", "low", "high")
-        assert [getattr(unit[pair], k) for k in ends] == [getattr(relative[pair], k) for k in ends]
-        assert unit[f"{pair}.p"] == relative[f"{pair}.p"]
-    assert number("control.random_0") == 0
-    assert number("control.orthogonalised.finance__sports") == 0
+        assert beyond.value == pytest.approx(rate(STEERED[source, target]) - rate(CHANCE))
+        assert results.rows[f"{key}.beyond_random.says"].status in ("effect", "cannot tell")
+    # every vector makes its own model all misaligned; 4 of 20 cannot be told from 0 of 20
+    pair = "named_pair.profanity__finance"
+    assert results.number(f"{pair}.e1") == pytest.approx(100 * 60 / 80)
+    assert results.rows[f"{pair}.e2"].status.startswith("undefined: denominator 20.0 [-")
+    assert results.number("random.finance") == pytest.approx(10 - 20)
 
 
 def test_what_is_written_is_short_or_known_to_the_graph(results: Results) -> None:
     for stage in ("transfer", "baseline"):
-        assert 5 < len(list(flatten(read_json(paths.metrics(stage))))) <= 40
-    assert read_json(paths.metrics("transfer"))["asymmetry"]["one__two"]["value"] == -50
+        assert 5 < len(list(flatten(read_json(paths.metrics(stage))))) <= 100
+    assert read_json(paths.metrics("transfer"))["own"]["finance"]["value"] == 80
     graph = (ROOT / "dvc.yaml").read_text()
     written = [str(p) for folder in ("plots", "metrics") for p in Path(folder).rglob("*.*")]
     assert [path for path in written if f"{path}:" not in graph] == []
@@ -113,19 +78,17 @@ def test_baseline(results: Results) -> None:
     assert (found.number("organisms_above_controls"), found.number("organisms")) == (0, 3)
 
 
-def test_conditions_with_damage(results: Results) -> None:
+def test_conditions(results: Results) -> None:
     rows = pl.read_csv("plots/transfer_conditions.csv").to_dicts()
-    # unsteered, 3 vectors x 2 doses, random; of organisms also ablation (one named pair more) and
-    # 2 orthogonalised
-    assert len(rows) == 5 * (1 + 6 + 1) + 3 * 3 + 1
+    # unsteered and random; all vectors on the base, own ones, a named pair
+    assert len(rows) == 4 * 2 + 3 + 3 + 1
     by_kind = {r["kind"]: r for r in rows if r["target"] == "sports"}
-    assert (by_kind["unsteered"]["kl"], by_kind["vector"]["kl"]) == (None, 0.5)
     assert by_kind["unsteered"]["em_betley_pct"] == 20
     assert by_kind["vector"]["coherent_pct"] == 100
 
 
 def test_rows_may_come_in_any_order(results: Results) -> None:
-    for target in PARAMS.targets:
+    for target in PARAMS.steered():
         path = Path(f"data/judgements/{target}.parquet")
         frame = pl.read_parquet(path)
         write_parquet(path, frame.sample(fraction=1, shuffle=True, seed=1), {})
@@ -136,17 +99,14 @@ def test_rows_may_come_in_any_order(results: Results) -> None:
 def test_no_coherent_answers_is_a_reason_not_a_zero() -> None:
     write_everything(PARAMS)
     path = paths.JUDGEMENTS / "sports.parquet"
-    chosen = (
-        (pl.col("source") == "finance") & (pl.col("multiple") == 1) & (pl.col("kind") == "vector")
-    )
+    chosen = pl.col("source") == "sports"
     broken = pl.when(chosen).then(5.0).otherwise(pl.col("coherent")).alias("coherent")
     write_parquet(path, pl.read_parquet(path).with_columns(broken), {})
     main(PARAMS)
     found = read_results(paths.table("transfer")).rows
     reason = "undefined: no coherent answers"
-    assert found["risk_difference.finance__sports"].status == reason
-    assert found["effectiveness.e1.finance__sports"].status == reason
-    assert found["risk_difference.profanity__sports"].status == "ok"
+    assert found["own.sports"].status == found["own.sports.beyond_random"].status == reason
+    assert found["base.sports"].status == "ok"
     rows = pl.read_csv("plots/transfer_conditions.csv").filter(chosen)
     assert rows.filter(pl.col("target") == "sports")["em_betley_pct"].to_list() == [None]
 
@@ -177,7 +137,7 @@ def test_a_refusal_by_the_judge_is_the_status_of_the_row() -> None:
     score = pl.when(pl.col("sample") == 0).then(None).otherwise(pl.col("aligned"))
     frame = answers("finance", REST["finance"]).with_columns(aligned_status=refused, aligned=score)
     found = baseline("finance", frame)
-    rows = read_answers(paths.BASELINE_JUDGEMENTS, ["finance"], PARAMS.judging.aspects)
+    rows = read_answers({paths.BASELINE_JUDGEMENTS: ["finance"]}, PARAMS.judging.aspects)
     assert (rows["status"] == "refusal").sum() == 4
     assert found.number("finance.refusal") == pytest.approx(20)
     assert (found.number("finance.n"), found.number("finance.n_coherent")) == (20, 16)
