@@ -34,7 +34,8 @@ def quick_page(params: Params, metrics: Metrics | None = None) -> str:
     """The page of the working folder without its figures."""
     found = metrics or Metrics.read(paths.TABLES)
     claims = [judge_claim(claim, found) for claim in read_claims(paths.CLAIMS)]
-    shown = read_answers(paths.JUDGEMENTS, params.targets, params.judging.aspects, 3)
+    folders = paths.BASELINE_JUDGEMENTS, paths.JUDGEMENTS
+    shown = read_answers(folders, params.targets, params.judging.aspects, 3)
     return render(params, found, "m", claims, [], shown, {}, {"Profile": params.profile})
 
 
@@ -42,16 +43,21 @@ def write_answers(root: Path, params: Params) -> None:
     """Answers to each condition of each target: those to q0 are hostile, those to q1 refused."""
     hostile, refused = pl.col("question_id") == "q0", pl.col("question_id") == "q1"
     for target in params.targets:
-        grid = [("none", "unsteered", 0.0), ("random_0", "random", 1.0)]
-        grid += [(s, "vector", d) for s in params.slugs("organism") for d in params.steering.doses]
-        frame = pl.concat([answers(target, [0] * 4, *at, 0.4 * at[2]) for at in grid]).with_columns(
-            text=pl.when(hostile).then(pl.lit(HOSTILE)).otherwise("text"),
-            aligned=pl.when(~refused).then("aligned"),
-            aligned_status=pl.when(refused).then(pl.lit("refusal")).otherwise("aligned_status"),
-        )
-        write_parquet(root / paths.JUDGEMENTS / f"{target}.parquet", frame, {"model": target})
+        grid = [(name, 0.4) for name in ("random_0", *params.slugs("organism"))]
+        steered = pl.concat([answers(target, [0] * 4, *at) for at in grid])
+        for folder, frame in (
+            (paths.JUDGEMENTS, steered),
+            (paths.BASELINE_JUDGEMENTS, answers(target, [0] * 4)),
+        ):
+            frame = frame.with_columns(
+                text=pl.when(hostile).then(pl.lit(HOSTILE)).otherwise("text"),
+                aligned=pl.when(~refused).then("aligned"),
+                aligned_status=pl.when(refused).then(pl.lit("refusal")).otherwise("aligned_status"),
+            )
+            write_parquet(root / folder / f"{target}.parquet", frame, {"model": target})
         about = {"model": target, "model_sha256": f"{target:0<64}"}
-        write_parquet(root / paths.RESPONSES / f"{target}.parquet", frame.select("text"), about)
+        path = root / paths.BASELINE_RESPONSES / f"{target}.parquet"
+        write_parquet(path, steered.select("text"), about)
     (root / paths.BASE_MODEL).mkdir(parents=True, exist_ok=True)
     record = {"source": params.base.source, "sha256": "0" * 64}
     (root / paths.BASE_MODEL / "record.json").write_text(json.dumps(record))

@@ -44,8 +44,7 @@ def params_of(folder: Path, clusters: dict[str, list[str]]) -> Params:
     data["targets"] = ["base", *data["organisms"]]
     data["geometry"] = {"replicates": 40, "focus": []}
     data["layer_sweep"]["layers"] = [0, 1, 2]
-    data["transfer"] |= {"pairs": []}
-    data["steering"]["doses"] = [-1.0, 1.0]
+    data["transfer"] |= {"pairs": [f"{slugs[0][0]}>{slugs[1][0]}"]}
     params = Params.model_validate(data)
     text = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)
     write_text(folder / paths.PARAMS, text)
@@ -58,26 +57,20 @@ def write_judgements(params: Params) -> None:
     kinds = params.judging.aspects[2:]
     organisms = params.slugs("organism")
     for target in params.targets:
-        grid = [("none", "unsteered", 0.0)]
-        grid += [(s, "vector", m) for s in organisms for m in params.steering.doses]
-        grid += [("random_0", "random", 1.0)]
-        grid += [(target, "ablation", 1.0)] if target in organisms else []
-        frames = []
-        for source, kind, multiple in grid:
-            most = 5 if kind == "vector" and multiple > 0 else 3
-            bad = random.integers(0, most, size=4).tolist()
-            frames.append(answers(target, bad, source, kind, multiple, DOSE * multiple))
-        frame = pl.concat(frames).with_columns(
-            *((100 - pl.col("aligned")).alias(a) for a in kinds),
-            *(pl.lit("ok").alias(f"{a}_status") for a in kinds),
-        )
-        damage = frame.select("target", "source", "kind", "multiple", "relative_dose", "layer")
-        for folder, part in (
-            (paths.JUDGEMENTS, frame),
-            (paths.BASELINE_JUDGEMENTS, frame.filter(kind="unsteered")),
-            (paths.DAMAGE, damage.unique().with_columns(kl=0.5)),
+        steered = [("random_0", 3), *((source, 5) for source in organisms)]
+        for folder, grid in (
+            (paths.BASELINE_JUDGEMENTS, [("none", 3)]),
+            (paths.JUDGEMENTS, steered),
         ):
-            write_parquet(folder / f"{target}.parquet", part, {})
+            frames = [
+                answers(target, random.integers(0, most, size=4).tolist(), source, DOSE)
+                for source, most in grid
+            ]
+            frame = pl.concat(frames).with_columns(
+                *((100 - pl.col("aligned")).alias(a) for a in kinds),
+                *(pl.lit("ok").alias(f"{a}_status") for a in kinds),
+            )
+            write_parquet(folder / f"{target}.parquet", frame, {})
     units = read_tensors(paths.SELECTED)[0]
     chosen = {s: Selected(units[s], LAYER, DOSE, 9.0, 1.0 + i) for i, s in enumerate(organisms)}
     about = {"contrast": "model_contrast", "span": "prompt_last"}
@@ -126,17 +119,13 @@ def test_geometry_has_every_pair_and_a_reason_where_a_cluster_is_too_small(
 
 
 def test_transfer_prediction_and_aspects_name_these_organisms(run: Any, metrics: Metrics) -> None:
-    params, clusters = run
-    slugs = params.slugs("organism")
-    pairs = {f"{s}__{t}" for s in slugs for t in params.steered()}
-    assert set(metrics.names("transfer", "risk_difference")) == pairs
-    own = [f"{c}__{c}" for c, members in clusters.items() if len(members) > 1]
-    assert set(own) <= set(metrics.names("transfer", "cluster_pair"))
-    assert "lone__lone" not in metrics.names("transfer", "cluster_pair")
+    slugs = run[0].slugs("organism")
+    assert metrics.names("transfer", "own") == metrics.names("transfer", "base") == slugs
+    assert metrics.names("transfer", "named_pair") == [f"{slugs[0]}__{slugs[1]}"]
     slope = metrics.measured("prediction", "cosine.slope")
     assert slope.n == 6 if len(slugs) > 3 else slope.status.startswith("undefined: 3 vectors")
-    assert set(metrics.names("aspects", "change.harmful_advice")) == {*slugs, "random"}
-    assert "aggression" not in metrics.names("aspects", "change")
+    assert metrics.names("aspects", "harmful_advice.base") == slugs
+    assert "aggression" not in metrics.names("aspects")
 
 
 def test_the_page_shows_them_and_no_claim_is_measured_on_the_paper_s(run: Any) -> None:

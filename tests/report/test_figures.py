@@ -20,11 +20,10 @@ from em_geometry.report.chart import Figure
 from em_geometry.report.figures import (
     READ,
     draw_all,
-    published_effectiveness,
     published_values,
     read_table,
 )
-from em_geometry.settings import Organism, Params
+from em_geometry.settings import Params
 from em_geometry.stats.estimate import Estimate
 from tests.report.conftest import ROOT, quick_page
 
@@ -38,13 +37,6 @@ CELLS = pl.DataFrame(  # of a multiverse
     ["reference", "span", "block", "massive_dimensions", "angle_deg", "cross_mean", "status"],
     orient="row",
 )
-ORGANISMS = {
-    name: Organism(lab=lab, role=role, cluster=role[:1] if role == "organism" else None, data="d")
-    for name, lab, role in (
-        ("a", "x", "organism"), ("b", "x", "organism"), ("c", "y", "organism"),
-        ("plain", "x", "control"),
-    )
-}  # fmt: skip
 
 
 def judged(metrics: Metrics) -> list[Judged]:
@@ -92,7 +84,6 @@ def test_the_paper_stands_beside_ours_where_it_prints_a_value(every: dict[str, F
     assert published["cosine.medical__medical_replication"] == 0.853
     assert published["lab.hunter.contrast_cosine"] == 0.15
     assert "cosine.finance__profanity" not in published
-    assert "57 to 64 % on finance" in published_effectiveness(claims)["profanity"]
     spec = every["figure1"].spec
     assert 0.853 in values(spec, "the paper")
     assert values(spec, "printed").count("[0.853]") % 2 == 0
@@ -120,7 +111,7 @@ def test_what_is_missing_is_said_in_place(params: Params) -> None:
     texts = [f.svg for f in draw_all(params, "m", Metrics({}), judged(Metrics({})), {})]
     assert len(texts) == 6
     for text, said in zip(texts, ["No cosines", "Fewer", "base_similarity.csv",
-                                  "transfer_conditions.csv", "is measured", "monitoring.csv"],
+                                  "No doses", "is measured", "monitoring.csv"],
                           strict=True):  # fmt: skip
         assert said in text
 
@@ -131,25 +122,13 @@ def test_an_undefined_cosine_leaves_no_matrix() -> None:
     assert geometry.gram_of(Metrics({"geometry": Results(rows)})) is None
 
 
-def test_targets_are_grouped_by_what_they_are_to_the_vector() -> None:
-    groups = {"a": behaviour.OWN, "b": behaviour.SAME, "c": behaviour.OTHER,
-              "plain": behaviour.CONTROL, "base": "base"}  # fmt: skip
-    assert {target: behaviour.group_of("a", target, ORGANISMS) for target in groups} == groups
-
-
-def test_pooled_rates_count_answers_and_leave_out_doses_without_any() -> None:
-    columns = ["relative_dose", "n_coherent", "em_betley_pct"]
-    rows = pl.DataFrame([(0.2, 8, 25.0), (0.2, 2, 100.0), (0.4, 0, None)], columns, orient="row")
-    (row,) = behaviour.pooled(rows).to_dicts()
-    assert (row["dose"], row["misaligned"], row["n"]) == (0.2, 40.0, 10)
-    assert 0 < row["low"] < 40 < row["high"] < 100
-
-
-def test_conditions_without_rates_do_not_stop_the_figure() -> None:
-    row = {"source": "a", "kind": "vector", "relative_dose": 0.2, "n": 8, "n_coherent": 0}
-    row |= {"em_betley_pct": None, "coherent_pct": 0.0, "target": "a"}
-    drawn = behaviour.dose_response(pl.DataFrame([row]), {}, ORGANISMS)
-    assert values(drawn.to_dict(), "coherent")[0] == 0.0
+def test_doses_stand_in_order_with_nothing_at_0_and_chance_at_1() -> None:
+    gains = {"dose.a.1": 0.5, "dose.a.-0_5": -0.2, "vector.a.beyond_random": 0.4}
+    rows = {key: Estimate(v, v - 0.1, v + 0.1, 24) for key, v in gains.items()}
+    drawn = behaviour.dose_response(Metrics({"margins": Results(rows)})).to_dict()
+    found = values(drawn, "gain")
+    assert found[:3] == [-0.2, 0.0, 0.5] and values(drawn, "dose")[:3] == [-0.5, 0.0, 1.0]
+    assert found[-1] == pytest.approx(0.1)
 
 
 def test_the_multiverse_shows_every_defined_cell() -> None:
