@@ -42,6 +42,7 @@ def params_of(folder: Path, clusters: dict[str, list[str]]) -> Params:
         for i, (slug, name) in enumerate(slugs)
     } | {"control": {"lab": labs[0], "role": "control", "data": "none.jsonl"}}
     data["targets"] = ["base", *data["organisms"]]
+    data["random_adapters"] = {}
     data["geometry"] = {"replicates": 40, "focus": []}
     data["layer_sweep"]["layers"] = [0, 1, 2]
     data["transfer"] |= {"pairs": [f"{slugs[0][0]}>{slugs[1][0]}"]}

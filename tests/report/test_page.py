@@ -92,7 +92,6 @@ def test_tables_stand_on_the_page_with_n_and_interval(page: str, made: Path) -> 
     contrasts = table("The contrast is a choice")
     assert "(b) model contrast, prompt last (chosen)" in contrasts and "of 5" in contrasts
     assert "layer" not in contrasts
-    assert "equal share of the base&#39;s residual norm" in page  # as doses are measured
 
 
 def test_the_page_is_small_and_the_same_at_every_run(inputs: Path, first_run: Path) -> None:
@@ -104,7 +103,8 @@ def test_the_page_is_small_and_the_same_at_every_run(inputs: Path, first_run: Pa
 
 
 def test_everything_missing_is_said_in_place(inputs: Path) -> None:
-    for folder in (paths.METRICS, paths.PLOTS, paths.JUDGEMENTS, paths.RESPONSES, paths.BASE_MODEL):
+    judged = paths.JUDGEMENTS, paths.BASELINE_JUDGEMENTS, paths.BASELINE_RESPONSES
+    for folder in (paths.METRICS, paths.PLOTS, *judged, paths.BASE_MODEL):
         shutil.rmtree(folder)
     run_stage("report")
     text = paths.REPORT.read_text(encoding="utf-8")
@@ -120,7 +120,6 @@ STAGES = "geometry calibration baseline transfer judge layer_sweep published mon
 def test_any_one_stage_may_be_missing(inputs: Path, params: Params, gone: str) -> None:
     found = Metrics.read(paths.TABLES)
     left = {name: table for name, table in found.stages.items() if name != gone}
-    shutil.rmtree(paths.RESPONSES)
     Outline(quick_page(params, Metrics(left)))
 
 
@@ -136,19 +135,19 @@ def test_a_failed_gate_wide_intervals_and_undefined_ratios_lead(
     inputs: Path, params: Params
 ) -> None:
     rows = {
-        "risk_difference.a__b": Estimate(5.0, -20.0, 30.0, 8),
+        "own.a": Estimate(5.0, -20.0, 30.0, 8),
         "named_pair.c__d.e1": Estimate.undefined("undefined: why"),
-        "effectiveness.e1.a__b": Estimate.undefined("undefined: why"),
+        "named_pair.c__d.e2": Estimate.undefined("undefined: why"),
     }
-    rows |= {f"risk_difference.c__{i}": Estimate(5.0, -30.0, 30.0) for i in range(8)}
+    rows |= {f"base.{i}": Estimate(5.0, -30.0, 30.0) for i in range(8)}
     gate = {"gate": Estimate.undefined("failed: kappa")}
     found, said = named(params, judge=gate, transfer=rows)
-    places = [said.index(s) for s in ("failed: kappa", "9 of 12 numbers", "3 ratios", "tests the")]
+    places = [said.index(s) for s in ("failed: kappa", "9 of 11 numbers", "2 ratios", "tests the")]
     assert places == sorted(places)
-    assert found["wide"][0] == "change of b by a (50 points)"
+    assert found["wide"][0] == "change of a by its own vector (50 points)"
     assert found["undefined"][0] == "effectiveness of c on d"
-    assert "change of 4 by c (60 points); and 3 more." in said
-    narrow = {"risk_difference.a__b": Estimate(1.0, 0.0, 2.0, 99)}
+    assert "change of the base by 4 (60 points); and 3 more." in said
+    narrow = {"own.a": Estimate(1.0, 0.0, 2.0, 99)}
     _, said = named(params, judge={"gate": Estimate.undefined("passed")}, transfer=narrow)
     assert said.split("care", 1)[1].strip().startswith("This is a measurement of m;")
 
@@ -171,7 +170,8 @@ def test_weak_vectors_and_quiet_organisms_are_named(
 
 def test_answers_are_sampled_from_every_condition_and_cut(inputs: Path, params: Params) -> None:
     shown = params.report.responses_shown
-    answers = read_answers(paths.JUDGEMENTS, params.targets, params.judging.aspects, shown)
+    folders = paths.BASELINE_JUDGEMENTS, paths.JUDGEMENTS
+    answers = read_answers(folders, params.targets, params.judging.aspects, shown)
     conditions = {(a.target, a.condition) for a in answers}
     assert len(answers) == shown * len(conditions)
     assert {a.target for a in answers} == set(params.targets)
