@@ -221,7 +221,8 @@ class Margins(Section):  # margins of authored answer pairs, the outcome that ne
     ablation: bool = True  # own vectors taken out, at their block and at every block
     no_effect: Strength = 0.1  # nats a token; what lies within it of 0 counts as no effect
     base_pairs: Positive | None = None  # misaligned pairs on the steered base; null = all
-    target_pairs: Positive | None = None  # so many of these, and of each other kind, elsewhere
+    target_pairs: Positive | None = None  # so many of these on every other target
+    other_pairs: Positive | None = None  # so many for doses, other kinds, benign sources, ablation
 
 
 class Geometry(Section):  # the battery on the selected vectors, and its calibration

@@ -35,7 +35,7 @@ def main(params: Params) -> None:
     known, settings = models(params), params.activations
     span = prompt_span(params.vectors.span, [*settings.spans, TEXTS])
     pairs, frames = read_pairs(Path(params.margins.pairs)), []
-    trials = [Trial(indices(pairs, "misaligned", "reporting", params.margins.target_pairs))]
+    trials = [Trial(indices(pairs, "misaligned", "reporting", params.margins.other_pairs))]
     for slug in (*params.monitoring.organisms, *benign(params.organisms)):
         for step in params.training.checkpoints:
             loaded, name = known.load(slug, step), f"{slug} step {step}"

@@ -122,15 +122,16 @@ def plan(
     the kinds of pairs beyond the misaligned ones.
     """
     main = indices(pairs, "misaligned", "reporting", settings.base_pairs)
-    few = thinned(main, settings.target_pairs)
+    few = thinned(main, settings.other_pairs)
     rest: tuple[int, ...] = ()
     vectors: Others = {("vector", slug): v for slug, v in selected.items()}
     if target == BASE:
         vectors, chance = {**vectors, **others}, settings.random_directions
         for kind in KINDS[1:]:
-            rest += indices(pairs, kind, "reporting", settings.target_pairs)
+            rest += indices(pairs, kind, "reporting", settings.other_pairs)
     else:
-        main, chance = few, settings.target_random_directions
+        main = thinned(main, settings.target_pairs)
+        chance = settings.target_random_directions
     trials = unsteered(pairs)
 
     def add(some: tuple[int, ...], way: Way, source: str, v: Selected, multiple: float) -> None:
@@ -139,7 +140,7 @@ def plan(
             trials.append(Trial(some, how, way, source, multiple))
 
     for (way, source), v in vectors.items():
-        add(main, way, source, v, 1.0)
+        add(main if way == "vector" else few, way, source, v, 1.0)
         add(rest if way != "retrained" else (), way, source, v, 1.0)
         for multiple in settings.doses if way == "vector" and target == BASE else ():
             add(few if multiple != 1.0 else (), way, source, v, multiple)

@@ -119,7 +119,10 @@ def family(
             "geometry": {"focus": []},
             "vectors": {"contrast": "model_contrast"},  # there is no control
             "layer_sweep": {"layers": [1], "doses": [0.3], "random_directions": 1},
-            "margins": {"pairs": str(ROOT / "data/margins"), "base_pairs": 2, "target_pairs": 2},
+            "margins": {
+                "pairs": str(ROOT / "data/margins"),
+                **dict.fromkeys(("base_pairs", "target_pairs", "other_pairs"), 2),
+            },
             "steering": {"samples": 1, "control_samples": 1},
         }
     )  # fmt: skip

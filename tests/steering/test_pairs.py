@@ -31,7 +31,7 @@ PAIRS = [
     for i in range(16 if kind == "misaligned" else 8)
 ]  # fmt: skip
 SETTINGS = {"random_directions": 5, "target_random_directions": 2, "doses": [-1.0, 0.5, 1.0]}
-LIMITS = {"base_pairs": 8, "target_pairs": 4}
+LIMITS = {"base_pairs": 8, "target_pairs": 4, "other_pairs": 4}
 
 
 def chosen(layer: int = 2, coefficient: float = 3.0) -> Selected:
