@@ -109,19 +109,13 @@ def read_published_gram(path: Path) -> PublishedGram:
     return gram
 
 
+class Family(BaseModel):
+    """Members of the fitted family, each the cosines of all pairs as in `PublishedGram.entries`."""
+
+    members: list[Annotated[list[Cosine], Field(min_length=15, max_length=15)]]
+
+
 def read_family(gram: PublishedGram, path: Path) -> Floats:
     """Members [m, 6, 6] of the fitted family; the representative is the first."""
-    data = read_json(path, dict)
-    try:
-        values = np.asarray(data["members"], dtype=np.float64)
-    except (TypeError, KeyError, ValueError, OverflowError):
-        values = np.empty(0)
-    if values.ndim != 2 or values.shape[1] != len(gram.entries) or not (np.abs(values) <= 1).all():
-        raise UserError(
-            "not a family of cosines",
-            where=str(path),
-            found=f"shape {values.shape}",
-            expected=f"members: lists of {len(gram.entries)} cosines each",
-            hint=RESTORE.format(path),
-        )
-    return np.concatenate([gram.fitted()[None], symmetric(len(gram.names), values)])
+    members = read_json(path, Family, RESTORE.format(path)).members
+    return np.concatenate([gram.fitted()[None], symmetric(len(gram.names), np.array(members))])

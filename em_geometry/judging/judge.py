@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from em_geometry.errors import UserError
+from em_geometry.errors import UserError, explained
 from em_geometry.hashing import value_sha256
 
 if TYPE_CHECKING:
@@ -83,6 +83,11 @@ class Judgement:
         self.raw[aspect] = raw
 
 
+def rows_of(frame: pl.DataFrame) -> list[JudgeRow]:
+    """The rows of a frame of answers (question, text)."""
+    return [JudgeRow(q, t) for q, t in frame.select("question", "text").iter_rows()]
+
+
 class Judge(Protocol):
     """A judge; `id` names everything that its scores depend on besides the rows."""
 
@@ -144,20 +149,16 @@ def load_templates(folder: Path, aspects: Sequence[str]) -> dict[str, Template]:
     templates = {}
     for aspect in aspects:
         path = folder / f"{aspect}.txt"
-        try:
-            templates[aspect] = Template(path.read_text(encoding="utf-8").strip(), str(path))
-        except FileNotFoundError:
+        if not path.is_file():
             there = sorted(p.stem for p in folder.glob("*.txt"))
             raise UserError(
                 f"no judge template for aspect {aspect!r}",
                 where=path,
                 found="templates for " + ", ".join(there) if there else "no templates",
                 hint="write one, or correct judging.aspects or judging.templates in params.yaml",
-            ) from None
-        except UnicodeDecodeError as error:
-            raise UserError(
-                "not UTF-8 text", where=path, found=error, expected="a text file in UTF-8"
-            ) from None
+            )
+        with explained("not UTF-8 text", path, "a text file in UTF-8"):
+            templates[aspect] = Template(path.read_text(encoding="utf-8").strip(), str(path))
     return templates
 
 

@@ -16,7 +16,7 @@ from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
 from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.io.journal import Journal, Spread
-from em_geometry.judging.judge import Judge, Judgement, JudgeRow
+from em_geometry.judging.judge import Judge, Judgement, JudgeRow, rows_of
 from em_geometry.models.chat import read_examples
 from em_geometry.settings import BASE, Judging, Organism, Workers
 
@@ -107,8 +107,7 @@ def judged(judge: Judge, frame: pl.DataFrame, known: Ngrams, label: str) -> pl.D
     """
     import polars as pl
 
-    rows = [JudgeRow(q, t) for q, t in frame.select("question", "text").iter_rows()]
-    judgements = judge.judge(rows, label)
+    judgements = judge.judge(rows_of(frame), label)
     columns: list[pl.Series] = []
     for aspect in sorted({a for j in judgements for a in j.scores}):
         columns.append(pl.Series(aspect, [j.scores[aspect] for j in judgements], pl.Float64))

@@ -19,7 +19,7 @@ import typer
 from em_geometry.io.files import checked, read_parquet, write_parquet
 from em_geometry.io.journal import Journal
 from em_geometry.judging.batch import judge_batch
-from em_geometry.judging.judge import JudgeRow
+from em_geometry.judging.judge import JudgeRow, rows_of
 from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
 from em_geometry.judging.validation import raters_agreement
 from em_geometry.project import paths
@@ -28,10 +28,6 @@ from em_geometry.project.inputs import judge
 from em_geometry.settings import Judging, Params, load_params
 
 Which = Literal["baseline", "steered"]  # answers
-
-
-def rows_of(frame: pl.DataFrame) -> list[JudgeRow]:
-    return [JudgeRow(q, t) for q, t in frame.select("question", "text").iter_rows()]
 
 
 def main(params: Params, which: Which, dry_run: bool) -> None:
