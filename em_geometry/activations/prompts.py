@@ -114,7 +114,7 @@ def read_questions(params: Questions, system: str) -> list[Question]:
     path = Path(params.file)
     content = read_yaml(path, _File, "data/questions/evaluation.yaml shows the shape")
     if not content.questions:
-        raise UserError("no questions", where=path, expected="a list of one or more")
+        raise UserError("no questions", where=path, found="none", expected="one or more")
     ids = [q.id for q in content.questions]
     for name in ids:
         if ids.count(name) > 1:

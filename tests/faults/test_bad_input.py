@@ -119,7 +119,7 @@ TABLE = [
         edit(PARAMS, lambda d: d["judging"]["probe"].update(layers=[9])),
         "judging.probe.layers", "0 to 3"),
     row("params: another model", ("stages.activations", "nobody"), lambda: None,
-        "unknown model", "base, finance, sports, control"),
+        "unknown model", "base, finance, sports, full"),
     # the file of a profile
     row("profile: missing", ("em-geometry", "profile", "nowhere"), lambda: None,
         "no such profile", "smol"),
