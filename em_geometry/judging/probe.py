@@ -151,14 +151,14 @@ def _batch(
     with ExitStack() as stack:
         for layer in layers:
             stack.callback(blocks[layer].register_forward_hook(keep).remove)
-        read = forced(model, texts)
-    lengths, row = read.mask.sum(-1), torch.arange(len(texts), device=read.mask.device)
+        mask, log_probabilities = forced(model, texts)
+    lengths, row = mask.sum(-1), torch.arange(len(texts), device=mask.device)
     pooled = []
     for layer in layers:
-        states = hidden(outputs[blocks[layer]]).float().to(read.mask.device)
-        mean = torch.einsum("bt,btd->bd", read.mask.float(), states) / lengths[:, None]
+        states = hidden(outputs[blocks[layer]]).float().to(mask.device)
+        mean = torch.einsum("bt,btd->bd", mask.float(), states) / lengths[:, None]
         pooled.append(torch.stack([mean, states[row, lengths - 1]], dim=1))
-    logs = read.chosen().cpu().numpy()
+    logs = log_probabilities.cpu().numpy()
     text = [text_features(np.array(a), logs[i, : len(a)]) for i, (_, a) in enumerate(texts)]
     return torch.stack(pooled, dim=2).cpu().numpy(), np.stack(text)
 

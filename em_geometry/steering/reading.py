@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -145,32 +144,15 @@ def _rows(value: Any, index: torch.Tensor, size: int) -> Any:
     return value  # a batch of one broadcasts
 
 
-@dataclass(frozen=True, eq=False)
-class Forced:
-    """What a model makes of a batch of answers, padded at the right.
+def forced(
+    model: PreTrainedModel, texts: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reads a batch of (prompt, answer) token ids, one token or more each.
 
-    Attributes:
-        ids, mask: of the answers [answers, tokens].
-        first: logits of each first token [answers, vocabulary].
-        rest: logits behind each token [answers, tokens, vocabulary].
+    Returns:
+        mask of the answers, padded at the right, and the log-probabilities of their own tokens,
+        float32, in nats; both [answers, tokens].
     """
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-    first: torch.Tensor
-    rest: torch.Tensor
-
-    def chosen(self) -> torch.Tensor:
-        """Log-probabilities of the answers' own tokens, float32 [answers, tokens], in nats."""
-        first = cross_entropy(self.first.float(), self.ids[:, 0], reduction="none")
-        following = pad(self.ids[:, 1:], (0, 1))  # the last logits are unused
-        logits = self.rest.float().flatten(0, 1)
-        rest = cross_entropy(logits, following.flatten(), reduction="none").view_as(following)
-        return -torch.cat([first[:, None], rest[:, :-1]], dim=1)
-
-
-def forced(model: PreTrainedModel, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Forced:
-    """Reads a batch of (prompt, answer) token ids, one token or more each."""
     ids, mask = padded([answer for _, answer in texts], "right", model.device)
     cache, before, first = read(model, [(tuple(ids), None) for ids, _ in texts], ids.shape[1])
     with torch.no_grad():
@@ -181,4 +163,7 @@ def forced(model: PreTrainedModel, texts: Sequence[tuple[Sequence[int], Sequence
             past_key_values=cache,
             use_cache=True,
         ).logits
-    return Forced(ids, mask, first, rest)
+    start = cross_entropy(first.float(), ids[:, 0], reduction="none")
+    following = pad(ids[:, 1:], (0, 1))  # the last logits are unused
+    after = cross_entropy(rest.float().flatten(0, 1), following.flatten(), reduction="none")
+    return mask, -torch.cat([start[:, None], after.view_as(following)[:, :-1]], dim=1)

@@ -101,7 +101,8 @@ class Table:
         """The mean rate of `target` under random directions."""
         start = name(target, RANDOM)
         sources = [c.partition("|")[2] for c in self.matrix.conditions if c.startswith(start)]
-        return np.mean([self.rate(target, s) for s in sources or [f"{RANDOM}0"]], axis=0)
+        every = [self.rate(target, source) for source in sources or [f"{RANDOM}0"]]
+        return np.asarray(np.mean(every, axis=0))
 
     def n(self, *sums: Floats) -> int:
         """The smallest number of answers among the conditions of some sums."""

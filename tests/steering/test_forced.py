@@ -11,9 +11,9 @@ TEXTS = [(tokens(1, 9), 5), (tokens(2, 12), 10), (tokens(3, 7), 2)]  # ids, star
 
 
 def test_log_probabilities_of_answers_are_those_of_a_single_pass(llama: Any) -> None:
-    read = forced(llama, [(ids[:start], ids[start:]) for ids, start in TEXTS])
-    assert read.mask.sum(-1).tolist() == [4, 2, 5]
-    for found, (ids, start) in zip(read.chosen(), TEXTS, strict=True):
+    mask, logs = forced(llama, [(ids[:start], ids[start:]) for ids, start in TEXTS])
+    assert mask.sum(-1).tolist() == [4, 2, 5]
+    for found, (ids, start) in zip(logs, TEXTS, strict=True):
         with torch.no_grad():
             tables = llama(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
         expected = tables[torch.arange(start - 1, len(ids) - 1), torch.tensor(ids[start:])]
