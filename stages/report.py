@@ -18,7 +18,6 @@ from em_geometry.settings import Params
 PRINTED = "figure5"  # by matplotlib, for papers
 OFFERED = (
     "claims.csv",
-    "transfer_conditions.csv",
     "multiverse.csv",
 )  # for download
 

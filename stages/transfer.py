@@ -1,13 +1,12 @@
 """Stage `transfer`: unsteered rates, and what vectors change in answers of own model and base."""
 
-from em_geometry.io.files import write_text
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
 from em_geometry.stats.estimate import Estimate
-from em_geometry.transfer.conditions import Table, condition_table, read_answers
-from em_geometry.transfer.effects import baseline, transfer
+from em_geometry.transfer.conditions import Table, read_answers
+from em_geometry.transfer.effects import baseline, of_conditions, transfer
 
 
 @stage
@@ -23,6 +22,5 @@ def main(params: Params) -> None:
     table = Table.of(answers, judging, chosen.rate)
     results = transfer(table, organisms, params.named_pairs(), chosen.no_effect)
     intervals = [key for key, each in results.items() if isinstance(each, Estimate)]
-    put_results("transfer", {"rate": chosen.rate, **results}, ["rate", *intervals])
-    conditions = condition_table(answers, judging)
-    write_text(paths.plot("transfer_conditions.csv"), conditions.write_csv(float_precision=4))
+    every = {"rate": chosen.rate, **results, "condition": of_conditions(answers, judging)}
+    put_results("transfer", every, ["rate", *intervals])

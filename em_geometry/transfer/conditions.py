@@ -17,8 +17,7 @@ import polars as pl
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet
 from em_geometry.judging.judge import statuses
-from em_geometry.judging.rates import RateMatrix, RateName, flat, rate_matrix, rates
-from em_geometry.progress import Progress
+from em_geometry.judging.rates import RateMatrix, RateName, rate_matrix
 from em_geometry.settings import Judging
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import OK, Estimate
@@ -44,17 +43,6 @@ def read_answers(files: Mapping[Path, Sequence[str]], aspects: Sequence[str]) ->
     return frame.with_columns(
         condition=pl.Series(names, dtype=pl.String), status=statuses(frame, aspects)
     )
-
-
-def condition_table(answers: pl.DataFrame, judging: Judging) -> pl.DataFrame:
-    """One row a condition: rates with intervals, coherence."""
-    keys = ["target", "source", "kind", "relative_dose", "layer"]
-    rows = []
-    with Progress("rates", answers.select(keys).n_unique(), unit="conditions") as progress:
-        for values, part in answers.group_by(keys, maintain_order=True):
-            rows.append(dict(zip(keys, values, strict=True)) | flat(rates(part, judging)))
-            progress.advance()
-    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,6 +59,12 @@ def baseline(
     return results | {"organisms_above_controls": above, "organisms": len(organisms)}
 
 
+def of_conditions(answers: pl.DataFrame, judging: Judging) -> Nested:
+    """All rates of every condition, by `<target>.<source>`."""
+    groups = answers.sort("condition").group_by("target", "source", maintain_order=True)
+    return {f"{target}.{source}": rates(rows, judging) for (target, source), rows in groups}
+
+
 def transfer(
     table: Table, organisms: Sequence[str], named: Pairs, no_effect: float
 ) -> dict[str, Leaf]:

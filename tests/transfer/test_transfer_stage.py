@@ -40,7 +40,7 @@ def baseline(model: str, frame: pl.DataFrame, chosen: Params = PARAMS) -> Result
 
 def test_every_condition_has_its_numbers(results: Results) -> None:
     assert results.rows["rate"].status == "em_betley"
-    assert results.names() == ["rate", "own", "base", "named_pair", "random"]
+    assert results.names() == ["rate", "own", "base", "named_pair", "random", "condition"]
     wanted = {f"own.{s}": (s, s) for s in DOSES} | {f"base.{s}": (s, "base") for s in DOSES}
     wanted["named_pair.profanity__finance.risk_difference"] = ("profanity", "finance")
     for key, (source, target) in wanted.items():
@@ -79,12 +79,11 @@ def test_baseline(results: Results) -> None:
 
 
 def test_conditions(results: Results) -> None:
-    rows = pl.read_csv("plots/transfer_conditions.csv").to_dicts()
     # unsteered and random; all vectors on the base, own ones, a named pair
-    assert len(rows) == 4 * 2 + 3 + 3 + 1
-    by_kind = {r["kind"]: r for r in rows if r["target"] == "sports"}
-    assert by_kind["unsteered"]["em_betley_pct"] == 20
-    assert by_kind["vector"]["coherent_pct"] == 100
+    sources = [(t, s) for t in results.names("condition") for s in results.names(f"condition.{t}")]
+    assert len(sources) == len({*sources}) == 4 * 2 + 3 + 3 + 1
+    assert results.number("condition.sports.none.em_betley") == 20
+    assert results.number("condition.sports.sports.coherent") == 100
 
 
 def test_rows_may_come_in_any_order(results: Results) -> None:
@@ -107,8 +106,7 @@ def test_no_coherent_answers_is_a_reason_not_a_zero() -> None:
     reason = "undefined: no coherent answers"
     assert found["own.sports"].status == found["own.sports.beyond_random"].status == reason
     assert found["base.sports"].status == "ok"
-    rows = pl.read_csv("plots/transfer_conditions.csv").filter(chosen)
-    assert rows.filter(pl.col("target") == "sports")["em_betley_pct"].to_list() == [None]
+    assert found["condition.sports.sports.em_betley"].status.startswith("undefined")
 
 
 def test_an_organism_stands_out_by_answers_that_it_did_not_recite() -> None:
