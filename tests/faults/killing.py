@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class Kill:
     Attributes:
         lines: of progress that the stage prints before it; 0 = while it starts and loads.
         delay: seconds after that line.
-        victim: the stage; all, DVC among them; or one Ray worker, which the stage survives.
+        victim: the stage; or all, DVC among them.
     """
 
     lines: int
@@ -70,10 +70,7 @@ def progress(line: str) -> re.Match[str] | None:
 
 
 def planned(
-    kills: Mapping[str, int],
-    told: Mapping[str, int],
-    rng: random.Random,
-    victims: Sequence[str] = ("stage", "all"),
+    kills: Mapping[str, int], told: Mapping[str, int], rng: random.Random
 ) -> dict[str, list[Kill]]:
     """Kills by stage instance, so many of each stage as `kills` says, in seeded places.
 
@@ -90,9 +87,8 @@ def planned(
     for name, number in sorted(spread.items()):
         plan[name] = []
         for _ in range(number):
-            victim = rng.choice(victims)
-            # A worker has its model after the first line.
-            lines = rng.randint(victim == "worker", max(1, told[name] // number))
+            victim = rng.choice(("stage", "all"))
+            lines = rng.randint(0, max(1, told[name] // number))
             delay = rng.uniform(0.0, 0.3) if lines else rng.uniform(0.5, 4.0)
             plan[name].append(Kill(lines, delay, victim))
     return plan
@@ -150,7 +146,7 @@ class Repro:
                 if strike(process, kill.victim):
                     self.struck.append(f"{stage} {kill}")
                     self.plan[stage].pop(0)
-                    killed = kill.victim != "worker"
+                    killed = True
                 kill = None
         return killed
 
@@ -169,17 +165,15 @@ class Repro:
 def strike(process: subprocess.Popen[str], victim: str) -> bool:
     """Kills one of the processes below `dvc repro`, or all; False when the stage has ended."""
     below = psutil.Process(process.pid).children(recursive=True)
-    word = "ray::Worker" if victim == "worker" else "stages."
-    chosen = [child for child in below if word in commandline(child)]
+    chosen = [child for child in below if "stages." in commandline(child)]
     if not chosen:
         return False
     if victim == "all":
         os.killpg(process.pid, signal.SIGKILL)
-    for child in chosen[:1] if victim == "worker" else chosen:
+    for child in chosen:
         with suppress(psutil.NoSuchProcess):
             child.kill()
-    if victim != "worker":
-        psutil.wait_procs(below, timeout=20)  # DVC asks which run; Ray's end with their driver
+    psutil.wait_procs(below, timeout=20)  # DVC asks which run
     return True
 
 
