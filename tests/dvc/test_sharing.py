@@ -16,33 +16,15 @@ from tests.dvc.conftest import Place
 S3 = all(importlib.util.find_spec(name) for name in ("dvc_s3", "moto", "flask"))
 
 
-def clone(place: Place) -> Place:
-    """A clone with no cache and no memory of the first place."""
-    target = place.folder.parent / "clone"
-    place.run("git", "clone", "-q", str(place.folder), str(target))
-    return Place(target, place.home.parent / "other-home")
-
-
 def test_a_fresh_clone_with_a_full_remote_runs_nothing(place: Place) -> None:
-    fresh = clone(place)
+    """It has no cache and no memory of the first place."""
+    fresh = Place(place.folder.parent / "clone", place.home.parent / "other-home")
+    place.run("git", "clone", "-q", str(place.folder), str(fresh.folder))
     done = fresh.dvc("repro", "--pull", "--allow-missing")
     assert "Running stage" not in done.stdout
     fresh.dvc("pull", "-q")
     assert fresh.contents() == place.contents()
     assert fresh.git("status", "--porcelain") == ""
-
-
-def test_a_shared_run_is_not_run_again(place: Place) -> None:
-    """The run cache: another clone that comes to the same inputs takes the outputs."""
-    (place.folder / "params.yaml").write_text("size: 6000\n")
-    place.dvc("repro", "-q")
-    place.dvc("push", "-q", "--run-cache")
-    fresh = clone(place)  # the change was not committed
-    (fresh.folder / "params.yaml").write_text("size: 6000\n")
-    fresh.dvc("pull", "-q", "--run-cache", ok=False)
-    done = fresh.dvc("repro", "--pull")
-    assert "Running stage" not in done.stdout
-    assert fresh.contents() == place.contents()
 
 
 @pytest.fixture
