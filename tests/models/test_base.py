@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from em_geometry.settings import Params
 from stages import base_model
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
+COPY, WEIGHTS = "a copied größe", "model.safetensors"
 
 
 def with_source(smol: dict[str, Any], source: str, revision: str | None = None) -> Params:
@@ -64,19 +66,11 @@ def test_the_hash_covers_weights_config_and_template(tiny_checkpoint: Path, tmp_
 @pytest.fixture
 def copied(tiny_params: Params, tiny_checkpoint: Path, workplace: Path) -> tuple[Params, Path]:
     """A checkpoint to be damaged, and params that name it."""
-    folder = Path(shutil.copytree(tiny_checkpoint, workplace / "a copied größe"))
+    folder = Path(shutil.copytree(tiny_checkpoint, workplace / COPY))
     source = tiny_params.base.model_copy(update={"source": f"path:{folder}"})
     params = tiny_params.model_copy(update={"base": source})
     base_model.main(params)
     return params, folder
-
-
-def unloadable(copied: tuple[Params, Path]) -> str:
-    """What is said of a checkpoint that was damaged before it was recorded."""
-    base_model.main(copied[0])
-    with pytest.raises(UserError) as caught:
-        models(copied[0]).load("base")
-    return str(caught.value)
 
 
 def test_a_whole_copy_loads_leaves_gradients_on_and_is_hashed_once_a_process(
@@ -105,9 +99,9 @@ def test_a_home_folder_is_expanded(
 def test_replaced_weights_are_noticed_and_are_another_model(copied: tuple[Params, Path]) -> None:
     params, folder = copied
     before = models(params).load("base").sha256
-    tensors = load_file(folder / "model.safetensors")
+    tensors = load_file(folder / WEIGHTS)
     tensors["model.norm.weight"] *= 2
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(UserError, match="changed since") as caught:
         models(params).load("base")
     assert "dvc repro --force base_model" in str(caught.value)
@@ -115,55 +109,56 @@ def test_replaced_weights_are_noticed_and_are_another_model(copied: tuple[Params
     assert models(params).load("base").sha256 != before
 
 
-@pytest.mark.parametrize("kept", [0, -100])
-def test_truncated_weights(copied: tuple[Params, Path], kept: int) -> None:
-    weights = copied[1] / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:kept])
-    assert "cannot be loaded" in unloadable(copied)
+def change_json(path: Path, change: Callable[[Any], object]) -> None:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    change(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
 
 
-def test_missing_weights_are_not_made_up(copied: tuple[Params, Path]) -> None:
-    tensors = load_file(copied[1] / "model.safetensors")
+def truncated(folder: Path, size: int) -> None:
+    weights = folder / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:size])
+
+
+def without_a_matrix(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
     del tensors["model.layers.2.mlp.up_proj.weight"]
-    save_file(tensors, copied[1] / "model.safetensors", metadata={"format": "pt"})
-    assert "layers.2.mlp.up_proj" in unloadable(copied)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_broken_config_and_tokenizer(copied: tuple[Params, Path], name: str) -> None:
-    (copied[1] / name).write_text("{", encoding="utf-8")
-    assert copied[1].name in unloadable(copied)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"rope_parameters": {"rope_type": "yarn"}},
-        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
-    ],
-    ids=["rope", "quantised"],
-)
-def test_settings_that_the_library_cannot_follow(
-    copied: tuple[Params, Path], settings: dict[str, Any]
-) -> None:
-    path = copied[1] / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings), encoding="utf-8")
-    assert copied[1].name in unloadable(copied)
-
-
-def test_no_tokenizer(copied: tuple[Params, Path]) -> None:
-    for path in copied[1].glob("*token*"):
-        path.unlink()
-    with pytest.raises(UserError, match="tokenizer"):
-        models(copied[0]).tokenizer()
-
-
-def test_a_tokenizer_of_another_model(copied: tuple[Params, Path]) -> None:
-    config, tokenizer = (
-        json.loads((copied[1] / name).read_text()) for name in ("config.json", "tokenizer.json")
-    )
+def with_a_new_token(folder: Path) -> None:
+    """One that the model has no embedding of."""
+    words = json.loads((folder / "config.json").read_text())["vocab_size"]
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
-    new = {"id": config["vocab_size"], "content": "<|new|>"} | flags
-    tokenizer["added_tokens"].append(new)
-    (copied[1] / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    assert "tokenizer" in unloadable(copied)
+    new = {"id": words, "content": "<|new|>"} | flags
+    change_json(folder / "tokenizer.json", lambda d: d["added_tokens"].append(new))
+
+
+def with_settings(**settings: Any) -> Callable[[Path], None]:
+    return lambda folder: change_json(folder / "config.json", lambda d: d.update(settings))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty weights": (lambda f: truncated(f, 0), "cannot be loaded"),
+    "truncated weights": (lambda f: truncated(f, -100), "cannot be loaded"),
+    "a matrix is missing": (without_a_matrix, "layers.2.mlp.up_proj"),  # and is not made up
+    "broken config": (lambda f: (f / "config.json").write_text("{"), COPY),
+    "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), COPY),
+    "no tokenizer": (lambda f: [path.unlink() for path in f.glob("*token*")], "tokenizer"),
+    "a tokenizer of another model": (with_a_new_token, "tokenizer"),
+    "rope": (with_settings(rope_parameters={"rope_type": "yarn"}), COPY),
+    "quantised": (
+        with_settings(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        COPY,
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_was_damaged_before_it_was_recorded(copied: tuple[Params, Path], damage: str) -> None:
+    (params, folder), (change, says) = copied, DAMAGES[damage]
+    change(folder)
+    base_model.main(params)
+    with pytest.raises(UserError) as caught:
+        models(params).load("base")
+    assert says in str(caught.value)

@@ -233,7 +233,7 @@ def test_one_row_that_does_not_fit(llama: Any, monkeypatch: pytest.MonkeyPatch) 
         sample(llama, mixed_rows(3), SAMPLING, SOME)
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "qwen2", "gemma2", "gemma3"])
+@pytest.mark.parametrize("family", ["gpt_neox", "qwen2", "qwen3", "gemma2", "gemma3"])
 def test_other_architectures(family: str) -> None:
     """Branching prefill, sliding windows and caches of other families equal rows alone."""
     mixed = {"layer_types": ["sliding_attention", "full_attention"] * 2}
