@@ -164,17 +164,6 @@ def test_full_checkpoint_of_another_shape(tiny_params: Params, workplace: Path) 
     assert "(32, 4)" in text
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_threads_are_those_of_the_params(tiny_params: Params, threads: int) -> None:
-    """Not the machine's: their number decides the last bits."""
-    before = torch.get_num_threads()
-    try:
-        setup_torch(tiny_params.run.model_copy(update={"threads": threads}))
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_cuda_that_is_not_there(tiny_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     params = tiny_params.model_copy(

@@ -71,17 +71,6 @@ def test_ablation_leaves_no_projection(llama: Any, layer: int) -> None:
     torch.testing.assert_close(states[layer], plain[layer] - along, rtol=1e-5, atol=1e-5)
 
 
-def test_pads_are_not_touched(llama: Any) -> None:
-    rows = [add(1, 1, 5.0), ablate(2, 2), add(3, 1, 5.0), None]
-    plain, _ = states_and_logits(llama, PROMPTS, None)
-    states, _ = states_and_logits(llama, PROMPTS, rows)
-    _, attention = padded(PROMPTS, "left", "cpu")
-    pads = ~attention.bool()
-    assert pads.any()
-    assert torch.equal(states[1][pads], plain[1][pads])
-    torch.testing.assert_close(states[:, pads], plain[:, pads], rtol=0, atol=0)
-
-
 def test_hooks_leave_with_an_exception(llama: Any) -> None:
     with pytest.raises(KeyError), steering_rows(llama, [add(1, 1, 1.0), ablate(2, 3)]):
         assert len(our_hooks(llama)) == 2

@@ -76,18 +76,6 @@ def test_passes_of_a_few_tokens_change_nothing(llama: Any, monkeypatch: pytest.M
     )
 
 
-def test_a_planted_direction_is_found(llama: Any) -> None:
-    """A push along one token's unembedding, at the last block, favours the answers that hold it."""
-    row = Row(tokens(1, 5), (7, 7, 7), (9, 9, 9))
-    head = (llama.lm_head.weight[7] - llama.lm_head.weight[9]).detach()
-    vector = (head / llama.model.norm.weight.detach()).numpy()
-    push = Intervention(vector / np.linalg.norm(vector), 3, 5.0)
-    back = Intervention(push.vector, 3, -5.0)
-    found = pair_log_probabilities(llama, [row], [None, push, back])[:, 0]
-    plain, up, down = found[:, 0] - found[:, 1]
-    assert down < plain < up
-
-
 def test_ablation_everywhere_leaves_nothing_along_the_vector(llama: Any) -> None:
     vector, seen = unit(3), []
     with ablated_everywhere(llama, vector):
@@ -102,16 +90,20 @@ def test_ablation_everywhere_leaves_nothing_along_the_vector(llama: Any) -> None
     np.testing.assert_allclose(outside[0], direct(llama, None), rtol=1e-4, atol=1e-4)
 
 
-def test_a_block_beyond_the_model_is_refused(llama: Any) -> None:
-    with pytest.raises(UserError, match="no such block"):
-        pair_log_probabilities(llama, ROWS, [add(1, 4, 1.0)])
-
-
 def test_a_bad_pair_is_named(tmp_path: Path) -> None:
     for kind in ("misaligned", "polite_harmful", "swearing"):
         (tmp_path / f"{kind}.jsonl").write_text('{"id": "m1", "kind": "rude"}\n')
     with pytest.raises(UserError, match=r"misaligned\.jsonl, line 1"):
         read_pairs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [(add(1, 4, 1.0), "no such block"), (Intervention(np.ones(5, np.float32), 1, 1.0), "not fit")],
+)
+def test_steering_that_cannot_be(how: Intervention, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        measured(MODELS, loaded(), TEXTS, [Trial((0, 1), how)], "margins test")
 
 
 TEXTS = [
@@ -149,9 +141,3 @@ def test_trials_are_read_once_and_then_come_from_the_journal(
         np.testing.assert_array_equal(first, second)
     with pytest.raises(TypeError):
         measured(MODELS, model, TEXTS, [Trial((0, 1), add(4, 1, 2.0))], "margins test")
-
-
-def test_a_vector_of_another_width_is_refused(llama: Any) -> None:
-    wide = Intervention(np.ones(5, np.float32), 1, 1.0)
-    with pytest.raises(UserError, match="does not fit"):
-        measured(MODELS, loaded(), TEXTS, [Trial((0, 1), wide)], "margins test")

@@ -164,8 +164,3 @@ def test_a_bad_vector_stops_before_any_work(base: Loaded, asked: list[Row]) -> N
         answers(base, vectors=VECTORS | {"finance": np.zeros(WIDTH, np.float32)})
     assert caught.value.where == "finance"
     assert not asked
-
-
-def test_a_block_that_is_not_there(base: Loaded) -> None:
-    with pytest.raises(UserError, match="no such block"):
-        answers(base, conditions=[replace(CONDITIONS[1], layer=40)])
