@@ -149,17 +149,17 @@ def block_batches(llama: Any, rows: Sequence[Row], positions: Positions) -> list
 
 
 @pytest.mark.parametrize(
-    ("positions", "read"), [("all", [2, 2, 4, 6]), ("prompt", [2, 2, 4, 6]), ("response", [2] * 4)]
+    ("positions", "read"), [("all", 2 * 4), ("prompt", 2 * 4), ("response", 2)]
 )
-def test_shared_prompts_are_read_once(llama: Any, positions: Positions, read: list[int]) -> None:
-    """Two prompts, five interventions (blocks 1, 2, 3; two do nothing), three samples each."""
+def test_shared_prompts_are_read_once(llama: Any, positions: Positions, read: int) -> None:
+    """Two prompts, five interventions (three, and two that do nothing), three samples each."""
     rows = [
         Row(tokens(p, 4 + p), 100 * p + 10 * s + k, how)
         for p in range(2)
         for k, how in enumerate(SHARED)
         for s in range(3)
     ]
-    assert block_batches(llama, rows, positions) == read
+    assert block_batches(llama, rows, positions) == [read] * 4
 
 
 def test_prompts_are_not_shared_across_coefficients_layers_and_modes(llama: Any) -> None:
@@ -172,7 +172,7 @@ def test_prompts_are_not_shared_across_coefficients_layers_and_modes(llama: Any)
         Intervention(unit(2), 1, 2.0),
     ]
     rows = [Row(tokens(3, 6), 9, how) for how in hows]
-    assert block_batches(llama, rows, "all") == [1, 1, 5, 5]
+    assert block_batches(llama, rows, "all") == [5] * 4
 
 
 def test_long_prompts_are_read_in_parts(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_one_row_that_does_not_fit(llama: Any, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "qwen2", "qwen3", "gemma2", "gemma3"])
 def test_other_architectures(family: str) -> None:
-    """Branching prefill, sliding windows and caches of other families equal rows alone."""
+    """Steered prompts, sliding windows and caches of other families equal rows alone."""
     mixed = {"layer_types": ["sliding_attention", "full_attention"] * 2}
     model = random_model(family, VOCABULARY, 4, **(mixed if "gemma" in family else {}))
     rows = mixed_rows()
