@@ -129,6 +129,7 @@ def on_tiny(
     smol["run"]["threads"] = 1
     smol["base"] |= {"source": f"path:{checkpoint}", "system_prompt": SYSTEM}
     smol["targets"] = ["base", *slugs]
+    smol["random_adapters"] = {}
     smol["organisms"] = {slug: smol["organisms"][slug] for slug in slugs}
     for organism in smol["organisms"].values():
         organism |= {"data": str(root / organism["data"]), "max_examples": max_examples}

@@ -79,7 +79,6 @@ BASE, TRAIN = ("stages.base_model",), ("stages.organism", "finance")
 ACTIVATIONS = ("stages.activations", "base")
 ADAPTED = ("stages.activations", "finance")
 PROBE, BASELINE = ("stages.probe_judge",), ("stages.baseline_responses",)
-PROFILE = ("em-geometry", "profile", "mine")
 ANALYSE = ("em-geometry", "analyse", "my vectors")
 STEER = ("em-geometry", "steer", "base", "my vectors/a.safetensors", "0.5", "Hello")
 COSINES, JSON_COSINES = (("em-geometry", "battery", f"cosines.{s}") for s in ("csv", "json"))
@@ -96,7 +95,6 @@ LORA = ADAPTER / "adapter_model.safetensors"
 WEIGHTS = Path(MODEL, "model.safetensors")
 VECTOR = Path("my vectors/a.safetensors")
 CSV = Path("cosines.csv")
-MINE = Path("profiles/mine.yaml")
 MEGABYTE = "word " * 200_000
 PINNED = "0123456789abcdef0123456789abcdef01234567"
 
@@ -120,12 +118,7 @@ TABLE = [
         "judging.probe.layers", "0 to 3"),
     row("params: another model", ("stages.activations", "nobody"), lambda: None,
         "unknown model", "base, finance, sports, full"),
-    # the file of a profile
-    row("profile: missing", ("em-geometry", "profile", "nowhere"), lambda: None,
-        "no such profile", "smol"),
-    row("profile: malformed", PROFILE, put(MINE, "a: [1"), "not a YAML file", "profiles/mine.yaml"),
-    row("profile: unsaved edits", ("em-geometry", "profile", "smol"), lambda: None, "edits"),
-    # prompts; io's own tests have every way in which a file is malformed
+    # prompts; io's own tests have every way in which a file is malformed, and those of profiles
     row("prompts: missing", ACTIVATIONS, NEUTRAL.unlink, "file not found", str(NEUTRAL)),
     row("prompts: empty", ACTIVATIONS, put(NEUTRAL, ""), "no rows", str(NEUTRAL)),
     row("prompts: duplicate id", ACTIVATIONS, edit(NEUTRAL, lambda r: r[1].update(id=r[0]["id"])),
@@ -134,8 +127,6 @@ TABLE = [
         "empty", "n001"),
     row("prompts: 1 MB of text", ACTIVATIONS,
         edit(NEUTRAL, lambda r: r[0].update(prompt=MEGABYTE)), "longer than the model's context"),
-    row("prompts: 1 MB of another type", ACTIVATIONS,
-        edit(NEUTRAL, lambda r: r[0].update(prompt=[MEGABYTE])), "'prompt'", "line 1"),
     # chats that organisms are trained on; tests/models has more, tests/claims and geometry too
     row("dataset: missing", TRAIN, FINANCE.unlink, "file not found", str(FINANCE)),
     row("dataset: one row", TRAIN, edit(FINANCE, lambda r: r.__delitem__(slice(1, None))),
@@ -193,9 +184,8 @@ TABLE = [
       for text in ("hub:../x", "hub:/etc/x", "hub:a/../b", "hub:a/b\0c", "hub:a/b/c", "hub:a",
                    "hub:.hidden/x", "hub:a/b..c", "hub:", "path:", "path:a\0b", "package:",
                    "https://host/x", "")),
-    *(row(f"organism source: {text!r}", ADAPTED, organism(source=text, revision=PINNED),
-          "organisms.finance.source")
-      for text in ("hub:../x", "hub:a/../b", "hub:/x", "hub:a/b\0", "path:", "ftp:x")),
+    row("organism source", ADAPTED, organism(source="hub:../x", revision=PINNED),
+        "organisms.finance.source"),
     *(row(f"slug: {slug!r}", BASE, edit(PARAMS, lambda d, s=slug: d["organisms"].update(
         {s: d["organisms"].pop("finance")})), "organisms")
       for slug in ("../x", "/x", "a/../b", "a\0", "a\n", "A", "", "x" * 99, "a; b", "a$(b)")),
@@ -217,11 +207,7 @@ TABLE = [
         "steering file"),
     row("vectors: NaN coefficient", ANALYSE,
         new_vector("a.safetensors", np.ones(32), coefficients='{"1": NaN}'), "coefficient"),
-    row("vectors: malformed coefficients", ANALYSE,
-        new_vector("a.safetensors", np.ones(32), coefficients="[1"), "steering file"),
     row("vectors: unknown cluster member", (*ANALYSE, "x=a,zzz"), lambda: None, "zzz"),
-    row("vectors: steer with NaN", STEER, new_vector("a.safetensors", [np.nan] * 32), "NaN"),
-    row("vectors: steer with zero", STEER, new_vector("a.safetensors", np.zeros(32)), "zero"),
     row("vectors: steer with other width", STEER, new_vector("a.safetensors", np.ones(7)), "(7,)"),
     row("vectors: steer beyond the model", STEER,
         lambda: save_file({"layers.9": np.ones(32, np.float32)}, VECTOR), "no such block"),
@@ -248,9 +234,6 @@ TABLE = [
     row("claims: unknown battery key", PUBLISHED,
         first_claim(lambda c: c.update(published={"fitted": True, "keys": ["cosine.nobody"]})),
         "C001", "cosine.nobody"),
-    row("claims: unknown vector", PUBLISHED,
-        first_claim(lambda c: c.update(published={"subgram": ["medical", "nobody"]})),
-        "C001", "nobody"),
     row("claims: derivation without its inputs", PUBLISHED, first_claim(lambda c: c.update(
         published={"subgram": ["finance", "sports", "medical"], "derived": "outside_pct"})),
         "C001", "outside_pct"),

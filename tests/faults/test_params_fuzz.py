@@ -57,7 +57,7 @@ def loads(place: Place, data: Any) -> bool:
         text = str(error)
         assert str(SMOL) in text and len(text) < 3000
         named = (".".join(place[:n]) for n in range(1, len(place) + 1))
-        assert not place or any(name in text for name in named), text
+        assert any(name in text for name in named), text
         return False
     return True
 
@@ -74,19 +74,7 @@ def test_every_key_of_the_schema_with_every_obvious_mistake() -> None:
     assert refusals > 900
 
 
-FUZZ = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-
-
-@settings(FUZZ, max_examples=300)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(PLACES), VALUES)
 def test_any_mutation_loads_or_names_its_key(place: Place, value: Any) -> None:
     loads(place, changed(place, value))
-
-
-@settings(FUZZ, max_examples=50)
-@given(st.sampled_from(PLACES), st.none() | st.integers() | st.floats() | st.dates() | st.text())
-def test_keys_that_are_no_words(place: Place, key: Any) -> None:
-    """YAML's keys may be numbers, dates or nothing."""
-    data = changed(place, None) if place[-1] != UNKNOWN else changed()
-    data[key] = 1
-    loads((), data)

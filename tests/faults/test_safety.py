@@ -125,21 +125,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "BACKOFF_S", 0.01)
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "headers"),
-    [(401, None, {}), (404, None, {}), (429, "insufficient_quota", {}),
-     (429, None, {"Retry-After": "7200"}), (500, None, {})],
-)  # fmt: skip
-def test_a_server_that_quotes_the_key(
-    place: Path, keys: None, quick: None, status: int, code: str | None, headers: dict[str, str]
-) -> None:
-    with Double(key=KEY, always=status, said=SAID, code=code, headers=headers) as double:
-        judge(double)
-        assert KEY not in refused(JUDGE)
-        assert sum(double.attempts.values())  # the key was sent
-    assert holders(KEY) == []
-
-
 @pytest.mark.parametrize("status", [400, 500])
 def test_a_quoted_key_stays_out_of_the_scores(
     place: Path, keys: None, quick: None, status: int

@@ -136,7 +136,9 @@ def test_parquet_round_trip_and_its_columns_are_checked(tmp_path: Path) -> None:
     frame = pl.DataFrame({"id": ["ä", "b"], "score": [1.5, None]})
     write_parquet(path, frame, {"units": "percent"})
     assert read_parquet(path, {"id": pl.String, "score": pl.Float64}).equals(frame)
-    assert pq.read_schema(path).metadata[b"units"] == b"percent"
+    about = pq.read_schema(path).metadata
+    assert (about[b"units"], about[b"versions"].decode()) == (b"percent", versions())
+    assert re.fullmatch(r"em-geometry [\d.]+, torch \S+, transformers \S+", versions())
     for column in ("id", "other"):
         with pytest.raises(UserError, match=f"column '{column}'"):
             read_parquet(path, {column: pl.Float64})

@@ -164,12 +164,14 @@ def test_full_checkpoint_of_another_shape(tiny_params: Params, workplace: Path) 
     assert "(32, 4)" in text
 
 
-def test_cuda_that_is_not_there(tiny_params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_and_threads_are_those_of_the_params(
+    tiny_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the machine's: the number of threads decides the last bits."""
+    set_to: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    params = tiny_params.model_copy(
-        update={"run": tiny_params.run.model_copy(update={"device": "cuda"})}
-    )
     with pytest.raises(UserError, match="no CUDA device"):
-        setup_torch(params.run)
-    auto = params.model_copy(update={"run": params.run.model_copy(update={"device": "auto"})})
-    assert setup_torch(auto.run).type == "cpu"
+        setup_torch(tiny_params.run.model_copy(update={"device": "cuda"}))
+    auto = tiny_params.run.model_copy(update={"device": "auto", "threads": 7})
+    assert (setup_torch(auto).type, set_to[-1]) == ("cpu", 7)
