@@ -370,8 +370,8 @@ class Params(Section):
         return {slug: o.repeats for slug, o in self.organisms.items() if o.repeats is not None}
 
     def answering(self) -> list[str]:
-        """Targets whose answers are sampled; margins say enough of random adapters."""
-        return [slug for slug in self.targets if slug not in self.random_adapters]
+        """Targets whose answers are sampled; of repeats and random adapters margins say enough."""
+        return [BASE, *self.originals()]
 
     def steered(self) -> list[str]:
         """Targets that answer under vectors: base and organisms."""

@@ -59,7 +59,7 @@ def count(params: Params) -> Counts:
     evaluation = len(questions(params))
     prompts, judging, targets = read_prompts(params.prompts), params.judging, len(params.targets)
     answers = {
-        "baseline": targets * params.baseline.samples * evaluation,
+        "baseline": len(params.answering()) * params.baseline.samples * evaluation,
         "steered": _steered(params) * evaluation,
     }
     total, new = sum(answers.values()), params.sampling.max_new_tokens
@@ -115,7 +115,9 @@ def _pairs(params: Params) -> float:
     if not unmeasured(params.monitoring, params.training, params.organisms):
         trainings = len(params.monitoring.organisms) + len(benign(params.organisms))
         checkpoints = trainings * len(params.training.checkpoints)
-        read += checkpoints * len(indices(pairs, "misaligned", "reporting"))
+        read += checkpoints * len(
+            indices(pairs, "misaligned", "reporting", params.margins.other_pairs)
+        )
     return read * (float(np.mean(texts)) / CHARACTERS + TEMPLATE)
 
 
