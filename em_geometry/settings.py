@@ -262,7 +262,7 @@ class Transfer(Section):  # transfer effectiveness and asymmetry (paper sec. 2.3
 
 
 class Report(Section):  # the page at the end
-    wide_interval: Percent = 40.0  # intervals wider than this are named in the first lines
+    model: str | None = None  # what page and figures call the base model; null = its source
     responses_shown: Positive = 3  # answers per condition in the browser of answers
 
 

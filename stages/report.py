@@ -1,21 +1,16 @@
 """Stage `report`: the figures and the page; an input that is missing is named in its place."""
 
-from pathlib import Path
-
 from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import judge_claim
 from em_geometry.io.files import atomic_path, write_text
 from em_geometry.project import paths
 from em_geometry.project.command import stage
-from em_geometry.report.behaviour_figures import UNITS, claim_rows
 from em_geometry.report.figures import READ, draw_all, read_table
 from em_geometry.report.page import provenance, render
-from em_geometry.report.print_figure import print_claims
 from em_geometry.report.samples import read_answers
 from em_geometry.settings import Params
 
-PRINTED = "figure5"  # by matplotlib, for papers
 OFFERED = (
     "claims.csv",
     "multiverse.csv",
@@ -24,18 +19,14 @@ OFFERED = (
 
 @stage
 def main(params: Params) -> None:
-    kind, _, source = params.base.source.partition(":")
-    model = Path(source).name if kind == "path" else source
+    model = params.report.model or params.base.source.partition(":")[2]
     metrics = Metrics.read(paths.TABLES)
     ledger = read_claims(paths.CLAIMS)
     judged = [judge_claim(claim, metrics) for claim in ledger]
     tables = {name: read_table(paths.plot(f"{name}.csv")) for name in READ}
     figures = draw_all(params, model, metrics, judged, tables)
     for figure in figures:
-        if figure.name == PRINTED:
-            panels = {label: claim_rows(judged, unit) for unit, label in UNITS.items()}
-            print_claims(panels, figure.title, paths.plot(PRINTED))
-        elif figure.name.startswith("figure"):
+        if figure.name.startswith("figure"):
             write_text(paths.plot(f"{figure.name}.svg"), figure.svg)
             with atomic_path(paths.plot(f"{figure.name}.png")) as temporary:
                 temporary.write_bytes(figure.png)

@@ -89,11 +89,12 @@ def figure(name: str, model: str, chart: Any) -> Figure:
         name: key of `page/figures.yaml`.
         model: what was measured.
     """
-    about = words("figures.yaml")[name]
+    every = words("figures.yaml")
+    about, number = every[name], [*every].index(name) + 1
     if isinstance(chart, str):
         said = data([{"text": chart}]).mark_text(color=GREY, fontSize=13).encode(text="text:N")
         chart = said.properties(width=WIDTH, height=60)
-    title = about["title"].format(model=model)
+    title = f"Figure {number}. {about['title'].format(model=model)}"
     return Figure(name, title, about["caption"], about["section"], chart)
 
 

@@ -19,10 +19,9 @@ from em_geometry.settings import Params
 
 FROM_TABLES: dict[str, Callable[[pl.DataFrame], Any]] = {  # table under plots/ -> its picture
     "layer_sweep": partial(geometry.by_block, title="margin gained (nats)", key="vector", level=0),
-    "multiverse": geometry.multiverse,
     "power": geometry.power,
 }
-READ = ("base_similarity", *FROM_TABLES)  # tables that figures are of
+READ = ("base_similarity", "multiverse", *FROM_TABLES)  # tables that figures are of
 
 
 def read_table(path: Path) -> pl.DataFrame | None:
@@ -51,7 +50,7 @@ def draw_all(
     judged: Sequence[Judged],
     tables: Mapping[str, pl.DataFrame | None],
 ) -> list[Figure]:
-    """Figures 1 to 6, and pictures of further tables where these are there.
+    """Figures 1 to 8, and pictures of further tables where these are there.
 
     Args:
         model: name of the measured base model.
@@ -68,6 +67,8 @@ def draw_all(
         "figure4": behaviour.dose_response(metrics),
         "figure5": behaviour.claims(judged),
         "figure6": behaviour.monitoring(metrics),
+        "figure7": geometry.references(metrics, published),
+        "figure8": geometry.multiverse(tables.get("multiverse")),
     }
     if metrics.has("calibration", "statistic"):
         charts["nulls"] = geometry.nulls(metrics)

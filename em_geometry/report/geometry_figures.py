@@ -1,4 +1,4 @@
-"""Figures 1 to 3 and those of chance: cosines, their structure, likeness to the base, nulls."""
+"""Figures of the geometry: cosines, structure, likeness to the base, references, chance."""
 
 from __future__ import annotations
 
@@ -334,8 +334,61 @@ def distance(value: float | None, null: Estimate) -> float | None:
     return (value - null.value) / side if side > 0 else None
 
 
-def multiverse(frame: pl.DataFrame) -> Any:
+def references(metrics: Metrics, published: Published) -> Any:
+    """Angles between clusters, and mean cosines, under each reference; words without any."""
+    labels = layout()["words"]["references"]
+    pairs = [n["pair"] for n in metrics.matches("geometry", "reference.base.angle_deg.{pair}")]
+    panels = []
+    for title, level, named in (
+        ("A  Angle (degrees)", 90.0, {f"angle_deg.{p}": p.replace("__", ", ") for p in pairs}),
+        (
+            "B  Mean cosine",
+            0.0,
+            {"within_mean": "within clusters", "cross_mean": "across clusters"},
+        ),
+    ):
+        rows = [
+            {
+                "of": name,
+                "reference": label,
+                "value": found.value,
+                "low": found.low,
+                "high": found.high,
+            }
+            for (key, name), (under, label) in product(named.items(), labels.items())
+            if (found := metrics.measured("geometry", f"reference.{under}.{key}")).value is not None
+        ]
+        paper = [
+            {"of": name, "value": published[at]}
+            for key, name in named.items()
+            if (at := f"{key.replace('angle_deg', 'cluster_angle')}_deg") in published
+        ]
+        y = alt.Y("of:N", sort=[*named.values()], title=None)
+        x = alt.X("value:Q", title=title[3:].lower(), scale=alt.Scale(zero=level == 0))
+        code = chart.coded("reference", [*labels.values()], title=None, orient="bottom")
+        base = chart.data(rows).encode(
+            y=y, yOffset=alt.YOffset("reference:N", sort=[*labels.values()]), color=code["color"],
+            tooltip=["of:N", "reference:N", "value:Q", "low:Q", "high:Q"],
+        )  # fmt: skip
+        ends = base.transform_filter(chart.INTERVAL).mark_rule(strokeWidth=2)
+        layers = alt.layer(
+            chart.rule(level, "x"),
+            ends.encode(x=alt.X("low:Q"), x2="high:Q"),
+            base.mark_point(filled=True, stroke="black").encode(x=x, shape=code["shape"]),
+            chart.diamonds(paper, x="value:Q", y=y),
+        )
+        panels += [layers.properties(title=title, width=280, height=alt.Step(17))] if rows else []
+    return (
+        alt.hconcat(*panels, spacing=30)
+        if panels
+        else "No references in plots/tables/geometry.csv."
+    )
+
+
+def multiverse(frame: pl.DataFrame | None) -> Any:
     """Angle and mean cosine across clusters by reference, span and block; words without cells."""
+    if frame is None:
+        return "No plots/multiverse.csv."
     cells = frame.filter(status="ok").with_columns(
         pl.format("{}, {}", *(pl.col(c).str.replace_all("_", " ") for c in CHOICE)).alias("choice")
     )

@@ -111,8 +111,10 @@ class Results:
             "decimals": lambda value, digits: NONE if value is None else decimals(value, digits),
             "interval": with_interval,
             "joined": joined,
+            "range": _range,
             "short": short,
             "slug": lambda text: text.replace(" ", "-"),
+            "spaced": lambda text: (text or NONE).replace("_", " "),
         }
         found.tests |= {
             "above": lambda value, end: value is not None and value > end,
@@ -135,6 +137,12 @@ class Results:
     @cached_property
     def _template(self) -> Callable[[str], Template]:
         return cache(self.environment.overlay(autoescape=False).from_string)
+
+
+def _range(rows: Sequence[tuple[str, Estimate]]) -> str:
+    """The first and the last of some results with their names."""
+    ends = dict([rows[0], rows[-1]]).items()
+    return " to ".join(f"{with_interval(e, digits=2)} ({name})" for name, e in ends)
 
 
 def _models(found: Results, slugs: Iterable[str]) -> Iterator[Names]:
