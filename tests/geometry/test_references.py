@@ -143,6 +143,17 @@ def test_a_conclusion_holds_where_its_whole_interval_does() -> None:
     assert references.said(Estimate.undefined("no"), -1, -0.3).startswith("undefined")
 
 
+def test_no_interval_goes_where_its_statistic_cannot() -> None:
+    wide = Estimate(-50.0, -150.0, 150.0)
+    for key, low, high in (
+        ("cross_variance.a_pc1_in_b.centred_pct", 0.0, 100.0),
+        ("residual.a__b__c.reduction_pct", -150.0, 150.0),  # a mean can rise without bound
+        ("pc1_ablation.a__b.after", -1.0, 1.0),
+    ):
+        kept = references.within_range(key, wide)
+        assert (kept.low, kept.high) == (low, high)
+
+
 def test_every_reference_has_its_numbers_conclusions_and_verdicts() -> None:
     models = shifts(np.random.default_rng(3), core=1.0)
     spreads: dict[str, Spread | str] = {
