@@ -15,7 +15,7 @@ import yaml
 from em_geometry.judging import client
 from tests.faults.miniature import KEPT
 from tests.faults.stage_runs import contents, finished, refused
-from tests.judging.double import Double
+from tests.judging.double import Double, answer
 
 KEY, TOKEN = "sk-canary-5f2c9a7e1b", "hf_canary8d1e0c55"
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -110,10 +110,10 @@ def judge(double: Double, **values: Any) -> None:
 class Later(Double):
     """Answers the start-up probe, and refuses what comes after it."""
 
-    async def _chat(self, writer: Any, request: dict[str, Any]) -> bool:
+    async def _chat(self, connection: Any, request: dict[str, Any]) -> Any:
         if request["messages"][0]["content"].startswith("Repeat"):
-            return await self._send(writer, 200, self.reply(request))
-        return await super()._chat(writer, request)
+            return answer(200, self.reply(request))
+        return await super()._chat(connection, request)
 
 
 JUDGE = "stages.baseline_judgements"
