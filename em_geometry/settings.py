@@ -209,7 +209,7 @@ class LayerSweep(Section):  # choice of block and dose by margins of the choosin
     doses: Annotated[list[Dose], Field(min_length=1)] = [0.15, 0.3, 0.5]  # relative ones
     random_directions: Positive = 4  # of the same norm, whose mean gain is subtracted
     max_damage: Strength = 0.5  # nats a token that both answers of a pair may lose on average
-    contrast_pairs: Positive | None = None  # so many pairs for other contrasts; null = all
+    pairs: Positive | None = None  # so many of the choosing pairs; null = all
 
 
 class Margins(Section):  # margins of authored answer pairs, the outcome that needs no judge

@@ -1,7 +1,6 @@
 """Stage `layer_sweep`: which block and which coefficient each steering vector gets."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from em_geometry.settings import BASE, Params
 from em_geometry.stats.arrays import Floats
 from em_geometry.steering.conditions import Intervention, random_direction, write_selected
 from em_geometry.steering.margins import measured
-from em_geometry.steering.pairs import Trial, indices, read_pairs, thinned
+from em_geometry.steering.pairs import Trial, indices, read_pairs
 from em_geometry.vectors import sweep
 from em_geometry.vectors.contrasts import ABOUT
 
@@ -35,17 +34,17 @@ def main(params: Params) -> None:
     layers = list(dict.fromkeys(layer for layer, _ in cells))
     units = sweep.candidates(table, f"{how.contrast}.{how.span}", organisms, layers)
     known, pairs = models(params), read_pairs(Path(params.margins.pairs))
-    every = indices(pairs, "misaligned", "choosing")
+    some = indices(pairs, "misaligned", "choosing", settings.pairs)
     loaded = known.load(BASE)
 
-    def read(some: tuple[int, ...], ways: Sequence[Intervention | None]) -> Floats:
+    def read(ways: Sequence[Intervention | None]) -> Floats:
         trials = [Trial(some, way) for way in ways]
         return np.stack(measured(known, loaded, pairs, trials, "layer sweep", params.workers))
 
     width = next(iter(units.values())).shape[-1]
     names = [f"random_{k}" for k in range(settings.random_directions)]
     chance = np.stack([random_direction(width, seed, name) for name in names])
-    found = sweep.tried(partial(read, every), units, chance, cells, table.residual)
+    found = sweep.tried(read, units, chance, cells, table.residual)
     chosen = sweep.choose(found, how.layer, settings.max_damage)
     selected = sweep.selected_of(table, units, chosen, how)
     about = {
@@ -56,9 +55,8 @@ def main(params: Params) -> None:
     }
     write_selected(paths.SELECTED, selected, about)
     results: dict[str, Leaf] = {"contrast": how.contrast, "span": how.span, "rule": str(how.layer)}
-    results |= {"pairs": len(every), "random_directions": len(chance)}
+    results |= {"pairs": len(some), "random_directions": len(chance)}
     results |= sweep.sweep_results(found, chosen, selected)
-    fewer = partial(read, thinned(every, settings.contrast_pairs))
-    results |= sweep.contrast_efficacy(fewer, table, chosen, chance, settings)
+    results |= sweep.contrast_efficacy(read, table, chosen, chance, settings)
     put_results("layer_sweep", results, HEADLINE)
     put_plot("layer_sweep", ["layer", *organisms, "random"], sweep.block_rows(found, chosen))

@@ -105,7 +105,7 @@ def _pairs(params: Params) -> float:
     organisms, cells = len(params.slugs("organism")), len(sweep.layers) * len(sweep.doses)
     ways = cells * (organisms + sweep.random_directions)
     ways += len(sweep.doses) * organisms * CONTRASTS
-    read = ways * len(indices(pairs, "misaligned", "choosing"))
+    read = ways * len(indices(pairs, "misaligned", "choosing", sweep.pairs))
     for target in params.targets:
         trials = unsteered(pairs)
         if target in params.margin_targets():
