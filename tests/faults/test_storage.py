@@ -7,14 +7,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import PARTIAL, atomic_path, read_json
+from em_geometry.io.files import PARTIAL, atomic_path
 from em_geometry.io.journal import Journal
 from em_geometry.io.results import write_metrics
 
@@ -253,21 +252,3 @@ def test_a_flipped_bit_in_the_log(journal_file: Path) -> None:
     made = remade()
     assert made == list(UNITS)[-len(made) :]
     assert "0060" in made and len(made) < 60
-
-
-def test_a_clock_that_goes_back(journal_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An hour with every look at the clock: work, lock and what is told about it do not mind."""
-    now = [2_000_000_000.0]
-
-    def back() -> float:
-        now[0] -= 3600
-        return now[0]
-
-    monkeypatch.setattr(time, "time", back)
-    monkeypatch.setattr(time, "time_ns", lambda: int(back() * 1e9))
-    assert remade() == list(UNITS)
-    with Journal("work"), pytest.raises(UserError, match="another process"):
-        Journal("work")
-    about = read_json(journal_file.with_suffix(".progress.json"))
-    assert about["done"] == about["total"] == len(UNITS)
-    assert 0 <= about["seconds"] < 60
