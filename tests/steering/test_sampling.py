@@ -1,20 +1,20 @@
 """Sampling in batches, against a sampler that does one row and one full forward pass a token."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_steering import VOCABULARY, ablate, add, tokens, unit
+from tiny_steering import VOCABULARY, ablate, add, tokens
 
 from em_geometry.errors import UserError
 from em_geometry.settings import Sampling
 from em_geometry.steering import answers as generate
 from em_geometry.steering import reading as prefill
 from em_geometry.steering.answers import Answer, Row, draw, sample, uniforms
-from em_geometry.steering.conditions import Intervention, Positions
+from em_geometry.steering.conditions import Positions
 from tests.activations.families import random_model
 
 SAMPLING = Sampling(temperature=1.3, max_new_tokens=10)
@@ -132,47 +132,22 @@ def test_an_end_token_at_the_last_step_is_a_stop(llama: Any) -> None:
     assert ended == Answer(answer.ids[: steps - 1], "stop")
 
 
-def block_batches(llama: Any, rows: Sequence[Row], positions: Positions) -> list[int]:
-    """Rows that each block reads in the prompts' forward pass; answers must not depend on it."""
-    seen: list[int] = []
-    hooks = [
-        block.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-        for block in llama.model.layers
-    ]
-    try:
-        together = sample(llama, rows, SAMPLING, SOME, positions)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    assert together == [sample(llama, [row], SAMPLING, SOME, positions)[0] for row in rows]
-    return seen[: len(hooks)]
-
-
 @pytest.mark.parametrize(
-    ("positions", "read"), [("all", 2 * 4), ("prompt", 2 * 4), ("response", 2)]
+    ("positions", "read"), [("all", 2 * 7), ("prompt", 2 * 7), ("response", 2)]
 )
-def test_shared_prompts_are_read_once(llama: Any, positions: Positions, read: int) -> None:
-    """Two prompts, five interventions (three, and two that do nothing), three samples each."""
+def test_equal_prompts_are_read_once(llama: Any, positions: Positions, read: int) -> None:
+    """Two prompts, eight interventions (two do nothing), two samples each."""
+    other = [add(1, 1, -6.0), add(1, 2, 6.0), ablate(1, 1)]  # another sign, block or mode
     rows = [
         Row(tokens(p, 4 + p), 100 * p + 10 * s + k, how)
         for p in range(2)
-        for k, how in enumerate(SHARED)
-        for s in range(3)
+        for k, how in enumerate([*SHARED, *other])
+        for s in range(2)
     ]
-    assert block_batches(llama, rows, positions) == [read] * 4
-
-
-def test_prompts_are_not_shared_across_coefficients_layers_and_modes(llama: Any) -> None:
-    vector = unit(1)
-    hows = [
-        Intervention(vector, 1, 2.0),
-        Intervention(vector, 1, -2.0),
-        Intervention(vector, 2, 2.0),
-        Intervention(vector, 1, mode="ablate"),
-        Intervention(unit(2), 1, 2.0),
-    ]
-    rows = [Row(tokens(3, 6), 9, how) for how in hows]
-    assert block_batches(llama, rows, "all") == [5] * 4
+    with batch_sizes(llama) as seen:
+        together = sample(llama, rows, SAMPLING, SOME, positions)
+    assert seen[0] == (read, 5)
+    assert together == [sample(llama, [row], SAMPLING, SOME, positions)[0] for row in rows]
 
 
 def test_long_prompts_are_read_in_parts(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
