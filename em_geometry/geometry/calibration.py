@@ -26,7 +26,14 @@ from em_geometry.geometry.methods import (
     unit_gram,
 )
 from em_geometry.geometry.methods import count as votes
-from em_geometry.geometry.references import UNDEFINED, Finetunes, Spread, gram_under, rests_on
+from em_geometry.geometry.references import (
+    UNDEFINED,
+    Finetunes,
+    Spread,
+    extremes,
+    gram_under,
+    rests_on,
+)
 from em_geometry.geometry.samples import (
     PromptRows,
     between_dimension,
@@ -212,6 +219,8 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
         }
     moved = found(relabelled(gram, members, count, rng("partitions")))
     estimates = data.spread(rules).estimates(every)
+    largest = extremes(estimates, names, members)
+    estimates |= {f"similarity.{k}": e for k, e in largest.items() if k.startswith("cross_max")}
     observed = {key: estimates[key] for key in moved}
     effective = dimensions[FINETUNES]
     size = max(2, round(effective)) if np.isfinite(effective) else width

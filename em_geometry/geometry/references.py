@@ -33,8 +33,8 @@ from em_geometry.geometry.methods import (
 from em_geometry.io.results import Leaf
 from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.intervals import jackknife
+from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
+from em_geometry.stats.intervals import ends, jackknife
 from em_geometry.stats.retraining import Trained, both
 
 Reference = Literal["base", "one_control", "own_control", "mean_control"]
@@ -139,6 +139,30 @@ def main_statistics(
     found["cross_max"] = largest
     found["apart"] = (values[..., inside].min(-1) if inside else none) - largest
     return found | statistics(gram, members, rules)
+
+
+def extremes(
+    found: Mapping[str, Estimate], names: Sequence[str], members: Members
+) -> dict[str, Estimate]:
+    """`cross_max` and `apart` from the estimates of the cosines that they are extremes of.
+
+    The largest of noisy values lies too high, and so does what is left of it without a topic. The
+    interval from the largest lower to the largest upper end misses the true largest value only
+    where that of a cosine misses its own.
+    """
+    inside, outside = cluster_pairs(len(names), members)
+    results: dict[str, Estimate] = {}
+    for suffix in ("", f".{PROMPTS_ONLY}") if outside else ():
+        each = [found[f"cosine.{a}__{b}{suffix}"] for a, b in combinations(names, 2)]
+        rows = np.array([(np.nan if e.value is None else e.value, *ends(e)) for e in each])
+        most = rows[outside].max(0)
+        known = {"cross_max": most}
+        if inside:
+            known["apart"] = rows[inside].min(0) - most[[0, 2, 1]]
+        for key, (value, low, high) in known.items():
+            estimate = Estimate.from_values(value, low, high, each[0].n, UNDEFINED)
+            results[f"{key}{suffix}"] = estimate
+    return results
 
 
 def conclusions(rules: Geometry) -> dict[str, tuple[str, int, float]]:
@@ -285,6 +309,7 @@ def reference_results(
             results[at] = spread
             continue
         found = spread.estimates(statistic)
+        found |= extremes(found, names, members)
         for key, estimate in found.items():  # of clusters here, of organisms in the battery
             results[f"{at}.{key.replace('cluster_angle.', 'angle_deg.')}"] = estimate
         for name, (key, sign, bound) in conclusions(rules).items():
