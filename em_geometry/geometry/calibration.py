@@ -55,7 +55,7 @@ MIN_DEFINED = 0.95  # share of replicates that define a statistic, below which i
 CORE = "core.share"
 CLOSENESS = "closeness"  # mean size of a cosine; of vectors alone
 INDEPENDENT, EXCHANGED, FINETUNES = "independent", "exchanged", "finetunes"
-FEW_BENIGN = "too few benign fine-tunes"
+FEW_BENIGN = "undefined: fewer than four benign fine-tunes"
 LABELLED = (  # what the labels of clusters decide; the keys name no vectors
     "similarity.",
     "cluster_angle.",

@@ -132,7 +132,6 @@ class Sweep:
     curves: dict[str, Floats]
     opposite: dict[str, Floats]  # [S] probability of crossing the counterpart on the other side
     threshold: dict[str, float]
-    defined: dict[str, float]  # test -> probability that independent draws define it
 
     def attainable(self, curve: Floats) -> Floats:
         """The part of a curve for cores that the observed clusters can hold."""
@@ -190,8 +189,7 @@ def sweep(
         defined = np.isfinite(values)
         curves[f"{name}_crosses_5pct"] = _share(sign * values > high, defined) + 0.0 * high
         opposite[name] = _share(sign * values < low, defined) + 0.0 * high
-    at_zero = {test: float(np.isfinite(codes[test][0]).mean()) for test in TESTS}
-    return Sweep(curves, opposite, threshold, at_zero)
+    return Sweep(curves, opposite, threshold)
 
 
 def _share(hits: Bools, defined: Bools) -> Floats:
@@ -231,13 +229,8 @@ def verdicts_of(found: Sweep) -> dict[str, Leaf]:
             )
             results[f"{name}.verdict_{rule}"] = verdict
             results[f"{name}.smallest_share_{rule}"] = smallest
-            if verdict != NO_THRESHOLD:
-                results[f"{name}.power_{rule}_at_largest"] = float(curve[-1])
             if rule == "5pct" and verdict != NO_THRESHOLD:
                 results[f"{name}.threshold_5pct"] = found.threshold[name]
-        if name in TESTS:
-            results[f"{name}.false_alarm_paper"] = float(detected["paper"][0])
-            results[f"{name}.defined_at_zero"] = found.defined[name]
     results["largest_share"] = float(curves["share"][-1])
     results["all_five_at_zero"] = float(curves["all_five"][0])
     results["all_five_at_largest"] = float(curves["all_five"][-1])

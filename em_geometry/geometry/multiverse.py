@@ -53,7 +53,7 @@ def multiverse(
     header += [f"{c}{end}" for c in SHOWN for end in ("", "_lowest", "_highest")]
     header += [*claims, "status"]
     rows: list[list[object]] = []
-    held: list[tuple[str, Floats]] = []  # reference, and [conclusion, training]
+    held: list[Floats] = []  # [conclusion, training] of each defined cell
     weights = {reference: family.weights(reference) for reference in REFERENCES}
     for reading in readings:
         for massive, shifts in (
@@ -72,10 +72,10 @@ def multiverse(
                     continue
                 found = main_statistics(grams, names, members, rules)
                 yes = np.stack([*holds(found, rules).values()])
-                held.append((reference, yes))
+                held.append(yes)
                 numbers = [n for key in SHOWN.values() for n in _range(found[key])]
                 rows.append([*where, *map(_cell, [*numbers, *yes[:, 0].tolist()]), "ok"])
-    return header, rows, _shares(held, claims) | _extremes(header, rows)
+    return header, rows, _shares(held, claims)
 
 
 def _range(values: Floats) -> tuple[float, float, float]:
@@ -87,16 +87,12 @@ def _cell(value: float) -> float | str:
     return value if np.isfinite(value) else ""
 
 
-def _shares(held: Sequence[tuple[str, Floats]], claims: Sequence[str]) -> dict[str, Leaf]:
-    """Percent of the cells in which each conclusion holds: all, by reference, over trainings."""
+def _shares(held: Sequence[Floats], claims: Sequence[str]) -> dict[str, Leaf]:
+    """Percent of the cells in which each conclusion holds, and of cells of all trainings."""
     results: dict[str, Leaf] = {"multiverse.cells": len(held)}
     for k, claim in enumerate(claims):
-        own = [(reference, yes[k, 0]) for reference, yes in held]
-        results[f"multiverse.holds.{claim}"] = _share([value for _, value in own])
-        for reference in dict.fromkeys(reference for reference, _ in held):
-            cells = [value for r, value in own if r == reference]
-            results[f"multiverse.{reference}.{claim}"] = _share(cells)
-        every = [float(value) for _, yes in held for value in yes[k]]
+        results[f"multiverse.holds.{claim}"] = _share([float(yes[k, 0]) for yes in held])
+        every = [float(value) for yes in held for value in yes[k]]
         results[f"multiverse.trainings.{claim}"] = _share(every)
     return results
 
@@ -107,16 +103,3 @@ def _share(cells: Sequence[float]) -> Estimate:
     if not known.size:
         return Estimate.undefined("undefined in every cell", 0)
     return Estimate(100 * float(known.mean()), n=known.size)
-
-
-def _extremes(header: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, Leaf]:
-    """Lowest, median and highest of what is shown, over the cells."""
-    results: dict[str, Leaf] = {}
-    for column in SHOWN:
-        values = [row[header.index(column)] for row in rows]
-        known = np.array([value for value in values if isinstance(value, float)])
-        if known.size:
-            results |= {f"multiverse.{column}.lowest": float(known.min()),
-                        f"multiverse.{column}.median": float(np.median(known)),
-                        f"multiverse.{column}.highest": float(known.max())}  # fmt: skip
-    return results

@@ -41,28 +41,20 @@ def massive_dimensions(rows: Floats, share: float) -> Ints:
     return order[: round(share * rows.shape[-1])]
 
 
-def effective_dimension(eigenvalues: Floats) -> float:
-    """Participation ratio: the dimension in which isotropic cosines spread as widely."""
-    return float(eigenvalues.sum() ** 2 / (eigenvalues**2).sum())
-
-
 def between_dimension(rows: Floats, of: Sequence[str]) -> float:
-    """Effective dimension of the covariance between few things, rows [k, width]; NaN below two.
+    """Effective dimension of the covariance between few things, rows [k, width]; NaN below four.
 
-    The participation ratio of a sample covariance cannot exceed k - 1. Differences of disjoint
-    pairs of rows are independent, so products of their squared lengths and their squared inner
-    products estimate tr(S)^2 and tr(S^2) without that bias, for four things or more.
+    The participation ratio tr(S)^2 / tr(S^2), in which isotropic cosines spread as widely; that of
+    a sample covariance cannot exceed k - 1. Differences of disjoint pairs of rows are independent,
+    so products of their squared lengths and their squared inner products estimate both parts
+    without that bias.
 
     Args:
         of: [k] what each row is a training of; trainings of one thing are not independent.
     """
-    _, first, thing = np.unique(list(of), return_index=True, return_inverse=True)
-    if len(first) < 2:
+    _, thing = np.unique(list(of), return_inverse=True)
+    if thing.max(initial=0) < 3:
         return float("nan")
-    if len(first) < 4:
-        centred = rows[first] - rows[first].mean(0)
-        values = np.maximum(np.linalg.eigvalsh(centred @ centred.T), 0.0)
-        return effective_dimension(values) if values.any() else float("nan")
     pairs = np.array([(i, j) for i, j in combinations(range(len(of)), 2) if of[i] != of[j]])
     gaps, things = rows[pairs[:, 0]] - rows[pairs[:, 1]], thing[pairs]
     inner = gaps @ gaps.T

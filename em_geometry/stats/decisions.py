@@ -53,7 +53,7 @@ def place(found: Estimate, low: float, high: float) -> Place:
 def effect(found: Estimate, margin: float) -> Effect:
     """What an interval says of an effect of which less than `margin` counts as none.
 
-    "no effect" is two one-sided tests at 2.5 % (see `tost`); what lies inside the margin is no
+    "no effect" is two one-sided tests at 2.5 % (Schuirmann 1987); what lies inside the margin is no
     effect even where its interval leaves out 0.
     """
     if place(found, -margin, margin) == "inside":
@@ -78,21 +78,6 @@ def _df(found: Estimate, df: float | None) -> float:
     if df is not None:
         return df
     return found.n - 1 if found.n and found.n > 1 else np.inf
-
-
-def tost(found: Estimate, margin: float, df: float | None = None) -> float:
-    """p of two one-sided tests (Schuirmann 1987): small where the effect lies within the margin.
-
-    Args:
-        margin: effects from -margin to +margin count as none.
-        df: as in `standard_error`.
-    """
-    if found.value is None:
-        return np.nan
-    error = standard_error(found, df)
-    if error == 0:
-        return float(abs(found.value) >= margin)
-    return float(t.sf((margin - abs(found.value)) / error, _df(found, df)))
 
 
 def t_test(found: Estimate, df: float | None = None) -> float:
@@ -129,16 +114,11 @@ def decided(found: Mapping[str, Estimate], margin: float, df: float) -> dict[str
     return rows
 
 
-def t_power(effect: float, sd: float, n: int, level: float = LEVEL) -> float:
-    """Power of the two-sided t test of a mean: chance that n values with this mean and sd show it.
-
-    Exact for normal values, by the noncentral t.
-    """
-    return power(effect, sd / n**0.5, n - 1, level)
-
-
 def power(effect: float, error: float, df: float = np.inf, level: float = LEVEL) -> float:
-    """Chance that a two-sided test shows an effect whose estimate has this standard error."""
+    """Chance that a two-sided test shows an effect whose estimate has this standard error.
+
+    Exact for means of normal values, by the noncentral t.
+    """
     if error == 0:
         return 1.0 if effect else level
     shift = abs(effect) / error

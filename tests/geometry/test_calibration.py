@@ -117,11 +117,6 @@ def test_dimension_needed_is_where_two_standard_deviations_are() -> None:
     assert core.dimensions_needed(np.eye(2), pair) == {"x__y": "undefined: a right angle"}
 
 
-def test_the_participation_ratio_of_known_spectra() -> None:
-    assert samples.effective_dimension(np.ones(50)) == pytest.approx(50)
-    assert samples.effective_dimension(np.array([1.0, 0.0, 0.0])) == pytest.approx(1)
-
-
 def test_p_values_are_uniform_when_the_null_is_true() -> None:
     grams = core_grams(rng(2), 1500, 60, weights(0.0))
     values = across_mean(grams, MEMBERS)
