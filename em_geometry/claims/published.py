@@ -151,9 +151,9 @@ def published_results(
 def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Leaf], core.Sweep]:
     """What the published cosines can tell, when clusters are as tight as they are.
 
-    Nulls and power are simulated at the full width of the residual stream, and at the effective
-    dimension up to which the angle of test 1 is no evidence against independence: without the
-    activations the true one is unknown. Ranges are those of the fitted family.
+    Nulls and power are simulated at the full width of the residual stream, nulls also at the
+    effective dimension up to which the angle of test 1 is no evidence against independence: without
+    the activations the true one is unknown. Ranges are those of the fitted family.
 
     Returns:
         results by dotted key, and the power curves at full width.
@@ -183,16 +183,11 @@ def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Leaf]
         key: Estimate.from_values(float(value), float(ranges[key].min()), float(ranges[key].max()))
         for key, value in statistics(fitted).items()
     }
-    sweeps = {
-        name: core.sweep(rng(name), DRAWS, dimension, fitted, members, RULES)
-        for name, dimension in dimensions.items()
-    }
+    sweep = core.sweep(rng("full_width"), DRAWS, WIDTH, fitted, members, RULES)
     results: dict[str, Leaf] = {f"dimension_needed.{pair}": leaf for pair, leaf in needed.items()}
     results |= compared(observed, nulls, moved)
-    for name, sweep in sweeps.items():
-        verdicts = core.verdicts_of(sweep)
-        results |= {f"power_{name}.{key}": leaf for key, leaf in verdicts.items()}
-    return {f"calibration.{key}": leaf for key, leaf in results.items()}, sweeps["full_width"]
+    results |= {f"power_full_width.{key}": leaf for key, leaf in core.verdicts_of(sweep).items()}
+    return {f"calibration.{key}": leaf for key, leaf in results.items()}, sweep
 
 
 def claims_table(audited: Sequence[Audited]) -> str:

@@ -21,7 +21,7 @@ from em_geometry.activations.blocks import check_blocks
 from em_geometry.activations.capture import captured
 from em_geometry.activations.prompts import prompt_texts, read_prompts
 from em_geometry.errors import UserError
-from em_geometry.geometry import Calibration, battery, calibrate, core
+from em_geometry.geometry import Calibration, battery, calibrate
 from em_geometry.geometry.inputs import NAME, parse_clusters, read_cosines
 from em_geometry.io.files import write_text
 from em_geometry.io.results import nest
@@ -159,7 +159,7 @@ def analyse(
     flat = found.flat() | _chance(chance)
     text = f"{found}\n\nAgainst directions without any relation:\n{chance}"
     if chance.sweep is not None:
-        flat |= {f"power.{key}": leaf for key, leaf in core.verdicts_of(chance.sweep).items()}
+        flat |= {k: leaf for k, leaf in chance.results.items() if k.startswith("power.")}
         text += "\n\nProbability of each verdict, by the share of a common core:\n"
         text += text_table(*chance.sweep.table())
     folder = vectors.parent if vectors.is_file() else vectors
