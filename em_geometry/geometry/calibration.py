@@ -235,7 +235,7 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
         **{f"statistic.{key}": e for key, e in estimates.items()},
         **compared(observed, nulls, moved),
     }
-    results |= _core(results) | over_trainings(data, found, rules)
+    results |= _core(results) | over_trainings(data, found, rules) | at_random(data)
     for name, dimension in dimensions.items():
         known = np.isfinite(dimension)
         results[f"effective_dimension.{name}"] = dimension if known else FEW_BENIGN
@@ -318,6 +318,24 @@ def over_trainings(
             results |= {f"repeats.{key}.lowest": float(found.min()),
                         f"repeats.{key}.highest": float(found.max())}  # fmt: skip
     return results
+
+
+def at_random(data: Evidence) -> dict[str, Leaf]:
+    """What the size of a fine-tune does alone: random adapters beside the trained ones.
+
+    `random_adapters.size` is the mean length of their shifts over that of the trained ones',
+    `random_adapters.cosine` the mean cosine with those. They are no draws of the nulls: what all
+    training does is not in them, so their differences from controls would hold it.
+    """
+    count, shifts = len(data.family.random), data.models.vectors
+    if not count:
+        return {}
+    lengths, cosine = np.linalg.norm(shifts, axis=1), unit_gram(shifts)
+    found = {
+        "random_adapters.size": float(lengths[-count:].mean() / lengths[:-count].mean()),
+        "random_adapters.cosine": float(cosine[-count:, :-count].mean()),
+    }
+    return {key: Estimate.from_values(value, np.nan, np.nan) for key, value in found.items()}
 
 
 def _core(results: Mapping[str, Leaf]) -> dict[str, Leaf]:

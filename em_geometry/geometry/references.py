@@ -67,10 +67,9 @@ class Finetunes:
 
     @property
     def benign(self) -> dict[str, str]:
-        """Controls, their repeats and random adapters -> what each is a training of."""
+        """Controls and their repeats -> what each is a training of."""
         again = {r: first for r, first in (self.repeats or {}).items() if first in self.controls}
-        alone = [*self.controls, *self.random]
-        return dict(zip(alone, alone, strict=True)) | again
+        return {name: name for name in self.controls} | again
 
     def weights(self, reference: Reference) -> Floats | str:
         """Weights [organism, model] of the vectors on the shifts, or why there are none."""

@@ -20,6 +20,7 @@ EXACT, RANDOM = 8, 20_000  # things up to which all orders are tried; orders tri
 EXACT_ORDERS = 40_320  # orders of that many things
 MIN_DEFINED = 0.95  # share of a null that must be numbers for a p-value
 SLACK = 1e-12  # correlations this close tie
+TIE = 1e-9  # other statistics so close, in shares of their size, tie
 
 
 def orders(n: int, seed: int) -> Ints:
@@ -91,12 +92,14 @@ def null_p(observed: float, null: Floats) -> float | None:
     """Share of null values as far from the null's median as the observed one, counting it.
 
     Two-sided, (1 + hits) / (1 + replicates); None where too much of the null is not defined.
+    Relabellings that leave a statistic as it is tie with it, whatever their last bits.
     """
     finite = null[np.isfinite(null)]
     if finite.size < MIN_DEFINED * null.size:
         return None
     middle = np.median(finite)
-    hits = (np.abs(finite - middle) >= abs(observed - middle)).sum()
+    away = abs(observed - middle)
+    hits = (np.abs(finite - middle) >= away - TIE * max(1.0, away)).sum()
     return float((1 + hits) / (1 + finite.size))
 
 
@@ -124,7 +127,7 @@ def partition_test(observed: float, values: Floats) -> Tested:
     finite = values[np.isfinite(values)]
     middle = float(np.median(finite))
     away = np.abs(finite - middle)
-    slack = 1e-9 * max(1.0, float(away.max(initial=0.0)))
+    slack = TIE * max(1.0, float(away.max(initial=0.0)))
     return Tested(
         Estimate(observed, n=len(values)),
         p=float((away >= abs(observed - middle) - slack).mean()),

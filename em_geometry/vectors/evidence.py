@@ -166,7 +166,7 @@ def evidence(
         spans: of prompts, as captured.
         massive_share: share of the width dropped as massive-activation dimensions.
         read_as: a contrast to take the models' rows by, instead of the selected one.
-        random: names of random adapters, which are benign fine-tunes too.
+        random: names of random adapters.
     """
     family = family_of(organisms, random)
     clusters: dict[str, list[str]] = {}

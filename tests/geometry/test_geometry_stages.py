@@ -148,9 +148,9 @@ def test_calibration_has_intervals_nulls_and_power(folder: Path) -> None:
     assert 0 < found.number(f"{key}.exchanged.p") < 0.05
     assert found.rows[f"{key}.exchanged"].high < row.value
     repeats = [slug for slug, first in params.repeats().items() if first in params.slugs("control")]
-    assert params.random_adapters
-    benign = [*params.slugs("control"), *repeats, *params.random_adapters]
-    assert found.number("benign_finetunes") == len(benign)
+    assert found.number("benign_finetunes") == len([*params.slugs("control"), *repeats])
+    sizes = [found.number(f"random_adapters.{key}") for key in ("size", "cosine")]
+    assert params.random_adapters and 0 < sizes[0] < 1.5 and abs(sizes[1]) < 1
     shares = found.group("statistic.cross_variance")
     assert any(row.high is not None and row.high > 1 for row in shares.values())  # in percent
     core = found.rows["core"]

@@ -60,6 +60,7 @@ def test_null_p() -> None:
     assert null_p(0.0, null) == 1
     assert null_p(50.0, null) == 0.01
     assert null_p(0.0, np.full(99, np.nan)) is None
+    assert null_p(1.0 + 1e-12, np.repeat([0.0, 1.0], [60, 39])) == 0.4  # they tie
     assert share_as_far(1.0, np.array([1.0, 0.0, np.nan, -1.0]), 1e-9) == 0.75  # nor is p lowered
 
 
