@@ -79,7 +79,7 @@ def test_unknown_key_names_the_nearest(
 @pytest.mark.parametrize(
     ("location", "default"),
     [(("layer_sweep",), None), (("base", "revision"), "null"), (("judging", "kappa_gate"), "0.6"),
-     (("judging", "probe", "folds"), "4"), (("report",), '{"wide_interval": 40.0'),
+     (("judging", "probe", "folds"), "4"), (("report",), '{"model": null'),
      (("recipes", "hunter", "warmup"), "0.1"), (("organisms", "sports", "seed"), "0")],
 )  # fmt: skip
 def test_keys_that_decide_numbers_must_be_there(
