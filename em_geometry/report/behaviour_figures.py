@@ -62,7 +62,7 @@ def claim_rows(judged: Sequence[Judged], unit: str) -> list[dict[str, Any]]:
     """Claims in one unit with one published and one measured number, a row each."""
     single = [row for row in judged if row.claim.reads == "equal" and len(row.measured) == 1]
     return [
-        {"claim": f"{row.claim.quantity}  {row.claim.id}", "this run": m.value, "low": m.low,
+        {"claim": f"{row.claim.id}  {row.claim.quantity}", "this run": m.value, "low": m.low,
          "high": m.high, "the paper": row.claim.numbers[0],
          "verdict": row.verdict_run}
         for row in single
@@ -79,18 +79,20 @@ def claims(judged: Sequence[Judged]) -> Any:
         base = chart.data(rows)
         order = alt.Scale(domain=[row["claim"] for row in rows])
         y = alt.Y("claim:N", scale=order, title=None, axis=alt.Axis(grid=True))
-        x = alt.X("this run:Q", title=title, scale=alt.Scale(zero=False, padding=10))
+        ends = alt.Undefined if unit != "cosine" else [-1, 1]  # an interval may reach farther
+        scale = alt.Scale(zero=False, padding=10, domain=ends, clamp=True)
+        x = alt.X("this run:Q", title=title, scale=scale)
         at = {"y": y, "tooltip": ["claim:N", "this run:Q", "low:Q", "high:Q", "the paper:Q"]}
         fill = alt.Scale(domain=[*FILLS], range=[*FILLS.values()])
-        shade = alt.Fill("verdict:N", scale=fill, title="this run")
-        ends = base.transform_filter(chart.INTERVAL).mark_rule(strokeWidth=1.3)
+        shade = alt.Fill("verdict:N", scale=fill, title=None, legend=alt.Legend(orient="bottom"))
+        bars = base.transform_filter(chart.INTERVAL).mark_rule(strokeWidth=1.3)
         dots = base.mark_point(shape="circle", stroke="black", size=55, strokeWidth=1.3)
         layers = alt.layer(
-            ends.encode(y=y, x=alt.X("low:Q"), x2="high:Q"),
+            bars.encode(y=y, x=alt.X("low:Q"), x2="high:Q"),
             chart.diamonds(rows, x="the paper:Q", **at),
             dots.encode(x=x, fill=shade, **at),
         )
-        panels += [layers.properties(width=380, height=alt.Step(19))] if rows else []
+        panels += [layers.properties(width=350, height=alt.Step(19))] if rows else []
     return alt.vconcat(*panels) if panels else "No claim's number is measured in this run."
 
 

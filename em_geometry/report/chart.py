@@ -33,7 +33,7 @@ CONFIG = {
     "font": "DejaVu Sans, Verdana, sans-serif",
     "view": {"stroke": None},
     "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal",
-             "labelLimit": 420, "labelFlush": False, "gridColor": "#eeeeee"},
+             "labelLimit": 400, "labelFlush": False, "gridColor": "#eeeeee"},
     "legend": {"labelFontSize": 11, "titleFontSize": 11, "labelLimit": 420, "symbolSize": 70},
     "title": {"fontSize": 12, "anchor": "start"},
     "point": {"size": 70, "opacity": 1, "strokeWidth": 0.7},
@@ -52,13 +52,15 @@ class Figure:
     caption: str  # what it shows and how to read it
     section: str  # of the page
     chart: alt.TopLevelMixin
+    key: str = ""  # what marks of the paper look like, under the title
 
     @property
     def spec(self) -> dict[str, Any]:
         """The Vega-Lite specification, numbers rounded to what a screen shows."""
         found = self.chart.to_dict(context={"pre_transform": False}) | {"config": CONFIG}
         found["description"] = self.title
-        found["title"] = {"text": self.title, "fontSize": 14, "offset": 14}
+        found["title"] = {"text": self.title, "fontSize": 14, "offset": 14, "subtitle": self.key,
+                          "subtitleColor": PAPER}  # fmt: skip
         rounded: dict[str, Any] = json.loads(
             json.dumps(found), parse_float=lambda text: float(f"{float(text):.5g}")
         )
@@ -95,7 +97,7 @@ def figure(name: str, model: str, chart: Any) -> Figure:
         said = data([{"text": chart}]).mark_text(color=GREY, fontSize=13).encode(text="text:N")
         chart = said.properties(width=WIDTH, height=60)
     title = f"Figure {number}. {about['title'].format(model=model)}"
-    return Figure(name, title, about["caption"], about["section"], chart)
+    return Figure(name, title, about["caption"], about["section"], chart, about.get("key", ""))
 
 
 def data(rows: pl.DataFrame | Iterable[Mapping[str, object]]) -> Any:
@@ -170,7 +172,7 @@ def columns_by_first(
     axis = alt.Axis(tickMinStep=1, format="d") if frame[first].dtype.is_integer() else alt.Axis()
     return curves(
         rows.drop_nulls(),
-        coded("of", [*labels.values()], grey, columns=1, title=key),
+        coded("of", [*labels.values()], grey, columns=2, title=key, orient="bottom"),
         [alt.Tooltip("of:N", title=key), alt.Tooltip("x:Q", title=x), alt.Tooltip("y:Q", title=y)],
         size=32,
         x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False, zero=False), axis=axis),

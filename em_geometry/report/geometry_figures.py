@@ -24,7 +24,7 @@ from em_geometry.stats.estimate import Estimate
 Clusters = Mapping[str, Sequence[str]]
 Cosines = tuple[list[str], Floats]  # names and cosines [n, n]
 Published = Mapping[str, float]  # metric key -> the paper's value
-CELL, PANEL, HIGH = 92, 340, 230  # pixels
+CELL, PANEL, HIGH = 92, 290, 210  # pixels
 BLOCK = "decoder block (0 = first)"
 CHOICE = ("reference", "span")  # what a row of the multiverse is
 READINGS = {
@@ -154,7 +154,7 @@ def named_points(
         y=alt.Y("y:Q", title=titles[1], scale=alt.Scale(padding=25, zero=False)),
         tooltip=["name:N", "cluster:N", "x:Q", "y:Q"],
     )
-    code = chart.coded("cluster", order, title="cluster")
+    code = chart.coded("cluster", order, title="cluster", orient="bottom")
     marks = base.mark_point(filled=True, stroke="black")
     labels = [
         base.transform_filter(side).mark_text(dx=dx, align=align).encode(text="name:N")
@@ -413,7 +413,7 @@ def multiverse(frame: pl.DataFrame | None) -> Any:
                 color=alt.Color(f"{column}:Q", scale=scale, legend=None)
             )
             text = base.mark_text(fontSize=10).encode(text=alt.Text(f"{column}:Q", format=digits))
-            name = f"{title}, {massive} massive dimensions"
+            name = title if left else "the same without massive dimensions"
             panels.append((heat + text).properties(title=name, width=260, height=alt.Step(19)))
     pairs = [alt.hconcat(*panels[i : i + 2], spacing=12) for i in (0, 2)]
     return alt.vconcat(*pairs).resolve_scale(color="independent")
