@@ -79,8 +79,9 @@ def claims(judged: Sequence[Judged]) -> Any:
         base = chart.data(rows)
         order = alt.Scale(domain=[row["claim"] for row in rows])
         y = alt.Y("claim:N", scale=order, title=None, axis=alt.Axis(grid=True))
-        ends = alt.Undefined if unit != "cosine" else [-1, 1]  # an interval may reach farther
-        scale = alt.Scale(zero=False, padding=10, domain=ends, clamp=True)
+        scale = alt.Scale(zero=False, padding=10)
+        if unit == "cosine":  # no interval may squash the others
+            scale = alt.Scale(domain=[-1, 1], clamp=True)
         x = alt.X("this run:Q", title=title, scale=scale)
         at = {"y": y, "tooltip": ["claim:N", "this run:Q", "low:Q", "high:Q", "the paper:Q"]}
         fill = alt.Scale(domain=[*FILLS], range=[*FILLS.values()])
