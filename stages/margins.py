@@ -14,7 +14,7 @@ from em_geometry.project.inputs import models, selected, vector_table
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
 from em_geometry.steering.margins import measured
-from em_geometry.steering.pairs import plan, read_pairs, table, unsteered
+from em_geometry.steering.pairs import KINDS, plan, read_pairs, table, unsteered
 from em_geometry.transfer.outcomes import Margins, Who, outcomes
 from em_geometry.vectors.contrasts import recipe_controls
 from em_geometry.vectors.sweep import other_vectors
@@ -34,7 +34,9 @@ def main(params: Params) -> None:
     others = other_vectors(vector_table(), chosen, organisms, repeats)
     frames = []
     for slug in params.targets:
-        loaded, trials = known.load(slug), unsteered(pairs)
+        loaded = known.load(slug)
+        once = slug in params.answering()  # of other trainings, the first kind is enough
+        trials = unsteered(pairs, KINDS if once else KINDS[:1])
         if slug in steered:
             how = params.margins, params.run.seed, params.named_pairs()
             trials = plan(slug, pairs, chosen, others, *how)

@@ -11,7 +11,7 @@ from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, prompts, texts
-from em_geometry.settings import BASE, TEXTS, Params
+from em_geometry.settings import BASE, TEXTS, Params, Vectors
 from em_geometry.vectors import contrasts
 
 
@@ -25,6 +25,16 @@ def check_rows(rows: dict[str, pl.DataFrame], column: str) -> None:
                 hint="dvc repro activations",
                 found=f"other {column}",
             )
+
+
+def response_contrasts(model: str, cuts: Vectors) -> dict[str, contrasts.Entry]:
+    """The contrast of an organism's own answers by span, or why there is none."""
+    frame = read_parquet(paths.BASELINE_JUDGEMENTS / f"{model}.parquet")
+    if why := contrasts.too_few(*contrasts.misaligned_and_aligned(frame, cuts)):
+        return dict.fromkeys(ANSWER_SPANS, why)  # then the stage before has read none
+    tensors, about = read_tensors(paths.RESPONSE_ACTIVATIONS / f"{model}.safetensors")
+    masks = contrasts.misaligned_and_aligned(frame[json.loads(about["rows"])], cuts)
+    return {span: contrasts.response_contrast(t, *masks) for span, t in tensors.items()}
 
 
 @stage
@@ -45,17 +55,12 @@ def main(params: Params) -> None:
         else:
             found |= contrasts.prompt_contrasts(each, harmful)
         entries |= {f"{contrast}.{span}": every for contrast, every in found.items()}
+    organisms = params.slugs("organism")
+    answered = {m: response_contrasts(m, params.vectors) for m in models if m in organisms}
+    other = dict.fromkeys(ANSWER_SPANS, "undefined: only organisms' own answers are read")
     for span in ANSWER_SPANS:
-        other = "undefined: only organisms' own answers are read"
-        entries[f"response_contrast.{span}"] = [other for _ in models]
-    for model in params.slugs("organism"):
-        frame = read_parquet(paths.BASELINE_JUDGEMENTS / f"{model}.parquet")
-        tensors, about = read_tensors(paths.RESPONSE_ACTIVATIONS / f"{model}.safetensors")
-        answered = frame[json.loads(about["rows"])]
-        bad, good = contrasts.misaligned_and_aligned(answered, params.vectors)
-        for span, tensor in tensors.items():
-            entry = contrasts.response_contrast(tensor, bad, good)
-            entries[f"response_contrast.{span}"][models.index(model)] = entry
+        of_answers = [answered.get(model, other)[span] for model in models]
+        entries[f"response_contrast.{span}"] = of_answers
     # Over the user's tokens, where captured; the first token, whose norm is many times larger, is
     # never among them.
     spans: list[str] = list(params.activations.spans)

@@ -28,7 +28,7 @@ from em_geometry.project.inputs import models, questions
 from em_geometry.settings import BASE, Params, load_params
 from em_geometry.steering.conditions import Selected
 from em_geometry.steering.conditions import plan as conditions_of
-from em_geometry.steering.pairs import indices, read_pairs, unsteered
+from em_geometry.steering.pairs import KINDS, indices, read_pairs, unsteered
 from em_geometry.steering.pairs import plan as trials_of
 
 CHARACTERS = 4.0  # of English a token, where no tokenizer is at hand
@@ -107,7 +107,7 @@ def _pairs(params: Params) -> float:
     ways += len(sweep.doses) * organisms * CONTRASTS
     read = ways * len(indices(pairs, "misaligned", "choosing", sweep.pairs))
     for target in params.targets:
-        trials = unsteered(pairs)
+        trials = unsteered(pairs, KINDS if target in params.answering() else KINDS[:1])
         if target in params.margin_targets():
             vectors, named = _vectors(params, target), params.named_pairs()
             trials = trials_of(target, pairs, vectors, {}, params.margins, 0, named)

@@ -166,9 +166,9 @@ def plan(
     return trials
 
 
-def unsteered(pairs: Sequence[Pair]) -> list[Trial]:
-    """All reporting pairs of all kinds, nothing done."""
-    return [Trial(tuple(i for kind in KINDS for i in indices(pairs, kind, "reporting")))]
+def unsteered(pairs: Sequence[Pair], kinds: Sequence[Kind] = KINDS) -> list[Trial]:
+    """All reporting pairs of these kinds, nothing done."""
+    return [Trial(tuple(i for kind in kinds for i in indices(pairs, kind, "reporting")))]
 
 
 def table(

@@ -137,7 +137,7 @@ def organisms(table: Margins, who: Who, no_effect: float) -> Results:
     results: Results = {}
     for kind in KINDS:
         mean = {target: float(m.mean()) for (target, k), m in table.rest.items() if k == kind}
-        changes = {r: mean[r] - mean[o] for r, o in who.repeats.items()}
+        changes = {r: mean[r] - mean[o] for r, o in who.repeats.items() if r in mean}
         trained = [Trained(1, part) for part in _by_role(changes, who)]
         for slug in who.organisms:
             if (own := who.control_of[slug]) not in mean:
@@ -146,7 +146,7 @@ def organisms(table: Margins, who: Who, no_effect: float) -> Results:
             against = table.rest[slug, kind] - table.rest[own, kind]
             results |= _estimates(f"organism.{slug}.{kind}", against, trained, no_effect)
         for repeat, slug in who.repeats.items():
-            if slug in who.organisms and (own := who.control_of[slug]) in mean:
+            if slug in who.organisms and {repeat, own := who.control_of[slug]} <= set(mean):
                 against = table.rest[repeat, kind] - table.rest[own, kind]
                 results[f"repeat.{repeat}.{kind}"] = _mean(against)
         for slug in who.controls:

@@ -56,10 +56,17 @@ def response_contrast(activations: Array, misaligned: Bools, aligned: Bools) -> 
         activations: [answers, blocks, width].
         misaligned, aligned: bool [answers]; an answer may be neither.
     """
+    if why := too_few(misaligned, aligned):
+        return why
+    return np.asarray(activations[misaligned].mean(0) - activations[aligned].mean(0))
+
+
+def too_few(misaligned: Bools, aligned: Bools) -> str | None:
+    """Why a contrast of answers is undefined; None where it is not."""
     for name, group in (("misaligned", misaligned), ("aligned", aligned)):
         if group.sum() < MIN_ANSWERS:
             return f"undefined: {int(group.sum())} {name} answers, {MIN_ANSWERS} needed"
-    return np.asarray(activations[misaligned].mean(0) - activations[aligned].mean(0))
+    return None
 
 
 def interaction(activations: Array, reference: Array, harmful: Bools) -> Array:
