@@ -36,7 +36,7 @@ def margins(params: Params) -> pl.DataFrame:
     before = read_parquet(paths.MONITORING / "margins.parquet").select(columns)
     end = read_parquet(paths.MARGINS).filter(way="unsteered", kind="misaligned")
     last = end.with_columns(step=pl.lit(0, before["step"].dtype)).select(columns)
-    return pl.concat([before, last.filter(pl.col("pair").is_in(before["pair"].unique()))])
+    return pl.concat([before, last.join(before, on="pair", how="semi")])
 
 
 def of_margins(frame: pl.DataFrame, slug: str, steps: Sequence[int]) -> Floats:
