@@ -26,6 +26,7 @@ COMMANDS = {
     "plan": ("plan:plan", "What the active profile will cost."),
     "profile": ("profile:switch", "Make a profile the active one."),
     "published": ("published:cli", "Recompute the paper's claims from its own numbers."),
+    "readme": ("readme:cli", "Write the answers of this run into README.md."),
     "rejudge": ("rejudge:cli", "Score existing answers with another judge."),
     "status": ("plan:status", "What of the run is done, and what remains."),
     "steer": ("steer:cli", "Answer with and without a steering vector."),

@@ -64,8 +64,10 @@ def values(spec: object, key: str) -> list[object]:
 
 
 def test_every_figure_is_drawn_and_described(every: dict[str, Figure]) -> None:
-    numbered = [f"figure{i}" for i in range(1, 7)]
-    assert list(every) == [*numbered, "nulls", "layer_sweep", "multiverse", "power"]
+    numbered = [f"figure{i}" for i in range(1, 9)]
+    assert list(every) == [*numbered, "nulls", "layer_sweep", "power"]
+    titles = [figure.title.partition(". ")[0] for figure in every.values()]
+    assert titles == [f"Figure {i}" for i in range(1, 12)]
     texts = [figure.svg for figure in every.values()]
     ids = [i for text in texts for i in re.findall(r'\bid="([^"]+)"', text)]
     assert len(ids) == len(set(ids))  # several pictures stand on one page
@@ -109,10 +111,9 @@ def test_names_do_not_lie_on_each_other() -> None:
 
 def test_what_is_missing_is_said_in_place(params: Params) -> None:
     texts = [f.svg for f in draw_all(params, "m", Metrics({}), judged(Metrics({})), {})]
-    assert len(texts) == 6
-    for text, said in zip(texts, ["No cosines", "Fewer", "base_similarity.csv",
-                                  "No doses", "is measured", "monitoring.csv"],
-                          strict=True):  # fmt: skip
+    missing = ["No cosines", "Fewer", "base_similarity.csv", "No doses", "is measured",
+               "monitoring.csv", "No references", "multiverse.csv"]  # fmt: skip
+    for text, said in zip(texts, missing, strict=True):
         assert said in text
 
 
@@ -129,6 +130,18 @@ def test_doses_stand_in_order_with_nothing_at_0_and_chance_at_1() -> None:
     found = values(drawn, "gain")
     assert found[:3] == [-0.2, 0.0, 0.5] and values(drawn, "dose")[:3] == [-0.5, 0.0, 1.0]
     assert found[-1] == pytest.approx(0.1)
+
+
+def test_references_stand_side_by_side_with_what_the_paper_prints() -> None:
+    rows = {
+        f"reference.{name}.{key}": Estimate(value + i, value + i - 5, value + i + 5)
+        for i, name in enumerate(("base", "own_control"))
+        for key, value in (("angle_deg.a__b", 40.0), ("cross_mean", 0.5))
+    }
+    metrics = Metrics({"geometry": Results(rows)})
+    drawn = geometry.references(metrics, {"cluster_angle.a__b_deg": 100.2}).to_dict()
+    assert sorted(values(drawn, "value")) == [0.5, 1.5, 40.0, 41.0, 100.2]
+    assert set(values(drawn, "of")) == {"a, b", "across clusters"}
 
 
 def test_the_multiverse_shows_every_defined_cell() -> None:

@@ -5,7 +5,6 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from markupsafe import Markup
@@ -14,13 +13,15 @@ from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
 from em_geometry.io.results import Results as Table
 from em_geometry.project import paths
+from em_geometry.project.readme import README, with_answers
 from em_geometry.report.figures import read_table
-from em_geometry.report.findings import findings
+from em_geometry.report.findings import answers
 from em_geometry.report.samples import BUDGET, LONGEST, read_answers
 from em_geometry.report.tables import Results
 from em_geometry.report.text import decimals, joined, short, visible, with_interval
 from em_geometry.settings import Params
 from em_geometry.stats.estimate import Estimate
+from tests.conftest import ROOT
 from tests.report.conftest import HOSTILE, quick_page, run_stage
 
 VOID = {"meta", "input", "br", "img", "link"}
@@ -96,7 +97,7 @@ def test_tables_stand_on_the_page_with_n_and_interval(page: str, made: Path) -> 
 
 def test_the_page_is_small_and_the_same_at_every_run(inputs: Path, first_run: Path) -> None:
     run_stage("report")
-    figures = (paths.plot(f"figure{i}.{k}") for i in range(1, 7) for k in ("png", "svg"))
+    figures = (paths.plot(f"figure{i}.{k}") for i in range(1, 9) for k in ("png", "svg"))
     for path in (paths.REPORT, *figures):
         assert path.read_bytes() == (first_run / path).read_bytes()
     assert paths.REPORT.stat().st_size < 2_000_000
@@ -113,7 +114,7 @@ def test_everything_missing_is_said_in_place(inputs: Path) -> None:
     Outline(text)
 
 
-STAGES = "geometry calibration baseline transfer judge layer_sweep published monitoring"
+STAGES = "geometry calibration baseline margins transfer judge layer_sweep published monitoring"
 
 
 @pytest.mark.parametrize("gone", STAGES.split())
@@ -123,63 +124,83 @@ def test_any_one_stage_may_be_missing(inputs: Path, params: Params, gone: str) -
     Outline(quick_page(params, Metrics(left)))
 
 
-def named(params: Params, **stages: dict[str, Estimate]) -> tuple[dict[str, Any], str]:
-    """What is named in the first lines, and these lines."""
-    metrics = Metrics({name: Table(rows) for name, rows in stages.items()})
-    care = re.search(r'<div class="care".*?</div>', quick_page(params, metrics), re.DOTALL)
-    assert care
-    return findings(Results(params, metrics)), re.sub(r"<[^>]+>", "", care[0])
-
-
-def test_a_failed_gate_wide_intervals_and_undefined_ratios_lead(
-    inputs: Path, params: Params
-) -> None:
+def said(params: Params, **stages: dict[str, Estimate | str]) -> list[str]:
+    """The five answers of invented results, a word being a result too."""
     rows = {
-        "own.a": Estimate(5.0, -20.0, 30.0, 8),
-        "named_pair.c__d.e1": Estimate.undefined("undefined: why"),
-        "named_pair.c__d.e2": Estimate.undefined("undefined: why"),
+        name: Table({k: Estimate.undefined(v) if isinstance(v, str) else v for k, v in of.items()})
+        for name, of in stages.items()
     }
-    rows |= {f"base.{i}": Estimate(5.0, -30.0, 30.0) for i in range(8)}
-    gate = {"gate": Estimate.undefined("failed: kappa")}
-    found, said = named(params, judge=gate, transfer=rows)
-    places = [said.index(s) for s in ("failed: kappa", "9 of 11 numbers", "2 ratios", "tests the")]
-    assert places == sorted(places)
-    assert found["wide"][0] == "change of a by its own vector (50 points)"
-    assert found["undefined"][0] == "effectiveness of c on d"
-    assert "change of the base by 4 (60 points); and 3 more." in said
-    narrow = {"own.a": Estimate(1.0, 0.0, 2.0, 99)}
-    _, said = named(params, judge={"gate": Estimate.undefined("passed")}, transfer=narrow)
-    assert said.split("care", 1)[1].strip().startswith("This is a measurement of m;")
+    return [text for _, text in answers(Results(params, Metrics(rows)), [], "m")]
 
 
-@pytest.mark.parametrize(("low", "weak"), [(-0.05, True), (0.01, False)])
-def test_weak_vectors_and_quiet_organisms_are_named(
-    inputs: Path, params: Params, low: float, weak: bool
+def margins(params: Params, low: float, word: str) -> dict[str, Estimate | str]:
+    """Every organism, vector and pair has the same margin, of which its interval says `word`."""
+    slugs, rows = params.slugs("organism"), dict[str, Estimate | str]()
+    found = Estimate(0.25, low, 0.5 - low, 24)
+    for s in slugs:
+        key = f"vector.{s}.beyond_random"
+        rows |= {f"organism.{s}.misaligned": found, f"organism.{s}.misaligned.says": word}
+        rows |= {key: found, f"vector.{s}.way": "vector", f"vector.{s}.random_95": Estimate(0.1)}
+        rows[f"vector.{s}.steers"] = "yes" if word == "effect" else word
+        for t in slugs:
+            rows |= {f"transfer.{s}__{t}": found, f"transfer.{s}__{t}.says": word,
+                     f"transfer.{s}__{t}.p_holm": Estimate(0.01)}  # fmt: skip
+    return rows
+
+
+def test_words_of_the_answers_are_no_stronger_than_their_intervals(params: Params) -> None:
+    assert said(params)[:4] == ["Not measured in this run."] * 4
+    for word, low, verdict in (
+        ("effect", 0.1, "Yes: "),
+        ("cannot tell", -0.1, "Not shown: "),
+        ("no effect", -0.1, "No: "),
+    ):
+        misaligned, steer, _, transfer, _ = said(params, margins=margins(params, low, word))
+        assert misaligned.startswith(verdict) and steer.startswith(verdict)
+        assert transfer.startswith(verdict)
+    one = margins(params, 0.1, "effect") | {"organism.finance.misaligned.says": "cannot tell"}
+    text = said(params, margins=one)[0]
+    assert text.startswith("Some: 5 of 6") and "0.25 [0.10,\u00a00.40]" in text
+    unsure = {k: Estimate(0.2) if k.endswith("p_holm") else v for k, v in one.items()}
+    assert said(params, margins=unsure)[3].startswith("Not shown: in 0 of 30 pairs")
+
+
+@pytest.mark.parametrize(
+    ("low", "p", "verdict"),
+    [(0.1, (0.01, 0.01), "Yes. "), (0.1, (0.01, 0.2), "Partly shown. "),
+     (0.1, (0.2, 0.2), "Cannot tell. "), (-0.1, (0.01, 0.01), "Cannot tell. ")],
+)  # fmt: skip
+def test_a_shared_direction_needs_an_interval_above_0_and_both_nulls(
+    params: Params, low: float, p: tuple[float, float], verdict: str
 ) -> None:
-    slug = params.slugs("organism")[0]
-    sweep = {
-        "contrast": Estimate.undefined("model_contrast"),
-        "span": Estimate.undefined("prompt_last"),
-        "efficacy.model_contrast.prompt_last": Estimate(0.125, low, 0.3, 8),
-    }
-    baseline = {f"{slug}.above_controls": Estimate.undefined("no")}
-    found, said = named(params, layer_sweep=sweep, baseline=baseline)
-    assert ("further than random directions" in said) == weak
-    assert found["quiet"] == [slug] and f"controls) for: {slug}." in said
+    key, mean = "statistic.similarity.cross_mean", Estimate(0.4, low, 0.7)
+    rows: dict[str, Estimate | str] = {"contrast": "control_contrast", key: mean}
+    for null, value in zip(("exchanged", "finetunes"), p, strict=True):
+        rows |= {f"{key}.{null}": Estimate(0.1), f"{key}.{null}.p_holm": Estimate(value)}
+        rows[f"{key}.{null}.p"] = Estimate(value)
+    under = {f"reference.{name}.cross_mean": mean for name in ("base", "own_control")}
+    assert said(params, geometry=dict(under), calibration=rows)[2].startswith(verdict)
+    other = rows | {"contrast": "model_contrast"}
+    assert said(params, geometry=dict(under), calibration=other)[2].startswith("Cannot tell")
+
+
+def test_readme_gives_the_answers_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = README.read_text(encoding="utf-8")
+    assert with_answers(text) == text, "run: em-geometry readme"
 
 
 def test_answers_are_sampled_from_every_condition_and_cut(inputs: Path, params: Params) -> None:
     shown = params.report.responses_shown
     folders = paths.BASELINE_JUDGEMENTS, paths.JUDGEMENTS
-    answers = read_answers(folders, params.targets, params.judging.aspects, shown)
-    conditions = {(a.target, a.condition) for a in answers}
-    assert len(answers) == shown * len(conditions)
-    assert {a.target for a in answers} == set(params.targets)
-    assert answers[0].condition == "unsteered"
-    assert max(len(a.text) for a in answers) <= LONGEST
-    assert sum(len(a.text) for a in answers) <= BUDGET
-    assert any(a.cut > 0 for a in answers)
-    assert "refusal" in {a.scores["aligned"] for a in answers}
+    found = read_answers(folders, params.targets, params.judging.aspects, shown)
+    assert len(found) == shown * len({(a.target, a.condition) for a in found})
+    assert {a.target for a in found} == set(params.targets)
+    assert found[0].condition == "unsteered"
+    assert max(len(a.text) for a in found) <= LONGEST
+    assert sum(len(a.text) for a in found) <= BUDGET
+    assert any(a.cut > 0 for a in found)
+    assert "refusal" in {a.scores["aligned"] for a in found}
 
 
 def test_an_unreadable_table_is_an_error_that_names_it(tmp_path: Path) -> None:
