@@ -140,7 +140,7 @@ def test_references_stand_side_by_side_with_what_the_paper_prints() -> None:
     }
     metrics = Metrics({"geometry": Results(rows)})
     drawn = geometry.references(metrics, {"cluster_angle.a__b_deg": 100.2}).to_dict()
-    assert sorted(values(drawn, "value")) == [0.5, 1.5, 40.0, 41.0, 100.2]
+    assert set(values(drawn, "value")) == {0.5, 1.5, 40.0, 41.0, 100.2}
     assert set(values(drawn, "of")) == {"a, b", "across clusters"}
 
 
