@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.e2e.graph import environment
 
 REPRO = [sys.executable, "-m", "dvc", "repro"]
 STAGE = re.compile(r"Running stage '(.+)'")
-PROGRESS = re.compile(r"(.+: )(\d+)( of \d+ \S+?)( already done|,| in)")
+PROGRESS = re.compile(r".+: \d+ of \d+ \S+?,")  # units were finished
 
 
 @dataclass(frozen=True)
@@ -37,36 +37,15 @@ class Kill:
     victim: str
 
 
-def by_stage(lines: list[str]) -> Iterator[tuple[str, str]]:
-    """Lines of an undisturbed run, each with the stage that printed it."""
-    stage = ""
+def told(lines: list[str]) -> Counter[str]:
+    """Lines of progress in an undisturbed run, by the stage that printed them."""
+    found, stage = Counter[str](), ""
     for line in lines:
         if match := STAGE.search(line):
             stage = match[1]
-        else:
-            yield stage, line
-
-
-def told(lines: list[str]) -> Counter[str]:
-    return Counter(stage for stage, line in by_stage(lines) if progress(line))
-
-
-def shared(lines: list[str]) -> set[str]:
-    """Names of the lists of units that a stage goes through several times."""
-    matches = ((stage, PROGRESS.match(line)) for stage, line in by_stage(lines))
-    finished = Counter((stage, list_name(m)) for stage, m in matches if m and m[4] == " in")
-    return {name for (_, name), count in finished.items() if count > 1}
-
-
-def list_name(match: re.Match[str]) -> str:
-    """Label and length of a list: several lists of one stage may share a label."""
-    return match[1] + match[3]
-
-
-def progress(line: str) -> re.Match[str] | None:
-    """A line that says that units were finished."""
-    match = PROGRESS.match(line)
-    return match if match and match[4] == "," else None
+        elif PROGRESS.match(line):
+            found[stage] += 1
+    return found
 
 
 def planned(
@@ -97,14 +76,11 @@ def planned(
 class Repro:
     """`dvc repro` in a folder, again and again, until no kill is left and it ends by itself."""
 
-    def __init__(
-        self, folder: Path, plan: dict[str, list[Kill]], shared: Collection[str] = ()
-    ) -> None:
-        self.folder, self.plan, self._shared = folder, plan, shared
+    def __init__(self, folder: Path, plan: dict[str, list[Kill]]) -> None:
+        self.folder, self.plan = folder, plan
         self.log: list[str] = []
         self.struck: list[str] = []
         self.starts = 0
-        self._kept: dict[str, int] = {}  # units that a journal holds, by label and total
 
     def run(self) -> None:
         while self._start():
@@ -126,7 +102,7 @@ class Repro:
 
     def _watch(self, process: subprocess.Popen[str], lines: Iterator[str]) -> bool:
         """Kills as planned; True when the run does not end by itself."""
-        stage, kill, seen, labels, killed = "", None, 0, set[str](), False
+        stage, kill, seen, killed = "", None, 0, False
         for line in lines:
             self.log.append(line)
             starts = STAGE.search(line)
@@ -138,9 +114,7 @@ class Repro:
             if starts:
                 stage, seen = starts[1], 0
                 kill = next(iter(self.plan.get(stage, [])), None)
-            if match := PROGRESS.match(line):
-                self._check_kept(match, labels)
-            seen += progress(line) is not None
+            seen += PROGRESS.match(line) is not None
             if kill and seen == kill.lines:
                 time.sleep(kill.delay)
                 if strike(process, kill.victim):
@@ -149,17 +123,6 @@ class Repro:
                     killed = True
                 kill = None
         return killed
-
-    def _check_kept(self, match: re.Match[str], labels: set[str]) -> None:
-        """What a journal once held is not made again."""
-        label, done, rest = list_name(match), int(match[2]), match[4]
-        if not label.endswith(" units") or label in self._shared:
-            return
-        kept = self._kept.get(label, 0)
-        if label not in labels and kept:
-            assert rest == " already done" and done >= kept, f"{match[0]}: {kept} were finished"
-        labels.add(label)
-        self._kept[label] = max(kept, done)
 
 
 def strike(process: subprocess.Popen[str], victim: str) -> bool:

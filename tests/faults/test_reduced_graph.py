@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.e2e.graph import copy_graph
-from tests.faults.killing import Repro, planned, shared, told
+from tests.faults.killing import Repro, planned, told
 
 SEED = 7
 KILLS = {
@@ -45,7 +45,7 @@ def test_killed_again_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[st
     undisturbed.run()
     kills = planned(KILLS, told(undisturbed.log), random.Random(SEED))
     folder = talkative(tmp_path / "a longer path, in größeren Buchstaben ж")
-    run = Repro(folder, kills, shared(undisturbed.log))
+    run = Repro(folder, kills)
     run.run()
     struck = Counter(entry.split("@")[0].split()[0] for entry in run.struck)
     with capsys.disabled():
