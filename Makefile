@@ -16,7 +16,7 @@ test coverage faults: export OMP_WAIT_POLICY := passive
 repro: export MALLOC_MMAP_THRESHOLD_ := 1073741824
 repro: export MALLOC_TRIM_THRESHOLD_ := 2147483648
 
-.PHONY: help setup repro test test-fast faults coverage mutants lint format bench published rejudge paper-tag verify-cache profile steer analyse plan status serve
+.PHONY: help setup repro test test-fast faults coverage mutants lint format bench published readme rejudge paper-tag verify-cache profile steer analyse plan status serve
 export PROMPT
 
 help: ## Show the targets.
@@ -67,6 +67,9 @@ bench: $(READY) ## Measure speed as ratios against named peers (ARGS="extraction
 
 published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
 	@em-geometry published
+
+readme: $(READY) ## Write the answers of this run into README.md.
+	@em-geometry readme
 
 rejudge: $(READY) ## Score existing answers with another judge: make rejudge ARGS="--backend openai --dry-run".
 	@em-geometry rejudge $(ARGS)

@@ -47,8 +47,7 @@ def doses(metrics: Metrics, source: str) -> Iterator[dict[str, Any]]:
     """What a vector gains by dose, and nothing where there is none."""
     yield {"dose": 0.0, "gain": 0.0, "low": 0.0, "high": 0.0}
     for key, found in metrics.group("margins", f"dose.{source}").items():
-        ends = {"low": found.low, "high": found.high, "n": found.n}
-        yield {"dose": float(key.replace("_", ".")), "gain": found.value} | ends
+        yield {"dose": float(key.replace("_", ".")), "gain": found.value} | chart.ends(found)
 
 
 def at_chance(metrics: Metrics, source: str) -> list[dict[str, float]]:
@@ -136,5 +135,4 @@ def checkpoints(metrics: Metrics, trained: Sequence[str], of: str) -> Iterator[d
             if found.value is not None:
                 step = int(at.removeprefix("step_"))
                 row = {"training": slug, "step": step, "at": step * STEP_APART**place}
-                yield row | {"value": found.value, "low": found.low, "high": found.high,
-                             "n": found.n}  # fmt: skip
+                yield row | chart.ends(found)

@@ -18,6 +18,7 @@ import polars as pl
 import vl_convert as vlc
 
 from em_geometry.report.text import words
+from em_geometry.stats.estimate import Estimate
 
 WIDTH = 860  # pixels of a whole figure
 RESOLUTION = 1.5  # pixels of a PNG for each of them
@@ -152,6 +153,34 @@ def curves(
     )
 
 
+def dots(
+    rows: Sequence[Mapping[str, object]],
+    labels: Sequence[str],
+    x: Any,
+    paper: Iterable[Mapping[str, object]] = (),
+    **legend: Any,
+) -> Any:
+    """Values with their intervals, a line a thing (`of`), its variants (`by`) under each other.
+
+    Args:
+        rows: `of`, `by`, `value`, `low`, `high`, and what else the pointer shows.
+        labels: the variants, in order.
+        x: the axis, of `value`.
+        paper: `of` and `value` that the paper prints.
+    """
+    y = alt.Y("of:N", sort=list(dict.fromkeys(row["of"] for row in rows)), title=None)
+    code = coded("by", labels, title=None, orient="bottom", **legend)
+    told = [f"{k}:{'N' if k in ('of', 'by') else 'Q'}" for k in rows[0]]
+    offset = alt.YOffset("by:N", sort=list(labels))
+    base = data(rows).encode(y=y, yOffset=offset, color=code["color"], tooltip=told)
+    bars = base.transform_filter(INTERVAL).mark_rule(strokeWidth=2)
+    return alt.layer(
+        bars.encode(x=alt.X("low:Q"), x2="high:Q"),
+        base.mark_point(filled=True, stroke="black").encode(x=x, shape=code["shape"]),
+        diamonds(paper, x="value:Q", y=y),
+    )
+
+
 def columns_by_first(
     frame: pl.DataFrame, labels: Mapping[str, str], x: str, y: str, key: str,
     grey: Collection[str] = (),
@@ -178,6 +207,11 @@ def columns_by_first(
         x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False, zero=False), axis=axis),
         y=alt.Y("y:Q", title=y),
     )
+
+
+def ends(found: Estimate) -> dict[str, float | None]:
+    """A result as a row has it."""
+    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 
 def rule(value: float, axis: str = "y", **style: Any) -> Any:

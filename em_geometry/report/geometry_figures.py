@@ -201,18 +201,15 @@ def base_similarity(
     """Likeness to the base by laboratory, and by block where `trace` has it; words without both."""
     panels = []
     if labs := metrics.names("base_similarity", "lab"):
-        panels.append(by_lab(metrics, labs, published, organisms))
+        panels.append(by_lab(metrics, labs, published))
     if trace is not None and "layer" in trace.columns:
         labels = {m: f"{m} ({organisms[m].lab})" for m in trace.columns[1:] if m in organisms}
         controls = [label for m, label in labels.items() if organisms[m].role == "control"]
         y, key = READINGS["contrast_cosine"], "model (laboratory)"
         layers = [chart.columns_by_first(trace, labels, BLOCK, y, key, controls)]
         if (layer := metrics.value("base_similarity", "layer")) is not None:
-            said = chart.data([{"at": layer, "text": "chosen layer"}])
-            style = {"align": "left", "dx": 4, "dy": -4, "baseline": "bottom"}
-            said = said.mark_text(**style).encode(x="at:Q", y=alt.value(280), text="text:N")
-            layers += [chart.rule(layer, "x", color="black"), said]
-        panels.append(alt.layer(*layers).properties(title="B  By layer", width=350, height=280))
+            layers.append(chart.rule(layer, "x", color="black"))
+        panels.append(alt.layer(*layers).properties(title="B  By layer", width=300, height=280))
     if not panels:
         return "No plots/base_similarity.csv."
     return alt.hconcat(*panels, spacing=40).resolve_scale(
@@ -220,41 +217,21 @@ def base_similarity(
     )
 
 
-def by_lab(
-    metrics: Metrics, labs: Sequence[str], published: Published, organisms: Mapping[str, Organism]
-) -> Any:
-    """Each laboratory's mean in every reading, its organisms, and what the paper prints."""
-    rows = []
-    for lab in labs:
-        members = [m for m, o in organisms.items() if (o.lab, o.role) == (lab, "organism")]
-        for reading, label in READINGS.items():
-            keys = {"mean": f"lab.{lab}.{reading}"} | {m: f"model.{m}.{reading}" for m in members}
-            for model, key in keys.items():
-                value = metrics.value("base_similarity", key)
-                row = {"lab": lab, "reading": label, "model": model, "similarity": value}
-                rows += [row] if value is not None else []
+def by_lab(metrics: Metrics, labs: Sequence[str], published: Published) -> Any:
+    """Each laboratory's mean in every reading, and what the paper prints."""
+    rows = [
+        {"of": lab, "by": label} | chart.ends(found)
+        for lab, (reading, label) in product(labs, READINGS.items())
+        if (found := metrics.measured("base_similarity", f"lab.{lab}.{reading}")).value is not None
+    ]
     paper = [
-        {"lab": lab, "model": "the paper", "similarity": published[key]}
+        {"of": lab, "value": published[key]}
         for lab in labs
         if (key := f"lab.{lab}.contrast_cosine") in published
     ]
-    x = alt.X("lab:N", sort=list(labs), title=None, axis=alt.Axis(labelAngle=0))
-    y = alt.Y("similarity:Q", title="similarity to base", scale=alt.Scale(domainMax=1))
-    at = {"x": x, "y": y, "tooltip": ["lab:N", "model:N", "reading:N", "similarity:Q"]}
-    side = alt.XOffset("reading:N", sort=[*READINGS.values()])
-    code = chart.coded("reading", [*READINGS.values()], orient="bottom", columns=1, title=None)
-    singles = chart.data(row for row in rows if row["model"] != "mean")
-    means = chart.data(row for row in rows if row["model"] == "mean")
-    text = chart.data(paper).mark_text(dx=9, align="left", color=chart.PAPER)
-    return alt.layer(
-        chart.rule(0),
-        singles.mark_point(shape="circle", size=22, color=chart.GREY).encode(xOffset=side, **at),
-        means.mark_point(filled=True, stroke="black", size=110).encode(
-            xOffset=side, color=code["color"], shape=code["shape"], **at
-        ),
-        chart.diamonds(paper, **at),
-        text.encode(x=x, y=y, text=alt.Text("similarity:Q", format=".2f")),
-    ).properties(title="A  By laboratory", width=350, height=280)
+    x = alt.X("value:Q", title="similarity to base", scale=alt.Scale(domainMax=1))
+    drawn = chart.dots(rows, [*READINGS.values()], x, paper, columns=1)
+    return drawn.properties(title="A  By laboratory", width=300, height=280)
 
 
 def by_block(frame: pl.DataFrame, title: str, key: str, level: float) -> Any:
@@ -296,34 +273,21 @@ def nulls(metrics: Metrics) -> Any:
         if chance is None or own.value is None or key.split(".")[0] not in words["main"]:
             continue
         name = re.sub(r"^statistic\.|_deg$", "", key).replace("__", " and ")
-        row = {"statistic": re.sub("[._]", " ", name), "null": label, "observed": own.value}
+        row = {"of": re.sub("[._]", " ", name), "by": label, "observed": own.value}
         row |= {"from": chance.low, "median": chance.value, "to": chance.high}
-        ends = {"at": own.value, "low": own.low, "high": own.high}
-        row |= {"p": p and p.value} | {k: distance(v, chance) for k, v in ends.items()}
-        rows += [row] if row["at"] is not None else []
+        found_at = {"value": own.value, "low": own.low, "high": own.high}
+        row |= {"p": p and p.value} | {k: distance(v, chance) for k, v in found_at.items()}
+        rows += [row] if row["value"] is not None else []
     if not rows:
         return "The main statistics are not calibrated in this run."
-    order = list(dict.fromkeys(row["statistic"] for row in rows))
-    labels = [*words["nulls"].values()]
     x = alt.X(
-        "at:Q",
+        "value:Q",
         title="distance from the null's median (1 = end of its 95 % interval)",
         scale=alt.Scale(type="symlog", constant=2),  # nearly logarithmic beyond
         axis=alt.Axis(values=[-100, -30, -10, -5, -2, -1, 0, 1, 2, 5, 10, 30, 100]),
     )
-    code = chart.coded("null", labels, title=None, orient="bottom", columns=1)
-    base = chart.data(rows).encode(
-        y=alt.Y("statistic:N", sort=order, title=None),
-        yOffset=alt.YOffset("null:N", sort=labels),
-        color=code["color"],
-        tooltip=["statistic:N", "observed:Q", "null:N", "median:Q", "from:Q", "to:Q", "p:Q"],
-    )
-    ends = base.transform_filter(chart.INTERVAL).mark_rule(strokeWidth=1.5)
-    return alt.layer(
-        chart.band(-1, 1, "x"),
-        ends.encode(x=alt.X("low:Q"), x2="high:Q"),
-        base.mark_point(filled=True, stroke="black").encode(x=x, shape=code["shape"]),
-    ).properties(width=560, height=alt.Step(14))
+    drawn = chart.dots(rows, [*words["nulls"].values()], x, columns=1)
+    return alt.layer(chart.band(-1, 1, "x"), drawn).properties(width=560, height=alt.Step(14))
 
 
 def distance(value: float | None, null: Estimate) -> float | None:
@@ -348,13 +312,7 @@ def references(metrics: Metrics, published: Published) -> Any:
         ),
     ):
         rows = [
-            {
-                "of": name,
-                "reference": label,
-                "value": found.value,
-                "low": found.low,
-                "high": found.high,
-            }
+            {"of": name, "by": label} | chart.ends(found)
             for (key, name), (under, label) in product(named.items(), labels.items())
             if (found := metrics.measured("geometry", f"reference.{under}.{key}")).value is not None
         ]
@@ -363,21 +321,10 @@ def references(metrics: Metrics, published: Published) -> Any:
             for key, name in named.items()
             if (at := f"{key.replace('angle_deg', 'cluster_angle')}_deg") in published
         ]
-        y = alt.Y("of:N", sort=[*named.values()], title=None)
         x = alt.X("value:Q", title=title[3:].lower(), scale=alt.Scale(zero=level == 0))
-        code = chart.coded("reference", [*labels.values()], title=None, orient="bottom")
-        base = chart.data(rows).encode(
-            y=y, yOffset=alt.YOffset("reference:N", sort=[*labels.values()]), color=code["color"],
-            tooltip=["of:N", "reference:N", "value:Q", "low:Q", "high:Q"],
-        )  # fmt: skip
-        ends = base.transform_filter(chart.INTERVAL).mark_rule(strokeWidth=2)
-        layers = alt.layer(
-            chart.rule(level, "x"),
-            ends.encode(x=alt.X("low:Q"), x2="high:Q"),
-            base.mark_point(filled=True, stroke="black").encode(x=x, shape=code["shape"]),
-            chart.diamonds(paper, x="value:Q", y=y),
-        )
-        panels += [layers.properties(title=title, width=280, height=alt.Step(17))] if rows else []
+        if rows:
+            drawn = chart.rule(level, "x") + chart.dots(rows, [*labels.values()], x, paper)
+            panels.append(drawn.properties(title=title, width=280, height=alt.Step(17)))
     return (
         alt.hconcat(*panels, spacing=30)
         if panels

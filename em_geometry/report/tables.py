@@ -30,7 +30,6 @@ from em_geometry.report.text import (
 from em_geometry.settings import BASE, Params
 from em_geometry.stats.estimate import Estimate
 
-SHADES, STRONG = 3, 60.0  # steps of shading on each side of zero; points that take the darkest
 UNDEFINED = "undefined"
 Names = dict[str, Any]
 
@@ -199,10 +198,12 @@ def _cell(found: Results, column: Mapping[str, Any], names: Names) -> Cell:
     keys = [key.format_map(names) for key in of]
     known = next((key for key in keys if found.has(key)), None)
     measured = found.estimate(known or keys[0])
-    if show == "effect":
-        own = "target" in names and names.get("slug") == names["target"]
-        absent = Cell("own" if own else "none", "none")
-        return effect(measured, names.get("unit", "")) if known else absent
+    if show == "effect" and known:
+        n = f"n = {short(measured.n)}" if measured.n is not None else ""
+        if measured.value is not None:
+            return Cell(with_interval(measured, digits=0), "", n)
+        why = "; ".join(filter(None, (measured.status, n)))
+        return Cell(UNDEFINED if why.startswith(UNDEFINED) else "none", "none", why)
     if show == "short":
         return Cell(short(measured.value))
     if show == "value":
@@ -210,14 +211,3 @@ def _cell(found: Results, column: Mapping[str, Any], names: Names) -> Cell:
     if known is None and "absent" in column:
         return Cell(column["absent"])
     return Cell(with_interval(measured, column.get("unit", ""), column.get("digits", 1)))
-
-
-def effect(measured: Estimate, unit: str = "") -> Cell:
-    """`12 [3, 30]` with n on hovering; `undefined` with the reason on hovering."""
-    n = "" if measured.n is None else f"n = {short(measured.n)}"
-    if measured.value is None:
-        reason = f"{measured.status}; {n}" if n else measured.status
-        return Cell(UNDEFINED if measured.status.startswith(UNDEFINED) else "none", "none", reason)
-    step = min(SHADES, round(abs(measured.value) / STRONG * SHADES))
-    shade = f"{'pos' if measured.value > 0 else 'neg'}{step}" if step else ""
-    return Cell(with_interval(measured, unit, 0), shade, n)

@@ -187,7 +187,7 @@ def test_a_shared_direction_needs_an_interval_above_0_and_both_nulls(
 def test_readme_gives_the_answers_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     text = README.read_text(encoding="utf-8")
-    assert with_answers(text) == text, "run: em-geometry readme"
+    assert with_answers(text) == text, "run: make readme"
 
 
 def test_answers_are_sampled_from_every_condition_and_cut(inputs: Path, params: Params) -> None:
