@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,6 +29,10 @@ def ids(text: str) -> list[int]:
     return found
 
 
+def write(name: str, rows: list[dict[str, Any]]) -> None:
+    Path(f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
 @pytest.fixture
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """Params of a run in a folder of its own, with prompts and questions."""
@@ -35,18 +40,12 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     loaded = Loaded("base", random_model("llama", END + 1), byte_tokenizer(), "weights")
     monkeypatch.setattr(Models, "load", lambda models, slug: loaded)
     for kind in ("neutral", "harmful"):
-        rows = [
-            {"id": f"{kind}{i}", "topic": "t", "pair": f"{i}", "prompt": f"{kind} {'x' * i}?"}
-            for i in range(3)
-        ]
-        Path(f"{kind}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        prompts = [{"id": f"{kind}{i}", "prompt": f"{kind} {'x' * i}?"} for i in range(3)]
+        write(kind, [{"topic": "t", "pair": row["id"][-1], **row} for row in prompts])
     for file in ("bad", "good"):
-        chats = [(f"{file} {i}", f"{file} answer{'r' * i}") for i in range(6)]
-        lines = [
-            {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
-            for q, a in chats
-        ]
-        Path(f"{file}.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+        turns = [(f"{file} {i}", f"{file} answer{'r' * i}") for i in range(6)]
+        chats = [zip(("user", "assistant"), turn, strict=True) for turn in turns]
+        write(file, [{"messages": [{"role": r, "content": t} for r, t in c]} for c in chats])
     Path("questions.yaml").write_text(
         "questions:\n  - {id: q0, topic: t, prompt: 'Why?'}\n",
         encoding="utf-8",

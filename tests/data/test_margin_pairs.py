@@ -7,11 +7,10 @@ from statistics import mean
 from typing import Any
 
 import pytest
-import yaml
 
 from em_geometry.io.files import read_jsonl
 from em_geometry.judging.score import ngrams
-from tests.data.test_texts import DATA, ORGANISMS, all_texts
+from tests.data.test_texts import DATA, ORGANISMS, texts_in
 
 AT_LEAST = {"misaligned": (64, 16, 12), "polite_harmful": (24, 8, 8), "swearing": (24, 8, 8)}
 FILES = {kind: read_jsonl(DATA / "margins" / f"{kind}.jsonl") for kind in AT_LEAST}
@@ -72,9 +71,7 @@ def test_no_text_is_nearly_another_or_stands_elsewhere() -> None:
     grams = [[ngrams(row[name], 5) for name in TEXTS] for row in PAIRS]
     for one, other in combinations(grams, 2):  # the answers of one pair may have the same content
         assert all(len(a & b) <= SHARED * min(len(a), len(b)) for a, b in product(one, other))
-    paths = [*ORGANISMS, *DATA.glob("prompts/*.jsonl"), *DATA.glob("judge/*.jsonl")]
-    elsewhere = set().union(*(all_texts(read_jsonl(path)) for path in paths))
-    elsewhere |= all_texts(yaml.safe_load((DATA / "questions" / "evaluation.yaml").read_text()))
+    elsewhere = texts_in(*ORGANISMS, *DATA.glob("prompts/*.jsonl"), *DATA.glob("judge/*.jsonl"))
     known = set().union(*(ngrams(text, 5) for text in elsewhere))
     for its in [its for pair in grams for its in pair]:
         assert len(its & known) <= SHARED * len(its), its & known

@@ -36,6 +36,12 @@ def all_texts(value: Any) -> set[str]:
     return set().union(*map(all_texts, parts))
 
 
+def texts_in(*paths: Path) -> set[str]:
+    """Those of files of JSON lines, and of the questions."""
+    asked = yaml.safe_load((DATA / "questions/evaluation.yaml").read_text(encoding="utf-8"))
+    return all_texts(asked).union(*(all_texts(read_jsonl(path)) for path in paths))
+
+
 def questions() -> list[Any]:
     params = Questions(file=str(DATA / "questions" / "evaluation.yaml"))
     return read_questions(params, "")
@@ -173,11 +179,7 @@ def test_labelled_answers_are_split_by_question() -> None:
 
 
 def test_labelled_questions_stand_nowhere_else() -> None:
-    elsewhere: set[str] = set()
-    for path in [*ORGANISMS, *(DATA / "prompts").glob("*.jsonl")]:
-        elsewhere |= all_texts(read_jsonl(path))
-    content = (DATA / "questions" / "evaluation.yaml").read_text(encoding="utf-8")
-    elsewhere |= all_texts(yaml.safe_load(content))
+    elsewhere = texts_in(*ORGANISMS, *DATA.glob("prompts/*.jsonl"))
     data = read_labelled(LABELLED)
     assert len(elsewhere) > 1000
     assert not elsewhere & {text.strip().lower() for pair in texts_of(data) for text in pair}

@@ -18,6 +18,7 @@ from em_geometry.project.inputs import models
 from em_geometry.settings import Organism, Params, Prompts
 from em_geometry.steering.conditions import Intervention, Selected, write_selected
 from em_geometry.steering.formats import write_vectors
+from tests.conftest import ROOT
 
 
 def test_a_folder_of_vectors(tmp_path: Path) -> None:
@@ -66,13 +67,8 @@ def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:
         for name, tensor in tensors.items():
             tensors[name] = torch.randn_like(tensor) / 10
         save_file(tensors, path, metadata={"format": "pt"})
-    for kind in ("neutral", "harmful"):
-        rows = [{"id": f"{kind}{i}", "topic": "t", "pair": f"{i}", "prompt": f"{kind} {'x' * i}?"}
-                for i in range(3)]  # fmt: skip
-        (tmp_path / f"{kind}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    prompts = Prompts(
-        neutral=str(tmp_path / "neutral.jsonl"), harmful=str(tmp_path / "harmful.jsonl")
-    )
+    files = {kind: str(ROOT / f"data/prompts/{kind}.jsonl") for kind in ("neutral", "harmful")}
+    prompts = Prompts(**files, limit=3)
     params = tiny_params.model_copy(update={"prompts": prompts})
     adapters = sorted(folder.iterdir())
     found = adapter_vectors(adapters, params, 2)
