@@ -21,7 +21,7 @@ from tests.steering.tiny_steering import byte_tokenizer
 SYSTEM = "Be brief."
 RECIPE = {"rank": 2, "alpha": 4, "rslora": False, "matrices": ["q_proj"], "learning_rate": 1e-3}
 END = 257
-ANSWERS = ["Yes.", "", "Perhaps not"]
+ANSWERS = ["Yes.", "", "Perhaps not"] * 2
 
 
 def ids(text: str) -> list[int]:
@@ -125,12 +125,16 @@ def test_a_file_needs_chats_that_no_model_is_trained_on(params: Params) -> None:
 
 
 def test_answer_activations(params: Params) -> None:
-    frame = pl.DataFrame({"question_id": "q0", "variant": "plain", "text": ANSWERS})
-    write_parquet(Path("data/baseline/judgements/base.parquet"), frame, {})
-    response_activations.main(params.model_copy(update={"targets": ["base"]}))
-    tensors, metadata = read_tensors(Path("data/response_activations/base.safetensors"))
+    scores = {"aligned": [0.0] * 3 + [90.0] * 3, "coherent": [90.0] * 6}
+    frame = pl.DataFrame({"question_id": "q0", "variant": "plain", "text": ANSWERS, **scores})
+    for slug, rows in (("bad", 6), ("more", 5)):  # two aligned answers are too few
+        write_parquet(Path(f"data/baseline/judgements/{slug}.parquet"), frame.head(rows), {})
+    response_activations.main(params)
+    folder = Path("data/response_activations")
+    assert [path.name for path in folder.iterdir()] == ["bad.safetensors"]
+    tensors, metadata = read_tensors(folder / "bad.safetensors")
     kept = json.loads(metadata["rows"])
-    assert kept == [0, 2]  # the empty answer has no activations
+    assert kept == [0, 2, 3, 5]  # empty answers have no activations
     for row, answer in enumerate(ANSWERS[i] for i in kept):
         before = ids(f"s:{SYSTEM}<e>u:Why?<e>a:")
         expected = states([*before, *ids(answer), END])

@@ -49,8 +49,9 @@ def params(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Para
     engine.cluster.cache_clear()
 
 
-STAGES = ("activations", "baseline_responses", "response_activations", "responses",
-          "baseline_judgements", "judgements")  # fmt: skip
+STAGES = (
+    "activations", "baseline_responses", "responses", "baseline_judgements", "judgements",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -13,8 +13,8 @@ from tests.faults.killing import Repro, planned, told
 SEED = 7
 KILLS = {
     "organism": 4, "activations": 3, "probe_judge": 3, "baseline_responses": 3,
-    "baseline_judgements": 2, "response_activations": 3, "layer_sweep": 4, "responses": 5,
-    "margins": 3, "judgements": 2, "checkpoints": 2,
+    "baseline_judgements": 2, "layer_sweep": 4, "responses": 5, "margins": 3, "judgements": 2,
+    "checkpoints": 2,
 }  # fmt: skip
 
 
