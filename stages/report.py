@@ -41,7 +41,7 @@ def main(params: Params) -> None:
         figures,
         read_answers(answers, params.targets, params.judging.aspects, shown),
         {name: p.read_text(encoding="utf-8") for name, p in offered.items() if p.is_file()},
-        provenance(params, word, record, paths.LOCK, paths.BASELINE_RESPONSES),
+        provenance(params, word, record, paths.LOCK),
     )
     write_text(paths.REPORT, page)
     print(f"{paths.REPORT}: {len(page.encode()) / 1e6:.2f} MB, {len(figures)} figures")

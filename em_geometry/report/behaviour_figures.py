@@ -14,7 +14,7 @@ from em_geometry.report.text import layout
 
 STEP_APART = 1.05  # factor between the steps of two trainings, so that intervals can be told apart
 DETECTORS = {"A": "own", "B": "one", "C": "k", "D": "unseen_one", "E": "unseen_k"}  # by panel
-FILLS = {"reproduced": "black", "cannot tell": "lightgrey", "differs": "white"}  # of claims
+VERDICTS = ("reproduced", "cannot tell", "differs")  # of claims
 UNITS = {"cosine": "cosine", "deg": "angle (degrees)", "percent": "percent"}
 
 
@@ -57,42 +57,28 @@ def at_chance(metrics: Metrics, source: str) -> list[dict[str, float]]:
     return [] if gain is None or beyond is None else [{"dose": 1.0, "gain": gain - beyond}]
 
 
-def claim_rows(judged: Sequence[Judged], unit: str) -> list[dict[str, Any]]:
-    """Claims in one unit with one published and one measured number, a row each."""
-    single = [row for row in judged if row.claim.reads == "equal" and len(row.measured) == 1]
-    return [
-        {"claim": f"{row.claim.id}  {row.claim.quantity}", "this run": m.value, "low": m.low,
-         "high": m.high, "the paper": row.claim.numbers[0],
-         "verdict": row.verdict_run}
-        for row in single
-        for m in row.measured
-        if row.claim.unit == unit and m.value is not None
-    ]  # fmt: skip
-
-
 def claims(judged: Sequence[Judged]) -> Any:
-    """A panel a unit of what `claim_rows` gives; words where it gives nothing."""
+    """Claims with one published and one measured number, a panel a unit; words without any."""
+    single = [row for row in judged if row.claim.reads == "equal" and len(row.measured) == 1]
     panels = []
     for unit, title in UNITS.items():
-        rows = claim_rows(judged, unit)
-        base = chart.data(rows)
-        order = alt.Scale(domain=[row["claim"] for row in rows])
-        y = alt.Y("claim:N", scale=order, title=None, axis=alt.Axis(grid=True))
+        of_unit = [r for r in single if r.claim.unit == unit and r.measured[0].value is not None]
+        names = [f"{row.claim.id}  {row.claim.quantity}" for row in of_unit]
+        rows = [
+            {"of": name, "by": row.verdict_run} | chart.ends(row.measured[0])
+            for name, row in zip(names, of_unit, strict=True)
+        ]
+        paper = [
+            {"of": name, "value": row.claim.numbers[0]}
+            for name, row in zip(names, of_unit, strict=True)
+        ]
         scale = alt.Scale(zero=False, padding=10)
         if unit == "cosine":  # no interval may squash the others
             scale = alt.Scale(domain=[-1, 1], clamp=True)
-        x = alt.X("this run:Q", title=title, scale=scale)
-        at = {"y": y, "tooltip": ["claim:N", "this run:Q", "low:Q", "high:Q", "the paper:Q"]}
-        fill = alt.Scale(domain=[*FILLS], range=[*FILLS.values()])
-        shade = alt.Fill("verdict:N", scale=fill, title=None, legend=alt.Legend(orient="bottom"))
-        bars = base.transform_filter(chart.INTERVAL).mark_rule(strokeWidth=1.3)
-        dots = base.mark_point(shape="circle", stroke="black", size=55, strokeWidth=1.3)
-        layers = alt.layer(
-            bars.encode(y=y, x=alt.X("low:Q"), x2="high:Q"),
-            chart.diamonds(rows, x="the paper:Q", **at),
-            dots.encode(x=x, fill=shade, **at),
-        )
-        panels += [layers.properties(width=350, height=alt.Step(19))] if rows else []
+        if rows:
+            x = alt.X("value:Q", title=title, scale=scale)
+            drawn = chart.dots(rows, VERDICTS, x, paper, apart=False)
+            panels.append(drawn.properties(width=350, height=alt.Step(19)))
     return alt.vconcat(*panels) if panels else "No claim's number is measured in this run."
 
 

@@ -158,26 +158,29 @@ def dots(
     labels: Sequence[str],
     x: Any,
     paper: Iterable[Mapping[str, object]] = (),
+    apart: bool = True,
     **legend: Any,
 ) -> Any:
-    """Values with their intervals, a line a thing (`of`), its variants (`by`) under each other.
+    """Values with their intervals, a line a thing (`of`), in the code of its variants (`by`).
 
     Args:
         rows: `of`, `by`, `value`, `low`, `high`, and what else the pointer shows.
         labels: the variants, in order.
         x: the axis, of `value`.
         paper: `of` and `value` that the paper prints.
+        apart: variants of one thing lie under each other.
     """
     y = alt.Y("of:N", sort=list(dict.fromkeys(row["of"] for row in rows)), title=None)
     code = coded("by", labels, title=None, orient="bottom", **legend)
     told = [f"{k}:{'N' if k in ('of', 'by') else 'Q'}" for k in rows[0]]
-    offset = alt.YOffset("by:N", sort=list(labels))
-    base = data(rows).encode(y=y, yOffset=offset, color=code["color"], tooltip=told)
+    base = data(rows).encode(y=y, color=code["color"], tooltip=told)
+    if apart:
+        base = base.encode(yOffset=alt.YOffset("by:N", sort=list(labels)))
     bars = base.transform_filter(INTERVAL).mark_rule(strokeWidth=2)
     return alt.layer(
         bars.encode(x=alt.X("low:Q"), x2="high:Q"),
-        base.mark_point(filled=True, stroke="black").encode(x=x, shape=code["shape"]),
         diamonds(paper, x="value:Q", y=y),
+        base.mark_point(filled=True, stroke="black").encode(x=x, shape=code["shape"]),
     )
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import importlib.metadata
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import Judged, numbers_text, verdict_counts
@@ -71,15 +69,12 @@ def _address(text: str) -> str:
     return f"data:text/csv;charset=utf-8;base64,{data}"
 
 
-def provenance(
-    params: Params, judge: str | None, base_record: Path, lock: Path, responses: Path
-) -> dict[str, str]:
+def provenance(params: Params, judge: str | None, base_record: Path, lock: Path) -> dict[str, str]:
     """Text by label; two runs of the same inputs at the same commit give the same.
 
     Args:
         base_record: of the base model's folder.
         lock: dvc.lock.
-        responses: folder of answers, whose files name the models that gave them.
     """
     base = params.base.source
     if base_record.is_file():
@@ -88,7 +83,6 @@ def provenance(
         "Profile": f"{params.profile}, seed {params.run.seed}, {params.run.dtype} weights",
         "Params": f"sha256 {_hash(params.model_dump(mode='json', exclude={'workers'}))}",
         "Base model": base,
-        "Models, sha256": ", ".join(_models(params.targets, responses)),
         "Judge": judge or "none in this run",
         "Packages": joined([f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]),
         "Code": _commit(),
@@ -113,13 +107,3 @@ def _commit() -> str:
     except OSError:
         return "no git"
     return f"commit {done.stdout.strip()}" if done.returncode == 0 else "not in a Git repository"
-
-
-def _models(targets: Iterable[str], folder: Path) -> Iterable[str]:
-    """Each model with its hash as its answers' file records it."""
-    for target in targets:
-        path = folder / f"{target}.parquet"
-        metadata = pq.read_schema(path).metadata if path.is_file() else None
-        value = (metadata or {}).get(b"model_sha256")
-        if value:
-            yield f"{target} {value.decode()[:SHOWN]}"

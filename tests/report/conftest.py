@@ -55,9 +55,6 @@ def write_answers(root: Path, params: Params) -> None:
                 aligned_status=pl.when(refused).then(pl.lit("refusal")).otherwise("aligned_status"),
             )
             write_parquet(root / folder / f"{target}.parquet", frame, {"model": target})
-        about = {"model": target, "model_sha256": f"{target:0<64}"}
-        path = root / paths.BASELINE_RESPONSES / f"{target}.parquet"
-        write_parquet(path, steered.select("text"), about)
     (root / paths.BASE_MODEL).mkdir(parents=True, exist_ok=True)
     record = {"source": params.base.source, "sha256": "0" * 64}
     (root / paths.BASE_MODEL / "record.json").write_text(json.dumps(record))
