@@ -1,6 +1,6 @@
 """The five answers that a run gives, and what the page's other sentences are about.
 
-Words are chosen by 95 % intervals: what an interval does not show is not said.
+Words are chosen by intervals (docs/method.md: decisions): what one does not show is not said.
 """
 
 from __future__ import annotations
