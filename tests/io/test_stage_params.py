@@ -17,7 +17,7 @@ BEHIND: dict[str, set[str]] = {
     "repeats": {"organisms"},
     "clusters": {"organisms"},
     "labs": {"organisms"},
-    "answering": {"targets", "random_adapters"},
+    "answering": {"organisms"},
     "steered": {"targets", "organisms"},
     "margin_targets": {"targets", "organisms", "margins.controls"},
     "named_pairs": {"transfer.pairs"},
@@ -30,6 +30,7 @@ SHARED = "em_geometry/project/inputs.py"  # its functions take all params
 BESIDES = {
     "base_model": {"run", "profile"},  # does the run fit this machine?
     "activations": {"targets"},  # which models it reads when it is called for none
+    "transfer": {"targets"},  # base and organisms, which it lists
 }
 
 
