@@ -99,7 +99,7 @@ def test_all_stages_make_no_call_and_show_no_key(
 
 def judge(double: Double, **values: Any) -> None:
     """Answers to judge, and params that name an endpoint."""
-    change("judging", backend="openai", base_url=double.url, model="m", retries=0, timeout_s=2.0,
+    change("judging", backend="openai", base_url=double.url, model="m", retries=0, timeout_s=30.0,
            **values)  # fmt: skip
     folder = Path("data/baseline/responses")
     for slug in TARGETS:
