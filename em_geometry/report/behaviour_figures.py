@@ -52,26 +52,16 @@ def doses(metrics: Metrics, source: str) -> Iterator[dict[str, Any]]:
 
 def at_chance(metrics: Metrics, source: str) -> list[dict[str, float]]:
     """What random directions of the chosen coefficient gain on average."""
-    gain = metrics.value("margins", f"dose.{source}.1")
-    beyond = metrics.value("margins", f"vector.{source}.beyond_random")
-    return [] if gain is None or beyond is None else [{"dose": 1.0, "gain": gain - beyond}]
+    gain = metrics.value("margins", f"chance.{source}")
+    return [] if gain is None else [{"dose": 1.0, "gain": gain}]
 
 
 def claims(judged: Sequence[Judged]) -> Any:
     """Claims with one published and one measured number, a panel a unit; words without any."""
-    single = [row for row in judged if row.claim.reads == "equal" and len(row.measured) == 1]
     panels = []
     for unit, title in UNITS.items():
-        of_unit = [r for r in single if r.claim.unit == unit and r.measured[0].value is not None]
-        names = [f"{row.claim.id}  {row.claim.quantity}" for row in of_unit]
-        rows = [
-            {"of": name, "by": row.verdict_run} | chart.ends(row.measured[0])
-            for name, row in zip(names, of_unit, strict=True)
-        ]
-        paper = [
-            {"of": name, "value": row.claim.numbers[0]}
-            for name, row in zip(names, of_unit, strict=True)
-        ]
+        rows = claim_rows(judged, unit)
+        paper = [{"of": row["of"], "value": row["paper"]} for row in rows]
         scale = alt.Scale(zero=False, padding=10)
         if unit == "cosine":  # no interval may squash the others
             scale = alt.Scale(domain=[-1, 1], clamp=True)
@@ -80,6 +70,17 @@ def claims(judged: Sequence[Judged]) -> Any:
             drawn = chart.dots(rows, VERDICTS, x, paper, apart=False)
             panels.append(drawn.properties(width=350, height=alt.Step(19)))
     return alt.vconcat(*panels) if panels else "No claim's number is measured in this run."
+
+
+def claim_rows(judged: Sequence[Judged], unit: str) -> list[dict[str, Any]]:
+    """What the paper prints and this run measured in a unit, with the verdict: a row a claim."""
+    return [
+        {"of": f"{row.claim.id}  {row.claim.quantity}", "by": row.verdict_run,
+         "paper": row.claim.numbers[0]} | chart.ends(row.measured[0])
+        for row in judged
+        if row.claim.reads == "equal" and row.claim.unit == unit
+        and len(row.measured) == 1 and row.measured[0].value is not None
+    ]  # fmt: skip
 
 
 def monitoring(metrics: Metrics) -> Any:

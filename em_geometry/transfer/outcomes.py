@@ -128,6 +128,7 @@ def outcomes(table: Margins, who: Who, no_effect: float) -> Nested:
         **transfer(table, who, no_effect),
         **effectiveness(table, who),
         **asymmetries(table, who),
+        **by_dose(table),
         **beside(table),
     }
 
@@ -252,17 +253,33 @@ def asymmetries(table: Margins, who: Who) -> Results:
     return results | {f"{k}.p_holm": float(v) for k, v in zip(p, adjusted, strict=True)}
 
 
-def beside(table: Margins) -> Results:
-    """Gains on the base by dose, of what is orthogonal to the target's own vector, by ablation.
+def by_dose(table: Margins) -> Results:
+    """Gains on the base by dose, against nothing done, on the pairs that all doses read.
 
-    At other doses than the chosen one no random direction is measured: gains are against nothing
-    done, and so are changes by ablation. Those of orthogonal parts are beyond random directions.
+    `chance.<source>`: of random directions at the chosen coefficient, the only dose they have.
+    """
+    doses: dict[str, dict[float, Done]] = {}
+    for (target, kind, way, source, multiple), done in table.done.items():
+        if (target, kind, way) == (BASE, MAIN, "vector"):
+            doses.setdefault(source, {})[multiple] = done
+    results: Results = {}
+    for source, each in doses.items():
+        common = np.isfinite([done.gain for done in each.values()]).all(0)
+        for multiple, done in each.items():
+            results[f"dose.{source}.{spelt(multiple)}"] = _mean(done.gain[common])
+        chance = table.random[BASE, MAIN, each[1.0].norm].mean(0)
+        results[f"chance.{source}"] = _mean(chance[common])
+    return results
+
+
+def beside(table: Margins) -> Results:
+    """Gains of what is orthogonal to the target's own vector, beyond random; changes by ablation.
+
+    Ablation is compared with nothing done.
     """
     results: Results = {}
-    for (target, kind, way, source, multiple), done in table.done.items():
-        if way == "vector" and (target, kind) == (BASE, MAIN):
-            results[f"dose.{source}.{spelt(multiple)}"] = _mean(done.gain)
-        elif way == "orthogonalised":
+    for (target, kind, way, source, _), done in table.done.items():
+        if way == "orthogonalised":
             gain = table.beyond(target, source, kind, way)
             results[f"{way}.{source}__{target}"] = _mean(gain)
         elif way in ("ablation", "ablation_everywhere"):
