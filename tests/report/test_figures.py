@@ -124,7 +124,7 @@ def test_an_undefined_cosine_leaves_no_matrix() -> None:
 
 
 def test_doses_stand_in_order_with_nothing_at_0_and_chance_at_1() -> None:
-    gains = {"dose.a.1": 0.5, "dose.a.-0_5": -0.2, "vector.a.beyond_random": 0.4}
+    gains = {"dose.a.1": 0.5, "dose.a.-0_5": -0.2, "chance.a": 0.1}
     rows = {key: Estimate(v, v - 0.1, v + 0.1, 24) for key, v in gains.items()}
     drawn = behaviour.dose_response(Metrics({"margins": Results(rows)})).to_dict()
     found = values(drawn, "gain")

@@ -203,7 +203,9 @@ def test_what_is_undefined_says_why(written: Written) -> None:
     found = statuses(table, "interaction")["base"]
     assert found == "undefined: the base is its own reference"
     few = "undefined: 0 misaligned answers, 3 needed"
-    expected = dict.fromkeys(PARAMS.targets, few) | {"finance": "ok"}
+    other = "undefined: only organisms' own answers are read"
+    expected = dict.fromkeys(PARAMS.targets, few) | {"finance": "ok", "base": other}
+    expected["control"] = other
     assert statuses(table, "response_contrast", "response_mo") == expected
 
 
