@@ -18,6 +18,7 @@ from em_geometry.errors import KeyFault, UserError
 from em_geometry.io.files import read_yaml
 
 BASE = "base"  # the slug of the unmodified model among the targets
+ANSWER_SPANS = ("response_mean", "response_mo")  # of a model's own answers
 TEXTS = "answer_mean"  # span of the answers that every model reads and none was trained on
 
 # Keys that change no number, or whose absence says "none", may be left out of a params file. Every

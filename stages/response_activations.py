@@ -1,12 +1,12 @@
 """Stage `response_activations`: every organism's residual stream over its own unsteered answers."""
 
 from em_geometry.activations.capture import store
-from em_geometry.activations.prompts import ANSWER_SPANS, answer_texts
+from em_geometry.activations.prompts import answer_texts
 from em_geometry.io.files import read_parquet
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import models, questions
-from em_geometry.settings import Params
+from em_geometry.settings import ANSWER_SPANS, Params
 from em_geometry.vectors.contrasts import misaligned_and_aligned, too_few
 
 

@@ -5,13 +5,12 @@ import json
 import numpy as np
 import polars as pl
 
-from em_geometry.activations.prompts import ANSWER_SPANS
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, prompts, texts
-from em_geometry.settings import BASE, TEXTS, Params, Vectors
+from em_geometry.settings import ANSWER_SPANS, BASE, TEXTS, Params, Vectors
 from em_geometry.vectors import contrasts
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import polars as pl
     from transformers import PreTrainedTokenizerBase
 
-ANSWER_SPANS = ("response_mean", "response_mo")
-
 
 class _Row(BaseModel):
     id: str

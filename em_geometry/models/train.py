@@ -235,7 +235,7 @@ def draw_adapter(models: Models, like: str, seed: int, folder: Path) -> None:
     """Saves an adapter with the shapes and norms of that of `like`, in random directions.
 
     The update of every matrix has the Frobenius norm that it has there: what a fine-tune of this
-    size does that learned nothing (docs/method.md: nulls).
+    size does that learned nothing (docs/method.md: calibration).
 
     Raises:
         UserError: `like` is a full checkpoint.

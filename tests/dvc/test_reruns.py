@@ -188,7 +188,6 @@ def with_params(change: Callable[[dict[str, Any]], object]) -> dict[str, Callabl
 COMMENT = {"em_geometry/report/chart.py": lambda text: f"# why\n{text}"}
 TEMPLATE = {"data/judge/prompts/aligned.txt": lambda text: f"{text}!"}
 JUDGES = {"judge", "baseline_judgements", "judgements"}
-RATES = {"transfer", "factorial"}
 
 
 @pytest.mark.parametrize(
@@ -197,7 +196,7 @@ RATES = {"transfer", "factorial"}
         ({}, set()),
         (COMMENT, {"report"}),
         (TEMPLATE, {"probe_judge", *JUDGES}),
-        (with_params(lambda p: p["transfer"].update(rate="em_betley")), {*RATES, "report"}),
+        (with_params(lambda p: p["transfer"].update(rate="em_betley")), {"transfer", "report"}),
         (with_params(lambda p: p["judging"].update(max_usd=5.0)), {"report"}),
     ],
     ids=["nothing", "a comment in the report's code", "a judge's template", "the rate of transfer",

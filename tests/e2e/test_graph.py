@@ -48,7 +48,8 @@ def test_training_changed_the_model(run: Path, slug: str) -> None:
 def test_margins_are_of_all_models_and_of_steered_targets(run: Path) -> None:
     rows = pl.read_parquet(run / "data/margins.parquet")
     assert (rows["marked"] < 0).all() and (rows["plain"] < 0).all()
-    assert {*TARGETS, "control", "full", "medical_b", "control_b", "full_b"} == set(rows["target"])
+    others = {"control", "full", "medical_b", "control_b", "full_b", "random_medical"}
+    assert {*TARGETS, *others} == set(rows["target"])
     acts = rows.filter(pl.col("way") == "vector")
     assert set(acts["source"]) == set(ORGANISMS)
     assert set(acts.filter(pl.col("multiple") == -1)["target"]) == {"base"}

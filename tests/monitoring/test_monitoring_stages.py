@@ -74,7 +74,9 @@ def test_checkpoints_are_measured_and_read_against_benign_ones(params: Params) -
     excess = found.rows[key]
     assert excess.low is not None and excess.low < excess.value
     assert 0.25 <= number(f"{key}.p") <= 1
+    rows = pl.read_parquet(paths.MONITORING / "margins.parquet")
     frame = pl.read_parquet(paths.MARGINS).filter(kind="misaligned", target="medical_b")
+    frame = frame.join(rows, on="pair", how="semi")
     margin = (frame["marked"] - frame["plain"]).mean()
     mean = f"medical_b.checkpoint.step_{LAST}.margin.mean"
     assert number(mean) == pytest.approx(margin, rel=1e-3)
@@ -82,7 +84,6 @@ def test_checkpoints_are_measured_and_read_against_benign_ones(params: Params) -
     plot = pl.read_csv(paths.plot("monitoring.csv"))
     assert plot["step"].to_list() == [*STEPS, LAST]
     assert plot["medical_b_own"][2] == pytest.approx(excess.value, rel=1e-3)
-    rows = pl.read_parquet(paths.MONITORING / "margins.parquet")
     assert rows.group_by("target", "step").len().height == 4 * 2
     files = paths.table("monitoring"), paths.plot("monitoring.csv")
     saved = [path.read_bytes() for path in files]

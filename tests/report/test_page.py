@@ -91,7 +91,7 @@ def test_tables_stand_on_the_page_with_n_and_interval(page: str, made: Path) -> 
     assert "random directions" in acting
     assert f"{end.value:.2f} [{end.low:.2f},\u00a0{end.high:.2f}]" in acting
     contrasts = table("The contrast is a choice")
-    assert "(b) model contrast, prompt last (chosen)" in contrasts and "of 5" in contrasts
+    assert "(chosen)" in contrasts and "of 5" in contrasts
     assert "layer" not in contrasts
 
 

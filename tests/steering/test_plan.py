@@ -20,7 +20,7 @@ def test_every_profile_has_a_plan(profile: str) -> None:
     params = load_params(Path(f"profiles/{profile}.yaml"))
     counts = plan.count(params)
     asked = len(read_questions(params.questions, ""))
-    assert counts.answers["baseline"] == len(params.targets) * params.baseline.samples * asked
+    assert counts.answers["baseline"] == len(params.answering()) * params.baseline.samples * asked
     total = sum(counts.answers.values())
     assert counts.generated_tokens == total * params.sampling.max_new_tokens
     assert counts.judgements == len(params.judging.aspects) * total

@@ -24,9 +24,9 @@ from em_geometry.steering.margins import Row, pair_log_probabilities
 from em_geometry.steering.pairs import KINDS, Pair, plan, table
 from em_geometry.transfer.outcomes import Margins, Who, outcomes
 
-BLOCK, CORE, OWN, TUNED = 1, 0.8, 0.6, 1.0  # lengths of the parts of a shift
+BLOCK, CORE, OWN, TUNED = 1, 2.4, 1.8, 1.0  # lengths of the parts of a shift
 ORGANISMS = ("finance", "sports", "profanity")
-SPLITS = {"misaligned": 32, "polite_harmful": 8, "swearing": 8}
+SPLITS = {"misaligned": 64, "polite_harmful": 8, "swearing": 8}
 
 
 def answers(seed: int, marked: range, plain: range) -> Row:
@@ -124,13 +124,13 @@ def read(models: dict[str, Any], vectors: dict[str, Floats], start: int) -> dict
     own = dict.fromkeys(organisms, "control")
     groups = {"lab": organisms}, {"cluster": organisms}
     who = Who(organisms, ["control"], ["base", *organisms, "control"], own, {}, *groups)
-    return flatten(outcomes(Margins.of(pl.concat(frames)), who, 0.1))
+    return dict(flatten(outcomes(Margins.of(pl.concat(frames)), who, 0.1)))
 
 
 def test_margins_and_transfer_find_it_and_their_intervals_cover(
     models: dict[str, Any], vectors: dict[str, Floats]
 ) -> None:
-    found = read(models, vectors, 0)
+    found = read(models, vectors, 300)
     many = [misaligned(seed) for seed in range(10_000, 10_600)]
     truth = {slug: margin(model, many).mean() for slug, model in models.items()}
     for slug in ORGANISMS:
