@@ -6,13 +6,22 @@ is answered with the nearest known one.
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)  # fmt: skip
 
 from em_geometry.errors import KeyFault, UserError
 from em_geometry.io.files import read_yaml
@@ -31,6 +40,13 @@ OPTIONAL = (
     "organisms.*.repeats",
 )  # fmt: skip
 
+# Arguments of a chat template that decide what is written, and when; they are set by the code.
+RENDERING = frozenset({
+    "messages", "conversation", "tokenize", "add_generation_prompt", "continue_final_message",
+    "chat_template", "strftime_now", "padding", "truncation", "max_length", "return_tensors",
+    "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
+})  # fmt: skip
+
 
 def _with_the_full(doses: list[float]) -> list[float]:
     if 1.0 not in doses or len(set(doses)) != len(doses):
@@ -44,7 +60,21 @@ def _with_what_is_counted(aspects: list[str]) -> list[str]:
     return aspects
 
 
+def _argument(name: str) -> str:
+    if not name.isidentifier() or name in RENDERING:
+        raise ValueError("no name of an argument that a profile may set")
+    return name
+
+
+def _day(given: object) -> object:
+    text = given.isoformat() if isinstance(given, datetime.date) else given  # YAML's own dates
+    if isinstance(text, str):
+        datetime.date.fromisoformat(text)
+    return text
+
+
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+Day = Annotated[str, BeforeValidator(_day), Field(pattern=r"^\d{4}-\d\d-\d\d$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]  # beyond it is a slip of the keyboard
@@ -88,7 +118,11 @@ class Workers(Section):  # who does the long work. It changes no byte, so no sta
 class Base(Section):  # the model that the organisms were fine-tuned from
     source: str  # package:<name> | path:<folder> | hub:<owner/name>
     revision: str | None = None  # hub commit; required for hub ids
-    system_prompt: str = ""  # of every chat; "" = none
+    system_prompt: str = ""  # of every chat; "" = the template's own, where it has one
+    # What else the chat template gets, in prompts, training and by a local judge: the day that it
+    # takes for today (its model card's default for Llama 3), and switches such as enable_thinking
+    date: Day = "2024-07-26"
+    template_arguments: dict[Annotated[str, AfterValidator(_argument)], JsonValue] = {}
     also_known_as: list[str] = []  # names by which adapters may call the same weights
 
 

@@ -19,6 +19,7 @@ from em_geometry.models.chat import (
     header_length,
     read_examples,
     render,
+    turn_end,
 )
 from em_geometry.settings import Organism, Prompts, Questions
 
@@ -259,7 +260,7 @@ def answer_texts(
         prompt = render(tokenizer, question.prompt, question.system).ids
         start, stop = len(prompt), len(prompt) + len(ids)
         spans = ((start, stop), (start - header, stop + 1))
-        whole = (*prompt, *ids, tokenizer.eos_token_id)
+        whole = (*prompt, *ids, turn_end(tokenizer))
         texts[row] = Text(whole, spans, shared=start - header)
     if not texts:
         raise UserError(

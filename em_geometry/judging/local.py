@@ -181,6 +181,6 @@ def local_judge(judging: Judging, models: Models) -> LocalJudge:
         model, name = checkpoint(source, hub, models.run).eval(), f"{Path(source).name}-{mark[:8]}"
         if models.run.device_map is None:  # else accelerate has placed it
             model = model.to(device)
-        tokenizer = tokenizer_of(source, hub)
+        tokenizer = tokenizer_of(source, hub, models.origin)
     templates = load_templates(Path(judging.templates), judging.aspects)
     return LocalJudge(model, tokenizer, templates, name, judging.low_mass, judging.batch_size)

@@ -24,7 +24,7 @@ from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.files import read_json, read_tensors, write_tensors, write_text
 from em_geometry.judging.judge import Judgement, JudgeRow
 from em_geometry.judging.rates import ASPECTS, MIDDLE
-from em_geometry.models.chat import answer_ids, check_length, render, sorted_batches
+from em_geometry.models.chat import answer_ids, check_length, render, sorted_batches, turn_end
 from em_geometry.models.load import Loaded
 from em_geometry.progress import Progress
 from em_geometry.settings import Probe
@@ -123,7 +123,7 @@ def features(
     activations = np.zeros((len(rows), len(POOLINGS), len(layers), width), dtype=np.float32)
     text = np.zeros((len(rows), TEXT_FEATURES), dtype=np.float32)
     prompts = {q: render(tokenizer, q, system).ids for q in dict.fromkeys(q for q, _ in rows)}
-    answers = [answer_ids(tokenizer, answer) or (tokenizer.eos_token_id,) for _, answer in rows]
+    answers = [answer_ids(tokenizer, answer) or (turn_end(tokenizer),) for _, answer in rows]
     for (question, _), answer in zip(rows, answers, strict=True):
         check_length(tokenizer, len(prompts[question]) + len(answer), question)
     order = [(question, len(answer)) for (question, _), answer in zip(rows, answers, strict=True)]

@@ -6,6 +6,7 @@ they hold for any chat template and either padding side.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,17 @@ from pydantic import BaseModel, model_validator
 
 from em_geometry.errors import KeyFault, UserError
 from em_geometry.io.files import read_jsonl
+from em_geometry.models.template import USER, rendered, template_of, turn
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
 ROLES = ["user", "assistant"]
-PLACEHOLDER = "\ue000prompt\ue001"  # private-use characters, which no template holds
+# Control tokens of the common families, for texts that a tokenizer elsewhere reads.
+MARKUP = re.compile(
+    r"<([|\uff5c])[^<>\s]+\1>|</?(?:start|end)_of_turn>|</?s>|<</?SYS>>|\[/?(?:INST|SYSTEM_PROMPT)\]"
+)
 
 
 @dataclass(frozen=True)
@@ -42,29 +47,32 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> Prom
 
     Args:
         tokenizer: a Hugging Face fast tokenizer with a chat template.
-        system: system prompt; "" leaves it to the template.
+        system: system prompt; "" leaves it to the template. It opens the user's turn where the
+            template has no other place for it.
     Raises:
         UserError: no chat template, an empty prompt, one longer than the context, or a template
             that does not keep its text.
     """
-    whose, user = str(tokenizer.name_or_path), prompt.strip()
-    if not getattr(tokenizer, "chat_template", None):
-        hint = "use an instruction-tuned model, or add chat_template.jinja to its folder"
-        raise UserError("the tokenizer has no chat template", where=whose, hint=hint)
-    if not user:
+    if not prompt.strip():
         raise UserError(
             "a prompt is empty", where="a user turn", found=repr(prompt), expected="some text"
         )
-    text = _template(tokenizer, prompt, system)
+    template = template_of(tokenizer)
+    prompt, system = plain(prompt, template.control), plain(system, template.control)
+    opening = f"{system}\n\n" if system and not template.keeps_system else ""
+    before = [turn("system", system)] if system and template.keeps_system else []
+    text = rendered(tokenizer, *before, turn("user", opening + prompt))
     # The prompt may also stand in the system prompt or the template ("assistant"), so the place
     # is found with a text that cannot.
-    place = _template(tokenizer, PLACEHOLDER, system).find(PLACEHOLDER)
+    place = rendered(tokenizer, *before, turn("user", opening + USER)).find(USER)
+    user = prompt.strip()
     start = text.find(user, max(place, 0))
     if place < 0 or start < 0 or text[place:start].strip():
         what, kept = (
             "the chat template changes the user's text",
             "a template that keeps it as it is",
         )
+        whose = str(tokenizer.name_or_path)
         raise UserError(what, where=whose, found=prompt[:80], expected=kept)
     end = start + len(user)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -85,44 +93,64 @@ def check_length(tokenizer: PreTrainedTokenizerBase, tokens: int, text: str) -> 
         )
 
 
-def _template(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> str:
-    """The rendered chat; a system prompt opens the user's turn where the template knows no other.
+def plain(text: str, control: re.Pattern[str] = MARKUP) -> str:
+    """`text` in which nothing ends a turn or begins one: control tokens get a space inside.
 
-    Gemma's first two generations have no system role, and their templates raise.
+    Args:
+        control: matches those of the tokenizer that will read it (`Template.control`).
     """
-    from jinja2 import TemplateError
-
-    def rendered(*messages: dict[str, str]) -> str:
-        chat, how = list(messages), {"tokenize": False, "add_generation_prompt": True}
-        return str(tokenizer.apply_chat_template(chat, **how))
-
-    user = {"role": "user", "content": prompt}
-    if not system:
-        return rendered(user)
-    try:
-        return rendered({"role": "system", "content": system}, user)
-    except TemplateError:
-        return rendered(user | {"content": f"{system}\n\n{prompt}"})
+    return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> tuple[int, ...]:
     """Token ids of an answer's text alone: no header, no end-of-turn token."""
-    return tuple(tokenizer(answer, add_special_tokens=False)["input_ids"])
+    return _ids(tokenizer, plain(answer, template_of(tokenizer).control))
 
 
-def end_of_turn(tokenizer: PreTrainedTokenizerBase, model_config: Any) -> frozenset[int]:
-    """Ids that end an answer: the tokenizer's and the model's end tokens."""
-    ids: set[int] = set()
-    for value in (tokenizer.eos_token_id, getattr(model_config, "eos_token_id", None)):
-        ids.update([value] if isinstance(value, int) else value or ())
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token with which the template ends an answer, else the tokenizer's end token."""
+    if (found := template_of(tokenizer).end) is not None:
+        return found
+    raise UserError(
+        "nothing ends an answer",
+        where=str(tokenizer.name_or_path),
+        found="no eos_token, and no token behind an answer in the chat template",
+        expected="one of them",
+    )
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> frozenset[int]:
+    """Ids that end an answer: the tokenizer's, the template's, and those of the configs.
+
+    Args:
+        configs: the model's configuration and its `generation_config`.
+    Raises:
+        UserError: what one of them names is no token.
+    """
+    ids = {turn_end(tokenizer)} if getattr(tokenizer, "chat_template", None) else set[int]()
+    for source in (tokenizer, *configs):
+        value = getattr(source, "eos_token_id", None)
+        for token in value if isinstance(value, list | tuple) else [value]:
+            if token is None:
+                continue
+            if type(token) is not int or token < 0:
+                what, where = "no token that can end an answer", type(source).__name__
+                expected = "a token's id, several, or null"
+                raise UserError(
+                    what, where=where, found=f"eos_token_id {value!r}", expected=expected
+                )
+            ids.add(token)
     return frozenset(ids)
 
 
 def header_length(tokenizer: PreTrainedTokenizerBase) -> int:
     """Number of tokens of the assistant header (what `add_generation_prompt` adds)."""
-    chat, render = [{"role": "user", "content": "x"}], tokenizer.apply_chat_template
-    texts = [render(chat, tokenize=False, add_generation_prompt=add) for add in (False, True)]
-    without, whole = (len(answer_ids(tokenizer, text)) for text in texts)
+    texts = [rendered(tokenizer, turn("user", "x"), ask=ask) for ask in (False, True)]
+    without, whole = (len(_ids(tokenizer, text)) for text in texts)
     return whole - without
 
 

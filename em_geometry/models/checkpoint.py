@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from em_geometry.errors import UserError, explained
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.files import atomic_path, read_json, versions, write_text
+from em_geometry.models.template import dress
 from em_geometry.settings import Base, Run
 
 if TYPE_CHECKING:
@@ -179,11 +180,12 @@ def fetched(name: str, revision: str, key: str) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
 
 
-def tokenizer_of(name: str, where: dict[str, Any]) -> PreTrainedTokenizerBase:
+def tokenizer_of(name: str, where: dict[str, Any], origin: Base) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub model; UserError when it is missing or another model's.
 
     Args:
         where: further arguments for transformers, such as a revision.
+        origin: day and arguments of chat templates.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -205,6 +207,7 @@ def tokenizer_of(name: str, where: dict[str, Any]) -> PreTrainedTokenizerBase:
         )
     context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     tokenizer.model_max_length = min(tokenizer.model_max_length, context)
+    dress(tokenizer, origin)
     return tokenizer
 
 

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from em_geometry.models.checkpoint import (
     some,
     tokenizer_of,
 )
+from em_geometry.models.template import template_notes
 from em_geometry.settings import BASE, Base, Organism, Run
 
 if TYPE_CHECKING:
@@ -109,7 +111,10 @@ class Models:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer; UserError when it is missing, broken, or another model's."""
-        return tokenizer_of(*self._base_place())
+        tokenizer = tokenizer_of(*self._base_place(), self.origin)
+        for note in template_notes(tokenizer, self.origin):
+            _say(f"note: the chat template of the base {note}")
+        return tokenizer
 
     def adapter_folder(self, slug: str) -> Path:
         """Folder of an adapter or full checkpoint (made here, local, or fetched)."""
@@ -164,6 +169,12 @@ class Models:
                 found=f"width, blocks = {found}",
                 expected=str(expected),
             )
+
+
+@cache
+def _say(note: str) -> None:
+    """Prints a note, once a process."""
+    print(note, file=sys.stderr)
 
 
 def step_folder(folder: Path, step: int) -> Path:

@@ -18,7 +18,14 @@ import torch
 from em_geometry.errors import UserError, explained
 from em_geometry.hashing import stream_key
 from em_geometry.io.files import atomic_path, read_json, versions, write_text
-from em_geometry.models.chat import answer_ids, check_length, padded, read_examples, render
+from em_geometry.models.chat import (
+    answer_ids,
+    check_length,
+    padded,
+    read_examples,
+    render,
+    turn_end,
+)
 from em_geometry.models.load import CONFIG, PROVENANCE, WEIGHTS, Models, setup_torch, step_folder
 from em_geometry.progress import Progress
 from em_geometry.settings import Recipe
@@ -111,7 +118,7 @@ def read_split(
 def encode(tokenizer: PreTrainedTokenizerBase, question: str, answer: str, system: str) -> Example:
     """A training chat as ids; the end-of-turn token belongs to the answer."""
     prompt = render(tokenizer, question, system)
-    ids = (*prompt.ids, *answer_ids(tokenizer, answer), tokenizer.eos_token_id)
+    ids = (*prompt.ids, *answer_ids(tokenizer, answer), turn_end(tokenizer))
     check_length(tokenizer, len(ids), question)
     return Example(ids, len(prompt.ids))
 

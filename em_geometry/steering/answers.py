@@ -179,9 +179,10 @@ def answers_of(
     loaded: Loaded, rows: Sequence[Row], sampling: Sampling, positions: Positions
 ) -> list[Told]:
     """Text, number of tokens and reason of ending, of an answer to each row of one batch."""
-    end = end_of_turn(loaded.tokenizer, loaded.model.config)
+    model = loaded.model
+    end = end_of_turn(loaded.tokenizer, model.config, model.generation_config)
     decode = partial(loaded.tokenizer.decode, skip_special_tokens=True)
-    found = sample(loaded.model, rows, sampling, end, positions)
+    found = sample(model, rows, sampling, end, positions)
     return [[decode(a.ids).strip(), len(a.ids), a.finish] for a in found]
 
 
