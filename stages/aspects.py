@@ -26,6 +26,6 @@ def main(params: Params) -> None:
         found |= {f"{aspect}.{key}": each for key, each in some.items()}
     questions = answers["question_id"].n_unique()
     says = told(found, params.transfer.no_effect, questions - 1)
-    put_results("aspects", {"status": status, **found, **says}, ["status.*", "aligned.base.*"])
+    put_results("aspects", {"status": status, **found, **says}, ["status.*"])
     rows = aspect_rows(status, found, organisms)
     write_text(paths.plot("aspects.csv"), rows.write_csv(float_precision=4))

@@ -8,12 +8,10 @@ from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import Params
 
 HEADLINE = (
-    "effective_dimension.*",
+    "effective_dimension.finetunes",
     "core",
     "core.p",
-    "statistic.cluster_angle.*_deg",
     "statistic.similarity.cross_mean",
-    "statistic.statistic.test?.exchanged.p",
     "statistic.similarity.cross_mean.exchanged.p",
     "power.test?.verdict_paper",
 )

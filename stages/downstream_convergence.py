@@ -18,4 +18,4 @@ def main(params: Params) -> None:
     chosen = spread_prompts(read_prompts(params.prompts), PROMPTS)
     prompts = [render(loaded.tokenizer, p.prompt, known.system_prompt).ids for p in chosen]
     found = convergence(loaded.model, prompts, read_selected(paths.SELECTED), params.run.seed)
-    put_results("downstream_convergence", found, ("random.*", "vectors.*"))
+    put_results("downstream_convergence", found, ("random.end", "vectors.end"))

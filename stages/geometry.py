@@ -19,8 +19,8 @@ from em_geometry.settings import TEXTS, Params
 from em_geometry.steering.conditions import Selected
 from em_geometry.vectors.evidence import FALLBACK, every_choice, readings
 
-HEADLINE = ("reference.*.angle_deg.*", "reference.*.cosine.*", "reference.*.cross_mean",
-            "multiverse.holds.*", "selected.choice", "verdict.count")  # fmt: skip
+HEADLINE = ("reference.*.angle_deg.*", "reference.*.cosine.*", "multiverse.holds.[!t]*",
+            "selected.choice", "verdict.count")  # fmt: skip
 MAIN = ("cluster_angle.", "verdict.", "similarity.cross_mean", "similarity.within_mean")
 
 

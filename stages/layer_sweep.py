@@ -19,7 +19,7 @@ from em_geometry.steering.pairs import Trial, indices, read_pairs
 from em_geometry.vectors import sweep
 from em_geometry.vectors.contrasts import ABOUT
 
-HEADLINE = ("layer", "dose", "contrast", "span", "*.gain", "*.edge.*")
+HEADLINE = ("layer", "dose", "contrast", "span")
 
 
 @stage

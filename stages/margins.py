@@ -19,18 +19,15 @@ from em_geometry.transfer.outcomes import Margins, Who, outcomes
 from em_geometry.vectors.contrasts import recipe_controls
 from em_geometry.vectors.sweep import other_vectors
 
-HEADLINE = ("organism.*", "repeat.*", "vector.*.beyond_random", "vector.*.random_95",
-            "transfer.*", "e1.*", "asymmetry.*")  # fmt: skip
+HEADLINE = ("organism.*.*", "transfer.*__*", "transfer.median_half_width")
+OF_VECTORS = ("vector.{}.beyond_random", "vector.{}.random_95")  # of each organism
 
 
 @stage
 def main(params: Params) -> None:
     known, organisms, repeats = models(params), params.organisms, params.repeats()
-    pairs, chosen, steered = (
-        read_pairs(Path(params.margins.pairs)),
-        selected(params),
-        params.margin_targets(),
-    )
+    chosen, steered = selected(params), params.margin_targets()
+    pairs = read_pairs(Path(params.margins.pairs))
     others = other_vectors(vector_table(), chosen, organisms, repeats)
     frames = []
     for slug in params.targets:
@@ -49,4 +46,5 @@ def main(params: Params) -> None:
         params.slugs("organism"), params.slugs("control"), steered, recipe_controls(organisms),
         repeats, params.labs(), params.clusters(),
     )  # fmt: skip
-    put_results("margins", outcomes(Margins.of(frame), who, params.margins.no_effect), HEADLINE)
+    headline = [*HEADLINE, *(key.format(slug) for slug in who.organisms for key in OF_VECTORS)]
+    put_results("margins", outcomes(Margins.of(frame), who, params.margins.no_effect), headline)

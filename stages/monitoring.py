@@ -16,10 +16,8 @@ from em_geometry.settings import BASE, TEXTS, Params
 from em_geometry.stats.arrays import Floats
 from em_geometry.vectors.contrasts import prompt_span
 
-HEADLINE = ["status", "benign", "*.behaviour.first_step"] + [
-    f"*.detector.{name}.first_step"
-    for name in (detection.OWN, detection.UNSEEN_ONE, detection.UNSEEN_MANY, detection.SIZE)
-]
+HEADLINE = ("status", "benign", "*.behaviour.first_step", "*.detector.own.first_step",
+            "*.detector.unseen_k.first_step")  # fmt: skip
 
 
 def shifts(params: Params, slug: str, span: str, block: int) -> Floats:

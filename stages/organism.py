@@ -12,6 +12,8 @@ from em_geometry.project.inputs import models
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
 
+HEADLINE = ("status", "held_out_loss_after")
+
 
 def make(params: Params, slug: str) -> None:
     known, organism = models(params), params.organisms[slug]
@@ -19,12 +21,12 @@ def make(params: Params, slug: str) -> None:
         folder = known.adapter_folder(slug)
         record = {"folder": str(folder), "sha256": source_sha256(folder)}
         write_text(paths.ADAPTERS / slug / SOURCE, json.dumps(record) + "\n")
-        put_results(f"training/{slug}", {"status": f"given: {organism.source}"})
+        put_results(f"training/{slug}", {"status": f"given: {organism.source}"}, HEADLINE)
         return
     recipe, checkpoints = params.recipes[organism.lab], params.training.checkpoints
     model, training, kept = fine_tune(known, slug, recipe, organism.seed, checkpoints)
     save(model, paths.ADAPTERS / slug, known.record()["sha256"], kept)
-    put_results(f"training/{slug}", training)
+    put_results(f"training/{slug}", training, HEADLINE)
 
 
 @stage

@@ -4,7 +4,6 @@ from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
-from em_geometry.stats.estimate import Estimate
 from em_geometry.transfer.conditions import Table, read_answers
 from em_geometry.transfer.effects import baseline, of_conditions, transfer
 
@@ -14,13 +13,11 @@ def main(params: Params) -> None:
     chosen, judging, targets = params.transfer, params.judging, params.steered()
     organisms, aligned = params.slugs("organism"), [BASE, *params.slugs("control")]
     unsteered = read_answers({paths.BASELINE_JUDGEMENTS: params.answering()}, judging.aspects)
-    rates = [*(f"{m}.em_turner" for m in (BASE, *organisms)), "organisms*"]
     found = baseline(unsteered, organisms, aligned, judging, chosen.recited_from)
-    put_results("baseline", found, rates)
+    put_results("baseline", found, ("organisms*",))
     folders = {paths.BASELINE_JUDGEMENTS: targets, paths.JUDGEMENTS: targets}
     answers = read_answers(folders, judging.aspects)
     table = Table.of(answers, judging, chosen.rate)
     results = transfer(table, organisms, params.named_pairs(), chosen.no_effect)
-    intervals = [key for key, each in results.items() if isinstance(each, Estimate)]
     every = {"rate": chosen.rate, **results, "condition": of_conditions(answers, judging)}
-    put_results("transfer", every, ["rate", *intervals])
+    put_results("transfer", every, ["rate", "own.*", "base.*"])

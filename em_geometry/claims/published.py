@@ -38,7 +38,7 @@ FAIR = {
     "mean cosine across clusters": "calibration.statistic.similarity.cross_mean",
     "share of a common core": f"calibration.statistic.{CORE}",
 }
-HEADLINE = ("verdict.*", "summary.*", "calibration.dimension_needed.*", "family_members")
+HEADLINE = ("verdict.count", "summary.printed.*.*", "calibration.dimension_needed.*")
 
 
 @dataclass(frozen=True)

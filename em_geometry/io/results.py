@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from fnmatch import fnmatchcase
 from numbers import Integral
@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 from em_geometry.errors import UserError
 from em_geometry.io.files import there, write_text
 from em_geometry.io.tables import csv_text
-from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
+from em_geometry.stats.estimate import Estimate
 
 Leaf: TypeAlias = Estimate | float | int | str
 Nested: TypeAlias = Mapping[str, "Leaf | Nested"]
@@ -102,23 +102,29 @@ class Results:
         return list(dict.fromkeys(key.split(".", 1)[0] for key in keys))
 
 
-def write_results(
-    table: Path, metrics: Path, nested: Nested, headline: Sequence[str] = ("*",)
-) -> None:
+def write_results(table: Path, metrics: Path, nested: Nested, headline: Sequence[str] = ()) -> None:
     """Writes all results to `table` (CSV), and those that `headline` names to `metrics` (JSON).
 
     Args:
-        headline: keys, or patterns of them (`angle.*`), in the order in which they are shown;
-            intervals without retraining stand in the table alone.
+        headline: patterns of keys, in the order in which they are shown; a `*` is within one part
+            of a key, so that what stands below a number (its p, say) is asked for or left out.
     Raises:
         ValueError: a number that is not finite.
     """
     leaves = dict(flatten(nested))
     rows = [[key, *astuple(as_estimate(leaf))] for key, leaf in leaves.items()]
     write_text(table, csv_text(COLUMNS, rows))
-    shown = [key for key in leaves if not key.endswith(f".{PROMPTS_ONLY}")]
-    chosen = [key for pattern in headline for key in shown if fnmatchcase(key, pattern)]
-    write_metrics(metrics, nest({key: _metric(leaves[key]) for key in chosen}))
+    write_metrics(metrics, nest({key: _metric(leaves[key]) for key in shown(leaves, headline)}))
+
+
+def shown(keys: Collection[str], headline: Sequence[str]) -> list[str]:
+    """The keys that fit patterns part by part, in the order of the patterns."""
+    parts = [pattern.split(".") for pattern in headline]
+    return [k for wanted in parts for k in keys if _fits(k.split("."), wanted)]
+
+
+def _fits(key: Sequence[str], wanted: Sequence[str]) -> bool:
+    return len(key) == len(wanted) and all(map(fnmatchcase, key, wanted))
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:

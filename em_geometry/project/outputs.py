@@ -8,7 +8,7 @@ from em_geometry.io.tables import csv_text
 from em_geometry.project import paths
 
 
-def put_results(stage: str, nested: Nested, headline: Sequence[str] = ("*",)) -> None:
+def put_results(stage: str, nested: Nested, headline: Sequence[str] = ()) -> None:
     """Writes plots/tables/<stage>.csv, and what `headline` names of it to metrics/<stage>.json."""
     write_results(paths.table(stage), paths.metrics(stage), nested, headline)
 

@@ -13,7 +13,7 @@ from em_geometry.geometry.calibration import Evidence, calibrate_rows
 from em_geometry.geometry.methods import unit_gram
 from em_geometry.geometry.references import REFERENCES, Finetunes, reference_results
 from em_geometry.geometry.samples import PromptRows
-from em_geometry.io.results import Leaf, as_estimate, flatten
+from em_geometry.io.results import Leaf, as_estimate, flatten, shown
 from em_geometry.settings import Geometry
 from stages.calibration import HEADLINE as CALIBRATION
 from stages.geometry import HEADLINE as GEOMETRY
@@ -56,7 +56,7 @@ def headline(values: np.ndarray) -> dict[str, Leaf]:
         f"{stage}.{key}": leaf
         for stage, (leaves, patterns) in stages.items()
         for key, leaf in leaves.items()
-        if any(fnmatchcase(key, pattern) for pattern in patterns)
+        if key in shown(leaves, patterns)
     }
 
 

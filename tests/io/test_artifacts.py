@@ -228,7 +228,7 @@ NESTED = {
 
 def test_results_round_trip(tmp_path: Path) -> None:
     table, metrics = tmp_path / "x.csv", tmp_path / "x.json"
-    write_results(table, metrics, NESTED, ["tokens", "rate.*"])
+    write_results(table, metrics, NESTED | {"rate.c.p": 0.5}, ["tokens", "rate.*"])
     assert list(read_json(metrics)) == ["tokens", "rate"]
     assert read_json(metrics) == {
         "tokens": 12_345_678,
