@@ -38,7 +38,7 @@ def main(params: Params) -> None:
                 temporary.write_bytes(figure.png)
     offered = {name: paths.plot(name) for name in OFFERED}
     shown, answers = params.report.responses_shown, (paths.BASELINE_JUDGEMENTS, paths.JUDGEMENTS)
-    record, word = paths.BASE_MODEL / "record.json", metrics.text("judge", "judge")
+    record, word = paths.BASE_MODEL / "record.json", metrics.word("judge:judge")
     page = render(
         params,
         metrics,

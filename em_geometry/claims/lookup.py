@@ -31,47 +31,54 @@ class Metrics:
             }
         )
 
-    def _of(self, stage: str) -> Results:
-        return self.stages.get(stage, Results())
+    def _of(self, where: str) -> tuple[Results, str]:
+        stage, _, key = where.partition(":")
+        return self.stages.get(stage, Results()), key
 
-    def group(self, stage: str, key: str = "") -> dict[str, Estimate]:
-        """Results under `key`, by the rest of their keys; empty when there is none."""
-        found = self._of(stage)
+    def group(self, where: str) -> dict[str, Estimate]:
+        """Results under "stage:key", or all of "stage", by the rest of their keys."""
+        found, key = self._of(where)
         return found.group(key) if key else dict(found.rows)
 
-    def names(self, stage: str, key: str = "") -> list[str]:
-        """First parts of the keys under `key`, each once, in order."""
-        return self._of(stage).names(key)
+    def names(self, where: str) -> list[str]:
+        """First parts of the keys under "stage:key", each once, in order."""
+        found, key = self._of(where)
+        return found.names(key)
 
-    def has(self, stage: str, key: str) -> bool:
-        """Is there anything at `key` or under it?"""
-        return key in self._of(stage) or bool(self.names(stage, key))
+    def has(self, where: str) -> bool:
+        """Is there anything at "stage:key" or under it?"""
+        found, key = self._of(where)
+        return key in found or bool(found.names(key))
 
-    def matches(self, stage: str, pattern: str) -> Iterator[dict[str, str]]:
-        """What the names in braces of `pattern` ("pair.{pair}.e1") are, once for each key."""
+    def matches(self, where: str) -> Iterator[dict[str, str]]:
+        """What the names in braces of "stage:pair.{pair}.e1" are, once for each key."""
+        found, pattern = self._of(where)
         wanted = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^.]+)", re.escape(pattern)) + r"(?=\.|$)"
         seen: list[dict[str, str]] = []
-        for key in self.group(stage):
+        for key in found.rows:
             match = re.match(wanted, key)
             if match and match.groupdict() not in seen:
                 seen.append(match.groupdict())
                 yield seen[-1]
 
-    def text(self, stage: str, key: str) -> str | None:
-        """The word at `key`, None when there is none."""
-        return _word(self._of(stage).get(key))
+    def word(self, where: str) -> str | None:
+        """The word at "stage:key", None when there is none."""
+        found, key = self._of(where)
+        result = found.get(key)
+        return result.status if result is not None and result.value is None else None
 
-    def value(self, stage: str, key: str) -> float | None:
-        """The number at `key`, None when there is none."""
-        return self.measured(stage, key).value
+    def value(self, where: str) -> float | None:
+        """The number at "stage:key", None when there is none."""
+        return self.estimate(where).value
 
-    def measured(self, stage: str, key: str) -> Estimate:
-        """The number at `key`; where there is none, its status says why.
+    def estimate(self, where: str) -> Estimate:
+        """The number at "stage:key"; where there is none, its status says why.
 
         A statistic of the geometry has its interval in the calibration, where that is of the same
         vectors: the calibration may rest on another contrast than the selected vectors.
         """
-        found = self._of(stage).get(key)
+        stage, _, key = where.partition(":")
+        found = self.stages.get(stage, Results()).get(key)
         if found is None:
             absent = key if stage in self.stages else f"results of {stage}"
             return Estimate.undefined(f"no {absent} in this run")
@@ -79,13 +86,8 @@ class Metrics:
             words = "no number" if found.status == OK else found.status
             return Estimate.undefined(words[:MAX_WORDS], found.n)
         if found.low is None and stage == CALIBRATED:
-            wide = self._of("calibration").get(f"statistic.{key}")
+            wide = self._of("calibration")[0].get(f"statistic.{key}")
             apart = SAME * max(1.0, abs(found.value))
             if wide and wide.value is not None and abs(wide.value - found.value) <= apart:
                 return Estimate(found.value, wide.low, wide.high, found.n)
         return found
-
-
-def _word(found: Estimate | None) -> str | None:
-    """The word that a result is."""
-    return found.status if found is not None and found.value is None else None

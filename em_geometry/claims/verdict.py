@@ -57,10 +57,9 @@ def judge_claim(claim: Claim, metrics: Metrics) -> Judged:
     Args:
         metrics: of this run; `published` among them gives what follows from the paper itself.
     """
-    said = metrics.text("published", f"claims.{claim.id}.verdict") or claim.verdict
+    said = metrics.word(f"published:claims.{claim.id}.verdict") or claim.verdict
     measured, beside = (
-        tuple(metrics.measured(*metric.split(":", 1)) for metric in listed)
-        for listed in (claim.metrics, claim.judged_metrics)
+        tuple(map(metrics.estimate, listed)) for listed in (claim.metrics, claim.judged_metrics)
     )
     published = OURS.get(said, said) if claim.source == "ours" else said
     if said == "inconsistent" and claim.source == "printed":
@@ -72,7 +71,7 @@ def judge_claim(claim: Claim, metrics: Metrics) -> Judged:
         verdict = CONTRADICTED
         why = f"The paper's own numbers contradict it; nothing to measure ({claim.reason})."
     answers = compare(claim, beside) if beside else None
-    found = metrics.group("published", f"claims.{claim.id}")
+    found = metrics.group(f"published:claims.{claim.id}")
     recomputed = tuple(e for key, e in found.items() if key.partition(".")[0] == "recomputed")
     judged = f"By judged answers: {answers[0]}. {answers[1]}" if answers else ""
     note = " ".join(part for part in (why, judged, claim.note) if part)

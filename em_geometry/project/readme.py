@@ -20,7 +20,9 @@ def with_answers(text: str) -> str:
     """README's text with this run's answers between its two marks."""
     params, metrics = load_params(paths.PARAMS), Metrics.read(paths.TABLES)
     claims = [judge_claim(claim, metrics) for claim in read_claims(paths.CLAIMS)]
-    given = answers(Results(params, metrics), claims, params.report.model or params.base.source)
+    given = answers(
+        Results(metrics.stages, params), claims, params.report.model or params.base.source
+    )
     lines = "".join(f"- **{question}** {answer}\n" for question, answer in given)
     before, after = text.partition(START)[0], text.partition(END)[2]
     return f"{before}{START}{lines.replace(NO_BREAK, ' ')}{END}{after}"

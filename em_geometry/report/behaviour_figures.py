@@ -21,7 +21,7 @@ UNITS = {"cosine": "cosine", "deg": "angle (degrees)", "percent": "percent"}
 def dose_response(metrics: Metrics) -> Any:
     """One panel a vector: margin of misaligned answers gained on the base; words without any."""
     panels = []
-    for source in metrics.names("margins", "dose"):
+    for source in metrics.names("margins:dose"):
         rows = sorted(doses(metrics, source), key=lambda row: row["dose"])
         x = alt.X("dose:Q", title="multiple of the chosen coefficient")
         y = alt.Y("gain:Q", title="margin gained (nats a token)")
@@ -46,13 +46,13 @@ def dose_response(metrics: Metrics) -> Any:
 def doses(metrics: Metrics, source: str) -> Iterator[dict[str, Any]]:
     """What a vector gains by dose, and nothing where there is none."""
     yield {"dose": 0.0, "gain": 0.0, "low": 0.0, "high": 0.0}
-    for key, found in metrics.group("margins", f"dose.{source}").items():
+    for key, found in metrics.group(f"margins:dose.{source}").items():
         yield {"dose": float(key.replace("_", ".")), "gain": found.value} | chart.ends(found)
 
 
 def at_chance(metrics: Metrics, source: str) -> list[dict[str, float]]:
     """What random directions of the chosen coefficient gain on average."""
-    gain = metrics.value("margins", f"chance.{source}")
+    gain = metrics.value(f"margins:chance.{source}")
     return [] if gain is None else [{"dose": 1.0, "gain": gain}]
 
 
@@ -85,9 +85,9 @@ def claim_rows(judged: Sequence[Judged], unit: str) -> list[dict[str, Any]]:
 
 def monitoring(metrics: Metrics) -> Any:
     """What trainings have beyond benign ones against training steps; words where none has."""
-    trained = [n["slug"] for n in metrics.matches("monitoring", "{slug}.block")]
+    trained = [n["slug"] for n in metrics.matches("monitoring:{slug}.block")]
     if not trained:
-        return metrics.text("monitoring", "status") or "No plots/tables/monitoring.csv."
+        return metrics.word("monitoring:status") or "No plots/tables/monitoring.csv."
     said = layout()["words"]["detectors"]
     shown = {of: (f"{k}  {said[of].capitalize()}", "shift") for k, of in DETECTORS.items()}
     shown["margin"] = ("F  Margin of misaligned answers", "nats a token")
@@ -116,9 +116,9 @@ def course(metrics: Metrics, trained: Sequence[str], of: str, title: str) -> Any
 def checkpoints(metrics: Metrics, trained: Sequence[str], of: str) -> Iterator[dict[str, Any]]:
     """What a panel shows of the trainings; a value that is undefined is left out."""
     for place, slug in enumerate(trained):
-        path = f"{slug}.checkpoint"
-        for at in metrics.names("monitoring", path):
-            found = metrics.measured("monitoring", f"{path}.{at}.{of}")
+        path = f"monitoring:{slug}.checkpoint"
+        for at in metrics.names(path):
+            found = metrics.estimate(f"{path}.{at}.{of}")
             if found.value is not None:
                 step = int(at.removeprefix("step_"))
                 row = {"training": slug, "step": step, "at": step * STEP_APART**place}

@@ -70,7 +70,7 @@ def draw_all(
         "figure7": geometry.references(metrics, published),
         "figure8": geometry.multiverse(tables.get("multiverse")),
     }
-    if metrics.has("calibration", "statistic"):
+    if metrics.has("calibration:statistic"):
         charts["nulls"] = geometry.nulls(metrics)
     drawn = {name: (draw, tables.get(name)) for name, draw in FROM_TABLES.items()}
     charts |= {name: draw(table) for name, (draw, table) in drawn.items() if table is not None}

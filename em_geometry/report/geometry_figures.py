@@ -36,7 +36,7 @@ READINGS = {
 
 def gram_of(metrics: Metrics) -> Cosines | None:
     """The cosines that the geometry found; None when any is missing."""
-    rows = metrics.group("geometry", "cosine")
+    rows = metrics.group("geometry:cosine")
     names = list(dict.fromkeys(name for key in rows for name in key.split("__")))
     gram = np.eye(len(names))
     for i, j in combinations(range(len(names)), 2):
@@ -200,14 +200,14 @@ def base_similarity(
 ) -> Any:
     """Likeness to the base by laboratory, and by block where `trace` has it; words without both."""
     panels = []
-    if labs := metrics.names("base_similarity", "lab"):
+    if labs := metrics.names("base_similarity:lab"):
         panels.append(by_lab(metrics, labs, published))
     if trace is not None and "layer" in trace.columns:
         labels = {m: f"{m} ({organisms[m].lab})" for m in trace.columns[1:] if m in organisms}
         controls = [label for m, label in labels.items() if organisms[m].role == "control"]
         y, key = READINGS["contrast_cosine"], "model (laboratory)"
         layers = [chart.columns_by_first(trace, labels, BLOCK, y, key, controls)]
-        if (layer := metrics.value("base_similarity", "layer")) is not None:
+        if (layer := metrics.value("base_similarity:layer")) is not None:
             layers.append(chart.rule(layer, "x", color="black"))
         panels.append(alt.layer(*layers).properties(title="B  By layer", width=300, height=280))
     if not panels:
@@ -222,7 +222,7 @@ def by_lab(metrics: Metrics, labs: Sequence[str], published: Published) -> Any:
     rows = [
         {"of": lab, "by": label} | chart.ends(found)
         for lab, (reading, label) in product(labs, READINGS.items())
-        if (found := metrics.measured("base_similarity", f"lab.{lab}.{reading}")).value is not None
+        if (found := metrics.estimate(f"base_similarity:lab.{lab}.{reading}")).value is not None
     ]
     paper = [
         {"of": lab, "value": published[key]}
@@ -266,7 +266,7 @@ def power(frame: pl.DataFrame) -> Any:
 
 def nulls(metrics: Metrics) -> Any:
     """One row a main statistic, observed value and interval in units of each null's own."""
-    words, found = layout()["words"], metrics.group("calibration", "statistic")
+    words, found = layout()["words"], metrics.group("calibration:statistic")
     rows: list[dict[str, Any]] = []
     for (key, own), (null, label) in product(found.items(), words["nulls"].items()):
         chance, p = found.get(f"{key}.{null}"), found.get(f"{key}.{null}.p")
@@ -301,7 +301,7 @@ def distance(value: float | None, null: Estimate) -> float | None:
 def references(metrics: Metrics, published: Published) -> Any:
     """Angles between clusters, and mean cosines, under each reference; words without any."""
     labels = layout()["words"]["references"]
-    pairs = [n["pair"] for n in metrics.matches("geometry", "reference.base.angle_deg.{pair}")]
+    pairs = [n["pair"] for n in metrics.matches("geometry:reference.base.angle_deg.{pair}")]
     panels = []
     for title, level, named in (
         ("A  Angle (degrees)", 90.0, {f"angle_deg.{p}": p.replace("__", ", ") for p in pairs}),
@@ -314,7 +314,7 @@ def references(metrics: Metrics, published: Published) -> Any:
         rows = [
             {"of": name, "by": label} | chart.ends(found)
             for (key, name), (under, label) in product(named.items(), labels.items())
-            if (found := metrics.measured("geometry", f"reference.{under}.{key}")).value is not None
+            if (found := metrics.estimate(f"geometry:reference.{under}.{key}")).value is not None
         ]
         paper = [
             {"of": name, "value": published[at]}

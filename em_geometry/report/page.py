@@ -43,7 +43,7 @@ def render(
         files: further files to download, name -> text.
         made_from: what the numbers were made from, by label.
     """
-    found = Results(params, metrics)
+    found = Results(metrics.stages, params)
     tables = all_tables(found)
     downloads = [(name, "as in plots/", text) for name, text in files.items()]
     downloads += [(f"{table.name}.csv", table.caption, table.csv()) for table in tables]

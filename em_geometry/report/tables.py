@@ -61,26 +61,10 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Results:
-    """What templates and tables see of a run: results by "stage:key", and the params' lists."""
+class Results(Metrics):
+    """What templates and tables see of a run: its results, and the params' lists."""
 
     params: Params
-    metrics: Metrics
-
-    def estimate(self, key: str) -> Estimate:
-        return self.metrics.measured(*key.split(":", 1))
-
-    def value(self, key: str) -> float | None:
-        return self.estimate(key).value
-
-    def word(self, key: str) -> str | None:
-        return self.metrics.text(*key.split(":", 1))
-
-    def names(self, key: str) -> list[str]:
-        return self.metrics.names(*key.split(":", 1))
-
-    def has(self, key: str) -> bool:
-        return self.metrics.has(*key.split(":", 1))
 
     def each(self, what: str) -> Iterable[Names]:
         """Names that a row or column group binds, once for each of its members.
@@ -90,8 +74,8 @@ class Results:
         """
         stage, _, pattern = what.partition(":")
         if pattern == "*":
-            return [{"key": key} for key in self.metrics.group(stage)]
-        return self.metrics.matches(stage, pattern) if pattern else LISTS[what](self)
+            return [{"key": key} for key in self.group(stage)]
+        return self.matches(what) if pattern else LISTS[what](self)
 
     @cached_property
     def environment(self) -> Environment:

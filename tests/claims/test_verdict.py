@@ -41,16 +41,16 @@ METRICS = Metrics({"transfer": Results(PAIRS), "geometry": Results(COSINE)})
     ],
 )
 def test_measured(stage: str, key: str, expected: Estimate) -> None:
-    assert METRICS.measured(stage, key) == expected
+    assert METRICS.estimate(f"{stage}:{key}") == expected
 
 
 def test_names_words_and_patterns() -> None:
-    assert METRICS.names("transfer", "pair") == ["a__b", "b__a"]
-    assert METRICS.text("transfer", "pair.b__a.e1") == WHY
-    assert METRICS.text("transfer", "pair.a__b.e1") is None
-    assert [*METRICS.matches("transfer", "pair.{x}")] == [{"x": "a__b"}, {"x": "b__a"}]
-    assert [*METRICS.matches("transfer", "pair.{x}.p")] == [{"x": "a__b"}]
-    assert METRICS.has("transfer", "pair.a__b") and not METRICS.has("transfer", "pair.a")
+    assert METRICS.names("transfer:pair") == ["a__b", "b__a"]
+    assert METRICS.word("transfer:pair.b__a.e1") == WHY
+    assert METRICS.word("transfer:pair.a__b.e1") is None
+    assert [*METRICS.matches("transfer:pair.{x}")] == [{"x": "a__b"}, {"x": "b__a"}]
+    assert [*METRICS.matches("transfer:pair.{x}.p")] == [{"x": "a__b"}]
+    assert METRICS.has("transfer:pair.a__b") and not METRICS.has("transfer:pair.a")
 
 
 @pytest.mark.parametrize(("observed", "known"), [(0.5, True), (0.7, False)])
@@ -60,7 +60,7 @@ def test_geometry_takes_intervals_from_a_calibration_of_the_same_vectors(
     rows = {"statistic.cosine.a__b": Estimate(observed, 0.3, 0.6)}
     found = Metrics({**METRICS.stages, "calibration": Results(rows)})
     expected = Estimate(0.5, 0.3, 0.6) if known else Estimate(0.5)
-    assert found.measured("geometry", "cosine.a__b") == expected
+    assert found.estimate("geometry:cosine.a__b") == expected
 
 
 def test_tables_are_named_by_path(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_every_reference_of_the_ledger_is_in_the_last_run_s_tables() -> None:
         pytest.skip("the run has other organisms than the paper")
     claims = read_claims(ROOT / "data/paper/claims.yaml")
     named = {m for claim in claims for m in [*claim.metrics, *claim.judged_metrics]}
-    absent = sorted(m for m in named if not metrics.has(*m.split(":", 1)))
+    absent = sorted(m for m in named if not metrics.has(m))
     assert named and absent == []
 
 

@@ -109,23 +109,23 @@ def test_geometry_has_every_pair_and_a_reason_where_a_cluster_is_too_small(
 ) -> None:
     params, clusters = run
     slugs = params.slugs("organism")
-    assert len(metrics.group("geometry", "cosine")) == len(slugs) * (len(slugs) - 1) // 2
-    assert set(metrics.names("geometry", "verdict")) >= {f"test{k}" for k in range(1, 6)}
+    assert len(metrics.group("geometry:cosine")) == len(slugs) * (len(slugs) - 1) // 2
+    assert set(metrics.names("geometry:verdict")) >= {f"test{k}" for k in range(1, 6)}
     if len(clusters) == 1:
-        assert "undefined" in metrics.measured("geometry", "verdict.test1").status
+        assert "undefined" in metrics.estimate("geometry:verdict.test1").status
     else:
-        assert metrics.has("geometry", "cluster_angle.deceit__manners_deg")
-        assert metrics.has("geometry", "cluster_angle.deceit__lone_deg")  # one vector will do
-    assert metrics.measured("calibration", "rows").value
+        assert metrics.has("geometry:cluster_angle.deceit__manners_deg")
+        assert metrics.has("geometry:cluster_angle.deceit__lone_deg")  # one vector will do
+    assert metrics.estimate("calibration:rows").value
 
 
 def test_transfer_prediction_and_aspects_name_these_organisms(run: Any, metrics: Metrics) -> None:
     slugs = run[0].slugs("organism")
-    assert metrics.names("transfer", "own") == metrics.names("transfer", "base") == slugs
-    assert metrics.names("transfer", "named_pair") == [f"{slugs[0]}__{slugs[1]}"]
-    slope = metrics.measured("prediction", "cosine.slope")
+    assert metrics.names("transfer:own") == metrics.names("transfer:base") == slugs
+    assert metrics.names("transfer:named_pair") == [f"{slugs[0]}__{slugs[1]}"]
+    slope = metrics.estimate("prediction:cosine.slope")
     assert slope.n == 6 if len(slugs) > 3 else slope.status.startswith("undefined: 3 vectors")
-    assert metrics.names("aspects", "harmful_advice.base") == slugs
+    assert metrics.names("aspects:harmful_advice.base") == slugs
     assert "aggression" not in metrics.names("aspects")
 
 

@@ -56,7 +56,7 @@ def page(first_run: Path) -> str:
 
 
 def measured(made: Path, stage: str, key: str) -> Estimate:
-    return Metrics.read(made / paths.TABLES).measured(stage, key)
+    return Metrics.read(made / paths.TABLES).estimate(f"{stage}:{key}")
 
 
 def test_hostile_answers_are_shown_as_text_and_nothing_is_fetched(page: str) -> None:
@@ -130,7 +130,7 @@ def said(params: Params, **stages: dict[str, Estimate | str]) -> list[str]:
         name: Table({k: Estimate.undefined(v) if isinstance(v, str) else v for k, v in of.items()})
         for name, of in stages.items()
     }
-    return [text for _, text in answers(Results(params, Metrics(rows)), [], "m")]
+    return [text for _, text in answers(Results(rows, params), [], "m")]
 
 
 def margins(params: Params, low: float, word: str) -> dict[str, Estimate | str]:
