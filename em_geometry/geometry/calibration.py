@@ -14,18 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from em_geometry.geometry import core
+from em_geometry.geometry import methods as m
 from em_geometry.geometry.battery import MAIN_PARTS, Case, Clusters, Vectors, evaluate
 from em_geometry.geometry.inputs import cluster_indices, vector_rows
-from em_geometry.geometry.methods import (
-    QUESTIONS,
-    TESTS,
-    Members,
-    cosines,
-    decide,
-    pair_values,
-    unit_gram,
-)
-from em_geometry.geometry.methods import count as votes
 from em_geometry.geometry.references import (
     UNDEFINED,
     Finetunes,
@@ -126,7 +117,7 @@ class Calibration:
     def __str__(self) -> str:
         """The five tests and the fair statistics beside chance, and what could be found."""
         rows: list[list[object]] = []
-        for key, words in ({f"statistic.{t}": q for t, q in QUESTIONS.items()} | FAIR).items():
+        for key, words in ({f"statistic.{t}": q for t, q in m.QUESTIONS.items()} | FAIR).items():
             observed, null = self.at(key).value, self.at(f"{key}.{self.nulls[0]}")
             if observed is None:
                 continue
@@ -165,14 +156,14 @@ def calibrate(
     """
     rows, names, count = vector_rows(vectors), list(vectors), rules.replicates
     members = cluster_indices(names, clusters or {})
-    gram, width = unit_gram(rows), rows.shape[1]
+    gram, width = m.unit_gram(rows), rows.shape[1]
 
     def found(grams: Floats) -> Draws:
-        size = np.abs(pair_values(grams)).mean(-1)
+        size = np.abs(m.pair_values(grams)).mean(-1)
         return {CLOSENESS: size} | calibrated(grams, names, members, rules)
 
     chance = core.independent_grams(stream(seed, "analyse", "null"), count, len(gram), width)
-    nulls = {INDEPENDENT: found(cosines(chance))}
+    nulls = {INDEPENDENT: found(m.cosines(chance))}
     moved = found(relabelled(gram, members, count, stream(seed, "analyse", "partitions")))
     observed = {
         key: Estimate.from_values(float(value), np.nan, np.nan, why=UNDEFINED)
@@ -194,16 +185,16 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
         return stream(seed, "calibration", name)
 
     def found(grams: Floats) -> Draws:
-        return calibrated(cosines(grams), names, members, rules)
+        return calibrated(m.cosines(grams), names, members, rules)
 
     def every(grams: Floats) -> Draws:
-        values = evaluate(Case(cosines(grams), names, members, rules)).values
+        values = evaluate(Case(m.cosines(grams), names, members, rules)).values
         known = {key: v for key, v in values.items() if not key.startswith(WITHOUT_INTERVAL)}
         return known | {CORE: core.core_share(grams, members)}
 
     count, names, members = rules.replicates, data.family.organisms, data.members
     sample, benign = data.sample, data.family.benign
-    gram, width = unit_gram(sample.vectors), sample.vectors.shape[-1]
+    gram, width = m.unit_gram(sample.vectors), sample.vectors.shape[-1]
     shifts = data.models.vectors[[data.family.models.index(name) for name in benign]]
     kept = np.delete(shifts, data.massive, axis=-1)
     dimensions = {
@@ -243,14 +234,14 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
     return Calibration(list(observed), list(nulls), results, sweep)
 
 
-def calibrated(grams: Floats, names: Sequence[str], members: Members, rules: Geometry) -> Draws:
+def calibrated(grams: Floats, names: Sequence[str], members: m.Members, rules: Geometry) -> Draws:
     """The statistics that are calibrated: key -> [...], from cosines [..., n, n]."""
     values = evaluate(Case(grams, names, members, rules), MAIN_PARTS).values
     kept = {key: value for key, value in values.items() if key.startswith(SHOWN)}
     return kept | {CORE: core.core_share(grams, members)}
 
 
-def relabelled(gram: Floats, members: Members, limit: int, rng: np.random.Generator) -> Floats:
+def relabelled(gram: Floats, members: m.Members, limit: int, rng: np.random.Generator) -> Floats:
     """Cosines [m, n, n] with the vectors in the places of each other label assignment."""
     orders = partitions(list(members.values()), len(gram), limit, rng)
     return gram[orders[:, :, None], orders[:, None, :]]
@@ -310,8 +301,8 @@ def over_trainings(
     shifts = data.models.vectors
     trainings = data.family.trainings(data.weights)
     values = statistic(gram_under(trainings, shifts @ shifts.T))
-    codes = decide({test: values[f"statistic.{test}"] for test in TESTS}, rules)
-    values |= {"verdict.count": votes(codes.values())}
+    codes = m.decide({test: values[f"statistic.{test}"] for test in m.TESTS}, rules)
+    values |= {"verdict.count": m.count(codes.values())}
     results: dict[str, Leaf] = {"repeats.trainings": len(trainings)}
     for key, found in values.items():
         if key.startswith((*LABELLED, CORE, "verdict.")) and np.isfinite(found).all():
@@ -330,7 +321,7 @@ def at_random(data: Evidence) -> dict[str, Leaf]:
     count, shifts = len(data.family.random), data.models.vectors
     if not count:
         return {}
-    lengths, cosine = np.linalg.norm(shifts, axis=1), unit_gram(shifts)
+    lengths, cosine = np.linalg.norm(shifts, axis=1), m.unit_gram(shifts)
     found = {
         "random_adapters.size": float(lengths[-count:].mean() / lengths[:-count].mean()),
         "random_adapters.cosine": float(cosine[-count:, :-count].mean()),

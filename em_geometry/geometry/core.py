@@ -18,19 +18,7 @@ from itertools import combinations
 
 import numpy as np
 
-from em_geometry.geometry.methods import (
-    TESTS,
-    TINY,
-    Members,
-    across_mean,
-    block,
-    cluster_angle,
-    cosines,
-    count,
-    decide,
-    statistics,
-    within,
-)
+from em_geometry.geometry import methods as m
 from em_geometry.io.results import Leaf
 from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Bools, Floats
@@ -43,7 +31,7 @@ MIN_DEFINED = 0.5  # share of independent draws that must define a statistic for
 SLACK = 0.02  # simulation error of a probability of 5 %
 NO_THRESHOLD = "no threshold"  # too few independent draws define the statistic
 Z = 1.96  # half width of the 95 % range of a normal variable
-SHARED_IS_LARGE = {test: test not in ("test1", "test4") for test in (*TESTS, REPLACEMENT)}
+SHARED_IS_LARGE = {test: test not in ("test1", "test4") for test in (*m.TESTS, REPLACEMENT)}
 
 
 def independent_grams(
@@ -62,7 +50,7 @@ def independent_grams(
     return np.asarray(lower @ np.swapaxes(lower, -1, -2) / dimension)
 
 
-def core_weights(n: int, members: Members, within: Mapping[str, float], share: float) -> Floats:
+def core_weights(n: int, members: m.Members, within: Mapping[str, float], share: float) -> Floats:
     """Weights [n, 1 + clusters + n] of the vectors on core, cluster parts and own parts.
 
     Args:
@@ -86,10 +74,10 @@ def core_grams(
 ) -> Floats:
     """Cosines [replicates, n, n] of vectors with these weights on isotropic parts."""
     grams = independent_grams(rng, replicates, weights.shape[1], dimension)
-    return cosines(weights @ grams @ weights.T)
+    return m.cosines(weights @ grams @ weights.T)
 
 
-def core_share(gram: Floats, members: Members) -> Floats:
+def core_share(gram: Floats, members: m.Members) -> Floats:
     """Share [...] of variance that vectors of different clusters have on the common core.
 
     Cosines across clusters are modelled as a_i a_j with signed loadings, |a| <= 1, by least squares
@@ -105,14 +93,14 @@ def core_share(gram: Floats, members: Members) -> Floats:
     order = [i for indices in members.values() for i in indices]
     owner = np.array([c for c, indices in enumerate(members.values()) for _ in indices])
     across = (owner[:, None] != owner).astype(float)
-    target = block(gram, order, order) * across
+    target = m.block(gram, order, order) * across
     values, vectors = np.linalg.eigh(target)
     loadings = vectors[..., -1] * np.sqrt(np.maximum(values[..., -1:], 0.0))
     for _ in range(ROUNDS):
         for i in range(len(order)):
             top = (target[..., i, :] * loadings).sum(-1)
             bottom = (across[i] * loadings**2).sum(-1)
-            loadings[..., i] = np.clip(top / np.maximum(bottom, TINY), -1.0, 1.0)
+            loadings[..., i] = np.clip(top / np.maximum(bottom, m.TINY), -1.0, 1.0)
     size = np.abs(loadings)
     implied = (size[..., :, None] * size[..., None, :] * across).sum((-2, -1))
     return np.asarray(implied / across.sum())
@@ -143,9 +131,11 @@ class Sweep:
         return [*self.curves], [["" if np.isnan(cell) else cell for cell in row] for row in rows]
 
 
-def tightness_of(gram: Floats, members: Members) -> dict[str, float]:
+def tightness_of(gram: Floats, members: m.Members) -> dict[str, float]:
     """Mean cosine within each cluster of two or more; negative ones count as 0."""
-    found = {c: float(within(gram, indices)) for c, indices in members.items() if len(indices) > 1}
+    found = {
+        c: float(m.within(gram, indices)) for c, indices in members.items() if len(indices) > 1
+    }
     return {cluster: max(0.0, cosine) for cluster, cosine in found.items()}
 
 
@@ -154,7 +144,7 @@ def sweep(
     replicates: int,
     dimension: int,
     gram: Floats,
-    members: Members,
+    members: m.Members,
     rules: Geometry,
 ) -> Sweep:
     """Simulates both sweeps; `replicates` draws at each share, `dimension` isotropic dimensions.
@@ -171,13 +161,15 @@ def sweep(
     for share in shares:
         weights = core_weights(len(gram), members, tightness, float(share))
         grams = core_grams(rng, replicates, dimension, weights)
-        found.append(statistics(grams, members, rules) | {REPLACEMENT: across_mean(grams, members)})
+        found.append(
+            m.statistics(grams, members, rules) | {REPLACEMENT: m.across_mean(grams, members)}
+        )
     draws = {name: np.stack([each[name] for each in found]) for name in SHARED_IS_LARGE}
-    codes = decide(draws, rules)
+    codes = m.decide(draws, rules)
     whole = np.isfinite(np.sum(list(codes.values()), axis=0))
     curves = {"share": shares, "tighter_clusters": (shares > largest).astype(np.float64)}
     curves |= {f"{t}_independent": _share(c == 1.0, np.isfinite(c)) for t, c in codes.items()}
-    curves["all_five"] = _share(count(codes.values()) == len(TESTS), whole)
+    curves["all_five"] = _share(m.count(codes.values()) == len(m.TESTS), whole)
     threshold, opposite = {}, {}
     for name, values in draws.items():
         sign = 1.0 if SHARED_IS_LARGE[name] else -1.0
@@ -221,7 +213,7 @@ def verdicts_of(found: Sweep) -> dict[str, Leaf]:
     results: dict[str, Leaf] = {}
     for name in SHARED_IS_LARGE:
         detected = {"5pct": curves[f"{name}_crosses_5pct"]}
-        if name in TESTS:
+        if name in m.TESTS:
             detected["paper"] = 1.0 - curves[f"{name}_independent"]
         for rule, curve in detected.items():
             verdict, smallest = judge(
@@ -237,7 +229,7 @@ def verdicts_of(found: Sweep) -> dict[str, Leaf]:
     return results
 
 
-def dimensions_needed(gram: Floats, members: Members) -> dict[str, Leaf]:
+def dimensions_needed(gram: Floats, members: m.Members) -> dict[str, Leaf]:
     """Effective dimension above which the angle between two clusters is no accident, by pair.
 
     Cosines of independent isotropic directions in D dimensions have standard deviation
@@ -245,8 +237,8 @@ def dimensions_needed(gram: Floats, members: Members) -> dict[str, Leaf]:
     """
     needed: dict[str, Leaf] = {}
     for a, b in combinations(members, 2):
-        cosine = float(np.cos(np.radians(cluster_angle(gram, members[a], members[b]))))
+        cosine = float(np.cos(np.radians(m.cluster_angle(gram, members[a], members[b]))))
         if not np.isnan(cosine):
-            right = abs(cosine) <= TINY
+            right = abs(cosine) <= m.TINY
             needed[f"{a}__{b}"] = "undefined: a right angle" if right else (Z / cosine) ** 2
     return needed

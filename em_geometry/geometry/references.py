@@ -16,20 +16,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from em_geometry.geometry.methods import (
-    TESTS,
-    Members,
-    across_mean,
-    cluster_angle,
-    cluster_pairs,
-    cosines,
-    count,
-    decide,
-    focus_of,
-    mean,
-    pair_values,
-    statistics,
-)
+from em_geometry.geometry import methods as m
 from em_geometry.io.results import Leaf
 from em_geometry.settings import Geometry
 from em_geometry.stats.arrays import Floats
@@ -112,36 +99,36 @@ class Finetunes:
 
 def gram_under(weights: Floats, models: Floats) -> Floats:
     """Cosines [..., n, n] of vectors with `weights` [..., n, m] on models of Gram [..., m, m]."""
-    return cosines(weights @ models @ np.swapaxes(weights, -1, -2))
+    return m.cosines(weights @ models @ np.swapaxes(weights, -1, -2))
 
 
 def main_statistics(
-    gram: Floats, names: Sequence[str], members: Members, rules: Geometry
+    gram: Floats, names: Sequence[str], members: m.Members, rules: Geometry
 ) -> dict[str, Floats]:
     """The numbers that are given under every reference: key -> [...], from cosines [..., n, n].
 
     Angles of clusters, cosines, their mean within and across clusters, the largest across, by how
     much the smallest within lies above it, and the statistics of the five tests.
     """
-    values = pair_values(gram)
-    inside, outside = cluster_pairs(len(names), members)
+    values = m.pair_values(gram)
+    inside, outside = m.cluster_pairs(len(names), members)
     found = {
-        f"cluster_angle.{a}__{b}": cluster_angle(gram, members[a], members[b])
+        f"cluster_angle.{a}__{b}": m.cluster_angle(gram, members[a], members[b])
         for a, b in combinations(members, 2)
     }
     found |= {f"cosine.{a}__{b}": values[..., p] for p, (a, b) in
               enumerate(combinations(names, 2))}  # fmt: skip
     none = np.full(gram.shape[:-2], np.nan)
     largest = values[..., outside].max(-1) if outside else none
-    found["within_mean"] = mean(values[..., inside])
-    found["cross_mean"] = across_mean(gram, members)
+    found["within_mean"] = m.mean(values[..., inside])
+    found["cross_mean"] = m.across_mean(gram, members)
     found["cross_max"] = largest
     found["apart"] = (values[..., inside].min(-1) if inside else none) - largest
-    return found | statistics(gram, members, rules)
+    return found | m.statistics(gram, members, rules)
 
 
 def extremes(
-    found: Mapping[str, Estimate], names: Sequence[str], members: Members
+    found: Mapping[str, Estimate], names: Sequence[str], members: m.Members
 ) -> dict[str, Estimate]:
     """`cross_max` and `apart` from the estimates of the cosines that they are extremes of.
 
@@ -149,7 +136,7 @@ def extremes(
     interval from the largest lower to the largest upper end misses the true largest value only
     where that of a cosine misses its own.
     """
-    inside, outside = cluster_pairs(len(names), members)
+    inside, outside = m.cluster_pairs(len(names), members)
     results: dict[str, Estimate] = {}
     for suffix in ("", f".{PROMPTS_ONLY}") if outside else ():
         each = [found[f"cosine.{a}__{b}{suffix}"] for a, b in combinations(names, 2)]
@@ -204,14 +191,14 @@ def said(estimate: Estimate, sign: int, bound: float) -> str:
 NAMED = ("cosine", "angle_deg", "triangle", "residual", "subspace", "projection")
 
 
-def rests_on(key: str, names: Sequence[str], members: Members, rules: Geometry) -> list[int]:
+def rests_on(key: str, names: Sequence[str], members: m.Members, rules: Geometry) -> list[int]:
     """Positions of the organisms that a statistic is about, by its key."""
     part, _, rest = key.partition(".")
     every = sorted({i for indices in members.values() for i in indices}) or [*range(len(names))]
     if part in NAMED:
         return sorted({names.index(n) for n in re.split(r"\.|__", rest) if n in names})
-    focus = focus_of(members, rules)
-    if key.removeprefix("statistic.") in set(TESTS) - {"test4"} and focus is not None:
+    focus = m.focus_of(members, rules)
+    if key.removeprefix("statistic.") in set(m.TESTS) - {"test4"} and focus is not None:
         return [i for cluster in focus for i in members[cluster]]
     edge = r"(?:^|$|\.|__|_on_|_pc1_in_|_deg)"
     about = [c for c in members if re.search(f"{edge}{re.escape(c)}(?={edge})", rest)]
@@ -290,7 +277,7 @@ def _change(
 
 
 def reference_results(
-    spreads: Mapping[str, Spread | str], names: Sequence[str], members: Members, rules: Geometry
+    spreads: Mapping[str, Spread | str], names: Sequence[str], members: m.Members, rules: Geometry
 ) -> dict[str, Leaf]:
     """Every main statistic under each reference, what holds, and verdicts over all trainings.
 
@@ -314,8 +301,8 @@ def reference_results(
         for name, (key, sign, bound) in conclusions(rules).items():
             results[f"{at}.holds.{name}"] = said(found[key], sign, bound)
         trainings = spread.family.trainings(spread.weights)
-        codes = decide(statistic(gram_under(trainings, spread.models[0])), rules)
-        counts = count(codes.values())
+        codes = m.decide(statistic(gram_under(trainings, spread.models[0])), rules)
+        counts = m.count(codes.values())
         if np.isfinite(counts).all():
             results |= {f"{at}.verdict_count": int(counts[0]),
                         f"{at}.verdict_count.lowest": int(counts.min()),
