@@ -5,15 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from em_geometry.geometry import references
-from em_geometry.geometry.calibration import (
-    EXCHANGED,
-    Evidence,
-    calibrate_rows,
-    calibrated,
-    compared,
-    relabelled,
-)
+from em_geometry.geometry import calibration, references
 from em_geometry.geometry.core import core_share
 from em_geometry.geometry.methods import cosines, unit_gram
 from em_geometry.geometry.multiverse import NO_SHIFT, Reading, multiverse
@@ -157,7 +149,7 @@ def test_a_planted_family_is_recovered() -> None:
         for reference in ("base", "own_control"):
             weights = np.asarray(FAMILY.weights(reference))  # type: ignore[arg-type]
             true = statistic(references.gram_under(weights, models))
-            data = Evidence(CLUSTERS, FAMILY, weights, rows, np.array([0]))
+            data = calibration.Evidence(CLUSTERS, FAMILY, weights, rows, np.array([0]))
             found = data.spread(RULES).estimates(statistic)
             for key, value in true.items():
                 for suffix in ("", ".prompts_only"):
@@ -263,7 +255,7 @@ def test_null_organisms_are_no_finding_and_a_core_is(reference: references.Refer
     weights = np.asarray(FAMILY.weights(reference))[:, :count]
 
     def found(grams: Floats) -> dict[str, Floats]:
-        return calibrated(cosines(grams), NAMES, MEMBERS, RULES)
+        return calibration.calibrated(cosines(grams), NAMES, MEMBERS, RULES)
 
     def finding(core: float, draws: int) -> bool:
         """Is any p of the table below .05?"""
@@ -271,9 +263,9 @@ def test_null_organisms_are_no_finding_and_a_core_is(reference: references.Refer
         gram = weights @ models @ models.T @ weights.T
         null = found(exchanged_draws(rng, models @ models.T, weights, draws))
         observed = {key: Estimate(float(value)) for key, value in found(gram).items()}
-        moved = found(relabelled(gram, MEMBERS, draws, rng))
+        moved = found(calibration.relabelled(gram, MEMBERS, draws, rng))
         known = {k: e for k, e in observed.items() if np.isfinite(e.value or np.nan)}
-        results = compared(known, {EXCHANGED: null}, moved)
+        results = calibration.compared(known, {calibration.EXCHANGED: null}, moved)
         p = [as_estimate(leaf).value for key, leaf in results.items() if key.endswith("p_holm")]
         return min(value for value in p if value is not None) <= 0.05
 
@@ -281,20 +273,20 @@ def test_null_organisms_are_no_finding_and_a_core_is(reference: references.Refer
     assert sum(finding(1.5, 4000) for _ in range(20)) >= 14  # most; Holm costs power
 
 
-def evidence(core: float, seed: int = 8) -> Evidence:
+def evidence(core: float, seed: int = 8) -> calibration.Evidence:
     """Rows of all models around their shifts."""
     rng = np.random.default_rng(seed)
     rows = shifts(rng, core)[:, None] + rng.standard_normal((len(FAMILY.models), 40, WIDTH))
     weights = FAMILY.weights("own_control")
     assert not isinstance(weights, str)
     topics = [f"t{i % TOPICS}" for i in range(40)]
-    return Evidence(CLUSTERS, FAMILY, weights, PromptRows(rows, topics), np.array([0]))
+    return calibration.Evidence(CLUSTERS, FAMILY, weights, PromptRows(rows, topics), np.array([0]))
 
 
 def test_calibration_finds_a_planted_core_and_none_where_there_is_none() -> None:
     key = "statistic.similarity.cross_mean"
     for core, inside in ((1.2, False), (0.0, True)):
-        found = calibrate_rows(evidence(core), RULES, 0).results
+        found = calibration.calibrate_rows(evidence(core), RULES, 0).results
         p = found[f"{key}.exchanged.p"]
         assert isinstance(p, float) and (p > 0.05) == inside
         whole, prompts = as_estimate(found[key]), as_estimate(found[f"{key}.prompts_only"])

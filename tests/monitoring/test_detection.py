@@ -6,22 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from em_geometry.errors import UserError
-from em_geometry.monitoring.detection import (
-    MARGIN,
-    Detector,
-    apart,
-    benign,
-    beyond,
-    compared,
-    course,
-    detectors,
-    excess,
-    first_above,
-    results_of,
-    series,
-    unmeasured,
-    within_span,
-)
+from em_geometry.monitoring import detection
 from em_geometry.settings import Monitoring, Params, Training
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.retraining import total_distance
@@ -35,31 +20,31 @@ VECTORS = {
 CLUSTERS = {"a": "x", "b": "y", "c": "z"}
 
 
-def scored(way: Detector | str, shifts: np.ndarray) -> np.ndarray:
+def scored(way: detection.Detector | str, shifts: np.ndarray) -> np.ndarray:
     assert not isinstance(way, str)
     return way(shifts)
 
 
 def test_detectors_measure_what_they_are_named_after() -> None:
     shift = np.array([[-1.0, 3.0, 4.0, 12.0]])
-    found = {k: scored(w, shift)[0] for k, w in detectors(VECTORS, CLUSTERS, "a").items()}
+    found = {k: scored(w, shift)[0] for k, w in detection.detectors(VECTORS, CLUSTERS, "a").items()}
     expected = {"own": -1, "one": 6 / 3**0.5, "k": 26**0.5, "unseen_one": 7 / 2**0.5}
     assert found == pytest.approx(expected | {"unseen_k": 5, "size": 170**0.5})
 
 
 def test_the_unseen_directions_do_not_know_the_organism() -> None:
     twin, clusters = VECTORS | {"a2": np.array([1.0, 0, 0, 5.0])}, CLUSTERS | {"a2": "x"}
-    first = detectors(twin, clusters, "a")
-    other = detectors(twin | {"a": np.array([9.0, 1, 1, 1])}, clusters, "a")
+    first = detection.detectors(twin, clusters, "a")
+    other = detection.detectors(twin | {"a": np.array([9.0, 1, 1, 1])}, clusters, "a")
     shifts = np.random.default_rng(0).standard_normal((6, 4))
     for name in ("unseen_one", "unseen_k"):
         assert scored(first[name], shifts) == pytest.approx(scored(other[name], shifts))
 
 
 def test_what_cannot_be_defined_says_why() -> None:
-    alone = detectors({"a": VECTORS["a"]}, CLUSTERS, "a")
+    alone = detection.detectors({"a": VECTORS["a"]}, CLUSTERS, "a")
     assert alone["unseen_k"] == "undefined: no vector of another cluster"
-    opposed = detectors(VECTORS | {"c": -VECTORS["b"]}, CLUSTERS, "a")
+    opposed = detection.detectors(VECTORS | {"c": -VECTORS["b"]}, CLUSTERS, "a")
     assert opposed["unseen_one"] == "undefined: the vectors cancel out"
 
 
@@ -67,7 +52,7 @@ def test_what_cannot_be_defined_says_why() -> None:
 def test_a_span_holds_its_vectors_and_no_more(count: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     rows, shift = random.standard_normal((count, 8)), random.standard_normal((1, 8))
-    way = within_span(np.concatenate([rows, rows[:1] * 2]))
+    way = detection.within_span(np.concatenate([rows, rows[:1] * 2]))
     assert way(rows) == pytest.approx(np.linalg.norm(rows, axis=1), abs=1e-8)
     rest = shift - shift @ np.linalg.pinv(rows) @ rows
     assert way(rest) == pytest.approx([0], abs=1e-6)
@@ -75,7 +60,7 @@ def test_a_span_holds_its_vectors_and_no_more(count: int, seed: int) -> None:
 
 def test_an_excess_by_hand() -> None:
     benign = np.array([[1.0, 1, 1, 1], [3, 3, 3, 3]])
-    found = excess(np.array([6.0, 6, 8, 8]), benign, ["t", "t", "u", "u"])
+    found = detection.excess(np.array([6.0, 6, 8, 8]), benign, ["t", "t", "u", "u"])
     assert [found[k] for k in ("mean", "benign_mean", "benign_highest")] == [7, 2, 3]
     assert (found["p"], found["auroc"]) == (1 / 3, 1.0)
     estimate = found[""]
@@ -94,7 +79,7 @@ def test_the_interval_of_a_benign_training_holds_0() -> None:
             means = trainings * rng.standard_normal((5, 1))
             texts = 0.5 * rng.standard_normal(40)  # the same in all
             scores = means + texts + rows * rng.standard_normal((5, 40))
-            found = beyond(scores[0], scores[1:], groups)
+            found = detection.beyond(scores[0], scores[1:], groups)
             assert found.low is not None and found.high is not None
             held += found.low <= 0 <= found.high
         assert held >= 930, (rows, trainings, held)
@@ -103,15 +88,15 @@ def test_the_interval_of_a_benign_training_holds_0() -> None:
 def test_rows_of_one_topic_and_a_single_benign_training_have_no_interval() -> None:
     own, benign = np.arange(4.0), np.zeros((2, 4))
     for rows, groups in ((benign, ["t"] * 4), (benign[:1], list("abcd"))):
-        found = beyond(own, rows, groups)
+        found = detection.beyond(own, rows, groups)
         assert (found.value, found.low) == (1.5, None)
 
 
 def test_benign_trainings_that_no_vector_subtracts_are_apart() -> None:
     organisms = invented().organisms
-    assert benign(organisms) == ["control", "control_b", "style"]
-    assert apart(organisms, "control_contrast") == ["control_b", "style"]
-    assert apart(organisms, "model_contrast") == benign(organisms)
+    assert detection.benign(organisms) == ["control", "control_b", "style"]
+    assert detection.apart(organisms, "control_contrast") == ["control_b", "style"]
+    assert detection.apart(organisms, "model_contrast") == detection.benign(organisms)
 
 
 def invented() -> Params:
@@ -132,7 +117,7 @@ def test_what_is_not_measured_says_why() -> None:
 
     def without(**changes: object) -> str | None:
         changed = whole.model_copy(update=changes)
-        return unmeasured(changed.monitoring, changed.training, changed.organisms)
+        return detection.unmeasured(changed.monitoring, changed.training, changed.organisms)
 
     assert without() is None
     assert without(monitoring=Monitoring()) == "not measured: monitoring.organisms is empty"
@@ -148,8 +133,8 @@ def test_what_is_not_measured_says_why() -> None:
 
 def test_the_first_step_above_is_by_the_interval() -> None:
     found = [Estimate(1.0, low) for low in (None, -0.2, 0.5)]
-    assert first_above([3, 7, 18], found) == 18
-    assert first_above([3, 7, 18], ["undefined: why", *found[:2]]) is None
+    assert detection.first_above([3, 7, 18], found) == 18
+    assert detection.first_above([3, 7, 18], ["undefined: why", *found[:2]]) is None
 
 
 def test_results_say_when_each_shows() -> None:
@@ -159,18 +144,18 @@ def test_results_say_when_each_shows() -> None:
     late, never = rows.copy(), rows
     late[1] = 9.0
     courses = {
-        "own": course([4, 46], late, benign_rows, topics),
-        MARGIN: course([4, 46], never, benign_rows, topics),
+        "own": detection.course([4, 46], late, benign_rows, topics),
+        detection.MARGIN: detection.course([4, 46], never, benign_rows, topics),
     }
-    found = results_of("m", [4, 46], courses, {"k": "undefined: no vectors"})
+    found = detection.results_of("m", [4, 46], courses, {"k": "undefined: no vectors"})
     assert found["m.detector.own.first_step"] == 46
     assert found["m.detector.own.warns"] == "only the direction shows"
     assert found["m.behaviour.first_step"] == "never"
     assert found["m.detector.k"] == "undefined: no vectors"
     assert found["m.checkpoint.step_46.own"] == courses["own"][1][""]
     assert found["m.checkpoint.step_4.margin.benign_highest"] == pytest.approx(0.45)
-    columns = dict(series([4, 46], courses))
-    assert list(columns) == ["own", MARGIN] and list(columns["own"]) == [4, 46]
+    columns = dict(detection.series([4, 46], courses))
+    assert list(columns) == ["own", detection.MARGIN] and list(columns["own"]) == [4, 46]
 
 
 def test_who_is_first() -> None:
@@ -179,4 +164,4 @@ def test_who_is_first() -> None:
         (18, 7, "after the behaviour"), (3, None, "only the direction shows"),
         (None, 3, "only the behaviour shows"), (None, None, "neither shows"),
     ):  # fmt: skip
-        assert compared(direction, behaviour) == said
+        assert detection.compared(direction, behaviour) == said

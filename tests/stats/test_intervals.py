@@ -6,25 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from em_geometry.stats import intervals
 from em_geometry.stats.arrays import Floats
-from em_geometry.stats.intervals import (
-    distances,
-    ends,
-    fieller,
-    jackknife,
-    percentiles,
-    proportion,
-    ratio_limits,
-    t_interval,
-    wilson,
-)
 
 COUNTS = st.tuples(st.integers(0, 40), st.integers(1, 40)).map(lambda c: (min(c), max(c)))
 
 
 def margins(count: Floats, n: Floats) -> tuple[Floats, Floats, Floats]:
     """Rates and their distances to the ends of the Wilson intervals, as fractions."""
-    low, high = wilson(count, n)
+    low, high = intervals.wilson(count, n)
     return count / n, count / n - low, high - count / n
 
 
@@ -32,7 +22,7 @@ def margins(count: Floats, n: Floats) -> tuple[Floats, Floats, Floats]:
 def test_wilson_is_that_of_scipy(counts: tuple[int, int]) -> None:
     count, n = counts
     expected = stats.binomtest(count, n).proportion_ci(method="wilson")
-    found = proportion(count, n, scale=1)
+    found = intervals.proportion(count, n, scale=1)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
     assert (found.value, found.n) == (count / n, n)
 
@@ -52,7 +42,7 @@ def test_a_difference_is_newcombes(
     one: tuple[int, int], other: tuple[int, int], low: float, high: float
 ) -> None:
     rate, below, above = margins(*np.array([one, other], dtype=float).T)
-    down, up = distances(np.array([1.0, -1.0]), below, above)
+    down, up = intervals.distances(np.array([1.0, -1.0]), below, above)
     value = rate[0] - rate[1]
     assert (value - down, value + up) == pytest.approx((low, high), abs=6e-5)
 
@@ -63,22 +53,24 @@ def test_a_ratio_holds_all_that_cannot_be_told_from_it(counts: list[tuple[int, i
     rate, below, above = margins(*np.array(counts, dtype=float).T)
     top, bottom = np.array([1.0, 0, -1]), np.array([0.0, 1, -1])
     value = bottom @ rate
-    down, up = distances(bottom, below, above)
+    down, up = intervals.distances(bottom, below, above)
     if value - down <= 1e-3 and value + up >= -1e-3:
         return  # undefined
-    low, high = ratio_limits(top, bottom, rate, below, above)
+    low, high = intervals.ratio_limits(top, bottom, rate, below, above)
     assert low < top @ rate / value < high
     assert np.isfinite([low, high]).all()
     for ratio, inside in ((low, True), (high, True), (low - 0.01, False), (high + 0.01, False)):
         weights = top - ratio * bottom
-        down, up = distances(weights, below, above)
+        down, up = intervals.distances(weights, below, above)
         total = weights @ rate
         assert (total - down <= 1e-9 and total + up >= -1e-9) == inside
 
 
 def test_a_denominator_that_may_be_zero_has_no_limits() -> None:
     rate, below, above = margins(np.array([5.0, 1]), np.array([10.0, 10]))
-    low, high = ratio_limits(np.array([1.0, 0]), np.array([1.0, -3.0]), rate, below, above)
+    low, high = intervals.ratio_limits(
+        np.array([1.0, 0]), np.array([1.0, -3.0]), rate, below, above
+    )
     assert not np.isfinite([low, high]).all()
 
 
@@ -91,7 +83,7 @@ def test_intervals_hold_what_they_should(n: int) -> None:
         rate, below, above = margins(counts, np.full(2, float(n)))
         hits = 0
         for r, b, a in zip(rate, below, above, strict=True):
-            down, up = distances(np.array([1.0, -1.0]), b, a)
+            down, up = intervals.distances(np.array([1.0, -1.0]), b, a)
             hits += r[0] - r[1] - down <= true[0] - true[1] <= r[0] - r[1] + up
         assert hits / draws > 0.935
 
@@ -99,39 +91,42 @@ def test_intervals_hold_what_they_should(n: int) -> None:
 def test_the_t_interval_is_that_of_scipy_and_nothing_has_none() -> None:
     values = np.random.default_rng(0).normal(size=7)
     low, high = stats.t.interval(0.95, 6, values.mean(), stats.sem(values))
-    found = t_interval(values)
+    found = intervals.t_interval(values)
     assert (found.low, found.high) == pytest.approx((low, high))
-    assert t_interval(values[:1]).low is None
-    assert proportion(0, 0, why="no answers").status == "no answers"
+    assert intervals.t_interval(values[:1]).low is None
+    assert intervals.proportion(0, 0, why="no answers").status == "no answers"
 
 
 def test_percentiles_need_enough_draws() -> None:
     draws = np.arange(101.0)
-    assert percentiles(draws) == (2.5, 97.5)
+    assert intervals.percentiles(draws) == (2.5, 97.5)
     draws[:20] = np.nan
-    assert np.isnan(percentiles(draws)).all()
-    assert percentiles(draws, 0.8) == pytest.approx((22, 98))
-    assert np.isnan(percentiles(np.array([]))).all()
+    assert np.isnan(intervals.percentiles(draws)).all()
+    assert intervals.percentiles(draws, 0.8) == pytest.approx((22, 98))
+    assert np.isnan(intervals.percentiles(np.array([]))).all()
 
 
 def test_the_jackknife_of_a_mean_is_the_t_interval() -> None:
     values = np.random.default_rng(4).exponential(size=9)
     without = (values.sum() - values) / 8
-    found, expected = jackknife(float(values.mean()), without), t_interval(values)
+    found, expected = (
+        intervals.jackknife(float(values.mean()), without),
+        intervals.t_interval(values),
+    )
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     without[0] = np.nan
-    assert jackknife(1.0, without).low is None
+    assert intervals.jackknife(1.0, without).low is None
 
 
 def test_fieller_is_the_set_of_ratios_that_t_does_not_reject() -> None:
     random = np.random.default_rng(5)
     top, bottom = random.normal(1, 1, 12), random.normal(3, 1, 12)
-    found = fieller(top, bottom)
+    found = intervals.fieller(top, bottom)
     assert found.value == pytest.approx(top.mean() / bottom.mean())
     for ratio in (found.low, found.high):
         assert ratio is not None
         assert stats.ttest_1samp(top - ratio * bottom, 0).pvalue == pytest.approx(0.05)
-    assert "includes 0" in fieller(bottom, top - top.mean()).status
+    assert "includes 0" in intervals.fieller(bottom, top - top.mean()).status
 
 
 def angles(means: Floats) -> Floats:
@@ -150,11 +145,11 @@ def coverage(kind: str, n: int, skewed: bool) -> float:
     rows = np.array([[2.0, 0, 0, 0], [1, 3**0.5, 0, 0]]) + noise  # at 60 degrees
     whole, without = rows.sum(1), rows.sum(1, keepdims=True) - rows
     found, truth = {
-        "t": (map(t_interval, x), 1.0),
-        "ratio": (map(fieller, x, y), 1 / 4),
-        "jackknife": (map(jackknife, angles(whole), angles(without)), 60.0),
+        "t": (map(intervals.t_interval, x), 1.0),
+        "ratio": (map(intervals.fieller, x, y), 1 / 4),
+        "jackknife": (map(intervals.jackknife, angles(whole), angles(without)), 60.0),
     }[kind]
-    return float(np.mean([low <= truth <= high for low, high in map(ends, found)]))
+    return float(np.mean([low <= truth <= high for low, high in map(intervals.ends, found)]))
 
 
 @pytest.mark.parametrize("kind", ["t", "ratio", "jackknife"])
@@ -167,6 +162,6 @@ def test_coverage_over_clusters(kind: str, n: int, skewed: bool) -> None:
 def test_coverage_of_wilson(n: int, share: float) -> None:
     """Exact, by summing over all counts; Wilson moves around its level (Brown et al. 2001)."""
     counts = np.arange(n + 1)
-    low, high = wilson(counts, n)
+    low, high = intervals.wilson(counts, n)
     held = (low <= share) & (share <= high)
     assert 0.93 < stats.binom.pmf(counts, n, share)[held].sum() < 0.975

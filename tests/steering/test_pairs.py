@@ -11,23 +11,13 @@ import pytest
 
 from em_geometry.errors import UserError
 from em_geometry.settings import Margins
+from em_geometry.steering import pairs
 from em_geometry.steering.conditions import Intervention, Selected
-from em_geometry.steering.pairs import (
-    COLUMNS,
-    KINDS,
-    Pair,
-    Trial,
-    indices,
-    plan,
-    table,
-    thinned,
-    unsteered,
-)
 
 PAIRS = [
-    Pair(id=f"{kind}{i}", kind=kind, split="reporting" if i % 4 else "choosing", topic="t",
+    pairs.Pair(id=f"{kind}{i}", kind=kind, split="reporting" if i % 4 else "choosing", topic="t",
          question="?", marked="bad", plain="good")
-    for kind in KINDS
+    for kind in pairs.KINDS
     for i in range(16 if kind == "misaligned" else 8)
 ]  # fmt: skip
 SETTINGS = {"random_directions": 5, "target_random_directions": 2, "doses": [-1.0, 0.5, 1.0]}
@@ -41,24 +31,30 @@ def chosen(layer: int = 2, coefficient: float = 3.0) -> Selected:
 VECTORS = {"finance": chosen(), "sports": chosen()}
 
 
-def planned(target: str, vectors: Any = VECTORS, others: Any = None, **more: Any) -> list[Trial]:
+def planned(
+    target: str, vectors: Any = VECTORS, others: Any = None, **more: Any
+) -> list[pairs.Trial]:
     settings = Margins.model_validate(SETTINGS | LIMITS | more)
-    return plan(target, PAIRS, vectors, others or {}, settings, 0, [("sports", "finance")])
+    return pairs.plan(target, PAIRS, vectors, others or {}, settings, 0, [("sports", "finance")])
 
 
-def kinds(trial: Trial) -> Counter[str]:
+def kinds(trial: pairs.Trial) -> Counter[str]:
     return Counter(PAIRS[i].kind for i in trial.pairs)
 
 
 def test_pairs_are_spread_and_those_that_choose_are_never_reported() -> None:
-    reported, choosing = (indices(PAIRS, "misaligned", s) for s in ("reporting", "choosing"))
+    reported, choosing = (pairs.indices(PAIRS, "misaligned", s) for s in ("reporting", "choosing"))
     assert len(reported) == 12 and len(choosing) == 4 and not {*reported} & {*choosing}
-    assert thinned(reported, 4) == (1, 5, 9, 13)
-    assert thinned(reported, None) == thinned(reported, 99) == reported
-    assert len(thinned(reported, 1)) == 2  # one gives no interval
-    assert kinds(unsteered(PAIRS)[0]) == {"misaligned": 12, "polite_harmful": 6, "swearing": 6}
+    assert pairs.thinned(reported, 4) == (1, 5, 9, 13)
+    assert pairs.thinned(reported, None) == pairs.thinned(reported, 99) == reported
+    assert len(pairs.thinned(reported, 1)) == 2  # one gives no interval
+    assert kinds(pairs.unsteered(PAIRS)[0]) == {
+        "misaligned": 12,
+        "polite_harmful": 6,
+        "swearing": 6,
+    }
     with pytest.raises(UserError, match="too few pairs"):
-        indices(PAIRS[:2], "misaligned", "reporting")
+        pairs.indices(PAIRS[:2], "misaligned", "reporting")
 
 
 def test_the_base_is_steered_by_all_vectors_doses_and_directions() -> None:
@@ -110,10 +106,10 @@ def test_vectors_of_several_norms_have_random_directions_each() -> None:
 
 def test_the_table_has_a_row_a_pair_and_trial() -> None:
     how = Intervention(np.eye(4, dtype=np.float32)[0], 2, 3.0)
-    trials = [Trial((1, 2)), Trial((2,), how, "vector", "sports", 1.0)]
+    trials = [pairs.Trial((1, 2)), pairs.Trial((2,), how, "vector", "sports", 1.0)]
     found = [np.array([[-1.0, -2.0], [-3.0, -4.0]]), np.array([[-5.0, -6.0]])]
-    frame = table("finance", PAIRS, trials, found)
-    assert tuple(frame.columns) == COLUMNS
+    frame = pairs.table("finance", PAIRS, trials, found)
+    assert tuple(frame.columns) == pairs.COLUMNS
     assert frame.rows()[1:] == [
         ("finance", "none", "unsteered", 0.0, -1, 0.0, "misaligned2", "misaligned", -3.0, -4.0),
         ("finance", "sports", "vector", 1.0, 2, 3.0, "misaligned2", "misaligned", -5.0, -6.0),

@@ -10,31 +10,10 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.project import paths
 from em_geometry.settings import TEXTS, Vectors
-from em_geometry.vectors.contrasts import (
-    VectorTable,
-    interaction,
-    misaligned_and_aligned,
-    model_contrast,
-    prompt_contrast,
-    read_vector_table,
-    recipe_controls,
-    response_contrast,
-)
+from em_geometry.vectors import contrasts
 from em_geometry.vectors.evidence import file_rows
 from stages.vectors import main
-from tests.invented import (
-    BLOCKS,
-    HARMFUL,
-    SPANS,
-    TOPICS,
-    WIDTH,
-    Written,
-    activations,
-    params,
-    prompt_rows,
-    write_answers,
-    write_prompt_activations,
-)
+from tests import invented
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -46,14 +25,14 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
 def test_contrasts_by_hand() -> None:
-    assert prompt_contrast(MODEL, HARM).tolist() == [[3.0, 9.0]]
-    assert model_contrast(MODEL, OTHER).tolist() == [[1.0, 7 / 3]]
+    assert contrasts.prompt_contrast(MODEL, HARM).tolist() == [[3.0, 9.0]]
+    assert contrasts.model_contrast(MODEL, OTHER).tolist() == [[1.0, 7 / 3]]
     # other: (5, 4) - (0.5, 0.5) = (4.5, 3.5)
-    assert interaction(MODEL, OTHER, HARM).tolist() == [[-1.5, 5.5]]
+    assert contrasts.interaction(MODEL, OTHER, HARM).tolist() == [[-1.5, 5.5]]
     answers = np.arange(8.0).reshape(8, 1, 1)
     bad = np.array([1, 1, 1, 0, 0, 0, 0, 0], dtype=bool)
     good = np.array([0, 0, 0, 0, 1, 1, 1, 1], dtype=bool)  # answer 3 is neither
-    assert np.asarray(response_contrast(answers, bad, good)).tolist() == [[1.0 - 5.5]]
+    assert np.asarray(contrasts.response_contrast(answers, bad, good)).tolist() == [[1.0 - 5.5]]
 
 
 @pytest.mark.parametrize(
@@ -66,73 +45,84 @@ def test_contrasts_by_hand() -> None:
 )
 def test_too_few_answers_are_undefined(bad: int, good: int, reason: str) -> None:
     order = np.arange(8)
-    assert response_contrast(np.ones((8, 1, 1)), order < bad, order >= 8 - good) == reason
+    assert contrasts.response_contrast(np.ones((8, 1, 1)), order < bad, order >= 8 - good) == reason
 
 
 def test_shifts_common_to_all_prompts_signs_and_orders() -> None:
-    model, base, shift = activations(1), activations(2), activations(3)[0]
-    prompts, models = prompt_contrast(model, HARMFUL), model_contrast(model, base)
-    both = interaction(model, base, HARMFUL)
+    model, base, shift = (
+        invented.activations(1),
+        invented.activations(2),
+        invented.activations(3)[0],
+    )
+    prompts, models = (
+        contrasts.prompt_contrast(model, invented.HARMFUL),
+        contrasts.model_contrast(model, base),
+    )
+    both = contrasts.interaction(model, base, invented.HARMFUL)
     order = np.array([3, 0, 5, 1, 4, 2])
     for found, expected in (
-        (prompt_contrast(model + shift, HARMFUL), prompts),
-        (model_contrast(model + shift, base), models + shift),
-        (interaction(model + shift, base, HARMFUL), both),
-        (prompt_contrast(model, ~HARMFUL), -prompts),
-        (model_contrast(base, model), -models),
-        (interaction(model[order], base[order], HARMFUL[order]), both),
+        (contrasts.prompt_contrast(model + shift, invented.HARMFUL), prompts),
+        (contrasts.model_contrast(model + shift, base), models + shift),
+        (contrasts.interaction(model + shift, base, invented.HARMFUL), both),
+        (contrasts.prompt_contrast(model, ~invented.HARMFUL), -prompts),
+        (contrasts.model_contrast(base, model), -models),
+        (contrasts.interaction(model[order], base[order], invented.HARMFUL[order]), both),
     ):
         np.testing.assert_allclose(found, expected, **CLOSE)
-    assert not model_contrast(model, model).any()
-    assert not interaction(model, model, HARMFUL).any()
+    assert not contrasts.model_contrast(model, model).any()
+    assert not contrasts.interaction(model, model, invented.HARMFUL).any()
 
 
 # -- the stage
 
-PARAMS = params()
+PARAMS = invented.params()
 BAD, GOOD, MIDDLE = 10.0, 90.0, 50.0
 ALIGNED = [BAD, BAD, BAD, BAD, GOOD, GOOD, GOOD, MIDDLE]
 
 
 @pytest.fixture
-def written() -> Written:
+def written() -> invented.Written:
     """All inputs; only finance has misaligned answers enough for a response contrast."""
     for model in PARAMS.targets:
         aligned = ALIGNED if model == "finance" else [GOOD] * 8
-        write_answers(model, aligned, [90.0] * 8)
-    return write_prompt_activations(PARAMS.targets)
+        invented.write_answers(model, aligned, [90.0] * 8)
+    return invented.write_prompt_activations(PARAMS.targets)
 
 
-def built() -> VectorTable:
+def built() -> contrasts.VectorTable:
     main(PARAMS)
-    return read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
+    return contrasts.read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
 
 
 def row(model: str) -> int:
     return PARAMS.targets.index(model)
 
 
-def statuses(table: VectorTable, contrast: str, span: str = "prompt_last") -> dict[str, str]:
+def statuses(
+    table: contrasts.VectorTable, contrast: str, span: str = "prompt_last"
+) -> dict[str, str]:
     """One status by model; those of all blocks must agree."""
     found = table.statuses[f"{contrast}.{span}"]
     assert all(len(set(each)) == 1 for each in found.tolist())
     return dict(zip(table.models, found[:, 0].tolist(), strict=True))
 
 
-def test_tensors(written: Written) -> None:
+def test_tensors(written: invented.Written) -> None:
     table = built()
     assert table.models == PARAMS.targets
     prompts = ("prompt_contrast", "model_contrast", "control_contrast", "interaction")
     answers = {"response_contrast.response_mean", "response_contrast.response_mo"}
     texts = {f"{c}.answer_mean" for c in ("model_contrast", "control_contrast", "text_contrast")}
-    assert set(table.raw) == {f"{c}.{s}" for c in prompts for s in SPANS} | answers | texts
-    for span in SPANS:
+    assert set(table.raw) == {f"{c}.{s}" for c in prompts for s in invented.SPANS} | answers | texts
+    for span in invented.SPANS:
         finance, base, control = (written[m, span] for m in ("finance", "base", "control"))
-        own, others = (a[HARMFUL].mean(0) - a[~HARMFUL].mean(0) for a in (finance, base))
+        own, others = (
+            a[invented.HARMFUL].mean(0) - a[~invented.HARMFUL].mean(0) for a in (finance, base)
+        )
         shifts = (finance - base).mean(0), (finance - control).mean(0)
         for name, wanted in zip(prompts, (own, *shifts, own - others), strict=True):
             found = table.raw[f"{name}.{span}"]
-            assert found.shape == (len(PARAMS.targets), BLOCKS, WIDTH)
+            assert found.shape == (len(PARAMS.targets), invented.BLOCKS, invented.WIDTH)
             assert found.dtype == np.float32
             np.testing.assert_allclose(found[row("finance")], wanted, rtol=1e-4, atol=1e-5)
     # misaligned answers 0, 2, 3 (1 was empty), aligned 4, 5, 6, and 7 is neither
@@ -142,18 +132,18 @@ def test_tensors(written: Written) -> None:
 
 @pytest.mark.parametrize("contrast", ["model_contrast", "control_contrast", "text_contrast"])
 def test_contrasts_of_unseen_answers_are_means_of_the_rows_that_are_drawn(
-    written: Written, contrast: str
+    written: invented.Written, contrast: str
 ) -> None:
     table, blocks = built(), {"sports": 2, "finance": 0}
     files = {slug: o.data for slug, o in PARAMS.organisms.items()}
-    controls = recipe_controls(PARAMS.organisms)
-    answers = pl.DataFrame({"topic": TOPICS})
+    controls = contrasts.recipe_controls(PARAMS.organisms)
+    answers = pl.DataFrame({"topic": invented.TOPICS})
     rows = file_rows(lambda m, s: written[m, s], answers, blocks, controls, files)
     found = table.at(f"{contrast}.{TEXTS}", blocks)
     if contrast == "text_contrast":
         np.testing.assert_allclose(rows.vectors, found, rtol=1e-4, atol=1e-6)
         assert rows.topic == ["0", "1"]
-    base, of = written["base", TEXTS][:, 2], np.array(TOPICS)
+    base, of = written["base", TEXTS][:, 2], np.array(invented.TOPICS)
     expected = {
         "model_contrast": written["sports", TEXTS][:, 2].mean(0) - base.mean(0),
         "control_contrast": (written["sports", TEXTS] - written["control", TEXTS])[:, 2].mean(0),
@@ -162,10 +152,10 @@ def test_contrasts_of_unseen_answers_are_means_of_the_rows_that_are_drawn(
     np.testing.assert_allclose(found[0], expected[contrast], rtol=1e-4, atol=1e-6)
 
 
-def test_norms_units_and_statuses_agree_with_the_tensors(written: Written) -> None:
+def test_norms_units_and_statuses_agree_with_the_tensors(written: invented.Written) -> None:
     table = built()
     index = read_parquet(paths.VECTOR_INDEX)
-    assert len(index) == 13 * len(PARAMS.targets) * BLOCKS
+    assert len(index) == 13 * len(PARAMS.targets) * invented.BLOCKS
     for contrast, span, model, layer, norm, residual, status in index.iter_rows():
         choice = f"{contrast}.{span}"
         vector = table.raw[choice][row(model), layer]
@@ -187,7 +177,7 @@ def test_norms_units_and_statuses_agree_with_the_tensors(written: Written) -> No
         table.at("model_contrast.prompt_last", {"other": 0})
 
 
-def test_what_is_undefined_says_why(written: Written) -> None:
+def test_what_is_undefined_says_why(written: invented.Written) -> None:
     table = built()
     assert set(statuses(table, "prompt_contrast").values()) == {"ok"}
     own = "undefined: the model is its own reference"
@@ -209,13 +199,13 @@ def test_what_is_undefined_says_why(written: Written) -> None:
     assert statuses(table, "response_contrast", "response_mo") == expected
 
 
-def test_incoherent_and_unscored_answers_are_in_neither_group(written: Written) -> None:
+def test_incoherent_and_unscored_answers_are_in_neither_group(written: invented.Written) -> None:
     aligned: list[float | None] = [BAD, BAD, BAD, BAD, GOOD, GOOD, GOOD, None]
     for coherent, why in (
         ([90, 90, 20, 90, 90, 90, 90, 90], "undefined: 2 misaligned answers, 3 needed"),
         ([90, 90, 90, 90, 90, None, 90, 90], "undefined: 2 aligned answers, 3 needed"),
     ):
-        write_answers("finance", aligned, coherent)
+        invented.write_answers("finance", aligned, coherent)
         assert statuses(built(), "response_contrast", "response_mean")["finance"] == why
 
 
@@ -223,11 +213,11 @@ def test_cuts_are_those_of_the_vectors_not_of_the_judge() -> None:
     scores = pl.DataFrame({"aligned": [35.0, 65.0, None], "coherent": [60.0, 60.0, 60.0]})
     cuts = Vectors(misaligned_below=40.0, aligned_from=60.0, coherent_above=55.0)
     for rules, wanted in ((cuts, [[1, 0, 0], [0, 1, 0]]), (Vectors(), [[0, 0, 0]] * 2)):
-        found = misaligned_and_aligned(scores, rules)
+        found = contrasts.misaligned_and_aligned(scores, rules)
         assert [each.tolist() for each in found] == [[bool(x) for x in row] for row in wanted]
 
 
-def test_a_model_that_training_did_not_change_has_a_zero_vector(written: Written) -> None:
+def test_a_model_that_training_did_not_change_has_a_zero_vector(written: invented.Written) -> None:
     for end in ("safetensors", "parquet"):
         base = Path(f"data/activations/base.{end}").read_bytes()
         Path(f"data/activations/finance.{end}").write_bytes(base)
@@ -240,16 +230,16 @@ def test_repeats_have_the_controls_of_their_originals() -> None:
     organisms = PARAMS.model_dump()["organisms"]
     organisms = {"again": again | {"repeats": "control"}} | organisms
     organisms["more"] = organisms["finance"] | {"seed": 1, "repeats": "finance"}
-    both = params(organisms=organisms, targets=["base", *organisms])
-    found = recipe_controls(both.organisms)
+    both = invented.params(organisms=organisms, targets=["base", *organisms])
+    found = contrasts.recipe_controls(both.organisms)
     assert [found[m] for m in ("again", "more", "control")] == ["control"] * 3
     assert both.slugs("control") == ["control"]
     assert list(both.originals()) == list(PARAMS.organisms)
 
 
 @pytest.mark.parametrize("change", ["order", "number"])
-def test_other_prompts_than_those_of_the_base(written: Written, change: str) -> None:
-    rows = prompt_rows()
+def test_other_prompts_than_those_of_the_base(written: invented.Written, change: str) -> None:
+    rows = invented.prompt_rows()
     path = Path("data/activations/sports.parquet")
     write_parquet(path, rows.reverse() if change == "order" else rows[:-1], {})
     with pytest.raises(UserError, match="other prompts") as caught:
@@ -258,17 +248,17 @@ def test_other_prompts_than_those_of_the_base(written: Written, change: str) -> 
     assert not paths.VECTORS.exists()
 
 
-def test_residual_norms_prefer_user_tokens(written: Written) -> None:
-    for spans, used in ((list(SPANS), "prompt_mean"), (["prompt_last"], "prompt_last")):
-        main(params(activations={"spans": spans}))
+def test_residual_norms_prefer_user_tokens(written: invented.Written) -> None:
+    for spans, used in ((list(invented.SPANS), "prompt_mean"), (["prompt_last"], "prompt_last")):
+        main(invented.params(activations={"spans": spans}))
         expected = np.linalg.norm(written["base", used], axis=-1).mean(0)
-        found = read_vector_table(paths.VECTORS, paths.VECTOR_INDEX).residual
+        found = contrasts.read_vector_table(paths.VECTORS, paths.VECTOR_INDEX).residual
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_files_that_are_no_table(written: Written) -> None:
+def test_files_that_are_no_table(written: invented.Written) -> None:
     main(PARAMS)
     index = read_parquet(paths.VECTOR_INDEX)
     write_parquet(paths.VECTOR_INDEX, index[:-1], {})
     with pytest.raises(UserError, match="not a table of steering vectors"):
-        read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
+        contrasts.read_vector_table(paths.VECTORS, paths.VECTOR_INDEX)
