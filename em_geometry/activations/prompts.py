@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from em_geometry.errors import UserError
@@ -24,7 +25,6 @@ from em_geometry.models.chat import (
 from em_geometry.settings import Organism, Prompts, Questions
 
 if TYPE_CHECKING:
-    import polars as pl
     from transformers import PreTrainedTokenizerBase
 
 
@@ -173,8 +173,6 @@ def prompt_texts(
     system: str,
 ) -> tuple[list[Text], pl.DataFrame]:
     """Prompts with their spans, and the table of them in the same order."""
-    import polars as pl
-
     texts = [text_of(render(tokenizer, p.prompt, system), spans) for p in prompts]
     names = {"prompt_id": "id", "kind": "kind", "topic": "topic", "pair": "pair"}
     columns = {column: [getattr(p, name) for p in prompts] for column, name in names.items()}
@@ -225,8 +223,6 @@ def unseen_texts(
     chats: Sequence[Unseen], tokenizer: PreTrainedTokenizerBase, system: str
 ) -> tuple[list[Text], pl.DataFrame]:
     """Chats with the span of their answers, and the table of them; the topic is the file."""
-    import polars as pl
-
     texts = []
     for chat in chats:
         prompt = render(tokenizer, chat.question, system)

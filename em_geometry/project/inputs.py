@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+
+import polars as pl
 
 from em_geometry.activations.prompts import Question, read_questions
 from em_geometry.geometry.calibration import Evidence
@@ -16,9 +17,6 @@ from em_geometry.settings import BASE, TEXTS, Params
 from em_geometry.steering.conditions import Selected, read_selected
 from em_geometry.vectors.contrasts import Array, VectorTable, read_vector_table
 from em_geometry.vectors.evidence import evidence
-
-if TYPE_CHECKING:
-    import polars as pl
 
 
 def models(params: Params) -> Models:

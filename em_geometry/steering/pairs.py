@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from em_geometry.errors import UserError
@@ -23,9 +24,6 @@ from em_geometry.steering.conditions import (
     orthogonalised,
     random_direction,
 )
-
-if TYPE_CHECKING:
-    import polars as pl
 
 Kind = Literal["misaligned", "polite_harmful", "swearing"]
 KINDS: tuple[Kind, ...] = ("misaligned", "polite_harmful", "swearing")
@@ -175,8 +173,6 @@ def table(
     target: str, pairs: Sequence[Pair], trials: Sequence[Trial], found: Sequence[Floats]
 ) -> pl.DataFrame:
     """What `measured` found as a table: one row a pair and trial."""
-    import polars as pl
-
     rows = [
         (target, trial.source, trial.way, trial.multiple, how.layer if how else -1,
          how.coefficient if how else 0.0, pairs[i].id, pairs[i].kind, float(marked), float(plain))

@@ -11,18 +11,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, read_tensors, write_parquet, write_tensors
 from em_geometry.settings import BASE, Organism, Vectors
 from em_geometry.stats.arrays import Bools, Floats
-
-if TYPE_CHECKING:
-    import polars as pl
 
 OK = "ok"
 MIN_ANSWERS = 3  # misaligned and aligned answers each, below which (c) is not defined
@@ -226,8 +224,6 @@ class VectorTable:
 
 def write_vector_table(vectors: Path, index: Path, table: VectorTable) -> None:
     """Writes the tensors to `vectors`, and to `index` a row a vector with norm and status."""
-    import polars as pl
-
     rows = [
         (*choice.split("."), model, block, norms[i, block], residual, status[i, block])
         for choice, norms in table.norms.items()
@@ -246,8 +242,6 @@ def read_vector_table(vectors: Path, index: Path) -> VectorTable:
     Raises:
         UserError: a file is missing or is not of this kind, or the two do not belong together.
     """
-    import polars as pl
-
     raw, metadata = read_tensors(vectors)
     frame = read_parquet(index)
     try:

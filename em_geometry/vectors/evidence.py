@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
+import polars as pl
 
 from em_geometry.errors import UserError
 from em_geometry.geometry.calibration import Evidence
@@ -23,9 +24,6 @@ from em_geometry.vectors.contrasts import (
     prompt_span,
     recipe_controls,
 )
-
-if TYPE_CHECKING:
-    import polars as pl
 
 FALLBACK = "model_contrast"
 PAIRED = ("prompt_contrast", "interaction")  # rows are harmful minus neutral of a pair
