@@ -6,8 +6,6 @@
 A subcommand's module is imported when the subcommand is called, so that `--help` is quick.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The one error type that users see, and how it is shown."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

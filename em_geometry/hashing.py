@@ -1,7 +1,5 @@
 """Stable hashes: of files, of JSON-able values, of tensors. Keys of journals rest on them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

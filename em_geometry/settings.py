@@ -4,8 +4,6 @@ Unknown keys, wrong types and values out of range are errors that name the key; 
 is answered with the nearest known one.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,6 @@
 """Stage `geometry`: the battery on the measured vectors, and how it depends on choices."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from em_geometry.geometry import battery
 from em_geometry.geometry.inputs import read_directions
 from em_geometry.geometry.methods import unit_gram
 from em_geometry.geometry.multiverse import multiverse
-from em_geometry.geometry.references import REFERENCES, Spread, reference_results
+from em_geometry.geometry.references import reference_results
 from em_geometry.io.results import Leaf
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, evidence_of, selected, vector_table
@@ -42,19 +41,12 @@ def by_contrast(params: Params, chosen: Mapping[str, Selected]) -> dict[str, Lea
 
 def by_reference(params: Params) -> dict[str, Leaf]:
     """The main statistics under every reference, and in every cell of the multiverse."""
-    names, rules = params.slugs("organism"), params.geometry
-    data, _, span = evidence_of(params, FALLBACK)
-    spread = data.spread(rules)
-    under = {name: data.family.weights(name) for name in REFERENCES}
-    spreads: dict[str, Spread | str] = {
-        name: weights if isinstance(weights, str) else replace(spread, weights=weights)
-        for name, weights in under.items()
-    }
+    rules, (data, _, span) = params.geometry, evidence_of(params, FALLBACK)
     spans, blocks = [*params.activations.spans, TEXTS], params.layer_sweep.layers
     cells = readings(activations, data.family, spans, blocks, rules.massive_share)
     header, rows, shares = multiverse(data.family, cells, data.members, rules)
     put_plot("multiverse", header, rows)
-    return reference_results(spreads, names, data.members, rules) | shares | {"span": span}
+    return reference_results(data.spread(rules)) | shares | {"span": span}
 
 
 @stage

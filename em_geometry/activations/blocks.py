@@ -1,7 +1,5 @@
 """Decoder blocks, found by structure and not by name, and a key-value cache with room to grow."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ are accumulated on the fly in float32 on the device; full hidden states are neve
 language-model head is not run, and only the batches in work are in memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial

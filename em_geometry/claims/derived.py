@@ -5,8 +5,6 @@ neither. `data/paper/claims.yaml` names them under `published.derived`; each ret
 [...] for each number of its claim.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations

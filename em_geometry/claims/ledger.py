@@ -1,7 +1,5 @@
 """The ledger of the paper's claims (data/paper/claims.yaml), read and checked."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 

@@ -1,11 +1,10 @@
 """Finding this run's numbers by stage and key: value, interval, n, or why there is none."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from em_geometry.io.results import Results, read_results
 from em_geometry.stats.estimate import OK, Estimate
@@ -22,7 +21,7 @@ class Metrics:
     stages: Mapping[str, Results]  # by name: "transfer", "training/finance"
 
     @classmethod
-    def read(cls, tables: Path) -> Metrics:
+    def read(cls, tables: Path) -> Self:
         """Reads every table under `tables`; UserError for a malformed one."""
         return cls(
             {

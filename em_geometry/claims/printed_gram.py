@@ -1,7 +1,5 @@
 """The published cosines: nine known to rounding, six inferred (data/paper/cosines.json)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations, product
 from pathlib import Path

@@ -5,8 +5,6 @@ fitted family. A claim that needs unpublished cosines is marked `fitted cosines`
 inner estimate.
 """
 
-from __future__ import annotations
-
 import difflib
 import textwrap
 from collections import Counter

@@ -6,8 +6,6 @@ another model than the paper's, disagreement refutes nothing. What we hold again
 it does not print, is counted apart.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ input order, dots are nesting, a part's first word is its id in docs/method.md. 
 Gram matrices are replicates and are never looped over.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations, permutations

@@ -6,8 +6,6 @@ fine-tunes, as far apart as those there are, with and without massive-activation
 without any relation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +21,6 @@ from em_geometry.geometry.references import (
     Spread,
     extremes,
     gram_under,
-    rests_on,
 )
 from em_geometry.geometry.samples import (
     PromptRows,
@@ -91,9 +88,7 @@ class Evidence:
         """How prompts and retraining move what is said of the vectors."""
         shifts = self.models.vectors
         models = np.concatenate([(shifts @ shifts.T)[None], self.models.without_topic()])
-        names, members = self.family.organisms, self.members
-        return Spread(self.family, self.weights, models,
-                      lambda key: rests_on(key, names, members, rules))  # fmt: skip
+        return Spread(self.family, self.weights, models, self.members, rules)
 
     @property
     def members(self) -> dict[str, list[int]]:

@@ -10,8 +10,6 @@ clusters. For each test two rules are looked at: the paper's, and the threshold 
 vectors cross in 5 % of draws.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations

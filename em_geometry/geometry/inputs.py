@@ -1,7 +1,5 @@
 """Reading and checking anybody's vectors, cosines, clusters and norms."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Mapping, Sequence

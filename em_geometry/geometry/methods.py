@@ -4,8 +4,6 @@ Shapes: `gram` is [..., n, n], of unit vectors unless said otherwise; leading ax
 NaN stands for "undefined"; the battery puts names and reasons on it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import TypeAlias

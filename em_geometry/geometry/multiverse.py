@@ -5,8 +5,6 @@ count (docs/method.md: references). One number without its cell says little, so 
 the paper is given as the share of cells in which it holds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ trainings that could stand in an organism's or control's place, follow from one 
 models (docs/method.md: references).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -219,13 +217,14 @@ class Spread:
         weights: [organism, model] of the vectors.
         models: [1 + topics, model, model] Gram matrices of the shifts, the observed one first, then
             with one topic of the prompts left out at a time.
-        rests: key -> positions of the organisms that the statistic is about.
+        members, rules: clusters of the organisms, and what says which of them a statistic is about.
     """
 
     family: Finetunes
     weights: Floats
     models: Floats
-    rests: Callable[[str], Sequence[int]]
+    members: m.Members
+    rules: Geometry
 
     def estimates(self, statistic: Statistic) -> dict[str, Estimate]:
         """Each statistic with prompts and retraining in its interval, and with prompts only."""
@@ -251,7 +250,8 @@ class Spread:
 
     def _used(self, key: str) -> set[str]:
         """The models that a statistic rests on."""
-        used = (self.weights[list(self.rests(key))] != 0).any(0)
+        about = rests_on(key, self.family.organisms, self.members, self.rules)
+        used = (self.weights[about] != 0).any(0)
         return {name for name, yes in zip(self.family.models, used, strict=True) if yes}
 
 
@@ -276,31 +276,30 @@ def _change(
     return float(np.sqrt(np.mean(np.square(alike)))) if alike else np.nan
 
 
-def reference_results(
-    spreads: Mapping[str, Spread | str], names: Sequence[str], members: m.Members, rules: Geometry
-) -> dict[str, Leaf]:
+def reference_results(spread: Spread) -> dict[str, Leaf]:
     """Every main statistic under each reference, what holds, and verdicts over all trainings.
 
     Args:
-        spreads: reference -> how prompts and retraining move it, or why it is not defined.
+        spread: under any reference.
     """
     results: dict[str, Leaf] = {}
+    names, members, rules = spread.family.organisms, spread.members, spread.rules
 
     def statistic(grams: Floats) -> dict[str, Floats]:
         return main_statistics(grams, names, members, rules)
 
-    for reference, spread in spreads.items():
-        at = f"reference.{reference}"
-        if isinstance(spread, str):
-            results[at] = spread
+    for reference in REFERENCES:
+        at, weights = f"reference.{reference}", spread.family.weights(reference)
+        if isinstance(weights, str):
+            results[at] = weights
             continue
-        found = spread.estimates(statistic)
+        found = replace(spread, weights=weights).estimates(statistic)
         found |= extremes(found, names, members)
         for key, estimate in found.items():  # of clusters here, of organisms in the battery
             results[f"{at}.{key.replace('cluster_angle.', 'angle_deg.')}"] = estimate
         for name, (key, sign, bound) in conclusions(rules).items():
             results[f"{at}.holds.{name}"] = said(found[key], sign, bound)
-        trainings = spread.family.trainings(spread.weights)
+        trainings = spread.family.trainings(weights)
         codes = m.decide(statistic(gram_under(trainings, spread.models[0])), rules)
         counts = m.count(codes.values())
         if np.isfinite(counts).all():

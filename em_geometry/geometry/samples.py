@@ -1,7 +1,5 @@
 """Gram matrices of vectors with prompts left out, and under nulls (docs/method.md: calibration)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations

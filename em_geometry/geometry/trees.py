@@ -1,7 +1,5 @@
 """Clusters as trees of many distance matrices at once, and a map (docs/method.md: geometry)."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import numpy as np

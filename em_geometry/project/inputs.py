@@ -1,7 +1,5 @@
 """What stages take in: the objects that the params name, and the artifacts of earlier stages."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 
 import polars as pl

@@ -1,7 +1,5 @@
 """Figures 4 to 6: what vectors and training do, and the paper's numbers beside this run's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Drawing needs neither browser nor network, and the same inputs give the same bytes.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence

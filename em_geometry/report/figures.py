@@ -1,7 +1,5 @@
 """All figures of a run that the page shows, and what they are drawn from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path

@@ -3,8 +3,6 @@
 Words are chosen by intervals (docs/method.md: decisions): what one does not show is not said.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

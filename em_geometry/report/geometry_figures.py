@@ -1,7 +1,5 @@
 """Figures of the geometry: cosines, structure, likeness to the base, references, chance."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise, product

@@ -1,7 +1,5 @@
 """The page: everything a reader gets, in one self-contained file."""
 
-from __future__ import annotations
-
 import base64
 import importlib.metadata
 import subprocess

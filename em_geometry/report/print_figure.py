@@ -1,7 +1,5 @@
 """The figure of the claims for print, by matplotlib: files that go into a paper as they are."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill

@@ -1,7 +1,5 @@
 """A sample of judged answers per condition, so that a reader sees what the numbers mean."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ pattern of keys, or a list of this module), which binds names; a column shows th
 (`of`, with bound names in braces), or a text (a template that sees bound names and results).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property

@@ -1,7 +1,5 @@
 """Numbers and foreign text as people read them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path

@@ -4,8 +4,6 @@ Intervals are jackknifed over the clusters of the answers (questions). A number 
 (one class only) is NaN.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

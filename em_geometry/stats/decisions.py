@@ -3,8 +3,6 @@
 docs/method.md: decisions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal
 

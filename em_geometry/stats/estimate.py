@@ -1,7 +1,5 @@
 """One number with its uncertainty, as every table and metrics file of this project gives it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Self

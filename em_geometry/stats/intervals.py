@@ -10,8 +10,6 @@ follow by Fieller's argument, all ratios r for which the interval of top - r * b
 Unlike a bootstrap, these intervals have a width where every answer was the same.
 """
 
-from __future__ import annotations
-
 from statistics import NormalDist
 
 import numpy as np

@@ -3,8 +3,6 @@
 So few models allow few relabellings, so the smallest p that they can give always stands beside p.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations

@@ -1,7 +1,5 @@
 """Named random streams, and sums over clusters (a question, a topic, a prompt)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

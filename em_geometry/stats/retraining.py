@@ -7,8 +7,6 @@ of a role (organisms, controls), times the number of models of this role in s, i
 the parts and the sampling variance add up (docs/method.md: retraining).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ prompt length) is fixed before the work starts; finished answers are in the jour
 of everything they depend on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

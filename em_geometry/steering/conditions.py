@@ -3,8 +3,6 @@
 Nothing here loads a model, so that plans and reports can read it.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ orthogonal directions. Intervals are jackknifed over prompts; the pairs share ve
 independent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 from typing import Any

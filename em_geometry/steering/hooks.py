@@ -5,8 +5,6 @@ decoder block. Rows with coefficient 0 and rows of other blocks are not touched 
 0 equals the unhooked model bit for bit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any

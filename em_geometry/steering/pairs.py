@@ -4,8 +4,6 @@ docs/method.md, margins. A pair is one question with two answers of equal length
 (misaligned, harmful, or swearing) and `plain`. Nothing here loads a model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

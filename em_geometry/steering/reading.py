@@ -1,7 +1,5 @@
 """Prompts read once into a cache, and given answers read behind them (teacher forcing)."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from typing import Any
 

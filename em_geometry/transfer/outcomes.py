@@ -4,8 +4,6 @@ Everything is a mean over questions of differences of margins, in nats a token, 
 are Student's t over questions; where a model was trained twice, intervals hold retraining too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product

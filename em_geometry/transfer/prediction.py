@@ -5,10 +5,9 @@ way gives way to every vector: these effects of source and target are taken out 
 cosines before they are compared (the dyadic part of Kenny's social relations model).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -49,7 +48,7 @@ class Pairs:
     keep: Floats
 
     @classmethod
-    def of(cls, n: int) -> Pairs:
+    def of(cls, n: int) -> Self:
         first, second = np.nonzero(~np.eye(n, dtype=bool))
         effects = np.concatenate([np.eye(n)[first], np.eye(n)[second]], axis=1)
         return cls(first, second, np.eye(len(first)) - effects @ np.linalg.pinv(effects))

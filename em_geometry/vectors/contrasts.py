@@ -5,8 +5,6 @@ or [texts, blocks, width] of answers that no model was trained on, and give raw 
 [blocks, width].
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

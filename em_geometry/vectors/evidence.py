@@ -1,7 +1,5 @@
 """What vectors rest on: rows of activations, and the choices that were made (docs/method.md)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 

@@ -6,8 +6,6 @@ mean of random directions of the same norm. All that is tried stands in the tabl
 hidden in a param.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product

@@ -1,6 +1,5 @@
 """Another processor changes the last bits of activations: what that may do to headline numbers."""
 
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import yaml
 from em_geometry.geometry.battery import battery
 from em_geometry.geometry.calibration import Evidence, calibrate_rows
 from em_geometry.geometry.methods import unit_gram
-from em_geometry.geometry.references import REFERENCES, Finetunes, reference_results
+from em_geometry.geometry.references import Finetunes, reference_results
 from em_geometry.geometry.samples import PromptRows
 from em_geometry.io.results import Leaf, as_estimate, flatten, shown
 from em_geometry.settings import Geometry
@@ -41,15 +40,12 @@ def headline(values: np.ndarray) -> dict[str, Leaf]:
     differences = values[1:] - values[0]
     rows = PromptRows(differences, [f"t{i % TOPICS}" for i in range(ROWS)])
     family = Finetunes(NAMES, ["p", "q"], dict.fromkeys(NAMES, "p"))
-    weights = {name: family.weights(name) for name in REFERENCES}
-    own = np.asarray(weights["own_control"])
+    own = np.asarray(family.weights("own_control"))
     measured: dict[str, Leaf] = battery(
         dict(zip(NAMES, own @ rows.vectors, strict=True)), CLUSTERS, RULES
     ).flat()
     data = Evidence(CLUSTERS, family, own, rows, np.array([0]))
-    spread = data.spread(RULES)
-    spreads = {name: replace(spread, weights=each) for name, each in weights.items()}
-    measured |= reference_results(spreads, NAMES, data.members, RULES)
+    measured |= reference_results(data.spread(RULES))
     found = dict(flatten(calibrate_rows(data, RULES, 0).results))
     stages = {"geometry": (measured, GEOMETRY), "calibration": (found, CALIBRATION)}
     return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,8 +47,7 @@ def spread(models: Floats, weights: Floats | str) -> Spread:
     assert not isinstance(weights, str)
     gram = models @ models.T
     without = np.stack([gram] * (1 + TOPICS))
-    return Spread(FAMILY, weights, without,
-                  lambda key: references.rests_on(key, NAMES, MEMBERS, RULES))  # fmt: skip
+    return Spread(FAMILY, weights, without, MEMBERS, RULES)
 
 
 def test_vectors_are_differences_from_what_they_are_compared_with() -> None:
@@ -186,12 +187,10 @@ def test_no_interval_goes_where_its_statistic_cannot() -> None:
 
 def test_every_reference_has_its_numbers_conclusions_and_verdicts() -> None:
     models = shifts(np.random.default_rng(3), core=1.0)
-    spreads: dict[str, Spread | str] = {
-        name: spread(models, FAMILY.weights(name)) for name in REFERENCES
-    }
-    spreads["elsewhere"] = "undefined: no controls"
-    found = references.reference_results(spreads, NAMES, MEMBERS, RULES)
-    assert found["reference.elsewhere"] == "undefined: no controls"
+    whole = spread(models, FAMILY.weights("base"))
+    found = references.reference_results(whole)
+    alone = replace(whole, family=Finetunes(NAMES), models=whole.models[:, :6, :6])
+    assert references.reference_results(alone)["reference.own_control"] == "undefined: no controls"
     gram = unit_gram(models[:6])
     assert as_estimate(found["reference.base.cosine.a__f"]).value == pytest.approx(gram[0, 5])
     said = {found[f"reference.base.holds.{c}"] for c in references.conclusions(RULES)}
