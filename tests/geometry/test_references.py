@@ -1,7 +1,5 @@
 """References, retraining and the multiverse on models whose shifts are known."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Decisions: published and hand-made numbers, and the rates of errors by simulation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

@@ -1,7 +1,5 @@
 """Intervals with retraining cover what they should, with two repeats of each role."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

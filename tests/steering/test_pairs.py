@@ -1,7 +1,5 @@
 """What is done to a model while it reads pairs, as a plan and as a table."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from typing import Any

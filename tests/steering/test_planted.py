@@ -1,7 +1,5 @@
 """Organisms with a known core, baked into a model: activations, vectors and margins find it."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What margins say, on invented tables in which effects were planted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
