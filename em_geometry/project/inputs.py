@@ -6,6 +6,7 @@ import polars as pl
 
 from em_geometry.activations.prompts import Question, read_questions
 from em_geometry.geometry.calibration import Evidence
+from em_geometry.geometry.references import Finetunes
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.judging.judge import Judge
 from em_geometry.judging.score import Ngrams, active_judge, training_ngrams
@@ -13,6 +14,7 @@ from em_geometry.models.load import Models
 from em_geometry.project import paths
 from em_geometry.settings import BASE, TEXTS, Params
 from em_geometry.steering.conditions import Selected, read_selected
+from em_geometry.vectors import contrasts
 from em_geometry.vectors.contrasts import Array, VectorTable, read_vector_table
 from em_geometry.vectors.evidence import evidence
 
@@ -69,7 +71,10 @@ def rows(span: str) -> pl.DataFrame:
 
 def evidence_of(params: Params, read_as: str | None = None) -> tuple[Evidence, str, str]:
     """What lies behind the selected vectors, with their contrast (or another) and span."""
+    organisms, random = params.organisms, [*params.random_adapters]
+    slugs, repeats = (params.slugs("organism"), params.slugs("control")), params.repeats()
+    family = Finetunes(*slugs, contrasts.recipe_controls(organisms), repeats, random)
+    who = family, params.clusters(), {slug: o.data for slug, o in organisms.items()}
     spans, share = params.activations.spans, params.geometry.massive_share
     frames = prompts(), texts(), selected(params)
-    random = params.random_adapters
-    return evidence(activations, *frames, params.organisms, spans, share, read_as, random)
+    return evidence(activations, *frames, *who, spans, share, read_as)

@@ -1,17 +1,18 @@
 """What vectors rest on: rows of activations, and the choices that were made (docs/method.md)."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 import polars as pl
 
 from em_geometry.errors import UserError
+from em_geometry.geometry.battery import Clusters
 from em_geometry.geometry.calibration import Evidence
 from em_geometry.geometry.multiverse import Reading
 from em_geometry.geometry.references import Finetunes
 from em_geometry.geometry.samples import PromptRows, massive_dimensions
-from em_geometry.settings import BASE, TEXTS, Organism
+from em_geometry.settings import BASE, TEXTS
 from em_geometry.stats.arrays import Floats
 from em_geometry.steering.conditions import Selected
 from em_geometry.vectors.contrasts import (
@@ -20,7 +21,6 @@ from em_geometry.vectors.contrasts import (
     Array,
     VectorTable,
     prompt_span,
-    recipe_controls,
 )
 
 FALLBACK = "model_contrast"
@@ -122,33 +122,17 @@ def _rows(
     return np.stack([rows_of(slug, block) for slug, block in blocks.items()])
 
 
-def family_of(organisms: Mapping[str, Organism], random: Iterable[str] = ()) -> Finetunes:
-    """The fine-tunes of a run, each organism with the control of its recipe.
-
-    Args:
-        random: names of random adapters.
-    """
-    originals = {slug: o for slug, o in organisms.items() if o.repeats is None}
-    roles = {slug: o.role for slug, o in originals.items()}
-    return Finetunes(
-        [slug for slug, role in roles.items() if role == "organism"],
-        [slug for slug, role in roles.items() if role == "control"],
-        recipe_controls(originals),
-        {slug: o.repeats for slug, o in organisms.items() if o.repeats is not None},
-        [*random],
-    )
-
-
 def evidence(
     activations: Activations,
     prompts: pl.DataFrame,
     texts: pl.DataFrame,
     selected: Mapping[str, Selected],
-    organisms: Mapping[str, Organism],
+    family: Finetunes,
+    clusters: Clusters,
+    files: Mapping[str, str],
     spans: Sequence[str],
     massive_share: float,
     read_as: str | None = None,
-    random: Iterable[str] = (),
 ) -> tuple[Evidence, str, str]:
     """What lies behind the vectors, with their contrast and span.
 
@@ -158,16 +142,12 @@ def evidence(
 
     Args:
         prompts, texts: rows of the activations, the latter of those on `answer_mean`.
-        organisms: organisms, controls and repeats.
+        family: the fine-tunes of the run, each organism with the control of its recipe.
+        files: organism or control -> its training file.
         spans: of prompts, as captured.
         massive_share: share of the width dropped as massive-activation dimensions.
         read_as: a contrast to take the models' rows by, instead of the selected one.
-        random: names of random adapters.
     """
-    family = family_of(organisms, random)
-    clusters: dict[str, list[str]] = {}
-    for name in family.organisms:
-        clusters.setdefault(str(organisms[name].cluster), []).append(name)
     block = int(np.median([selected[name].layer for name in family.organisms]))
     how = selected[family.organisms[0]]
     contrast = read_as or (FALLBACK if how.contrast == OF_ANSWERS else how.contrast)
@@ -182,7 +162,7 @@ def evidence(
         )
     blocks = dict.fromkeys(family.models, block)
     if contrast == OF_TEXTS:  # the base reads; no organism has a part in it
-        files, own = {slug: o.data for slug, o in organisms.items()}, family.own or {}
+        own = family.own or {}
         family = Finetunes(family.organisms)
         blocks = dict.fromkeys(family.organisms, block)
         rows, weights = file_rows(activations, texts, blocks, own, files), np.eye(len(blocks))
