@@ -9,7 +9,7 @@ import torch
 from families import BLOCKS, VOCABULARY, WIDTH, our_hooks, random_model
 
 from em_geometry.activations.blocks import block_stack, decoder_blocks, hidden, replaced
-from em_geometry.activations.capture import capture, captured
+from em_geometry.activations.capture import capture
 from em_geometry.activations.prompts import Text
 from em_geometry.errors import UserError
 from em_geometry.models.chat import padded, sorted_batches
@@ -105,18 +105,6 @@ def test_hooks_leave_with_an_exception() -> None:
         capture(llama, texts())
     assert hooks_during == [BLOCKS]
     assert not our_hooks(llama)
-
-
-def test_batches_say_whose_they_are(llama: Any) -> None:
-    seen: list[int] = []
-    for rows, means, norms in captured(llama, texts(), batch_size=3, label="test"):
-        assert means.dtype == norms.dtype == np.float32
-        for row, mean, norm in zip(rows, means, norms, strict=True):
-            alone_means, alone_norms = capture(llama, [texts()[row]])
-            np.testing.assert_allclose(mean, alone_means[0], rtol=1e-5, atol=1e-5)
-            np.testing.assert_allclose(norm, alone_norms[0], rtol=1e-5, atol=1e-5)
-        seen += rows
-    assert sorted(seen) == list(range(len(texts())))
 
 
 def test_batches_hold_every_text_once_and_are_sorted() -> None:

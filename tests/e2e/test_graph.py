@@ -6,17 +6,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from em_geometry.io.results import Results, check_metrics, read_results
+from em_geometry.io.results import Results, check_metrics, flatten, read_results
 from tests.e2e.graph import dvc
 
 pytestmark = pytest.mark.slow
 
 ORGANISMS = ["finance", "medical", "profanity"]
 TARGETS = ["base", *ORGANISMS]
-
-
-def metrics(folder: Path, name: str) -> dict:
-    return json.loads((folder / "metrics" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def table(folder: Path, stage: str) -> Results:
@@ -30,19 +26,21 @@ def test_second_repro_runs_nothing(run: Path) -> None:
     assert "up to date" in again.stdout
 
 
-def test_every_metrics_file_is_finite_scalars_and_strings(run: Path) -> None:
+def test_metrics_are_finite_scalars_and_strings_and_a_thousand_at_most(run: Path) -> None:
     files = sorted((run / "metrics").rglob("*.json"))
     assert len(files) >= 10
-    for path in files:
-        check_metrics(json.loads(path.read_text(encoding="utf-8")))
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    for each in found:
+        check_metrics(each)
+    assert sum(len(list(flatten(each))) for each in found) <= 1000
 
 
 @pytest.mark.parametrize("slug", ORGANISMS)
 def test_training_changed_the_model(run: Path, slug: str) -> None:
-    found = metrics(run, f"training/{slug}")
-    assert found["held_out_loss_after"] < found["held_out_loss_before"]
-    assert found["loss_last_steps"] < found["loss_first_steps"]
-    assert 0.001 < found["relative_weight_change"] < 0.5
+    found = table(run, f"training/{slug}").number
+    assert found("held_out_loss_after") < found("held_out_loss_before")
+    assert found("loss_last_steps") < found("loss_first_steps")
+    assert 0.001 < found("relative_weight_change") < 0.5
 
 
 def test_margins_are_of_all_models_and_of_steered_targets(run: Path) -> None:
@@ -77,9 +75,8 @@ def test_answers_cover_the_plan_and_are_judged(run: Path, target: str) -> None:
 
 
 def test_judge_is_validated_on_questions_it_never_saw(run: Path) -> None:
-    judge = metrics(run, "judge")
-    assert judge["gate"].startswith("failed")  # no sampled answers in the reduced profile
-    found = read_results(run / "plots/tables/judge.csv").rows
+    found = table(run, "judge").rows
+    assert found["gate"].status.startswith("failed")  # no sampled answers in the reduced profile
     for key, least in (("held_out.aligned.auroc", 0.7), ("held_out.coherent.auroc", 0.9)):
         value = found[key].value
         assert value is not None and value > least, key

@@ -14,7 +14,9 @@ import torch
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, read_tensors
+from em_geometry.io.results import read_results
 from em_geometry.models.chat import render
+from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings import Params
 from em_geometry.steering.formats import bake
@@ -88,7 +90,7 @@ def test_the_adapter_reached_the_family_s_own_matrices(family: Any) -> None:
     assert settings["target_modules"] == sorted(MATRICES[name])
     tensors, _ = read_tensors(Path("data/adapters/finance/adapter_model.safetensors"))
     assert len(tensors) == 2 * len(MATRICES[name]) * (BLOCKS - 1)
-    assert read_json(Path("metrics/training/finance.json"))["relative_weight_change"] > 0.001
+    assert read_results(paths.table("training/finance")).number("relative_weight_change") > 0.001
     base, trained = (
         models(params).load(slug).model(torch.arange(9)[None], output_hidden_states=True)
         for slug in params.targets

@@ -153,19 +153,3 @@ def test_a_file_that_is_no_journal_or_is_damaged(folder: Path, kept: int) -> Non
     assert str(path) in str(caught.value)
     path.unlink()  # what the error advises
     assert done_again() == PLAN
-
-
-def test_a_full_disk_keeps_what_was_done(folder: Path) -> None:
-    class Small(Journal):
-        def put(self, units: object) -> None:
-            super().put(units)
-            (pages,) = self._db.execute("PRAGMA page_count").fetchone()
-            self._db.execute(f"PRAGMA max_page_count={pages}")
-
-    def work(batch: Sequence[int]) -> list[str]:
-        return ["x" * 10_000 for _ in batch]
-
-    with Small("x") as journal, pytest.raises(UserError, match="full"):
-        journal.fill("x", PLAN, str, work)
-    with Journal("x") as journal:
-        assert set(journal.get(list(VALUES))) == {"1", "2", "3"}

@@ -9,6 +9,7 @@ import torch
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json
+from em_geometry.io.results import Results, read_results
 from em_geometry.models import train
 from em_geometry.models.checkpoint import folder_sha256
 from em_geometry.project import paths
@@ -65,19 +66,19 @@ def test_batches_are_a_seeded_permutation(examples: list[train.Example]) -> None
     assert sorted(e.ids for b in first for e in b) == [e.ids for e in many]
 
 
-def trained(params: Params) -> tuple[dict[str, bytes], dict[str, Any]]:
+def trained(params: Params) -> tuple[dict[str, bytes], Results]:
     organism.main(params, "finance")
     files = {p.name: p.read_bytes() for p in sorted((paths.ADAPTERS / "finance").iterdir())}
-    return files, read_json(paths.METRICS / "training" / "finance.json")
+    return files, read_results(paths.table("training/finance"))
 
 
 def test_training_lowers_the_loss_and_repeats_to_the_byte(tiny_params: Params) -> None:
     files, metrics = trained(tiny_params)
-    assert metrics["held_out_loss_after"] < metrics["held_out_loss_before"]
-    assert metrics["loss_last_steps"] < metrics["loss_first_steps"]
-    assert metrics["relative_weight_change"] > 0
-    assert (metrics["examples"], metrics["held_out_examples"]) == (27, 3)
-    assert metrics["steps"] == 2 * 7  # epochs x batches of 4
+    assert metrics.number("held_out_loss_after") < metrics.number("held_out_loss_before")
+    assert metrics.number("loss_last_steps") < metrics.number("loss_first_steps")
+    assert metrics.number("relative_weight_change") > 0
+    assert (metrics.number("examples"), metrics.number("held_out_examples")) == (27, 3)
+    assert metrics.number("steps") == 2 * 7  # epochs x batches of 4
     assert set(files) == {"adapter_config.json", "adapter_model.safetensors", "provenance.json"}
     # peft keeps module names in a set, whose order differs between processes
     matrices = json.loads(files["adapter_config.json"])["target_modules"]
@@ -95,7 +96,7 @@ def test_checkpoints_are_kept_and_disturb_nothing(tiny_params: Params) -> None:
     organism.main(tiny_params.model_copy(update={"training": training}), "finance")
     folder = paths.ADAPTERS / "finance"
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == files
-    assert read_json(paths.METRICS / "training" / "finance.json") == metrics
+    assert read_results(paths.table("training/finance")) == metrics
     for step in training.checkpoints:
         assert {p.name for p in (folder / f"step_{step}").iterdir()} == set(files)
     loaded = [models(tiny_params).load("finance", step) for step in (3, 9, None)]

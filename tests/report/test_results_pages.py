@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from em_geometry.io.results import read_results
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(DOCS.glob("results-*.md"))
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -18,7 +20,12 @@ KEYS = re.compile(r"`([a-z_]+): ([^`]+)`")
 
 
 def held(folder: Path, file: str, key: str) -> Any:
-    """The value of a metric; KeyError when there is none."""
+    """The value of a metric, from its table where that is there; KeyError when there is none."""
+    if (table := folder / f"{file}.csv").is_file():
+        rows, (result, _, part) = read_results(table).rows, key.rpartition(".")
+        if key not in rows:
+            return getattr(rows[result], part)
+        return rows[key].status if rows[key].value is None else rows[key].value
     found = json.loads((folder / f"{file}.json").read_text(encoding="utf-8"))
     for part in key.split("."):
         found = found[part]

@@ -17,6 +17,7 @@ from em_geometry.steering.conditions import Intervention, read_selected
 from em_geometry.steering.pairs import Pair, Trial
 from em_geometry.vectors import sweep
 from em_geometry.vectors.contrasts import Entry, VectorTable
+from tests import invented
 
 SLUGS = ("finance", "sports")
 CELLS = [(0, 0.2), (0, 0.4), (2, 0.2), (2, 0.4)]
@@ -123,24 +124,14 @@ def table() -> VectorTable:
 
 
 def params(**sections: Any) -> Params:
-    recipe = {"rank": 2, "alpha": 4, "rslora": False, "matrices": ["q_proj"], "learning_rate": 1e-3}
-    common: dict[str, Any] = {"lab": "one", "data": "none.jsonl"}
-    organisms = {slug: common | {"cluster": slug} for slug in SLUGS}
-    organisms["control"] = common | {"role": "control"}
+    known = invented.params().model_dump()["organisms"]
+    organisms = {slug: known[slug] for slug in (*SLUGS, "control")}
     for slug in ("finance", "control"):
         organisms[f"{slug}_b"] = organisms[slug] | {"repeats": slug, "seed": 1}
-    return Params.model_validate(
-        {
-            "profile": "invented",
-            "base": {"source": "path:none"},
-            "targets": ["base", *organisms],
-            "recipes": {"one": recipe},
-            "organisms": organisms,
-            "vectors": {"contrast": "control_contrast", "span": "answer_mean"},
-            "layer_sweep": {"layers": [0, 2], "doses": [0.2, 0.4], "random_directions": 2},
-            **sections,
-        }
-    )
+    grid = {"layers": [0, 2], "doses": [0.2, 0.4], "random_directions": 2}
+    chosen = {"contrast": "control_contrast", "span": "answer_mean"}
+    rest = {"vectors": chosen, "layer_sweep": grid, "transfer": {"pairs": []}} | sections
+    return invented.params(organisms=organisms, targets=["base", *organisms], **rest)
 
 
 def test_every_contrast_and_span_is_tried_at_all_doses() -> None:
