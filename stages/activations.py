@@ -5,12 +5,7 @@ neutral or harmful prompt, in the same order) and <model>_texts.parquet (one row
 """
 
 from em_geometry.activations.capture import store
-from em_geometry.activations.prompts import (
-    prompt_texts,
-    read_prompts,
-    unseen_chats,
-    unseen_texts,
-)
+from em_geometry.activations.prompts import prompt_texts, read_prompts, unseen_chats, unseen_texts
 from em_geometry.io.files import write_parquet
 from em_geometry.project import paths
 from em_geometry.project.command import stage

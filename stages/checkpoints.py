@@ -9,12 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from em_geometry.activations.capture import store
-from em_geometry.activations.prompts import (
-    prompt_texts,
-    read_prompts,
-    unseen_chats,
-    unseen_texts,
-)
+from em_geometry.activations.prompts import prompt_texts, read_prompts, unseen_chats, unseen_texts
 from em_geometry.io.files import write_parquet
 from em_geometry.monitoring.detection import benign, unmeasured
 from em_geometry.project import paths

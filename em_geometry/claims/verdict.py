@@ -27,10 +27,7 @@ Verdict = Literal[
 ]
 CONTRADICTED: Verdict = "inconsistent with the paper itself"
 UNMEASURED: Verdict = "not measurable here"
-OURS = {
-    "reproduced": "holds",
-    "inconsistent": "does not hold",
-}  # published verdicts then
+OURS = {"reproduced": "holds", "inconsistent": "does not hold"}  # published verdicts then
 UNITS = ("cosine", "deg", "percent")  # units with enough claims for a chart
 Values = Iterable[tuple[Claim, Sequence[float | None]]]  # claims, a number for each metric or None
 

@@ -15,13 +15,7 @@ from em_geometry.geometry import core
 from em_geometry.geometry import methods as m
 from em_geometry.geometry.battery import MAIN_PARTS, Case, Clusters, Vectors, evaluate
 from em_geometry.geometry.inputs import cluster_indices, vector_rows
-from em_geometry.geometry.references import (
-    UNDEFINED,
-    Finetunes,
-    Spread,
-    extremes,
-    gram_under,
-)
+from em_geometry.geometry.references import UNDEFINED, Finetunes, Spread, extremes, gram_under
 from em_geometry.geometry.samples import (
     PromptRows,
     between_dimension,

@@ -47,8 +47,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         chats = [zip(("user", "assistant"), turn, strict=True) for turn in turns]
         write(file, [{"messages": [{"role": r, "content": t} for r, t in c]} for c in chats])
     Path("questions.yaml").write_text(
-        "questions:\n  - {id: q0, topic: t, prompt: 'Why?'}\n",
-        encoding="utf-8",
+        "questions:\n  - {id: q0, topic: t, prompt: 'Why?'}\n", encoding="utf-8"
     )
     return Params.model_validate(
         {

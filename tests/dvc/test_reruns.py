@@ -217,9 +217,7 @@ def test_a_cut_of_the_scores_reruns_what_counts_and_nothing_that_samples(graph: 
     assert not changed & SAMPLE
 
 
-def test_replaced_weights_of_a_given_model_rerun_what_records_models_or_judges(
-    graph: Path,
-) -> None:
+def test_replaced_weights_of_a_given_model_rerun_what_records_models_or_judges(graph: Path) -> None:
     changed = out_of_date(graph, {"data/given/model.safetensors": lambda _: "other weights"})
     assert {"base_model", "organism@finance", "judge", "judgements"} <= changed
     # These rerun when what is recorded has changed.

@@ -17,12 +17,7 @@ from em_geometry.project import paths
 from em_geometry.report import behaviour_figures as behaviour
 from em_geometry.report import geometry_figures as geometry
 from em_geometry.report.chart import Figure
-from em_geometry.report.figures import (
-    READ,
-    draw_all,
-    published_values,
-    read_table,
-)
+from em_geometry.report.figures import READ, draw_all, published_values, read_table
 from em_geometry.settings import Params
 from em_geometry.stats.estimate import Estimate
 from tests.report.conftest import ROOT, quick_page

@@ -5,15 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from em_geometry.stats.agreement import (
-    agreement,
-    alpha,
-    auroc,
-    aurocs,
-    kappa,
-    kappas,
-    left_out,
-)
+from em_geometry.stats.agreement import agreement, alpha, auroc, aurocs, kappa, kappas, left_out
 
 RANDOM = np.random.default_rng(0)
 LABELS = RANDOM.integers(0, 11, 60) * 10.0

@@ -6,12 +6,7 @@ import pytest
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import t_interval
-from em_geometry.stats.retraining import (
-    Trained,
-    both,
-    total_distance,
-    with_retraining,
-)
+from em_geometry.stats.retraining import Trained, both, total_distance, with_retraining
 
 RUNS, QUESTIONS = 2000, 16
 

@@ -22,9 +22,7 @@ PROMPTS = [tokens(i, n) for i, n in enumerate((6, 11, 4, 9))]
 
 
 def states_and_logits(
-    model: Any,
-    prompts: Sequence[tuple[int, ...]],
-    rows: Sequence[Intervention | None] | None,
+    model: Any, prompts: Sequence[tuple[int, ...]], rows: Sequence[Intervention | None] | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Block outputs [blocks, batch, tokens, width] and logits under left padding."""
     ids, attention = padded(prompts, "left", "cpu")
