@@ -11,12 +11,11 @@ from typing import Self
 
 import numpy as np
 import polars as pl
-from scipy.stats import ttest_1samp
 
 from em_geometry.io.results import Leaf, Nested, as_estimate, spelt
 from em_geometry.settings import BASE
 from em_geometry.stats.arrays import Floats
-from em_geometry.stats.decisions import detectable, effect, holm
+from em_geometry.stats.decisions import detectable, effect, holm, t_test
 from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
 from em_geometry.stats.intervals import fieller, jackknife, t_interval
 from em_geometry.stats.permutation import dealt, n_splits, share_as_far
@@ -192,14 +191,11 @@ def transfer(table: Margins, who: Who, no_effect: float) -> Results:
     results, trained = Results(), retrained(table, who)
     pairs = [p for p in product(who.organisms, who.steered) if _steered(table, *p)]
     gains = {f"transfer.{s}__{t}": table.beyond(t, s) for s, t in pairs}
-    p = np.array(
-        [ttest_1samp(_read(gain), 0.0).pvalue for gain in gains.values()], dtype=np.float64
-    )
+    p = [t_test(_mean(gain)) for gain in gains.values()]
     for (key, gain), plain, adjusted in zip(gains.items(), p, holm(p), strict=True):
-        rows = _estimates(key, gain, trained, no_effect)
-        results |= rows
+        results |= _estimates(key, gain, trained, no_effect)
         if np.isfinite(plain):
-            results |= {f"{key}.p": float(plain), f"{key}.p_holm": float(adjusted)}
+            results |= {f"{key}.p": plain, f"{key}.p_holm": float(adjusted)}
     for ending, name in (("", ""), (f".{PROMPTS_ONLY}", f"_{PROMPTS_ONLY}")):
         widths = [as_estimate(results[key + ending]).width for key in gains]
         if known := [width for width in widths if width is not None]:
