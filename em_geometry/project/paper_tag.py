@@ -2,8 +2,8 @@
 
 Writes objects and the local tag `paper`, nothing else: work tree, index and branches stay as they
 are. The commit has no parent and a fixed date, so the same ledger and metrics give the same commit.
-It holds metrics/claims.json with the published numbers at our keys, HEAD's other metrics files as
-they are (so that a diff shows the claims only), the published series under plots/, and a dvc.yaml
+It holds metrics/claims.json with the published numbers at our keys, HEAD's other metrics as they
+are (so that a diff shows the claims only), the published series under plots/, and a dvc.yaml
 that lists them.
 """
 
@@ -50,7 +50,9 @@ def write_tag() -> str:
             hint=f"rename it (git tag <other> {TAG} && git tag -d {TAG}), then run this again",
         )
     values = [(claim, printed(claim)) for claim in read_claims(paths.CLAIMS)]
-    texts = {"metrics/claims.json": json.dumps(claim_values(values), indent=1) + "\n"}
+    name = paths.metrics("claims").as_posix()
+    ours = json.loads(git("show", f"{head}:{name}")) if name in present else {}
+    texts = {name: json.dumps(ours | claim_values(values), indent=1) + "\n"}
     texts |= {f"plots/claims_{unit}.csv": text for unit, text in series(values).items()}
     outline = listed(yaml.safe_load(git("show", f"{head}:dvc.yaml")), sorted({*present, *texts}))
     texts["dvc.yaml"] = yaml.safe_dump(outline, sort_keys=False)

@@ -59,6 +59,8 @@ def test_metrics_diff_has_a_row_for_every_claim_that_has_a_number_and_no_other(c
     whole = json.loads(copy.dvc("metrics", "diff", "paper", "--json", "--all").stdout)
     changed = json.loads(copy.dvc("metrics", "diff", "paper", "--json").stdout)
     assert [*changed] == ["metrics/claims.json"]
+    assert 50 < len(changed["metrics/claims.json"]) < 120
+    assert {key.partition(".")[0] for key in changed["metrics/claims.json"]} == {"claim"}
     rows = whole["metrics/claims.json"]
     for claim in CLAIMS:
         for part in range(1, len(claim.metrics) + 1 if claim.numbers else 0):
