@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from em_geometry.activations.blocks import check_blocks, decoder_blocks, hidden, replaced
 from em_geometry.engine import spread
@@ -27,10 +30,6 @@ from em_geometry.settings import Workers
 from em_geometry.stats.arrays import Floats
 from em_geometry.steering.conditions import Intervention, check_vector
 from em_geometry.steering.pairs import Pair, Trial
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
 
 CODE = 1  # raise when the way a margin is measured changes
 LOCAL = Workers()
@@ -152,8 +151,6 @@ class Packed:
 
 def packed(rows: Sequence[Row], device: torch.device | str, dtype: torch.dtype) -> Packed:
     """Rows as tensors of one forward pass of a model in `dtype`."""
-    import torch
-
     size = (len(rows), max(map(len, rows)))
     ids, positions = torch.zeros(size, dtype=torch.long), torch.zeros(size, dtype=torch.long)
     seen = torch.eye(size[1], dtype=torch.bool).repeat(len(rows), 1, 1)  # padding sees itself
@@ -192,8 +189,6 @@ def pair_log_probabilities(
     Raises:
         UserError: an intervention at a block that the model does not have.
     """
-    import torch
-
     blocks = len(decoder_blocks(model))
     check_blocks([how.layer for how in interventions if how], blocks, "an intervention")
     found = np.zeros((len(interventions), len(rows), 2), np.float32)
@@ -226,8 +221,6 @@ def rows_of(pairs: Sequence[Pair], loaded: Loaded, system: str) -> list[Row]:
 @contextmanager
 def ablated_everywhere(model: PreTrainedModel, vector: npt.NDArray[np.float32]) -> Iterator[None]:
     """Takes a unit vector [width] out of the output of every block, while inside `with`."""
-    import torch
-
     unit = torch.from_numpy(vector)
 
     def hook(module: Any, args: Any, output: Any) -> Any:
@@ -243,8 +236,6 @@ def ablated_everywhere(model: PreTrainedModel, vector: npt.NDArray[np.float32]) 
 
 def _output_of(model: PreTrainedModel, batch: Packed, layer: int) -> Any:
     """Output of block `layer` as the block gives it; its states are [rows, tokens, width]."""
-    import torch
-
     kept: list[Any] = []
     block = decoder_blocks(model)[layer]
     handle = block.register_forward_hook(lambda module, args, output: kept.append(output))
@@ -258,8 +249,6 @@ def _output_of(model: PreTrainedModel, batch: Packed, layer: int) -> Any:
 
 def _changed(states: torch.Tensor, real: torch.Tensor, how: Intervention | None) -> torch.Tensor:
     """Output of the steered block [rows, tokens, width] under one intervention."""
-    import torch
-
     if how is None or not how.active:
         return states
     vector = torch.from_numpy(how.vector).to(states.device)
@@ -271,9 +260,6 @@ def _changed(states: torch.Tensor, real: torch.Tensor, how: Intervention | None)
 
 def _read(model: PreTrainedModel, batch: Packed, copies: int) -> npt.NDArray[np.float32]:
     """Log-probabilities [copies, rows, 2] of a batch that stands there `copies` times."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
     rows, tokens = batch.ids.shape
     row, at = batch.at
     first = int(at.min())  # no logits of what lies before every answer
