@@ -1,7 +1,7 @@
 """Stage `probe_judge`: trains the embedded judge, a probe on the base model's activations."""
 
 from em_geometry.judging import probe
-from em_geometry.judging.validation import Labelled
+from em_geometry.judging.labels import Labelled
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import models

@@ -14,7 +14,7 @@ from em_geometry.report.samples import read_answers
 from em_geometry.settings import Params
 
 PRINTED = "figure5"  # by matplotlib, for papers
-OFFERED = ("claims.csv", "multiverse.csv")  # for download
+OFFERED = ("claims.csv", "judge_settings.csv", "multiverse.csv")  # for download
 
 
 @stage

@@ -39,6 +39,7 @@ def params(**sections: Any) -> Params:
             "organisms": organisms,
             "layer_sweep": {"layers": [0, 2], "doses": [0.2, 0.4]},
             "transfer": {"pairs": ["profanity>finance"]},
+            "judging": {"probe": {"sampled": None}},
             **sections,
         }
     )

@@ -28,6 +28,7 @@ Verdict = Literal[
 CONTRADICTED: Verdict = "inconsistent with the paper itself"
 UNMEASURED: Verdict = "not measurable here"
 OURS = {"reproduced": "holds", "inconsistent": "does not hold"}  # published verdicts then
+JUDGED_STAGES = {"baseline", "transfer"}  # whose results rest on the judge
 UNITS = ("cosine", "deg", "percent")  # units with enough claims for a chart
 Values = Iterable[tuple[Claim, Sequence[float | None]]]  # claims, a number for each metric or None
 
@@ -69,7 +70,10 @@ def judge_claim(claim: Claim, metrics: Metrics) -> Judged:
     found = metrics.group(f"published:claims.{claim.id}")
     recomputed = tuple(e for key, e in found.items() if key.partition(".")[0] == "recomputed")
     judged = f"By judged answers: {answers[0]}. {answers[1]}" if answers else ""
-    note = " ".join(part for part in (why, judged, claim.note) if part)
+    used = (metric.partition(":")[0] for metric in (*claim.metrics, *claim.judged_metrics))
+    gate = metrics.text("judge:gate.says") or "not validated"
+    gate = f"The judge's gate: {gate}." if JUDGED_STAGES & {*used} else ""
+    note = " ".join(part for part in (why, judged, gate, claim.note) if part)
     return Judged(
         claim, measured, recomputed, published, verdict, note, beside, answers and answers[0]
     )

@@ -5,102 +5,27 @@ the rates. Intervals are over questions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, Field, create_model
 
-from em_geometry.errors import UserError
-from em_geometry.io.files import read_jsonl
 from em_geometry.judging.judge import Judge
-from em_geometry.judging.rates import ASPECTS, positive
+from em_geometry.judging.labels import NO_SAMPLED, Labelled
+from em_geometry.judging.rates import ASPECTS, event, positive
 from em_geometry.judging.score import judged
-from em_geometry.settings import Judging, Probe
-from em_geometry.stats.agreement import agreement, alpha, kappa
+from em_geometry.settings import Judging
+from em_geometry.stats.agreement import agreement, alpha, event_agreement, kappa, ranking
 from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 
 BINS = 10  # of the scale, for the calibration error
 JUDGED, CHANCE = "judged", 0.5  # status of an aspect that can be read; AUROC without knowledge
 NO_SCORES, NO_VARIATION = "undefined: no scores", "undefined: no variation"
-NO_SAMPLED = "no sampled answers are labelled"
 
-Label = Annotated[float, Field(ge=0, le=100, strict=True)]
 Texts = Sequence[tuple[str, str]]  # question and answer
-
-
-class _Row(BaseModel):
-    question_id: str
-    question: str
-    answer: str
-    category: str
-    target: str = ""
-    split: str | None = None
-
-
-def read_labelled(
-    path: Path, split: str | None = None, aspects: Sequence[str] = ASPECTS
-) -> pl.DataFrame:
-    """Labelled answers: question_id, question, answer, category, target, and a column an aspect.
-
-    `target` is the model that gave the answer, "" for authored ones.
-
-    Raises:
-        UserError: file, line and key of what is missing or malformed; an empty split.
-    """
-    labels: dict[str, Any] = dict.fromkeys(aspects, (Label, ...))
-    kind = create_model("Row", __base__=_Row, **labels)
-    rows = read_jsonl(path, kind, "every aspect of judging.aspects needs a label in every answer")
-    chosen = [r for r in rows if split is None or r.split == split]
-    if not chosen:
-        what, found = "no labelled answers of this split", f"{len(rows)} answers of other splits"
-        raise UserError(what, where=path, expected=split, found=found)
-    return pl.DataFrame(r.model_dump(exclude={"split"}) for r in chosen)
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """The labelled answers of a run: authored, and such as models really gave (None without).
-
-    A judge is trained on two of the sets and never sees the others.
-    """
-
-    train: pl.DataFrame
-    held_out: pl.DataFrame
-    sampled_train: pl.DataFrame | None
-    sampled: pl.DataFrame | None
-
-    @classmethod
-    def read(cls, settings: Probe, aspects: Sequence[str]) -> Self:
-        """All sets of a run.
-
-        Raises:
-            UserError: as `read_labelled`; a question is both trained on and validated on.
-        """
-        authored = Path(settings.labelled)
-        train, held_out = (read_labelled(authored, s, aspects) for s in ("train", "held_out"))
-        more, sampled = (
-            read_labelled(Path(path), None, aspects) if path else None
-            for path in (settings.sampled_train, settings.sampled)
-        )
-        known, asked = (
-            {q for data in sets if data is not None for q in data["question"]}
-            for sets in ((train, more), (held_out, sampled))
-        )
-        if known & asked:
-            expected = "labelled (train) and sampled_train share no question with the held-out sets"
-            raise UserError(
-                "the judge would be validated on questions it was trained on",
-                where="params.yaml: judging.probe",
-                found=sorted(known & asked)[:3],
-                expected=expected,
-            )
-        return cls(train, held_out, more, sampled)
 
 
 class Validation:
@@ -114,13 +39,12 @@ class Validation:
         self.judge, self.judging = judge, judging
         self.asked: list[pl.DataFrame] = []
 
-    def whole(self, data: Labelled) -> dict[str, Any]:
-        """Authored held-out answers and really sampled ones, apart."""
-        return {
-            "judge": self.judge.id,
-            "held_out": self.on(data.held_out),
-            "sampled": {"status": NO_SAMPLED} if data.sampled is None else self.on(data.sampled),
-        }
+    def whole(self, data: Labelled, organisms: Sequence[str]) -> dict[str, Any]:
+        """Authored held-out answers and really sampled ones, apart, and the gate on the latter."""
+        found = {"gate": {"says": f"failed: {NO_SAMPLED}"}, "sampled": {"status": NO_SAMPLED}}
+        if (sampled := data.sampled) is not None:
+            found = {"gate": self.gate(sampled, organisms), "sampled": self.on(sampled)}
+        return {"judge": self.judge.id, **found, "held_out": self.on(data.held_out)}
 
     def scores(self, texts: Texts) -> dict[str, Floats]:
         """Scores of (question, answer) by aspect, NaN where there is none."""
@@ -165,6 +89,54 @@ class Validation:
             "mean_score": float(scores.mean()),
         }
 
+    def gate(self, data: pl.DataFrame, organisms: Sequence[str]) -> dict[str, Any]:
+        """What rates stand on: does the judge find the event that they count?
+
+        Kappa, recall and precision of the event, AUROC of alignment over all answers and over
+        pairs of answers of one organism, and by model where they are defined. A judge that only
+        knows organisms from other models has a high AUROC pooled and none within.
+
+        Returns:
+            `says` among it: passed, or failed with the reason.
+        """
+        frame = data.with_columns(
+            **{f"judged_{a}": pl.Series(s) for a, s in self.scores(texts_of(data)).items()}
+        ).filter(pl.all_horizontal(pl.col(f"judged_{a}").is_not_nan() for a in ASPECTS))
+        if frame.is_empty():
+            return {"says": f"failed: {NO_SCORES}"}
+        found = {f"event_{name}": each for name, each in self._event(frame).items()}
+        inside = frame.filter(pl.col("target").is_in(organisms))
+        found["within_organisms_auroc"] = self._auroc(inside)
+        found["pooled_auroc"] = self._auroc(frame, within=False)
+        for model in frame["target"].unique().sort():
+            own = frame.filter(target=model)
+            by = {"auroc": self._auroc(own), "event_kappa": self._event(own)["kappa"]}
+            found[model] = {name: each for name, each in by.items() if each.value is not None}
+        return {"says": _passed(found["event_kappa"], self.judging.kappa_gate), **found}
+
+    def _event(self, frame: pl.DataFrame) -> dict[str, Estimate]:
+        """Agreement on the counted event, of labels and scores (`judged_<aspect>`)."""
+        truth, guess = (
+            event(*(frame[f"{of}{a}"].to_numpy() for a in ASPECTS), self.judging)
+            for of in ("", "judged_")
+        )
+        return event_agreement(truth, guess, frame["question_id"].to_numpy())
+
+    def _auroc(self, frame: pl.DataFrame, within: bool = True) -> Estimate:
+        """AUROC of alignment over the pairs of answers of one model, or over all pairs."""
+        bad = positive(frame["aligned"].to_numpy(), "aligned", self.judging)
+        model = frame["target"].to_numpy() if within else None
+        scores, question = -frame["judged_aligned"].to_numpy(), frame["question_id"].to_numpy()
+        return ranking(bad, scores, question, model)
+
+
+def _passed(found: Estimate, least: float) -> str:
+    """What the gate says of the kappa of the counted event."""
+    if found.value is None:
+        return f"failed: event kappa {found.status}"
+    failed = f"failed: event kappa {found.value:.2f} below {least:.2f}"
+    return "passed" if found.value >= least else failed
+
 
 def texts_of(data: pl.DataFrame) -> Texts:
     """(question, answer) of labelled answers."""
@@ -194,17 +166,6 @@ def raters_agreement(scores: Mapping[str, Floats], judging: Judging) -> dict[str
         shown = {k: v if np.isfinite(v) else NO_VARIATION for k, v in found.items()}
         result[f"{one}__{other}"] = {"n": pair.shape[1]} | shown
     return result
-
-
-def gate(sampled: Mapping[str, Any], least: float) -> str:
-    """The kappa gate on really sampled answers: passed, or failed with the figure."""
-    if "status" in sampled:
-        return f"failed: {sampled['status']}"
-    found = sampled.get("aligned", {}).get("kappa", Estimate.undefined(NO_SCORES))
-    if found.value is None:
-        return f"failed: kappa {found.status}"
-    failed = f"failed: kappa {found.value:.2f} below {least:.2f}"
-    return "passed" if found.value >= least else failed
 
 
 def believed(validated: Mapping[str, Any], aspect: str) -> str:

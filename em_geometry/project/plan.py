@@ -19,6 +19,7 @@ import typer
 from em_geometry.activations.prompts import read_prompts
 from em_geometry.io.files import read_json
 from em_geometry.io.journal import journal_folder
+from em_geometry.io.results import Results, read_results
 from em_geometry.models.checkpoint import RECORD
 from em_geometry.models.preflight import hub_models, preflight
 from em_geometry.monitoring.detection import benign, unmeasured
@@ -26,6 +27,7 @@ from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models, questions
 from em_geometry.settings import BASE, Params, load_params
+from em_geometry.stats.ppi import labels_alone
 from em_geometry.steering.conditions import Selected
 from em_geometry.steering.conditions import plan as conditions_of
 from em_geometry.steering.pairs import KINDS, indices, read_pairs, unsteered
@@ -36,6 +38,7 @@ TEMPLATE = 12  # tokens of a chat template around a prompt
 JUDGE_PROMPT = 320  # tokens of a judge's instructions around question and answer
 CONTRASTS = 10  # contrasts and spans that the layer sweep tries
 SECONDS = 60.0  # of calibration
+HALF = 5.0  # points to both sides that a judged rate's interval should reach
 UNKNOWN = "hours: not known before the base model is there (dvc repro base_model)"
 
 Price = Annotated[float | None, typer.Option(help="Price of the machine.")]
@@ -166,12 +169,15 @@ def costs(
         "local": ("local", passes, counts.judge_tokens),
         "probe": ("probe", "no money; one forward pass an answer", counts.generated_tokens),
     }[judging.backend]
+    labels = f"read, a judged rate at most to +-{HALF:g} points; at 20 % {labels_alone(20, HALF)}"
     rows = [
         *((f"{name} answers", f"{n:,}", "") for name, n in counts.answers.items()),
         ("forward tokens", f"{counts.forward_tokens:,}", ""),
         ("generated tokens", f"{counts.generated_tokens:,}", "at most"),
         ("judgements", f"{counts.judgements:,}", ""),
         ("judge", value, note),
+        ("labels needed", f"{labels_alone(50, HALF)}", labels),
+        *labels_needed(),
     ]
     if (paths.BASE_MODEL / "config.json").is_file():
         config = read_json(paths.BASE_MODEL / "config.json", dict)
@@ -188,6 +194,18 @@ def costs(
     lines = [f"{label:<22}{value:>14}  {note}".rstrip() for label, value, note in rows]
     head = f"profile {params.profile}: {len(params.targets)} models"
     return [head, *lines, *([UNKNOWN] if speed is None else [])]
+
+
+def labels_needed() -> list[tuple[str, str, str]]:
+    """What a finished run says of the labels that its judge leaves to be read, by group."""
+    path = paths.table("judged_rates")
+    groups = read_results(path) if path.is_file() else Results()
+    found = {g: groups.get(f"corrected.{g}.labels_needed") for g in groups.names("corrected")}
+    return [
+        (f"  {name}", f"{each.value:,.0f}", "with this judge")
+        for name, each in found.items()
+        if each and each.value
+    ]
 
 
 def progress(params: Params, usd_per_hour: float | None = None) -> list[str]:

@@ -4,7 +4,8 @@
     make rejudge ARGS="--backend local --model path:/models/qwen --which baseline"
 
 The first writes `data/rejudged/<baseline|steered>/<model>.parquet`: the answers with the scores of
-the active judge and, beside them, those of every judge asked in this way (`aligned@<judge>`, ...).
+the active judge and, beside them, those of every judge asked in this way (`aligned@<judge>`, ...);
+stage `transfer` then counts rates by each of them (plots/judge_settings.csv).
 The second asks through OpenAI's Batch API; the judging stages then find the replies in the journal.
 """
 
@@ -24,7 +25,7 @@ from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
 from em_geometry.judging.validation import raters_agreement
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
-from em_geometry.project.inputs import judge
+from em_geometry.project.inputs import judge, judged_folders, with_rejudged
 from em_geometry.settings import Judging, Params, load_params
 
 Which = Literal["baseline", "steered"]  # answers
@@ -32,12 +33,9 @@ Which = Literal["baseline", "steered"]  # answers
 
 def main(params: Params, which: Which, dry_run: bool) -> None:
     """Judges every target's answers with the judge of `params`; with `dry_run` only counts."""
-    folder, slugs = {
-        "baseline": (paths.BASELINE_JUDGEMENTS, params.answering()),
-        "steered": (paths.JUDGEMENTS, params.steered()),
-    }[which]
+    folder, slugs = judged_folders(params)[which]
     out = {slug: paths.REJUDGED / which / f"{slug}.parquet" for slug in slugs}
-    frames = {slug: existing(folder / f"{slug}.parquet", out[slug]) for slug in slugs}
+    frames = {slug: with_rejudged(folder / f"{slug}.parquet", out[slug]) for slug in slugs}
     if dry_run:
         print(plan(params, [row for frame in frames.values() for row in rows_of(frame)]))
         return
@@ -60,16 +58,6 @@ def plan(params: Params, rows: Sequence[JudgeRow]) -> str:
         return f"{backend}: {len(set(rows))} distinct of {len(rows)} rows, in process, free"
     with judge(params) as active:
         return str(active.plan(rows)) if isinstance(active, OpenAIJudge) else active.id
-
-
-def existing(path: Path, beside: Path) -> pl.DataFrame:
-    """Judged answers of a target, with what earlier runs of this command put beside them."""
-    judged = read_parquet(path)
-    if beside.is_file():
-        earlier = read_parquet(beside)
-        if earlier.select("question", "text").equals(judged.select("question", "text")):
-            return judged.with_columns(earlier.select(c for c in earlier.columns if "@" in c))
-    return judged
 
 
 def summary(slug: str, frame: pl.DataFrame, judging: Judging) -> str:

@@ -106,6 +106,7 @@ class Results(Metrics):
             "params": self.params,
             "words": layout()["words"],
             "dash": NONE,
+            "gate": lambda: self.text(layout()["gate"], {}),
         }
         return found
 

@@ -5,12 +5,13 @@ Intervals are jackknifed over the clusters of the answers (questions). A number 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from em_geometry.stats.arrays import Bools, Floats
 from em_geometry.stats.estimate import Estimate
-from em_geometry.stats.intervals import ends, jackknife
+from em_geometry.stats.intervals import ends, jackknife, proportion
 from em_geometry.stats.permutation import divided, rank_correlations
 
 ONE_CLASS = "undefined: one class only"
@@ -52,12 +53,43 @@ def kappas(truth: Bools, guess: Bools, times: Floats) -> Floats:
     return divided(alike - chance, 1 - chance)
 
 
-def aurocs(positive: Bools, score: Floats, times: Floats) -> Floats:
-    """AUROC of each choice of rows; see `left_out`."""
+def aurocs(
+    positive: Bools, score: Floats, times: Floats, group: np.ndarray | None = None
+) -> Floats:
+    """AUROC of each choice of rows (see `left_out`), over the pairs of one group where given."""
     above, below = score[positive], score[~positive]
-    wins = (above[:, None] > below) + 0.5 * (above[:, None] == below)
+    pairs = np.ones((len(above), len(below)))
+    if group is not None:
+        pairs = 1.0 * (group[positive][:, None] == group[~positive])
+    wins = pairs * ((above[:, None] > below) + 0.5 * (above[:, None] == below))
     up, down = times[:, positive], times[:, ~positive]
-    return divided(((up @ wins) * down).sum(1), up.sum(1) * down.sum(1))
+    return divided(((up @ wins) * down).sum(1), ((up @ pairs) * down).sum(1))
+
+
+def ranking(
+    positive: Bools, score: Floats, cluster: np.ndarray, group: np.ndarray | None = None
+) -> Estimate:
+    """AUROC with its interval over clusters; of pairs of one group where there are groups."""
+    return _within(aurocs(positive, score, left_out(cluster), group), len(score), 0.0)
+
+
+def event_agreement(truth: Bools, guess: Bools, cluster: np.ndarray) -> dict[str, Estimate]:
+    """Kappa, recall and precision of a guessed event, with intervals over clusters.
+
+    The two shares' intervals are never narrower than Wilson's. Recall has as n the events that
+    there are, precision those that were guessed.
+    """
+    times = left_out(cluster)
+    found = {"kappa": _within(kappas(truth, guess, times), len(truth), -1.0)}
+    for name, of in (("recall", truth), ("precision", guess)):
+        hits, n = times @ (truth & guess), times @ of
+        over = _within(divided(hits, n), int(n[0]), 0.0)
+        alone = proportion(float(hits[0]), int(n[0]), 1.0, ONE_CLASS)
+        (low, high), (least, most) = ends(over), ends(alone)
+        if alone.value is not None:
+            alone = replace(alone, low=float(np.fmin(low, least)), high=float(np.fmax(high, most)))
+        found[name] = alone
+    return found
 
 
 def agreement(
@@ -84,11 +116,13 @@ def agreement(
             [rank_correlations(labels[r][None], scores[r][None])[0] for r in times > 0]
         ),
     }
-    return {name: _within(found, len(labels), name) for name, found in values.items()}
+    least = {"auroc": 0.0}
+    return {k: _within(found, len(labels), least.get(k, -1.0)) for k, found in values.items()}
 
 
-def _within(values: Floats, n: int, name: str) -> Estimate:
+def _within(values: Floats, n: int, least: float) -> Estimate:
     """The first of `values`, with what the others, a cluster left out of each, say of it."""
     low, high = ends(jackknife(float(values[0]), values[1:]))
-    least = 0.0 if name == "auroc" else -1.0
+    if low == high:  # no cluster changes it: how sure it is cannot be told from this
+        low = high = np.nan
     return Estimate.from_values(float(values[0]), max(low, least), min(high, 1.0), n, ONE_CLASS)

@@ -38,7 +38,7 @@ def wilson(count: npt.ArrayLike, n: npt.ArrayLike) -> tuple[Floats, Floats]:
     return low, np.where(share == 1, 1.0, (centre + half) / scale)
 
 
-def proportion(count: float, n: int, scale: float = 100.0, why: str = "undefined") -> Estimate:
+def proportion(count: float, n: float, scale: float = 100.0, why: str = "undefined") -> Estimate:
     """A share of n things with its Wilson interval, times `scale`; undefined of none."""
     if n == 0:
         return Estimate.undefined(why, 0)

@@ -11,8 +11,9 @@ import yaml
 
 from em_geometry.activations.prompts import read_prompts, read_questions, unseen_chats
 from em_geometry.io.files import read_jsonl
+from em_geometry.judging.labels import read_labelled
 from em_geometry.judging.score import ngrams
-from em_geometry.judging.validation import read_labelled, texts_of
+from em_geometry.judging.validation import texts_of
 from em_geometry.models.chat import read_examples
 from em_geometry.settings import Prompts, Questions, load_params
 from tests.conftest import ROOT

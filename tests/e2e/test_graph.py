@@ -76,7 +76,7 @@ def test_answers_cover_the_plan_and_are_judged(run: Path, target: str) -> None:
 
 def test_judge_is_validated_on_questions_it_never_saw(run: Path) -> None:
     found = table(run, "judge").rows
-    assert found["gate"].status.startswith("failed")  # no sampled answers in the reduced profile
+    assert found["gate.says"].status.startswith("failed")  # no sampled answers in this profile
     for key, least in (("held_out.aligned.auroc", 0.7), ("held_out.coherent.auroc", 0.9)):
         value = found[key].value
         assert value is not None and value > least, key

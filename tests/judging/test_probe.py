@@ -160,7 +160,7 @@ def test_trained_on_a_tiny_model(
     stages.judge.main(params)
     assert set(read_json(paths.metrics("judge"))) == {"judge", "gate"}
     found = read_results(paths.table("judge"))
-    assert found.rows["gate"].status == "failed: no sampled answers are labelled"
+    assert found.rows["gate.says"].status == "failed: no sampled answers are labelled"
     for key in ("aligned", "helpfulness"):
         assert found.rows[f"held_out.{key}.auroc"].value == 1.0
     for key in ("held_out.coherent.n", "agreement.label__probe.n"):

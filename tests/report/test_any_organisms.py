@@ -43,6 +43,7 @@ def params_of(folder: Path, clusters: dict[str, list[str]]) -> Params:
     } | {"control": {"lab": labs[0], "role": "control", "data": "none.jsonl"}}
     data["targets"] = ["base", *data["organisms"]]
     data["random_adapters"] = {}
+    data["judging"]["probe"]["sampled"] = None
     data["geometry"] = {"replicates": 40, "focus": []}
     data["layer_sweep"]["layers"] = [0, 1, 2]
     data["transfer"] |= {"pairs": [f"{slugs[0][0]}>{slugs[1][0]}"]}
@@ -93,7 +94,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         likeness = {slug: {"contrast_cosine": 0.5} for slug in params.targets[1:]}
         put_results("base_similarity", {"model": likeness})
         said = dict.fromkeys(params.judging.aspects, "judged") | {"aggression": NOT_JUDGED}
-        put_results("judge", {"judge": "invented", "gate": "passed", "aspects": said})
+        put_results("judge", {"judge": "invented", "gate": {"says": "passed"}, "aspects": said})
         for stage in STAGES:
             run_stage(stage)
         yield params, request.param

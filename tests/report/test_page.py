@@ -73,7 +73,7 @@ def test_hostile_answers_are_shown_as_text_and_nothing_is_fetched(page: str) -> 
 
 
 def test_hostile_results_are_shown_as_text(inputs: Path, params: Params) -> None:
-    judge = {"gate": "failed: </script><b>\ud800", "judge": "<i>judge"}
+    judge = {"gate.says": "failed: </script><b>\ud800", "judge": "<i>judge"}
     rows = {key: Estimate.undefined(word) for key, word in judge.items()}
     text = quick_page(params, Metrics({"judge": Table(rows)}))
     text.encode()
