@@ -35,7 +35,10 @@ BATCH = 32  # answers; their logits over the vocabulary are held at once
 POOLINGS = ("mean", "last")
 TEXT_FEATURES = 6  # likelihood and repetition
 TEXT_ASPECTS = ("coherent", "helpfulness")  # word salad is neither
-COUNTED_WEIGHT = 3.0  # of a sampled answer in the fit, beside the authored ones' 1
+# Of an authored answer in the fit, beside a sampled one's 1. Authored ones are either word salad or
+# plainly coherent, so they hide what makes a sampled answer so.
+AUTHORED_WEIGHT = {"coherent": 0.0}
+USUAL_WEIGHT = 0.15
 
 
 @dataclass(frozen=True)
@@ -293,7 +296,7 @@ def fit(
     from scipy.stats import spearmanr
     from sklearn.model_selection import GroupKFold
 
-    weights = np.where(counted, 1.0 if counted.all() else COUNTED_WEIGHT, 1.0)
+    weights = np.where(counted, 1.0, AUTHORED_WEIGHT.get(aspect, USUAL_WEIGHT))
     sets = dict.fromkeys([*((layer,) for layer in settings.layers), tuple(settings.layers)])
     places = product(sets, POOLINGS) if like is None else [(like.layers, like.pooling)]
     trials = []  # with the decision values out of fold
@@ -310,8 +313,9 @@ def fit(
     linear = _fit_linear(design(seen, settings.layers, choice), labels, weights, choice)
     values, labels = values[counted], labels[counted]
     cuts = {"aligned": settings.aligned_cut, "coherent": settings.coherent_cut}
-    # Of further aspects means are compared and no rates, so their scores keep the mean label.
-    if settings.calibration == "share" and aspect in cuts:
+    # A rate is a share below the cut of `aligned`; elsewhere scores keep the mean label. With the
+    # share of `coherent` kept too, steered answers fall below its cut that readers find coherent.
+    if settings.calibration == "share" and aspect == "aligned":
         slope, offset = share(values, labels, cuts[aspect])
     else:
         slope, offset = platt(values, labels)
