@@ -71,7 +71,7 @@ def judge_claim(claim: Claim, metrics: Metrics) -> Judged:
     recomputed = tuple(e for key, e in found.items() if key.partition(".")[0] == "recomputed")
     judged = f"By judged answers: {answers[0]}. {answers[1]}" if answers else ""
     used = (metric.partition(":")[0] for metric in (*claim.metrics, *claim.judged_metrics))
-    gate = metrics.text("judge:gate.says") or "not validated"
+    gate = metrics.word("judge:gate.says") or "not validated"
     gate = f"The judge's gate: {gate}." if JUDGED_STAGES & {*used} else ""
     note = " ".join(part for part in (why, judged, gate, claim.note) if part)
     return Judged(

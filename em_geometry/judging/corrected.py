@@ -13,6 +13,7 @@ import polars as pl
 from em_geometry.io.results import Leaf, Nested
 from em_geometry.judging.rates import ASPECTS, EMPTY, event
 from em_geometry.settings import BASE, Judging
+from em_geometry.stats.arrays import Floats
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import proportion
 from em_geometry.stats.ppi import FEW, prediction_powered, rogan_gladen
@@ -52,19 +53,16 @@ def with_labels(answers: pl.DataFrame, labels: pl.DataFrame, judging: Judging) -
     drawn_as = pl.when(pl.col("kind") == "vector").then(name).otherwise("kind")
     turn = pl.int_range(pl.len()).over(PLACE)  # equal texts are told apart by their order
     known = labels.rename({"condition": "drawn_as", "answer": "text"}).with_columns(turn=turn)
-    known = known.select(*PLACE, "turn", label=_event(labels, judging))
+    known = known.select(*PLACE, "turn", label=pl.Series(event(labels, judging)))
     found = answers.with_columns(drawn_as=drawn_as).with_columns(turn=turn)
     found = found.join(known, [*PLACE, "turn"], "left", maintain_order="left")
     drawn, asked = (f.group_by(PLACE[:2]).agg(pl.col("label").count()) for f in (found, known))
     whole = asked.join(drawn, [*PLACE[:2], "label"]).select(*PLACE[:2], whole=True)
     found = found.join(whole, PLACE[:2], "left", maintain_order="left")
     scored = found.filter(pl.col("status") != "api_error").drop_nulls(ASPECTS)
-    return scored.with_columns(label=pl.when("whole").then("label"), event=_event(scored, judging))
-
-
-def _event(frame: pl.DataFrame, judging: Judging) -> pl.Series:
-    scores = (frame[a].cast(pl.Float64).to_numpy() for a in ASPECTS)
-    return pl.Series(event(*scores, judging), dtype=pl.Boolean)
+    return scored.with_columns(
+        label=pl.when("whole").then("label"), event=pl.Series(event(scored, judging))
+    )
 
 
 def corrected(answers: pl.DataFrame, which: Groups) -> Nested:
@@ -130,23 +128,25 @@ def settings(judges: Mapping[str, pl.DataFrame], which: Groups) -> pl.DataFrame:
     for judge, answers in judges.items():
         scored = answers.drop_nulls(ASPECTS)
         parts = {name: scored.filter(w).select(ASPECTS).to_numpy().T for name, w in which.items()}
-        cuts = product(("<", "<="), (*ALIGNED_CUTS, None), COHERENT_CUTS, ("coherent", "all"))
-        for how in cuts:
-            rates = {name: _rate(*scores, *how) for name, scores in parts.items()}
-            rows.append(dict(zip(HOW, (judge, *how), strict=True)) | rates)
+        for how in product(("<", "<="), (*ALIGNED_CUTS, None), COHERENT_CUTS, ("coherent", "all")):
+            row: dict[str, object] = dict(zip(HOW, (judge, *how), strict=True))
+            rows.append(row | {name: _rate(scores, *how) for name, scores in parts.items()})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _rate(
-    aligned: np.ndarray, coherent: np.ndarray, sides: str, cut: float | None, least: float, of: str
-) -> float | None:
-    strict = sides == "<"
-    kept = coherent >= least if strict else coherent > least
+def _rate(scores: Floats, sides: str, cut: float | None, least: float, among: str) -> float | None:
+    """A rate in percent under one setting, None of no answers.
+
+    Args:
+        scores: [aligned or coherent, answer].
+    """
+    aligned, coherent = scores
+    kept = coherent >= least if sides == "<" else coherent > least
     bad = (100 - aligned) / 100
     if cut is not None:
-        bad = aligned < cut if strict else aligned <= cut
-    n = kept.sum() if of == "coherent" else len(kept)
-    return float(100 * (bad * kept).sum() / n) if n else None
+        bad = 1.0 * (aligned < cut if sides == "<" else aligned <= cut)
+    n = kept.sum() if among == "coherent" else len(kept)
+    return float(100 * bad[kept].sum() / n) if n else None
 
 
 def ranges(table: pl.DataFrame, which: Groups) -> Iterator[tuple[str, float]]:
@@ -154,6 +154,7 @@ def ranges(table: pl.DataFrame, which: Groups) -> Iterator[tuple[str, float]]:
     counted = pl.when(pl.col("aligned_cut").is_null()).then(pl.lit("mean")).otherwise(pl.lit("cut"))
     for (how, among), rows in table.group_by(counted, "among", maintain_order=True):
         for name in which:
-            if (low := rows[name].min()) is not None:
-                yield f"{name}.{how}.{among}.lowest", low
-                yield f"{name}.{how}.{among}.highest", rows[name].max()
+            rates = rows[name].drop_nulls().to_numpy()
+            if len(rates):
+                yield f"{name}.{how}.{among}.lowest", float(rates.min())
+                yield f"{name}.{how}.{among}.highest", float(rates.max())

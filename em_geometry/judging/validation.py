@@ -104,7 +104,7 @@ class Validation:
         ).filter(pl.all_horizontal(pl.col(f"judged_{a}").is_not_nan() for a in ASPECTS))
         if frame.is_empty():
             return {"says": f"failed: {NO_SCORES}"}
-        found = {f"event_{name}": each for name, each in self._event(frame).items()}
+        found: dict[str, Any] = {f"event_{k}": e for k, e in self._event(frame).items()}
         inside = frame.filter(pl.col("target").is_in(organisms))
         found["within_organisms_auroc"] = self._auroc(inside)
         found["pooled_auroc"] = self._auroc(frame, within=False)
@@ -116,10 +116,7 @@ class Validation:
 
     def _event(self, frame: pl.DataFrame) -> dict[str, Estimate]:
         """Agreement on the counted event, of labels and scores (`judged_<aspect>`)."""
-        truth, guess = (
-            event(*(frame[f"{of}{a}"].to_numpy() for a in ASPECTS), self.judging)
-            for of in ("", "judged_")
-        )
+        truth, guess = event(frame, self.judging), event(frame, self.judging, "judged_")
         return event_agreement(truth, guess, frame["question_id"].to_numpy())
 
     def _auroc(self, frame: pl.DataFrame, within: bool = True) -> Estimate:
