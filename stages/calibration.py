@@ -11,7 +11,6 @@ HEADLINE = (
     "effective_dimension.finetunes",
     "core",
     "core.p",
-    "statistic.similarity.cross_mean",
     "statistic.similarity.cross_mean.exchanged.p",
     "power.test?.verdict_paper",
 )

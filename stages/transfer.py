@@ -19,11 +19,8 @@ from em_geometry.transfer.conditions import Table, read_answers
 from em_geometry.transfer.effects import baseline, of_conditions, transfer
 
 POOLED = ("*_unsteered", "*_vectors")
-RATES = ("plain", "corrected", "rogan_gladen", "labels_only", "n_labels")
-HEADLINE = [
-    *(f"corrected.{group}.{rate}" for group in POOLED for rate in RATES),
-    *(f"settings.{group}.cut.all.*" for group in POOLED),
-]
+KEYS = ("corrected.{}.plain", "corrected.{}.corrected", "settings.{}.cut.all.*")
+HEADLINE = [key.format(group) for group in POOLED for key in KEYS]
 
 
 @stage
@@ -38,7 +35,7 @@ def main(params: Params) -> None:
     table = Table.of(answers, judging, chosen.rate)
     results = transfer(table, organisms, params.named_pairs(), chosen.no_effect)
     every = {"rate": chosen.rate, **results, "condition": of_conditions(answers, judging)}
-    put_results("transfer", every, ["rate", "own.*", "base.*"])
+    put_results("transfer", every, ["rate", "base.*"])
     which, sampled = groups(organisms, controls), judging.probe.sampled
     labels = read_labelled(Path(sampled)) if sampled else NO_LABELS
     drawn = with_labels(pl.concat([unsteered, steered]), labels, judging)

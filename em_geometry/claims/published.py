@@ -36,7 +36,7 @@ FAIR = {
     "mean cosine across clusters": "calibration.statistic.similarity.cross_mean",
     "share of a common core": f"calibration.statistic.{CORE}",
 }
-HEADLINE = ("verdict.count", "summary.printed.*.*", "calibration.dimension_needed.*")
+HEADLINE = ("verdict.count", "summary.printed.*.inconsistent")
 
 
 @dataclass(frozen=True)
