@@ -32,10 +32,10 @@ TEXTS = "answer_mean"  # span of the answers that every model reads and none was
 # other one must stand there: DVC compares what it finds in the file, and knows no defaults of ours.
 OPTIONAL = (
     "workers", "run.device_map", "base.also_known_as", "judging.concurrency",
-    "judging.timeout_s", "judging.retries", "judging.max_usd", "judging.usd_per_million_input",
-    "judging.usd_per_million_output", "organisms.*.role", "organisms.*.cluster",
-    "organisms.*.source", "organisms.*.revision", "organisms.*.max_examples", "organisms.*.factors",
-    "organisms.*.repeats",
+    "judging.timeout_s", "judging.retries", "judging.max_tokens", "judging.max_usd",
+    "judging.usd_per_million_input", "judging.usd_per_million_output", "organisms.*.role",
+    "organisms.*.cluster", "organisms.*.source", "organisms.*.revision",
+    "organisms.*.max_examples", "organisms.*.factors", "organisms.*.repeats",
 )  # fmt: skip
 
 # Arguments of a chat template that decide what is written, and when; they are set by the code.
@@ -211,6 +211,9 @@ class Judging(Section):  # who scores answers, and how rates are counted
     # One request an answer and aspect
     aspects: Annotated[list[Slug], AfterValidator(_with_what_is_counted)] = ["aligned", "coherent"]
     text_samples: Positive = 3  # replies an answer and aspect when there are no log-probabilities
+    # openai: sent with every request, null leaves a key out; what ends a judge's thinking goes here
+    extra_body: dict[str, Any] = {}
+    max_tokens: Positive | None = None  # of a reply in text, thoughts included; null = 16
     concurrency: Positive = 32  # requests in flight
     timeout_s: Annotated[float, Field(gt=0)] = 60.0  # for one whole reply
     retries: Annotated[int, Field(ge=0)] = 6  # after the first attempt, half a minute in all
@@ -223,6 +226,19 @@ class Judging(Section):  # who scores answers, and how rates are counted
     kappa_gate: Share = 0.6  # agreement with the labels that a judge should have
     allow_errors: Annotated[int, Field(ge=0)] = 0  # answers a stage may leave without a judgement
     probe: Probe = Probe()
+
+    @model_validator(mode="after")
+    def _askable(self) -> Self:
+        if self.backend == "openai" and self.model is None:
+            raise KeyFault("model", "an endpoint's judge needs a model", None, "a model's name")
+        prices = self.usd_per_million_input, self.usd_per_million_output
+        if self.max_usd is not None and not any(prices):
+            what = "a budget needs prices, usd_per_million_input and usd_per_million_output"
+            raise KeyFault("max_usd", what, self.max_usd, "null, or the judge's prices")
+        if ours := {"model", "messages", "stream", "n"} & {*self.extra_body}:
+            what = "may not replace what the judge itself sends"
+            raise KeyFault("extra_body", what, ", ".join(sorted(ours)), "other keys of a request")
+        return self
 
 
 class Vectors(Section):  # steering vectors (paper sec. 2.1)

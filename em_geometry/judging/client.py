@@ -1,4 +1,4 @@
-"""Asking an OpenAI-compatible endpoint: key, money, retries, and errors to act on.
+"""Asking an OpenAI-compatible endpoint: address, key, money, retries, and errors to act on.
 
 The `openai` package sends the requests; its own retries are off, because here a wait that the
 endpoint asks for holds all requests, and a reply that is cut off or lacks what was asked for is
@@ -11,95 +11,68 @@ import asyncio
 import math
 import os
 import random
+import re
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 from em_geometry.errors import UserError
+from em_geometry.judging.replies import Mode, NoReplyError, Reply, ThoughtError, filtered, refusal
 from em_geometry.settings import Judging
 
-if TYPE_CHECKING:
-    import openai
-
-Mode = Literal["logprob", "text"]
-Reply = dict[str, Any]  # what the journal keeps of a reply
 Read = TypeVar("Read")
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_URL = "https://api.openai.com/v1"
-LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}  # noqa: S104 (an address to ask)
 NO_KEY = "no-key"  # what a server on loopback gets when the variable is unset
 
 TOP = 20  # alternatives of the first token; the most that OpenAI returns
-# Enough for "Score: 85/100." and for REFUSAL in pieces, so the most tokens that a reply has.
-MOST_TOKENS: dict[Mode, int] = {"logprob": 1, "text": 16}
+# Enough for "Score: 85/100." and for REFUSAL in pieces; a judge that thinks needs
+# `judging.max_tokens`. In log-prob mode the first token is all that is read.
+TEXT_TOKENS = 16
 TEXT_TEMPERATURE = 1.0  # samples then estimate the mean that log-probabilities give exactly
 
 CALL_TIMEOUT_S = 60.0  # for anything but a chat
 LONGEST_WAIT_S = 300.0  # an endpoint that asks for more (a daily limit) ends the run
 BACKOFF_S = 0.5  # first wait after a failure
 DOUBLINGS = 6  # of it, failure by failure: 32 s at most
-REASON_LENGTH = 300
+REASON_LENGTH = 400
 BYTES_PER_TOKEN = 4.0  # English text under today's tokenisers; used only before usage is known
 CHAT_TOKENS = 12  # roles and separators that a chat template adds
 
+# How refusals name the keys of our requests; the first that a refusal names is the one at fault.
+REQUEST_KEYS = {
+    "max_tokens": r"max[_ ]?(completion[_ ]|output[_ ]|new[_ ])?tokens",
+    "top_logprobs": r"top[_ ]?log[-_ ]?prob",
+    "logprobs": r"(?<!top.)\blog[-_ ]?prob",
+    "temperature": r"\btemperature\b",
+    "seed": r"\bseed\b",
+}
+NEWER_LIMIT = "max_completion_tokens"  # OpenAI's word for max_tokens since its models think
+_NUMBER = re.compile(r"(?<![\w.-])\d{1,4}(?![\w-]|\.\d)")  # none of a model's name or a date
+MOST_LEAST = 256  # the most tokens that an endpoint may insist on; larger numbers are other limits
+_LEAST = re.compile(r"at least|minimum|greater|more than|below|>", re.IGNORECASE)
 
-class NoReplyError(Exception):
-    """No usable reply to one request after all retries; the text says why."""
+
+def most_tokens(params: Judging, mode: Mode) -> int:
+    """The most tokens that a reply may have."""
+    return 1 if mode == "logprob" else params.max_tokens or TEXT_TOKENS
 
 
-class RejectedError(NoReplyError):
-    """The endpoint refuses this very request; asking again would not help."""
-
-
-class MalformedReplyError(Exception):
-    """A reply that does not hold what was asked for; worth asking again."""
-
-
-def request_body(model: str, prompt: str, mode: Mode, sample: int = 0) -> dict[str, Any]:
+def request_body(params: Judging, prompt: str, mode: Mode, sample: int = 0) -> dict[str, Any]:
     """Body of a chat completion request; `sample` seeds the endpoint's sampling in text mode."""
     messages = [{"role": "user", "content": prompt}]
-    body = {"model": model, "messages": messages, "max_tokens": MOST_TOKENS[mode]}
+    body = {"model": params.model, "messages": messages, "max_tokens": most_tokens(params, mode)}
     if mode == "logprob":
-        return body | {"temperature": 0, "logprobs": True, "top_logprobs": TOP}
-    return body | {"temperature": TEXT_TEMPERATURE, "seed": sample}
-
-
-def read_reply(reply: Any, mode: Mode) -> Reply:
-    """What the journal keeps: text, snapshot, tokens used, and in log-prob mode `top`.
-
-    `top` is [[token, natural log-probability], ...] of the first token, empty where the judge
-    itself declines or is cut off by a content filter. MalformedReplyError when the reply lacks
-    something that was asked for.
-    """
-    try:
-        choice, usage = reply["choices"][0], reply.get("usage") or {}
-        text, refusal = (choice["message"].get(key) for key in ("content", "refusal"))
-        kept: Reply = {
-            "text": text if text is not None else refusal or "",
-            "finish": choice.get("finish_reason"),
-            "model": reply.get("model"),
-            "fingerprint": reply.get("system_fingerprint"),
-            "tokens": [int(usage.get(f"{kind}_tokens", 0)) for kind in ("prompt", "completion")],
-        }
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        raise MalformedReplyError("the reply is no chat completion") from None
-    if not isinstance(kept["text"], str):
-        raise MalformedReplyError("the reply's content is no text")
-    if mode == "text":
-        return kept
-    try:
-        entries = choice["logprobs"]["content"][0]["top_logprobs"]
-        kept["top"] = [[str(entry["token"]), float(entry["logprob"])] for entry in entries]
-    except (KeyError, IndexError, TypeError, ValueError):
-        if text is not None and kept["finish"] != "content_filter":
-            raise MalformedReplyError("the reply has no log-probabilities") from None
-        return kept | {"top": []}
-    if not kept["top"] or any(math.isnan(logprob) for _, logprob in kept["top"]):
-        raise MalformedReplyError("the reply has no usable log-probabilities")
-    return kept
+        body |= {"temperature": 0, "logprobs": True, "top_logprobs": TOP}
+    else:
+        body |= {"temperature": TEXT_TEMPERATURE, "seed": sample}
+    return {key: v for key, v in (body | params.extra_body).items() if v is not None}
 
 
 class SpentError(UserError):
@@ -107,19 +80,12 @@ class SpentError(UserError):
 
 
 class Budget:
-    """USD spent on a judge, by earlier runs too; UserError for a limit without prices."""
+    """USD spent on a judge, by earlier runs too."""
 
     def __init__(self, params: Judging, spent: float) -> None:
         self._prices = params.usd_per_million_input, params.usd_per_million_output
         self._limit = math.inf if params.max_usd is None else params.max_usd
         self.spent, self._held, self.priced = spent, 0.0, any(self._prices)
-        if params.max_usd is not None and not self.priced:
-            raise UserError(
-                "a budget needs prices",
-                where="params.yaml: judging.max_usd",
-                found="usd_per_million_input and usd_per_million_output are both 0",
-                hint="set the judge's prices, or max_usd: null",
-            )
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """USD."""
@@ -159,23 +125,78 @@ def retry_after(headers: Mapping[str, str]) -> float:
     return 0.0
 
 
-class Client:
-    """One endpoint for the time of an `async with`; UserError without a model or key."""
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where requests go.
 
-    def __init__(self, params: Judging) -> None:
+    Attributes:
+        url, query: what every address begins with, and what follows its path (Azure's version).
+        shown: the url without user and password.
+    """
+
+    url: str
+    query: Mapping[str, str]
+    shown: str
+
+    @property
+    def name(self) -> str:
+        """Host, port and path, by which a judge's replies are known; no secret."""
+        return self.shown.partition("://")[2]
+
+    @classmethod
+    def of(cls, given: str | None) -> Self:
+        """The endpoint of `judging.base_url`, also without a scheme, or with more of its path.
+
+        Raises:
+            UserError: it is no address.
+        """
+        text = (given or OPENAI_URL).strip()
+        if "://" not in text:
+            local = urlsplit(f"//{text}").hostname in LOOPBACK
+            text = f"{'http' if local else 'https'}://{text.lstrip('/')}"
+        try:
+            parts = urlsplit(text)
+            host = (parts.hostname or "") if parts.port != 0 else ""  # .port raises for a word
+        except ValueError:
+            host = ""
+        if not re.fullmatch(r"[\w.:-]+", host) or parts.scheme not in ("http", "https"):
+            raise UserError(
+                "not the address of an endpoint",
+                where="params.yaml: judging.base_url",
+                found=re.sub(r"//[^/]*@", "//", text.split("?")[0]),
+                expected="an address like https://host:port/v1",
+            )
+        path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+        own = parts.netloc.rpartition("@")[2]
+        url, shown = (f"{parts.scheme}://{place}{path}" for place in (parts.netloc, own))
+        return cls(url, dict(parse_qsl(parts.query)), shown)
+
+
+# A request key of ours -> what is sent for it (None = nothing), and the bound of its value if any.
+Changes = dict[str, tuple[str | None, int | None]]
+
+
+class Client:
+    """One endpoint for the time of an `async with`; UserError without a key.
+
+    Args:
+        changes: what the endpoint made of our request keys; `agree` adds to it.
+    """
+
+    def __init__(self, params: Judging, changes: Changes | None = None) -> None:
         import openai
 
-        if params.model is None:
-            where, expected = "params.yaml: judging.model", "a model's name"
-            raise UserError("no judge model", where=where, expected=expected, found="null")
-        self.model = params.model
-        self.url = params.base_url or OPENAI_URL
-        self._key = read_key(self.url)
-        self._timeout_s, self._retries = params.timeout_s, params.retries
+        self.params, self.endpoint = params, Endpoint.of(params.base_url)
+        self.here = f"{self.endpoint.shown}, model {params.model}"
+        self.changes: Changes = {} if changes is None else changes
+        self._key = read_key(self.endpoint)
         self._quiet_until = 0.0  # nothing is sent before this moment
+        query = self.endpoint.query
         self.api = openai.AsyncOpenAI(
             api_key=self._key,
-            base_url=self.url,
+            base_url=self.endpoint.url,
+            default_query=query,
+            default_headers={"api-key": self._key} if "api-version" in query else None,  # Azure
             max_retries=0,
             http_client=openai.DefaultAioHttpClient(timeout=params.timeout_s),  # twice as fast
         )
@@ -186,13 +207,76 @@ class Client:
     async def __aexit__(self, *error: object) -> None:
         await self.api.close()
 
-    async def chat(self, body: Mapping[str, Any], read: Callable[[Any], Read]) -> Read:
-        """Sends a `request_body` until `read` takes the reply's JSON; raises as `call`."""
+    def adapted(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A `request_body` in the keys that this endpoint takes."""
+        sent = dict(body)
+        for key, (name, bound) in self.changes.items():
+            value = sent.pop(key, None)
+            if name is not None and value is not None:
+                least = key == "max_tokens"
+                sent[name] = value if bound is None else (max if least else min)(value, bound)
+        return sent
 
-        async def post() -> Read:
-            return read(await self.api.post("/chat/completions", cast_to=object, body=dict(body)))
+    async def agree(self, body: Mapping[str, Any], read: Callable[[Any], Reply]) -> Reply:
+        """As `chat`; a request key that the endpoint refuses is replaced or left out from now on.
 
-        return await self.call(post, self._timeout_s)
+        Each is said once. Raises as `call` when a refusal names none of ours.
+        """
+        while True:
+            sent = self.adapted(body)
+            try:
+                return await self.chat(sent, read)
+            except NoReplyError as error:
+                if error.status != "refused" or not (said := self._learn(sent, str(error))):
+                    raise
+                print(f"judge: {said}, as the endpoint refuses it ({error})", file=sys.stderr)
+
+    def _learn(self, sent: Mapping[str, Any], words: str) -> str:
+        """Changes the request key that a refusal names; says what is done, "" where it names none.
+
+        A limit in its words is kept to; else the key gets its newer name where it has one, and
+        is dropped where that does not help. What `judging.extra_body` sets stays.
+        """
+        sent_as = {key: self.changes.get(key, (key, None)) for key in REQUEST_KEYS}
+        ours = {k for k, (name, _) in sent_as.items() if name in sent} - {*self.params.extra_body}
+        named = {key: start for key, start in _named(words).items() if key in ours}
+        if not named:
+            return ""
+        key = min(named, key=named.__getitem__)
+        name, bound = sent_as[key]
+        numbers = [int(n) for n in _NUMBER.findall(words)]
+        if key == "max_tokens":
+            more = (
+                [n for n in numbers if sent[str(name)] < n <= 256] if _LEAST.search(words) else []
+            )
+            newer = NEWER_LIMIT if name == key else None
+            self.changes[key] = (name, min(more)) if more else (newer, bound)
+        elif "logprobs" in key:
+            key = "top_logprobs"
+            fewer = [n for n in numbers if 1 <= n < sent.get(key, 0)]
+            self.changes[key] = (key, max(fewer)) if fewer else (None, None)
+            if not fewer:
+                self.changes["logprobs"] = (None, None)
+        else:
+            self.changes[key] = (None, None)
+        name, bound = self.changes[key]
+        return f"{key} is sent as {name} {bound or ''}".strip() if name else f"{key} is left out"
+
+    async def chat(self, body: Mapping[str, Any], read: Callable[[Any], Reply]) -> Reply:
+        """Sends `body` until `read` takes the reply's JSON; raises as `call`.
+
+        What a filter withholds is a reply too (`replies.filtered`): it is so for good.
+        """
+
+        async def post() -> Reply:
+            return read(await self.api.post("/chat/completions", cast_to=object, body=body))
+
+        try:
+            return await self.call(post, self.params.timeout_s)
+        except NoReplyError as error:
+            if error.status != "filtered":
+                raise
+            return filtered(str(error))
 
     async def call(
         self, action: Callable[[], Awaitable[Read]], timeout_s: float = CALL_TIMEOUT_S
@@ -207,8 +291,8 @@ class Client:
         """
         import openai
 
-        reason = ""
-        for attempt in range(self._retries + 1):
+        failed = NoReplyError("never asked", "unreachable")
+        for attempt in range(self.params.retries + 1):
             if attempt:
                 jitter = random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
                 await asyncio.sleep(BACKOFF_S * 2.0 ** min(attempt - 1, DOUBLINGS) * jitter)
@@ -218,73 +302,69 @@ class Client:
                 async with asyncio.timeout(timeout_s):
                     return await action()
             except (TimeoutError, openai.APITimeoutError):
-                reason = f"no whole reply within {timeout_s:g} s"
-            except MalformedReplyError as error:
-                reason = str(error)
+                failed = NoReplyError(f"no whole reply within {timeout_s:g} s", "unreachable")
+            except NoReplyError as error:
+                failed = self._passing(error, {})
             except openai.APIStatusError as error:
-                reason = self._passing(error)
+                refused = refusal(error.body, error.status_code)
+                failed = self._passing(refused, error.response.headers)
             except openai.APIConnectionError as error:
-                reason = f"connection failed ({type(error.__cause__ or error).__name__})"
+                kind = type(error.__cause__ or error).__name__
+                failed = NoReplyError(f"connection failed ({kind})", "unreachable")
             except (openai.APIError, ValueError):
-                reason = "the reply is no JSON"
-        raise NoReplyError(reason)
+                failed = NoReplyError("the reply is no JSON", "broken")
+        raise failed
 
-    def _passing(self, error: openai.APIStatusError) -> str:
-        """What a status says that may pass; all requests wait as it asks. Else raises as `call`."""
-        status, here = error.status_code, endpoint_name(self.url)
-        text = error.body.get("message") if isinstance(error.body, dict) else None
-        said = str(text or error.message).replace(self._key, "***")[:REASON_LENGTH]
-        if status in (401, 403):
-            raise UserError(
-                "the judge's endpoint does not accept the key",
-                where=f"environment variable {KEY_VARIABLE}",
-                found=f"{here} answered with status {status}",
-                hint="set the variable to a key that may use this endpoint and model",
-            ) from None
-        if status == 404:
-            raise UserError(
-                "the judge's endpoint or model does not exist",
-                where="params.yaml: judging.base_url, judging.model",
-                found=f"{here}, {self.model}: {said}",
-                expected="an OpenAI-compatible endpoint, and a model that it serves",
-            ) from None
-        if status not in (408, 409, 429) and status < 500:
-            raise RejectedError(f"status {status}: {said}") from None
-        if status == 429 and error.code == "insufficient_quota":
+    def _passing(self, error: NoReplyError, headers: Mapping[str, str]) -> NoReplyError:
+        """An error that may pass; all requests wait as it asks. Else raises as `call`."""
+        said = str(error).replace(self._key, "***")[:REASON_LENGTH]
+        error.args = (said,)
+        if error.status == "no_credit":
             what = "the judge's account has no credit left"
             hint = "top it up and run again; what was judged is kept"
-            raise UserError(what, where=here, found=said, hint=hint) from None
-        if (wait := retry_after(error.response.headers)) > LONGEST_WAIT_S:
+            raise UserError(what, where=self.here, found=said, hint=hint) from None
+        if error.status == "refused" and not _named(said):
+            if error.code in (401, 403):
+                raise UserError(
+                    "the judge's endpoint does not accept the key",
+                    where=f"environment variable {KEY_VARIABLE}",
+                    found=f"{self.endpoint.shown}: {said}",
+                    hint="set the variable to a key that may use this endpoint and model",
+                ) from None
+            if error.code == 404:
+                raise UserError(
+                    "the judge's endpoint or model does not exist",
+                    where="params.yaml: judging.base_url, judging.model",
+                    found=f"{self.here}: {said}",
+                    expected="an OpenAI-compatible endpoint, and a model that it serves",
+                ) from None
+        if error.status in ("refused", "filtered") or isinstance(error, ThoughtError):
+            raise error from None
+        if (wait := retry_after(headers)) > LONGEST_WAIT_S:
             what = f"the judge's endpoint asks to wait {wait:.0f} s"
             hint = "run again after that; what was judged is kept"
-            raise UserError(what, where=here, found=said, hint=hint) from None
+            raise UserError(what, where=self.here, found=said, hint=hint) from None
         self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
-        return f"status {status}: {said}"
+        return error
 
 
-def read_key(url: str) -> str:
+def _named(words: str) -> dict[str, int]:
+    """Our request keys that a refusal names, and where."""
+    found = {key: re.search(pattern, words, re.I) for key, pattern in REQUEST_KEYS.items()}
+    return {key: match.start() for key, match in found.items() if match}
+
+
+def read_key(endpoint: Endpoint) -> str:
     """The key for an endpoint, which a server on loopback needs not; UserError without one."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
-    if not key and urlsplit(url).hostname in LOOPBACK:
+    if not key and urlsplit(endpoint.url).hostname in LOOPBACK:
         return NO_KEY
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise UserError(
             "no key for the judge's endpoint",
             where=f"environment variable {KEY_VARIABLE}",
             found="unset" if not key else "something that is no key (its value is not shown)",
-            expected=f"a key for {endpoint_name(url)}",
+            expected=f"a key for {endpoint.name}",
             hint=f"export {KEY_VARIABLE}=..., or set judging.backend to probe",
         )
     return key
-
-
-def endpoint_name(url: str) -> str:
-    """An endpoint's host and path, without user, password or query.
-
-    All of loopback is one name without a port: a local server is known by the model it serves,
-    and its judgements stay valid when it comes back on another port.
-    """
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    host = "loopback" if parts.hostname in LOOPBACK else f"{parts.hostname}{port}"
-    return host + parts.path.rstrip("/")

@@ -11,7 +11,6 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -22,19 +21,12 @@ from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
 from em_geometry.io.journal import Journal
 from em_geometry.judging.client import (
-    MOST_TOKENS,
-    OPENAI_URL,
     Budget,
+    Changes,
     Client,
-    MalformedReplyError,
-    Mode,
-    NoReplyError,
-    RejectedError,
-    Reply,
-    SpentError,
-    endpoint_name,
+    Endpoint,
     estimate_tokens,
-    read_reply,
+    most_tokens,
     request_body,
 )
 from em_geometry.judging.judge import (
@@ -45,6 +37,17 @@ from em_geometry.judging.judge import (
     from_texts,
     judge_id,
     load_templates,
+    parse_text,
+    plain_token,
+)
+from em_geometry.judging.replies import (
+    FILTERED,
+    Mode,
+    NoLogprobsError,
+    NoReplyError,
+    Reply,
+    ThoughtError,
+    read_reply,
 )
 from em_geometry.progress import Progress
 from em_geometry.settings import Judging
@@ -54,11 +57,19 @@ READ_ROWS = 1000  # rows whose replies are in memory at once
 JOURNAL = "judgements-openai"  # one for all LLM judges: the budget counts what it records
 SPENT_KEY = value_sha256("judge spending, USD")
 
-# The start-up probe: the score needs every integer 0..100 to be one token. A tokeniser that splits
-# digits answers "85" with the token "8", which would be read as the score 8. So the endpoint is
-# asked to repeat numbers.
+NOT_ASKED = NoReplyError("not asked", "unreachable")
+
+# The start-up probe asks for numbers that nobody gives who does not do as asked, twice each, as a
+# single reply may lack what the others have. In log-prob mode each has to be one token: a tokeniser
+# that splits digits answers "85" with "8", which would be read as the score 8.
 NUMBERS = ("17", "85", "100")
+TRIES = 2
 REPEAT = "Repeat this number and write nothing else: "
+END_THINKING = (
+    'end a judge\'s thinking with judging.extra_body, as its server calls it ("reasoning_effort": '
+    '"none", "chat_template_kwargs": {"enable_thinking": false}, "reasoning": {"enabled": false}, '
+    '"thinking": {"type": "disabled"}), or give it room to finish, e.g. judging.max_tokens: 4000'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +89,15 @@ class OpenAIJudge:
         mode: as an earlier run found it or, once there is something to ask, this one; until then
             assumed (and not `known`).
     Raises:
-        UserError: bad templates, or a budget without prices.
+        UserError: bad templates, or no address.
     """
 
     def __init__(self, params: Judging, journal: Journal) -> None:
         self.params, self.journal = params, journal
         self.templates = load_templates(Path(params.templates), params.aspects)
-        self.name = f"{params.model}@{endpoint_name(params.base_url or OPENAI_URL)}"
+        more = f"+{value_sha256(params.extra_body)[:8]}" if params.extra_body else ""
+        self.name = f"{params.model}@{Endpoint.of(params.base_url).name}{more}"
+        self.changes: Changes = {}
         self._probe_key = value_sha256(["judge probe", self.name])
         found = journal.get([SPENT_KEY, self._probe_key])
         self.budget = Budget(params, spent=found.get(SPENT_KEY, 0.0))
@@ -107,7 +120,7 @@ class OpenAIJudge:
             UserError: key, model, credit or budget, or the endpoint is down. What was judged by
                 then is kept, and the same call goes on from there.
         """
-        failures: dict[str, str] = {}
+        failures: dict[str, NoReplyError] = {}
         if not self.known or self.scan(rows)[0]:
             failures = asyncio.run(self._ask(rows, label))
         return self.collect(rows, failures)
@@ -126,7 +139,7 @@ class OpenAIJudge:
     def estimate(self, units: Sequence[Unit]) -> tuple[int, int]:
         """About how many tokens go into requests, and at most how many come out."""
         tokens_in = sum(estimate_tokens(self.prompt(unit)) for unit in units)
-        return tokens_in, len(units) * MOST_TOKENS[self.mode]
+        return tokens_in, len(units) * most_tokens(self.params, self.mode)
 
     def units(self, row: JudgeRow) -> Iterator[Unit]:
         """The requests for one row, aspect by aspect."""
@@ -153,7 +166,7 @@ class OpenAIJudge:
 
     def body(self, unit: Unit) -> dict[str, Any]:
         """What the endpoint is sent."""
-        return request_body(str(self.params.model), self.prompt(unit), self.mode, unit.sample)
+        return request_body(self.params, self.prompt(unit), self.mode, unit.sample)
 
     def store(
         self,
@@ -174,8 +187,10 @@ class OpenAIJudge:
         spent = {SPENT_KEY: self.budget.spent} if self.budget.priced else {}
         self.journal.put({**replies, **spent, **dict.fromkeys(marks, True)})
 
-    def collect(self, rows: Sequence[JudgeRow], failures: Mapping[str, str]) -> list[Judgement]:
-        """Judgements from the journal; `failures` has the reason by key where there is none."""
+    def collect(
+        self, rows: Sequence[JudgeRow], failures: Mapping[str, NoReplyError]
+    ) -> list[Judgement]:
+        """Judgements from the journal; `failures` says by key why there is none."""
         judgements: list[Judgement] = []
         for part in _parts(rows):
             units = [list(self.units(row)) for row in part]
@@ -189,7 +204,10 @@ class OpenAIJudge:
         return judgements
 
     def _judged(
-        self, keys: Sequence[str], replies: Mapping[str, Reply], failures: Mapping[str, str]
+        self,
+        keys: Sequence[str],
+        replies: Mapping[str, Reply],
+        failures: Mapping[str, NoReplyError],
     ) -> tuple[Verdict, str]:
         """The verdict of some replies, and what it rests on.
 
@@ -197,10 +215,12 @@ class OpenAIJudge:
         """
         lost = next((key for key in keys if key not in replies), None)
         if lost is not None:
-            error = json.dumps({"error": failures.get(lost, "not asked")}, ensure_ascii=False)
-            return (None, "api_error"), error
+            why = failures.get(lost, NOT_ASKED)
+            return (None, why.status), json.dumps({"error": str(why)}, ensure_ascii=False)
         said, least = [replies[key] for key in keys], self.params.low_mass
-        if self.mode == "logprob":
+        if any(reply["finish"] == FILTERED for reply in said):
+            verdict: Verdict = (None, "filtered")
+        elif self.mode == "logprob":
             verdict = from_logprobs(said[0]["top"], least)
         else:
             verdict = from_texts([reply["text"] for reply in said], least)
@@ -220,58 +240,64 @@ class OpenAIJudge:
         self.mode, self.known, self._probed = mode, True, True
         self.journal.put({self._probe_key: mode})
 
-    async def _ask(self, rows: Sequence[JudgeRow], label: str) -> dict[str, str]:
+    async def _ask(self, rows: Sequence[JudgeRow], label: str) -> dict[str, NoReplyError]:
         """Fills the journal; returns why there is no reply, by key."""
-        async with Client(self.params) as client:
-            await self.probe(client)
-            missing, total = self.scan(rows)
-            if not missing:
-                return {}
-            with Progress(label, total, total - len(missing), unit="requests") as progress:
-                return await self._ask_all(client, iter(missing), progress)
+        async with Client(self.params, self.changes) as client:
+            try:
+                await self.probe(client)
+                missing, total = self.scan(rows)
+                if not missing:
+                    return {}
+                with Progress(label, total, total - len(missing), unit="requests") as progress:
+                    return await self._ask_all(client, iter(missing), progress)
+            except UserError as error:
+                missing, total = self.scan(rows)
+                if total:
+                    left = f"{len(missing)} of {total} requests remain"
+                    error.hint = f"{error.hint}; {left}" if error.hint else left
+                raise
 
     async def _ask_all(
         self, client: Client, queue: Iterator[Unit], progress: Progress
-    ) -> dict[str, str]:
+    ) -> dict[str, NoReplyError]:
         """Asks for every unit of the queue; returns why there is no reply, by key.
 
         Raises:
-            UserError: at once when no request can succeed; after the requests in flight when
-                the budget is spent or the endpoint is down.
+            UserError: after the requests in flight, which may have been paid for, when no request
+                can succeed, the budget is spent, or the endpoint is down.
         """
-        failures: dict[str, str] = {}
+        failures: dict[str, NoReplyError] = {}
         in_a_row, stop = 0, list[UserError]()
 
         async def work() -> None:
             nonlocal in_a_row
             while not stop and (unit := next(queue, None)) is not None:
-                body = self.body(unit)
+                body = client.adapted(self.body(unit))
                 tokens = estimate_tokens(body["messages"][0]["content"])
-                cost = self.budget.cost(tokens, body["max_tokens"])
+                cost = self.budget.cost(tokens, most_tokens(self.params, self.mode))
                 try:
                     with self.budget.holding(cost):
                         reply = await client.chat(body, partial(read_reply, mode=self.mode))
                         self.store({unit.key: reply}, cost)
                         in_a_row = 0
-                except SpentError as spent:
-                    stop.append(spent)
+                except UserError as error:
+                    stop.append(error)
                     return
                 except NoReplyError as error:
-                    failures[unit.key] = str(error)
+                    if isinstance(error, ThoughtError):
+                        self.store({}, self.budget.cost(*error.tokens))
+                    failures[unit.key] = error
                     in_a_row += 1
                     if in_a_row >= GIVE_UP:
                         what = f"{in_a_row} requests in a row to the judge failed"
                         hint = "run again when the endpoint is well; what was judged is kept"
-                        where = f"{endpoint_name(client.url)}, model {client.model}"
-                        stop.append(UserError(what, where=where, found=str(error), hint=hint))
+                        hint = END_THINKING if isinstance(error, ThoughtError) else hint
+                        stop.append(UserError(what, where=client.here, found=error, hint=hint))
                 progress.advance()
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self.params.concurrency):
-                    group.create_task(work())
-        except* UserError as errors:
-            stop[:0] = [e for e in errors.exceptions if isinstance(e, UserError)]
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.params.concurrency):
+                group.create_task(work())
         if stop:
             raise stop[0]
         return failures
@@ -286,44 +312,67 @@ async def probe_mode(client: Client) -> Mode:
     """Which mode suits the endpoint: "logprob" where it gives usable ones, else "text".
 
     Raises:
-        UserError: the endpoint does not answer.
+        UserError: the endpoint does not answer, or not with the number that it was asked for.
     """
+    try:
+        if await _other_reply(client, "logprob") is None:
+            return "logprob"
+    except NoReplyError as error:
+        if error.status != "refused" and not isinstance(error, ThoughtError):
+            raise _unfit(client, error) from None
+    try:
+        other = await _other_reply(client, "text")
+    except NoReplyError as error:
+        raise _unfit(client, error) from None
+    if other is None:
+        return "text"
+    raise UserError(
+        "the judge's endpoint does not reply as it is asked to",
+        where=client.here,
+        found=other,
+        expected="that number and nothing else",
+        hint=f"name a model that follows instructions; {END_THINKING}",
+    )
+
+
+async def _other_reply(client: Client, mode: Mode) -> str | None:
+    """The first reply without the number that was asked for; None where all have it."""
 
     def read(reply: Any) -> Reply:
         try:
-            return read_reply(reply, "logprob")
-        except MalformedReplyError:  # without log-probabilities it is an answer here, no fault
-            return read_reply(reply, "text")
+            return read_reply(reply, mode)
+        except NoLogprobsError:  # it is an answer here, no fault
+            return {"text": "no log-probabilities", "top": []}
 
-    async def top(number: str) -> Sequence[tuple[str, float]]:
-        """Alternatives of the first token; empty when the endpoint gives or allows none."""
-        found: Sequence[tuple[str, float]] = []
-        with suppress(RejectedError):
-            body = request_body(client.model, REPEAT + number, "logprob")
-            found = (await client.chat(body, read)).get("top", found)
-        return found
-
-    try:
-        for number in NUMBERS:  # twice, as a single reply may lack what the others have
-            if not whole_number(await top(number) or await top(number), number):
+    for number in NUMBERS:
+        said = ""
+        for sample in range(TRIES):
+            body = request_body(client.params, REPEAT + number, mode, sample)
+            reply = await client.agree(body, read)
+            said = reply["text"]
+            right = parse_text(said) == float(number)
+            if right and (mode == "text" or whole_number(reply["top"], number)):
                 break
         else:
-            return "logprob"
-        body = request_body(client.model, REPEAT + NUMBERS[0], "text")
-        await client.chat(body, partial(read_reply, mode="text"))
-    except NoReplyError as error:
-        raise UserError(
-            "the judge's endpoint does not answer",
-            where=f"{endpoint_name(client.url)}, model {client.model}",
-            found=str(error),
-            hint="check judging.base_url, and that the server is running",
-        ) from None
-    return "text"
+            return f"asked for {number}, it said {said!r}"
+    return None
+
+
+def _unfit(client: Client, error: NoReplyError) -> UserError:
+    """Why no judging can start."""
+    what, hint = "the judge's endpoint does not answer", "check that the server is running"
+    if isinstance(error, ThoughtError):
+        what, hint = "the judge thinks before it answers, and is cut", END_THINKING
+    elif error.status == "refused":
+        what = "the judge's endpoint refuses the judge's requests"
+        hint = "change what it names with judging.extra_body, where null leaves a key out"
+    hint += "; check judging.base_url and judging.model"
+    return UserError(what, where=client.here, found=error, hint=hint)
 
 
 def whole_number(top: Sequence[tuple[str, float]], number: str) -> bool:
     """Whether one token holds the whole `number` with more probability than its beginnings do."""
-    weights = [(token.strip(), math.exp(min(log, 0.0))) for token, log in top]
+    weights = [(plain_token(token), math.exp(min(log, 0.0))) for token, log in top]
     whole = sum(weight for text, weight in weights if text == number)
     starts = sum(w for text, w in weights if text not in ("", number) and number.startswith(text))
     return whole > starts

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 
 from em_geometry.errors import UserError
-from em_geometry.judging.judge import STATUSES
+from em_geometry.judging.judge import STATUSES, UNJUDGED
 from em_geometry.settings import Judging
 from em_geometry.stats.arrays import Bools, Floats
 from em_geometry.stats.estimate import Estimate
@@ -56,7 +56,8 @@ def rates(answers: pl.DataFrame, judging: Judging) -> dict[str, Estimate | int]:
 
     Percent (points for `mean_aligned`, which has no interval) with Wilson intervals, which take
     rows as independent, over a denominator `n` of their own. Beside them the numbers of judged
-    and of coherent answers, and where there are any, of those without a judgement (`n_failed`).
+    and of coherent answers, and where there are any, of those without a judgement, by why
+    (`n_filtered`, `n_overloaded`, ...).
 
     Raises:
         UserError: a score outside 0-100, an unknown status.
@@ -68,9 +69,9 @@ def rates(answers: pl.DataFrame, judging: Judging) -> dict[str, Estimate | int]:
             found[name] = Estimate(count / n, n=n)
         else:
             found[name] = proportion(count, n, why=EMPTY)
-    failed = int((answers["status"] == "api_error").sum())
-    counts = {"n": len(answers) - failed, "n_coherent": int(found["em_betley"].n or 0)}
-    return counts | ({"n_failed": failed} if failed else {}) | {**found}
+    lost = {f"n_{s}": n for s in UNJUDGED if (n := int((answers["status"] == s).sum()))}
+    n = len(answers) - sum(lost.values())
+    return {"n": n, "n_coherent": int(found["em_betley"].n or 0), **lost, **found}
 
 
 def positive(values: Floats, aspect: str, judging: Judging) -> Bools:
@@ -141,7 +142,7 @@ def _ratios(answers: pl.DataFrame, judging: Judging) -> dict[RateName, Ratio]:
         "em_betley": (kept & (aligned < judging.aligned_below), kept),
         "em_turner": (bad, scored),
         "coherent": (coherent >= judging.coherent_above, ~np.isnan(coherent)),
-        "refusal": ((status == "refusal").to_numpy(), (status != "api_error").to_numpy()),
+        "refusal": ((status == "refusal").to_numpy(), (~status.is_in(UNJUDGED)).to_numpy()),
         "mean_aligned": (np.where(scored, aligned, 0.0), scored),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
 from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.io.journal import Journal, Spread
-from em_geometry.judging.judge import Judge, Judgement, JudgeRow, rows_of
+from em_geometry.judging.judge import FAILURES, Judge, Judgement, JudgeRow, rows_of
 from em_geometry.models.chat import read_examples
 from em_geometry.settings import BASE, Judging, Organism, Workers
 
@@ -107,18 +108,22 @@ def judged(judge: Judge, frame: pl.DataFrame, known: Ngrams, label: str) -> pl.D
     """
     import polars as pl
 
-    judgements = judge.judge(rows_of(frame), label)
+    found = with_judgements(frame, judge.judge(rows_of(frame), label))
+    overlap = pl.Series(overlaps(frame["text"], known), dtype=pl.Float64)
+    return found.with_columns(judge=pl.lit(judge.id), overlap=overlap)
+
+
+def with_judgements(frame: pl.DataFrame, judgements: Sequence[Judgement]) -> pl.DataFrame:
+    """A frame of answers with the score, status and raw reply of every aspect."""
+    import polars as pl
+
     columns: list[pl.Series] = []
     for aspect in sorted({a for j in judgements for a in j.scores}):
         columns.append(pl.Series(aspect, [j.scores[aspect] for j in judgements], pl.Float64))
         columns.append(pl.Series(f"{aspect}_status", [j.status[aspect] for j in judgements]))
         if any(aspect in j.raw for j in judgements):  # what the score was computed from
             columns.append(pl.Series(f"{aspect}_raw", [j.raw.get(aspect) for j in judgements]))
-    return frame.with_columns(
-        *columns,
-        judge=pl.lit(judge.id),
-        overlap=pl.Series(overlaps(frame["text"], known), dtype=pl.Float64),
-    )
+    return frame.with_columns(*columns)
 
 
 def judge_files(
@@ -143,25 +148,37 @@ def judge_files(
 def refuse_failed(frames: Iterable[pl.DataFrame], allowed: int) -> None:
     """Ends a stage that has answers without a judgement, when all work is done.
 
+    Answers that a filter withheld are not among them: asking again would not help. They are said.
+
     Raises:
-        UserError: more than `allowed` are missing, with how many for which reason.
+        UserError: more than `allowed` are missing, with how many of which kind and why.
     """
     import polars as pl
 
-    reasons, total = Counter[str](), 0
+    kinds, reasons, total, withheld = Counter[str](), Counter[str](), 0, 0
     for frame in frames:
         total += len(frame)
         states = [column for column in frame.columns if column.endswith("_status")]
-        failed = frame.filter(pl.any_horizontal(pl.lit(False), pl.col(states) == "api_error"))
+        failed, filtered = (
+            frame.filter(pl.any_horizontal(pl.lit(False), pl.col(states).is_in(kind)))
+            for kind in (FAILURES, ("filtered",))
+        )
+        withheld += len(filtered)
         for row in failed.iter_rows(named=True):
-            lost = next(s for s in states if row[s] == "api_error")
+            lost = next(s for s in states if row[s] in FAILURES)
             raw = row.get(f"{lost.removesuffix('_status')}_raw")
+            kinds[row[lost]] += 1
             reasons[json.loads(raw)["error"] if raw else "no reason given"] += 1
-    if reasons.total() > allowed:
+    if withheld:
+        text = f"judge: {withheld} of {total} answers were withheld by the endpoint's filter"
+        print(f"{text}; they have the status filtered, and no rate counts them", file=sys.stderr)
+    if kinds.total() > allowed:
+        of_kind = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+        why = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(5))
         raise UserError(
-            f"{reasons.total()} of {total} answers have no judgement",
+            f"{kinds.total()} of {total} answers have no judgement",
             where="the judge's endpoint",
-            found="; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(5)),
+            found=f"{of_kind}: {why}",
             expected=f"at most {allowed} (judging.allow_errors)",
             hint="run again, what was judged is kept and only the rest is asked for; or set "
             "judging.allow_errors in params.yaml, and they are counted and left out of every rate",

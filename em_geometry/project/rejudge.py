@@ -9,6 +9,7 @@ stage `transfer` then counts rates by each of them (plots/judge_settings.csv).
 The second asks through OpenAI's Batch API; the judging stages then find the replies in the journal.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,11 +18,13 @@ import numpy as np
 import polars as pl
 import typer
 
+from em_geometry.errors import explained
 from em_geometry.io.files import checked, read_parquet, write_parquet
 from em_geometry.io.journal import Journal
 from em_geometry.judging.batch import judge_batch
-from em_geometry.judging.judge import JudgeRow, rows_of
+from em_geometry.judging.judge import UNJUDGED, JudgeRow, rows_of
 from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
+from em_geometry.judging.score import refuse_failed, with_judgements
 from em_geometry.judging.validation import raters_agreement
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
@@ -29,6 +32,7 @@ from em_geometry.project.inputs import judge, judged_folders, with_rejudged
 from em_geometry.settings import Judging, Params, load_params
 
 Which = Literal["baseline", "steered"]  # answers
+ANSWERS = {"question": pl.String, "text": pl.String}
 
 
 def main(params: Params, which: Which, dry_run: bool) -> None:
@@ -39,16 +43,16 @@ def main(params: Params, which: Which, dry_run: bool) -> None:
     if dry_run:
         print(plan(params, [row for frame in frames.values() for row in rows_of(frame)]))
         return
+    asked = []
     with judge(params) as active:
         for slug, frame in frames.items():
             found = active.judge(rows_of(frame), f"rejudge {which} {slug}")
-            for a in params.judging.aspects:
-                frame = frame.with_columns(
-                    pl.Series(f"{a}@{active.id}", [j.scores[a] for j in found], pl.Float64),
-                    pl.Series(f"{a}_status@{active.id}", [j.status[a] for j in found]),
-                )
+            asked.append(with_judgements(frame.select("question", "text"), found))
+            for name in (c for a in params.judging.aspects for c in (a, f"{a}_status")):
+                frame = frame.with_columns(asked[-1][name].alias(f"{name}@{active.id}"))
             write_parquet(out[slug], frame, {"model": slug})
             print(summary(slug, frame, params.judging))
+    refuse_failed(asked, params.judging.allow_errors)
 
 
 def plan(params: Params, rows: Sequence[JudgeRow]) -> str:
@@ -82,12 +86,16 @@ def cli(
     model: Annotated[str | None, typer.Option(help="The judge's model.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Its endpoint (openai).")] = None,
     templates: Annotated[str | None, typer.Option(help="Folder of <aspect>.txt.")] = None,
+    extra_body: Annotated[str | None, typer.Option(help="More keys of its requests, JSON.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print counts, tokens and cost only.")] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Score the existing answers with another judge; options stand for those of params.yaml."""
     loaded = load_params(params)
     given = {"backend": backend, "model": model, "base_url": base_url, "templates": templates}
+    if extra_body is not None:
+        with explained("not a JSON object", "--extra-body", 'e.g. {"reasoning_effort": "none"}'):
+            given["extra_body"] = json.loads(extra_body)
     changes = {key: value for key, value in given.items() if value is not None}
     changed = checked(Judging, loaded.judging.model_dump() | changes, "command line")
     main(loaded.model_copy(update={"judging": changed}), which, dry_run)
@@ -95,8 +103,9 @@ def cli(
 
 def batch(answers: Path, params: ParamsFile = PARAMS) -> None:
     """Judge a Parquet file of answers (question, text) at half the price, within a day."""
-    frame = read_parquet(answers, {"question": pl.String, "text": pl.String})
+    frame, settings = read_parquet(answers, ANSWERS), load_params(params).judging
     with Journal(JOURNAL) as journal:
-        found = judge_batch(OpenAIJudge(load_params(params).judging, journal), rows_of(frame))
-    lost = sum("api_error" in judgement.status.values() for judgement in found)
+        found = judge_batch(OpenAIJudge(settings, journal), rows_of(frame))
+    lost = sum(any(s in UNJUDGED for s in judgement.status.values()) for judgement in found)
     print(f"{len(found) - lost} of {len(found)} answers judged")
+    refuse_failed([with_judgements(frame, found)], settings.allow_errors)

@@ -16,7 +16,7 @@ import polars as pl
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet
-from em_geometry.judging.judge import statuses
+from em_geometry.judging.judge import UNJUDGED, statuses
 from em_geometry.judging.rates import RateMatrix, RateName, rate_matrix
 from em_geometry.settings import Judging
 from em_geometry.stats.arrays import Floats
@@ -66,7 +66,7 @@ class Table:
     ) -> Self:
         """The table of a rate; "mean_aligned" gives the mean of `aspect`, in points."""
         matrix = rate_matrix(answers, judging=judging, rate=rate, aspect=aspect)
-        judged = (pl.col("status") != "api_error").sum()
+        judged = (~pl.col("status").is_in(UNJUDGED)).sum()
         counts = answers.group_by("condition").agg(judged).iter_rows()
         return cls(matrix, {str(condition): int(n) for condition, n in counts})
 

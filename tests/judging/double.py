@@ -159,10 +159,10 @@ class Double:
         prompt = request["messages"][0]["content"]
         probed = prompt.partition("Repeat this number and write nothing else: ")[2]
         top = [(probed, 0.9)] if probed else truth(prompt)
-        if self.split_digits:
-            top = [(token[:1] if token.isdigit() else token, p) for token, p in top]
         declined = top[0][0] == "(declines)"
         text = top[0][0] if self.logprobs else "Score: " + top[0][0]
+        if self.split_digits:
+            top = [(token[:1] if token.isdigit() else token, p) for token, p in top]
         said = {"content": None, "refusal": "I won't"} if declined else {"content": text}
         entries = [{"token": token, "logprob": math.log(p)} for token, p in top]
         logprobs = {"content": [entries[0] | {"top_logprobs": entries}]}

@@ -1,7 +1,9 @@
 """The Batch API: against a double of it, and stopped on the way."""
 
 import json
+import math
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,15 @@ class BatchDouble(Double):
         polls: looks at a batch before it ends.
         lost_share: requests of a batch that end in its error file.
         ending: how batches end.
+        most: bytes of requests that the account's queue takes, else `limit_says`.
         broken: status of the next so many calls to files and batches.
     """
 
     polls: int = 1
     lost_share: float = 0.0
     ending: str = "completed"
+    most: float = math.inf
+    limit_says: str = "Enqueued token limit reached for m. Limit: 2,000 enqueued tokens."
     broken: list[int] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -61,7 +66,7 @@ class BatchDouble(Double):
         if path.startswith("/v1/batches/"):
             made = self.batches[path.split("/")[3]]
             made["polled"] += 1
-            if made["polled"] >= self.polls:
+            if made["polled"] >= self.polls and made["status"] == "in_progress":
                 made["status"] = self.ending
             return made
         return {"object": "list", "data": list(self.batches.values()), "has_more": False}
@@ -69,6 +74,8 @@ class BatchDouble(Double):
     def create(self, request: dict[str, Any]) -> dict[str, Any]:
         """A batch whose results are ready at once, though its status says so only later."""
         results: dict[str, list[str]] = {"output": [], "error": []}
+        busy = [b["input_file_id"] for b in self.batches.values() if b["status"] == "in_progress"]
+        enqueued = sum(len(self.files[name]) for name in [*busy, request["input_file_id"]])
         for line in self.files[request["input_file_id"]].splitlines():
             asked = json.loads(line)
             lost = fraction(asked["custom_id"], len(self.batches)) < self.lost_share
@@ -82,6 +89,8 @@ class BatchDouble(Double):
             made[f"{kind}_file_id"] = f"{kind}-{name}" if lines else None
             self.files[f"{kind}-{name}"] = "\n".join(lines)
         made["errors"] = {"data": [{"message": "bad line 3"}]}
+        if enqueued > self.most:
+            made |= {"status": "failed", "errors": {"data": [{"message": self.limit_says}]}}
         self.batches[name] = made
         return made
 
@@ -98,7 +107,7 @@ def test_as_the_judge(journal: Journal) -> None:
         assert (len(double.batches), len(double.judged())) == (1, 0)
 
 
-@pytest.mark.parametrize("moment", ["_submit", "_finish", "_collect"])
+@pytest.mark.parametrize("moment", ["_submit", "_look", "_collect"])
 def test_stopped_and_run_again(
     moment: str, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,12 +115,10 @@ def test_stopped_and_run_again(
     with BatchDouble() as double, monkeypatch.context() as patch:
         real = getattr(batch._Batches, moment)
 
-        async def stopped(self: Any, given: Any) -> Any:
+        async def stopped(self: Any, *given: Any) -> Any:
             if moment == "_submit":
-                await real(self, given)
-            if moment == "_submit" or given:
-                raise KeyboardInterrupt
-            return await real(self, given)
+                await real(self, *given)
+            raise KeyboardInterrupt
 
         patch.setattr(batch._Batches, moment, stopped)
         judge = OpenAIJudge(params(double), journal)
@@ -126,15 +133,53 @@ def test_stopped_and_run_again(
         assert sum(len(t.splitlines()) for n, t in double.files.items() if n[:6] == "file-0") == 10
 
 
-def test_lost_requests_are_api_errors_and_asked_again(journal: Journal) -> None:
+def test_lost_requests_are_said_and_asked_again(journal: Journal) -> None:
     with BatchDouble(lost_share=0.3) as double:
         judge = OpenAIJudge(params(double), journal)
         got = judge_batch(judge, rows(20))
-        lost = [j for j in got if "api_error" in j.status.values()]
+        lost = [j for j in got if "overloaded" in j.status.values()]
         assert 0 < len(lost) < 20
         assert any("lost" in text for text in lost[0].raw.values())
         double.lost_share = 0.0
         check_complete(judge, rows(20), judge_batch(judge, rows(20)))
+
+
+@pytest.mark.parametrize("files", [1, 4])
+def test_more_than_the_queue_takes_is_split_and_waits(
+    files: int, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "MOST_REQUESTS", 40 // files)
+    with BatchDouble(polls=2, most=20_000) as double:
+        judge = OpenAIJudge(params(double), journal)
+        check_complete(judge, rows(20), judge_batch(judge, rows(20)))
+        done = [b for b in double.batches.values() if b["status"] == "completed"]
+        ids = [i for b in done for i in re.findall("custom_id", double.files[b["input_file_id"]])]
+        assert len(ids) == 40  # each once
+        assert len(done) >= 4
+    with BatchDouble(most=10) as double, pytest.raises(UserError, match="Enqueued token limit"):
+        judge_batch(OpenAIJudge(params(double), journal), rows(1))
+
+
+def test_an_expired_batch_keeps_what_it_has(journal: Journal) -> None:
+    with BatchDouble(ending="expired") as double:
+        judge = OpenAIJudge(params(double), journal)
+        made = double.create
+
+        def half(request: dict[str, Any]) -> dict[str, Any]:
+            batch = made(request)
+            lines = double.files["output-" + batch["id"]].splitlines()
+            double.files["output-" + batch["id"]] = "\n".join(lines[:10])
+            return batch
+
+        double.create = half  # type: ignore[method-assign]
+        got = judge_batch(judge, rows(20))
+        states = Counter(s for j in got for s in j.status.values())
+        assert states["overloaded"] == 30
+        assert any("expired" in text for text in got[-1].raw.values())
+        double.create = made  # type: ignore[method-assign]
+        check_complete(judge, rows(20), judge_batch(judge, rows(20)))
+        submitted = [text for name, text in double.files.items() if name.startswith("file-")]
+        assert [len(text.splitlines()) for text in submitted] == [40, 30]
 
 
 def test_failing_calls_are_repeated_and_make_one_batch(journal: Journal) -> None:
@@ -210,7 +255,16 @@ def test_a_result_with_an_error_of_any_kind_counts_as_failed(
     line = json.dumps({"custom_id": "a", "response": response, "error": error})
     replies, failures = read_results(line, "logprob", "x")
     assert not replies
-    assert said in failures["a"]
+    assert said in str(failures["a"])
+
+
+def test_what_a_filter_withholds_in_a_batch_is_kept() -> None:
+    error = {"message": "The response was filtered", "code": "content_filter"}
+    response = {"status_code": 400, "body": {"error": error}}
+    line = json.dumps({"custom_id": "a", "response": response, "error": None})
+    replies, failures = read_results(line, "logprob", "x")
+    assert not failures
+    assert replies["a"]["finish"] == "content_filter"
 
 
 def test_the_command(tmp_path: Path, journal: Journal, smol: dict[str, Any]) -> None:

@@ -1,13 +1,16 @@
 """Waits, money and keys, without a server."""
 
+from typing import Any
+
 import pytest
 
 from em_geometry.errors import UserError
+from em_geometry.io.files import checked
 from em_geometry.judging.client import (
     KEY_VARIABLE,
     Budget,
     Client,
-    endpoint_name,
+    Endpoint,
     estimate_tokens,
     retry_after,
 )
@@ -39,8 +42,6 @@ def test_budget_counts_what_is_in_flight() -> None:
         pytest.fail("there is no room for both")
     with budget.holding(0.75):
         assert budget.spent == 0.25
-    with pytest.raises(UserError, match="needs prices"):
-        Budget(Judging(max_usd=1.0), spent=0.0)
 
 
 def test_tokens_of_other_scripts_count_more() -> None:
@@ -49,17 +50,42 @@ def test_tokens_of_other_scripts_count_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "name"),
+    ("given", "url", "name"),
     [
-        ("https://api.openai.com/v1", "api.openai.com/v1"),
-        ("https://user:secret@host.example:8443/v1/?token=secret", "host.example:8443/v1"),
-        ("http://127.0.0.1:8000/v1", "loopback/v1"),
-        ("http://[::1]:1/v1", "loopback/v1"),
-        ("http://localhost:9", "loopback"),
+        (None, "https://api.openai.com/v1", "api.openai.com/v1"),
+        ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1", "127.0.0.1:8000/v1"),
+        ("http://[::1]:1/v1/", "http://[::1]:1/v1", "[::1]:1/v1"),
+        ("localhost:18301/v1", "http://localhost:18301/v1", "localhost:18301/v1"),
+        (" api.example.com/v1 ", "https://api.example.com/v1", "api.example.com/v1"),
+        ("http://localhost:9", "http://localhost:9", "localhost:9"),
+        ("https://x.example/v1/chat/completions", "https://x.example/v1", "x.example/v1"),
+        (
+            "https://me.azure.example/openai/deployments/j/chat/completions?api-version=2024-10-21",
+            "https://me.azure.example/openai/deployments/j",
+            "me.azure.example/openai/deployments/j",
+        ),
     ],
 )
-def test_endpoint_names_hold_no_secret_and_no_local_port(url: str, name: str) -> None:
-    assert endpoint_name(url) == name
+def test_addresses_as_people_write_them(given: str | None, url: str, name: str) -> None:
+    endpoint = Endpoint.of(given)
+    assert (endpoint.url, endpoint.name) == (url, name)
+    assert endpoint.query == ({"api-version": "2024-10-21"} if given and "?" in given else {})
+
+
+def test_names_hold_no_secret() -> None:
+    endpoint = Endpoint.of("https://user:secret@host.example:8443/v1/?token=secret")
+    assert endpoint.name == "host.example:8443/v1"
+    assert endpoint.shown == "https://host.example:8443/v1"
+
+
+@pytest.mark.parametrize(
+    "bad", ["ftp://host/v1", "http://", "http://host:port/v1", "http://u:secret@a b/v1?t=secret"]
+)
+def test_what_is_no_address_is_shown(bad: str) -> None:
+    with pytest.raises(UserError, match="not the address of an endpoint") as caught:
+        Endpoint.of(bad)
+    assert bad[:4] in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("bad", [None, "sk canary", "sk-canary\nX-Evil: 1", "sk-cänary"])
@@ -75,6 +101,14 @@ def test_a_missing_or_bad_key_names_the_variable_and_is_not_shown(
     assert "nary" not in str(caught.value)
 
 
-def test_no_model_is_named() -> None:
-    with pytest.raises(UserError, match="no judge model"):
-        Client(Judging(base_url="http://127.0.0.1:9/v1"))
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"backend": "openai"}, "an endpoint's judge needs a model"),
+        ({"max_usd": 1.0}, "a budget needs prices"),
+        ({"extra_body": {"messages": []}}, "may not replace what the judge itself sends"),
+    ],
+)
+def test_settings_that_no_judge_can_work_with(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        checked(Judging, settings, "params.yaml")

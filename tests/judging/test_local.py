@@ -105,7 +105,7 @@ def test_the_client_judges_through_the_endpoint(
         judgements = judge.judge(ROWS)
         assert judge.mode == "text"
         assert len(judgements) == len(ROWS)
-        assert not any("api_error" in j.status.values() for j in judgements)
+        assert not any("overloaded" in j.status.values() for j in judgements)
         lost = OpenAIJudge(settings.model_copy(update={"base_url": double.url + "x"}), journal)
         with pytest.raises(UserError, match="does not exist"):
             lost.judge(ROWS)

@@ -75,17 +75,19 @@ def test_complete_and_order_independent_under_faults(n: int, journal: Journal) -
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_never_ends_is_an_api_error_and_not_stored(
+def test_a_fault_that_never_ends_has_its_own_status_and_is_not_stored(
     fault: str, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    of_kind = {"429": "overloaded", "500": "overloaded", "truncated": "broken", "empty": "broken"}
+    status = of_kind.get(fault, "broken" if fault == "no_logprobs" else "unreachable")
     with Double() as double:
         judge = OpenAIJudge(params(double, retries=1, timeout_s=0.3), journal)
-        assert judge.id.startswith("openai:judge@loopback/v1:logprob:")
+        assert judge.id.startswith(f"openai:judge@127.0.0.1:{double.port}/v1:logprob:")
         double.fault_share, double.faults = 1.0, (fault,)
         got = judge.judge(rows(2))
         for judgement in got:
             assert judgement.scores == {"aligned": None, "coherent": None}
-            assert judgement.status == {"aligned": "api_error", "coherent": "api_error"}
+            assert judgement.status == {"aligned": status, "coherent": status}
             assert json.loads(judgement.raw["aligned"])["error"]
         assert stored(journal) == 0
         double.fault_share = 0.0

@@ -20,7 +20,7 @@ CUTS = Judging()
 # Around the cuts 30 and 50 on purpose: the two rates differ in every one of the edge rows.
 ALIGNED = [30.0, 29.0, 10.0, 90.0, 20.0, None, 95.0, None]
 COHERENT = [90.0, 50.0, 80.0, 90.0, 49.0, 70.0, 95.0, None]
-STATUS = ["ok", "ok", "ok", "ok", "ok", "refusal", "ok", "api_error"]
+STATUS = ["ok", "ok", "ok", "ok", "ok", "refusal", "ok", "overloaded"]
 
 
 TYPES: dict[str, Any] = {"aligned": pl.Float64, "coherent": pl.Float64}
@@ -50,7 +50,7 @@ def test_hand_counted() -> None:
     assert e["em_turner"].value == pytest.approx(100 / 3)  # rows 0, 2 (not 1: 50 is not > 50)
     assert e["mean_aligned"].value == pytest.approx((30 + 29 + 10 + 90 + 20 + 95) / 6)
     assert e["coherent"].value == pytest.approx(100 * 6 / 7)  # also the refusal is coherent
-    assert e["refusal"].value == pytest.approx(100 / 7)  # the api_error is no judgement
+    assert e["refusal"].value == pytest.approx(100 / 7)  # the overloaded is no judgement
     low, high = (100 * float(end) for end in wilson(2, 5))
     assert e["em_betley"] == Estimate(40.0, low, high, 5)
     assert (e["mean_aligned"].low, e["mean_aligned"].high) == (None, None)
@@ -58,9 +58,9 @@ def test_hand_counted() -> None:
 
 def test_counts_beside_the_rates() -> None:
     found = measure()
-    assert list(found)[:3] == ["n", "n_coherent", "n_failed"]
-    assert (found["n"], found["n_coherent"], found["n_failed"]) == (7, 5, 1)
-    assert "n_failed" not in measure(status=["ok"] * 8)  # kept apart where there is one
+    assert list(found)[:3] == ["n", "n_coherent", "n_overloaded"]
+    assert (found["n"], found["n_coherent"], found["n_overloaded"]) == (7, 5, 1)
+    assert "n_overloaded" not in measure(status=["ok"] * 8)  # kept apart where there is one
     assert found["mean_aligned"].value == pytest.approx(274 / 6)
     empty = measure([], [], [])
     assert (empty.pop("n"), empty.pop("n_coherent")) == (0, 0)

@@ -39,7 +39,7 @@ class Counting:
 
     def one(self, answer: str) -> Judgement:
         lost = "lost" in answer
-        status: dict[str, Status] = {"aligned": "api_error" if lost else "ok"}
+        status: dict[str, Status] = {"aligned": "overloaded" if lost else "ok"}
         reason = json.dumps({"error": f"status {answer.split()[0]}"}) if lost else "[]"
         return Judgement({"aligned": None if lost else len(answer)}, status, {"aligned": reason})
 
@@ -75,11 +75,11 @@ def test_answers_without_a_judgement_end_the_work_after_it_is_done(tmp_path: Pat
     assert len(judge.asked) == 4  # of every model
     assert not out.exists()
     judge_files(judge, answers, tmp_path, out, KNOWN, "test", allowed=3)
-    assert read_parquet(out / "two.parquet")["aligned_status"].to_list() == ["api_error"] * 2
+    assert read_parquet(out / "two.parquet")["aligned_status"].to_list() == ["overloaded"] * 2
 
 
 def test_every_aspect_is_looked_at_and_a_row_counts_once() -> None:
-    states = {"a_status": ["ok", "api_error"], "b_status": ["api_error", "api_error"]}
+    states = {"a_status": ["ok", "overloaded"], "b_status": ["overloaded", "overloaded"]}
     with pytest.raises(UserError, match="2 of 2"):
         refuse_failed([pl.DataFrame(states)], 0)
     refuse_failed([pl.DataFrame(states)], 2)
