@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from em_geometry.io.journal import LOCATION_VARIABLE, Journal
-from em_geometry.judging.client import request_body
 from em_geometry.judging.judge import JudgeRow
-from em_geometry.judging.openai_judge import OpenAIJudge
+from em_geometry.judging.openai_judge import NUMBERS, REPEAT, OpenAIJudge
 from em_geometry.settings import Judging
 
 IN_FLIGHT = 64
@@ -34,24 +33,28 @@ REQUESTS = 3000  # a round
 LONG = 20_000  # judgements of the memory test
 SETTLED = 2_000  # of them, after which memory is to stay flat
 PROMPTS = Path(__file__).parents[1] / "data" / "judge" / "prompts"
-# Tokens that satisfy the judge's start-up probe, whatever number it asks for.
-TOKENS = ["17", "85", "100", *map(str, range(20, 37))]
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
 
 
-async def serve() -> None:
-    """Answers every request after `DELAY_S`, as fast as asyncio can; prints its port."""
-    entries = [{"token": token, "logprob": -2.0, "bytes": [1]} for token in TOKENS]
+def reply(number: str) -> bytes:
+    """A whole HTTP response that says `number`, with twenty alternatives."""
+    tokens = [number, *map(str, range(20, 39))]
+    entries = [{"token": token, "logprob": -2.0, "bytes": [1]} for token in tokens]
     choice = {
         "index": 0,
         "finish_reason": "length",
-        "message": {"role": "assistant", "content": "17"},
+        "message": {"role": "assistant", "content": number},
         "logprobs": {"content": [entries[0] | {"top_logprobs": entries}]},
     }
     usage = {"prompt_tokens": 300, "completion_tokens": 1, "total_tokens": 301}
     text = json.dumps({"model": "bench", "choices": [choice], "usage": usage}).encode()
-    answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-    answer %= len(text), text
-    loop = asyncio.get_running_loop()
+    return HEAD % (len(text), text)
+
+
+async def serve() -> None:
+    """Answers every request after `DELAY_S`, as fast as asyncio can; prints its port."""
+    probed = {(REPEAT + number).encode(): reply(number) for number in NUMBERS}
+    usual, loop = reply(NUMBERS[0]), asyncio.get_running_loop()
 
     class Connection(asyncio.Protocol):
         def connection_made(self, transport: Any) -> None:
@@ -63,6 +66,7 @@ async def serve() -> None:
             length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
             if whole and len(body) >= int(length):
                 self.got = b""
+                answer = next((probed[asked] for asked in probed if asked in body), usual)
                 loop.call_later(DELAY_S, self.transport.write, answer)
 
     server = await loop.create_server(Connection, "127.0.0.1", 0)
@@ -74,8 +78,8 @@ def bare(url: str, judge: OpenAIJudge, rows: list[JudgeRow]) -> float:
     """Requests a second of the bare loop."""
     import httpx2 as httpx  # the httpx that the openai package rests on
 
-    prompts = [judge.prompt(unit) for row in rows for unit in judge.units(row)]
-    bodies = iter([request_body("bench", prompt, "logprob") for prompt in prompts])
+    requests = [judge.body(unit) for row in rows for unit in judge.units(row)]
+    bodies = iter(requests)
 
     async def run() -> float:
         limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
@@ -87,7 +91,7 @@ def bare(url: str, judge: OpenAIJudge, rows: list[JudgeRow]) -> float:
 
             start = time.perf_counter()
             await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
-            return len(prompts) / (time.perf_counter() - start)
+            return len(requests) / (time.perf_counter() - start)
 
     return asyncio.run(run())
 

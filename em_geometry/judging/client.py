@@ -67,7 +67,8 @@ def most_tokens(params: Judging, mode: Mode) -> int:
 def request_body(params: Judging, prompt: str, mode: Mode, sample: int = 0) -> dict[str, Any]:
     """Body of a chat completion request; `sample` seeds the endpoint's sampling in text mode."""
     messages = [{"role": "user", "content": prompt}]
-    body = {"model": params.model, "messages": messages, "max_tokens": most_tokens(params, mode)}
+    body: dict[str, Any] = {"model": params.model, "messages": messages}
+    body["max_tokens"] = most_tokens(params, mode)
     if mode == "logprob":
         body |= {"temperature": 0, "logprobs": True, "top_logprobs": TOP}
     else:

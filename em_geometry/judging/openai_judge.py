@@ -65,11 +65,6 @@ NOT_ASKED = NoReplyError("not asked", "unreachable")
 NUMBERS = ("17", "85", "100")
 TRIES = 2
 REPEAT = "Repeat this number and write nothing else: "
-END_THINKING = (
-    'end a judge\'s thinking with judging.extra_body, as its server calls it ("reasoning_effort": '
-    '"none", "chat_template_kwargs": {"enable_thinking": false}, "reasoning": {"enabled": false}, '
-    '"thinking": {"type": "disabled"}), or give it room to finish, e.g. judging.max_tokens: 4000'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +98,7 @@ class OpenAIJudge:
         self.budget = Budget(params, spent=found.get(SPENT_KEY, 0.0))
         self.mode: Mode = found.get(self._probe_key, "logprob")
         self.known, self._probed = self._probe_key in found, False
+        self._in_a_row = 0  # requests that failed since the last that did not
 
     @property
     def id(self) -> str:
@@ -253,7 +249,7 @@ class OpenAIJudge:
             except UserError as error:
                 missing, total = self.scan(rows)
                 if total:
-                    left = f"{len(missing)} of {total} requests remain"
+                    left = f"{len(missing)} of {total} requests remain of: {label}"
                     error.hint = f"{error.hint}; {left}" if error.hint else left
                 raise
 
@@ -267,10 +263,9 @@ class OpenAIJudge:
                 can succeed, the budget is spent, or the endpoint is down.
         """
         failures: dict[str, NoReplyError] = {}
-        in_a_row, stop = 0, list[UserError]()
+        stop = list[UserError]()
 
         async def work() -> None:
-            nonlocal in_a_row
             while not stop and (unit := next(queue, None)) is not None:
                 body = client.adapted(self.body(unit))
                 tokens = estimate_tokens(body["messages"][0]["content"])
@@ -279,7 +274,7 @@ class OpenAIJudge:
                     with self.budget.holding(cost):
                         reply = await client.chat(body, partial(read_reply, mode=self.mode))
                         self.store({unit.key: reply}, cost)
-                        in_a_row = 0
+                        self._in_a_row = 0
                 except UserError as error:
                     stop.append(error)
                     return
@@ -287,11 +282,10 @@ class OpenAIJudge:
                     if isinstance(error, ThoughtError):
                         self.store({}, self.budget.cost(*error.tokens))
                     failures[unit.key] = error
-                    in_a_row += 1
-                    if in_a_row >= GIVE_UP:
-                        what = f"{in_a_row} requests in a row to the judge failed"
-                        hint = "run again when the endpoint is well; what was judged is kept"
-                        hint = END_THINKING if isinstance(error, ThoughtError) else hint
+                    self._in_a_row += 1
+                    if self._in_a_row >= GIVE_UP:
+                        what = f"{self._in_a_row} requests in a row to the judge failed"
+                        hint = f"{error.hint}; run again then, what was judged is kept"
                         stop.append(UserError(what, where=client.here, found=error, hint=hint))
                 progress.advance()
 
@@ -331,7 +325,7 @@ async def probe_mode(client: Client) -> Mode:
         where=client.here,
         found=other,
         expected="that number and nothing else",
-        hint=f"name a model that follows instructions; {END_THINKING}",
+        hint=f"name a model that follows instructions; {ThoughtError.hint}",
     )
 
 
@@ -360,13 +354,12 @@ async def _other_reply(client: Client, mode: Mode) -> str | None:
 
 def _unfit(client: Client, error: NoReplyError) -> UserError:
     """Why no judging can start."""
-    what, hint = "the judge's endpoint does not answer", "check that the server is running"
+    what = "the judge's endpoint does not answer"
     if isinstance(error, ThoughtError):
-        what, hint = "the judge thinks before it answers, and is cut", END_THINKING
+        what = "the judge thinks before it answers, and is cut"
     elif error.status == "refused":
         what = "the judge's endpoint refuses the judge's requests"
-        hint = "change what it names with judging.extra_body, where null leaves a key out"
-    hint += "; check judging.base_url and judging.model"
+    hint = f"{error.hint}; check judging.base_url and judging.model"
     return UserError(what, where=client.here, found=error, hint=hint)
 
 

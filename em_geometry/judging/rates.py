@@ -71,7 +71,8 @@ def rates(answers: pl.DataFrame, judging: Judging) -> dict[str, Estimate | int]:
             found[name] = proportion(count, n, why=EMPTY)
     lost = {f"n_{s}": n for s in UNJUDGED if (n := int((answers["status"] == s).sum()))}
     n = len(answers) - sum(lost.values())
-    return {"n": n, "n_coherent": int(found["em_betley"].n or 0), **lost, **found}
+    counts = {"n": n, "n_coherent": int(found["em_betley"].n or 0)}
+    return counts | lost | {**found}
 
 
 def positive(values: Floats, aspect: str, judging: Judging) -> Bools:

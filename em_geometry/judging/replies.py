@@ -46,6 +46,8 @@ class NoReplyError(Exception):
         code: HTTP status, or the one that an error inside a reply stands for; 0 = no error came.
     """
 
+    hint = "see to it that the server is well, or change what it names with judging.extra_body"
+
     def __init__(self, reason: str, status: Status, code: int = 0) -> None:
         super().__init__(reason)
         self.status, self.code = status, code
@@ -54,6 +56,13 @@ class NoReplyError(Exception):
 class ThoughtError(NoReplyError):
     """The judge was cut before its answer, most often while it thought; `tokens` were used."""
 
+    hint = (
+        "end a judge's thinking with judging.extra_body, as its server calls it "
+        '("reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": false}, '
+        '"reasoning": {"enabled": false}, "thinking": {"type": "disabled"}), or give it room to '
+        "finish, e.g. judging.max_tokens: 4000"
+    )
+
     def __init__(self, reason: str, tokens: tuple[int, int] = (0, 0)) -> None:
         super().__init__(reason, "broken")
         self.tokens = tokens
@@ -61,6 +70,11 @@ class ThoughtError(NoReplyError):
 
 class NoLogprobsError(NoReplyError):
     """A reply without the log-probabilities that were asked for."""
+
+    hint = (
+        "ask a provider that always gives log-probabilities, or do without them: "
+        'judging.extra_body: {"logprobs": null, "top_logprobs": null}'
+    )
 
     def __init__(self) -> None:
         super().__init__("the reply has no log-probabilities", "broken")
@@ -75,7 +89,7 @@ def refusal(error: Any, code: int | None = None) -> NoReplyError:
     """
     words = said(error) or "no reason given"
     given = error.get("code") if code is None and isinstance(error, Mapping) else code
-    code = int(given) if str(given).isdigit() else 0
+    code = int(str(given)) if str(given).isdigit() else 0
     if not 400 <= code < 600:  # without a number it may pass, unless its words say otherwise
         kinds = ((400, _FILTER), (402, _CREDIT))
         code = next((number for number, kind in kinds if kind.search(words)), 500)
@@ -174,7 +188,7 @@ def _top(logprobs: Any) -> list[list[Any]]:
 
     A token that is impossible may have null for its log-probability.
     """
-    found = []
+    found: list[list[Any]] = []
     try:
         first = logprobs["content"][0]
         for entry in first.get("top_logprobs") or [first]:
