@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from em_geometry.io.results import Leaf, Nested
+from em_geometry.judging.judge import UNJUDGED
 from em_geometry.judging.rates import ASPECTS, EMPTY, event
 from em_geometry.settings import BASE, Judging
 from em_geometry.stats.arrays import Floats
@@ -59,7 +60,7 @@ def with_labels(answers: pl.DataFrame, labels: pl.DataFrame, judging: Judging) -
     drawn, asked = (f.group_by(PLACE[:2]).agg(pl.col("label").count()) for f in (found, known))
     whole = asked.join(drawn, [*PLACE[:2], "label"]).select(*PLACE[:2], whole=True)
     found = found.join(whole, PLACE[:2], "left", maintain_order="left")
-    scored = found.filter(pl.col("status") != "api_error").drop_nulls(ASPECTS)
+    scored = found.filter(~pl.col("status").is_in(UNJUDGED)).drop_nulls(ASPECTS)
     return scored.with_columns(
         label=pl.when("whole").then("label"), event=pl.Series(event(scored, judging))
     )
