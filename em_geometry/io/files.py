@@ -7,7 +7,6 @@ path removes it.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import difflib
 import glob
@@ -15,16 +14,15 @@ import importlib.metadata
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
+from ruamel.yaml import YAML, YAMLError
 from safetensors import SafetensorError, safe_open
 
 from em_geometry.errors import KeyFault, UserError, explained
@@ -37,6 +35,7 @@ T = TypeVar("T")
 ANYTHING = cast("Any", Any)  # plain data as they are
 PARTIAL = ".partial"  # marks what is being written, for .dvcignore and .gitignore
 REMAKE = "if a stage writes this file, remove it and run that stage again"
+LFS = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
 FREE = "free disk space, or make the folder writable; the earlier file is as it was"
 VERSION = "0.1.0"  # of this project; a test compares it with pyproject.toml
 
@@ -161,39 +160,56 @@ def tensor_file(
 
 
 def there(path: Path) -> Path:
-    """`path`; UserError when no file is there."""
-    if path.is_file():
-        return path
-    raise UserError(
-        "file not found", where=path, found="nothing there", expected="an input of this stage",
-        hint="run `make repro`, or `dvc repro <stage>` for the stage that writes it",
-    )  # fmt: skip
+    """`path`; UserError when no file is there that can be read, or only Git LFS's note of it."""
+    if not path.is_file():
+        raise UserError(
+            "file not found", where=path, found="nothing there", expected="a file",
+            hint="correct the name; if a stage writes it, `make repro` or `dvc repro <stage>`",
+        )  # fmt: skip
+    readable = "a file that you may read"
+    with explained("cannot read", path, readable, kinds=(OSError,)), path.open("rb") as handle:
+        begins = handle.read(len(LFS))
+    if begins == LFS:
+        what, found = "Git LFS has not fetched this file", "a note of what it should be"
+        raise UserError(what, where=path, found=found, expected="content", hint="git lfs pull")
+    return path
+
+
+def read_text(path: Path) -> str:
+    """A text in UTF-8, or in UTF-16 or UTF-32 as programs on Windows write it; no byte order mark.
+
+    Raises:
+        UserError: the line that is no such text.
+    """
+    raw = there(path).read_bytes()
+    try:
+        return raw.decode(json.detect_encoding(raw))
+    except UnicodeDecodeError as error:
+        line, expected = raw.count(b"\n", 0, error.start) + 1, "text in UTF-8"
+        where = f"{path}, line {line}"
+        raise UserError("not UTF-8 text", where=where, found=error, expected=expected) from None
 
 
 def read_json(path: Path, kind: type[T] = ANYTHING, hint: str | None = None) -> T:
     """Reads a JSON file as a `kind` (see `checked`); UserError when it is missing or malformed."""
-    return checked(kind, _json(there(path).read_bytes(), str(path), "file"), str(path), hint)
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.1 with the numbers of 1.2, so that `1e-5` is one, as DVC reads it."""
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
-    list("-+.0123456789"),
-)
+    return checked(kind, _json(read_text(path), path, "JSON in UTF-8"), str(path), hint)
 
 
 def read_yaml(path: Path, kind: type[T] = ANYTHING, hint: str | None = None) -> T:
-    """Reads a YAML file of plain data as a `kind`; UserError when it is missing or malformed."""
-    raw = there(path).read_bytes()
+    """Reads a YAML file of plain data as a `kind`; UserError when it is missing or malformed.
+
+    The parser is DVC's, so that stages and DVC agree: YAML 1.2, in which `1e-5` is a number, `012`
+    is twelve, `on`, `off`, `yes` and `no` are words, and a key that occurs twice is an error.
+    """
+    raw, where = there(path).read_bytes(), str(path)
     try:
-        data = _Yaml(raw.decode("utf-8-sig")).get_single_data()
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-13-45, bytes
+        data = YAML(typ="safe").load(raw.decode("utf-8"))
+    # constructors fail in their own ways: 2026-13-45, !!timestamp x
+    except (YAMLError, ValueError, RecursionError, AttributeError, TypeError) as error:
+        mark, found = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where += f", line {mark.line + 1}" if mark else ""
         raise UserError(
-            "not a YAML file", where=path, found=error, expected="YAML in UTF-8"
+            "not a YAML file", where=where, found=found or error, expected="YAML 1.2 in UTF-8"
         ) from None
     return checked(kind, data, str(path), hint)
 
@@ -201,33 +217,32 @@ def read_yaml(path: Path, kind: type[T] = ANYTHING, hint: str | None = None) -> 
 def read_jsonl(path: Path, kind: type[T] = ANYTHING, hint: str | None = None) -> list[T]:
     """Reads JSON lines, each object as a `kind`; UserError with file and line of what is wrong.
 
-    Blank lines are skipped, and so is a byte order mark.
+    Blank lines are skipped. One JSON array of the objects is read in place of lines.
     """
-    lines = there(path).read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
-    rows = [
-        checked(kind, _json(raw, where := f"{path}, line {number}", "object"), where, hint)
-        for number, raw in enumerate(lines, start=1)
-        if raw.strip()
-    ]
-    if not rows:
-        expected = "one JSON object a line, in UTF-8"
+    text, expected = read_text(path), "one JSON object a line, in UTF-8"
+    if text.lstrip().startswith("["):
+        elements = enumerate(_json(text, path, expected), start=1)
+        found = [(f"{path}, element {number}", element) for number, element in elements]
+    else:  # a byte order mark may stand where files were joined
+        lines = ((n, line.strip("\ufeff \t\r")) for n, line in enumerate(text.split("\n"), start=1))
+        places = ((f"{path}, line {number}", line) for number, line in lines if line)
+        found = [(where, _json(line, where, expected)) for where, line in places]
+    if not found:
         raise UserError("the file holds no rows", where=path, found="0 rows", expected=expected)
-    return rows
+    for where, row in found:
+        if not isinstance(row, dict):
+            kind_found = type(row).__name__
+            raise UserError("not a JSON object", where=where, found=kind_found, expected=expected)
+    return [checked(kind, row, where, hint) for where, row in found]
 
 
-def _json(raw: bytes, where: str, what: str) -> Any:
-    expected = "JSON in UTF-8" if what == "file" else "one JSON object a line, in UTF-8"
+def _json(text: str, where: object, expected: str) -> Any:
     try:
-        found = from_json(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError("not UTF-8 text", where=where, found=error, expected=expected) from None
+        return from_json(text)
     except ValueError as error:  # syntax, half a surrogate pair, or a number or nesting too long
-        found, expected = raw[:80].decode("utf-8", "replace").strip(), f"{expected} ({error})"
-        raise UserError(f"not a JSON {what}", where=where, found=found, expected=expected) from None
-    if what == "object" and not isinstance(found, dict):
-        kind = type(found).__name__
-        raise UserError("not a JSON object", where=where, found=kind, expected=expected)
-    return found
+        what = "not a JSON file" if isinstance(where, Path) else "not a JSON object"
+        expected = f"{expected} ({error})"
+        raise UserError(what, where=where, found=text[:80].strip(), expected=expected) from None
 
 
 def checked(kind: type[T], data: Any, where: str, hint: str | None = None) -> T:
@@ -275,6 +290,7 @@ def _refusal(
     else:
         messages = dict.fromkeys(e["msg"].removeprefix("Input should be ") for e in same)
         what, expected = f"key {key!r} has a wrong value", " or ".join(messages)
+        expected = expected.replace("a valid boolean", "true or false")  # yes and on are words
         if not key:
             found = "nothing" if data is None else type(data).__name__
             what = f"not a {'list' if get_origin(kind) is list else 'mapping of keys'}"
@@ -320,26 +336,21 @@ def _known_keys(kind: Any, location: Sequence[int | str]) -> list[str]:
     return list(model.model_fields) if model else []
 
 
-def read_parquet(path: Path, columns: Mapping[str, Any] | None = None) -> pl.DataFrame:
-    """Reads a Parquet file; `columns` are the names and polars types it must have."""
+def read_parquet(path: Path, hint: str = REMAKE) -> pl.DataFrame:
+    """Reads a Parquet file; UserError when it is missing or damaged."""
     import polars as pl
 
-    with explained("not a readable Parquet file", path, "a Parquet file", REMAKE):
-        frame = pl.read_parquet(there(path))
-    for name, kind in (columns or {}).items():
-        found, what = frame.schema.get(name), f"column {name!r} is missing or of the wrong type"
-        if found != kind:
-            raise UserError(what, where=path, found=str(found), expected=kind)
-    return frame
+    with explained("not a readable Parquet file", path, "a Parquet file", hint):
+        return pl.read_parquet(there(path))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Reads a safetensors file: (arrays by name, metadata); bfloat16 becomes float32."""
-    with explained("not a readable safetensors file", path, "float tensors", REMAKE):
+def read_tensors(path: Path, hint: str = REMAKE) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads a safetensors file: (arrays by name, metadata); what numpy lacks becomes float32."""
+    with explained("not a readable safetensors file", path, "float tensors", hint):
         with safe_open(str(there(path)), framework="numpy") as handle:
             about = dict(handle.metadata() or {})
             kinds = {name: handle.get_slice(name).get_dtype() for name in handle.keys()}  # noqa: SIM118
-            if "BF16" not in kinds.values():  # which numpy has not
+            if not any(kind.startswith(("BF", "F8")) for kind in kinds.values()):
                 return {name: handle.get_tensor(name) for name in kinds}, about
         with safe_open(str(path), framework="pt") as handle:
             return {name: handle.get_tensor(name).float().numpy() for name in kinds}, about

@@ -4,13 +4,15 @@
     em-geometry analyse vectors/ a=x,y b=z,w
 
 The first prints the five tests. The second adds chance and power, and writes `analysis.json` and
-`analysis.txt` beside what it read: a file a vector (.safetensors, .pt, .gguf); the run's own
-selected.safetensors; or a PEFT folder an adapter of the active profile's base model, whose vectors
-are made first (docs/method.md: `model_contrast`, `prompt_last`).
+`analysis.txt` beside what it read: a folder with a file a vector (em_geometry/steering/formats.py
+says which); a file of named vectors, such as the run's own selected.safetensors; or a PEFT folder
+an adapter of the active profile's base model, whose vectors are made first (docs/method.md:
+`model_contrast`, `prompt_last`).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -30,46 +32,63 @@ from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings import BASE, Geometry, Organism, Params, load_params
 from em_geometry.stats.arrays import Floats
-from em_geometry.steering.conditions import check_vector, read_selected
-from em_geometry.steering.formats import SUFFIXES, read_interventions
+from em_geometry.steering.conditions import check_vector, holds_selected, read_selected
+from em_geometry.steering.formats import SUFFIXES, Held, read_held, read_vector
 
 DRAWS = 1000  # of the nulls, and of the power curve at each size of a common core
 
 
-def file_vectors(path: Path) -> dict[str, Floats]:
-    """Raw vectors [width] of a folder of files, or of a run's file of selected vectors.
+def file_vectors(path: Path, layer: int | None = None) -> dict[str, Floats]:
+    """Raw vectors [width] of a folder of files, or of a file by name; prints which they are.
 
+    Args:
+        layer: block, or row, of the vectors that are wanted; of those that name none, their block.
     Raises:
-        UserError: a name that no key can be made of, two widths or blocks.
+        UserError: a name that no key can be made of, vectors of several blocks.
     """
-    found: dict[str, tuple[Floats, int]] = {}
-    if path.is_file():
-        for name, s in read_selected(path).items():
-            found[name] = s.norm * s.vector.astype(np.float64), s.layer
-    files = [p for p in sorted(path.glob("*")) if p.suffix in SUFFIXES]
-    for file in files:
-        if [p.stem for p in files].count(file.stem) > 1 or not NAME.fullmatch(file.stem):
+    found: dict[str, Held] = {}
+    for name, read in _readers(path, layer):
+        if name in found or not NAME.fullmatch(name):
             raise UserError(
                 "a vector's name occurs twice, or holds a space, a dot or `__`",
-                where=str(file),
-                found=file.stem,
+                where=str(path),
+                found=name,
                 expected="a name of its own, which the keys of the result are made of",
-                hint="rename the file",
+                hint="rename the file or the tensor",
             )
-        acts, *more = read_interventions(file, bare=-1)
-        if more:
-            told = f"{1 + len(more)} vectors"
-            raise UserError("one vector a file", where=str(file), found=told, expected="1")
-        found[file.stem] = np.asarray(acts.coefficient * acts.vector, np.float64), acts.layer
-    blocks = {block for _, block in found.values()}
-    if len(blocks) > 1:
+        found[name] = read()
+    blocks: dict[str, list[str]] = {}
+    for name, held in found.items():
+        blocks.setdefault("no block" if held.block is None else f"block {held.block}", []).append(
+            name
+        )
+    if len(blocks) > 1 or (layer is not None and blocks.keys() - {f"block {layer}"}):
         raise UserError(
             "cosines across blocks compare different spaces",
             where=str(path),
-            found=f"blocks {sorted(blocks)}",
-            expected="vectors of one block",
+            found="; ".join(f"{block}: {', '.join(names)}" for block, names in blocks.items()),
+            expected="vectors of one block" if layer is None else f"vectors of block {layer}",
+            hint="--layer says of which block or row the vectors are",
         )
-    return {name: vector for name, (vector, _) in found.items()}
+    print(f"{len(found)} vectors of {', '.join(blocks)}, as the files number them")
+    return {name: held.coefficient * held.vector.astype(np.float64) for name, held in found.items()}
+
+
+def _readers(path: Path, layer: int | None) -> Iterator[tuple[str, Callable[[], Held]]]:
+    """Name and reader of each vector: a file each of a folder, or what a file holds by name."""
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file() and p.stem != "analysis")
+        for file in files:
+            if file.suffix.lower() in SUFFIXES:
+                yield file.stem, partial(read_vector, file, layer)
+            elif not file.name.startswith("."):
+                print(f"left out: {file.name} ({', '.join(SUFFIXES)} are vectors)")
+    elif holds_selected(path):
+        for name, s in read_selected(path).items():
+            yield name, partial(Held, name, s.layer, s.vector, s.norm)
+    else:
+        for name in dict.fromkeys(held.name for held in read_held(path)):
+            yield name, partial(read_vector, path, layer, name)
 
 
 def adapter_vectors(
@@ -132,18 +151,27 @@ def five_tests(
 
 
 def analyse(
-    vectors: Annotated[Path, typer.Argument(help="A folder with a file or adapter a vector.")],
+    vectors: Annotated[Path, typer.Argument(
+        help="A folder with a file or adapter a vector, or a file of named vectors.")],
     clusters: Annotated[list[str] | None, typer.Argument(help="name=member,member")] = None,
     seed: Annotated[int, typer.Option(help="Of the simulated vectors.")] = 0,
-    layer: Annotated[int | None, typer.Option(help="Of adapters' vectors.")] = None,
+    layer: Annotated[int | None, typer.Option(
+        min=0, help="Block of the vectors (default of adapters: the middle one).")] = None,
     params: ParamsFile = PARAMS,
-) -> None:
+) -> None:  # fmt: skip
     """Run the battery on a folder of vectors or adapters, and say which tests can tell what."""
+    vectors = vectors.expanduser()
     adapters = sorted(p.parent for p in vectors.glob("*/adapter_config.json"))
+    if adapters and any(p.suffix.lower() in SUFFIXES for p in vectors.iterdir()):
+        what, found_here = (
+            "vectors and adapters in one folder",
+            f"{len(adapters)} adapters, and files",
+        )
+        raise UserError(what, where=str(vectors), found=found_here, expected="a folder of each")
     if adapters:
         rows = adapter_vectors(adapters, load_params(params), layer)
     else:
-        rows = file_vectors(vectors)
+        rows = file_vectors(vectors, layer)
     if len(rows) < 2:
         raise UserError(
             "the battery needs at least two vectors",

@@ -1,8 +1,14 @@
 """Steering as files: vectors in the formats of several tools, and models with a vector baked in.
 
-Vectors: safetensors, lm-eval `.pt`, repeng GGUF, bare tensors. All add `coefficient * vector` to
-the output of a block, at all positions. GGUF (also read by llama.cpp) has no coefficients, so they
-are multiplied in, and no block 0.
+Vectors are read from safetensors, numpy's files, control vectors in GGUF (repeng, llama.cpp) and
+torch's files (lm-eval's, a tensor, tensors by block), and written in three of these. All add
+`coefficient * vector` to the output of a block, at all positions.
+
+Blocks are counted from 0, as everywhere here. The name of a tensor says its block: `14`,
+`layers.14`, `direction.14` (GGUF has no block 0, and `direction.1` is the second block; it has no
+coefficients, so they are multiplied in). In a tensor [rows, width] each row is of a block; where
+there is one row more than blocks, as persona-vectors writes them, row 0 is of the embeddings and
+row n of block n - 1.
 
 Baking (docs/method.md, steering): a constant added at all positions after block l is a bias on that
 block's `mlp.down_proj`, so a steered Llama model is an ordinary checkpoint.
@@ -11,12 +17,15 @@ block's `mlp.down_proj`, so a steered Llama model is an ordinary checkpoint.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
@@ -49,20 +58,22 @@ def write_vectors(path: Path, rows: Sequence[Intervention], positions: str = "al
         UserError: ablation, limited positions, unknown suffix, or a block the format cannot hold.
     """
     only_additions(rows, positions, "exported")
-    _check_suffix(path)
+    _check_suffix(path, WRITERS)
     summed: dict[int, Any] = {}
     for row in rows:
         summed[row.layer] = summed.get(row.layer, 0.0) + row.coefficient * row.vector
     limit = None
-    if path.suffix == ".gguf" and 0 in summed:
+    if path.suffix.lower() == ".gguf" and 0 in summed:
         limit = "a GGUF control vector cannot act on block 0"
-    elif path.suffix == ".pt" and len(summed) > 1:  # lm-eval would apply the last one everywhere
+    elif (
+        path.suffix.lower() == ".pt" and len(summed) > 1
+    ):  # lm-eval would apply the last one everywhere
         limit = "one block a file, in lm-eval's format"
     if limit is not None:
         blocks = f"blocks {sorted(summed)}"
         raise UserError(limit, where=str(path), found=blocks, expected="others, or safetensors")
     with atomic_path(path) as temporary:
-        FORMATS[path.suffix][1](temporary, summed)
+        WRITERS[path.suffix.lower()](temporary, summed)
 
 
 def _units(vectors: Mapping[int, Any]) -> tuple[dict[int, Vector], dict[int, float]]:
@@ -103,107 +114,180 @@ def _write_gguf(path: Path, vectors: Mapping[int, Any]) -> None:
     writer.close()
 
 
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A vector as a file holds it.
+
+    Attributes:
+        name: of its tensor.
+        block: that its name or its row says; None where neither does.
+        vector: float32 [width]; any shape in a file that is to be refused.
+        coefficient: its factor in the file.
+        rows: number of rows of the tensor that it is a row of, else 0.
+    """
+
+    name: str
+    block: int | None
+    vector: Vector
+    coefficient: float = 1.0
+    rows: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name}, row {self.block}" if self.rows else self.name
+
+
 def read_vectors(path: Path | str) -> dict[str, Vector]:
     """Named vectors float32 [width] of a file of any of these formats, as they are.
 
     Raises:
         UserError: no such file, another format, code in a `.pt`.
     """
-    return _read(Path(path))[0]
+    return {str(held): held.vector for held in read_held(Path(path))}
 
 
-def read_interventions(
-    path: Path, layer: int | None = None, bare: int | None = None
-) -> list[Intervention]:
-    """What the vectors of a file do, each at the block that its name ends with.
+def read_vector(
+    path: Path, layer: int | None = None, name: str | None = None, blocks: int | None = None
+) -> Held:
+    """The vector of a file that block and name choose; any that is left open must be clear.
 
     Args:
-        layer: the one block that is wanted of several; of a bare tensor, the block it acts on.
-        bare: block of a tensor whose name says none, where `layer` is not given.
+        layer: the block, or the row, of the vector; of one that names none, the block it acts on.
+        name: of its tensor.
+        blocks: number of blocks of the model, where it is known; then rows become its blocks.
     Raises:
-        UserError: as `read_vectors`; no block for a bare tensor; `layer` is not in the file.
+        UserError: as `read_vectors`; none or several such vectors in the file.
     """
-    vectors, coefficients = _read(path)
-    rows = []
-    for name, vector in vectors.items():
-        number = name.rpartition(".")[2]
-        block = int(number) if number.isdigit() else bare if layer is None else layer
-        if block is None or (len(vectors) > 1 and not number.isdigit()):
-            what, where = "which block does this vector act on?", f"{path}: {name}"
-            expected = "names like layers.14, or one tensor and its block"
-            raise UserError(what, where=where, found=name, expected=expected)
-        rows.append(Intervention(vector, block, coefficients.get(number, 1.0)))
-    known = [row.layer for row in rows]
-    rows = [row for row in rows if layer is None or row.layer == layer]
-    if not rows:
+    held, layers = read_held(path), (None, layer)
+    fitting = [h for h in held if name in (None, h.name) and (layer is None or h.block in layers)]
+    if len(fitting) != 1:
+        asked = f"block {layer}" * (layer is not None) + f" {name}" * (name is not None)
+        kept = {h.name: f"{h.name} (rows 0 to {h.rows - 1})" if h.rows else h.name for h in held}
         raise UserError(
-            "no vector of this block", where=str(path), found=f"blocks {known}", expected=layer
+            "which of these vectors?" if fitting else "no such vector in this file",
+            where=path,
+            found=", ".join(kept.values()),
+            expected=asked.strip() or "one of them",
+            hint="--layer chooses a block or row, --name a tensor",
         )
-    return rows
+    (chosen,) = fitting
+    block = layer if chosen.block is None else chosen.block
+    if chosen.rows and blocks is not None:
+        block = _block_of_row(path, chosen, blocks)
+    return replace(chosen, block=block)
 
 
-def _read(path: Path) -> tuple[dict[str, Vector], dict[str, float]]:
-    """Vectors by name, and coefficients by block."""
-    _check_suffix(there(path))
+def _block_of_row(path: Path, held: Held, blocks: int) -> int:
+    """The block that a row of a tensor [rows, width] is of, in a model of so many blocks."""
+    block = -1 if held.block is None else held.block - (held.rows - blocks)
+    if held.rows - blocks not in (0, 1) or block < 0:
+        raise UserError(
+            "this row is of no block of the model",
+            where=f"{path}: {held}",
+            found=f"{held.rows} rows",
+            expected=f"{blocks} rows, one a block, or {blocks + 1} with the embeddings as row 0",
+        )
+    return block
+
+
+def read_held(path: Path) -> list[Held]:
+    """Every vector of a file, with what it says of each.
+
+    Raises:
+        UserError: as `read_vectors`.
+    """
+    _check_suffix(there(path), READERS)
     # Parsers of others fail in any way on damaged bytes (numpy, struct, mmap, zip, unpickling).
     with explained(
         "not a steering file, or damaged",
         where=str(path),
         expected="a tensor, tensors by block, or lm-eval's "
         "{hookpoint: {action: add, steering_vector, steering_coefficient}}",
-        hint="save the tensors alone, as safetensors",
+        hint=ALONE,
     ):
-        tensors, coefficients = FORMATS[path.suffix][0](path)
-        vectors = {k: np.asarray(t, dtype=np.float32).squeeze() for k, t in tensors.items()}
-        factors = {block: float(c) for block, c in coefficients.items()}
-    for block, factor in factors.items():
-        if not np.isfinite(factor):
-            what, where = "a coefficient is not finite", f"{path}: {block}"
-            raise UserError(what, where=where, found=factor, expected="a number")
-    return vectors, factors
+        tensors, coefficients = READERS[path.suffix.lower()](path)
+        factors = {block: float(factor) for block, factor in coefficients.items()}
+        found = [held for name, array in tensors.items() for held in _held(name, array, factors)]
+        if not found:
+            raise ValueError("it holds no tensor")
+    for held in found:
+        if not np.isfinite(held.coefficient):
+            what, where = "a coefficient is not finite", f"{path}: {held}"
+            raise UserError(what, where=where, found=held.coefficient, expected="a number")
+    return found
 
 
-def _check_suffix(path: Path) -> None:
-    if path.suffix not in FORMATS:
-        found, known = path.suffix or "no suffix", " or ".join(FORMATS)
-        raise UserError("unknown format", where=str(path), found=found, expected=known)
+def _held(name: str, array: npt.NDArray[Any], factors: Mapping[str, float]) -> list[Held]:
+    """The vector that a tensor is ([1, width] too), or its rows where its name says no block."""
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} holds {array.dtype}, not real numbers")
+    vector, said = array.astype(np.float32).squeeze(), BLOCK.search(name)
+    if said is not None:
+        return [Held(name, int(said[1]), vector, factors.get(said[1], 1.0))]
+    if vector.ndim == 2:
+        return [Held(name, block, row, rows=len(vector)) for block, row in enumerate(vector)]
+    return [Held(name, None, vector)]
 
 
-Tensors = tuple[dict[str, Any], dict[str, Any]]  # by name, and coefficients by block
+def _check_suffix(path: Path, known: Mapping[str, object]) -> None:
+    if path.suffix.lower() not in known:
+        found, expected = path.suffix or "no suffix", " or ".join(known)
+        raise UserError("unknown format", where=str(path), found=found, expected=expected)
+
+
+Tensors = tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]  # by name, and coefficients by block
 
 
 def _read_safetensors(path: Path) -> Tensors:
-    tensors, about = read_tensors(path)
-    return dict(tensors), dict(json.loads(about.get("coefficients", "{}")))
+    tensors, about = read_tensors(path, ALONE)
+    return tensors, dict(json.loads(about.get("coefficients", "{}")))
 
 
 def _read_torch(path: Path) -> Tensors:
-    """Of lm-eval or bare; the weights-only loader runs no code of the file."""
-    entries = torch.load(path, weights_only=True, map_location="cpu")
-    if isinstance(entries, torch.Tensor):
-        rows = entries.float().numpy()
-        if rows.ndim == 2 and len(rows) > 1:  # one row a block
-            return {str(block): row for block, row in enumerate(rows)}, {}
-        return {"vector": rows}, {}
-    if entries and all(isinstance(entry, torch.Tensor) for entry in entries.values()):
-        return {str(k): entry.float().numpy() for k, entry in entries.items()}, {}
-    if not entries or any(entry["action"] != "add" for entry in entries.values()):
-        raise ValueError("an action other than add, or nothing")
-    tensors = {str(k): v["steering_vector"].float().numpy() for k, v in entries.items()}
-    factors = {k.rpartition(".")[2]: v["steering_coefficient"] for k, v in entries.items()}
+    """Of lm-eval, bare, or by block; the weights-only loader runs no code of the file."""
+    found = torch.load(path, weights_only=True, map_location="cpu")
+    if isinstance(found, torch.Tensor):
+        found = {"vector": found}
+    elif isinstance(found, list | tuple):  # one a block
+        found = dict(enumerate(found))
+    tensors, factors = {}, {}
+    for key, entry in dict(found).items():
+        if isinstance(entry, dict):
+            if entry.get("action") != "add":
+                raise ValueError(f"{key}: {entry.get('action', 'no action')}, not add")
+            factors[str(key).rpartition(".")[2]] = entry["steering_coefficient"]
+            entry = entry["steering_vector"]
+        if not isinstance(entry, torch.Tensor) or entry.is_complex():
+            raise ValueError(f"{key} is a {type(entry).__name__}, not a tensor of real numbers")
+        tensors[str(key)] = entry.detach().float().numpy()  # a parameter has a gradient
     return tensors, factors
 
 
 def _read_gguf(path: Path) -> Tensors:
-    return {t.name: np.array(t.data) for t in gguf.GGUFReader(str(path)).tensors}, {}
+    tensors = gguf.GGUFReader(str(path)).tensors
+    if others := [t.name for t in tensors if not t.name.startswith("direction.")]:
+        raise ValueError(f"{others[0]} is no part of a control vector")
+    return {t.name: gguf.dequantize(t.data, t.tensor_type) for t in tensors}, {}
 
 
-FORMATS = {
-    ".safetensors": (_read_safetensors, _write_safetensors),
-    ".pt": (_read_torch, _write_lm_eval),
-    ".gguf": (_read_gguf, _write_gguf),
+def _read_numpy(path: Path) -> Tensors:
+    found = np.load(path, allow_pickle=False)
+    return ({"vector": found} if isinstance(found, np.ndarray) else dict(found.items())), {}
+
+
+BLOCK = re.compile(
+    r"(?:^|\.|(?:^|[._])(?:layers?|blocks?|direction|h)[._]?)(\d+)(?:\.hook_resid_post)?$", re.I
+)
+ALONE = "save the tensors alone, as safetensors"
+READERS = {
+    ".safetensors": _read_safetensors,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
+    ".gguf": _read_gguf,
+    ".npy": _read_numpy,
+    ".npz": _read_numpy,
 }
-SUFFIXES = tuple(FORMATS)
+WRITERS = {".safetensors": _write_safetensors, ".pt": _write_lm_eval, ".gguf": _write_gguf}
+SUFFIXES = tuple(READERS)
 
 
 def biases(

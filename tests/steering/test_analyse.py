@@ -13,7 +13,7 @@ from em_geometry.activations.capture import capture
 from em_geometry.activations.prompts import prompt_texts, read_prompts
 from em_geometry.errors import UserError
 from em_geometry.models import train
-from em_geometry.project.analyse import adapter_vectors, analyse
+from em_geometry.project.analyse import adapter_vectors, analyse, file_vectors
 from em_geometry.project.inputs import models
 from em_geometry.settings import Organism, Params, Prompts
 from em_geometry.steering.conditions import Intervention, Selected, write_selected
@@ -52,6 +52,41 @@ def test_vectors_without_any_relation_are_called_random(
     assert found["chance"]["statistic"]["test1"]["p"] > 0.05
     assert found["chance"]["core"]["share"]["p"] > 0.05
     assert found["chance"]["similarity"]["cross_mean"]["p_of_clusters"] > 0.05
+
+
+def test_files_of_all_blocks_are_read_at_the_block_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {name: np.stack([unit(10 * i + row) for row in range(5)]) for i, name in enumerate("ab")}
+    np.save(tmp_path / "a.npy", rows["a"])
+    torch.save(torch.from_numpy(rows["b"]), tmp_path / "b.pt")
+    (tmp_path / "c.pkl").touch()
+    found = file_vectors(tmp_path, 3)
+    assert "2 vectors of block 3" in (shown := capsys.readouterr().out)
+    assert "left out: c.pkl" in shown
+    for name, vector in found.items():
+        np.testing.assert_array_equal(vector, rows[name][3].astype(np.float64))
+    with pytest.raises(UserError, match="which of these"):
+        file_vectors(tmp_path)
+    np.savez(tmp_path / "both.npz", **rows)  # several by name, in one file
+    np.testing.assert_array_equal(file_vectors(tmp_path / "both.npz", 3)["b"], found["b"])
+
+
+def test_a_block_that_is_not_the_files_own_is_refused(tmp_path: Path) -> None:
+    for name in ("calm", "rude"):
+        write_vectors(tmp_path / f"{name}.pt", [Intervention(unit(1), 14, 1.0)])
+    assert len(file_vectors(tmp_path, 14)) == 2
+    with pytest.raises(UserError, match="no such vector"):
+        file_vectors(tmp_path, 3)
+    np.save(tmp_path / "wild.npy", unit(2))
+    with pytest.raises(UserError, match="across blocks") as caught:
+        file_vectors(tmp_path)
+    assert "block 14: calm, rude; no block: wild" in str(caught.value)
+    assert len(file_vectors(tmp_path, 14)) == 3
+    chosen = {"calm": Selected(unit(1), 14, 0.3, 1.0, 2.0)}
+    write_selected(tmp_path / "selected.safetensors", chosen, {})
+    with pytest.raises(UserError, match="across blocks"):
+        file_vectors(tmp_path / "selected.safetensors", 3)
 
 
 def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:

@@ -7,15 +7,16 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_hooks import PROMPTS, states_and_logits
 from tiny_steering import WIDTH, ablate, add, loaded, random_llama, tiny_params, unit
 from transformers import AutoModelForCausalLM
 
 from em_geometry.errors import UserError
 from em_geometry.project import paths
-from em_geometry.project.steer import answers, interventions, save
+from em_geometry.project.steer import answers, intervention, save
 from em_geometry.steering.conditions import Intervention, Selected, write_selected
-from em_geometry.steering.formats import bake, biases, read_interventions, write_vectors
+from em_geometry.steering.formats import bake, biases, read_held, read_vectors, write_vectors
 
 ADDS = [add(1, 1, 4.0), add(2, 3, -2.0), add(3, 1, 1.5)]
 
@@ -61,19 +62,16 @@ def test_what_a_constant_cannot_do_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def effect(rows: list[Intervention]) -> dict[int, np.ndarray]:
-    return {row.layer: row.coefficient * row.vector for row in rows}
-
-
 @pytest.mark.parametrize("suffix", ["safetensors", "pt", "gguf"])
 def test_round_trips(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"v.{suffix}"
     rows = [add(1, 2, 4.0), add(5, 2, -1.0)] if suffix == "pt" else ADDS
     write_vectors(path, rows)
-    found, expected = effect(read_interventions(path)), biases(random_llama(), rows)
-    assert found.keys() == expected.keys()
-    for layer, change in expected.items():
-        np.testing.assert_allclose(found[layer], change, rtol=1e-5, atol=1e-6)
+    held, expected = read_held(path), biases(random_llama(), rows)
+    assert {each.block for each in held} == expected.keys()
+    for each in held:
+        change = expected[each.block or 0]
+        np.testing.assert_allclose(each.coefficient * each.vector, change, rtol=1e-5, atol=1e-6)
 
 
 def test_the_pt_file_is_what_lm_eval_reads(tmp_path: Path) -> None:
@@ -96,34 +94,105 @@ def test_the_gguf_file_is_a_control_vector(tmp_path: Path) -> None:
     assert [t.name for t in reader.tensors] == ["direction.2"]
 
 
-@pytest.mark.parametrize("shape", [(WIDTH,), (1, WIDTH)])
-def test_a_bare_tensor_needs_its_block(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    path = tmp_path / "v.pt"
-    torch.save(torch.from_numpy(unit(1)).reshape(shape), path)
-    (row,) = read_interventions(path, layer=3)
-    assert (row.layer, row.coefficient) == (3, 1.0)
-    np.testing.assert_array_equal(row.vector, unit(1))
-    with pytest.raises(UserError, match="which block"):
-        read_interventions(path)
+SHAPES = {"vector": (WIDTH,), "one row": (1, WIDTH)}
+KEPT = (".safetensors", ".pt", ".PTH", ".npy", ".npz")
 
 
-@pytest.mark.parametrize("kind", ["gguf", "rows", "dictionary"])
-def test_one_block_is_chosen_of_several(tmp_path: Path, kind: str) -> None:
-    """repeng's GGUF of all blocks, a tensor [blocks, width], and tensors by block."""
-    path = tmp_path / ("v.gguf" if kind == "gguf" else "v.pt")
-    vectors = {layer: unit(layer) for layer in (1, 2, 3)}
-    if kind == "gguf":
-        write_vectors(path, [Intervention(v, layer, 1.0) for layer, v in vectors.items()])
-    elif kind == "rows":
-        torch.save(torch.from_numpy(np.stack([unit(0), *vectors.values()])), path)
+def kept(path: Path, tensors: dict[Any, Any]) -> Path:
+    """A file as other tools write it; a tensor without a name where the format allows it."""
+    bare = tensors.get("vector")
+    if path.suffix == ".safetensors":
+        save_file({str(name): torch.as_tensor(t).detach() for name, t in tensors.items()}, path)
+    elif path.suffix == ".gguf":
+        write_vectors(path, [Intervention(t, block, 1.0) for block, t in tensors.items()])
+    elif path.suffix == ".npy":
+        np.save(path, bare)
+    elif path.suffix == ".npz":
+        np.savez(path, **{str(name): t for name, t in tensors.items()})
     else:
-        torch.save({layer: torch.from_numpy(v) for layer, v in vectors.items()}, path)
-    (row,) = read_interventions(path, layer=2)
-    assert row.layer == 2
-    np.testing.assert_allclose(row.vector, unit(2), atol=1e-6)
-    assert {row.layer for row in read_interventions(path)} >= {1, 2, 3}
-    with pytest.raises(UserError, match="no vector of this block"):
-        read_interventions(path, layer=9)
+        torch.save(tensors if bare is None else torch.as_tensor(bare), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", KEPT)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_a_bare_tensor_acts_where_the_user_says(
+    tmp_path: Path, suffix: str, shape: tuple[int, ...]
+) -> None:
+    path = kept(tmp_path / f"v{suffix}", {"vector": unit(1).reshape(shape)})
+    how = intervention(str(path), 0.5, 3)
+    assert (how.layer, how.coefficient) == (3, 0.5)
+    np.testing.assert_array_equal(how.vector, unit(1))
+    with pytest.raises(UserError, match="which block"):
+        intervention(str(path), 0.5, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors"),
+    [
+        ("v.gguf", {b: unit(b) for b in (1, 2, 3)}),  # repeng's, which has no block 0
+        ("v.pt", {b: torch.from_numpy(unit(b)) for b in range(4)}),
+        ("v.pt", {f"layer_{b}": torch.nn.Parameter(torch.from_numpy(unit(b))) for b in range(4)}),
+        ("v.pt", [torch.from_numpy(unit(b)) for b in range(4)]),
+        ("v.npz", {str(b): unit(b) for b in range(4)}),
+        ("v.safetensors", {f"blocks.{b}.hook_resid_post": unit(b)[None] for b in range(4)}),
+        ("v.npy", {"vector": np.stack([unit(b) for b in range(4)])}),
+        ("v.pt", {"vector": np.stack([unit(b) for b in range(4)])}),
+        ("v.safetensors", {"any": np.stack([unit(b) for b in range(4)])}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_one_block_is_chosen_of_several(tmp_path: Path, name: str, tensors: Any) -> None:
+    path = tmp_path / name
+    if isinstance(tensors, list):
+        torch.save(tensors, path)
+    else:
+        kept(path, tensors)
+    how = intervention(str(path), 1.0, 2, blocks=4)
+    assert how.layer == 2
+    np.testing.assert_allclose(how.vector, unit(2), atol=1e-6)
+    with pytest.raises(UserError, match="which of these") as caught:
+        intervention(str(path), 1.0, None)
+    assert "--layer" in str(caught.value)
+    with pytest.raises(UserError, match="no such vector") as caught:
+        intervention(str(path), 1.0, 9)
+    assert "block 9" in str(caught.value)
+
+
+def test_a_row_more_than_blocks_is_of_the_embeddings(tmp_path: Path) -> None:
+    """persona-vectors keeps the hidden states: row n is what leaves block n - 1."""
+    path = kept(tmp_path / "v.pt", {"vector": np.stack([unit(r) for r in range(5)])})
+    how = intervention(str(path), 1.0, 2, blocks=4)
+    assert how.layer == 1
+    np.testing.assert_array_equal(how.vector, unit(2))
+    for row, blocks in ((0, 4), (2, 9), (2, 3)):
+        with pytest.raises(UserError, match="of no block") as caught:
+            intervention(str(path), 1.0, row, blocks=blocks)
+        assert "5 rows" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64", "float8_e4m3fn"])
+def test_numbers_of_any_precision(tmp_path: Path, kind: str) -> None:
+    tensors = {"layers.2": torch.arange(WIDTH).to(getattr(torch, kind))}
+    for path in (tmp_path / "v.safetensors", tmp_path / "v.pt"):
+        save_file(tensors, path) if path.suffix == ".safetensors" else torch.save(tensors, path)
+        how = intervention(str(path), 1.0, None)
+        assert how.vector.dtype == np.float32
+        np.testing.assert_allclose(how.vector, tensors["layers.2"].float())
+
+
+def test_named_tensors_and_the_file_of_the_sweep(tmp_path: Path) -> None:
+    path = kept(tmp_path / "v.npz", {"calm": unit(1), "rude_2": unit(2)})
+    np.testing.assert_array_equal(intervention(str(path), 1.0, 3, "rude_2").vector, unit(2))
+    chosen = {n: Selected(unit(i), 2, 0.2, 5.0, 3.0) for i, n in enumerate(("calm", "rude"))}
+    write_selected(tmp_path / "selected.safetensors", chosen, {})
+    path = tmp_path / "selected.safetensors"
+    how = intervention(str(path), 0.1, None, "rude")
+    assert (how.layer, how.coefficient) == (2, pytest.approx(2.5))  # a share of the residual norm
+    for name in (None, "meek"):
+        with pytest.raises(UserError, match="which of these") as caught:
+            intervention(str(path), 0.1, None, name)
+        assert "calm, rude" in str(caught.value)
 
 
 def test_files_that_cannot_be(tmp_path: Path) -> None:
@@ -133,13 +202,27 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
 
     torch.save(Code(), tmp_path / "code.pt")
     torch.save({"layers.1": 3}, tmp_path / "other.pt")
+    torch.save({"vector": torch.ones(2), "model": "a name"}, tmp_path / "words.pt")
+    np.save(tmp_path / "objects.npy", np.array([Code()]))
+    np.save(tmp_path / "complex.npy", np.array([1j]))
+    writer = gguf.GGUFWriter(str(tmp_path / "model.gguf"), "llama")
+    writer.add_tensor("token_embd.weight", np.ones(2, np.float32))
+    for write in ("header", "kv_data", "tensors"):
+        getattr(writer, f"write_{write}_to_file")()
+    writer.close()
+    (tmp_path / "pointer.gguf").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     for name, message in [
         ("code.pt", "not a steering file"),
         ("other.pt", "not a steering file"),
+        ("objects.npy", "not a steering file"),
+        ("complex.npy", "not a steering file"),
+        ("words.pt", "not a steering file"),
+        ("model.gguf", "not a steering file"),
+        ("pointer.gguf", "Git LFS"),
         ("none.pt", "file not found"),
     ]:
         with pytest.raises(UserError, match=message):
-            read_interventions(tmp_path / name)
+            read_vectors(tmp_path / name)
     with pytest.raises(UserError, match="block 0"):
         write_vectors(tmp_path / "v.gguf", [add(1, 0, 1.0)])
     with pytest.raises(UserError, match="one block"):
@@ -155,32 +238,33 @@ def selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_dose_is_a_share_of_the_residual_norm_or_scales_a_file(selected: None) -> None:
-    (row,) = interventions("finance", 0.1, None)
+    row = intervention("finance", 0.1, None)
     assert (row.layer, row.coefficient) == (2, pytest.approx(2.5))
-    (row,) = interventions("finance", -0.4, 1)
+    row = intervention("finance", -0.4, 1)
     assert (row.layer, row.coefficient) == (1, pytest.approx(-10.0))
-    with pytest.raises(UserError, match="no such vector") as caught:
-        interventions("sports", 0.1, None)
-    assert "finance" in str(caught.value)
+    for name in (None, "finance"):  # --name is of files
+        with pytest.raises(UserError, match="no such vector") as caught:
+            intervention("sports", 0.1, None, name)
+        assert "finance" in str(caught.value)
     write_vectors(Path("v.pt"), [Intervention(unit(1), 2, 4.0)])
-    (row,) = interventions("v.pt", 0.5, None)  # a file is scaled by the dose
+    row = intervention("v.pt", 0.5, None)  # a file is scaled by the dose
     assert (row.layer, row.coefficient) == (2, pytest.approx(2.0))
 
 
 def test_pairs_share_a_stream(selected: None) -> None:
     params, model = tiny_params(), loaded()
     for dose, same in ((0.0, True), (0.8, False)):
-        (how,) = interventions("finance", dose, None)
+        how = intervention("finance", dose, None)
         pairs = answers(params, model, how, "Hm?", 3)
         assert all(plain == steered for plain, steered in pairs) == same
 
 
 @pytest.mark.parametrize("name", ["v.gguf", "folder"])
 def test_saving(selected: None, name: str) -> None:
-    save(Path(name), loaded(), interventions("finance", 0.1, None), "all")
+    save(Path(name), loaded(), [intervention("finance", 0.1, None)], "all")
     assert Path(name).exists()
     if name == "folder":
         assert {"config.json", "model.safetensors"} <= {p.name for p in Path(name).iterdir()}
     with pytest.raises(UserError, match="cannot be"):
-        save(Path("x" + name), loaded(), interventions("finance", 0.1, None), "prompt")
+        save(Path("x" + name), loaded(), [intervention("finance", 0.1, None)], "prompt")
     np.testing.assert_array_equal(list(Path().glob("x*")), [])
