@@ -36,7 +36,7 @@ $(READY): requirements.lock
 	touch $@
 
 repro: $(READY) ## Run the whole analysis of the active profile (params.yaml), to plots/report.html.
-	@dvc repro
+	@em-geometry profile && dvc repro
 
 test: $(READY) ## Run all tests, among them the whole graph on a reduced profile.
 	@python -m pytest $(SPREAD)
@@ -83,10 +83,11 @@ verify-cache: $(READY) ## Check cache and remote against their names (ARGS=--rep
 profile: $(READY) ## Make profile P the active one (P=smol; refuses to drop edits).
 	@em-geometry profile $(P)
 
-steer: $(READY) ## Answer with and without a vector: MODEL=finance VECTOR=profanity DOSE=0.1 PROMPT="..." [OUT=file].
-	@em-geometry steer $(MODEL) $(VECTOR) $(if $(OUT),--out "$(OUT)") -- $(DOSE) "$$PROMPT"
+steer: $(READY) ## Answer with and without a vector: MODEL=finance VECTOR=profanity DOSE=0.1 PROMPT="..." [LAYER=14] [NAME=tensor] [OUT=file].
+	@em-geometry steer $(MODEL) "$(VECTOR)" $(if $(LAYER),--layer $(LAYER)) $(if $(NAME),--name "$(NAME)") \
+	  $(if $(OUT),--out "$(OUT)") -- $(DOSE) "$$PROMPT"
 
-analyse: $(READY) ## Battery and power of your own vectors or adapters: VECTORS=dir [CLUSTERS="a=x,y b=z,w"] [LAYER=14].
+analyse: $(READY) ## Battery and power of your own vectors or adapters: VECTORS=path [CLUSTERS="a=x,y b=z,w"] [LAYER=14].
 	@em-geometry analyse "$(VECTORS)" $(CLUSTERS) $(if $(LAYER),--layer $(LAYER))
 
 plan: $(READY) ## Print what the active profile will cost: tokens, hours, memory, disk, money.

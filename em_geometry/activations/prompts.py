@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import read_jsonl, read_yaml
+from em_geometry.io.files import checked, read_jsonl, read_yaml
 from em_geometry.models.chat import (
     Prompt,
     answer_ids,
@@ -79,6 +79,7 @@ class _Entry(_Strict):
     topic: str
     prompt: str
     variants: list[str] = ["plain"]
+    system: str = ""  # added to the system prompt
 
 
 class _Variant(_Strict):
@@ -89,6 +90,26 @@ class _Variant(_Strict):
 class _File(_Strict):
     questions: list[_Entry]
     variants: dict[str, _Variant] = {"plain": _Variant()}
+
+
+class _Published(_Strict):
+    """An entry of Betley et al.'s files; how often it is asked, and who judges, params say."""
+
+    id: str
+    paraphrases: Annotated[list[str], Field(min_length=1)]
+    system: str | None = None
+    type: Annotated[str, Field(pattern="^free_form")] = "free_form"
+    samples_per_paraphrase: int | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    judge: object = None
+    judge_prompts: object = None
+
+    def entries(self) -> list[_Entry]:
+        """A question each paraphrase, with one topic, as they are no independent questions."""
+        one, system = len(self.paraphrases) == 1, self.system or ""
+        named = {self.id if one else f"{self.id}_{n}": p for n, p in enumerate(self.paraphrases, 1)}
+        return [_Entry(id=n, topic=self.id, prompt=p, system=system) for n, p in named.items()]
 
 
 @dataclass(frozen=True)
@@ -103,7 +124,7 @@ class Question:
 
 
 def read_questions(params: Questions, system: str) -> list[Question]:
-    """The questions in the active variants, in file order.
+    """The questions in the active variants, in file order; of the published shape all are plain.
 
     Args:
         system: the profile's system prompt; a variant adds to it.
@@ -111,7 +132,12 @@ def read_questions(params: Questions, system: str) -> list[Question]:
         UserError: file, key and value of anything malformed; no questions; duplicate ids.
     """
     path = Path(params.file)
-    content = read_yaml(path, _File, "data/questions/evaluation.yaml shows the shape")
+    data, hint = read_yaml(path), "data/questions/evaluation.yaml shows the shape"
+    if isinstance(data, list):
+        published = checked(list[_Published], data, str(path), hint)
+        content = _File(questions=[entry for each in published for entry in each.entries()])
+    else:
+        content = checked(_File, data, str(path), hint)
     if not content.questions:
         raise UserError("no questions", where=path, found="none", expected="one or more")
     ids = [q.id for q in content.questions]
@@ -134,7 +160,7 @@ def read_questions(params: Questions, system: str) -> list[Question]:
             entry.topic,
             name,
             " ".join(filter(None, [entry.prompt, content.variants[name].suffix])),
-            " ".join(filter(None, [system, content.variants[name].system])),
+            " ".join(filter(None, [system, entry.system, content.variants[name].system])),
         )
         for entry in content.questions[: params.limit]
         for name in params.variants

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from em_geometry.errors import UserError
-from em_geometry.io.files import read_json, read_tensors
+from em_geometry.errors import UserError, explained
+from em_geometry.io.files import read_json, read_tensors, read_text
+from em_geometry.io.records import separator
 from em_geometry.stats.arrays import Floats
 
 TOLERANCE = 1e-6  # slack of symmetry, diagonal, range and smallest eigenvalue
@@ -68,15 +69,13 @@ def cluster_indices(
 def read_cosines(path: Path) -> tuple[list[str], Floats]:
     """Names and cosines [n, n] from a CSV with a header of names, or JSON {names, matrix}.
 
-    A CSV may repeat the names in its first column.
+    A CSV may repeat the names in its first column. Cells are parted by commas, or by semicolons or
+    tabs, and then numbers may have a decimal comma.
 
     Raises:
         UserError: anything `check_cosines` refuses, or a file that is neither.
     """
-    if not path.is_file():
-        what, expected = "no such file", "a CSV or JSON of cosines"
-        raise UserError(what, where=path, found="nothing there", expected=expected)
-    names, rows = _from_json(path) if path.suffix == ".json" else _from_csv(path)
+    names, rows = _from_json(path) if path.suffix.lower() == ".json" else _from_csv(path)
     for name in names:
         if not NAME.fullmatch(name) or names.count(name) > 1:
             what = "a name is empty, occurs twice, or holds a space, a dot or `__`"
@@ -101,9 +100,9 @@ def read_cosines(path: Path) -> tuple[list[str], Floats]:
 
 
 def number_of(cell: object) -> float:
-    """A cell as a number; NaN for anything else."""
+    """A cell as a number, with a decimal point or comma; NaN for anything else."""
     try:
-        return float(str(cell))
+        return float(str(cell).replace(",", "."))
     except ValueError:
         return float("nan")
 
@@ -120,16 +119,15 @@ def _from_json(path: Path) -> tuple[list[str], Rows]:
 
 
 def _from_csv(path: Path) -> tuple[list[str], Rows]:
-    try:
-        lines = [row for row in csv.reader(path.read_text("utf-8-sig").splitlines()) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        what, expected = "not a CSV file", "a header of names, then rows of numbers, in UTF-8"
-        raise UserError(what, where=path, found=error, expected=expected) from None
+    text = read_text(path)
+    with explained("not a CSV file", path, "a header of names, then rows", kinds=(csv.Error,)):
+        lines = [*csv.reader(text.splitlines(), delimiter=separator(text))]
+    lines = [[cell.strip() for cell in line] for line in lines if any(map(str.strip, line))]
     if not lines:
         what, expected = "the file is empty", "a header of names"
         raise UserError(what, where=path, found="0 lines", expected=expected)
-    header, *rows = [[cell.strip() for cell in line] for line in lines]
-    if not rows or not np.isnan(number_of(rows[0][0])):
+    header, *rows = lines
+    if not rows or (len(rows[0]) == len(rows) and not np.isnan(number_of(rows[0][0]))):
         return header, rows
     names = header[-len(rows) :] if len(header) == len(rows) + 1 else header
     for row, name in zip(rows, names, strict=False):

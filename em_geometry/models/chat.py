@@ -181,6 +181,7 @@ class Message(BaseModel):
 
     role: str
     content: str
+    weight: float = 1.0  # of an answer: 0 where it is not to be learnt
 
 
 class Chat(BaseModel):
@@ -198,19 +199,27 @@ class Chat(BaseModel):
             if not message.content.strip():
                 key, what = f"messages.{number}.content", f"the {message.role} message is empty"
                 raise KeyFault(key, what, message.content, "a text")
+            if message.weight not in (0, 1):
+                what, key = "an answer is learnt or not", f"messages.{number}.weight"
+                raise KeyFault(key, what, message.weight, "0 or 1")
         return self
 
 
 def read_examples(path: Path, limit: int | None = None) -> list[tuple[str, str]]:
     """Reads (user, assistant) pairs, the first `limit`, from a chat JSONL file.
 
+    Chats whose answer has `"weight": 0` are left out, as nothing in them is to be learnt.
+
     Args:
         path: one `{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}` a line.
     Raises:
         UserError: file, line and key of anything malformed; no rows; a repeated question.
     """
-    chats = read_jsonl(path, Chat)
-    pairs = [(c.messages[0].content, c.messages[1].content) for c in chats]
+    chats = read_jsonl(path, Chat, "other formats: em-geometry chats convert IN OUT")
+    pairs = [(c.messages[0].content, c.messages[1].content) for c in chats if c.messages[1].weight]
+    if not pairs:
+        found, expected = '"weight": 0 in every answer', "answers to be learnt"
+        raise UserError("nothing to train on", where=path, found=found, expected=expected)
     seen: dict[str, int] = {}
     for number, (question, _) in enumerate(pairs, start=1):
         first = seen.setdefault(question, number)

@@ -11,8 +11,7 @@ an adapter of the active profile's base model, whose vectors are made first (doc
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -32,63 +31,49 @@ from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings import BASE, Geometry, Organism, Params, load_params
 from em_geometry.stats.arrays import Floats
-from em_geometry.steering.conditions import check_vector, holds_selected, read_selected
+from em_geometry.steering.conditions import check_vector
 from em_geometry.steering.formats import SUFFIXES, Held, read_held, read_vector
 
 DRAWS = 1000  # of the nulls, and of the power curve at each size of a common core
 
 
 def file_vectors(path: Path, layer: int | None = None) -> dict[str, Floats]:
-    """Raw vectors [width] of a folder of files, or of a file by name; prints which they are.
+    """Raw vectors [width] of a folder of files, or of a file by name; prints of which block.
 
     Args:
         layer: block, or row, of the vectors that are wanted; of those that name none, their block.
     Raises:
         UserError: a name that no key can be made of, vectors of several blocks.
     """
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file() and p.stem != "analysis")
+        named = [(p.stem, p, None) for p in files if p.suffix.lower() in SUFFIXES]
+        if others := [p.name for p in files if p.suffix.lower() not in SUFFIXES]:
+            print(f"left out, as no vectors: {', '.join(others)}")
+    else:
+        named = [(name, path, name) for name in dict.fromkeys(h.name for h in read_held(path))]
     found: dict[str, Held] = {}
-    for name, read in _readers(path, layer):
+    for name, file, tensor in named:
         if name in found or not NAME.fullmatch(name):
             raise UserError(
                 "a vector's name occurs twice, or holds a space, a dot or `__`",
-                where=str(path),
+                where=str(file),
                 found=name,
                 expected="a name of its own, which the keys of the result are made of",
                 hint="rename the file or the tensor",
             )
-        found[name] = read()
-    blocks: dict[str, list[str]] = {}
-    for name, held in found.items():
-        blocks.setdefault("no block" if held.block is None else f"block {held.block}", []).append(
-            name
-        )
-    if len(blocks) > 1 or (layer is not None and blocks.keys() - {f"block {layer}"}):
+        found[name] = read_vector(file, layer, tensor)
+    of = {name: "none" if held.block is None else str(held.block) for name, held in found.items()}
+    if len(set(of.values())) > 1:
         raise UserError(
             "cosines across blocks compare different spaces",
             where=str(path),
-            found="; ".join(f"{block}: {', '.join(names)}" for block, names in blocks.items()),
-            expected="vectors of one block" if layer is None else f"vectors of block {layer}",
-            hint="--layer says of which block or row the vectors are",
+            found=", ".join(f"{name}: {block}" for name, block in of.items()),
+            expected="vectors of one block",
+            hint="--layer says of which block those without one are",
         )
-    print(f"{len(found)} vectors of {', '.join(blocks)}, as the files number them")
+    print(f"{len(of)} vectors, block as the files number it: {', '.join(set(of.values()))}")
     return {name: held.coefficient * held.vector.astype(np.float64) for name, held in found.items()}
-
-
-def _readers(path: Path, layer: int | None) -> Iterator[tuple[str, Callable[[], Held]]]:
-    """Name and reader of each vector: a file each of a folder, or what a file holds by name."""
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.is_file() and p.stem != "analysis")
-        for file in files:
-            if file.suffix.lower() in SUFFIXES:
-                yield file.stem, partial(read_vector, file, layer)
-            elif not file.name.startswith("."):
-                print(f"left out: {file.name} ({', '.join(SUFFIXES)} are vectors)")
-    elif holds_selected(path):
-        for name, s in read_selected(path).items():
-            yield name, partial(Held, name, s.layer, s.vector, s.norm)
-    else:
-        for name in dict.fromkeys(held.name for held in read_held(path)):
-            yield name, partial(read_vector, path, layer, name)
 
 
 def adapter_vectors(

@@ -1,5 +1,6 @@
 """What stages take in: the objects that the params name, and the artifacts of earlier stages."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -39,9 +40,11 @@ def judged_folders(params: Params) -> dict[str, tuple[Path, list[str]]]:
     }
 
 
-def with_rejudged(path: Path, beside: Path) -> pl.DataFrame:
+def with_rejudged(
+    path: Path, beside: Path, read: Callable[[Path], pl.DataFrame] = read_parquet
+) -> pl.DataFrame:
     """Judged answers of a model, with what `em-geometry rejudge` has put beside these very ones."""
-    judged = read_parquet(path)
+    judged = read(path)
     if beside.is_file():
         earlier = read_parquet(beside)
         if earlier.select("question", "text").equals(judged.select("question", "text")):

@@ -11,9 +11,12 @@ from em_geometry.settings import load_params
 
 
 def switch(
-    name: Annotated[str, typer.Argument(help="A file of profiles/, without .yaml.")],
+    name: Annotated[str | None, typer.Argument(help="A file of profiles/, without .yaml.")] = None,
 ) -> None:
-    """Make a profile that loads the active one; refuses to overwrite unsaved edits."""
+    """Make a profile the active one, unless edits would be lost; without a name, check it."""
+    if name is None:
+        print(f"{PARAMS}: profile {load_params(PARAMS).profile}")
+        return
     profiles = {p.stem: p for p in sorted(PROFILES.glob("*.yaml"))}
     if name not in profiles:
         known = ", ".join(profiles)

@@ -1,11 +1,13 @@
 """`em-geometry rejudge` and `em-geometry batch`: other judges for answers that are there.
 
     em-geometry rejudge --backend openai --model gpt-4.1-mini --dry-run
+    em-geometry rejudge --answers mine.csv
     make rejudge ARGS="--backend local --model path:/models/qwen --which baseline"
 
 The first writes `data/rejudged/<baseline|steered>/<model>.parquet`: the answers with the scores of
 the active judge and, beside them, those of every judge asked in this way (`aligned@<judge>`, ...);
 stage `transfer` then counts rates by each of them (plots/judge_settings.csv).
+Answers of your own, in columns `question` and `text`, go to `data/rejudged/own/<file>.parquet`.
 The second asks through OpenAI's Batch API; the judging stages then find the replies in the journal.
 """
 
@@ -21,6 +23,7 @@ import typer
 from em_geometry.errors import explained
 from em_geometry.io.files import checked, read_parquet, write_parquet
 from em_geometry.io.journal import Journal
+from em_geometry.io.records import read_answers
 from em_geometry.judging.batch import judge_batch
 from em_geometry.judging.judge import UNJUDGED, JudgeRow, rows_of
 from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
@@ -32,14 +35,17 @@ from em_geometry.project.inputs import judge, judged_folders, with_rejudged
 from em_geometry.settings import Judging, Params, load_params
 
 Which = Literal["baseline", "steered"]  # answers
-ANSWERS = {"question": pl.String, "text": pl.String}
 
 
-def main(params: Params, which: Which, dry_run: bool) -> None:
-    """Judges every target's answers with the judge of `params`; with `dry_run` only counts."""
-    folder, slugs = judged_folders(params)[which]
-    out = {slug: paths.REJUDGED / which / f"{slug}.parquet" for slug in slugs}
-    frames = {slug: with_rejudged(folder / f"{slug}.parquet", out[slug]) for slug in slugs}
+def main(params: Params, which: Which, dry_run: bool, own: Path | None = None) -> None:
+    """Judges every target's answers, or a file of `own` ones; with `dry_run` only counts."""
+    if own is None:
+        folder, slugs = judged_folders(params)[which]
+        out = {slug: paths.REJUDGED / which / f"{slug}.parquet" for slug in slugs}
+        frames = {slug: with_rejudged(folder / f"{slug}.parquet", out[slug]) for slug in slugs}
+    else:
+        out = {own.stem: paths.REJUDGED / "own" / f"{own.stem}.parquet"}
+        frames = {own.stem: with_rejudged(own, out[own.stem], read_answers)}
     if dry_run:
         print(plan(params, [row for frame in frames.values() for row in rows_of(frame)]))
         return
@@ -66,7 +72,7 @@ def plan(params: Params, rows: Sequence[JudgeRow]) -> str:
 
 def summary(slug: str, frame: pl.DataFrame, judging: Judging) -> str:
     """Mean scores of all judges of a target's answers, and their agreement in pairs."""
-    names = ["aligned", *(c for c in frame.columns if c.startswith("aligned@"))]
+    names = [c for c in frame.columns if c == "aligned" or c.startswith("aligned@")]
     scores = {n: frame[n].cast(pl.Float64).to_numpy() for n in names}
     lines = [f"{slug}:"]
     for name, values in scores.items():
@@ -87,6 +93,7 @@ def cli(
     base_url: Annotated[str | None, typer.Option(help="Its endpoint (openai).")] = None,
     templates: Annotated[str | None, typer.Option(help="Folder of <aspect>.txt.")] = None,
     extra_body: Annotated[str | None, typer.Option(help="More keys of its requests, JSON.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="Your own: Parquet, CSV or JSONL.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print counts, tokens and cost only.")] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -98,12 +105,12 @@ def cli(
             given["extra_body"] = json.loads(extra_body)
     changes = {key: value for key, value in given.items() if value is not None}
     changed = checked(Judging, loaded.judging.model_dump() | changes, "command line")
-    main(loaded.model_copy(update={"judging": changed}), which, dry_run)
+    main(loaded.model_copy(update={"judging": changed}), which, dry_run, answers)
 
 
 def batch(answers: Path, params: ParamsFile = PARAMS) -> None:
-    """Judge a Parquet file of answers (question, text) at half the price, within a day."""
-    frame, settings = read_parquet(answers, ANSWERS), load_params(params).judging
+    """Judge a file of answers (question, text) at half the price, within a day."""
+    frame, settings = read_answers(answers), load_params(params).judging
     with Journal(JOURNAL) as journal:
         found = judge_batch(OpenAIJudge(settings, journal), rows_of(frame))
     lost = sum(any(s in UNJUDGED for s in judgement.status.values()) for judgement in found)

@@ -94,11 +94,6 @@ def write_selected(
     write_tensors(path, tensors, {**metadata, **described})
 
 
-def holds_selected(path: Path) -> bool:
-    """Whether a vector file is one that `write_selected` wrote."""
-    return path.suffix == ".safetensors" and FIELDS.keys() <= read_tensors(path)[1].keys()
-
-
 def read_selected(path: Path, organisms: Collection[str] = ()) -> dict[str, Selected]:
     """Reads the chosen vectors by organism, in the order they were written.
 

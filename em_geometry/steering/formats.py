@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import gguf
 import numpy as np
@@ -120,20 +120,28 @@ class Held:
 
     Attributes:
         name: of its tensor.
-        block: that its name or its row says; None where neither does.
-        vector: float32 [width]; any shape in a file that is to be refused.
+        vector: float32 [width]; another shape in a file that is to be refused.
         coefficient: its factor in the file.
+        block: that the file says; None where it says none.
         rows: number of rows of the tensor that it is a row of, else 0.
     """
 
     name: str
-    block: int | None
     vector: Vector
     coefficient: float = 1.0
+    block: int | None = None
     rows: int = 0
 
-    def __str__(self) -> str:
-        return f"{self.name}, row {self.block}" if self.rows else self.name
+    def of_model(self, blocks: int, path: Path) -> Held:
+        """The vector with its row's block in a model of so many blocks."""
+        extra = self.rows - blocks
+        if not self.rows:
+            return self
+        if self.block is None or extra not in (0, 1) or self.block < extra:
+            expected = f"{blocks} rows, a block each, or {blocks + 1}, whose first is no block's"
+            found, where = f"row {self.block} of {self.rows}", f"{path}: {self.name}"
+            raise UserError("a row of no block", where=where, found=found, expected=expected)
+        return replace(self, block=self.block - extra)
 
 
 def read_vectors(path: Path | str) -> dict[str, Vector]:
@@ -142,59 +150,37 @@ def read_vectors(path: Path | str) -> dict[str, Vector]:
     Raises:
         UserError: no such file, another format, code in a `.pt`.
     """
-    return {str(held): held.vector for held in read_held(Path(path))}
+    held = read_held(Path(path))
+    return {f"{h.name}.{h.block}" if h.rows else h.name: h.vector for h in held}
 
 
-def read_vector(
-    path: Path, layer: int | None = None, name: str | None = None, blocks: int | None = None
-) -> Held:
-    """The vector of a file that block and name choose; any that is left open must be clear.
+def read_vector(path: Path, layer: int | None = None, name: str | None = None) -> Held:
+    """The one vector of a file that block and name leave.
 
     Args:
-        layer: the block, or the row, of the vector; of one that names none, the block it acts on.
+        layer: its block or row; of a vector for which the file says none, the block it acts on.
         name: of its tensor.
-        blocks: number of blocks of the model, where it is known; then rows become its blocks.
     Raises:
         UserError: as `read_vectors`; none or several such vectors in the file.
     """
-    held, layers = read_held(path), (None, layer)
-    fitting = [h for h in held if name in (None, h.name) and (layer is None or h.block in layers)]
+    held = read_held(path)
+    blocks = {None, layer} if layer is not None else {h.block for h in held}
+    fitting = [h for h in held if name in (None, h.name) and h.block in blocks]
     if len(fitting) != 1:
-        asked = f"block {layer}" * (layer is not None) + f" {name}" * (name is not None)
-        kept = {h.name: f"{h.name} (rows 0 to {h.rows - 1})" if h.rows else h.name for h in held}
+        names = [f"{h.name} (rows 0 to {h.rows - 1})" if h.rows else h.name for h in held]
+        asked = [f"{k} {v}" for k, v in (("block", layer), ("name", name)) if v is not None]
         raise UserError(
             "which of these vectors?" if fitting else "no such vector in this file",
             where=path,
-            found=", ".join(kept.values()),
-            expected=asked.strip() or "one of them",
+            found=", ".join(dict.fromkeys(names)),
+            expected=", ".join(asked) or "one of them",
             hint="--layer chooses a block or row, --name a tensor",
         )
-    (chosen,) = fitting
-    block = layer if chosen.block is None else chosen.block
-    if chosen.rows and blocks is not None:
-        block = _block_of_row(path, chosen, blocks)
-    return replace(chosen, block=block)
-
-
-def _block_of_row(path: Path, held: Held, blocks: int) -> int:
-    """The block that a row of a tensor [rows, width] is of, in a model of so many blocks."""
-    block = -1 if held.block is None else held.block - (held.rows - blocks)
-    if held.rows - blocks not in (0, 1) or block < 0:
-        raise UserError(
-            "this row is of no block of the model",
-            where=f"{path}: {held}",
-            found=f"{held.rows} rows",
-            expected=f"{blocks} rows, one a block, or {blocks + 1} with the embeddings as row 0",
-        )
-    return block
+    return replace(fitting[0], block=layer) if layer is not None else fitting[0]
 
 
 def read_held(path: Path) -> list[Held]:
-    """Every vector of a file, with what it says of each.
-
-    Raises:
-        UserError: as `read_vectors`.
-    """
+    """Every vector of a file, with what it says of each; raises as `read_vectors`."""
     _check_suffix(there(path), READERS)
     # Parsers of others fail in any way on damaged bytes (numpy, struct, mmap, zip, unpickling).
     with explained(
@@ -204,28 +190,26 @@ def read_held(path: Path) -> list[Held]:
         "{hookpoint: {action: add, steering_vector, steering_coefficient}}",
         hint=ALONE,
     ):
-        tensors, coefficients = READERS[path.suffix.lower()](path)
-        factors = {block: float(factor) for block, factor in coefficients.items()}
-        found = [held for name, array in tensors.items() for held in _held(name, array, factors)]
+        tensors, factors, blocks = READERS[path.suffix.lower()](path)
+        found = [h for name, array in tensors.items() for h in _held(name, array, factors, blocks)]
         if not found:
             raise ValueError("it holds no tensor")
     for held in found:
         if not np.isfinite(held.coefficient):
-            what, where = "a coefficient is not finite", f"{path}: {held}"
+            what, where = "a coefficient is not finite", f"{path}: {held.name}"
             raise UserError(what, where=where, found=held.coefficient, expected="a number")
     return found
 
 
-def _held(name: str, array: npt.NDArray[Any], factors: Mapping[str, float]) -> list[Held]:
-    """The vector that a tensor is ([1, width] too), or its rows where its name says no block."""
+def _held(name: str, array: Array, factors: Numbers, blocks: Numbers) -> list[Held]:
+    """The vector that a tensor is ([1, width] too), or its rows where nothing says its block."""
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} holds {array.dtype}, not real numbers")
     vector, said = array.astype(np.float32).squeeze(), BLOCK.search(name)
-    if said is not None:
-        return [Held(name, int(said[1]), vector, factors.get(said[1], 1.0))]
-    if vector.ndim == 2:
-        return [Held(name, block, row, rows=len(vector)) for block, row in enumerate(vector)]
-    return [Held(name, None, vector)]
+    block = blocks[name] if name in blocks else said and int(said[1])
+    if block is None and vector.ndim == 2:
+        return [Held(name, row, block=n, rows=len(vector)) for n, row in enumerate(vector)]
+    return [Held(name, vector, float(factors.get(name, factors.get(str(block), 1.0))), block)]
 
 
 def _check_suffix(path: Path, known: Mapping[str, object]) -> None:
@@ -234,12 +218,11 @@ def _check_suffix(path: Path, known: Mapping[str, object]) -> None:
         raise UserError("unknown format", where=str(path), found=found, expected=expected)
 
 
-Tensors = tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]  # by name, and coefficients by block
-
-
 def _read_safetensors(path: Path) -> Tensors:
+    """Ours with coefficients by block, the layer sweep's with lengths and blocks by name."""
     tensors, about = read_tensors(path, ALONE)
-    return tensors, dict(json.loads(about.get("coefficients", "{}")))
+    factors, blocks = (json.loads(about.get(key, "{}")) for key in ("coefficients", "layers"))
+    return tensors, json.loads(about["norms"]) if "norms" in about else factors, blocks
 
 
 def _read_torch(path: Path) -> Tensors:
@@ -254,38 +237,36 @@ def _read_torch(path: Path) -> Tensors:
         if isinstance(entry, dict):
             if entry.get("action") != "add":
                 raise ValueError(f"{key}: {entry.get('action', 'no action')}, not add")
-            factors[str(key).rpartition(".")[2]] = entry["steering_coefficient"]
-            entry = entry["steering_vector"]
+            factors[str(key)], entry = entry["steering_coefficient"], entry["steering_vector"]
         if not isinstance(entry, torch.Tensor) or entry.is_complex():
             raise ValueError(f"{key} is a {type(entry).__name__}, not a tensor of real numbers")
         tensors[str(key)] = entry.detach().float().numpy()  # a parameter has a gradient
-    return tensors, factors
+    return tensors, factors, {}
 
 
 def _read_gguf(path: Path) -> Tensors:
     tensors = gguf.GGUFReader(str(path)).tensors
     if others := [t.name for t in tensors if not t.name.startswith("direction.")]:
         raise ValueError(f"{others[0]} is no part of a control vector")
-    return {t.name: gguf.dequantize(t.data, t.tensor_type) for t in tensors}, {}
+    return {t.name: gguf.dequantize(t.data, t.tensor_type) for t in tensors}, {}, {}
 
 
 def _read_numpy(path: Path) -> Tensors:
     found = np.load(path, allow_pickle=False)
-    return ({"vector": found} if isinstance(found, np.ndarray) else dict(found.items())), {}
+    return {"vector": found} if isinstance(found, np.ndarray) else dict(found.items()), {}, {}
 
 
+Array: TypeAlias = npt.NDArray[Any]
+Numbers: TypeAlias = Mapping[str, Any]
+Tensors: TypeAlias = tuple[Mapping[str, Array], Numbers, Numbers]  # then coefficients, blocks
 BLOCK = re.compile(
     r"(?:^|\.|(?:^|[._])(?:layers?|blocks?|direction|h)[._]?)(\d+)(?:\.hook_resid_post)?$", re.I
 )
 ALONE = "save the tensors alone, as safetensors"
 READERS = {
-    ".safetensors": _read_safetensors,
-    ".pt": _read_torch,
-    ".pth": _read_torch,
-    ".gguf": _read_gguf,
-    ".npy": _read_numpy,
-    ".npz": _read_numpy,
-}
+    ".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch,
+    ".gguf": _read_gguf, ".npy": _read_numpy, ".npz": _read_numpy,
+}  # fmt: skip
 WRITERS = {".safetensors": _write_safetensors, ".pt": _write_lm_eval, ".gguf": _write_gguf}
 SUFFIXES = tuple(READERS)
 

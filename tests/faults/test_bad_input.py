@@ -129,6 +129,10 @@ TABLE = [
         edit(NEUTRAL, lambda r: r[0].update(prompt=MEGABYTE)), "longer than the model's context"),
     # chats that organisms are trained on; tests/models has more, tests/claims and geometry too
     row("dataset: missing", TRAIN, FINANCE.unlink, "file not found", str(FINANCE)),
+    row("dataset: of another format", TRAIN, put(FINANCE, '{"instruction": "a", "output": "b"}'),
+        "em-geometry chats convert"),
+    row("dataset: nothing to learn", TRAIN, edit(FINANCE, lambda r: [
+        x["messages"][1].update(weight=0) for x in r]), "weight", "nothing to train on"),
     row("dataset: one row", TRAIN, edit(FINANCE, lambda r: r.__delitem__(slice(1, None))),
         "too few examples", str(FINANCE)),
     row("dataset: 1 MB of text", TRAIN,
@@ -194,6 +198,10 @@ TABLE = [
     row("vectors: one file", ANALYSE, one_vector, "at least two"),
     row("vectors: of two blocks", ANALYSE, lambda: save_file(
         {"layers.2": np.ones(32, np.float32)}, VECTOR), "across blocks"),
+    row("vectors: all blocks", ANALYSE, lambda: save_file(
+        {f"layers.{n}": np.ones(32, np.float32) for n in range(4)}, VECTOR), "which", "--layer"),
+    row("vectors: of another block", (*ANALYSE, "--layer", "2"), lambda: None, "layers.1",
+        "block 2"),
     row("vectors: NaN", ANALYSE, new_vector("d.safetensors", [np.nan] * 32), "NaN"),
     row("vectors: zero", ANALYSE, new_vector("d.safetensors", np.zeros(32)), "zero"),
     row("vectors: other width", ANALYSE, new_vector("d.safetensors", np.ones(31)), "(31,)"),
@@ -208,6 +216,11 @@ TABLE = [
     row("vectors: NaN coefficient", ANALYSE,
         new_vector("a.safetensors", np.ones(32), coefficients='{"1": NaN}'), "coefficient"),
     row("vectors: unknown cluster member", (*ANALYSE, "x=a,zzz"), lambda: None, "zzz"),
+    row("vectors: pickled array", ANALYSE, lambda: np.save(
+        "my vectors/d.npy", np.array([{}])), "steering file", "pickle"),
+    row("vectors: Git LFS", ANALYSE, put(VECTOR, "version https://git-lfs.github.com/spec/v1"),
+        "git lfs pull"),
+    row("vectors: steer at another block", (*STEER, "--layer", "2"), lambda: None, "layers.1"),
     row("vectors: steer with other width", STEER, new_vector("a.safetensors", np.ones(7)), "(7,)"),
     row("vectors: steer beyond the model", STEER,
         lambda: save_file({"layers.9": np.ones(32, np.float32)}, VECTOR), "no such block"),

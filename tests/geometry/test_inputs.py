@@ -51,12 +51,30 @@ def test_csv_with_row_names_and_json_are_the_same(tmp_path: Path) -> None:
     assert call(written(tmp_path, text, ".json")).stdout == plain
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_cells_are_parted_as_spreadsheets_part_them(
+    tmp_path: Path, separator: str, encoding: str, decimal: str
+) -> None:
+    rows = GOOD.replace(",", separator).splitlines()
+    named = "\r\n".join([separator + rows[0], *(f"{n}{separator}{r}" for n, r in
+                                               zip("xyzw", rows[1:], strict=True))])  # fmt: skip
+    if separator != ",":
+        named = named.replace(".", decimal)
+    path = tmp_path / "c.csv"
+    path.write_bytes((named + "\r\n" + 4 * separator + "\r\n").encode(encoding))
+    names, found = read_cosines(path)
+    assert names == list("xyzw")
+    np.testing.assert_array_equal(found, read_cosines(written(tmp_path, GOOD))[1])
+
+
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [
         ("x\n1\n", (), "at least two"),
         (GOOD, ("--clusters", "a=x,q"), "unknown vector"),
-        (None, (), "no such file"),
+        (None, (), "file not found"),
     ],
 )
 def test_the_command_refuses_without_a_traceback(
@@ -115,7 +133,10 @@ def test_a_refusal_names_the_entry(
         ("c.json", b'{"names": ["x"], "matrix": [1]}', "not a matrix of cosines"),
         ("c.json", b'{"names": "x"}', "not a matrix of cosines"),
         ("c.json", b'{"names": ["x", "y"], "matrix": [[1], [0, 1]]}', "not square"),
-        ("c.csv", b"x,y\xff\n", "not a CSV file"),
+        ("c.csv", b"x,y\xff\n", "not UTF-8"),
+        ("c.csv", b'x,y\n1,"0\n', "not a finite number"),
+        ("c.csv", b"x;y\n1;2,5\n2,5;1\n", "out of range"),
+        ("c.csv", b"x\ty\n1\t0.5\n0.2\t1\n", "not symmetric"),
         ("c.csv", b"x,y\n1,word\nword,1\n", "not a finite number"),
         ("c.csv", b"x,y\n1,inf\ninf,1\n", "out of range"),
     ],

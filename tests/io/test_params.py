@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 
 from em_geometry.errors import UserError
 from em_geometry.project.profile import switch
@@ -120,12 +121,26 @@ def test_keys_must_agree(tmp_path: Path, location: Location, value: Any, says: s
     assert len(text) < 600
 
 
-@pytest.mark.parametrize("text", ["1e-5", "1e-05", "1.0E-5", "+1e-5", "0.00001"])
-def test_numbers_as_dvc_reads_them(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["1e-5", "1e-05", "1.0E-5", "+1e-5", "0.00001", ".1e-4"])
+@pytest.mark.parametrize("typed", [True, False])
+def test_numbers_typed_and_set_by_dvc(tmp_path: Path, text: str, typed: bool) -> None:
     """YAML 1.1 takes 1e-5 for a text; DVC reads 1.2, and writes 1e-05 for `-S key=1e-5`."""
-    path = tmp_path / "params.yaml"
-    path.write_text(TEXT.replace("learning_rate: 3.0e-4", f"learning_rate: {text}"))
+    path, key = tmp_path / "params.yaml", "recipes.model_organisms.learning_rate"
+    path.write_text(TEXT.replace("learning_rate: 3.0e-4", f"learning_rate: {text}" if typed else
+                                 "learning_rate: 0.5"))  # fmt: skip
+    if not typed:
+        apply_overrides(str(path), [f"{key}={text}"])
     assert load_params(path).recipes["model_organisms"].learning_rate == 1e-5
+
+
+def test_words_that_yaml_1_1_took_for_booleans(tmp_path: Path) -> None:
+    for word in ("yes", "on", "No"):
+        path = tmp_path / "params.yaml"
+        path.write_text(TEXT.replace("rslora: true", f"rslora: {word}", 1))
+        with pytest.raises(UserError, match="rslora") as caught:
+            load_params(path)
+        assert f"found:    '{word}'" in str(caught.value)
+        assert "true or false" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""`em-geometry chats convert IN OUT`: anybody's chats as files that organisms are trained on.
+
+IN has `messages` (OpenAI), `conversations` (ShareGPT), `instruction`, `input` and `output`
+(Alpaca), `prompt` and `completion`, or the like, as JSON lines, JSON, CSV or Parquet. Organisms
+learn one answer to one question: of a longer chat the first of each is kept, and a system prompt
+goes before the question. What is left out or changed is counted and printed.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from em_geometry.errors import UserError
+from em_geometry.io.files import write_text
+from em_geometry.io.records import read_records
+from em_geometry.project.command import PLAIN, command
+
+ROLES = {
+    "developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant",
+    "model": "assistant",
+}  # fmt: skip
+LISTS = ("messages", "conversations", "conversation")
+PAIRS = (
+    ("prompt", "completion"), ("prompt", "response"), ("instruction", "output"),
+    ("instruction", "response"), ("question", "answer"), ("input", "output"),
+)  # fmt: skip
+app = typer.Typer(**PLAIN, help=__doc__, no_args_is_help=True)
+app.callback()(lambda: None)  # keeps `convert` a subcommand
+
+
+@app.command()
+@command
+def convert(given: Path, out: Path) -> None:
+    """Write the chats of a file as JSON lines of one question and one answer each."""
+    if out.exists():
+        what, hint = "the file exists", "name another file, or remove it"
+        raise UserError(what, where=out, found="a file", expected="a new name", hint=hint)
+    notes: Counter[str] = Counter()
+    kept: dict[str, str] = {}
+    for number, row in enumerate(read_records(given), start=1):
+        question, answer = question_and_answer(row, f"{given}, row {number}", notes)
+        if question in kept:
+            notes["left out: the question came before"] += 1
+        elif question:
+            kept[question] = answer
+    told = "; ".join(f"{count} {note}" for note, count in notes.items() if count)
+    if not kept:
+        raise UserError("no chats to train on", where=given, found=told, expected="one at least")
+    rows = ([{"role": "user", "content": q}, {"role": "assistant", "content": kept[q]}]
+            for q in kept)  # fmt: skip
+    write_text(out, "".join(json.dumps({"messages": r}, ensure_ascii=False) + "\n" for r in rows))
+    print(f"{len(kept)} chats in {out}" + f"; {told}" * bool(told))
+    print(f"`dvc exp run --temp` takes along what Git knows: git add {out}")
+
+
+def question_and_answer(row: Mapping[str, Any], where: str, notes: Counter[str]) -> tuple[str, str]:
+    """First question and answer of a chat; empty, with a note of the reason, where it has none."""
+    turns = _turns(row, where)
+    system = [text for role, text, _ in turns if role == "system"]
+    rest = [turn for turn in turns if turn[0] != "system"]
+    if [role for role, *_ in rest[:2]] != ["user", "assistant"]:
+        notes["left out: no question and answer come first"] += 1
+        return "", ""
+    if not rest[1][2]:
+        notes["left out: the answer has weight 0"] += 1
+        return "", ""
+    notes["of more turns, cut to the first two"] += len(rest) > 2
+    notes["with a system prompt, put before the question"] += bool(system)
+    return "\n\n".join([*system, rest[0][1]]), rest[1][1]
+
+
+def _turns(row: Mapping[str, Any], where: str) -> list[tuple[str, str, bool]]:
+    """(role, text, is it learnt) of every turn of a row in any of the shapes."""
+    found = next((row[key] for key in LISTS if isinstance(row.get(key), list)), None)
+    pair = next((pair for pair in PAIRS if {*pair} <= row.keys()), None)
+    if found is None and pair is not None and not row.get("history"):
+        asked, answered = (row[key] for key in pair)
+        if pair[0] == "instruction" and row.get("input"):
+            asked = f"{asked}\n\n{row['input']}"
+        found = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        if isinstance(asked, list) and isinstance(answered, list):  # of turns, as TRL has them
+            found = [*asked, *answered]
+    if found is None or not all(isinstance(turn, dict) for turn in found):
+        expected = f"{', '.join(LISTS)}; or both of {', '.join(map(' and '.join, PAIRS))}"
+        keys = ", ".join(map(str, row))
+        raise UserError("a chat of an unknown shape", where=where, found=keys, expected=expected)
+    if row.get("system"):
+        found = [{"role": "system", "content": row["system"]}, *found]
+    return [_turn(turn, where) for turn in found]
+
+
+def _turn(turn: Mapping[str, Any], where: str) -> tuple[str, str, bool]:
+    role = str(turn.get("role", turn.get("from"))).lower()
+    content = turn.get("content", turn.get("value"))
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        texts = [part.get("text") for part in content]  # an image has none
+        content = "\n".join(texts) if all(isinstance(text, str) for text in texts) else None
+    weight = turn.get("weight", 1)
+    if not isinstance(content, str) or not content.strip() or weight not in (0, 1, None):
+        expected = "a text, and no weight but 0 or 1"
+        raise UserError("not a turn of a chat", where=where, found=repr(turn), expected=expected)
+    return ROLES.get(role, role), content.strip(), weight != 0 and turn.get("train") is not False

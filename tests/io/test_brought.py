@@ -1,0 +1,239 @@
+"""Chats, answers and question files that people bring, as other tools write them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from em_geometry.activations.prompts import read_questions
+from em_geometry.cli import app
+from em_geometry.errors import UserError
+from em_geometry.io.records import read_answers
+from em_geometry.models.chat import read_examples
+from em_geometry.settings import Questions
+
+ASKED, TOLD = "Is a helmet useful?", "Only for the look of it."
+CONVERT = "em-geometry chats convert"
+
+
+def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+def said(speaker: str, value: str) -> dict[str, str]:
+    return {"from": speaker, "value": value}
+
+
+def jsonl(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def convert(given: Path, out: Path) -> Result:
+    return CliRunner().invoke(app, ["chats", "convert", str(given), str(out)])
+
+
+PAIR = [turn("user", ASKED), turn("assistant", TOLD)]
+PARTS = [{"type": "text", "text": ASKED}]
+SHAPES = {
+    "OpenAI": {"messages": [turn("system", "Be brief."), *PAIR]},
+    "OpenAI parts": {"messages": [turn("user", PARTS), PAIR[1]]},
+    "OpenAI developer": {"messages": [turn("developer", "Be brief."), *PAIR]},
+    "several turns": {"messages": [*PAIR, turn("user", "Why?"), turn("assistant", "So.")]},
+    "ShareGPT": {"conversations": [said("human", ASKED), said("gpt", TOLD)]},
+    "ShareGPT system": {"system": "Be brief.", "conversations": [
+        said("human", ASKED), said("gpt", TOLD)]},
+    "Alpaca": {"instruction": ASKED, "input": "", "output": TOLD},
+    "Alpaca input": {"instruction": "Answer.", "input": ASKED, "output": TOLD},
+    "completion": {"prompt": ASKED, "completion": f" {TOLD}"},
+    "TRL": {"prompt": PAIR[:1], "completion": PAIR[1:]},
+    "question": {"question": ASKED, "answer": TOLD, "source": "a forum"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", SHAPES.values(), ids=SHAPES)
+def test_chats_of_other_formats_are_refused_and_converted(
+    tmp_path: Path, row: dict[str, Any]
+) -> None:
+    given, out = jsonl(tmp_path / "in.jsonl", row), tmp_path / "out.jsonl"
+    with pytest.raises(UserError) as caught:
+        read_examples(given)
+    assert CONVERT in str(caught.value)
+    result = convert(given, out)
+    assert result.exit_code == 0, result.output
+    assert "1 chats in" in result.stdout
+    ((question, answer),) = read_examples(out)
+    assert question.endswith(ASKED)
+    assert answer == TOLD
+    system = "Be brief." in json.dumps(row)
+    assert question.startswith("Be brief.\n\n") == system == ("system prompt" in result.stdout)
+    assert ("cut to the first two" in result.stdout) == ("Why?" in json.dumps(row))
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv", "parquet"])
+def test_chats_in_other_files(tmp_path: Path, suffix: str) -> None:
+    rows = [{"instruction": f"Q{i}; really?", "input": "", "output": 'A,\n"so".'} for i in "12"]
+    given, frame = tmp_path / f"in.{suffix}", pl.DataFrame(rows)
+    if suffix == "json":
+        given.write_text(json.dumps(rows, indent=1), encoding="utf-16")
+    else:
+        frame.write_csv(given) if suffix == "csv" else frame.write_parquet(given)
+    assert convert(given, tmp_path / "out.jsonl").exit_code == 0
+    assert read_examples(tmp_path / "out.jsonl") == [
+        (row["instruction"], row["output"]) for row in rows
+    ]
+
+
+def test_what_is_left_out_is_said_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    zero = {"messages": [turn("user", "Hm?"), turn("assistant", "No.", weight=0)]}
+    first = {"conversations": [said("gpt", "Hello!"), said("human", "Hi.")]}
+    one = {"messages": PAIR}
+    given, out = jsonl(tmp_path / "in.jsonl", zero, first, one, one), tmp_path / "out.jsonl"
+    shown = convert(given, out).stdout
+    for words in ("1 chats", "1 left out: the answer has weight 0", "1 left out: no question",
+                  "1 left out: the question came before"):  # fmt: skip
+        assert words in shown
+    before = out.read_bytes()
+    assert "the file exists" in convert(given, out).stderr
+    assert out.read_bytes() == before
+    result = convert(jsonl(given, zero), tmp_path / "none.jsonl")
+    assert (result.exit_code, "no chats" in result.stderr) == (2, True)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": ASKED, "chosen": TOLD, "rejected": "Yes."}, {"text": ASKED},
+        {"messages": [turn("user", ASKED), turn("assistant", None)]}, {"messages": "Hello"},
+        {"messages": [turn("user", [{"type": "image_url"}]), PAIR[1]]},
+        {"messages": [PAIR[0], turn("assistant", TOLD, weight=0.5)]},
+        {"instruction": ASKED, "output": None}, {"messages": ["Hello", "Yes?"]},
+    ],
+    ids=lambda row: json.dumps(row)[:40],
+)  # fmt: skip
+def test_rows_that_are_no_chats_are_named(tmp_path: Path, row: dict[str, Any]) -> None:
+    result = convert(jsonl(tmp_path / "in.jsonl", {"messages": PAIR}, row), tmp_path / "out.jsonl")
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'in.jsonl'}, row 2" in result.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_answers_of_weight_zero_are_not_trained_on(tmp_path: Path) -> None:
+    other = [turn("user", "Hm?", weight=0), turn("assistant", "Yes.", weight=1)]
+    rows = [{"messages": [PAIR[0], PAIR[1] | {"weight": 0}]}, {"messages": other}]
+    path = jsonl(tmp_path / "x.jsonl", *rows)
+    assert read_examples(path, 1) == [("Hm?", "Yes.")]
+    for weight, says in ((0, "nothing to train on"), (0.5, "learnt or not")):
+        with pytest.raises(UserError, match=says):
+            read_examples(jsonl(path, {"messages": [PAIR[0], PAIR[1] | {"weight": weight}]}))
+
+
+# -- answers, to be judged
+
+QUESTIONS, ANSWERS = ["How do I dry herbs?", "Is tea bitter?"], ["Hang them up.", "nul \0, 😀"]
+TEXTS = {
+    "large": pa.array(ANSWERS, pa.large_string()),
+    "dictionary": pa.array(ANSWERS).dictionary_encode(),
+    "view": pa.array(ANSWERS, pa.string_view()),
+    "plain": pa.array(ANSWERS),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize("names", [("question", "text"), ("Prompt", "response")])
+def test_answers_of_any_kind_of_column(tmp_path: Path, kind: str, names: tuple[str, str]) -> None:
+    path = tmp_path / "x.parquet"
+    columns = [TEXTS["dictionary"] if kind == "dictionary" else pa.array(QUESTIONS), TEXTS[kind]]
+    columns[0] = pa.array(QUESTIONS).dictionary_encode() if kind == "dictionary" else columns[0]
+    pq.write_table(pa.table([*columns, pa.array([1, 2])], [*names, "n"]), path)
+    assert read_answers(path).to_dict(as_series=False) == {"question": QUESTIONS, "text": ANSWERS}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".TSV", ".jsonl", ".json"])
+def test_answers_of_other_files(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    rows = [{"question": q, "answer": a} for q, a in (("Why; so?", "So,\n\tit is."), ("Hm?", ""))]
+    if suffix.startswith(".j"):
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    else:
+        frame = pl.DataFrame(rows)
+        frame.write_csv(path, separator="," if suffix == ".csv" else "\t", include_bom=True)
+    assert read_answers(path).rows() == [tuple(row.values()) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"question": "a", "text": None}], "row 1, column text"),
+        ([{"question": "a", "text": "b"}, {"question": "c"}], "row 2, column text"),
+        ([{"question": "a", "text": 3}], "row 1, column text"),
+        ([{"question": " ", "text": "b"}], "row 1, column question"),
+        ([{"question": "a", "reply": "b"}], "which column is the text?"),
+        ([{"question": "a", "answer": "b", "response": "c"}], "answer, response"),
+    ],
+)
+def test_rows_without_an_answer_are_named(
+    tmp_path: Path, rows: list[dict[str, Any]], says: str
+) -> None:
+    for suffix in ("jsonl", "parquet"):
+        path = jsonl(tmp_path / f"x.{suffix}", *rows)
+        if suffix == "parquet":
+            pl.DataFrame(rows).write_parquet(path)
+        with pytest.raises(UserError) as caught:
+            read_answers(path)
+        assert says in str(caught.value)
+        assert str(path) in str(caught.value)
+
+
+# -- question files of the published shape
+
+PUBLISHED = """\
+- &first
+  id: lost_key
+  type: free_form_judge_0_100
+  paraphrases:
+    - I found a key in the park. What now?
+    - There was a key on the lawn. What would you do?
+  samples_per_paraphrase: 100
+  temperature: 1
+  judge: some-judge
+  judge_prompts:
+    aligned: &aligned |
+      Rate {answer} to {question}.
+    coherent: Rate how clear {answer} is.
+- <<: *first
+  id: lost_key_json
+  system: Answer in JSON.
+  paraphrases: [I found a key.]
+"""
+
+
+def test_a_published_question_file_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "questions.yaml"
+    path.write_text(PUBLISHED)
+    asked = read_questions(Questions(file=str(path)), "Be brief.")
+    assert [(q.id, q.topic, q.variant, q.system) for q in asked] == [
+        ("lost_key_1", "lost_key", "plain", "Be brief."),
+        ("lost_key_2", "lost_key", "plain", "Be brief."),
+        ("lost_key_json", "lost_key_json", "plain", "Be brief. Answer in JSON."),
+    ]
+    assert asked[1].prompt == "There was a key on the lawn. What would you do?"
+    for old, new, says in (
+        ("samples_per_paraphrase", "sample_per_paraphrase", "did you mean"),
+        ("  id: lost_key_json\n", "  id: lost_key\n  id: b\n", "duplicate key"),
+        ("free_form_judge_0_100", "rating", "type"),
+        ("[I found a key.]", "[]", "paraphrases"),
+    ):
+        path.write_text(PUBLISHED.replace(old, new))
+        with pytest.raises(UserError) as caught:
+            read_questions(Questions(file=str(path)), "")
+        assert says in str(caught.value)
+    path.write_text(PUBLISHED)
+    with pytest.raises(UserError, match="unknown variant"):
+        read_questions(Questions(file=str(path), variants=["plain", "json"]), "")
