@@ -132,7 +132,8 @@ def read_questions(params: Questions, system: str) -> list[Question]:
         UserError: file, key and value of anything malformed; no questions; duplicate ids.
     """
     path = Path(params.file)
-    data, hint = read_yaml(path), "data/questions/evaluation.yaml shows the shape"
+    data: object = read_yaml(path)
+    hint = "data/questions/evaluation.yaml shows the shape"
     if isinstance(data, list):
         published = checked(list[_Published], data, str(path), hint)
         content = _File(questions=[entry for each in published for entry in each.entries()])

@@ -127,7 +127,8 @@ def _from_csv(path: Path) -> tuple[list[str], Rows]:
         what, expected = "the file is empty", "a header of names"
         raise UserError(what, where=path, found="0 lines", expected=expected)
     header, *rows = lines
-    if not rows or (len(rows[0]) == len(rows) and not np.isnan(number_of(rows[0][0]))):
+    begins = [row[0] for row in rows]
+    if not rows or (not np.isnan(number_of(begins[0])) and begins != header[-len(rows) :]):
         return header, rows
     names = header[-len(rows) :] if len(header) == len(rows) + 1 else header
     for row, name in zip(rows, names, strict=False):

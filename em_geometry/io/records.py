@@ -1,5 +1,7 @@
 """Rows that people bring, as Parquet, CSV, JSON lines or JSON."""
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ KNOWN = {  # what columns of answers are called
     "question": ("question", "prompt", "instruction", "query"),
     "text": ("text", "answer", "response", "completion", "output"),
 }
+MORE = "more cells than the header"
 
 
 def separator(text: str) -> str:
@@ -28,9 +31,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     if suffix not in (".csv", ".tsv"):
         return read_jsonl(path, dict)
     text = read_text(path)
-    with explained("not a CSV file", path, "a header of names, then rows as long"):
-        how: dict[str, Any] = {"infer_schema": False, "missing_utf8_is_empty_string": True}
-        return pl.read_csv(text.encode(), separator=separator(text), **how).to_dicts()
+    lines = csv.DictReader(io.StringIO(text, newline=""), restkey=MORE, delimiter=separator(text))
+    with explained("not a CSV file", path, "a header of names, then rows as long, cells quoted"):
+        rows = list(lines)
+        if wide := [number for number, row in enumerate(rows, start=1) if MORE in row]:
+            raise ValueError(f"row {wide[0]} has {MORE}")
+    return rows
 
 
 def read_answers(path: Path) -> pl.DataFrame:

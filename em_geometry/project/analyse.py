@@ -45,6 +45,7 @@ def file_vectors(path: Path, layer: int | None = None) -> dict[str, Floats]:
     Raises:
         UserError: a name that no key can be made of, vectors of several blocks.
     """
+    named: list[tuple[str, Path, str | None]]  # with the tensor, in a file of several
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.is_file() and p.stem != "analysis")
         named = [(p.stem, p, None) for p in files if p.suffix.lower() in SUFFIXES]

@@ -17,39 +17,40 @@ from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings import Params, load_params
 from em_geometry.steering.answers import Row, answers_of
-from em_geometry.steering.conditions import Intervention, check_vector, read_selected
+from em_geometry.steering.conditions import (
+    Intervention,
+    check_vector,
+    holds_selected,
+    read_selected,
+)
 from em_geometry.steering.formats import SUFFIXES, bake, biases, read_vector, write_vectors
 
 
 def intervention(
     vector: str, dose: float, layer: int | None, name: str | None = None, blocks: int | None = None
 ) -> Intervention:
-    """A chosen vector at a relative dose, or the vector of a file times `dose`.
+    """A chosen vector at a relative dose, or the vector of another's file times `dose`.
 
     Args:
-        vector: slug or file.
+        vector: slug, or a file; the layer sweep's file too.
         layer: its block (or row, in a file that has rows); None is the vector's own.
         name: of the tensor, in a file of several.
         blocks: of the model, where it is loaded; then a row is taken for its block.
     """
-    if vector.lower().endswith(SUFFIXES):
-        file = Path(vector).expanduser()
-        held = read_vector(file, layer, name)
-        if held.block is None:
-            what, where = "which block does this vector act on?", f"{file}: {held.name}"
-            expected, hint = "a block in its name", "say it by --layer, counted from 0"
-            raise UserError(what, where=where, found=held.name, expected=expected, hint=hint)
-        held = held if blocks is None else held.of_model(blocks, file)
-        return Intervention(held.vector, held.block, dose * held.coefficient)
-    known = read_selected(paths.SELECTED)
-    if vector not in known or name is not None:
+    file = Path(vector).expanduser() if vector.lower().endswith(SUFFIXES) else None
+    if file is not None and not holds_selected(file):
+        return read_vector(file, layer, name).acting(dose, file, blocks)
+    known = read_selected(file or paths.SELECTED)
+    slug = vector if file is None else name
+    if slug not in known or (file is None and name is not None):
         raise UserError(
             "no such vector",
             where="command line",
             found=vector if name is None else f"{vector} --name {name}",
-            expected=", ".join(known) + f", or a file ({', '.join(SUFFIXES)})",
+            expected=", ".join(known) + f", or a file ({', '.join(SUFFIXES)})" * (file is None),
+            hint="choose of a file by --name",
         )
-    chosen = known[vector]
+    chosen = known[slug]
     norm = chosen.coefficient / chosen.dose  # mean residual norm of the base at its own block
     return Intervention(chosen.vector, chosen.layer if layer is None else layer, dose * norm)
 

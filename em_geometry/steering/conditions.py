@@ -94,6 +94,11 @@ def write_selected(
     write_tensors(path, tensors, {**metadata, **described})
 
 
+def holds_selected(path: Path) -> bool:
+    """Whether a file is one that `write_selected` wrote."""
+    return path.suffix == ".safetensors" and FIELDS.keys() <= read_tensors(path)[1].keys()
+
+
 def read_selected(path: Path, organisms: Collection[str] = ()) -> dict[str, Selected]:
     """Reads the chosen vectors by organism, in the order they were written.
 

@@ -132,16 +132,20 @@ class Held:
     block: int | None = None
     rows: int = 0
 
-    def of_model(self, blocks: int, path: Path) -> Held:
-        """The vector with its row's block in a model of so many blocks."""
-        extra = self.rows - blocks
-        if not self.rows:
-            return self
-        if self.block is None or extra not in (0, 1) or self.block < extra:
+    def acting(self, dose: float, path: Path, blocks: int | None = None) -> Intervention:
+        """What `dose` of it does; where the model's number of blocks is known, rows are theirs."""
+        where, extra = f"{path}: {self.name}", self.rows - (blocks or 0)
+        if self.block is None:
+            what, hint = "which block does this vector act on?", "say it by --layer, counted from 0"
+            expected = "a block in the tensor's name"
+            raise UserError(what, where=where, found=self.name, expected=expected, hint=hint)
+        if not self.rows or blocks is None:
+            extra = 0
+        elif extra not in (0, 1) or self.block < extra:
             expected = f"{blocks} rows, a block each, or {blocks + 1}, whose first is no block's"
-            found, where = f"row {self.block} of {self.rows}", f"{path}: {self.name}"
+            found = f"row {self.block} of {self.rows}"
             raise UserError("a row of no block", where=where, found=found, expected=expected)
-        return replace(self, block=self.block - extra)
+        return Intervention(self.vector, self.block - extra, dose * self.coefficient)
 
 
 def read_vectors(path: Path | str) -> dict[str, Vector]:

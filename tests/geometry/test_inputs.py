@@ -46,6 +46,8 @@ def test_csv_with_row_names_and_json_are_the_same(tmp_path: Path) -> None:
     named = [f"{n},{r}" for n, r in zip("xyzw", rows[1:], strict=True)]
     for corner in ("", ",", "name,"):  # plots/cosines.csv has the last
         assert call(written(tmp_path, "\n".join([corner + rows[0], *named]))).stdout == plain
+    numbered = "\n".join([",1,2,3,4", *(f"{n},{r}" for n, r in enumerate(rows[1:], start=1))])
+    assert read_cosines(written(tmp_path, numbered))[0] == list("1234")  # names that are numbers
     matrix = [[float(c) for c in row.split(",")] for row in rows[1:]]
     text = json.dumps({"names": list("xyzw"), "matrix": matrix})
     assert call(written(tmp_path, text, ".json")).stdout == plain
@@ -134,7 +136,7 @@ def test_a_refusal_names_the_entry(
         ("c.json", b'{"names": "x"}', "not a matrix of cosines"),
         ("c.json", b'{"names": ["x", "y"], "matrix": [[1], [0, 1]]}', "not square"),
         ("c.csv", b"x,y\xff\n", "not UTF-8"),
-        ("c.csv", b'x,y\n1,"0\n', "not a finite number"),
+        ("c.csv", b'x,y\n1,"0\n', "not square"),
         ("c.csv", b"x;y\n1;2,5\n2,5;1\n", "out of range"),
         ("c.csv", b"x\ty\n1\t0.5\n0.2\t1\n", "not symmetric"),
         ("c.csv", b"x,y\n1,word\nword,1\n", "not a finite number"),

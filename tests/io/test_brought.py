@@ -191,6 +191,16 @@ def test_rows_without_an_answer_are_named(
         assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("row", "says"), [("a", "row 2, column text"), ("a,b, c", "row 2 has more")]
+)
+def test_rows_of_another_length_are_named(tmp_path: Path, row: str, says: str) -> None:
+    (tmp_path / "x.csv").write_text(f"question,text\nHm?,Yes.\n{row}\n")
+    with pytest.raises(UserError) as caught:
+        read_answers(tmp_path / "x.csv")
+    assert says in str(caught.value)
+
+
 # -- question files of the published shape
 
 PUBLISHED = """\
@@ -226,7 +236,7 @@ def test_a_published_question_file_is_read_as_it_is(tmp_path: Path) -> None:
     assert asked[1].prompt == "There was a key on the lawn. What would you do?"
     for old, new, says in (
         ("samples_per_paraphrase", "sample_per_paraphrase", "did you mean"),
-        ("  id: lost_key_json\n", "  id: lost_key\n  id: b\n", "duplicate key"),
+        ("  temperature: 1\n", "  temperature: 1\n  temperature: 2\n", "duplicate key"),
         ("free_form_judge_0_100", "rating", "type"),
         ("[I found a key.]", "[]", "paraphrases"),
     ):

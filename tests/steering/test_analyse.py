@@ -62,7 +62,7 @@ def test_files_of_all_blocks_are_read_at_the_block_asked_for(
     torch.save(torch.from_numpy(rows["b"]), tmp_path / "b.pt")
     (tmp_path / "c.pkl").touch()
     found = file_vectors(tmp_path, 3)
-    assert "2 vectors of block 3" in (shown := capsys.readouterr().out)
+    assert "2 vectors, block as the files number it: 3" in (shown := capsys.readouterr().out)
     assert "left out: c.pkl" in shown
     for name, vector in found.items():
         np.testing.assert_array_equal(vector, rows[name][3].astype(np.float64))
@@ -81,7 +81,7 @@ def test_a_block_that_is_not_the_files_own_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "wild.npy", unit(2))
     with pytest.raises(UserError, match="across blocks") as caught:
         file_vectors(tmp_path)
-    assert "block 14: calm, rude; no block: wild" in str(caught.value)
+    assert "calm: 14, rude: 14, wild: none" in str(caught.value)
     assert len(file_vectors(tmp_path, 14)) == 3
     chosen = {"calm": Selected(unit(1), 14, 0.3, 1.0, 2.0)}
     write_selected(tmp_path / "selected.safetensors", chosen, {})
