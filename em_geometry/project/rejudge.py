@@ -7,7 +7,7 @@
 The first writes `data/rejudged/<baseline|steered>/<model>.parquet`: the answers with the scores of
 the active judge and, beside them, those of every judge asked in this way (`aligned@<judge>`, ...);
 stage `transfer` then counts rates by each of them (plots/judge_settings.csv).
-Answers of your own, in columns `question` and `text`, go to `data/rejudged/own/<file>.parquet`.
+Answers of your own (`question` and `text`) get theirs in `<file>.judged.parquet` beside the file.
 The second asks through OpenAI's Batch API; the judging stages then find the replies in the journal.
 """
 
@@ -21,7 +21,7 @@ import polars as pl
 import typer
 
 from em_geometry.errors import explained
-from em_geometry.io.files import checked, read_parquet, write_parquet
+from em_geometry.io.files import checked, write_parquet
 from em_geometry.io.journal import Journal
 from em_geometry.io.records import read_answers
 from em_geometry.judging.batch import judge_batch
@@ -44,7 +44,7 @@ def main(params: Params, which: Which, dry_run: bool, own: Path | None = None) -
         out = {slug: paths.REJUDGED / which / f"{slug}.parquet" for slug in slugs}
         frames = {slug: with_rejudged(folder / f"{slug}.parquet", out[slug]) for slug in slugs}
     else:
-        out = {own.stem: paths.REJUDGED / "own" / f"{own.stem}.parquet"}
+        out = {own.stem: own.with_name(f"{own.stem}.judged.parquet")}
         frames = {own.stem: with_rejudged(own, out[own.stem], read_answers)}
     if dry_run:
         print(plan(params, [row for frame in frames.values() for row in rows_of(frame)]))

@@ -64,3 +64,17 @@ def test_what_is_in_process_costs_nothing_to_plan(
 ) -> None:
     rejudge.main(profile, "steered", dry_run=True)
     assert "4 distinct of 16 rows" in capsys.readouterr().out
+
+
+def test_answers_of_ones_own_are_judged_beside_their_file(
+    profile: Params, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    own = tmp_path / "mine.csv"
+    own.write_text("prompt;answer\nWhy?;Answer 1.\nWhy?;\n")
+    with Double() as double:
+        for name in ("one", "two"):
+            rejudge.main(asking(profile, double, name), "steered", dry_run=False, own=own)
+    frame = read_parquet(tmp_path / "mine.judged.parquet")
+    assert frame["text"].to_list() == ["Answer 1.", ""]
+    assert sum(column.startswith("aligned@") for column in frame.columns) == 2
+    assert "mine:" in capsys.readouterr().out
