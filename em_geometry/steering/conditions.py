@@ -21,6 +21,7 @@ Vector: TypeAlias = npt.NDArray[np.float32]
 Kind = Literal["unsteered", "vector", "random"]
 Positions = Literal["all", "prompt", "response"]  # tokens that interventions act on
 UNSTEERED = "none"  # the source of conditions without a vector
+AGAIN = "save it again, as tensors alone"
 FIELDS = {"layers": "layer", "doses": "dose", "coefficients": "coefficient", "norms": "norm"}
 
 
@@ -96,7 +97,7 @@ def write_selected(
 
 def holds_selected(path: Path) -> bool:
     """Whether a file is one that `write_selected` wrote."""
-    return path.suffix == ".safetensors" and FIELDS.keys() <= read_tensors(path)[1].keys()
+    return path.suffix == ".safetensors" and FIELDS.keys() <= read_tensors(path, AGAIN)[1].keys()
 
 
 def read_selected(path: Path, organisms: Collection[str] = ()) -> dict[str, Selected]:
