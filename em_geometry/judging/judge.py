@@ -105,8 +105,13 @@ class Judgement:
 
 
 def rows_of(frame: pl.DataFrame) -> list[JudgeRow]:
-    """The rows of a frame of answers (question, text)."""
-    return [JudgeRow(q, t) for q, t in frame.select("question", "text").iter_rows()]
+    """The rows of a frame of answers (question, text); UserError where a text is missing."""
+    rows = [JudgeRow(q, t) for q, t in frame.select("question", "text").iter_rows()]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.answer, str) or not isinstance(row.question, str):
+            what, where = "not an answer to be judged", f"row {number}, columns question and text"
+            raise UserError(what, where=where, found=row, expected="two texts")
+    return rows
 
 
 class Judge(Protocol):

@@ -14,6 +14,7 @@ from em_geometry.activations.prompts import read_questions
 from em_geometry.cli import app
 from em_geometry.errors import UserError
 from em_geometry.io.records import read_answers
+from em_geometry.judging.judge import rows_of
 from em_geometry.models.chat import read_examples
 from em_geometry.settings import Questions
 
@@ -199,6 +200,12 @@ def test_rows_of_another_length_are_named(tmp_path: Path, row: str, says: str) -
     with pytest.raises(UserError) as caught:
         read_answers(tmp_path / "x.csv")
     assert says in str(caught.value)
+
+
+def test_a_missing_answer_in_a_stages_file_is_named() -> None:
+    with pytest.raises(UserError, match="not an answer") as caught:
+        rows_of(pl.DataFrame({"question": ["a", "b"], "text": ["", None]}))
+    assert "row 2" in str(caught.value)
 
 
 # -- question files of the published shape
