@@ -8,12 +8,12 @@ said; scores are computed from it on reading, so a change of `low_mass` costs no
 
 import asyncio
 import json
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from em_geometry.judging.judge import (
     judge_id,
     load_templates,
     parse_text,
-    plain_token,
+    token_meaning,
 )
 from em_geometry.judging.replies import (
     FILTERED,
@@ -345,7 +345,9 @@ async def _other_reply(client: Client, mode: Mode) -> str | None:
             reply = await client.agree(body, read)
             said = reply["text"]
             right = parse_text(said) == float(number)
-            if right and (mode == "text" or whole_number(reply["top"], number)):
+            if right and mode == "logprob":
+                right = token_meaning(max(reply["top"], key=itemgetter(1))[0]) == float(number)
+            if right:
                 break
         else:
             return f"asked for {number}, it said {said!r}"
@@ -361,11 +363,3 @@ def _unfit(client: Client, error: NoReplyError) -> UserError:
         what = "the judge's endpoint refuses the judge's requests"
     hint = f"{error.hint}; check judging.base_url and judging.model"
     return UserError(what, where=client.here, found=error, hint=hint)
-
-
-def whole_number(top: Sequence[tuple[str, float]], number: str) -> bool:
-    """Whether one token holds the whole `number` with more probability than its beginnings do."""
-    weights = [(plain_token(token), math.exp(min(log, 0.0))) for token, log in top]
-    whole = sum(weight for text, weight in weights if text == number)
-    starts = sum(w for text, w in weights if text not in ("", number) and number.startswith(text))
-    return whole > starts
