@@ -63,7 +63,7 @@ def test_files_of_all_blocks_are_read_at_the_block_asked_for(
     (tmp_path / "c.pkl").touch()
     found = file_vectors(tmp_path, 3)
     assert "2 vectors, block as the files number it: 3" in (shown := capsys.readouterr().out)
-    assert "left out: c.pkl" in shown
+    assert "left out, as no vectors: c.pkl" in shown
     for name, vector in found.items():
         np.testing.assert_array_equal(vector, rows[name][3].astype(np.float64))
     with pytest.raises(UserError, match="which of these"):
@@ -85,7 +85,7 @@ def test_a_block_that_is_not_the_files_own_is_refused(tmp_path: Path) -> None:
     assert len(file_vectors(tmp_path, 14)) == 3
     chosen = {"calm": Selected(unit(1), 14, 0.3, 1.0, 2.0)}
     write_selected(tmp_path / "selected.safetensors", chosen, {})
-    with pytest.raises(UserError, match="across blocks"):
+    with pytest.raises(UserError, match="no such vector"):
         file_vectors(tmp_path / "selected.safetensors", 3)
 
 
