@@ -81,6 +81,8 @@ def event_agreement(truth: Bools, guess: Bools, cluster: np.ndarray) -> dict[str
     """
     times = left_out(cluster)
     found = {"kappa": _within(kappas(truth, guess, times), len(truth), -1.0)}
+    if not (truth.any() and guess.any()):  # it is 0 without any question too
+        found["kappa"] = replace(found["kappa"], low=None, high=None)
     for name, of in (("recall", truth), ("precision", guess)):
         hits, n = times @ (truth & guess), times @ of
         over = _within(divided(hits, n), int(n[0]), 0.0)
@@ -123,6 +125,4 @@ def agreement(
 def _within(values: Floats, n: int, least: float) -> Estimate:
     """The first of `values`, with what the others, a cluster left out of each, say of it."""
     low, high = ends(jackknife(float(values[0]), values[1:]))
-    if low == high:  # no cluster changes it: how sure it is cannot be told from this
-        low = high = np.nan
     return Estimate.from_values(float(values[0]), max(low, least), min(high, 1.0), n, ONE_CLASS)

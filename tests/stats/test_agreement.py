@@ -5,7 +5,17 @@ import pytest
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from em_geometry.stats.agreement import agreement, alpha, auroc, aurocs, kappa, kappas, left_out
+from em_geometry.stats.agreement import (
+    agreement,
+    alpha,
+    auroc,
+    aurocs,
+    event_agreement,
+    kappa,
+    kappas,
+    left_out,
+    ranking,
+)
 
 RANDOM = np.random.default_rng(0)
 LABELS = RANDOM.integers(0, 11, 60) * 10.0
@@ -48,6 +58,25 @@ def test_agreement_holds_the_points() -> None:
     for each in found.values():
         assert each.low < each.value < each.high
         assert each.n == 60
+
+
+def test_pairs_of_one_group_only() -> None:
+    truth = np.array([True, True, False, False] * 3)
+    score = np.array([8.0, 8, 9, 9, 1, 1, 2, 2, 3, 4, 3, 4])  # two groups the wrong way round
+    group = np.repeat([0, 1, 2], 4)
+    found = float(aurocs(truth, score, np.ones((1, 12)), group)[0])
+    assert found == pytest.approx((0 + 0 + 2) / 12)  # of the third, one win and two ties
+    assert ranking(truth, score, np.tile([0, 1], 6), group).value == found
+    assert auroc(truth, score) == pytest.approx(14 / 36)
+
+
+def test_an_event_that_is_never_guessed_has_a_recall_and_no_interval_of_kappa() -> None:
+    truth, none = np.tile([True, False], 10), np.zeros(20, dtype=bool)
+    found = event_agreement(truth, none, np.repeat(np.arange(5), 4))
+    assert (found["kappa"].value, found["kappa"].low) == (0, None)
+    assert (found["recall"].value, found["recall"].low) == (0, 0)
+    assert found["recall"].high is not None and found["recall"].high > 0.25  # none of ten
+    assert found["precision"].status.startswith("undefined")
 
 
 def test_one_class_is_undefined() -> None:
