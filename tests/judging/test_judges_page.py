@@ -75,5 +75,5 @@ def test_two_models_beside_each_other_know_more_than_one(bench: rivals.Bench) ->
         known(bench, folder, seed)
     bench.folder = other
     one, both = (judges.row(bench, judge(bench)) for judge in (rivals.embedded, rivals.both_models))
-    assert both["pooled_auroc"]["value"] > one["pooled_auroc"]["value"] > 0.8
+    assert both["pooled_auroc"]["value"] > one["pooled_auroc"]["value"] > 0.7
     assert one["core_seconds"] == 0.005
