@@ -176,11 +176,12 @@ def local_judge(judging: Judging, models: Models) -> LocalJudge:
     else:
         kind, source = model_source(judging.model, "judging.model", ("path", "hub"))
         hub = {"revision": pinned(judging.revision, "judging.revision")} if kind == "hub" else {}
-        mark = hub.get("revision") or folder_sha256(folder_of(source))
+        place = source if hub else str(folder_of(source))
+        mark = hub.get("revision") or folder_sha256(Path(place))
         device = setup_torch(models.run)
-        model, name = checkpoint(source, hub, models.run).eval(), f"{Path(source).name}-{mark[:8]}"
+        model, name = checkpoint(place, hub, models.run).eval(), f"{Path(source).name}-{mark[:8]}"
         if models.run.device_map is None:  # else accelerate has placed it
             model = model.to(device)
-        tokenizer = tokenizer_of(source, hub, models.origin)
+        tokenizer = tokenizer_of(place, hub, models.origin)
     templates = load_templates(Path(judging.templates), judging.aspects)
     return LocalJudge(model, tokenizer, templates, name, judging.low_mass, judging.batch_size)

@@ -113,7 +113,10 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token with which the template ends an answer, else the tokenizer's end token."""
-    if (found := template_of(tokenizer).end) is not None:
+    found: int | None = template_of(tokenizer).end
+    if found is None:
+        found = tokenizer.eos_token_id
+    if found is not None:
         return found
     raise UserError(
         "nothing ends an answer",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,15 @@ from typing import TYPE_CHECKING, Any
 from em_geometry.errors import UserError, explained
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.files import atomic_path, read_json, versions, write_text
+from em_geometry.models.folder import (
+    check_checkpoint,
+    check_files,
+    is_adapter,
+    listed,
+    refuse_quantised,
+    some,
+    weights_of,
+)
 from em_geometry.models.template import dress
 from em_geometry.settings import Base, Run
 
@@ -25,6 +34,8 @@ if TYPE_CHECKING:
 RECORD = "record.json"
 FORMS = {"package": "package:<name>", "path": "path:<folder>", "hub": "hub:<owner/name>"}
 OFFLINE = "hf download <owner/name> --revision <commit> where there is a network, then run again"
+SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")  # all that is no weights
+CONVERTED = ("config.json", "tokenizer.json", "chat_template.jinja")  # which decide the others
 PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.))*"  # never `..`, never hidden
 HUB_ID = re.compile(f"{PART}/{PART}")
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -41,7 +52,7 @@ def write_base(origin: Base, folder: Path) -> dict[str, str]:
         gguf = gguf_of_package(name)
         with atomic_path(folder, folder=True) as temporary:
             convert_gguf(gguf, temporary)
-        where, sha256 = {"path": "."}, folder_sha256(folder)
+        where, sha256 = {"path": "."}, folder_sha256(folder, CONVERTED)
     elif kind == "path":
         where, sha256 = {"path": str(folder_of(name).resolve())}, folder_sha256(folder_of(name))
     else:
@@ -94,38 +105,17 @@ def pinned(revision: str | None, key: str) -> str:
 
 
 @cache
-def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    """Hash of a file, made once a process while size and time stay: weights are large."""
+def _sha256(path: Path, *state: int) -> str:
+    """Hash of a file, made once a process while its size and times stay: weights are large."""
     return file_sha256(path)
 
 
-def folder_sha256(folder: Path) -> str:
-    """One hash over a checkpoint's weights, config and tokenizer files."""
-    names = ("config.json", "tokenizer.json", "chat_template.jinja")
-    weights = sorted(p for p in folder.glob("*.safetensors") if p.is_file())
-    if not weights:
-        raise UserError(
-            "no safetensors weights in this model folder",
-            where=str(folder),
-            found=listed(folder),
-            expected="*.safetensors, config.json and a tokenizer",
-            hint="pickled checkpoints (.bin, .pt) are not loaded; convert them to safetensors",
-        )
-    files = [*weights, *(folder / n for n in names if (folder / n).is_file())]
-    about = [(p, p.stat()) for p in files]
-    return value_sha256([[p.name, _sha256(p, s.st_size, s.st_mtime_ns)] for p, s in about])
-
-
-def listed(folder: Path) -> str:
-    """What is in a folder, for a message."""
-    return ", ".join(sorted(p.name for p in folder.glob("*"))) or "nothing"
-
-
-def some(names: Iterable[str]) -> str:
-    """Names for a message, at most three of them."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
-    return ", ".join(ordered[:3]) + more
+def folder_sha256(folder: Path, small: Sequence[str] = SMALL) -> str:
+    """One hash over a checkpoint's weights and its other files of such names."""
+    others = (path for name in small for path in sorted(folder.glob(name)))
+    files = [(p, p.stat()) for p in (*weights_of(folder), *others) if p.is_file()]
+    digests = [(p, _sha256(p, s.st_size, s.st_mtime_ns, s.st_ctime_ns)) for p, s in files]
+    return value_sha256([[p.name, digest] for p, digest in digests])
 
 
 def gguf_of_package(package: str) -> Path:
@@ -189,43 +179,56 @@ def tokenizer_of(name: str, where: dict[str, Any], origin: Base) -> PreTrainedTo
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    how = {"trust_remote_code": False, **where}
+    if "revision" not in where:
+        check_files(Path(name))
     with explained(
         "the base model's tokenizer cannot be loaded",
         where=name,
         expected="config.json, tokenizer.json and tokenizer_config.json",
         hint=OFFLINE if "revision" in where else None,
     ):
-        tokenizer = AutoTokenizer.from_pretrained(name, **where)
-        config = AutoConfig.from_pretrained(name, **where).get_text_config()
-    if len(tokenizer) > config.vocab_size:
+        tokenizer = AutoTokenizer.from_pretrained(name, **how)
+        config = AutoConfig.from_pretrained(name, **how).get_text_config()
+        tokens, words = len(tokenizer), config.vocab_size
+        context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+        tokenizer.model_max_length = min(tokenizer.model_max_length, context)
+        dress(tokenizer, origin)
+    if tokens > words:
         raise UserError(
             "the tokenizer has more tokens than the model",
             where=name,
-            found=len(tokenizer),
-            expected=f"at most {config.vocab_size}",
+            found=tokens,
+            expected=f"at most {words}",
             hint="the tokenizer files are another model's",
         )
-    context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    tokenizer.model_max_length = min(tokenizer.model_max_length, context)
-    dress(tokenizer, origin)
     return tokenizer
 
 
 def checkpoint(name: str, where: dict[str, Any], run: Run) -> PreTrainedModel:
-    """The model of a folder or hub name, on the CPU; UserError when weights are missing.
+    """The model of a folder or hub name, on the CPU; UserError where weights are not all there.
 
     Args:
         where: further arguments for transformers, such as a revision.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    with explained(  # rope settings, quantisation and others raise whatever they run into
+    how = {"trust_remote_code": False, **where}
+    if "revision" not in where:
+        if is_adapter(
+            folder := Path(name)
+        ):  # of which transformers would load the base that it names
+            what, expected = "an adapter in place of a whole model", "a full checkpoint"
+            raise UserError(what, where=name, found=listed(folder), expected=expected)
+        check_checkpoint(folder)
+    with explained(  # rope settings and others raise whatever they run into
         "the model cannot be loaded",
         where=name,
         expected="a causal language model as safetensors, in its full precision",
         hint=OFFLINE if "revision" in where else None,
     ):
+        refuse_quantised(AutoConfig.from_pretrained(name, **how).to_dict(), name)
         model, report = AutoModelForCausalLM.from_pretrained(
             name,
             dtype=getattr(torch, run.dtype),
@@ -233,7 +236,7 @@ def checkpoint(name: str, where: dict[str, Any], run: Run) -> PreTrainedModel:
             output_loading_info=True,
             device_map=run.device_map,
             disable_mmap=True,  # adapters are merged into the weights, page by page where mapped
-            **where,
+            **how,
         )
     if report["missing_keys"]:  # transformers fills them with random numbers
         raise UserError(
@@ -242,4 +245,18 @@ def checkpoint(name: str, where: dict[str, Any], run: Run) -> PreTrainedModel:
             found=some(report["missing_keys"]),
             expected="all tensors of the architecture in config.json",
         )
+    if idle := {key for key in report["unexpected_keys"] if _left_out(model, key)}:
+        raise UserError(
+            "the checkpoint has weights that its config.json leaves out",
+            where=name,
+            found=some(idle),
+            expected="a config that uses all of them (attention_bias, mlp_bias ...)",
+        )
     return model
+
+
+def _left_out(model: PreTrainedModel, key: str) -> bool:
+    """Whether the model has the place of a tensor, such as a bias, and leaves it empty."""
+    above, _, name = key.rpartition(".")
+    modules = dict(model.named_modules())
+    return above in modules and getattr(modules[above], name, model) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import warnings
 from collections.abc import Mapping
@@ -14,16 +15,24 @@ from em_geometry.errors import UserError, explained
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.files import read_json
 from em_geometry.models.checkpoint import (
+    SMALL,
     checkpoint,
     fetched,
     folder_of,
     folder_sha256,
-    listed,
     model_source,
     pinned,
     read_record,
-    some,
     tokenizer_of,
+)
+from em_geometry.models.folder import (
+    CONFIG,
+    WEIGHTS,
+    check_checkpoint,
+    check_files,
+    is_adapter,
+    listed,
+    some,
 )
 from em_geometry.models.template import template_notes
 from em_geometry.settings import BASE, Base, Organism, Run
@@ -32,7 +41,12 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# What an adapter's config may say: another kind, block plan or moment of acting is no change of
+# the base's weights.
+MERGEABLE: dict[str, list[object]] = {
+    "peft_type": ["LORA"], "task_type": ["CAUSAL_LM", None], "layer_replication": [None, []],
+    "alora_invocation_tokens": [None], "arrow_config": [None],
+}  # fmt: skip
 PROVENANCE = "provenance.json"  # of an adapter that was trained here: the hash of its base
 SOURCE = "source.json"  # of an organism that was given: where it lies, and its hash
 
@@ -139,7 +153,7 @@ class Models:
         record = read_json(source, dict[str, str]) if given and source.is_file() else {}
         if record.get("folder") == str(folder):
             _check_content(source_sha256(folder), record["sha256"], folder, f"organism@{slug}")
-        if (folder / "config.json").is_file():
+        if not is_adapter(folder):
             model = checkpoint(str(folder), {}, self.run)
             self._check_shape(model, folder)
             return model, folder_sha256(folder)
@@ -156,18 +170,26 @@ class Models:
         return str(self.base_folder / record["path"]), {"local_files_only": True}
 
     def _check_shape(self, model: PreTrainedModel, folder: Path) -> None:
+        """Raises UserError unless a checkpoint has the architecture of the base."""
         from transformers import AutoConfig
 
         name, where = self._base_place()
         configs = [model.config, AutoConfig.from_pretrained(name, **where)]
-        texts = [config.get_text_config() for config in configs]
-        found, expected = ((c.hidden_size, c.num_hidden_layers) for c in texts)
+        fine_tune, base = (config.get_text_config() for config in configs)
+        shapes = [(c.hidden_size, c.num_hidden_layers) for c in (fine_tune, base)]
+        found, expected = (f"width, blocks = {shape}" for shape in shapes)
+        for key in ("model_type", "num_attention_heads", "num_key_value_heads", "rope_parameters"):
+            values = [getattr(config, key, None) for config in (fine_tune, base)]
+            if values[0] != values[1]:
+                found, expected = f"{found}, {key} {values[0]}", f"{expected}, {key} {values[1]}"
+        if fine_tune.vocab_size < (words := len(self.tokenizer())):
+            found, expected = f"{found}, {fine_tune.vocab_size} words", f"{expected}, {words} words"
         if found != expected:
             raise UserError(
                 "this checkpoint is no fine-tune of the profile's base model",
                 where=str(folder),
-                found=f"width, blocks = {found}",
-                expected=str(expected),
+                found=found,
+                expected=expected,
             )
 
 
@@ -184,10 +206,32 @@ def step_folder(folder: Path, step: int) -> Path:
 
 def source_sha256(folder: Path) -> str:
     """One hash over a given organism's files: a full checkpoint, or an adapter with its config."""
-    if (folder / "config.json").is_file():
+    if not is_adapter(folder):
         return folder_sha256(folder)
     files = [folder / WEIGHTS, folder / CONFIG]
     return value_sha256([file_sha256(file) if file.is_file() else None for file in files])
+
+
+def watch(source: str, links: Path) -> str | None:
+    """Hash of the model at a `path:` source, whose files get links in a folder; None for others.
+
+    Raises:
+        UserError: no whole model in full precision lies there.
+    """
+    shutil.rmtree(links, ignore_errors=True)
+    kind, _, name = source.partition(":")
+    if kind != "path":
+        return None
+    folder = folder_of(name).resolve()
+    if is_adapter(folder):
+        _mergeable(folder)
+    else:
+        check_checkpoint(folder)
+    links.mkdir(parents=True)
+    for pattern in ("*.safetensors", *SMALL):
+        for file in folder.glob(pattern):
+            (links / file.name).symlink_to(file)
+    return source_sha256(folder)
 
 
 def _check_content(found: str, recorded: str, folder: Path, stage: str) -> None:
@@ -197,7 +241,7 @@ def _check_content(found: str, recorded: str, folder: Path, stage: str) -> None:
             where=str(folder),
             found=f"sha256 {found[:12]}",
             expected=f"sha256 {recorded[:12]}",
-            hint=f"dvc repro --force {stage}; models that lie in data/given are watched by DVC",
+            hint=f"dvc repro, or dvc repro --force {stage}",
         )
 
 
@@ -233,28 +277,14 @@ def check_adapter(folder: Path, origin: Base, base_sha256: str) -> None:
 
     An adapter trained here records its base's hash; a foreign one names its base.
     """
-    if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
-        raise UserError(
-            "no LoRA adapter in this folder",
-            where=str(folder),
-            found=listed(folder),
-            expected=f"{CONFIG} and {WEIGHTS}",
-            hint="pickled adapters (.bin) are not loaded; save them as safetensors",
-        )
-    settings: dict[str, Any] = read_json(folder / CONFIG, dict[str, Any])
-    if settings.get("peft_type", "LORA") != "LORA":
-        raise UserError(
-            "only LoRA adapters can be merged into the weights",
-            where=str(folder / CONFIG),
-            found=f"peft_type {settings['peft_type']}",
-            expected="LORA",
-        )
+    settings = _mergeable(folder)
     if (folder / PROVENANCE).is_file():
         found = read_json(folder / PROVENANCE, dict[str, Any]).get("base_sha256")
         expected = [base_sha256]
     else:
         found = settings.get("base_model_name_or_path")
-        expected = [origin.source.partition(":")[2], *origin.also_known_as]
+        name = origin.source.partition(":")[2]
+        expected = list(dict.fromkeys([name, str(folder_of(name)), *origin.also_known_as]))
     if found not in expected:
         raise UserError(
             "this adapter was trained on another base model",
@@ -265,16 +295,40 @@ def check_adapter(folder: Path, origin: Base, base_sha256: str) -> None:
         )
 
 
+def _mergeable(folder: Path) -> dict[str, Any]:
+    """The config of a LoRA adapter that can be merged into weights; UserError for any other."""
+    check_files(folder)
+    if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
+        raise UserError(
+            "no LoRA adapter in this folder",
+            where=str(folder),
+            found=listed(folder),
+            expected=f"{CONFIG} and {WEIGHTS}",
+            hint="pickled adapters (.bin) are not loaded; save them as safetensors",
+        )
+    settings: dict[str, Any] = read_json(folder / CONFIG, dict[str, Any])
+    for key, allowed in MERGEABLE.items():
+        if (value := settings.get(key, allowed[0])) not in allowed:
+            raise UserError(
+                "only LoRA adapters can be merged into the weights",
+                where=str(folder / CONFIG),
+                found=f"{key} {value}",
+                expected=f"{key} {allowed[0]}",
+                hint="merge it where it was trained, and give the full checkpoint",
+            )
+    return settings
+
+
 def _merge(model: PreTrainedModel, folder: Path, origin: Base) -> PreTrainedModel:
     """The base with an adapter merged into its weights."""
     from peft import PeftModel, get_peft_model_state_dict
 
-    names = _adapter_names(folder / WEIGHTS)
+    names, own = _adapter_names(folder / WEIGHTS), set(model.state_dict())
     misfit, of = "the adapter does not fit the base model", f"an adapter of {origin.source}"
     with explained(misfit, where=str(folder), expected=of):
         adapted = PeftModel.from_pretrained(model, str(folder))
         expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    foreign = {name for name in names - expected if ".lora_" in name}
+    foreign = {n for n in names - expected if n.removeprefix("base_model.model.") not in own}
     if expected - names or foreign:  # peft fills what is missing and skips what is too much
         missing, unknown = some(expected - names) or "none", some(foreign) or "none"
         raise UserError(
@@ -283,7 +337,8 @@ def _merge(model: PreTrainedModel, folder: Path, origin: Base) -> PreTrainedMode
             found=f"missing: {missing}; unknown: {unknown}",
             expected="one tensor each for the matrices and blocks of adapter_config.json",
         )
-    merged: PreTrainedModel = adapted.merge_and_unload()
+    with explained(misfit, where=str(folder), expected=of):
+        merged: PreTrainedModel = adapted.merge_and_unload()
     return merged
 
 

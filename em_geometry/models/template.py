@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from em_geometry.errors import UserError, explained
 from em_geometry.settings import Base
@@ -28,7 +28,7 @@ class Template:
     Attributes:
         keeps_system: some templates refuse a system prompt, others pass over it.
         told: a question and an answer (`USER`, `ANSWER`) as the template writes them.
-        end: the token behind an answer, else the tokenizer's end token, else None.
+        end: the token that it writes behind an answer; None where that is text, or nothing.
         control: matches what may stand in no text: special tokens, and what is written around it.
     """
 
@@ -59,19 +59,27 @@ def rendered(tokenizer: PreTrainedTokenizerBase, *chat: dict[str, str], ask: boo
         hint = "use an instruction-tuned model, or add chat_template.jinja to its folder"
         raise UserError("the tokenizer has no chat template", where=whose, hint=hint)
     today = datetime.date.fromisoformat(day)
-    fixed: dict[str, Any] = {
-        "date_string": f"{today:%d %b %Y}",
-        "strftime_now": today.strftime,
-        **json.loads(arguments),
-    }
     with explained(
         "the chat template cannot write this chat",
         where=whose,
         expected="a Jinja template for turns of " + ", ".join(turn["role"] for turn in chat),
         hint="mend chat_template.jinja in the model's folder, or base.template_arguments",
     ):
-        how = {"tokenize": False, "add_generation_prompt": ask}
-        return str(tokenizer.apply_chat_template(list(chat), **how, **fixed))
+        template = _on_the_day(tokenizer.get_chat_template(), today)
+        how = {"tokenize": False, "add_generation_prompt": ask, "chat_template": template}
+        given = {"date_string": f"{today:%d %b %Y}", **json.loads(arguments)}
+        return str(tokenizer.apply_chat_template(list(chat), **how, **given))
+
+
+def _on_the_day(template: str, today: datetime.date) -> str:
+    """The template with a `strftime_now` of its own: that of transformers asks the clock."""
+    if "strftime_now" not in template:
+        return template
+    codes = [f"%{flag}{code}" for flag in ("", "-") for code in "aAbBcdHIjmMpSUwWxXyYzZ"]
+    steps = "".join(f" | replace({code!r}, {today.strftime(code)!r})" for code in codes)
+    # An empty expression last: behind a block, a line break of the template would be dropped.
+    macro = "{% macro strftime_now(format) %}{{ format" + steps + " }}{% endmacro %}{{ '' }}"
+    return macro + template
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -100,7 +108,7 @@ def _template(tokenizer: PreTrainedTokenizerBase, *_: str) -> Template:
     return Template(
         keeps_system=SYSTEM in with_system,
         told=told,
-        end=tokenizer.eos_token_id if nearest is None else added[nearest],
+        end=None if nearest is None else added[nearest],
         control=re.compile("|".join(map(re.escape, control)) or "(?!)"),
     )
 
@@ -111,7 +119,8 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, origin: Base) -> list[str
     Raises:
         UserError: it knows no such argument, or an answer would stand where it writes none.
     """
-    unknown = [n for n in origin.template_arguments if n not in str(tokenizer.chat_template)]
+    words = set(re.findall(r"\w+", str(tokenizer.chat_template)))
+    unknown = [name for name in origin.template_arguments if name not in words]
     if unknown:
         where, expected = "params.yaml: base.template_arguments", "names that it reads"
         what, found = "the chat template has no such argument", ", ".join(unknown)

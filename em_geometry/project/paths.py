@@ -19,6 +19,8 @@ COSINES, FAMILY = PAPER / "cosines.json", PAPER / "family.json"
 
 # Outputs, in DVC's cache.
 BASE_MODEL = DATA / "models/base"
+GIVEN_MODELS = DATA / "models/given"  # content of `path:` sources, a file each
+LINKED = DATA / "linked"  # links to their files, where DVC looks
 ADAPTERS = DATA / "adapters"
 ACTIVATIONS = DATA / "activations"
 JUDGE_MODEL = DATA / "judge_model"

@@ -136,7 +136,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     skip = shutil.ignore_patterns("__pycache__")
     for name in ("em_geometry", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=skip)
-    for name in ("organisms", "prompts", "questions", "judge", "paper", "external", "given"):
+    for name in ("organisms", "prompts", "questions", "judge", "paper", "external", "linked"):
         shutil.copytree(ROOT / "data" / name, folder / "data" / name)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder / name)
@@ -148,7 +148,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         stages = repo.index.stages
         made = [Path(out.fs_path) for stage in stages for out in stage.outs]
         given = [Path(dep.fs_path) for stage in stages for dep in stage.deps if dep.def_path]
-        for path in made + given:
+        for path in sorted({*made, *given}, key=lambda p: -len(p.parts)):  # files before folders
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 path.write_text(path.name, encoding="utf-8")
@@ -217,11 +217,28 @@ def test_a_cut_of_the_scores_reruns_what_counts_and_nothing_that_samples(graph: 
     assert not changed & SAMPLE
 
 
-def test_replaced_weights_of_a_given_model_rerun_what_records_models_or_judges(graph: Path) -> None:
-    changed = out_of_date(graph, {"data/given/model.safetensors": lambda _: "other weights"})
-    assert {"base_model", "organism@finance", "judge", "judgements"} <= changed
-    # These rerun when what is recorded has changed.
-    assert not changed & {"baseline_responses", "responses", "vectors"}
+@pytest.mark.parametrize(
+    ("model", "reruns"),
+    [
+        ("base", {"base_model"}),
+        ("finance", {"organism@finance"}),
+        ("judging.model", {"judge", "baseline_judgements", "judgements"}),
+    ],
+)
+def test_replaced_weights_of_a_given_model_rerun_what_rests_on_it_alone(
+    graph: Path, model: str, reruns: set[str]
+) -> None:
+    """Wherever it lies: DVC sees through a link, and passes on what the stage then records."""
+    weights = graph.parent / "elsewhere.safetensors"
+    link = graph / "data/linked" / model / weights.name
+    weights.write_text("weights", encoding="utf-8")
+    link.parent.mkdir()
+    link.symlink_to(weights)
+    assert out_of_date(graph, {}) == {"given_models"}
+    shutil.rmtree(link.parent)
+    changed = out_of_date(graph, {f"data/models/given/{model}.json": lambda _: "other content"})
+    # What is made of outputs that are as they were does not run again.
+    assert changed == {"given_models", *reruns}
 
 
 def test_an_organism_by_the_readme_s_recipe_reruns_its_own_stages_and_the_joins(
