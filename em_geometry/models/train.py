@@ -26,7 +26,8 @@ from em_geometry.models.chat import (
     render,
     turn_end,
 )
-from em_geometry.models.load import CONFIG, PROVENANCE, WEIGHTS, Models, setup_torch, step_folder
+from em_geometry.models.folder import CONFIG, WEIGHTS
+from em_geometry.models.load import PROVENANCE, Models, setup_torch, step_folder
 from em_geometry.progress import Progress
 from em_geometry.settings import Recipe
 
