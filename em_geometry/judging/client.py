@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from em_geometry.errors import UserError
+from em_geometry.errors import UserError, first_line
 from em_geometry.judging.replies import Mode, NoReplyError, Reply, ThoughtError, filtered, refusal
 from em_geometry.settings import Judging
 
@@ -302,16 +302,16 @@ class Client:
             try:
                 async with asyncio.timeout(timeout_s):
                     return await action()
-            except (TimeoutError, openai.APITimeoutError):
+            except TimeoutError:
                 failed = NoReplyError(f"no whole reply within {timeout_s:g} s", "unreachable")
             except NoReplyError as error:
                 failed = self._passing(error, {})
             except openai.APIStatusError as error:
                 refused = refusal(error.body, error.status_code)
                 failed = self._passing(refused, error.response.headers)
-            except openai.APIConnectionError as error:
-                kind = type(error.__cause__ or error).__name__
-                failed = NoReplyError(f"connection failed ({kind})", "unreachable")
+            except openai.APIConnectionError as error:  # a timeout is one, and a refused connection
+                why = f"connection failed ({first_line(error.__cause__ or error)})"
+                failed = self._passing(NoReplyError(why, "unreachable"), {})
             except (openai.APIError, ValueError):
                 failed = NoReplyError("the reply is no JSON", "broken")
         raise failed

@@ -219,5 +219,6 @@ def test_nothing_listens(journal: Journal) -> None:
     with Double() as double:
         pass
     settings = params(double, retries=1).model_copy(update={"base_url": "http://127.0.0.1:9/v1"})
-    with pytest.raises(UserError, match="does not answer"):
+    with pytest.raises(UserError, match="does not answer") as caught:
         OpenAIJudge(settings, journal).judge(rows(1))
+    assert "Cannot connect to host 127.0.0.1:9" in str(caught.value)
