@@ -1,13 +1,13 @@
 """The page that compares judges, and what its benchmark makes of a judge's scores."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import judges, rivals
+from benchmarks import judges, rivals, tuned
 from em_geometry.judging import probe
 from em_geometry.judging.rates import ASPECTS
 from em_geometry.settings import Params
@@ -69,11 +69,26 @@ def known(bench: rivals.Bench, folder: Path | None, seed: int) -> None:
         bench._features[folder, name] = probe.Features(activations, text), 1.0
 
 
-def test_two_models_beside_each_other_know_more_than_one(bench: rivals.Bench) -> None:
-    other = Path("other")
-    for seed, folder in enumerate((None, other)):
+class Encoder:
+    """An encoder that is told nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.random = np.random.default_rng(0)
+
+    def vectors(self, texts: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Noise [text, 3]."""
+        return self.random.normal(size=(len(texts), 3))
+
+
+def test_what_is_read_beside_the_base_counts(
+    bench: rivals.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuned, "Encoder", Encoder)
+    bench.folder = Path("other")
+    for seed, folder in enumerate((None, bench.folder)):
         known(bench, folder, seed)
-    bench.folder = other
-    one, both = (judges.row(bench, judge(bench)) for judge in (rivals.embedded, rivals.both_models))
-    assert both["pooled_auroc"]["value"] > one["pooled_auroc"]["value"] > 0.7
-    assert one["core_seconds"] == 0.005
+    of = (rivals.embedded, rivals.both_models, rivals.with_embedding)
+    one, two, noise = (judges.row(bench, judge(bench))["pooled_auroc"]["value"] for judge in of)
+    assert two > one > 0.7
+    assert noise == pytest.approx(one, abs=0.05)
+    assert bench.seconds == pytest.approx(4, abs=0.1)  # three times the base, once the other
