@@ -270,7 +270,7 @@ def plain_token(token: str) -> str:
     """A token's text, bytes as characters, without spaces, however its vocabulary writes them."""
     if token.startswith("<0x"):
         token = _BYTE.sub(lambda found: chr(int(found.group(1), 16)), token)
-    return token.translate(_MARKS).strip()
+    return (token if token.isascii() else token.translate(_MARKS)).strip()
 
 
 def _settle(votes: Iterable[tuple[float | Status | None, float]], low_mass: float) -> Verdict:

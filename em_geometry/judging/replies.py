@@ -194,7 +194,7 @@ def _top(logprobs: Any) -> list[list[Any]]:
         for entry in first.get("top_logprobs") or [first]:
             token, log = str(entry["token"]), entry["logprob"]
             # Some servers give a number for a token, and its text as bytes
-            if entry.get("bytes") and token_meaning(token) is None:
+            if not token.isdigit() and entry.get("bytes") and token_meaning(token) is None:
                 token = bytes(entry["bytes"]).decode(errors="replace")
             if log is not None:
                 found.append([token, float(log)])
