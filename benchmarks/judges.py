@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.rivals import JUDGES, SHORT, WITH_MODEL, Bench, Scores, bench_of
+from em_geometry.errors import UserError
 from em_geometry.judging.rates import ASPECTS, positive
 from em_geometry.judging.validation import Texts, Validation
 from em_geometry.project import paths
@@ -140,4 +142,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))
