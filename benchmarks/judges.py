@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.rivals import JUDGES, SHORT, WITH_MODEL, Bench, Scores, bench_of
-from em_geometry.errors import UserError
 from em_geometry.judging.rates import ASPECTS, positive
 from em_geometry.judging.validation import Texts, Validation
 from em_geometry.project import paths
+from em_geometry.project.command import command
 from em_geometry.settings import Judging, load_params
 from em_geometry.stats.agreement import event_agreement
 from em_geometry.stats.estimate import Estimate
@@ -110,6 +109,7 @@ def with_table(text: str, rows: dict[str, Any]) -> str:
     return f"{before}{START}{table(rows)}{END}{after}"
 
 
+@command
 def main() -> None:
     """Scores with the judges that are named and writes their rows; other rows stay."""
     about = "\n".join(f"  {name:16} {judge.__doc__}" for name, judge in JUDGES.items())
@@ -142,7 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(str(error))
+    main()
