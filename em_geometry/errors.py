@@ -74,7 +74,9 @@ def explained(
 
 def first_line(error: BaseException) -> str:
     """What a library's exception says, in one line; its type where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    first, *others = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    text = " ".join([first, *others[:1]]) if first.endswith(":") else first
+    return f"no key {text}" if isinstance(error, KeyError) else text
 
 
 def _cut(text: str) -> str:

@@ -153,7 +153,7 @@ class Models:
         record = read_json(source, dict[str, str]) if given and source.is_file() else {}
         if record.get("folder") == str(folder):
             _check_content(source_sha256(folder), record["sha256"], folder, f"organism@{slug}")
-        if not is_adapter(folder):
+        if given and not is_adapter(folder):
             model = checkpoint(str(folder), {}, self.run)
             self._check_shape(model, folder)
             return model, folder_sha256(folder)
@@ -328,7 +328,8 @@ def _merge(model: PreTrainedModel, folder: Path, origin: Base) -> PreTrainedMode
     with explained(misfit, where=str(folder), expected=of):
         adapted = PeftModel.from_pretrained(model, str(folder))
         expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    foreign = {n for n in names - expected if n.removeprefix("base_model.model.") not in own}
+    base = {n: n.removeprefix("base_model.model.").replace(".base_layer.", ".") for n in names}
+    foreign = {name for name in names - expected if base[name] not in own}  # no saved base weights
     if expected - names or foreign:  # peft fills what is missing and skips what is too much
         missing, unknown = some(expected - names) or "none", some(foreign) or "none"
         raise UserError(
