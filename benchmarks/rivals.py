@@ -127,20 +127,17 @@ def embedding(bench: Bench) -> Scores:
 
 
 def tuned(bench: Bench) -> Scores:
-    """An encoder (--model) fine-tuned as a judge, once without each quarter of the questions."""
-    from benchmarks.tuned import FOLDS, Encoder
+    """An encoder (--model), or the base, whose upper half is fine-tuned as a judge."""
+    from benchmarks.tuned import Encoder
 
-    settings, folder = bench.params.judging.probe, bench.folder or paths.BASE_MODEL
+    settings, encoder = bench.params.judging.probe, Encoder(bench.folder or paths.BASE_MODEL)
     texts, labels = texts_of(bench.train), bench.train.select(ASPECTS).to_numpy()
-    values, asked = np.zeros_like(labels), []
-    for fold in range(FOLDS):
-        encoder = Encoder(folder)
-        kept = encoder.tune(texts, labels, fold)
-        values[kept] = encoder.values([texts[i] for i in kept])
-        with bench.timed():
-            asked.append(encoder.values(texts_of(bench.asked)))
+    kept = encoder.tune(texts, labels)
+    values = encoder.values([texts[i] for i in kept])
+    with bench.timed():
+        asked = encoder.values(texts_of(bench.asked))
     return {
-        aspect: _calibrated(settings, aspect, values[:, i], labels[:, i], np.mean(asked, 0)[:, i])
+        aspect: _calibrated(settings, aspect, values[:, i], labels[kept, i], asked[:, i])
         for i, aspect in enumerate(ASPECTS)
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 BATCH, EPOCHS, RATE, HEAD_RATE = 16, 4, 1e-4, 1e-3
-FOLDS = 4  # of questions; one is kept out, calibrates and says when to stop
+KEPT_OUT = 4  # every fourth question calibrates and says when to stop
 Texts = Sequence[tuple[str, str]]  # question and answer
 
 
@@ -39,7 +39,7 @@ class Encoder:
         """Log-odds [text, 2] of being aligned and of being coherent, of a tuned encoder."""
         return self._all(_joined(texts), lambda batch: self._head(self._mean(batch)))
 
-    def tune(self, texts: Texts, labels: np.ndarray, fold: int) -> list[int]:
+    def tune(self, texts: Texts, labels: np.ndarray) -> list[int]:
         """Fits encoder and head to labels [text, 2] of 0-100; returns the texts that were kept out.
 
         Of all epochs the one is taken that fits the texts kept out best.
@@ -50,7 +50,7 @@ class Encoder:
         self._model.requires_grad_(False)
         layers[len(layers) // 2 :].requires_grad_(True)
         questions = sorted({question for question, _ in texts})
-        kept = [i for i, (q, _) in enumerate(texts) if questions.index(q) % FOLDS == fold]
+        kept = [i for i, (q, _) in enumerate(texts) if questions.index(q) % KEPT_OUT == 0]
         rest = sorted({*range(len(texts))} - {*kept})
         target = torch.tensor(labels / 100, dtype=torch.float32)
         groups = [
