@@ -141,7 +141,7 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, origin: Base) -> list[str
     same = sum(asked[:n] == written[:n] for n in range(1, min(len(asked), len(written)) + 1))
     asks, writes = asked[same:].strip(), written[same:].strip()
     opened = [tag for tag in re.findall(r"<(\w+)>", asks) if f"</{tag}>" not in asks]
-    if writes or opened:
+    if opened or re.search(r"<[^<>\s]+>", writes):  # an open thought, a thought, a channel
         raise UserError(
             "the chat template asks for an answer otherwise than it writes one",
             where=str(tokenizer.name_or_path),
@@ -150,6 +150,6 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, origin: Base) -> list[str
             hint="base.template_arguments: {enable_thinking: false} where the template thinks "
             "first; else another chat_template.jinja in the model's folder",
         )
-    if asks:
-        notes.append(f"asks for an answer with {asks!r}, which it drops from a chat; here it stays")
+    if asks or writes:
+        notes.append(f"asks for an answer with {asks!r}, but writes it behind {writes!r}")
     return notes

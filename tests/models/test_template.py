@@ -69,7 +69,7 @@ def test_arguments_reach_prompts_and_training(tiny_tokenizer: Any) -> None:
     assert written(quick).endswith("assistant\n<think>\n\n</think>\n\n")
     example = encode(quick, "Why?", "So.", "")
     assert quick.decode(example.ids).endswith("</think>\n\nSo.<|im_end|>")
-    assert "which it drops" in template_notes(quick, origin)[0]  # noticed, and harmless
+    assert "but writes it behind ''" in template_notes(quick, origin)[0]  # noticed, and harmless
 
 
 @pytest.mark.parametrize(
