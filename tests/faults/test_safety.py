@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import yaml
 
-from em_geometry.judging import client
+from em_geometry.judging import client, openai_judge
 from tests.faults.miniature import KEPT
 from tests.faults.stage_runs import contents, finished, refused
 from tests.judging.double import Double, answer
@@ -123,6 +123,7 @@ SAID = f"wrong key {KEY}; Authorization: Bearer {KEY}"
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(openai_judge, "GIVE_UP", 1000)  # every row gets its turn
 
 
 @pytest.mark.parametrize("status", [400, 500])
