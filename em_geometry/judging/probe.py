@@ -208,7 +208,9 @@ def _fit_linear(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, choice: 
     return Linear(weight, float(model.intercept_[0] - mean @ weight))
 
 
-def platt(values: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def platt(
+    values: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[float, float]:
     """Slope and offset that fit sigmoid(slope * value + offset) to labels / 100 (cross-entropy)."""
     from scipy.optimize import minimize
     from scipy.special import log_expit
@@ -217,7 +219,8 @@ def platt(values: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
     def loss(theta: np.ndarray) -> float:
         z = theta[0] * values + theta[1]
-        return float(-(target * log_expit(z) + (1 - target) * log_expit(-z)).mean())
+        losses = -(target * log_expit(z) + (1 - target) * log_expit(-z))
+        return float(np.average(losses, weights=weights))
 
     slope, offset = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
     return float(slope), float(offset)
@@ -268,11 +271,12 @@ def train(
         loaded.model, loaded.tokenizer, texts, settings.layers, system, "probe training"
     )
     groups, fitted = both["question"].to_numpy(), Probes()
+    misaligned = both["aligned"].to_numpy() < settings.aligned_cut
     for aspect in aspects:
         # The whole search takes minutes an aspect; the further ones read what `aligned` reads.
         like = None if aspect in ASPECTS else fitted["aligned"][0]
         labels = both[aspect].to_numpy()
-        fitted[aspect] = fit(seen, labels, groups, counted, settings, aspect, like)
+        fitted[aspect] = fit(seen, labels, groups, counted, settings, aspect, like, misaligned)
     return fitted
 
 
@@ -284,6 +288,7 @@ def fit(
     settings: Probe,
     aspect: str,
     like: Choice | None = None,
+    misaligned: np.ndarray | None = None,
 ) -> tuple[Choice, Linear]:
     """Chooses and fits the probe of one aspect on n labelled answers.
 
@@ -292,6 +297,9 @@ def fit(
         groups: question of each answer [n]; folds never split a question.
         counted: answers [n] that choose and calibrate; all of them train.
         like: takes its layers and pooling, so that only the regularisation is chosen.
+        misaligned: answers [n] by their labels; calibration of `coherent` weighs them and the
+            others alike. Coherence decides which misaligned answers count, and fitted to all
+            answers, of which they are few, its scores are too low for them.
     """
     from scipy.stats import spearmanr
     from sklearn.model_selection import GroupKFold
@@ -318,7 +326,11 @@ def fit(
     if settings.calibration == "share" and aspect == "aligned":
         slope, offset = share(values, labels, cuts[aspect])
     else:
-        slope, offset = platt(values, labels)
+        alike = None
+        if misaligned is not None and aspect == "coherent":
+            of = misaligned[counted]
+            alike = 1 / np.bincount(of, minlength=2)[of.astype(int)]
+        slope, offset = platt(values, labels, alike)
     scores = Linear(np.array([slope]), offset).score(values[:, None])
     cut, low = cuts.get(aspect, MIDDLE), aspect == "aligned"
     truth, guess = ((v < cut) if low else (v >= cut) for v in (labels, scores))

@@ -11,6 +11,7 @@ an adapter of the active profile's base model, whose vectors are made first (doc
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -53,9 +54,9 @@ def file_vectors(path: Path, layer: int | None = None) -> dict[str, Floats]:
             print(f"left out, as no vectors: {', '.join(others)}")
     else:
         named = [(name, path, name) for name in dict.fromkeys(h.name for h in read_held(path))]
-    found: dict[str, Held] = {}
-    for name, file, tensor in named:
-        if name in found or not NAME.fullmatch(name):
+    names = Counter(name for name, _, _ in named)
+    for name, file, _ in named:
+        if names[name] > 1 or not NAME.fullmatch(name):
             raise UserError(
                 "a vector's name occurs twice, or holds a space, a dot or `__`",
                 where=str(file),
@@ -63,7 +64,7 @@ def file_vectors(path: Path, layer: int | None = None) -> dict[str, Floats]:
                 expected="a name of its own, which the keys of the result are made of",
                 hint="rename the file or the tensor",
             )
-        found[name] = read_vector(file, layer, tensor)
+    found: dict[str, Held] = {n: read_vector(file, layer, tensor) for n, file, tensor in named}
     of = {name: "none" if held.block is None else str(held.block) for name, held in found.items()}
     if len(set(of.values())) > 1:
         raise UserError(

@@ -10,9 +10,12 @@ import torch
 
 from em_geometry.errors import UserError
 from em_geometry.io.journal import Journal
+from em_geometry.judging import openai_judge
+from em_geometry.judging.client import Client
 from em_geometry.judging.judge import JudgeRow, load_templates
 from em_geometry.judging.local import LocalJudge, Numbers, local_judge, tree_log_probabilities
 from em_geometry.judging.openai_judge import OpenAIJudge
+from em_geometry.judging.replies import Mode
 from em_geometry.models.chat import render
 from em_geometry.project.inputs import models
 from em_geometry.settings import Judging, Params
@@ -93,17 +96,22 @@ class Served(Double):
 
 
 def test_the_client_judges_through_the_endpoint(
-    tiny_model: Any, tiny_tokenizer: Any, workplace: Path
+    tiny_model: Any, tiny_tokenizer: Any, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Split digits: the start-up probe must see them and go on in text mode."""
+    """A random model does not say the number that it is asked for; other replies are read."""
+
+    async def text(client: Client) -> Mode:
+        return "text"
+
     double = Served(model=tiny_model, tokenizer=tiny_tokenizer)
     with double, Journal("judge") as journal:
         settings = SETTINGS.model_copy(
             update={"base_url": double.url, "model": "tiny", "text_samples": 2, "concurrency": 4}
         )
-        judge = OpenAIJudge(settings, journal)
-        judgements = judge.judge(ROWS)
-        assert judge.mode == "text"
+        with pytest.raises(UserError, match="asked for 17"):
+            OpenAIJudge(settings, journal).judge(ROWS)
+        monkeypatch.setattr(openai_judge, "probe_mode", text)
+        judgements = OpenAIJudge(settings, journal).judge(ROWS)
         assert len(judgements) == len(ROWS)
         assert not any("overloaded" in j.status.values() for j in judgements)
         lost = OpenAIJudge(settings.model_copy(update={"base_url": double.url + "x"}), journal)
