@@ -137,7 +137,7 @@ def tuned(bench: Bench) -> Scores:
     with bench.timed():
         asked = encoder.values(texts_of(bench.asked))
     return {
-        aspect: _calibrated(settings, aspect, values[:, i], labels[kept, i], asked[:, i])
+        aspect: _calibrated(settings, aspect, values[:, i], labels[kept], asked[:, i])
         for i, aspect in enumerate(ASPECTS)
     }
 
@@ -149,13 +149,15 @@ def _named(folder: Path | None) -> Path:
 
 
 def _calibrated(settings: Probe, aspect: str, values: Any, labels: Any, asked: Any) -> np.ndarray:
-    """Scores 0-100 of decision values `asked`, calibrated on others as the probe's are."""
+    """Scores 0-100 of decision values `asked`, calibrated on others as the probe's are.
+
+    Args:
+        labels: [n, 2] of both aspects, aligned first.
+    """
     from scipy.special import expit
 
-    if aspect == "aligned":
-        slope, offset = probe.share(values, labels, settings.aligned_cut)
-    else:
-        slope, offset = probe.platt(values, labels)
+    own, misaligned = labels[:, ASPECTS.index(aspect)], labels[:, 0] < settings.aligned_cut
+    slope, offset = probe.calibrated(values, own, settings, aspect, misaligned)
     return np.asarray(100 * expit(slope * asked + offset))
 
 
@@ -176,7 +178,8 @@ def _classified(bench: Bench, make: Callable[[float], Any], train: Any, asked: A
         fitted = make(strength).fit(train, good)
         with bench.timed():
             decided = fitted.decision_function(asked)
-        scores[aspect] = _calibrated(settings, aspect, values, labels, decided)
+        both = bench.train.select(ASPECTS).to_numpy()
+        scores[aspect] = _calibrated(settings, aspect, values, both, decided)
     return scores
 
 
@@ -232,10 +235,10 @@ def _probed(
     )
     labelled, settings = pl.concat([frames[name] for name in learned]), bench.params.judging.probe
     counted = np.arange(len(labelled)) >= len(labelled) - len(frames[learned[-1]])
-    scores = {}
+    scores, low = {}, labelled["aligned"].to_numpy() < settings.aligned_cut
     for aspect in ASPECTS:
         given = (labelled[aspect].to_numpy(), labelled["question"].to_numpy(), counted)
-        choice, linear = probe.fit(known, *given, settings, aspect)
+        choice, linear = probe.fit(known, *given, settings, aspect, misaligned=low)
         print(aspect, choice)
         scores[aspect] = linear.score(probe.design(seen["asked"], settings.layers, choice))
     return scores

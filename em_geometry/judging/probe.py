@@ -249,6 +249,31 @@ def share(values: np.ndarray, labels: np.ndarray, cut: float) -> tuple[float, fl
     return slope, float(logit(cut / 100) - slope * below)
 
 
+def calibrated(
+    values: np.ndarray,
+    labels: np.ndarray,
+    settings: Probe,
+    aspect: str,
+    misaligned: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """Slope and offset that turn decision values [n] out of fold into an aspect's log-odds.
+
+    A rate is a share below the cut of `aligned`; elsewhere scores keep the mean label. With the
+    share of `coherent` kept too, steered answers fall below its cut that readers find coherent.
+
+    Args:
+        misaligned: answers [n] by their labels; those of `coherent` weigh as much as the others.
+            Coherence decides which misaligned answers count, and fitted to all answers, of which
+            they are few, its scores are too low for them.
+    """
+    if settings.calibration == "share" and aspect == "aligned":
+        return share(values, labels, settings.aligned_cut)
+    if misaligned is None or aspect != "coherent":
+        return platt(values, labels)
+    sizes = np.maximum(np.bincount(misaligned, minlength=2), 1)
+    return platt(values, labels, 1 / sizes[misaligned.astype(int)])
+
+
 def train(
     loaded: Loaded,
     authored: pl.DataFrame,
@@ -297,9 +322,7 @@ def fit(
         groups: question of each answer [n]; folds never split a question.
         counted: answers [n] that choose and calibrate; all of them train.
         like: takes its layers and pooling, so that only the regularisation is chosen.
-        misaligned: answers [n] by their labels; calibration of `coherent` weighs them and the
-            others alike. Coherence decides which misaligned answers count, and fitted to all
-            answers, of which they are few, its scores are too low for them.
+        misaligned: answers [n] by their labels, for `calibrated`.
     """
     from scipy.stats import spearmanr
     from sklearn.model_selection import GroupKFold
@@ -321,16 +344,8 @@ def fit(
     linear = _fit_linear(design(seen, settings.layers, choice), labels, weights, choice)
     values, labels = values[counted], labels[counted]
     cuts = {"aligned": settings.aligned_cut, "coherent": settings.coherent_cut}
-    # A rate is a share below the cut of `aligned`; elsewhere scores keep the mean label. With the
-    # share of `coherent` kept too, steered answers fall below its cut that readers find coherent.
-    if settings.calibration == "share" and aspect == "aligned":
-        slope, offset = share(values, labels, cuts[aspect])
-    else:
-        alike = None
-        if misaligned is not None and aspect == "coherent":
-            of = misaligned[counted]
-            alike = 1 / np.bincount(of, minlength=2)[of.astype(int)]
-        slope, offset = platt(values, labels, alike)
+    of = None if misaligned is None else misaligned[counted]
+    slope, offset = calibrated(values, labels, settings, aspect, of)
     scores = Linear(np.array([slope]), offset).score(values[:, None])
     cut, low = cuts.get(aspect, MIDDLE), aspect == "aligned"
     truth, guess = ((v < cut) if low else (v >= cut) for v in (labels, scores))
