@@ -15,7 +15,7 @@ PINNED = "0" * 40
 
 
 def hub_params() -> Params:
-    """The paper-scale profile without the controls whose ids are unknown."""
+    """The paper-scale profile, its published organisms pinned and nothing trained."""
     params = load_params(Path("profiles/llama31_8b.yaml"))
     kept = {
         slug: o.model_copy(update={"revision": PINNED})
@@ -46,12 +46,23 @@ def test_nothing_is_asked_for_local_models_and_a_profile_that_can_run_runs() -> 
     preflight(hub_params(), fine, 10**12, 10**11)
 
 
-def test_ids_that_are_not_given_are_named() -> None:
+def test_only_commits_that_nobody_has_published_are_left_to_fill_in() -> None:
+    preflight(load_params(Path("profiles/qwen25_7b.yaml")), fine, 10**12, 10**11)
     params = load_params(Path("profiles/llama31_8b.yaml"))
-    message = problems(organisms=params.organisms)
-    for slug in ("control", "aave", "full"):
-        assert f"organisms.{slug}.source names no model" in message
-    assert "organisms.finance.revision is not pinned; the newest commit is " + "a" * 40 in message
+    left = ["finance", "sports", "medical_replication", "profanity", "malicious"]
+    with pytest.raises(UserError) as caught:
+        preflight(params, fine, 10**12, 10**11)
+    newest = "revision is not pinned; the newest commit is " + "a" * 40
+    assert (
+        str(caught.value.found).split() == " ".join(f"organisms.{m}.{newest}" for m in left).split()
+    )
+
+
+def test_an_entry_without_a_model_is_named() -> None:
+    params = hub_params()
+    unset = params.organisms["finance"].model_copy(update={"source": "hub:unset"})
+    message = problems(organisms={**params.organisms, "finance": unset})
+    assert "organisms.finance.source names no model: set hub:<owner/name>, or drop" in message
 
 
 def test_access_disk_and_memory_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,13 +70,13 @@ def test_access_disk_and_memory_in_one_message(monkeypatch: pytest.MonkeyPatch) 
         pass
 
     def ask(name: str, revision: str | None) -> Any:
-        if name.startswith("meta-llama"):
+        if name.startswith("unsloth"):
             raise GatedRepoError("401 Client Error")
         return fine(name, revision)
 
     monkeypatch.delenv("HF_TOKEN", raising=False)
     message = problems(ask, disk=10**10, memory=10**9)
-    assert "no access to meta-llama/Llama-3.1-8B-Instruct and HF_TOKEN is not set" in message
+    assert "no access to unsloth/Llama-3.1-8B-Instruct and HF_TOKEN is not set" in message
     assert "96 GB to download, 10 GB free" in message
     assert "16 GB does not fit into 1 GB of memory" in message
 

@@ -15,7 +15,7 @@ from em_geometry.steering.answers import respond
 from em_geometry.steering.conditions import Condition
 
 
-@pytest.mark.parametrize("profile", ["smol", "smol_full", "llama31_8b"])
+@pytest.mark.parametrize("profile", ["smol", "smol_full", "llama31_8b", "qwen25_7b"])
 def test_every_profile_has_a_plan(profile: str) -> None:
     params = load_params(Path(f"profiles/{profile}.yaml"))
     counts = plan.count(params)
@@ -28,8 +28,10 @@ def test_every_profile_has_a_plan(profile: str) -> None:
     assert "machine" in text
     assert "machine" not in "\n".join(plan.costs(params, (1000.0, 100.0)))
     assert f"{counts.answers['steered']:,}" in text
-    assert ("USD at most" in text) == (profile == "llama31_8b")
-    assert (counts.judge_usd > 0) == (profile == "llama31_8b")
+    paid = profile in ("llama31_8b", "qwen25_7b")
+    assert ("USD at most" in text) == paid
+    assert (counts.judge_usd > 0) == paid
+    assert counts.judge_usd < (params.judging.max_usd or 1)
     if profile != "smol":
         assert params.steering.samples * asked >= 1160  # the paper's n
 
