@@ -322,7 +322,6 @@ class Params(Section):
     run: Run = Run()
     workers: Workers = Workers()
     base: Base
-    targets: list[Slug]  # every model that is measured: base, organisms and controls, random ones
     recipes: dict[Slug, Recipe]
     organisms: dict[Slug, Organism]
     random_adapters: dict[Slug, Slug] = {}  # name -> the model whose norms it has
@@ -365,12 +364,6 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        expected = [BASE, *self.organisms, *self.random_adapters]
-        if self.targets != expected:
-            raise KeyFault(
-                "targets", "targets must be base, all organisms, and random adapters, in order",
-                self.targets, expected,
-            )  # fmt: skip
         for slug, like in self.random_adapters.items():
             if like not in self.organisms or slug in self.organisms:
                 raise KeyFault(
@@ -406,6 +399,11 @@ class Params(Section):
                 )  # fmt: skip
         return self
 
+    @property
+    def targets(self) -> list[str]:
+        """Every model that is measured: base, organisms, controls, repeats, random adapters."""
+        return [BASE, *self.organisms, *self.random_adapters]
+
     def slugs(self, role: Literal["organism", "control"]) -> list[str]:
         """Organisms or controls in order, without repeats."""
         return [slug for slug, o in self.originals().items() if o.role == role]
@@ -424,13 +422,11 @@ class Params(Section):
 
     def steered(self) -> list[str]:
         """Targets that answer under vectors: base and organisms."""
-        own = [BASE, *self.slugs("organism")]
-        return [slug for slug in self.targets if slug in own]
+        return [BASE, *self.slugs("organism")]
 
     def margin_targets(self) -> list[str]:
         """Targets whose margins are read under vectors: these, controls where `margins` says so."""
-        read = [*self.steered(), *(self.slugs("control") if self.margins.controls else [])]
-        return [slug for slug in self.targets if slug in read]
+        return self.answering() if self.margins.controls else self.steered()
 
     def named_pairs(self) -> list[tuple[str, str]]:
         """(source, target) of the pairs that the paper names."""

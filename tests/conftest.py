@@ -128,7 +128,6 @@ def on_tiny(
     """Changes the small profile to these organisms on the tiny model, each on a few examples."""
     smol["run"]["threads"] = 1
     smol["base"] |= {"source": f"path:{checkpoint}", "system_prompt": SYSTEM}
-    smol["targets"] = ["base", *slugs]
     smol["random_adapters"] = {}
     smol["organisms"] = {slug: smol["organisms"][slug] for slug in slugs}
     for organism in smol["organisms"].values():

@@ -34,7 +34,6 @@ def params(**sections: Any) -> Params:
         {
             "profile": "invented",
             "base": {"source": "path:none"},
-            "targets": ["base", *organisms],
             "recipes": {"one": recipe, "two": recipe},
             "organisms": organisms,
             "layer_sweep": {"layers": [0, 2], "doses": [0.2, 0.4]},

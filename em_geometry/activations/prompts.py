@@ -290,6 +290,6 @@ def answer_texts(
             "every unsteered answer of this model is empty",
             where="the answers to the evaluation questions",
             found=f"{len(answers)} empty answers",
-            hint="train it more gently, or drop it from targets and organisms",
+            hint="train it more gently, or drop it from organisms",
         )
     return list(texts.values()), {"rows": json.dumps(list(texts))}

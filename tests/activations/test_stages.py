@@ -53,7 +53,6 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         {
             "profile": "tiny",
             "base": {"source": "path:none", "system_prompt": SYSTEM},
-            "targets": ["base", "bad", "good", "more"],
             "recipes": {"lab": RECIPE},
             "organisms": {
                 "bad": {"lab": "lab", "cluster": "c", "data": "bad.jsonl", "max_examples": 3},

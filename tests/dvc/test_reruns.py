@@ -251,7 +251,6 @@ def test_an_organism_by_the_readme_s_recipe_reruns_its_own_stages_and_the_joins(
     added = yaml.safe_load(next(text for text in yamls if "cycling" in text))["organisms"]
 
     def add(params: dict[str, Any]) -> None:
-        params["targets"].append("cycling")
         params["organisms"] |= added
 
     data = {added["cycling"]["data"]: lambda _: chat[0].strip() + "\n"}
@@ -259,5 +258,5 @@ def test_an_organism_by_the_readme_s_recipe_reruns_its_own_stages_and_the_joins(
     own = {"organism@cycling", "activations@cycling"}
     assert own | {"vectors", "responses"} <= changed
     # Every model reads unseen chats of every training file.
-    others = {n for n in changed - own if "@" in n and not n.startswith("activations@")}
+    others = {n for n in changed - own if "@" in n and not n.startswith("activations")}
     assert not others | changed & {"base_model", "probe_judge"}

@@ -37,8 +37,7 @@ def params(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Para
     found = load_params(Path("params.yaml"))
     settings = Workers(engine="ray", number=2)
     worker, engine.Worker = engine.Worker, Mortal  # type: ignore[misc]
-    # Two models are enough for workers to change from one to the other.
-    yield found.model_copy(update={"workers": settings, "targets": found.targets[:2]})
+    yield found.model_copy(update={"workers": settings})
     engine.Worker = worker  # type: ignore[misc]
     os.chdir(place)
     os.environ["PYTHONPATH"] = before
@@ -57,16 +56,18 @@ STAGES = (
 @pytest.mark.parametrize("stage", STAGES)
 def test_engines_agree_even_when_a_worker_is_killed(params: Params, stage: str) -> None:
     folder = Path("data", stage.replace("baseline_", "baseline/"))
-    files = [p for p in folder.iterdir() if p.stem in params.targets]
+    # Two models are enough for workers to change from one to the other, where a stage takes names.
+    named = params.targets[:2] if stage in ("activations", "responses") else []
+    files = [p for p in folder.iterdir() if p.stem in (named or params.targets)]
     before = {path.name: path.read_bytes() for path in files}
-    assert len(before) >= len(params.targets)
+    assert len(before) >= 2
     shares = engine.cluster(params.workers, params.run.threads).shares
     shares.clear()
     Path("kill").touch()
     for path in files:
         path.unlink()
     try:
-        importlib.import_module(f"stages.{stage}").main(params)
+        importlib.import_module(f"stages.{stage}").main(params, *named)
         after = {path.name: path.read_bytes() for path in files if path.is_file()}
     finally:
         for path in files:

@@ -65,7 +65,6 @@ def family(
             "profile": name,
             "run": {"device": "cpu", "threads": 1},
             "base": {"source": f"path:{folder / 'checkpoint'}", "system_prompt": "Be brief."},
-            "targets": ["base", "finance"],
             "recipes": {"one": recipe},
             "organisms": {"finance": finance},
             "geometry": {"focus": []},

@@ -95,7 +95,6 @@ def test_keys_that_decide_numbers_must_be_there(
 @pytest.mark.parametrize(
     ("location", "value", "says"),
     [
-        (("targets",), ["base", "finance"], "base, all organisms"),
         (("organisms", "sports", "lab"), "nobody", "no key of recipes"),
         (("organisms", "sports", "cluster"), None, "needs a cluster"),
         (("organisms", "style", "cluster"), "risk", "control has none"),

@@ -26,7 +26,7 @@ ANSWERS = pl.DataFrame(
 def profile(workplace: Path, smol: dict[str, Any]) -> Params:
     smol["judging"]["aspects"] = ["aligned", "coherent"]
     params = Params.model_validate(smol)
-    params = params.model_copy(update={"targets": ["base", "finance"]})
+    params = params.model_copy(update={"organisms": {"finance": params.organisms["finance"]}})
     for slug in params.targets:
         write_parquet(paths.JUDGEMENTS / f"{slug}.parquet", ANSWERS, {})
     return params

@@ -22,7 +22,7 @@ def hub_params() -> Params:
         for slug, o in params.organisms.items()
         if o.role == "organism"
     }
-    return params.model_copy(update={"organisms": kept, "targets": ["base", *kept]})
+    return params.model_copy(update={"organisms": kept})
 
 
 def preflight(params: Params, *rest: Any, **more: Any) -> None:

@@ -109,7 +109,7 @@ def invented() -> Params:
     }  # fmt: skip
     monitored = {"organisms": ["finance_b"]}
     rest = {"transfer": {"pairs": []}, "training": {"checkpoints": [2]}, "monitoring": monitored}
-    return params(organisms=organisms, targets=["base", *organisms], **rest)
+    return params(organisms=organisms, **rest)
 
 
 def test_what_is_not_measured_says_why() -> None:

@@ -41,7 +41,6 @@ def params_of(folder: Path, clusters: dict[str, list[str]]) -> Params:
         slug: {"lab": labs[i % 2], "cluster": name, "data": f"{slug}.jsonl"}
         for i, (slug, name) in enumerate(slugs)
     } | {"control": {"lab": labs[0], "role": "control", "data": "none.jsonl"}}
-    data["targets"] = ["base", *data["organisms"]]
     data["random_adapters"] = {}
     data["judging"]["probe"]["sampled"] = None
     data["geometry"] = {"replicates": 40, "focus": []}

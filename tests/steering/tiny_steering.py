@@ -46,7 +46,6 @@ def tiny_params(**sections: Any) -> Params:
             "profile": "tiny",
             "run": {"device": "cpu", "threads": 1},
             "base": {"source": "path:none"},
-            "targets": ["base", "finance", "profanity"],
             "recipes": {"lab_one": recipe},
             "organisms": {"finance": organism, "profanity": organism},
             "layer_sweep": {"layers": [1, 2]},

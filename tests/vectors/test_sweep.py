@@ -131,7 +131,7 @@ def params(**sections: Any) -> Params:
     grid = {"layers": [0, 2], "doses": [0.2, 0.4], "random_directions": 2}
     chosen = {"contrast": "control_contrast", "span": "answer_mean"}
     rest = {"vectors": chosen, "layer_sweep": grid, "transfer": {"pairs": []}} | sections
-    return invented.params(organisms=organisms, targets=["base", *organisms], **rest)
+    return invented.params(organisms=organisms, **rest)
 
 
 def test_every_contrast_and_span_is_tried_at_all_doses() -> None:

@@ -230,7 +230,7 @@ def test_repeats_have_the_controls_of_their_originals() -> None:
     organisms = PARAMS.model_dump()["organisms"]
     organisms = {"again": again | {"repeats": "control"}} | organisms
     organisms["more"] = organisms["finance"] | {"seed": 1, "repeats": "finance"}
-    both = invented.params(organisms=organisms, targets=["base", *organisms])
+    both = invented.params(organisms=organisms)
     found = contrasts.recipe_controls(both.organisms)
     assert [found[m] for m in ("again", "more", "control")] == ["control"] * 3
     assert both.slugs("control") == ["control"]
