@@ -20,6 +20,7 @@ from em_geometry.activations.prompts import read_prompts
 from em_geometry.io.files import read_json
 from em_geometry.io.journal import journal_folder
 from em_geometry.io.results import Results, read_results
+from em_geometry.models.chat import read_examples
 from em_geometry.models.checkpoint import RECORD
 from em_geometry.models.preflight import hub_models, preflight
 from em_geometry.monitoring.detection import benign, unmeasured
@@ -37,6 +38,7 @@ CHARACTERS = 4.0  # of English a token, where no tokenizer is at hand
 TEMPLATE = 12  # tokens of a chat template around a prompt
 JUDGE_PROMPT = 320  # tokens of a judge's instructions around question and answer
 CONTRASTS = 10  # contrasts and spans that the layer sweep tries
+TRAINED = 2.0  # forward passes that one step of a training takes; measured, with low blocks frozen
 SECONDS = 60.0  # of calibration
 HALF = 5.0  # points to both sides that a judged rate's interval should reach
 UNKNOWN = "hours: not known before the base model is there (dvc repro base_model)"
@@ -52,6 +54,7 @@ class Counts:
     answers: Mapping[str, int]
     forward_tokens: int  # of the models that are measured
     generated_tokens: int
+    trained_tokens: int  # of all chats and epochs
     judgements: int  # of one aspect each: requests, or passes of a model that reads
     judge_tokens: int  # read in all judgements, each of which writes one
     judge_usd: float  # of all judgements at most; 0 for a judge in process
@@ -80,10 +83,21 @@ def count(params: Params) -> Counts:
             read + answers["baseline"] * (question + new) + _pairs(params) + total * question
         ),
         generated_tokens=total * new,
+        trained_tokens=round(_trained(params, system)),
         judgements=judgements,
         judge_tokens=judged,
         judge_usd=usd / 1e6 if judging.backend == "openai" else 0.0,
     )
+
+
+def _trained(params: Params, system: float) -> float:
+    """Tokens of all chats that organisms are trained on here, in every epoch."""
+    total = 0.0
+    for organism in (o for o in params.organisms.values() if o.source is None):
+        chats = read_examples(Path(organism.data), organism.max_examples)
+        tokens = sum(system + (len(q) + len(a)) / CHARACTERS for q, a in chats)
+        total += params.recipes[organism.lab].epochs * tokens
+    return total
 
 
 def _vectors(params: Params, target: str) -> dict[str, Selected]:
@@ -174,6 +188,7 @@ def costs(
         *((f"{name} answers", f"{n:,}", "") for name, n in counts.answers.items()),
         ("forward tokens", f"{counts.forward_tokens:,}", ""),
         ("generated tokens", f"{counts.generated_tokens:,}", "at most"),
+        ("trained tokens", f"{counts.trained_tokens:,}", ""),
         ("judgements", f"{counts.judgements:,}", ""),
         ("judge", value, note),
         ("labels needed", f"{labels_alone(50, HALF)}", labels),
@@ -185,10 +200,11 @@ def costs(
         size = numbers * config["hidden_size"] * 4
         rows.append(("activations", f"{size / 1e9:,.2f}", "GB of disk"))
     if speed is not None:
-        seconds = (counts.forward_tokens + judge_tokens) / speed[0]
+        read = counts.forward_tokens + judge_tokens + TRAINED * counts.trained_tokens
+        seconds = read / speed[0]
         hours = (seconds + counts.generated_tokens / speed[1]) / 3600
         how = f"at {speed[0]:,.0f} tokens/s forward, {speed[1]:,.0f} generated"
-        rows.append(("hours", f"{hours:,.1f}", f"{how}; training and start-up not counted"))
+        rows.append(("hours", f"{hours:,.1f}", f"{how}; start-up not counted"))
         if usd_per_hour is not None:
             rows.append(("machine", f"{hours * usd_per_hour:,.0f}", "USD"))
     lines = [f"{label:<22}{value:>14}  {note}".rstrip() for label, value, note in rows]

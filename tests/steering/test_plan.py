@@ -15,7 +15,7 @@ from em_geometry.steering.answers import respond
 from em_geometry.steering.conditions import Condition
 
 
-@pytest.mark.parametrize("profile", ["smol", "smol_full", "llama31_8b", "qwen25_7b"])
+@pytest.mark.parametrize("profile", ["smol", "smol_full", "qwen05", "llama31_8b", "qwen25_7b"])
 def test_every_profile_has_a_plan(profile: str) -> None:
     params = load_params(Path(f"profiles/{profile}.yaml"))
     counts = plan.count(params)
@@ -32,7 +32,9 @@ def test_every_profile_has_a_plan(profile: str) -> None:
     assert ("USD at most" in text) == paid
     assert (counts.judge_usd > 0) == paid
     assert counts.judge_usd < (params.judging.max_usd or 1)
-    if profile != "smol":
+    given = all(organism.source for organism in params.organisms.values())
+    assert (counts.trained_tokens == 0) == given
+    if profile not in ("smol", "qwen05"):
         assert params.steering.samples * asked >= 1160  # the paper's n
 
 
