@@ -46,13 +46,13 @@ def main(params: Params) -> None:
     harmful = (prompts()["kind"] == "harmful").to_numpy()
     for span in (*params.activations.spans, TEXTS):
         each = {m: activations(m, span) for m in models}
-        found = contrasts.model_contrasts(each, controls)
         if span == TEXTS:
+            found = contrasts.model_contrasts(each, controls)
             files = {slug: o.data for slug, o in params.organisms.items()}
             read = each[BASE], texts()["topic"].to_list()
             found[contrasts.OF_TEXTS] = contrasts.text_contrasts(*read, files, controls)
         else:
-            found |= contrasts.prompt_contrasts(each, harmful)
+            found = contrasts.model_contrasts(each, controls, harmful)
         entries |= {f"{contrast}.{span}": every for contrast, every in found.items()}
     organisms = params.slugs("organism")
     answered = {m: response_contrasts(m, params.vectors) for m in models if m in organisms}

@@ -7,7 +7,8 @@ or [texts, blocks, width] of answers that no model was trained on, and give raw 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self, TypeAlias
 
@@ -35,9 +36,14 @@ Array: TypeAlias = npt.NDArray[np.floating]
 Entry: TypeAlias = Array | str  # raw vectors [blocks, width], or why there are none
 
 
+def difference(activations: Array, first: Bools, second: Bools) -> Array:
+    """Mean over some rows minus the mean over others; masks [rows], a row may be in neither."""
+    return np.asarray(activations[first].mean(0) - activations[second].mean(0))
+
+
 def prompt_contrast(activations: Array, harmful: Bools) -> Array:
     """(a) Within one model: mean over harmful minus mean over neutral prompts."""
-    return np.asarray(activations[harmful].mean(0) - activations[~harmful].mean(0))
+    return difference(activations, harmful, ~harmful)
 
 
 def model_contrast(activations: Array, reference: Array) -> Array:
@@ -46,15 +52,8 @@ def model_contrast(activations: Array, reference: Array) -> Array:
 
 
 def response_contrast(activations: Array, misaligned: Bools, aligned: Bools) -> Entry:
-    """(c) Mean over misaligned minus mean over aligned answers, or why it is not defined.
-
-    Args:
-        activations: [answers, blocks, width].
-        misaligned, aligned: bool [answers]; an answer may be neither.
-    """
-    if why := too_few(misaligned, aligned):
-        return why
-    return np.asarray(activations[misaligned].mean(0) - activations[aligned].mean(0))
+    """(c) Mean over misaligned minus mean over aligned answers, or why it is not defined."""
+    return too_few(misaligned, aligned) or difference(activations, misaligned, aligned)
 
 
 def too_few(misaligned: Bools, aligned: Bools) -> str | None:
@@ -63,16 +62,6 @@ def too_few(misaligned: Bools, aligned: Bools) -> str | None:
         if group.sum() < MIN_ANSWERS:
             return f"undefined: {int(group.sum())} {name} answers, {MIN_ANSWERS} needed"
     return None
-
-
-def interaction(activations: Array, reference: Array, harmful: Bools) -> Array:
-    """(d) The model's harmful-minus-neutral difference minus the reference's."""
-    return prompt_contrast(activations, harmful) - prompt_contrast(reference, harmful)
-
-
-def text_contrast(base: Array, own: Bools, other: Bools) -> Array:
-    """(e) The base on the answers of one training file minus those of another; masks [texts]."""
-    return np.asarray(base[own].mean(0) - base[other].mean(0))
 
 
 def prompt_span(chosen: str, spans: Sequence[str]) -> str:
@@ -103,13 +92,16 @@ def recipe_controls(organisms: Mapping[str, Organism]) -> dict[str, str]:
 
 
 def model_contrasts(
-    activations: Mapping[str, Array], controls: Mapping[str, str]
+    activations: Mapping[str, Array], controls: Mapping[str, str], harmful: Bools | None = None
 ) -> dict[str, list[Entry]]:
-    """Contrast -> an entry a model, for the contrasts (b) of models, on one span.
+    """Contrast -> an entry a model: (b), and of prompts (a) and their interaction (d), on one span.
+
+    (d) is the model's harmful-minus-neutral difference minus the base's.
 
     Args:
         activations: model -> [prompts or texts, blocks, width] on the same ones; with the base.
         controls: of `recipe_controls`.
+        harmful: [prompts], where they are prompts.
     """
 
     def against(model: str, reference: str) -> Entry:
@@ -119,18 +111,15 @@ def model_contrasts(
             return OWN_REFERENCE
         return model_contrast(activations[model], activations[reference])
 
-    return {
+    found = {
         "model_contrast": [against(m, BASE) for m in activations],
         "control_contrast": [against(m, controls[m]) for m in activations],
     }
-
-
-def prompt_contrasts(activations: Mapping[str, Array], harmful: Bools) -> dict[str, list[Entry]]:
-    """The contrasts (a) and (d) of harmful with neutral prompts, as `model_contrasts`."""
-    both: list[Entry] = [interaction(a, activations[BASE], harmful) for a in activations.values()]
-    both[list(activations).index(BASE)] = "undefined: the base is its own reference"
-    first: list[Entry] = [prompt_contrast(a, harmful) for a in activations.values()]
-    return {"prompt_contrast": first, "interaction": both}
+    if harmful is None:
+        return found
+    own = {m: prompt_contrast(each, harmful) for m, each in activations.items()}
+    both = [OWN_REFERENCE if m == BASE else each - own[BASE] for m, each in own.items()]
+    return found | {"prompt_contrast": [*own.values()], "interaction": both}
 
 
 def text_contrasts(
@@ -152,7 +141,7 @@ def text_contrasts(
             return control
         if files[model] == files[control]:
             return OWN_REFERENCE
-        return text_contrast(base, of == files[model], of == files[control])
+        return difference(base, of == files[model], of == files[control])
 
     return [entry(model) for model in controls]
 
@@ -163,7 +152,6 @@ class VectorTable:
 
     models: list[str]
     raw: Mapping[str, npt.NDArray[np.float32]]  # [model, block, width], zero where undefined
-    norms: Mapping[str, Floats]  # [model, block]
     statuses: Mapping[str, npt.NDArray[np.object_]]  # [model, block], "ok" or why there is none
     residual: Floats  # [block] mean norm of the base's residual stream, unit of relative doses
 
@@ -173,19 +161,25 @@ class VectorTable:
     ) -> Self:
         """A table of vectors [block, width], an entry a model, or why there is none."""
         shape = next(e.shape for each in entries.values() for e in each if not isinstance(e, str))
-        raw, norms, statuses = {}, {}, {}
+        none = np.zeros(shape, dtype=np.float32)
+        raw = {
+            choice: np.stack([none if isinstance(e, str) else e for e in each]).astype(np.float32)
+            for choice, each in entries.items()
+        }
+        table = cls(list(models), raw, {}, residual.astype(np.float64))
+        statuses = {
+            c: np.where(n > 0, OK, "zero vector").astype(object) for c, n in table.norms.items()
+        }
         for choice, each in entries.items():
-            raw[choice] = np.zeros((len(each), *shape), dtype=np.float32)
-            norms[choice] = np.zeros((len(each), shape[0]))
-            statuses[choice] = np.empty((len(each), shape[0]), dtype=object)
             for i, entry in enumerate(each):
                 if isinstance(entry, str):
                     statuses[choice][i] = entry
-                    continue
-                raw[choice][i] = entry
-                norms[choice][i] = np.linalg.norm(entry.astype(np.float64), axis=-1)
-                statuses[choice][i] = np.where(norms[choice][i] > 0, OK, "zero vector")
-        return cls(list(models), raw, norms, statuses, residual.astype(np.float64))
+        return replace(table, statuses=statuses)
+
+    @cached_property
+    def norms(self) -> dict[str, Floats]:
+        """[model, block] by choice."""
+        return {c: np.linalg.norm(v.astype(np.float64), axis=-1) for c, v in self.raw.items()}
 
     def status(self, choice: str, model: str, block: int) -> str:
         """ "ok", or why there is no vector."""
@@ -244,14 +238,13 @@ def read_vector_table(vectors: Path, index: Path) -> VectorTable:
     frame = read_parquet(index)
     try:
         models = list(json.loads(metadata["models"]))
-        norms, statuses = {}, {}
+        statuses = {}
         for choice, tensor in raw.items():
             contrast, span = choice.split(".")
             part = frame.filter(contrast=contrast, span=span)
-            norms[choice] = part["norm"].to_numpy().reshape(tensor.shape[:2])
             statuses[choice] = part["status"].to_numpy().reshape(tensor.shape[:2])
             residual = part["residual_norm"].to_numpy()[: tensor.shape[1]]
-        return VectorTable(models, raw, norms, statuses, residual)
+        return VectorTable(models, raw, statuses, residual)
     except (KeyError, ValueError, UnboundLocalError, pl.exceptions.PolarsError) as error:
         raise UserError(
             "not a table of steering vectors",

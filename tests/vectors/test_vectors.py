@@ -24,11 +24,18 @@ HARM = np.array([False, False, True])
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
+def interaction(model: np.ndarray, base: np.ndarray, harmful: np.ndarray) -> np.ndarray:
+    found = contrasts.model_contrasts(
+        {"base": base, "m": model}, dict.fromkeys(("base", "m"), "base"), harmful
+    )
+    return np.asarray(found["interaction"][1])
+
+
 def test_contrasts_by_hand() -> None:
     assert contrasts.prompt_contrast(MODEL, HARM).tolist() == [[3.0, 9.0]]
     assert contrasts.model_contrast(MODEL, OTHER).tolist() == [[1.0, 7 / 3]]
     # other: (5, 4) - (0.5, 0.5) = (4.5, 3.5)
-    assert contrasts.interaction(MODEL, OTHER, HARM).tolist() == [[-1.5, 5.5]]
+    assert interaction(MODEL, OTHER, HARM).tolist() == [[-1.5, 5.5]]
     answers = np.arange(8.0).reshape(8, 1, 1)
     bad = np.array([1, 1, 1, 0, 0, 0, 0, 0], dtype=bool)
     good = np.array([0, 0, 0, 0, 1, 1, 1, 1], dtype=bool)  # answer 3 is neither
@@ -58,19 +65,19 @@ def test_shifts_common_to_all_prompts_signs_and_orders() -> None:
         contrasts.prompt_contrast(model, invented.HARMFUL),
         contrasts.model_contrast(model, base),
     )
-    both = contrasts.interaction(model, base, invented.HARMFUL)
+    both = interaction(model, base, invented.HARMFUL)
     order = np.array([3, 0, 5, 1, 4, 2])
     for found, expected in (
         (contrasts.prompt_contrast(model + shift, invented.HARMFUL), prompts),
         (contrasts.model_contrast(model + shift, base), models + shift),
-        (contrasts.interaction(model + shift, base, invented.HARMFUL), both),
+        (interaction(model + shift, base, invented.HARMFUL), both),
         (contrasts.prompt_contrast(model, ~invented.HARMFUL), -prompts),
         (contrasts.model_contrast(base, model), -models),
-        (contrasts.interaction(model[order], base[order], invented.HARMFUL[order]), both),
+        (interaction(model[order], base[order], invented.HARMFUL[order]), both),
     ):
         np.testing.assert_allclose(found, expected, **CLOSE)
     assert not contrasts.model_contrast(model, model).any()
-    assert not contrasts.interaction(model, model, invented.HARMFUL).any()
+    assert not interaction(model, model, invented.HARMFUL).any()
 
 
 # -- the stage
@@ -190,8 +197,7 @@ def test_what_is_undefined_says_why(written: invented.Written) -> None:
         "control": own,
     }
     assert statuses(table, "text_contrast", TEXTS) == statuses(table, "control_contrast")
-    found = statuses(table, "interaction")["base"]
-    assert found == "undefined: the base is its own reference"
+    assert statuses(table, "interaction")["base"] == own
     few = "undefined: 0 misaligned answers, 3 needed"
     other = "undefined: only organisms' own answers are read"
     expected = dict.fromkeys(PARAMS.targets, few) | {"finance": "ok", "base": other}
