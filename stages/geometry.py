@@ -46,7 +46,7 @@ def by_reference(params: Params) -> dict[str, Leaf]:
     cells = readings(activations, data.family, spans, blocks, rules.massive_share)
     header, rows, shares = multiverse(data.family, cells, data.members, rules)
     put_plot("multiverse", header, rows)
-    return reference_results(data.spread(rules)) | shares | {"span": span}
+    return reference_results(data, rules) | shares | {"span": span}
 
 
 @stage

@@ -15,17 +15,12 @@ from em_geometry.geometry import core
 from em_geometry.geometry import methods as m
 from em_geometry.geometry.battery import MAIN_PARTS, Case, Clusters, Vectors, evaluate
 from em_geometry.geometry.inputs import cluster_indices, vector_rows
-from em_geometry.geometry.references import UNDEFINED, Finetunes, Spread, extremes, gram_under
-from em_geometry.geometry.samples import (
-    PromptRows,
-    between_dimension,
-    exchanged_draws,
-    finetune_draws,
-)
+from em_geometry.geometry.references import UNDEFINED, Evidence, extremes
+from em_geometry.geometry.samples import between_dimension, exchanged_draws, finetune_draws
 from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.stats.arrays import Floats
 from em_geometry.stats.decisions import holm
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import percentiles
@@ -54,40 +49,6 @@ FAIR = {  # statistics that can tell what the five tests are meant to tell
     CLOSENESS: "mean size of a cosine",
 }
 Draws = dict[str, Floats]  # statistic -> its values [B]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Measured vectors, and what calibrates them."""
-
-    clusters: Clusters
-    family: Finetunes  # the models; its organisms are those of the vectors, in order
-    weights: Floats  # [organism, model] of the vectors on the models' rows
-    models: PromptRows  # of all models of the family, in its order
-    massive: Ints  # dimensions of massive activations
-
-    @property
-    def sample(self) -> PromptRows:
-        """The vectors and the rows behind them."""
-        rows = np.tensordot(self.weights, self.models.differences, 1)
-        return PromptRows(rows, self.models.topic)
-
-    def exchanged(self, rng: np.random.Generator, replicates: int) -> Floats:
-        """Gram matrices [B, n, n] of the vectors with the models exchanged at random."""
-        count = len(self.family.organisms) + len(self.family.controls)
-        shifts = self.models.vectors[:count]
-        return exchanged_draws(rng, shifts @ shifts.T, self.weights[:, :count], replicates)
-
-    def spread(self, rules: Geometry) -> Spread:
-        """How prompts and retraining move what is said of the vectors."""
-        shifts = self.models.vectors
-        models = np.concatenate([(shifts @ shifts.T)[None], self.models.without_topic()])
-        return Spread(self.family, self.weights, models, self.members, rules)
-
-    @property
-    def members(self) -> dict[str, list[int]]:
-        """Clusters as positions among the organisms."""
-        return cluster_indices(self.family.organisms, self.clusters)
 
 
 @dataclass(frozen=True)
@@ -182,15 +143,11 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
         return known | {CORE: core.core_share(grams, members)}
 
     count, names, members = rules.replicates, data.family.organisms, data.members
-    sample, benign = data.sample, data.family.benign
-    gram, width = m.unit_gram(sample.vectors), sample.vectors.shape[-1]
-    shifts = data.models.vectors[[data.family.models.index(name) for name in benign]]
-    kept = np.delete(shifts, data.massive, axis=-1)
-    dimensions = {
-        name: between_dimension(rows, [*benign.values()])
-        for name, rows in ((FINETUNES, shifts), (f"{FINETUNES}_without_massive", kept))
-    }
-    nulls = {EXCHANGED: found(data.exchanged(rng(EXCHANGED), count))}
+    gram, width = m.unit_gram(data.sample.vectors), data.models.vectors.shape[-1]
+    dimensions = effective_dimensions(data)
+    originals = len(names) + len(data.family.controls)
+    exchanged = data.models.grams[0][:originals, :originals], data.weights[:, :originals]
+    nulls = {EXCHANGED: found(exchanged_draws(rng(EXCHANGED), *exchanged, count))}
     if np.allclose(data.weights.sum(1), 0):
         nulls |= {
             name: found(finetune_draws(rng(name), dimension, data.weights, count))
@@ -198,7 +155,7 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
             if np.isfinite(dimension)
         }
     moved = found(relabelled(gram, members, count, rng("partitions")))
-    estimates = data.spread(rules).estimates(every)
+    estimates = data.estimates(every, rules)
     largest = extremes(estimates, names, members)
     estimates |= {f"similarity.{k}": e for k, e in largest.items() if k.startswith("cross_max")}
     observed = {key: estimates[key] for key in moved}
@@ -206,12 +163,12 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
     size = max(2, round(effective)) if np.isfinite(effective) else width
     sweep = core.sweep(rng("power"), count, size, gram, members, rules)
     results: dict[str, Leaf] = {
-        "rows": len(sample.topic),
-        "topics": len({*sample.topic}),
+        "rows": len(data.models.topic),
+        "topics": len({*data.models.topic}),
         "replicates": count,
         "width": width,
         "massive_dimensions": len(data.massive),
-        "benign_finetunes": len(benign),
+        "benign_finetunes": len(data.family.benign),
         **{f"statistic.{key}": e for key, e in estimates.items()},
         **compared(observed, nulls, moved),
     }
@@ -221,6 +178,17 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
         results[f"effective_dimension.{name}"] = dimension if known else FEW_BENIGN
     results |= {f"power.{key}": leaf for key, leaf in core.verdicts_of(sweep).items()}
     return Calibration(list(observed), list(nulls), results, sweep)
+
+
+def effective_dimensions(data: Evidence) -> dict[str, float]:
+    """Of the benign fine-tunes, with and without massive-activation dimensions."""
+    benign, models = data.family.benign, data.family.models
+    shifts = data.models.vectors[[models.index(name) for name in benign]]
+    kept = np.delete(shifts, data.massive, axis=-1)
+    return {
+        name: between_dimension(rows, [*benign.values()])
+        for name, rows in ((FINETUNES, shifts), (f"{FINETUNES}_without_massive", kept))
+    }
 
 
 def calibrated(grams: Floats, names: Sequence[str], members: m.Members, rules: Geometry) -> Draws:
@@ -287,9 +255,8 @@ def over_trainings(
     """Lowest and highest of what the labels decide, over all combinations of trainings."""
     if not data.family.repeats:
         return {"repeats": "undefined: no model is trained twice"}
-    shifts = data.models.vectors
     trainings = data.family.trainings(data.weights)
-    values = statistic(gram_under(trainings, shifts @ shifts.T))
+    values = statistic(data.under(trainings))
     codes = m.decide({test: values[f"statistic.{test}"] for test in m.TESTS}, rules)
     values |= {"verdict.count": m.count(codes.values())}
     results: dict[str, Leaf] = {"repeats.trainings": len(trainings)}

@@ -15,9 +15,11 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from em_geometry.geometry import methods as m
+from em_geometry.geometry.inputs import cluster_indices
+from em_geometry.geometry.samples import PromptRows
 from em_geometry.io.results import Leaf
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
 from em_geometry.stats.intervals import ends, jackknife
 from em_geometry.stats.retraining import Trained, both
@@ -208,33 +210,44 @@ def kind_of(key: str) -> str:
     return re.sub(r"[^.]+(__|_on_|_pc1_in_)[^.]+|(?<=^similarity.within.).+", "*", key)
 
 
-@dataclass(frozen=True)
-class Spread:
-    """How prompts and retraining move statistics under one reference.
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Measured vectors, and what tells how prompts and retraining move what is said of them."""
 
-    Attributes:
-        family: the models.
-        weights: [organism, model] of the vectors.
-        models: [1 + topics, model, model] Gram matrices of the shifts, the observed one first, then
-            with one topic of the prompts left out at a time.
-        members, rules: clusters of the organisms, and what says which of them a statistic is about.
-    """
+    clusters: Mapping[str, Sequence[str]]
+    family: Finetunes  # the models; its organisms are those of the vectors, in order
+    weights: Floats  # [organism, model] of the vectors on the models' rows
+    models: PromptRows  # of all models of the family, in its order
+    massive: Ints  # dimensions of massive activations
 
-    family: Finetunes
-    weights: Floats
-    models: Floats
-    members: m.Members
-    rules: Geometry
+    @property
+    def sample(self) -> PromptRows:
+        """The vectors and the rows behind them."""
+        rows = np.tensordot(self.weights, self.models.differences, 1)
+        return PromptRows(rows, self.models.topic)
 
-    def estimates(self, statistic: Statistic) -> dict[str, Estimate]:
-        """Each statistic with prompts and retraining in its interval, and with prompts only."""
-        found = statistic(gram_under(self.weights, self.models))
+    @property
+    def members(self) -> dict[str, list[int]]:
+        """Clusters as positions among the organisms."""
+        return cluster_indices(self.family.organisms, self.clusters)
+
+    def under(self, weights: Floats) -> Floats:
+        """Cosines [..., n, n] of vectors with other weights [..., n, m] on the models."""
+        return gram_under(weights, self.models.grams[0])
+
+    def estimates(self, statistic: Statistic, rules: Geometry) -> dict[str, Estimate]:
+        """Each statistic with prompts and retraining in its interval, and with prompts only.
+
+        Args:
+            rules: say which clusters a test compares.
+        """
+        found = statistic(gram_under(self.weights, self.models.grams))
         repeats, changes = self.family.repeats or {}, dict[str, dict[str, float]]()
         for repeat, first in repeats.items():
             moved = self.family.retrained(self.weights, {first: repeat})
-            again = statistic(gram_under(moved, self.models[0]))
+            again = statistic(self.under(moved))
             changes[repeat] = {key: float(again[key] - values[0]) for key, values in found.items()}
-        uses = {key: self._used(key) for key in found}
+        uses = {key: self._used(key, rules) for key in found}
         results: dict[str, Estimate] = {}
         for key, values in found.items():
             sampled = jackknife(float(values[0]), values[1:], UNDEFINED)
@@ -248,9 +261,9 @@ class Spread:
             results |= {at: within_range(key, row) for at, row in rows.items()}
         return results
 
-    def _used(self, key: str) -> set[str]:
+    def _used(self, key: str, rules: Geometry) -> set[str]:
         """The models that a statistic rests on."""
-        about = rests_on(key, self.family.organisms, self.members, self.rules)
+        about = rests_on(key, self.family.organisms, self.members, rules)
         used = (self.weights[about] != 0).any(0)
         return {name for name, yes in zip(self.family.models, used, strict=True) if yes}
 
@@ -276,31 +289,30 @@ def _change(
     return float(np.sqrt(np.mean(np.square(alike)))) if alike else np.nan
 
 
-def reference_results(spread: Spread) -> dict[str, Leaf]:
+def reference_results(data: Evidence, rules: Geometry) -> dict[str, Leaf]:
     """Every main statistic under each reference, what holds, and verdicts over all trainings.
 
     Args:
-        spread: under any reference.
+        data: under any reference.
     """
     results: dict[str, Leaf] = {}
-    names, members, rules = spread.family.organisms, spread.members, spread.rules
+    names, members = data.family.organisms, data.members
 
     def statistic(grams: Floats) -> dict[str, Floats]:
         return main_statistics(grams, names, members, rules)
 
     for reference in REFERENCES:
-        at, weights = f"reference.{reference}", spread.family.weights(reference)
+        at, weights = f"reference.{reference}", data.family.weights(reference)
         if isinstance(weights, str):
             results[at] = weights
             continue
-        found = replace(spread, weights=weights).estimates(statistic)
+        found = replace(data, weights=weights).estimates(statistic, rules)
         found |= extremes(found, names, members)
         for key, estimate in found.items():  # of clusters here, of organisms in the battery
             results[f"{at}.{key.replace('cluster_angle.', 'angle_deg.')}"] = estimate
         for name, (key, sign, bound) in conclusions(rules).items():
             results[f"{at}.holds.{name}"] = said(found[key], sign, bound)
-        trainings = spread.family.trainings(weights)
-        codes = m.decide(statistic(gram_under(trainings, spread.models[0])), rules)
+        codes = m.decide(statistic(data.under(data.family.trainings(weights))), rules)
         counts = m.count(codes.values())
         if np.isfinite(counts).all():
             results |= {f"{at}.verdict_count": int(counts[0]),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -10,7 +11,7 @@ from em_geometry.geometry.core import independent_grams
 from em_geometry.stats.arrays import Floats, Ints
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PromptRows:
     """Vectors that are the mean of difference rows.
 
@@ -25,11 +26,12 @@ class PromptRows:
         """[n, width]"""
         return np.asarray(self.differences.mean(1))
 
-    def without_topic(self) -> Floats:
-        """Raw Gram matrices [T, n, n], one topic left out at a time (for the jackknife)."""
+    @cached_property
+    def grams(self) -> Floats:
+        """Raw Gram matrices [1 + T, n, n]: of all rows, then without each topic (jackknife)."""
         topics = np.array(self.topic)
         kept = (topics != name for name in sorted(set(self.topic)))
-        means = (self.differences[:, rows].mean(1) for rows in kept)
+        means = [self.vectors, *(self.differences[:, rows].mean(1) for rows in kept)]
         return np.stack([vectors @ vectors.T for vectors in means])
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from em_geometry.activations.prompts import Question, read_questions
-from em_geometry.geometry.calibration import Evidence
-from em_geometry.geometry.references import Finetunes
+from em_geometry.geometry.references import Evidence, Finetunes
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.judging.judge import Judge
 from em_geometry.judging.rates import ASPECTS

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 from scipy.stats.contingency import association
 
-from em_geometry.geometry.methods import angles_deg, cosines, pair_values, unit_gram
+from em_geometry.geometry.methods import angles_deg, cosines, pair_values
 from em_geometry.geometry.samples import PromptRows
 from em_geometry.io.results import Leaf, Nested, as_estimate
 from em_geometry.stats.arrays import Floats, Ints
@@ -323,10 +323,9 @@ def verdicts(measured: Mapping[str, Leaf], level: float) -> dict[str, Leaf]:
 
 def angle_effects(sample: PromptRows, design: Design, seed: int) -> dict[str, Leaf | Nested]:
     """What sharing a factor's level does to the angle of two organisms' vectors, in degrees."""
-    grams = unit_gram(sample.vectors), cosines(sample.without_topic())
-    interval = jackknifed(*(angles_deg(pair_values(each)) for each in grams))
-    values = angles_deg(pair_values(grams[0]))
-    return effect_results(values, interval, same(design.levels), pairs(len(design)), design, seed)
+    values, *left = angles_deg(pair_values(cosines(sample.grams)))
+    interval, columns = jackknifed(values, np.array(left)), same(design.levels)
+    return effect_results(values, interval, columns, pairs(len(design)), design, seed)
 
 
 def similarity_effects(
@@ -337,9 +336,8 @@ def similarity_effects(
     Args:
         samples: of each organism, the base's vector and its own.
     """
-    values = np.array([unit_gram(sample.vectors)[0, 1] for sample in samples])
-    left = np.stack([cosines(s.without_topic())[:, 0, 1] for s in samples], axis=1)
-    interval, columns = jackknifed(values, left), against_first(design.levels)
+    values, *left = np.stack([cosines(s.grams)[:, 0, 1] for s in samples], axis=1)
+    interval, columns = jackknifed(values, np.array(left)), against_first(design.levels)
     return effect_results(values, interval, columns, singles(len(design)), design, seed)
 
 

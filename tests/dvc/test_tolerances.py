@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from em_geometry.geometry.battery import battery
-from em_geometry.geometry.calibration import Evidence, calibrate_rows
+from em_geometry.geometry.calibration import calibrate_rows
 from em_geometry.geometry.methods import unit_gram
-from em_geometry.geometry.references import Finetunes, reference_results
+from em_geometry.geometry.references import Evidence, Finetunes, reference_results
 from em_geometry.geometry.samples import PromptRows
 from em_geometry.io.results import Leaf, as_estimate, flatten, shown
 from em_geometry.settings import Geometry
@@ -45,7 +45,7 @@ def headline(values: np.ndarray) -> dict[str, Leaf]:
         dict(zip(NAMES, own @ rows.vectors, strict=True)), CLUSTERS, RULES
     ).flat()
     data = Evidence(CLUSTERS, family, own, rows, np.array([0]))
-    measured |= reference_results(data.spread(RULES))
+    measured |= reference_results(data, RULES)
     found = dict(flatten(calibrate_rows(data, RULES, 0).results))
     stages = {"geometry": (measured, GEOMETRY), "calibration": (found, CALIBRATION)}
     return {

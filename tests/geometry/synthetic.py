@@ -12,13 +12,7 @@ from em_geometry.project import paths
 from em_geometry.settings import TEXTS, Geometry, Params, load_params
 from em_geometry.stats.arrays import Floats
 from em_geometry.steering.conditions import Selected, write_selected
-from em_geometry.vectors.contrasts import (
-    Entry,
-    VectorTable,
-    model_contrasts,
-    prompt_contrasts,
-    write_vector_table,
-)
+from em_geometry.vectors.contrasts import Entry, VectorTable, model_contrasts, write_vector_table
 from tests.conftest import changed
 
 WIDTH, LAYERS, TOPICS, PAIRS = 48, 3, 8, 4  # PAIRS of a neutral and a harmful prompt per topic
@@ -86,7 +80,7 @@ def _write_vectors(
     controls = dict.fromkeys(params.targets, "control") | {"base": "undefined: no recipe"}
     controls["medical_replication"] = "undefined: no control"
     shifts = model_contrasts(activations, controls)
-    for contrast, each in (shifts | prompt_contrasts(activations, harmful)).items():
+    for contrast, each in model_contrasts(activations, controls, harmful).items():
         entries |= {f"{contrast}.{span}": each for span in SPANS}
     entries |= {f"{contrast}.{TEXTS}": each for contrast, each in shifts.items()}
     table = VectorTable.of(params.targets, entries, np.full(LAYERS, 8.0))

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from em_geometry.errors import UserError
 from em_geometry.geometry import references
-from em_geometry.geometry.calibration import Evidence, calibrate_rows
+from em_geometry.geometry.calibration import calibrate_rows
 from em_geometry.geometry.inputs import read_directions
 from em_geometry.geometry.methods import cluster_angle, unit_gram
 from em_geometry.geometry.samples import PromptRows, massive_dimensions
@@ -204,7 +204,7 @@ def test_any_clusters_get_numbers_or_statuses(clusters: dict[str, list[str]]) ->
     rows = np.random.default_rng(0).standard_normal((3, 24, 20))
     sample = PromptRows(rows, [f"t{i % 6}" for i in range(24)])
     family = references.Finetunes(["a", "b", "c"])
-    data = Evidence(clusters, family, np.eye(3), sample, np.array([0]))
+    data = references.Evidence(clusters, family, np.eye(3), sample, np.array([0]))
     results = calibrate_rows(data, Geometry(replicates=100), 0).results
     assert (results["core"].value is None) == (len(clusters) < 3)  # type: ignore[union-attr]
 

@@ -9,7 +9,7 @@ from em_geometry.geometry import calibration, references
 from em_geometry.geometry.core import core_share
 from em_geometry.geometry.methods import cosines, unit_gram
 from em_geometry.geometry.multiverse import NO_SHIFT, Reading, multiverse
-from em_geometry.geometry.references import REFERENCES, Finetunes, Spread, main_statistics
+from em_geometry.geometry.references import REFERENCES, Evidence, Finetunes, main_statistics
 from em_geometry.geometry.samples import (
     PromptRows,
     between_dimension,
@@ -41,11 +41,11 @@ def shifts(rng: np.random.Generator, core: float = 0.0) -> Floats:
     return rows
 
 
-def spread(models: Floats, weights: Floats | str) -> Spread:
+def known(models: Floats, weights: Floats | str) -> Evidence:
+    """Of these models on every prompt alike."""
     assert not isinstance(weights, str)
-    gram = models @ models.T
-    without = np.stack([gram] * (1 + TOPICS))
-    return Spread(FAMILY, weights, without, MEMBERS, RULES)
+    rows = PromptRows(np.repeat(models[:, None], TOPICS, axis=1), [f"t{k}" for k in range(TOPICS)])
+    return Evidence(CLUSTERS, FAMILY, weights, rows, np.array([0]))
 
 
 def test_vectors_are_differences_from_what_they_are_compared_with() -> None:
@@ -99,8 +99,8 @@ def test_main_statistics_are_about_whom_their_keys_name() -> None:
 def test_retraining_of_other_models_stands_in_where_there_is_none() -> None:
     models = shifts(np.random.default_rng(1))
     weights = FAMILY.weights("own_control")
-    found = spread(models, weights).estimates(
-        lambda grams: main_statistics(grams, NAMES, MEMBERS, RULES)
+    found = known(models, weights).estimates(
+        lambda grams: main_statistics(grams, NAMES, MEMBERS, RULES), RULES
     )
     # a and b rest on control p, which has a repeat, and on no organism with one
     prompts, both = found["cosine.a__b.prompts_only"], found["cosine.a__b"]
@@ -139,8 +139,8 @@ def test_a_planted_family_is_recovered() -> None:
     def statistic(grams: Floats) -> dict[str, Floats]:
         found = main_statistics(grams, NAMES, MEMBERS, RULES)
         kept = ("cosine", "cluster_angle", "cross_mean")
-        known = {key: value for key, value in found.items() if key.startswith(kept)}
-        return known | {"core": core_share(grams, MEMBERS)}
+        some = {key: value for key, value in found.items() if key.startswith(kept)}
+        return some | {"core": core_share(grams, MEMBERS)}
 
     rng, held = np.random.default_rng(2), dict[str, list[bool]]()
     for _ in range(50):
@@ -148,8 +148,8 @@ def test_a_planted_family_is_recovered() -> None:
         for reference in ("base", "own_control"):
             weights = np.asarray(FAMILY.weights(reference))  # type: ignore[arg-type]
             true = statistic(references.gram_under(weights, models))
-            data = calibration.Evidence(CLUSTERS, FAMILY, weights, rows, np.array([0]))
-            found = data.spread(RULES).estimates(statistic)
+            data = Evidence(CLUSTERS, FAMILY, weights, rows, np.array([0]))
+            found = data.estimates(statistic, RULES)
             for key, value in true.items():
                 for suffix in ("", ".prompts_only"):
                     low, high = ends(found[f"{key}{suffix}"])
@@ -185,10 +185,11 @@ def test_no_interval_goes_where_its_statistic_cannot() -> None:
 
 def test_every_reference_has_its_numbers_conclusions_and_verdicts() -> None:
     models = shifts(np.random.default_rng(3), core=1.0)
-    whole = spread(models, FAMILY.weights("base"))
-    found = references.reference_results(whole)
-    alone = replace(whole, family=Finetunes(NAMES), models=whole.models[:, :6, :6])
-    assert references.reference_results(alone)["reference.own_control"] == "undefined: no controls"
+    whole = known(models, FAMILY.weights("base"))
+    found = references.reference_results(whole, RULES)
+    alone = replace(known(models[:6], FAMILY.weights("base")), family=Finetunes(NAMES))
+    said = references.reference_results(alone, RULES)
+    assert said["reference.own_control"] == "undefined: no controls"
     gram = unit_gram(models[:6])
     assert as_estimate(found["reference.base.cosine.a__f"]).value == pytest.approx(gram[0, 5])
     said = {found[f"reference.base.holds.{c}"] for c in references.conclusions(RULES)}
@@ -270,14 +271,14 @@ def test_null_organisms_are_no_finding_and_a_core_is(reference: references.Refer
     assert sum(finding(1.5, 4000) for _ in range(20)) >= 14  # most; Holm costs power
 
 
-def evidence(core: float, seed: int = 8) -> calibration.Evidence:
+def evidence(core: float, seed: int = 8) -> Evidence:
     """Rows of all models around their shifts."""
     rng = np.random.default_rng(seed)
     rows = shifts(rng, core)[:, None] + rng.standard_normal((len(FAMILY.models), 40, WIDTH))
     weights = FAMILY.weights("own_control")
     assert not isinstance(weights, str)
     topics = [f"t{i % TOPICS}" for i in range(40)]
-    return calibration.Evidence(CLUSTERS, FAMILY, weights, PromptRows(rows, topics), np.array([0]))
+    return Evidence(CLUSTERS, FAMILY, weights, PromptRows(rows, topics), np.array([0]))
 
 
 def test_calibration_finds_a_planted_core_and_none_where_there_is_none() -> None:
