@@ -6,14 +6,11 @@ from em_geometry.claims.verdict import judge_claim
 from em_geometry.io.files import atomic_path, write_text
 from em_geometry.project import paths
 from em_geometry.project.command import stage
-from em_geometry.report.behaviour_figures import UNITS, claim_rows
 from em_geometry.report.figures import READ, draw_all, read_table
 from em_geometry.report.page import provenance, render
-from em_geometry.report.print_figure import print_claims
 from em_geometry.report.samples import read_answers
 from em_geometry.settings import Params
 
-PRINTED = "figure5"  # by matplotlib, for papers
 OFFERED = ("claims.csv", "judge_settings.csv", "multiverse.csv")  # for download
 
 
@@ -25,14 +22,13 @@ def main(params: Params) -> None:
     judged = [judge_claim(claim, metrics) for claim in ledger]
     tables = {name: read_table(paths.plot(f"{name}.csv")) for name in READ}
     figures = draw_all(params, model, metrics, judged, tables)
+    with atomic_path(paths.PRINT, folder=True) as folder:
+        for figure in figures:
+            for kind in ("svg", "pdf"):
+                (folder / f"{figure.name}.{kind}").write_bytes(figure.file(kind))
     for figure in figures:
-        if figure.name == PRINTED:
-            panels = {label: claim_rows(judged, unit) for unit, label in UNITS.items()}
-            print_claims(panels, figure.title, paths.plot(PRINTED))
-        elif figure.name.startswith("figure"):
-            write_text(paths.plot(f"{figure.name}.svg"), figure.svg)
-            with atomic_path(paths.plot(f"{figure.name}.png")) as temporary:
-                temporary.write_bytes(figure.png)
+        with atomic_path(paths.plot(f"{figure.name}.png")) as temporary:
+            temporary.write_bytes(figure.file("png"))
     offered = {name: paths.plot(name) for name in OFFERED}
     shown, answers = params.report.responses_shown, (paths.BASELINE_JUDGEMENTS, paths.JUDGEMENTS)
     record, word = paths.BASE_MODEL / "record.json", metrics.word("judge:judge")

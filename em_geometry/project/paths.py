@@ -38,6 +38,7 @@ REJUDGED = DATA / "rejudged"  # of a command, not of a stage
 
 # The page and its figures, in git.
 REPORT = PLOTS / "report.html"
+PRINT = PLOTS / "print"  # the figures as SVG and PDF
 
 
 def metrics(stage: str) -> Path:

@@ -1,73 +1,93 @@
 """Figures 4 to 6: what vectors and training do, and the paper's numbers beside this run's."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
-import altair as alt
+from matplotlib.axes import Axes
 
 from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import Judged
 from em_geometry.report import chart
+from em_geometry.report.chart import Chart, Panel, Row
 from em_geometry.report.text import layout
 
 STEP_APART = 1.05  # factor between the steps of two trainings, so that intervals can be told apart
 DETECTORS = {"A": "own", "B": "one", "C": "k", "D": "unseen_one", "E": "unseen_k"}  # by panel
-VERDICTS = ("reproduced", "cannot tell", "differs")  # of claims
-UNITS = {"cosine": "cosine", "deg": "angle (degrees)", "percent": "percent"}
+VERDICTS = {  # of claims
+    "reproduced": {"color": "#00533c", "marker": "o"},
+    "cannot tell": {"color": "#777777", "marker": "o", "mfc": "white"},
+    "differs": {"color": "#999999", "marker": "s"},
+}
+UNITS = {
+    "cosine": "cosine (the axis ends where cosines do)",
+    "deg": "angle (degrees)",
+    "percent": "percent (even steps up to 50, logarithmic beyond)",
+}
+CLAIM = 0.3  # inches of a claim's line
 
 
-def dose_response(metrics: Metrics) -> Any:
+def dose_response(metrics: Metrics) -> Chart | str:
     """One panel a vector: margin of misaligned answers gained on the base; words without any."""
-    panels = []
-    for source in metrics.names("margins:dose"):
-        rows = sorted(doses(metrics, source), key=lambda row: row["dose"])
-        x = alt.X("dose:Q", title="multiple of the chosen coefficient")
-        y = alt.Y("gain:Q", title="margin gained (nats a token)")
-        base = chart.data(rows).encode(x=x)
-        band = base.mark_area(color=chart.OURS, opacity=0.25).encode(y=alt.Y("low:Q"), y2="high:Q")
-        line = base.mark_line(color=chart.OURS, point={"size": 25})
-        tooltip = ["dose:Q", "gain:Q", "low:Q", "high:Q", "n:Q"]
-        chance = chart.data(at_chance(metrics, source)).mark_point(color=chart.GREY, shape="cross")
-        layers = alt.layer(
-            chart.rule(0),
-            chart.rule(0, "x"),
-            band,
-            line.encode(y=y, tooltip=tooltip),
-            chance.encode(x=x, y=y, tooltip=["dose:Q", "gain:Q"]),
+    panels = [
+        Panel(
+            sorted(doses(metrics, source), key=lambda row: row["dose"]),
+            draw_doses,
+            source,
+            "dose (1 = the chosen one)",
+            "margin gained\n(nats per token)",
+            2.1,
         )
-        panels.append(layers.properties(title=source, width=225, height=150))
-    if not panels:
-        return "No doses in plots/tables/margins.csv."
-    return alt.concat(*panels, columns=3).resolve_scale(y="shared")
+        for source in metrics.names("margins:dose")
+    ]
+    return Chart(panels, 3, alike=True) if panels else "No doses in plots/tables/margins.csv."
+
+
+def draw_doses(ax: Axes, rows: Sequence[Row]) -> None:
+    """The vector's line in the band of its interval, and chance beside it."""
+    own = [row for row in rows if row["of"] == "vector"]
+    chart.rule(ax, 0)
+    chart.rule(ax, 0, "x")
+    at = [row["dose"] for row in own]
+    low, high = ([row[end] for row in own] for end in ("low", "high"))
+    ax.fill_between(at, low, high, color=chart.OURS, alpha=0.25, lw=0, label="95 % interval")
+    ax.plot(at, [row["value"] for row in own], color=chart.OURS, lw=1.8)
+    for row in rows:
+        chance = row["of"] != "vector"
+        style = {"marker": "X", "color": "#d0d0d0", "ms": 7.5} if chance else {"color": chart.OURS}
+        label = "random directions of the same norm (mean)" if chance else "the vector"
+        chart.mark(ax, row["dose"], row["value"], row, **{"marker": "o", "label": label} | style)
 
 
 def doses(metrics: Metrics, source: str) -> Iterator[dict[str, Any]]:
-    """What a vector gains by dose, and nothing where there is none."""
-    yield {"dose": 0.0, "gain": 0.0, "low": 0.0, "high": 0.0}
+    """What a vector gains by dose, nothing without one, and random directions at the chosen one."""
+    yield {"of": "vector", "dose": 0.0, "value": 0.0, "low": 0.0, "high": 0.0}
     for key, found in metrics.group(f"margins:dose.{source}").items():
-        yield {"dose": float(key.replace("_", ".")), "gain": found.value} | chart.ends(found)
+        yield {"of": "vector", "dose": float(key.replace("_", "."))} | chart.ends(found)
+    if (gain := metrics.value(f"margins:chance.{source}")) is not None:
+        yield {"of": "random directions", "dose": 1.0, "value": gain}
 
 
-def at_chance(metrics: Metrics, source: str) -> list[dict[str, float]]:
-    """What random directions of the chosen coefficient gain on average."""
-    gain = metrics.value(f"margins:chance.{source}")
-    return [] if gain is None else [{"dose": 1.0, "gain": gain}]
-
-
-def claims(judged: Sequence[Judged]) -> Any:
+def claims(judged: Sequence[Judged]) -> Chart | str:
     """Claims with one published and one measured number, a panel a unit; words without any."""
     panels = []
     for unit, title in UNITS.items():
-        rows = claim_rows(judged, unit)
-        paper = [{"of": row["of"], "value": row["paper"]} for row in rows]
-        scale = alt.Scale(zero=False, padding=10)
-        if unit == "cosine":  # no interval may squash the others
-            scale = alt.Scale(domain=[-1, 1], clamp=True)
-        if rows:
-            x = alt.X("value:Q", title=title, scale=scale)
-            drawn = chart.dots(rows, VERDICTS, x, paper, apart=False)
-            panels.append(drawn.properties(width=350, height=alt.Step(19)))
-    return alt.vconcat(*panels) if panels else "No claim's number is measured in this run."
+        if rows := claim_rows(judged, unit):
+            draw, height = partial(draw_claims, unit=unit), 0.6 + CLAIM * len(rows)
+            panels.append(Panel(rows, draw, "", title, height=height))
+    return Chart(panels) if panels else "No claim's number is measured in this run."
+
+
+def draw_claims(ax: Axes, rows: Sequence[Row], unit: str) -> None:
+    """A line a claim; no value may squash the others."""
+    chart.dots(ax, rows, VERDICTS, apart=False)
+    if unit == "cosine":
+        ax.set_xlim(-1.03, 1.03)
+    elif unit == "percent":
+        ax.set_xscale("symlog", linthresh=50)
+        low, high = ax.get_xlim()
+        ax.set_xlim(low * (1.25 if low < 0 else 1), high * 1.1)
+        chart.ticks(ax, [-300, -100, -50, -25, 0, 25, 50, 100, 300])
 
 
 def claim_rows(judged: Sequence[Judged], unit: str) -> list[dict[str, Any]]:
@@ -81,34 +101,35 @@ def claim_rows(judged: Sequence[Judged], unit: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def monitoring(metrics: Metrics) -> Any:
+def monitoring(metrics: Metrics) -> Chart | str:
     """What trainings have beyond benign ones against training steps; words where none has."""
     trained = [n["slug"] for n in metrics.matches("monitoring:{slug}.block")]
     if not trained:
         return metrics.word("monitoring:status") or "No plots/tables/monitoring.csv."
     said = layout()["words"]["detectors"]
-    shown = {of: (f"{k}  {said[of].capitalize()}", "shift") for k, of in DETECTORS.items()}
-    shown["margin"] = ("F  Margin of misaligned answers", "nats a token")
+    shift = "shift beyond benign\n(share of residual norm)"
+    shown = {of: (f"{k}  {said[of].capitalize()}", shift) for k, of in DETECTORS.items()}
+    shown["margin"] = ("F  Margin of misaligned answers", "margin beyond benign\n(nats per token)")
     panels = [
-        course(metrics, trained, of, title).properties(title=heading, width=215, height=170)
-        for of, (heading, title) in shown.items()
+        Panel(
+            [*checkpoints(metrics, trained, of)],
+            partial(draw_course, code=chart.coded(trained)),
+            title,
+            "training steps",
+            y,
+        )
+        for of, (title, y) in shown.items()
     ]
-    return alt.concat(*panels, columns=3)
+    return Chart(panels, 3)
 
 
-def course(metrics: Metrics, trained: Sequence[str], of: str, title: str) -> Any:
-    """One panel: a detector or the margin over the steps, a line a training."""
-    rows = list(checkpoints(metrics, trained, of))
-    x = alt.X(
-        "at:Q",
-        title="training steps",
-        scale=alt.Scale(type="log", nice=False, padding=12),
-        axis=alt.Axis(values=sorted({row["step"] for row in rows}), format="d", grid=False),
-    )
-    code = chart.coded("training", trained, title=None, orient="bottom")
-    tooltip = ["training:N", "step:Q", "value:Q", "low:Q", "high:Q", "n:Q"]
-    curves = chart.curves(rows, code, tooltip, x=x, y=alt.Y("value:Q", title=title))
-    return alt.layer(chart.rule(0), curves)
+def draw_course(ax: Axes, rows: Sequence[Row], code: chart.Code) -> None:
+    """A detector or the margin over the steps, a line a training."""
+    chart.rule(ax, 0, label="as benign trainings")
+    chart.curves(ax, rows, code)
+    ax.set_xscale("log")
+    ax.margins(x=0.15)
+    chart.ticks(ax, sorted({row["step"] for row in rows}))
 
 
 def checkpoints(metrics: Metrics, trained: Sequence[str], of: str) -> Iterator[dict[str, Any]]:
@@ -119,5 +140,5 @@ def checkpoints(metrics: Metrics, trained: Sequence[str], of: str) -> Iterator[d
             found = metrics.estimate(f"{path}.{at}.{of}")
             if found.value is not None:
                 step = int(at.removeprefix("step_"))
-                row = {"training": slug, "step": step, "at": step * STEP_APART**place}
+                row = {"of": slug, "step": step, "x": step * STEP_APART**place}
                 yield row | chart.ends(found)

@@ -1,235 +1,341 @@
-"""How figures look, and the marks they share; drawn by Vega-Lite (Altair) as SVG and PNG.
+"""How figures look, and the marks they share; drawn by Matplotlib as SVG, PNG and PDF.
 
-Drawing needs neither browser nor network, and the same inputs give the same bytes.
+A chart is data: panels of rows, and what puts the rows on axes. Files and page show one drawing of
+it; on the page a mark tells its row to the pointer. The same inputs give the same bytes.
 """
 
-import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
+from textwrap import fill
 from typing import Any
 from xml.sax.saxutils import escape
 
-import altair as alt
-import polars as pl
-import vl_convert as vlc
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure as Sheet
+from matplotlib.patches import Rectangle
 
-from em_geometry.report.text import words
+from em_geometry.io.tables import csv_text
+from em_geometry.report.text import decimals, short, words
 from em_geometry.stats.estimate import Estimate
 
-WIDTH = 860  # pixels of a whole figure
-RESOLUTION = 1.5  # pixels of a PNG for each of them
-# Okabe and Ito's colours for the colour-blind, in an order whose lightness differs in grey.
-CODES: dict[str, list[Any]] = {
-    "color": ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"],
-    "shape": ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross"],
-    "strokeDash": [[1, 0], [8, 3], [8, 3, 2, 3], [2, 3], [12, 3], [12, 3, 2, 3, 2, 3]],
+Row = Mapping[str, Any]
+Style = dict[str, Any]
+Code = Mapping[str, Style]  # what is told apart -> style of its marks
+WIDTH, TITLE, LEGEND = 8.3, 0.4, 0.22  # inches: 830 pixels in README; of the title, of a line
+LABEL, ACROSS = 50, 78  # characters of a line beside a row, and of titles side by side
+FILES: dict[str, dict[str, None]] = {  # kind -> what would differ between runs, left out
+    "svg": {"Date": None},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None},
 }
-OURS, PAPER, GREY, PALE = "#0072B2", "#B00020", "#666666", "#e8e8e8"
-CONFIG = {
-    "background": "white",
-    "font": "DejaVu Sans, Verdana, sans-serif",
-    "view": {"stroke": None},
-    "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal",
-             "labelLimit": 400, "labelFlush": False, "gridColor": "#eeeeee"},
-    "legend": {"labelFontSize": 11, "titleFontSize": 11, "labelLimit": 420, "symbolSize": 70},
-    "title": {"fontSize": 12, "anchor": "start"},
-    "point": {"size": 70, "opacity": 1, "strokeWidth": 0.7},
-    "bar": {"stroke": "black", "strokeWidth": 0.6},
-}  # fmt: skip
-INTERVAL = "isValid(datum.low) && isValid(datum.high)"  # rows that have one
-FINE = re.compile(r"(\.\d\d)\d+")  # fractions of a hundredth of a pixel
+# Okabe and Ito's colours for the colour-blind, in an order whose lightness differs in grey.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (1.5, 1.5)), (0, (9, 2)),
+                           (0, (9, 2, 1, 2, 1, 2)))  # fmt: skip
+OURS, RED, GREY, PALE = "#0072B2", "#B00020", "#666666", "#e8e8e8"
+PAPER = "the paper (Llama-3.1-8B)"
+DOTTED: Style = {"color": GREY, "lw": 1, "ls": ":", "zorder": 1}
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.formatter.use_mathtext": False,
+    "grid.color": "#eaeaea",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.markersize": 6,
+    "lines.markeredgecolor": "black",
+    "lines.markeredgewidth": 0.6,
+    "figure.dpi": 100,
+    "savefig.dpi": 150,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+MARK = "mark:"  # before what a mark tells, in the name of its group
+FINE = re.compile(r"(\.\d\d)\d+")  # fractions of a hundredth of a point
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: its table, and how that is drawn."""
+
+    rows: Sequence[Row]
+    draw: Callable[[Axes, Sequence[Row]], None]
+    title: str = ""
+    x: str = ""  # titles of the axes, with units
+    y: str = ""
+    height: float = 2.4  # inches
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Panels in rows of `columns`, with one legend for all or one below each."""
+
+    panels: Sequence[Panel]
+    columns: int = 1
+    legends: bool = False
+    alike: bool = False  # one range of values for all
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with what a reader who cannot see it is told."""
+    """A chart, or why there is none, with what a reader who cannot see it is told."""
 
     name: str  # of its file, without ending
     title: str  # one line, also the accessible name
-    caption: str  # what it shows and how to read it
+    lay: str  # what it shows, for readers from outside the field
+    caption: str  # how to read it
     section: str  # of the page
-    chart: alt.TopLevelMixin
-    key: str = ""  # what marks of the paper look like, under the title
+    chart: Chart | str
 
     @property
-    def spec(self) -> dict[str, Any]:
-        """The Vega-Lite specification, numbers rounded to what a screen shows."""
-        found = self.chart.to_dict(context={"pre_transform": False}) | {"config": CONFIG}
-        found["description"] = self.title
-        found["title"] = {"text": self.title, "fontSize": 14, "offset": 14, "subtitle": self.key,
-                          "subtitleColor": PAPER}  # fmt: skip
-        rounded: dict[str, Any] = json.loads(
-            json.dumps(found), parse_float=lambda text: float(f"{float(text):.5g}")
-        )
-        return rounded
+    def rows(self) -> list[dict[str, Any]]:
+        """The table behind the figure, a row a mark."""
+        panels = [] if isinstance(self.chart, str) else self.chart.panels
+        return [{"panel": p.title} | dict(row) for p in panels for row in p.rows]
+
+    @property
+    def csv(self) -> str:
+        """That table as CSV."""
+        header = list(dict.fromkeys(key for row in self.rows for key in row))
+        return csv_text(header, ([row.get(key) for key in header] for row in self.rows))
+
+    @cached_property
+    def sheet(self) -> Sheet:
+        """The drawing, everything in its place."""
+        if isinstance(self.chart, str):
+            sheet = Sheet(figsize=(WIDTH, 1), layout="constrained")
+            sheet.text(0.01, 0.3, self.chart, color=GREY)
+        else:
+            sheet = drawn(self.chart)
+        sheet.suptitle(fill(self.title, 90), x=0.005, ha="left", weight="bold", size=11)
+        sheet.draw_without_rendering()  # places everything, once for all kinds of files
+        sheet.set_layout_engine("none")
+        return sheet
+
+    def file(self, kind: str) -> bytes:
+        """The figure as one of `FILES`."""
+        with rc_context(STYLE | {"svg.hashsalt": self.name}), BytesIO() as out:
+            self.sheet.savefig(out, format=kind, metadata=FILES[kind])
+            return out.getvalue()
 
     @cached_property
     def svg(self) -> str:
-        """The drawn figure, with title and caption for screen readers."""
-        text: str = vlc.vegalite_to_svg(self.spec)
-        text = re.sub(r' (?:d|transform)="[^"]*"', lambda m: FINE.sub(r"\1", m[0]), text)
-        for i, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', text))):
-            # ids count over all drawings of a process; here they are this picture's own
-            text = re.sub(rf'(id="|href="#|url\(#){name}\b', rf"\g<1>{self.name}-{i}", text)
+        """The SVG, with title and caption for screen readers, and what each mark tells."""
+        text = self.file("svg").decode()
+        text = text[text.index("<svg") :]
+        text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        text = re.sub(r'<(\w+) id="[\w.]+_\d+"', r"<\1", text)  # the same in every drawing
+        said = r'role="graphics-symbol" aria-label=\1\2\1'
+        text = re.sub(rf"id=([\"']){MARK}(.*?)\1", said, text)
+        text = re.sub(r' (?:d|transform|x|y)="[^"]*"', lambda m: FINE.sub(r"\1", m[0]), text)
         told = f"<title>{escape(self.title)}</title><desc>{escape(self.caption)}</desc>"
-        return re.sub(r"<svg ([^>]*)>", rf'<svg role="img" \g<1>>{told}', text, count=1) + "\n"
-
-    @property
-    def png(self) -> bytes:
-        """The drawn figure as a PNG file."""
-        found: bytes = vlc.vegalite_to_png(self.spec, scale=RESOLUTION)
-        return found
+        return re.sub(r"<svg ([^>]*)>", rf'<svg role="img" \g<1>>{told}', text, count=1)
 
 
-def figure(name: str, model: str, chart: Any) -> Figure:
-    """A chart, or the words that say why there is none, with its title and caption.
+def figure(name: str, model: str, chart: Chart | str) -> Figure:
+    """A chart, or the words that say why there is none, with its title and captions.
 
     Args:
         name: key of `page/figures.yaml`.
         model: what was measured.
     """
-    every = words("figures.yaml")
-    about, number = every[name], [*every].index(name) + 1
-    if isinstance(chart, str):
-        said = data([{"text": chart}]).mark_text(color=GREY, fontSize=13).encode(text="text:N")
-        chart = said.properties(width=WIDTH, height=60)
-    title = f"Figure {number}. {about['title'].format(model=model)}"
-    return Figure(name, title, about["caption"], about["section"], chart, about.get("key", ""))
+    about = words("figures.yaml")[name]
+    title = f"Figure {name.removeprefix('figure')}. {about['title'].format(model=model)}"
+    return Figure(name, title, about["lay"], about["caption"], about["section"], chart)
 
 
-def data(rows: pl.DataFrame | Iterable[Mapping[str, object]]) -> Any:
-    """A chart of these rows."""
-    found = rows.to_dicts() if isinstance(rows, pl.DataFrame) else [dict(row) for row in rows]
-    return alt.Chart(alt.Data(values=found))
+def drawn(chart: Chart) -> Sheet:
+    """The panels on a sheet, without a title."""
+    panels, columns = chart.panels, min(chart.columns, len(chart.panels))
+    heights = [
+        max(panel.height for panel in panels[i : i + columns])
+        for i in range(0, len(panels), columns)
+    ]
+    with rc_context(STYLE):
+        sheet = Sheet(figsize=(WIDTH, sum(heights) + TITLE), layout="constrained")
+        grid = sheet.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+        every, handles = [*grid.flat], dict[str, Any]()
+        for ax, panel in zip(every, panels, strict=False):
+            panel.draw(ax, panel.rows)
+            ax.set(title=fill(panel.title, ACROSS // columns), xlabel=panel.x, ylabel=panel.y)
+            own = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+            if chart.legends and own:
+                below = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.17)}
+                ax.legend([*own.values()], [*own], ncols=1 + (len(own) > 5), **below)
+            handles |= own
+        if chart.alike:
+            limits = [ax.get_ylim() for ax in every[: len(panels)]]
+            for ax in every[: len(panels)]:
+                ax.set_ylim(min(limits)[0], max(high for _, high in limits))
+        spare = every[len(panels) :]
+        for ax in spare:
+            ax.axis("off")
+        if handles and not chart.legends:
+            where: Style = {"loc": "center"}
+            if not spare:
+                ncols = max(1, min(6, 100 // (max(map(len, handles)) + 8)))
+                where = {"loc": "outside lower center", "ncols": ncols}
+                sheet.set_figheight(sheet.get_figheight() - LEGEND * (-len(handles) // ncols))
+            (spare[0] if spare else sheet).legend([*handles.values()], [*handles], **where)
+    return sheet
 
 
-def coded(
-    field: str, values: Sequence[str], /, grey: Collection[str] = (), **legend: Any
-) -> dict[str, Any]:
-    """Colour, shape and dash that tell the values of a field apart, in one legend.
+def tell(artist: Artist, row: Row) -> None:
+    """What a mark shows to the pointer: its row."""
+    shown = {k: short(v) if isinstance(v, float) else v for k, v in row.items() if v is not None}
+    artist.set_gid(MARK + "; ".join(f"{key}: {value}" for key, value in shown.items()))
+
+
+def coded(values: Sequence[str], grey: Collection[str] = ()) -> Code:
+    """Colour, marker and dash that tell values apart.
 
     Args:
         grey: values without a colour of their own.
-        legend: its settings.
     """
-    channels = {"color": alt.Color, "shape": alt.Shape, "strokeDash": alt.StrokeDash}
-    code = {}
-    for name, channel in channels.items():
-        shown = [CODES[name][i % len(CODES[name])] for i in range(len(values))]
-        if name == "color":
-            shown = ["#aaaaaa" if v in grey else c for v, c in zip(values, shown, strict=True)]
-        scale = alt.Scale(domain=list(values), range=shown)
-        code[name] = channel(f"{field}:N", scale=scale, legend=alt.Legend(**legend))
-    return code
+    return {
+        value: {
+            "color": "#9a9a9a" if value in grey else COLOURS[i % len(COLOURS)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "ls": DASHES[i % len(DASHES)],
+        }
+        for i, value in enumerate(values)
+    }
 
 
-def curves(
-    rows: pl.DataFrame | Iterable[Mapping[str, object]],
-    code: Mapping[str, Any],
-    tooltip: Sequence[Any],
-    size: int = 70,
-    **axes: Any,
-) -> Any:
-    """Lines through points, a line a value of what `code` tells apart.
+def mark(ax: Axes, x: Any, y: Any, row: Row, **style: Any) -> None:
+    """One point that tells its row."""
+    tell(ax.plot([x], [y], **style | {"ls": ""})[0], row)
+
+
+def paper_mark(ax: Axes, x: Any, y: Any, row: Row, said: str = "", side: int = 1) -> None:
+    """A value of the paper: an open red diamond, with words beside it.
 
     Args:
-        rows: with `low` and `high`, the ends of the intervals, where there are any.
-        size: of a point.
-        axes: x and y.
+        side: 1 = to the right, -1 = to the left.
     """
-    base = data(rows).encode(color=code["color"], **axes)
-    dash = code["strokeDash"].copy()
-    dash["legend"] = None
-    points = base.mark_point(filled=True, stroke="black", size=size)
-    ends = base.transform_filter(INTERVAL)
-    return alt.layer(
-        ends.mark_rule(strokeOpacity=0.7).encode(y=alt.Y("low:Q"), y2="high:Q"),
-        base.mark_line().encode(strokeDash=dash),
-        points.encode(shape=code["shape"], tooltip=tooltip),
-    )
+    ax.plot([x], [y], "D", ms=7, mfc="white", mec=RED, mew=1.6, label=PAPER, zorder=4)
+    tell(ax.lines[-1], row)
+    if said:
+        where: Style = {"xytext": (7 * side, 0), "textcoords": "offset points", "va": "center"}
+        under = {"fc": "white", "ec": "none", "alpha": 0.85, "pad": 0.8}
+        align = "left" if side > 0 else "right"
+        ax.annotate(said, (x, y), color=RED, size=8, ha=align, bbox=under, zorder=5, **where)
 
 
 def dots(
-    rows: Sequence[Mapping[str, object]],
-    labels: Sequence[str],
-    x: Any,
-    paper: Iterable[Mapping[str, object]] = (),
-    apart: bool = True,
-    **legend: Any,
-) -> Any:
-    """Values with their intervals, a line a thing (`of`), in the code of its variants (`by`).
+    ax: Axes, rows: Sequence[Row], code: Code, apart: bool = True, named: bool = False
+) -> None:
+    """Values with their intervals, a line a thing.
 
     Args:
-        rows: `of`, `by`, `value`, `low`, `high`, and what else the pointer shows.
-        labels: the variants, in order.
-        x: the axis, of `value`.
-        paper: `of` and `value` that the paper prints.
+        rows: `of` (the thing), `by` (its variant), `value`, `low`, `high`, and the `paper`'s.
+        code: of the variants, in order.
         apart: variants of one thing lie under each other.
+        named: the paper's values stand beside their marks.
     """
-    y = alt.Y("of:N", sort=list(dict.fromkeys(row["of"] for row in rows)), title=None)
-    code = coded("by", labels, title=None, orient="bottom", **legend)
-    told = [f"{k}:{'N' if k in ('of', 'by') else 'Q'}" for k in rows[0]]
-    base = data(rows).encode(y=y, color=code["color"], tooltip=told)
-    if apart:
-        base = base.encode(yOffset=alt.YOffset("by:N", sort=list(labels)))
-    bars = base.transform_filter(INTERVAL).mark_rule(strokeWidth=2)
-    return alt.layer(
-        bars.encode(x=alt.X("low:Q"), x2="high:Q"),
-        diamonds(paper, x="value:Q", y=y),
-        base.mark_point(filled=True, stroke="black").encode(x=x, shape=code["shape"]),
-    )
+    things, variants = list(dict.fromkeys(row["of"] for row in rows)), list(code)
+    for row in rows:
+        place = things.index(row["of"])
+        step = variants.index(row["by"]) - (len(variants) - 1) / 2
+        y, style = place + apart * step * 0.8 / len(variants), code[row["by"]]
+        if row["low"] is not None and row["high"] is not None:
+            ax.hlines(y, row["low"], row["high"], color=style["color"], lw=1.8)
+        mark(ax, row["value"], y, row, label=row["by"], **style)
+        if (paper := row.get("paper")) is not None:
+            paper_mark(ax, paper, place, row, short(paper) if named else "")
+    ax.set_yticks(range(len(things)), [fill(thing, LABEL) for thing in things], size=8.5)
+    ax.set_ylim(len(things) - 0.5, -0.5)
+    ax.grid(visible=False, axis="y")
 
 
-def columns_by_first(
-    frame: pl.DataFrame, labels: Mapping[str, str], x: str, y: str, key: str,
-    grey: Collection[str] = (),
-) -> Any:  # fmt: skip
-    """Columns of a table as curves against its first one; empty cells are gaps.
+def curves(ax: Axes, rows: Sequence[Row], code: Code, every: int = 1) -> None:
+    """Lines through points, a line a value of `of`.
 
     Args:
-        labels: column -> its label.
-        x, y: titles of the axes.
-        key: what a column is, for the legend.
-        grey: labels that are drawn in grey.
+        rows: `of`, `x`, `value`, and where they are known `low` and `high`.
+        every: so many points have one marker.
     """
-    first = frame.columns[0]
-    tidy = frame.select(pl.col(first).alias("x"), *(pl.col(c).alias(n) for c, n in labels.items()))
-    rows = tidy.unpivot(index="x", variable_name="of", value_name="y").with_columns(
-        pl.col("x", "y").cast(pl.Float64, strict=False)
+    for i, (of, style) in enumerate(code.items()):
+        own = [row for row in rows if row["of"] == of and row["value"] is not None]
+        bare = style | {"marker": ""}
+        ax.plot([row["x"] for row in own], [row["value"] for row in own], lw=1.6, **bare)
+        ax.plot([], [], label=of, **style)
+        for row in own:
+            if row.get("low") is not None and row.get("high") is not None:
+                ax.vlines(row["x"], row["low"], row["high"], color=style["color"], lw=1.2)
+        for row in own[i % every :: every]:
+            mark(ax, row["x"], row["value"], row, **style)
+
+
+def heat(
+    ax: Axes, rows: Sequence[Row], scale: tuple[float, float], digits: int, bar: str = ""
+) -> None:
+    """A matrix of numbers on a scale from red to blue.
+
+    Args:
+        rows: `of` (the line), `across`, `value`, and the `paper`'s, which stands in brackets.
+        scale: values that are red and blue.
+        bar: what the colours mean, beside a bar of them.
+    """
+    lines, places = (list(dict.fromkeys(row[key] for row in rows)) for key in ("of", "across"))
+    colours = ScalarMappable(
+        Normalize(min(scale), max(scale)), "RdBu" if scale[0] < scale[1] else "RdBu_r"
     )
-    axis = alt.Axis(tickMinStep=1, format="d") if frame[first].dtype.is_integer() else alt.Axis()
-    return curves(
-        rows.drop_nulls(),
-        coded("of", [*labels.values()], grey, columns=2, title=key, orient="bottom"),
-        [alt.Tooltip("of:N", title=key), alt.Tooltip("x:Q", title=x), alt.Tooltip("y:Q", title=y)],
-        size=32,
-        x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False, zero=False), axis=axis),
-        y=alt.Y("y:Q", title=y),
-    )
+    for row in rows:
+        x, y = places.index(row["across"]), lines.index(row["of"])
+        fill_colour = colours.to_rgba(row["value"])
+        cell = Rectangle((x - 0.5, y - 0.5), 1, 1, fc=fill_colour, ec="white")
+        tell(ax.add_patch(cell), row)
+        paper = "" if row.get("paper") is None else f"\n[{short(row['paper'])}]"
+        ink = "white" if np.dot(fill_colour[:3], (0.3, 0.59, 0.11)) < 0.45 else "black"
+        said = decimals(row["value"], digits) + paper
+        ax.text(x, y, said, ha="center", va="center", color=ink, size=8.5).set_gid(cell.get_gid())
+    ax.set_xticks(range(len(places)), places)
+    ax.set_yticks(range(len(lines)), lines)
+    ax.set(xlim=(-0.5, len(places) - 0.5), ylim=(len(lines) - 0.5, -0.5))
+    ax.grid(visible=False)
+    ax.tick_params(length=0)
+    if bar:
+        ax.figure.colorbar(colours, ax=ax, label=bar, shrink=0.8)
+
+
+def box(ax: Axes, corner: tuple[float, float], width: float, height: float, label: str) -> None:
+    """A heavy frame around cells, from their upper left one."""
+    x, y = corner
+    frame: Style = {"fc": "none", "ec": "black", "lw": 2.2, "zorder": 5, "clip_on": False}
+    ax.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, label=label, **frame))
+
+
+def ticks(ax: Axes, values: Sequence[float]) -> None:
+    """Only those ticks of the x axis that it reaches, as plain numbers."""
+    low, high = ax.get_xlim()
+    shown = [value for value in values if low <= value <= high]
+    ax.set_xticks(shown, [short(value) for value in shown])
+    ax.set_xticks([], minor=True)
+
+
+def rule(ax: Axes, value: float, axis: str = "y", **style: Any) -> None:
+    """A straight dotted line at `value`."""
+    (ax.axhline if axis == "y" else ax.axvline)(value, **DOTTED | style)
 
 
 def ends(found: Estimate) -> dict[str, float | None]:
     """A result as a row has it."""
     return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
-
-
-def rule(value: float, axis: str = "y", **style: Any) -> Any:
-    """A straight line at `value`."""
-    style = {"color": GREY, "strokeDash": [2, 3]} | style
-    where = alt.Y if axis == "y" else alt.X
-    return data([{"at": value}]).mark_rule(**style).encode(**{axis: where("at:Q")})
-
-
-def band(low: Any, high: Any, axis: str = "y") -> Any:
-    """A grey strip from `low` to `high`; nothing where one is None."""
-    rows = [] if low is None or high is None else [{"from": low, "to": high}]
-    ends = {axis: alt.Y("from:Q") if axis == "y" else alt.X("from:Q"), f"{axis}2": "to:Q"}
-    return data(rows).mark_rect(color=PALE).encode(**ends)
-
-
-def diamonds(rows: Iterable[Mapping[str, object]], **channels: Any) -> Any:
-    """The paper's values: open red diamonds."""
-    style = {"shape": "diamond", "size": 90, "color": PAPER, "fill": "white", "strokeWidth": 2}
-    return data(rows).mark_point(**style).encode(**channels)

@@ -1,9 +1,7 @@
 """All figures of a run that the page shows, and what they are drawn from."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -15,11 +13,7 @@ from em_geometry.report import geometry_figures as geometry
 from em_geometry.report.chart import Figure, figure
 from em_geometry.settings import Params
 
-FROM_TABLES: dict[str, Callable[[pl.DataFrame], Any]] = {  # table under plots/ -> its picture
-    "layer_sweep": partial(geometry.by_block, title="margin gained (nats)", key="vector", level=0),
-    "power": geometry.power,
-}
-READ = ("base_similarity", "multiverse", *FROM_TABLES)  # tables that figures are of
+READ = ("base_similarity", "multiverse", "layer_sweep", "power")  # tables that figures are of
 
 
 def read_table(path: Path) -> pl.DataFrame | None:
@@ -48,28 +42,28 @@ def draw_all(
     judged: Sequence[Judged],
     tables: Mapping[str, pl.DataFrame | None],
 ) -> list[Figure]:
-    """Figures 1 to 8, and pictures of further tables where these are there.
+    """Every figure; what is missing is said in its place.
 
     Args:
         model: name of the measured base model.
         judged: the ledger's claims, for the paper's numbers.
         tables: those of `READ`, by name.
     """
-    published, organisms = published_values(judged), params.originals()
-    clusters = params.clusters()
+    published, clusters = published_values(judged), params.clusters()
     cosines, likeness = geometry.gram_of(metrics), tables.get("base_similarity")
-    charts = {
-        "figure1": geometry.similarity(cosines, published, clusters),
-        "figure2": geometry.structure(cosines, published, clusters, params.geometry.linkage),
-        "figure3": geometry.base_similarity(metrics, likeness, published, organisms),
-        "figure4": behaviour.dose_response(metrics),
-        "figure5": behaviour.claims(judged),
-        "figure6": behaviour.monitoring(metrics),
-        "figure7": geometry.references(metrics, published),
-        "figure8": geometry.multiverse(tables.get("multiverse")),
-    }
-    if metrics.has("calibration:statistic"):
-        charts["nulls"] = geometry.nulls(metrics)
-    drawn = {name: (draw, tables.get(name)) for name, draw in FROM_TABLES.items()}
-    charts |= {name: draw(table) for name, (draw, table) in drawn.items() if table is not None}
-    return [figure(name, model, chart) for name, chart in charts.items()]
+    focus = params.geometry.focus or [*clusters][:2]
+    chosen = metrics.value("base_similarity:layer"), metrics.word("geometry:span")
+    charts = [
+        geometry.similarity(cosines, published, clusters),
+        geometry.structure(cosines, published, clusters, params.geometry.linkage),
+        geometry.base_similarity(metrics, likeness, published, params.originals()),
+        behaviour.dose_response(metrics),
+        behaviour.claims(judged),
+        behaviour.monitoring(metrics),
+        geometry.references(metrics, published),
+        geometry.multiverse(tables.get("multiverse"), focus, chosen),
+        geometry.nulls(metrics),
+        geometry.by_block(tables.get("layer_sweep"), chosen[0]),
+        geometry.power(tables.get("power")),
+    ]
+    return [figure(f"figure{i}", model, chart) for i, chart in enumerate(charts, start=1)]

@@ -2,18 +2,20 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import combinations, pairwise, product
+from functools import partial
+from itertools import combinations, product
 from typing import Any
 
-import altair as alt
 import numpy as np
 import polars as pl
+from matplotlib.axes import Axes
 from scipy.cluster import hierarchy
 
 from em_geometry.claims.lookup import Metrics
 from em_geometry.geometry.methods import centred, components, shares
 from em_geometry.geometry.trees import Linkage, distances, merges, planar_map
 from em_geometry.report import chart
+from em_geometry.report.chart import Chart, Panel, Row, Style
 from em_geometry.report.text import decimals, layout, short
 from em_geometry.settings import Organism
 from em_geometry.stats.arrays import Floats
@@ -22,7 +24,6 @@ from em_geometry.stats.estimate import Estimate
 Clusters = Mapping[str, Sequence[str]]
 Cosines = tuple[list[str], Floats]  # names and cosines [n, n]
 Published = Mapping[str, float]  # metric key -> the paper's value
-CELL, PANEL, HIGH = 92, 290, 210  # pixels
 BLOCK = "decoder block (0 = first)"
 CHOICE = ("reference", "span")  # what a row of the multiverse is
 READINGS = {
@@ -45,51 +46,39 @@ def gram_of(metrics: Metrics) -> Cosines | None:
     return (names, gram) if len(names) > 1 else None
 
 
-def similarity(cosines: Cosines | None, published: Published, clusters: Clusters) -> Any:
-    """A heat map of the cosines, boxes around neighbours of one cluster; words without cosines."""
+def similarity(cosines: Cosines | None, published: Published, clusters: Clusters) -> Chart | str:
+    """A heat map of the cosines, frames around neighbours of a cluster; words without cosines."""
     if cosines is None:
         return "No cosines in plots/tables/geometry.csv."
     names, gram = cosines
-    rows: list[dict[str, Any]] = []
-    for (i, a), (j, b) in ((p, q) for p in enumerate(names) for q in enumerate(names)):
-        paper = published.get(f"cosine.{a}__{b}", published.get(f"cosine.{b}__{a}"))
-        rows.append({"a": a, "b": b, "cosine": float(gram[i, j]), "printed": ""})
-        rows[-1]["ours"] = decimals(float(gram[i, j]), 2)
-        if paper is not None:
-            rows[-1] |= {"the paper": paper, "printed": f"[{short(paper)}]"}
+    rows = [
+        {"of": a, "across": b, "value": float(gram[i, j]),
+         "paper": published.get(f"cosine.{a}__{b}", published.get(f"cosine.{b}__{a}"))}
+        for (i, a), (j, b) in product(enumerate(names), repeat=2)
+    ]  # fmt: skip
+    draw = partial(draw_similarity, names=names, clusters=clusters)
+    return Chart([Panel(rows, draw, height=1.2 + 0.62 * len(names))])
+
+
+def draw_similarity(
+    ax: Axes, rows: Sequence[Row], names: Sequence[str], clusters: Clusters
+) -> None:
+    """The matrix, its frames, and what brackets are."""
+    chart.heat(ax, rows, (1, -1), 2, "cosine similarity")
     places = [sorted(names.index(m) for m in ms if m in names) for ms in clusters.values()]
-    boxes = [
-        {"first": names[p[0]], "last": names[p[-1]]}
-        for p in places
-        if len(p) > 1 and p[-1] - p[0] == len(p) - 1
-    ]
-    axis = {"title": None, "ticks": False, "domain": False, "labelFontSize": 12}
-    order, colours = alt.Scale(domain=names), alt.Scale(scheme="redblue", domain=[1, -1])
-    x = alt.X("b:N", scale=order, axis=alt.Axis(labelAngle=-30, **axis))
-    base = chart.data(rows).encode(x=x, y=alt.Y("a:N", scale=order, axis=alt.Axis(**axis)))
-    heat = base.mark_rect(stroke="white").encode(
-        color=alt.Color("cosine:Q", scale=colours, title="cosine similarity"),
-        tooltip=["a:N", "b:N", "cosine:Q", "the paper:Q"],
-    )
-    ink = alt.condition("abs(datum.cosine) > 0.65", alt.value("white"), alt.value("black"))
-    texts = [
-        base.mark_text(dy=dy, fontSize=size).encode(text=field, color=ink)
-        for field, dy, size in (("ours:N", -7, 15), ("printed:N", 15, 12))
-    ]
-    ends = {
-        "x": alt.X("first:N", scale=order, bandPosition=0),
-        "x2": alt.X2("last:N", bandPosition=1),
-        "y": alt.Y("first:N", scale=order, bandPosition=0),
-        "y2": alt.Y2("last:N", bandPosition=1),
-    }
-    around = chart.data(boxes).mark_rect(filled=False, stroke="black", strokeWidth=3)
-    size = CELL * len(names)
-    return alt.layer(heat, *texts, around.encode(**ends)).properties(width=size, height=size * 0.8)
+    for place in places:
+        if len(place) > 1 and place[-1] - place[0] == len(place) - 1:
+            size = len(place)
+            chart.box(ax, (place[0], place[0]), size, size, "a cluster of the paper")
+    ax.tick_params(axis="x", rotation=20)
+    if any(row["paper"] is not None for row in rows):
+        style: Style = {"ls": "", "marker": "$[0.7]$", "ms": 20, "color": "black"}
+        ax.plot([], [], label=f"in brackets: {chart.PAPER}", **style)
 
 
 def structure(
     cosines: Cosines | None, published: Published, clusters: Clusters, linkage: Linkage
-) -> Any:
+) -> Chart | str:
     """Five panels that are functions of the cosines alone; words below three vectors."""
     if cosines is None or len(cosines[0]) < 3:
         return "Fewer than three vectors in plots/tables/geometry.csv."
@@ -101,93 +90,116 @@ def structure(
     first = dict(zip(names, loadings[:, 0].tolist(), strict=True))
     said = {k: published.get(f"pca.centred.{k.lower()}_pct") for k in spread}
     said |= {k: published.get(f"pca.centred.loading_pc1.{k}") for k in names}
-    level, scores = chart.rule(100 / len(spread)), (loadings * np.sqrt(variances))[:, :2]
+    scores = (loadings * np.sqrt(variances))[:, :2]
     tree = merges(distances(gram), linkage)
-    panels = {
-        "A  Principal components": bars(spread, said, "share of variance (%)", "y") + level,
-        "B  First two components": named_points(
-            names, scores, clusters, ("score on PC1", "score on PC2")
-        ),
-        "C  Loadings on PC1": bars(first, said, "loading on PC1 (entry of a unit vector)", "x"),
-        f"D  Dendrogram ({linkage} linkage)": dendrogram(tree, names, clusters, published),
-        f"E  Map of distances (stress {decimals(stress, 2)})": named_points(
-            names, places, clusters, ("MDS axis 1 (1 - cosine)", "MDS axis 2")
-        ),
-    }
-    charts = [p.properties(title=t, width=PANEL, height=HIGH) for t, p in panels.items()]
-    return alt.concat(*charts, columns=2, align="each")
+    heights = {c: published.get(f"clusters.average.merge_{c}") for c in clusters}
+    groups = {m: cluster for cluster, members in clusters.items() for m in members}
+    code = chart.coded(list(dict.fromkeys([*clusters, *(groups.get(n, "none") for n in names)])))
+    points, columns = partial(draw_points, code=code), partial(draw_bars, upright=True)
+    panels = [
+        Panel(bars(spread, said), columns, "A  Principal components", "", "share of variance (%)"),
+        Panel(named(names, scores, groups), points, "B  First two components",
+              "score on PC1 (no unit)", "score on PC2 (no unit)"),
+        Panel(bars(first, said), draw_bars, "C  Loadings on PC1",
+              "loading on PC1 (entry of a unit vector)"),
+        Panel(arms(tree, names, clusters, heights), draw_tree,
+              f"D  Dendrogram ({linkage} linkage)", "1 - cosine at the merge"),
+        Panel(named(names, places, groups), points,
+              f"E  Map of distances (stress {decimals(stress, 2)})",
+              "first axis of the map (1 - cosine)", "second axis (1 - cosine)"),
+    ]  # fmt: skip
+    return Chart(panels, 2)
 
 
-def bars(
-    values: Mapping[str, float], published: Mapping[str, float | None], title: str, axis: str
-) -> Any:
-    """This run's values as bars along `axis`, with the paper's where there are any."""
-    rows = [{"of": k, "this run": v, "the paper": published[k]} for k, v in values.items()]
-    number, name, other = (alt.Y, alt.X, "x") if axis == "y" else (alt.X, alt.Y, "y")
-    at = {other: name("of:N", axis=alt.Axis(labelAngle=0), sort=None, title=None)}
-    at["tooltip"] = ["of:N", "this run:Q", "the paper:Q"]
-    ours = {axis: number("this run:Q", title=title), "color": alt.value(chart.OURS)}
-    known = [row for row in rows if row["the paper"] is not None]
-    paper = chart.diamonds(known, **at, **{axis: "the paper:Q"})
-    return chart.data(rows).mark_bar().encode(**at, **ours) + paper
+def bars(values: Mapping[str, float], published: Mapping[str, float | None]) -> list[Row]:
+    """This run's values, and the paper's where there are any."""
+    return [{"of": k, "value": v, "paper": published.get(k)} for k, v in values.items()]
 
 
-def named_points(
-    names: Sequence[str], points: Floats, clusters: Clusters, titles: tuple[str, str]
-) -> Any:
-    """A map of points [n, 2] with their names, each on the side away from its nearest neighbour."""
+def draw_bars(ax: Axes, rows: Sequence[Row], upright: bool = False) -> None:
+    """A bar a value; upright ones are shares, with a line where all are equal."""
+    for i, row in enumerate(rows):
+        style: Style = {"color": chart.OURS, "ec": "black", "lw": 0.6, "label": "this run"}
+        drawn = ax.bar(i, row["value"], **style) if upright else ax.barh(i, row["value"], **style)
+        chart.tell(drawn.patches[0], row)
+        if (paper := row["paper"]) is not None:
+            x, y = (i, paper) if upright else (paper, i)
+            chart.paper_mark(ax, x, y, row, short(paper))
+    places, labels = range(len(rows)), [row["of"] for row in rows]
+    if upright:
+        chart.rule(ax, 100 / len(rows), label="equal shares: no structure")
+        ax.set_xticks(places, labels)
+    else:
+        ax.set_yticks(places, labels)
+        ax.invert_yaxis()
+    ax.grid(visible=False, axis="x" if upright else "y")
+
+
+def named(names: Sequence[str], points: Floats, groups: Mapping[str, str]) -> list[Row]:
+    """Points [n, 2] with names, and the side that is free of the nearest neighbour."""
     scaled = points / np.maximum(np.ptp(points, axis=0), 1e-9)
     apart = np.linalg.norm(scaled[:, None] - scaled[None], axis=-1) + np.diag([np.inf] * len(names))
-    groups = {m: cluster for cluster, members in clusters.items() for m in members}
-    rows = [
-        {"name": name, "cluster": groups.get(name, "none"), "x": x, "y": y,
-         "left": bool(scaled[near, 0] > scaled[i, 0])}
+    return [
+        {"of": name, "cluster": groups.get(name, "none"), "x": x, "y": y,
+         "side": 1 if scaled[i, 1] >= scaled[near, 1] else -1}
         for i, (name, (x, y), near) in enumerate(
             zip(names, points.tolist(), apart.argmin(1), strict=True)
         )
     ]  # fmt: skip
-    order = list(dict.fromkeys([*clusters, *(row["cluster"] for row in rows)]))
-    base = chart.data(rows).encode(
-        x=alt.X("x:Q", title=titles[0], scale=alt.Scale(padding=60, zero=False)),
-        y=alt.Y("y:Q", title=titles[1], scale=alt.Scale(padding=25, zero=False)),
-        tooltip=["name:N", "cluster:N", "x:Q", "y:Q"],
-    )
-    code = chart.coded("cluster", order, title="cluster", orient="bottom")
-    marks = base.mark_point(filled=True, stroke="black")
-    labels = [
-        base.transform_filter(side).mark_text(dx=dx, align=align).encode(text="name:N")
-        for side, dx, align in (("datum.left", -9, "right"), ("!datum.left", 9, "left"))
-    ]
-    return alt.layer(marks.encode(color=code["color"], shape=code["shape"]), *labels)
 
 
-def dendrogram(tree: Floats, names: Sequence[str], clusters: Clusters, published: Published) -> Any:
-    """The tree of `hierarchy.linkage`, root to the right, and the heights that the paper prints."""
+def draw_points(ax: Axes, rows: Sequence[Row], code: chart.Code) -> None:
+    """A map of points, each with its name above (side 1) or below."""
+    for row in rows:
+        style = code[row["cluster"]] | {"label": f"cluster {row['cluster']}", "ms": 8}
+        chart.mark(ax, row["x"], row["y"], row, **style)
+        where: Style = {
+            "xytext": (0, 8 * row["side"]),
+            "textcoords": "offset points",
+            "ha": "center",
+        }
+        va = "bottom" if row["side"] > 0 else "top"
+        ax.annotate(row["of"], (row["x"], row["y"]), va=va, size=8.5, **where)
+    ax.margins(x=0.32, y=0.22)
+    ax.locator_params(nbins=5)
+
+
+def arms(
+    tree: Floats, names: Sequence[str], clusters: Clusters, heights: Mapping[str, float | None]
+) -> list[Row]:
+    """The merges of `hierarchy.linkage` as lines, its leaves, and the paper's heights."""
     shown = hierarchy.dendrogram(tree, labels=list(names), no_plot=True)
-    leaves = shown["ivl"]
-    arms = [
-        {"height": h, "to": h2, "place": p, "until": p2}
+    leaves = {name: 5 + 10 * i for i, name in enumerate(shown["ivl"])}
+    rows: list[Row] = [{"of": name, "place": at} for name, at in leaves.items()]
+    rows += [
+        {"of": "merge", "place": float(np.mean(places[1:3])), "value": depths[1],
+         "depths": list(depths), "places": list(places)}
         for depths, places in zip(shown["dcoord"], shown["icoord"], strict=True)
-        for (h, h2), (p, p2) in zip(pairwise(depths), pairwise(places), strict=True)
-    ]
-    paper = [
-        {"height": published[key], "place": float(np.mean([5 + 10 * leaves.index(m) for m in own]))}
+    ]  # fmt: skip
+    return rows + [
+        {"of": cluster, "place": float(np.mean(own)), "paper": heights[cluster]}
         for cluster, members in clusters.items()
-        if (key := f"clusters.average.merge_{cluster}") in published
-        and (own := [m for m in members if m in leaves])
+        if heights.get(cluster) is not None and (own := [leaves[m] for m in members if m in leaves])
     ]
-    axis = alt.Axis(
-        values=[5 + 10 * i for i in range(len(leaves))], grid=False, domain=False, ticks=False,
-        labelExpr=f"{list(leaves)}[(datum.value - 5) / 10]", title=None,
-    )  # fmt: skip
-    scale = alt.Scale(domain=[0, 10 * len(leaves)], nice=False)
-    at = {
-        "x": alt.X("height:Q", title="1 - cosine at the merge"),
-        "y": alt.Y("place:Q", axis=axis, scale=scale),
-        "tooltip": "height:Q",
-    }
-    lines = chart.data(arms).mark_rule(strokeWidth=1.5, strokeCap="square")
-    return lines.encode(**at, x2="to:Q", y2="until:Q") + chart.diamonds(paper, **at)
+
+
+def draw_tree(ax: Axes, rows: Sequence[Row]) -> None:
+    """A dendrogram, root to the right, and where the paper's clusters form."""
+    width = max(row["value"] for row in rows if "value" in row)
+    for row in rows:
+        if "depths" in row:
+            ax.plot(row["depths"], row["places"], color="black", lw=1.4)
+            told = {"merge": row["value"], "unit": "1 - cosine"}
+            chart.tell(ax.lines[-1], told)
+        elif "paper" in row:
+            said = f"{row['of']}: {short(row['paper'])}"
+            side = 1 if row["paper"] < width / 2 else -1
+            chart.paper_mark(ax, row["paper"], row["place"], row, said, side)
+    leaves = {row["of"]: row["place"] for row in rows if "value" not in row and "paper" not in row}
+    ax.set_yticks([*leaves.values()], [*leaves])
+    ax.set(ylim=(0, 10 * len(leaves)))
+    ax.set_xlim(left=0)
+    ax.grid(visible=False, axis="y")
 
 
 def base_similarity(
@@ -195,57 +207,74 @@ def base_similarity(
     trace: pl.DataFrame | None,
     published: Published,
     organisms: Mapping[str, Organism],
-) -> Any:
+) -> Chart | str:
     """Likeness to the base by laboratory, and by block where `trace` has it; words without both."""
     panels = []
-    if labs := metrics.names("base_similarity:lab"):
-        panels.append(by_lab(metrics, labs, published))
+    if rows := by_lab(metrics, published):
+        code = chart.coded([*READINGS.values()])
+        draw = partial(chart.dots, code=code, named=True)
+        panels.append(Panel(rows, draw, "A  By laboratory", "similarity to the base", height=4.2))
     if trace is not None and "layer" in trace.columns:
-        labels = {m: f"{m} ({organisms[m].lab})" for m in trace.columns[1:] if m in organisms}
-        controls = [label for m, label in labels.items() if organisms[m].role == "control"]
-        y, key = READINGS["contrast_cosine"], "model (laboratory)"
-        layers = [chart.columns_by_first(trace, labels, BLOCK, y, key, controls)]
-        if (layer := metrics.value("base_similarity:layer")) is not None:
-            layers.append(chart.rule(layer, "x", color="black"))
-        panels.append(alt.layer(*layers).properties(title="B  By layer", width=300, height=280))
-    if not panels:
-        return "No plots/base_similarity.csv."
-    return alt.hconcat(*panels, spacing=40).resolve_scale(
-        color="independent", shape="independent", strokeDash="independent"
-    )
+        labels = {m: m for m in trace.columns[1:] if m in organisms}
+        controls = [m for m in labels if organisms[m].role == "control"]
+        draw = partial(
+            draw_blocks, code=chart.coded([*labels.values()], controls), every=4,
+            chosen=metrics.value("base_similarity:layer"),
+        )  # fmt: skip
+        y = READINGS["contrast_cosine"]
+        panels.append(Panel(tidy(trace, labels), draw, "B  By block", BLOCK, y, 4.2))
+    return Chart(panels, 2, legends=True) if panels else "No plots/base_similarity.csv."
 
 
-def by_lab(metrics: Metrics, labs: Sequence[str], published: Published) -> Any:
+def by_lab(metrics: Metrics, published: Published) -> list[Row]:
     """Each laboratory's mean in every reading, and what the paper prints."""
-    rows = [
-        {"of": lab, "by": label} | chart.ends(found)
-        for lab, (reading, label) in product(labs, READINGS.items())
+    return [
+        {"of": lab, "by": label, "paper": published.get(f"lab.{lab}.{reading}")} | chart.ends(found)
+        for lab, (reading, label) in product(metrics.names("base_similarity:lab"), READINGS.items())
         if (found := metrics.estimate(f"base_similarity:lab.{lab}.{reading}")).value is not None
     ]
-    paper = [
-        {"of": lab, "value": published[key]}
-        for lab in labs
-        if (key := f"lab.{lab}.contrast_cosine") in published
-    ]
-    x = alt.X("value:Q", title="similarity to base", scale=alt.Scale(domainMax=1))
-    drawn = chart.dots(rows, [*READINGS.values()], x, paper, columns=1)
-    return drawn.properties(title="A  By laboratory", width=300, height=280)
 
 
-def by_block(frame: pl.DataFrame, title: str, key: str, level: float) -> Any:
-    """Columns of numbers against the block; words where there is none."""
-    labels = {c: c.replace("__", " and ") for c in frame.columns[1:] if frame[c].dtype.is_numeric()}
-    if not labels:
-        return "There is no column of numbers in its table."
-    lines = chart.columns_by_first(frame, labels, BLOCK, title, key)
-    return alt.layer(chart.rule(level), lines).properties(width=640, height=240)
+def tidy(frame: pl.DataFrame, labels: Mapping[str, str]) -> list[Row]:
+    """Columns of a table against its first one, by label; empty cells are left out."""
+    first = frame.columns[0]
+    long = frame.select(pl.col(first).alias("x"), *(pl.col(c).alias(n) for c, n in labels.items()))
+    rows = long.unpivot(index="x", variable_name="of", value_name="value")
+    numbers = rows.with_columns(pl.col("x", "value").cast(pl.Float64, strict=False))
+    return [*numbers.select("of", "x", "value").drop_nulls().to_dicts()]
 
 
-def power(frame: pl.DataFrame) -> Any:
+def draw_blocks(
+    ax: Axes, rows: Sequence[Row], code: chart.Code, every: int = 1, chosen: float | None = None,
+    level: float | None = None,
+) -> None:  # fmt: skip
+    """Curves over the blocks, with the chosen block and a level where they are given."""
+    chart.curves(ax, rows, code, every)
+    ax.locator_params(axis="x", integer=True)
+    if chosen is not None:
+        chart.rule(ax, chosen, "x", color="black", label=f"chosen block ({short(chosen)})")
+    if level is not None:
+        chart.rule(ax, level)
+
+
+def by_block(frame: pl.DataFrame | None, chosen: float | None) -> Chart | str:
+    """What each vector gains at each block; words without any."""
+    if frame is None:
+        return "No plots/layer_sweep.csv."
+    labels = {c: c for c in frame.columns[1:] if frame[c].dtype.is_numeric()}
+    labels |= {c: "random directions (mean)" for c in labels if c == "random"}
+    draw = partial(draw_blocks, code=chart.coded([*labels.values()]), level=0, chosen=chosen)
+    y = "margin gained (nats per token)"
+    return Chart([Panel(tidy(frame, labels), draw, "", BLOCK, y, 3)])
+
+
+def power(frame: pl.DataFrame | None) -> Chart | str:
     """How often the tests speak for independence, and see the core, under a common core."""
+    if frame is None:
+        return "No plots/power.csv."
     tighter = frame.filter(pl.col("tighter_clusters") == 1)["share"]
     known = {"cross_mean": "mean cross-cluster cosine", "all_five": "all five at once"}
-    panels = []
+    panels, code = [], dict[str, Any]()
     for title, ending, level in (
         ("A  The paper's rule says independent", "_independent", 1.0),
         ("B  Sees the core, at 5 % false alarms", "_crosses_5pct", 0.05),
@@ -253,16 +282,25 @@ def power(frame: pl.DataFrame) -> Any:
         names = {c: c.removesuffix(ending) for c in frame.columns if c.endswith(ending)}
         names |= {"all_five": "all_five"} if level == 1 else {}
         labels = {c: known.get(n, n.replace("test", "test ")) for c, n in names.items()}
+        code |= chart.coded([*dict.fromkeys([*code, *labels.values()])])
+        draw = partial(draw_power, code=code, level=level, tighter=(tighter.min(), tighter.max()))
         x, y = "common core (share of the variance)", "share of simulated draws"
-        lines = chart.columns_by_first(frame, labels, x, y, "statistic")
-        panel = alt.layer(chart.band(tighter.min(), tighter.max(), "x"), chart.rule(level), lines)
-        panels.append(panel.properties(title=title, width=PANEL, height=240))
-    return alt.hconcat(*panels).resolve_scale(
-        color="independent", shape="independent", strokeDash="independent"
-    )
+        panels.append(Panel(tidy(frame, labels), draw, title, x, y, 2.8))
+    return Chart(panels, 2)
 
 
-def nulls(metrics: Metrics) -> Any:
+def draw_power(
+    ax: Axes, rows: Sequence[Row], code: chart.Code, level: float, tighter: tuple[Any, Any]
+) -> None:
+    """Curves, the level that they should keep, and the cores that are out of reach in grey."""
+    if None not in tighter:
+        ax.axvspan(*tighter, color=chart.PALE, label="not without tighter clusters")
+    chart.rule(ax, level)
+    drawn = {row["of"] for row in rows}
+    chart.curves(ax, rows, {of: style for of, style in code.items() if of in drawn})
+
+
+def nulls(metrics: Metrics) -> Chart | str:
     """One row a main statistic, observed value and interval in units of each null's own."""
     words, found = layout()["words"], metrics.group("calibration:statistic")
     rows: list[dict[str, Any]] = []
@@ -270,22 +308,37 @@ def nulls(metrics: Metrics) -> Any:
         chance, p = found.get(f"{key}.{null}"), found.get(f"{key}.{null}.p")
         if chance is None or own.value is None or key.split(".")[0] not in words["main"]:
             continue
-        name = re.sub(r"^statistic\.|_deg$", "", key).replace("__", " and ")
-        row = {"of": re.sub("[._]", " ", name), "by": label, "observed": own.value}
+        row = {"of": plain(key), "by": label, "observed": own.value}
         row |= {"from": chance.low, "median": chance.value, "to": chance.high}
         found_at = {"value": own.value, "low": own.low, "high": own.high}
         row |= {"p": p and p.value} | {k: distance(v, chance) for k, v in found_at.items()}
         rows += [row] if row["value"] is not None else []
     if not rows:
         return "The main statistics are not calibrated in this run."
-    x = alt.X(
-        "value:Q",
-        title="distance from the null's median (1 = end of its 95 % interval)",
-        scale=alt.Scale(type="symlog", constant=2),  # nearly logarithmic beyond
-        axis=alt.Axis(values=[-100, -30, -10, -5, -2, -1, 0, 1, 2, 5, 10, 30, 100]),
-    )
-    drawn = chart.dots(rows, [*words["nulls"].values()], x, columns=1)
-    return alt.layer(chart.band(-1, 1, "x"), drawn).properties(width=560, height=alt.Step(14))
+    draw = partial(draw_nulls, code=chart.coded([*words["nulls"].values()]))
+    x = "distance from chance's median (1 = end of its 95 % interval)"
+    return Chart([Panel(rows, draw, "", x, height=1 + 0.14 * len(rows))])
+
+
+def plain(key: str) -> str:
+    """A statistic's key as words: those of the layout, or the key's own."""
+    name = re.sub(r"^statistic\.|_deg$", "", key)
+    said: dict[str, str] = layout()["words"]["statistics"]
+    for start, words in said.items():
+        if name == start or name.startswith(f"{start}."):
+            return words.format(name[len(start) + 1 :].replace("__", " and "))
+    return re.sub("[._]+", " ", name)
+
+
+def draw_nulls(ax: Axes, rows: Sequence[Row], code: chart.Code) -> None:
+    """Dots against the band of chance, on a scale that is nearly logarithmic beyond 2."""
+    ax.axvspan(-1, 1, color=chart.PALE, label="95 % interval of chance")
+    chart.dots(ax, rows, code)
+    ax.set_xscale("symlog", linthresh=2)
+    reach = 1.2 * max(8.0, *(abs(row["value"]) for row in rows))  # bars may end at the edge
+    low, high = ax.get_xlim()
+    ax.set_xlim(max(low, -reach), min(high, reach))
+    chart.ticks(ax, [-100, -30, -10, -5, -2, -1, 0, 1, 2, 5, 10, 30, 100])
 
 
 def distance(value: float | None, null: Estimate) -> float | None:
@@ -296,69 +349,84 @@ def distance(value: float | None, null: Estimate) -> float | None:
     return (value - null.value) / side if side > 0 else None
 
 
-def references(metrics: Metrics, published: Published) -> Any:
+def references(metrics: Metrics, published: Published) -> Chart | str:
     """Angles between clusters, and mean cosines, under each reference; words without any."""
     labels = layout()["words"]["references"]
     pairs = [n["pair"] for n in metrics.matches("geometry:reference.base.angle_deg.{pair}")]
     panels = []
-    for title, level, named in (
-        ("A  Angle (degrees)", 90.0, {f"angle_deg.{p}": p.replace("__", ", ") for p in pairs}),
-        (
-            "B  Mean cosine",
-            0.0,
-            {"within_mean": "within clusters", "cross_mean": "across clusters"},
-        ),
-    ):
+    for title, x, level, things in (
+        ("A  Angle between two clusters", "angle (degrees)", 90.0,
+         {f"angle_deg.{p}": p.replace("__", " and ") for p in pairs}),
+        ("B  Mean cosine of two vectors", "cosine", 0.0,
+         {"within_mean": "within clusters", "cross_mean": "across clusters"}),
+    ):  # fmt: skip
         rows = [
             {"of": name, "by": label} | chart.ends(found)
-            for (key, name), (under, label) in product(named.items(), labels.items())
+            | {"paper": published.get(f"{key.replace('angle_deg', 'cluster_angle')}_deg")}
+            for (key, name), (under, label) in product(things.items(), labels.items())
             if (found := metrics.estimate(f"geometry:reference.{under}.{key}")).value is not None
-        ]
-        paper = [
-            {"of": name, "value": published[at]}
-            for key, name in named.items()
-            if (at := f"{key.replace('angle_deg', 'cluster_angle')}_deg") in published
-        ]
-        x = alt.X("value:Q", title=title[3:].lower(), scale=alt.Scale(zero=level == 0))
+        ]  # fmt: skip
         if rows:
-            drawn = chart.rule(level, "x") + chart.dots(rows, [*labels.values()], x, paper)
-            panels.append(drawn.properties(title=title, width=280, height=alt.Step(17)))
-    return (
-        alt.hconcat(*panels, spacing=30)
-        if panels
-        else "No references in plots/tables/geometry.csv."
-    )
+            draw = partial(draw_references, code=chart.coded([*labels.values()]), level=level)
+            panels.append(Panel(rows, draw, title, x, height=1 + 0.75 * len(things)))
+    return Chart(panels, 2) if panels else "No references in plots/tables/geometry.csv."
 
 
-def multiverse(frame: pl.DataFrame | None) -> Any:
-    """Angle and mean cosine across clusters by reference, span and block; words without cells."""
+def draw_references(ax: Axes, rows: Sequence[Row], code: chart.Code, level: float) -> None:
+    """Dots, and the line of independence."""
+    chart.rule(ax, level, "x", label="independent: 90 degrees, cosine 0")
+    chart.dots(ax, rows, code, named=True)
+    if level == 0:
+        ax.set_xlim(left=min(0, ax.get_xlim()[0]))
+
+
+def multiverse(
+    frame: pl.DataFrame | None, focus: Sequence[str] = (), chosen: tuple[Any, Any] = (None, None)
+) -> Chart | str:
+    """Angle and mean cosine across clusters by reference, span and block; words without cells.
+
+    Args:
+        focus: the two clusters whose angle it is.
+        chosen: block and span that the verdicts use.
+    """
     if frame is None:
         return "No plots/multiverse.csv."
-    cells = frame.filter(status="ok").with_columns(
-        pl.format("{}, {}", *(pl.col(c).str.replace_all("_", " ") for c in CHOICE)).alias("choice")
-    )
+    cells = frame.filter(status="ok")
     if cells.is_empty():
         return "There is no cell in plots/multiverse.csv."
-    parts = (cells[c].str.replace_all("_", " ").unique(maintain_order=True) for c in CHOICE)
-    order, panels = [f"{one}, {other}" for one, other in product(*parts)], []
+    said, panels = layout()["words"], []
+    parts = (cells[c].unique(maintain_order=True) for c in ("reference", "span"))
+    order = {(ref, span): f"{said['references'].get(ref, ref)}, {said['spans'].get(span, span)}"
+             for ref, span in product(*parts)}  # fmt: skip
     for title, column, scale, digits in (
-        ("A  Angle (degrees)", "angle_deg", alt.Scale(scheme="redblue", domain=[0, 180]), ".0f"),
-        ("B  Mean cosine across clusters", "cross_mean",
-         alt.Scale(scheme="redblue", domain=[1, -1]), ".2f"),
-    ):  # fmt: skip
+        (f"A  Angle of {' and '.join(focus)} (degrees)", "angle_deg", (0, 180), 0),
+        ("B  Mean cosine across clusters", "cross_mean", (1, -1), 2),
+    ):
         for massive in ("with", "without"):
-            rows = cells.filter(massive_dimensions=massive).drop_nulls(column)
-            left = massive == "with"
-            base = chart.data(rows.select("choice", "block", column, "status")).encode(
-                x=alt.X("block:O", title=BLOCK, axis=alt.Axis(labelAngle=0)),
-                y=alt.Y("choice:N", sort=order, title=None, axis=alt.Axis() if left else None),
-                tooltip=["choice:N", "block:O", f"{column}:Q"],
-            )
-            heat = base.mark_rect(stroke="white").encode(
-                color=alt.Color(f"{column}:Q", scale=scale, legend=None)
-            )
-            text = base.mark_text(fontSize=10).encode(text=alt.Text(f"{column}:Q", format=digits))
-            name = title if left else "the same without massive dimensions"
-            panels.append((heat + text).properties(title=name, width=260, height=alt.Step(19)))
-    pairs = [alt.hconcat(*panels[i : i + 2], spacing=12) for i in (0, 2)]
-    return alt.vconcat(*pairs).resolve_scale(color="independent")
+            own = cells.filter(massive_dimensions=massive).drop_nulls(column)
+            found = {(r["reference"], r["span"], r["block"]): r[column] for r in own.to_dicts()}
+            left, height = massive == "with", 0.7 + 0.21 * len(order)
+            rows = [
+                {"of": label, "across": block, "value": found[*at, block],
+                 "chosen": "yes" if left and (block, at[1]) == chosen else None}
+                for at, label in order.items() for block in own["block"].unique().sort()
+                if (*at, block) in found
+            ]  # fmt: skip
+            draw = partial(draw_cells, scale=scale, digits=digits, left=left)
+            name = title if left else "    without massive dimensions"
+            panels.append(Panel(rows, draw, name, BLOCK, height=height))
+    return Chart(panels, 2)
+
+
+def draw_cells(
+    ax: Axes, rows: Sequence[Row], scale: tuple[float, float], digits: int, left: bool
+) -> None:
+    """The matrix of one statistic, with frames around what the verdicts use."""
+    chart.heat(ax, rows, scale, digits)
+    lines, blocks = (list(dict.fromkeys(row[key] for row in rows)) for key in ("of", "across"))
+    for row in rows:
+        if row["chosen"]:
+            corner = blocks.index(row["across"]), lines.index(row["of"])
+            chart.box(ax, corner, 1, 1, "block and tokens that the verdicts use")
+    if not left:
+        ax.set_yticklabels([])

@@ -18,7 +18,7 @@ from em_geometry.report.tables import Results, all_tables
 from em_geometry.report.text import joined, layout
 from em_geometry.settings import Params
 
-PACKAGES = ("torch", "transformers", "peft", "numpy", "polars", "scikit-learn", "altair", "dvc")
+PACKAGES = ("torch", "transformers", "peft", "numpy", "polars", "scikit-learn", "matplotlib", "dvc")
 SHOWN = 16  # hex digits of a hash
 
 

@@ -90,4 +90,4 @@ def test_report_is_one_file_without_network(run: Path) -> None:
         assert word not in page
     for number in (1, 2, 3, 4, 6):
         assert (run / f"plots/figure{number}.png").stat().st_size > 5_000
-        assert (run / f"plots/figure{number}.svg").stat().st_size > 5_000
+        assert (run / f"plots/print/figure{number}.pdf").stat().st_size > 5_000

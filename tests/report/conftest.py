@@ -70,7 +70,7 @@ def made(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The last run's results, invented answers, and the claims judged on them."""
     root = tmp_path_factory.mktemp("made")
     for name in (paths.PAPER, paths.METRICS, paths.PLOTS):
-        skip = shutil.ignore_patterns("*.html", "*.svg", "*.png")
+        skip = shutil.ignore_patterns("*.html", "*.svg", "*.png", "*.pdf")
         shutil.copytree(ROOT / name, root / name, ignore=skip)
     shutil.copy(ROOT / paths.PARAMS, root)
     write_answers(root, params)

@@ -2,11 +2,13 @@
 
 import re
 import xml.etree.ElementTree as ET
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.text import Text
 
 from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.lookup import Metrics
@@ -15,8 +17,9 @@ from em_geometry.geometry.methods import unit_gram
 from em_geometry.io.results import Results
 from em_geometry.project import paths
 from em_geometry.report import behaviour_figures as behaviour
+from em_geometry.report import chart
 from em_geometry.report import geometry_figures as geometry
-from em_geometry.report.chart import Figure
+from em_geometry.report.chart import Chart, Figure, Panel
 from em_geometry.report.figures import READ, draw_all, published_values, read_table
 from em_geometry.settings import Params
 from em_geometry.stats.estimate import Estimate
@@ -47,20 +50,14 @@ def every(made: Path, params: Params) -> dict[str, Figure]:
     return {f.name: f for f in draw_all(params, "m", metrics, judged(metrics), tables)}
 
 
-def values(spec: object, key: str) -> list[object]:
-    """Everything that stands at `key` in the rows of a chart."""
-    if isinstance(spec, list):
-        return [v for inner in spec for v in values(inner, key)]
-    if not isinstance(spec, dict):
-        return []
-    rows = spec.get("values") or []
-    own = [r[key] for r in rows if isinstance(r, dict) and key in r]
-    return own + [v for name, inner in spec.items() if name != "values" for v in values(inner, key)]
+def values(chart: Chart | str, key: str) -> list[object]:
+    """Everything that stands at `key` in the tables of a chart."""
+    assert not isinstance(chart, str)
+    return [row[key] for panel in chart.panels for row in panel.rows if key in row]
 
 
 def test_every_figure_is_drawn_and_described(every: dict[str, Figure]) -> None:
-    numbered = [f"figure{i}" for i in range(1, 9)]
-    assert list(every) == [*numbered, "nulls", "layer_sweep", "power"]
+    assert list(every) == [f"figure{i}" for i in range(1, 12)]
     titles = [figure.title.partition(". ")[0] for figure in every.values()]
     assert titles == [f"Figure {i}" for i in range(1, 12)]
     texts = [figure.svg for figure in every.values()]
@@ -71,8 +68,41 @@ def test_every_figure_is_drawn_and_described(every: dict[str, Figure]) -> None:
         assert root.get("role") == "img"
         assert root[0].text == figure.title and root[1].text == figure.caption
         assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
-        assert "aria-label" in text  # what a pointer shows on the page
-    assert every["figure1"].png[:4] == b"\x89PNG"
+        assert set(re.findall(r'href="#([^"]+)"', text)) <= set(ids)
+        told = text.count("aria-label=")  # what a pointer shows on the page
+        assert told >= min(len(figure.rows), 1)
+        assert "mark:" not in text
+    assert every["figure1"].file("png")[:4] == b"\x89PNG"
+    assert every["figure1"].file("pdf")[:5] == b"%PDF-"
+
+
+def test_nothing_of_a_figure_is_cut_off(every: dict[str, Figure]) -> None:
+    for figure in every.values():
+        sheet = figure.sheet
+        page, drawn = sheet.bbox_inches, sheet.get_tightbbox()
+        assert drawn.x0 > -0.05 and drawn.x1 < page.x1 + 0.05, figure.title
+        assert drawn.y0 > -0.05 and drawn.y1 < page.y1 + 0.05, figure.title
+
+
+def test_axes_have_titles_and_the_paper_s_marks_a_name(every: dict[str, Figure]) -> None:
+    for figure in every.values():
+        assert not isinstance(figure.chart, str)
+        shown = " ".join(t.get_text() for t in figure.sheet.findobj(Text))
+        assert (chart.PAPER in shown) == any(row.get("paper") is not None for row in figure.rows)
+        for panel, ax in zip(figure.chart.panels, figure.sheet.axes, strict=False):
+            words = [label.get_text() for label in (*ax.get_xticklabels(), *ax.get_yticklabels())]
+            numbers = any(re.fullmatch(r"[\d.\u2212-]+", word) for word in words)
+            assert (panel.x or panel.y) or not numbers or figure.name == "figure1", panel.title
+
+
+def test_a_mark_tells_its_row_whatever_is_in_it() -> None:
+    row = {"of": '<b>"&', "by": "a", "value": 0.5, "low": 0.1, "high": 0.9, "paper": 0.7}
+    draw = partial(chart.dots, code=chart.coded(["a"]))
+    told = chart.figure("figure7", "m", Chart([Panel([row], draw, x="cosine")]))
+    root = ET.fromstring(told.svg)
+    labels = {e.get("aria-label") for e in root.iter() if e.get("role") == "graphics-symbol"}
+    assert labels == {'of: <b>"&; by: a; value: 0.5; low: 0.1; high: 0.9; paper: 0.7'}
+    assert told.csv.splitlines()[0] == "panel,of,by,value,low,high,paper"
 
 
 def test_the_paper_stands_beside_ours_where_it_prints_a_value(every: dict[str, Figure]) -> None:
@@ -81,10 +111,9 @@ def test_the_paper_stands_beside_ours_where_it_prints_a_value(every: dict[str, F
     assert published["cosine.medical__medical_replication"] == 0.853
     assert published["lab.hunter.contrast_cosine"] == 0.15
     assert "cosine.finance__profanity" not in published
-    spec = every["figure1"].spec
-    assert 0.853 in values(spec, "the paper")
-    assert values(spec, "printed").count("[0.853]") % 2 == 0
-    assert 0.853 in values(every["figure5"].spec, "value")
+    assert values(every["figure1"].chart, "paper").count(0.853) == 2
+    assert "[0.853]" in every["figure1"].svg
+    assert 0.853 in values(every["figure5"].chart, "paper")
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])
@@ -92,24 +121,26 @@ def test_any_number_of_vectors(count: int) -> None:
     gram = unit_gram(np.random.default_rng(0).standard_normal((count, 16)))
     names = [f"v{i}" for i in range(count)]
     clusters = {"one": names[:1], "two": names[1:2]}
-    drawn = geometry.similarity((names, gram), {}, clusters).to_dict()
-    assert set(values(drawn, "a")) == {*names}
-    drawn = geometry.structure((names, gram), {}, clusters, "average")
-    assert isinstance(drawn, str) if count < 3 else {*names} <= {*values(drawn.to_dict(), "name")}
+    drawn = geometry.similarity((names, gram), {}, clusters)
+    assert set(values(drawn, "of")) == {*names}
+    found = geometry.structure((names, gram), {}, clusters, "average")
+    assert isinstance(found, str) if count < 3 else {*names} <= {*values(found, "of")}
+    assert all(chart.figure("figure1", "m", c).svg for c in (drawn, found))
 
 
 def test_names_do_not_lie_on_each_other() -> None:
-    points = np.array([[0.0, 0.0], [0.02, 0.0], [1.0, 1.0]])
-    spec = geometry.named_points(["left", "right", "far"], points, {}, ("x", "y")).to_dict()
-    assert values(spec, "left")[:2] == [True, False]
+    points = np.array([[0.0, 0.0], [0.0, 0.02], [1.0, 1.0]])
+    rows = geometry.named(["below", "above", "far"], points, {})
+    assert [row["side"] for row in rows] == [-1, 1, 1]
 
 
 def test_what_is_missing_is_said_in_place(params: Params) -> None:
-    texts = [f.svg for f in draw_all(params, "m", Metrics({}), judged(Metrics({})), {})]
+    drawn = draw_all(params, "m", Metrics({}), judged(Metrics({})), {})
     missing = ["No cosines", "Fewer", "base_similarity.csv", "No doses", "is measured",
-               "monitoring.csv", "No references", "multiverse.csv"]  # fmt: skip
-    for text, said in zip(texts, missing, strict=True):
-        assert said in text
+               "monitoring.csv", "No references", "multiverse.csv", "not calibrated",
+               "layer_sweep.csv", "power.csv"]  # fmt: skip
+    for figure, said in zip(drawn, missing, strict=True):
+        assert said in figure.svg
 
 
 def test_an_undefined_cosine_leaves_no_matrix() -> None:
@@ -121,10 +152,12 @@ def test_an_undefined_cosine_leaves_no_matrix() -> None:
 def test_doses_stand_in_order_with_nothing_at_0_and_chance_at_1() -> None:
     gains = {"dose.a.1": 0.5, "dose.a.-0_5": -0.2, "chance.a": 0.1}
     rows = {key: Estimate(v, v - 0.1, v + 0.1, 24) for key, v in gains.items()}
-    drawn = behaviour.dose_response(Metrics({"margins": Results(rows)})).to_dict()
-    found = values(drawn, "gain")
-    assert found[:3] == [-0.2, 0.0, 0.5] and values(drawn, "dose")[:3] == [-0.5, 0.0, 1.0]
-    assert found[-1] == pytest.approx(0.1)
+    drawn = behaviour.dose_response(Metrics({"margins": Results(rows)}))
+    found = list(zip(*(values(drawn, key) for key in ("of", "dose", "value")), strict=True))
+    of = [at for at in found if at[0] == "vector"]
+    assert of == [("vector", -0.5, -0.2), ("vector", 0.0, 0.0), ("vector", 1.0, 0.5)]
+    assert [at for at in found if at not in of] == [("random directions", 1.0, 0.1)]
+    assert "random directions of the same norm" in chart.figure("figure4", "m", drawn).svg
 
 
 def test_references_stand_side_by_side_with_what_the_paper_prints() -> None:
@@ -134,15 +167,18 @@ def test_references_stand_side_by_side_with_what_the_paper_prints() -> None:
         for key, value in (("angle_deg.a__b", 40.0), ("cross_mean", 0.5))
     }
     metrics = Metrics({"geometry": Results(rows)})
-    drawn = geometry.references(metrics, {"cluster_angle.a__b_deg": 100.2}).to_dict()
-    assert set(values(drawn, "value")) == {0.5, 1.5, 40.0, 41.0, 100.2}
-    assert set(values(drawn, "of")) == {"a, b", "across clusters"}
+    drawn = geometry.references(metrics, {"cluster_angle.a__b_deg": 100.2})
+    assert set(values(drawn, "value")) == {0.5, 1.5, 40.0, 41.0}
+    assert set(values(drawn, "paper")) == {100.2, None}
+    assert set(values(drawn, "of")) == {"a and b", "across clusters"}
 
 
 def test_the_multiverse_shows_every_defined_cell() -> None:
-    drawn = geometry.multiverse(CELLS).to_dict()
-    assert sorted(values(drawn, "angle_deg")) == [40.0, 40.0, 80.0, 80.0]
-    assert set(values(drawn, "choice")) == {"base, prompt last"}
+    drawn = geometry.multiverse(CELLS, ["tame", "wild"], (8, "prompt_last"))
+    assert sorted(values(drawn, "value")) == [0.5] * 4 + [40.0, 40.0, 80.0, 80.0]
+    assert set(values(drawn, "of")) == {"base, last prompt token"}
+    assert values(drawn, "chosen").count("yes") == 2  # as the verdicts: massive dimensions kept
+    assert not isinstance(drawn, str) and "Angle of tame and wild" in drawn.panels[0].title
     assert isinstance(geometry.multiverse(CELLS[-1:]), str)
 
 
@@ -171,9 +207,9 @@ def test_monitoring_shows_every_checkpoint_beyond_the_benign_ones(
     inputs: Path, params: Params
 ) -> None:
     metrics = course(Estimate(46))
-    spec = behaviour.monitoring(metrics).to_dict()
-    assert len(values(spec, "value")) == 2 * 2  # panels, checkpoints
-    assert 0.46 in values(spec, "value")
+    drawn = behaviour.monitoring(metrics)
+    assert len(values(drawn, "value")) == 2 * 2  # panels, checkpoints
+    assert 0.46 in values(drawn, "value")
     text = re.sub(r"<[^>]+>", " ", quick_page(params, metrics))
     said = (
         "while medical was trained, the shift along its own vector left 6 benign trainings behind"
