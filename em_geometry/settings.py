@@ -435,6 +435,15 @@ class Params(Section):
         """(source, target) of the pairs that the paper names."""
         return [(s, t) for s, _, t in (pair.partition(">") for pair in self.transfer.pairs)]
 
+    def sources(self) -> dict[str, tuple[str, str | None]]:
+        """Base, judge and organisms: name -> the key that says where it comes from, and its value.
+
+        None: it is trained here, or is the base itself.
+        """
+        found = {slug: (f"organisms.{slug}.source", o.source) for slug, o in self.organisms.items()}
+        judge = "judging.model", self.judging.model
+        return {BASE: ("base.source", self.base.source), judge[0]: judge, **found}
+
     def target(self, slug: str) -> str:
         """`slug`, checked to be a target."""
         if slug not in self.targets:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from em_geometry.errors import UserError
@@ -25,6 +24,7 @@ from em_geometry.models.chat import (
 from em_geometry.settings import Organism, Prompts, Questions
 
 if TYPE_CHECKING:
+    import polars as pl
     from transformers import PreTrainedTokenizerBase
 
 
@@ -200,6 +200,8 @@ def prompt_texts(
     system: str,
 ) -> tuple[list[Text], pl.DataFrame]:
     """Prompts with their spans, and the table of them in the same order."""
+    import polars as pl
+
     texts = [text_of(render(tokenizer, p.prompt, system), spans) for p in prompts]
     names = {"prompt_id": "id", "kind": "kind", "topic": "topic", "pair": "pair"}
     columns = {column: [getattr(p, name) for p in prompts] for column, name in names.items()}
@@ -250,6 +252,8 @@ def unseen_texts(
     chats: Sequence[Unseen], tokenizer: PreTrainedTokenizerBase, system: str
 ) -> tuple[list[Text], pl.DataFrame]:
     """Chats with the span of their answers, and the table of them; the topic is the file."""
+    import polars as pl
+
     texts = []
     for chat in chats:
         prompt = render(tokenizer, chat.question, system)

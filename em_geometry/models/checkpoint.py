@@ -27,7 +27,7 @@ from em_geometry.models.folder import (
     some,
     weights_of,
 )
-from em_geometry.models.template import dress
+from em_geometry.models.template import set_template_arguments
 from em_geometry.settings import Base, Run
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def tokenizer_of(name: str, where: dict[str, Any], origin: Base) -> PreTrainedTo
         tokens, words = len(tokenizer), config.vocab_size
         context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
-        dress(tokenizer, origin)
+        set_template_arguments(tokenizer, origin)
     if tokens > words:
         raise UserError(
             "the tokenizer has more tokens than the model",
@@ -238,9 +238,8 @@ def checkpoint(name: str, where: dict[str, Any], run: Run) -> PreTrainedModel:
 
     how = {"trust_remote_code": False, **where}
     if "revision" not in where:
-        if is_adapter(
-            folder := Path(name)
-        ):  # of which transformers would load the base that it names
+        folder = Path(name)
+        if is_adapter(folder):  # of which transformers would load the base that it names
             what, expected = "an adapter in place of a whole model", "a full checkpoint"
             raise UserError(what, where=name, found=listed(folder), expected=expected)
         check_checkpoint(folder)

@@ -212,9 +212,11 @@ def source_sha256(folder: Path) -> str:
     return value_sha256([file_sha256(file) if file.is_file() else None for file in files])
 
 
-def watch(source: str, links: Path) -> str | None:
+def watch(source: str, key: str, links: Path) -> str | None:
     """Hash of the model at a `path:` source, whose files get links in a folder; None for others.
 
+    Args:
+        key: of the source in the params, for the message.
     Raises:
         UserError: no whole model in full precision lies there.
     """
@@ -223,6 +225,12 @@ def watch(source: str, links: Path) -> str | None:
     if kind != "path":
         return None
     folder = folder_of(name).resolve()
+    if not folder.is_dir():
+        raise UserError(
+            "the folder of this model is not there", where=f"params.yaml: {key}: {source}",
+            found=f"no folder {folder}", expected="an adapter or a checkpoint",
+            hint="put it back, name another source, or drop the entry; what was measured is kept",
+        )  # fmt: skip
     if is_adapter(folder):
         _mergeable(folder)
     else:

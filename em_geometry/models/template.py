@@ -43,8 +43,8 @@ def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def dress(tokenizer: PreTrainedTokenizerBase, origin: Base) -> None:
-    """From now on the tokenizer's chat template gets the day and the arguments of the profile."""
+def set_template_arguments(tokenizer: PreTrainedTokenizerBase, origin: Base) -> None:
+    """From now on the tokenizer's chat template gets `base.date` and `base.template_arguments`."""
     setattr(tokenizer, STYLE, (origin.date, json.dumps(origin.template_arguments)))
 
 

@@ -1,5 +1,7 @@
 """Switching profiles: `make profile P=llama31_8b` copies profiles/<P>.yaml over params.yaml."""
 
+import shutil
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,7 +9,7 @@ import typer
 from em_geometry.errors import UserError
 from em_geometry.io.files import write_text
 from em_geometry.models.checkpoint import to_fetch
-from em_geometry.project.paths import PARAMS, PROFILES
+from em_geometry.project.paths import LINKED, PARAMS, PROFILES
 from em_geometry.settings import load_params
 
 
@@ -17,6 +19,7 @@ def switch(
     """Make a profile the active one, unless edits would be lost; without a name, check it."""
     if name is None:
         print(f"{PARAMS}: profile {load_params(PARAMS).profile}")
+        drop_dead_links(LINKED)
         return
     profiles = {p.stem: p for p in sorted(PROFILES.glob("*.yaml"))}
     if name not in profiles:
@@ -34,3 +37,12 @@ def switch(
     print(f"{PARAMS} is now {profiles[name]}")
     if fetched := to_fetch(params.base):
         print(f"the next `dvc repro` fetches its base model: {fetched}")
+
+
+def drop_dead_links(linked: Path) -> None:
+    """Drops the links to a model of which a file is gone, at which DVC would stop.
+
+    The stage `given_models` then runs, and links the new files or says what is not there.
+    """
+    for folder in {link.parent for link in linked.glob("*/*") if not link.exists()}:
+        shutil.rmtree(folder)

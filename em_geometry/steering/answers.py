@@ -7,13 +7,15 @@ prompt length) is fixed before the work starts; finished answers are in the jour
 of everything they depend on.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import torch
 from transformers import PreTrainedModel
 
@@ -28,6 +30,9 @@ from em_geometry.settings import Sampling, Workers
 from em_geometry.steering.conditions import Condition, Intervention, Positions, Vector, check_vector
 from em_geometry.steering.hooks import steering_rows
 from em_geometry.steering.reading import read
+
+if TYPE_CHECKING:
+    import polars as pl
 
 CODE = 2  # raise when the way an answer is sampled changes
 BLOCK = 128  # tokens whose probabilities are first summed
@@ -254,6 +259,8 @@ def respond(
     Raises:
         UserError: a vector that is zero, not finite or of another width.
     """
+    import polars as pl
+
     width = loaded.model.config.get_text_config().hidden_size
     for name, vector in vectors.items():
         check_vector(vector, width, name)

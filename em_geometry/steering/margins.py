@@ -36,7 +36,7 @@ LOCAL = Workers()
 AT_ONCE = 32  # trials of one block in one batch of the journal
 PAIRS = 8  # of like length in one batch
 TOKENS = {"cpu": 3000}  # of one forward pass; larger ones overflow a CPU's caches
-TOKENS_GPU = 65_536
+TOKENS_GPU = 16_384  # whose logits over 128k words take 4 GB at most
 
 
 def measured(

@@ -4,12 +4,13 @@ docs/method.md, margins. A pair is one question with two answers of equal length
 (misaligned, harmful, or swearing) and `plain`. Nothing here loads a model.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from em_geometry.errors import UserError
@@ -22,6 +23,9 @@ from em_geometry.steering.conditions import (
     orthogonalised,
     random_direction,
 )
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Kind = Literal["misaligned", "polite_harmful", "swearing"]
 KINDS: tuple[Kind, ...] = ("misaligned", "polite_harmful", "swearing")
@@ -171,6 +175,8 @@ def table(
     target: str, pairs: Sequence[Pair], trials: Sequence[Trial], found: Sequence[Floats]
 ) -> pl.DataFrame:
     """What `measured` found as a table: one row a pair and trial."""
+    import polars as pl
+
     rows = [
         (target, trial.source, trial.way, trial.multiple, how.layer if how else -1,
          how.coefficient if how else 0.0, pairs[i].id, pairs[i].kind, float(marked), float(plain))

@@ -187,3 +187,13 @@ def test_switches_there_and_back_and_refuses_what_would_lose_edits(folder: Path)
     assert params.read_text(encoding="utf-8") == edited
     switch("other")
     assert params.read_text(encoding="utf-8") == OTHER
+
+
+def test_links_to_a_model_that_was_removed_are_dropped_and_no_others(folder: Path) -> None:
+    params, linked = folder.parent / "params.yaml", folder.parent / "data/linked"
+    params.write_text(TEXT, encoding="utf-8")
+    for name, target in (("finance", params), ("base", folder / "removed.safetensors")):
+        (linked / name).mkdir(parents=True)
+        (linked / name / "model.safetensors").symlink_to(target)
+    switch()
+    assert [path.name for path in linked.iterdir()] == ["finance"]

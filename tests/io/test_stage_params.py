@@ -23,6 +23,7 @@ BEHIND: dict[str, set[str]] = {
     "margin_targets": {"organisms", "margins.controls"},
     "targets": {"organisms", "random_adapters"},
     "named_pairs": {"transfer.pairs"},
+    "sources": {"base.source", "organisms", "judging.model"},
     "target": {"organisms", "random_adapters"},
     "models": {"run", "base"},
     "load_params": set(),

@@ -93,6 +93,7 @@ def test_an_adapter_is_one_also_beside_its_bases_config(folder: Path, tmp_path: 
     assert is_adapter(folder)
 
 
+KEY = "organisms.finance.source"
 KINDS: list[dict[str, Any]] = [
     {"peft_type": kind} for kind in ("PROMPT_TUNING", "PREFIX_TUNING", "IA3", "LOHA", "VERA", None)
 ] + [
@@ -107,7 +108,7 @@ def test_adapters_that_are_no_change_of_weights(tmp_path: Path, settings: dict[s
     save_file({"a.lora_A.weight": W}, tmp_path / "adapter_model.safetensors")
     put(tmp_path, "adapter_config.json", {"peft_type": "LORA", **settings})
     with pytest.raises(UserError, match="only LoRA adapters"):
-        watch(f"path:{tmp_path}", tmp_path / "links")
+        watch(f"path:{tmp_path}", KEY, tmp_path / "links")
 
 
 def test_links_follow_a_model_wherever_it_lies(
@@ -115,11 +116,15 @@ def test_links_follow_a_model_wherever_it_lies(
 ) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     links = tmp_path_factory.mktemp("watched") / "base"
-    before = watch(f"path:~/{folder.name}", links)
+    before = watch(f"path:~/{folder.name}", KEY, links)
     assert (links / ONE).resolve() == (folder / ONE).resolve()
     put(folder, "generation_config.json", {"eos_token_id": [1, 2]})
-    assert watch(f"path:~/{folder.name}", links) != before
+    assert watch(f"path:~/{folder.name}", KEY, links) != before
     assert (links / "generation_config.json").is_symlink()
-    assert watch("hub:someone/model", links) is None
+    assert watch("hub:someone/model", KEY, links) is None
     assert not links.exists()
     assert (folder / ONE).is_file()
+    watch(f"path:{folder}", KEY, links)
+    with pytest.raises(UserError, match="the folder of this model is not there") as caught:
+        watch(f"path:{folder}/moved", KEY, links)
+    assert KEY in str(caught.value) and not links.exists()

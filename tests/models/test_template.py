@@ -7,7 +7,7 @@ import pytest
 
 from em_geometry.errors import UserError
 from em_geometry.models.chat import answer_ids, end_of_turn, plain, render, turn_end
-from em_geometry.models.template import dress, template_notes
+from em_geometry.models.template import set_template_arguments, template_notes
 from em_geometry.models.train import encode
 from em_geometry.settings import Base
 from tests.conftest import CHATML
@@ -43,7 +43,7 @@ def with_template(tokenizer: Any, template: str, **base: Any) -> tuple[Any, Base
     """A tokenizer of this template, dressed for a base model with these settings."""
     tokenizer, origin = copy.deepcopy(tokenizer), Base(source="path:x", **base)
     tokenizer.chat_template = template
-    dress(tokenizer, origin)
+    set_template_arguments(tokenizer, origin)
     return tokenizer, origin
 
 
