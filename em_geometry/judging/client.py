@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -56,6 +57,7 @@ REQUEST_KEYS = {
 NEWER_LIMIT = "max_completion_tokens"  # OpenAI's word for max_tokens since its models think
 _NUMBER = re.compile(r"(?<![\w.-])\d{1,4}(?![\w-]|\.\d)")  # none of a model's name or a date
 MOST_LEAST = 256  # the most tokens that an endpoint may insist on; larger numbers are other limits
+_KEY = re.compile(r"\bapi[ _-]?key\b", re.IGNORECASE)
 _LEAST = re.compile(r"at least|minimum|greater|more than|below|>", re.IGNORECASE)
 
 
@@ -67,7 +69,7 @@ def most_tokens(params: Judging, mode: Mode) -> int:
 def request_body(params: Judging, prompt: str, mode: Mode, sample: int = 0) -> dict[str, Any]:
     """Body of a chat completion request; `sample` seeds the endpoint's sampling in text mode."""
     messages = [{"role": "user", "content": prompt}]
-    body: dict[str, Any] = {"model": params.model, "messages": messages}
+    body: dict[str, Any] = {"model": params.model, "messages": messages, "stream": False}
     body["max_tokens"] = most_tokens(params, mode)
     if mode == "logprob":
         body |= {"temperature": 0, "logprobs": True, "top_logprobs": TOP}
@@ -119,10 +121,12 @@ def estimate_tokens(text: str) -> int:
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a reply's headers ask to wait; 0 when they give no number of them."""
+    """Seconds that a reply's headers ask to wait, as a number or a date; 0 when they do not."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         with suppress(KeyError, ValueError):
             return max(float(headers[name]) * unit, 0.0)
+    with suppress(KeyError, ValueError):
+        return max(parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time(), 0.0)
     return 0.0
 
 
@@ -160,7 +164,8 @@ class Endpoint:
             host = (parts.hostname or "") if parts.port != 0 else ""  # .port raises for a word
         except ValueError:
             host = ""
-        if not re.fullmatch(r"[\w.:-]+", host) or parts.scheme not in ("http", "https"):
+        fits = re.fullmatch(r"[\w.:-]+", host) and not parts.netloc.endswith(":")
+        if not fits or parts.scheme not in ("http", "https"):
             raise UserError(
                 "not the address of an endpoint",
                 where="params.yaml: judging.base_url",
@@ -199,7 +204,9 @@ class Client:
             default_query=query,
             default_headers={"api-key": self._key} if "api-version" in query else None,  # Azure
             max_retries=0,
-            http_client=openai.DefaultAioHttpClient(timeout=params.timeout_s),  # twice as fast
+            http_client=openai.DefaultAioHttpClient(  # twice as fast
+                timeout=params.timeout_s, follow_redirects=False
+            ),
         )
 
     async def __aenter__(self) -> Self:
@@ -248,7 +255,9 @@ class Client:
         numbers = [int(n) for n in _NUMBER.findall(words)]
         if key == "max_tokens":
             more = (
-                [n for n in numbers if sent[str(name)] < n <= 256] if _LEAST.search(words) else []
+                [n for n in numbers if sent[str(name)] < n <= MOST_LEAST]
+                if _LEAST.search(words)
+                else []
             )
             newer = NEWER_LIMIT if name == key else None
             self.changes[key] = (name, min(more)) if more else (newer, bound)
@@ -303,10 +312,14 @@ class Client:
                 async with asyncio.timeout(timeout_s):
                     return await action()
             except TimeoutError:
-                failed = NoReplyError(f"no whole reply within {timeout_s:g} s", "unreachable")
+                at_once = f"{self.params.concurrency} requests at a time, judging.concurrency"
+                why = f"no whole reply within {timeout_s:g} s (judging.timeout_s; {at_once})"
+                failed = NoReplyError(why, "unreachable")
             except NoReplyError as error:
                 failed = self._passing(error, {})
             except openai.APIStatusError as error:
+                if error.status_code < 400:
+                    raise self._moved(error.response.headers) from None
                 refused = refusal(error.body, error.status_code)
                 failed = self._passing(refused, error.response.headers)
             except openai.APIConnectionError as error:  # a timeout is one, and a refused connection
@@ -315,6 +328,16 @@ class Client:
             except (openai.APIError, ValueError):
                 failed = NoReplyError("the reply is no JSON", "broken")
         raise failed
+
+    def _moved(self, headers: Mapping[str, str]) -> UserError:
+        """A redirection is not followed: it makes a GET of a POST, or takes the key elsewhere."""
+        place = headers.get("location", "nowhere").split("?")[0].replace(self._key, "***")
+        return UserError(
+            "the judge's endpoint sends its requests to another address",
+            where="params.yaml: judging.base_url",
+            found=f"{self.endpoint.shown} leads to {place}",
+            hint="set the address that it leads to, where you trust it with the key",
+        )
 
     def _passing(self, error: NoReplyError, headers: Mapping[str, str]) -> NoReplyError:
         """An error that may pass; all requests wait as it asks. Else raises as `call`."""
@@ -325,7 +348,7 @@ class Client:
             hint = "top it up and run again; what was judged is kept"
             raise UserError(what, where=self.here, found=said, hint=hint) from None
         if error.status == "refused" and not _named(said):
-            if error.code in (401, 403):
+            if error.code in (401, 403) or _KEY.search(said):
                 raise UserError(
                     "the judge's endpoint does not accept the key",
                     where=f"environment variable {KEY_VARIABLE}",

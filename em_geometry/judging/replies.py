@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 from em_geometry.judging.judge import Status, answer_part, token_meaning
@@ -19,17 +20,21 @@ FILTERED = "content_filter"  # finish reason of what a filter withheld, whoever'
 # Finish reasons, by what they mean; any other one is a reply that came to its end.
 _CUT = {"length", "max_tokens", "model_length", "max_output_tokens"}
 _DIED = {"error", "abort", "network_error", "insufficient_system_resource"}
-_WITHHELD = {FILTERED, "safety", "sensitive", "prohibited_content", "blocklist", "moderation"}
+_WITHHELD = {
+    FILTERED, "safety", "sensitive", "prohibited_content", "blocklist", "moderation", "recitation",
+    "spii", "refusal", "guardrail_intervened", "content_filtered",
+}  # fmt: skip
 
 _FILTER = re.compile(
-    r"content[ _-]?(filter|polic|management|moderation|exists risk)|moderation|flagged|usage polic"
-    r"|inappropriate content|responsible ?ai|safety (system|filter|polic|reason)|data_inspection"
-    r"|prohibited_content|sensitive (content|word|information)",
+    r"content[ _-]?(filter|polic|management|moderation|exists risk)|moderation|flagged|guardrail"
+    r"|(usage|safety) (polic|guideline)|inappropriate content|responsible ?ai|prompt blocked"
+    r"|safety[ _](system|filter|reason|check)|data_inspection|prohibited_content"
+    r"|sensitive (content|word|information)|\u654f\u611f",  # "sensitive" in Chinese
     re.IGNORECASE,
 )
 _CREDIT = re.compile(
     r"insufficient[ _-]?(quota|balance|credit|fund)|credit balance|(out of|no|enough) credit"
-    r"|billing[ _](hard|limit|not)|payment required|arrearage",
+    r"|billing[ _](hard|limit|not)|payment required|arrearage|\u6b20\u8d39|\u4f59\u989d",
     re.IGNORECASE,
 )
 # A limit that the reply ran into, said as an error
@@ -131,6 +136,9 @@ def read_reply(reply: Any, mode: Mode) -> Reply:
         NoReplyError: an error, under whatever status it came; something that was asked for lacks.
         ThoughtError: it ends before the answer; nothing of it is read.
     """
+    if isinstance(reply, str):  # not declared as JSON
+        with suppress(ValueError):
+            reply = json.loads(reply)
     try:
         if reply.get("error"):
             raise refusal(reply["error"])
@@ -192,8 +200,8 @@ def _top(logprobs: Any) -> list[list[Any]]:
     try:
         first = logprobs["content"][0]
         for entry in first.get("top_logprobs") or [first]:
-            token, log = str(entry["token"]), entry["logprob"]
-            # Some servers give a number for a token, and its text as bytes
+            token, log = str(entry.get("token")), entry["logprob"]
+            # Some servers give a number for a token, or nothing, and its text as bytes
             if not token.isdigit() and entry.get("bytes") and token_meaning(token) is None:
                 token = bytes(entry["bytes"]).decode(errors="replace")
             if log is not None:

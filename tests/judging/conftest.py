@@ -12,10 +12,14 @@ from em_geometry.judging.openai_judge import JOURNAL
 
 
 @pytest.fixture
-def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal]:
-    monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(tmp_path / "journal"))
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     monkeypatch.setattr(client, "BACKOFF_S", 0.01)
     monkeypatch.setattr(batch, "POLL_S", 0.01)
+
+
+@pytest.fixture
+def journal(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal]:
+    monkeypatch.setenv("EMGEOMETRY_JOURNAL", str(tmp_path / "journal"))
     with Journal(JOURNAL) as opened:
         yield opened

@@ -69,9 +69,9 @@ def says(content: Any, finish: str = "stop", **message: Any) -> tuple[int, Any]:
     return 200, {"choices": [{"message": said, "finish_reason": finish}], "usage": usage}
 
 
-def tops(*top: tuple[str, float | None], **more: Any) -> tuple[int, Any]:
+def tops(*top: tuple[Any, float | None], content: Any = None, **more: Any) -> tuple[int, Any]:
     entries = [{"token": token, "logprob": log} | more for token, log in top]
-    status, reply = says(top[0][0])
+    status, reply = says(content or top[0][0])
     reply["choices"][0]["logprobs"] = {"content": [entries[0] | {"top_logprobs": entries}]}
     return status, reply
 
@@ -227,6 +227,12 @@ KINDS["sentencepiece"] = lambda body: tops((f"\u2581{probed(body) or 85}", -0.05
 KINDS["token numbers"] = lambda body: tops(
     ("token_id:20", -0.05), bytes=[*(probed(body) or "85").encode()]
 )
+KINDS["bytes alone"] = lambda body: tops(
+    (None, -0.05), content=probed(body) or "85", bytes=[*(probed(body) or "85").encode()]
+)
+KINDS["JSON as text"] = lambda body: (200, json.dumps(tops((probed(body) or "85", -0.05))[1]))
+SAYS = ("{}/100", "Score: {}.", '{{"score": {}}}', "```json\n{{{}}}\n```", "**{}**", "{}.0")
+KINDS |= {said: lambda body, s=said: says(s.format(probed(body) or 85)) for said in SAYS}
 KINDS["one alternative"] = lambda body: (
     200,
     {"choices": [{"message": {"content": probed(body) or "85"}, "logprobs": {
@@ -238,7 +244,8 @@ KINDS["one alternative"] = lambda body: (
     ("name", "mode"),
     [
         ("parts", "text"), ("impossible tokens", "logprob"), ("sentencepiece", "logprob"),
-        ("token numbers", "text"), ("one alternative", "logprob"),
+        ("token numbers", "text"), ("one alternative", "logprob"), ("bytes alone", "logprob"),
+        ("JSON as text", "logprob"), *((said, "text") for said in SAYS),
     ],
 )  # fmt: skip
 def test_replies_of_other_forms_are_read(name: str, mode: str, journal: Journal) -> None:
@@ -260,7 +267,11 @@ KINDS["out of credit"] = lambda _: error(402, "Insufficient credits. Add more")
 KINDS["out of credit, 429"] = lambda _: error(429, "You exceeded it", "insufficient_quota")
 KINDS["out of credit, 400"] = lambda _: error(400, "Your credit balance is too low")
 KINDS["out of credit, 200"] = lambda _: error(200, "Insufficient credits", 402)
+KINDS["out of credit, in Chinese"] = lambda _: error(429, "\u60a8\u5df2\u6b20\u8d39", "1113")
 KINDS["bad key"] = lambda _: error(403, "Key limit exceeded")
+KINDS["bad key, 400"] = lambda _: (400, [{"error": {"message": "API key not valid"}}])
+KINDS["moved"] = lambda _: (301, b"", {"Location": "https://other.example/v1?key=1"})
+KINDS["a stream"] = lambda _: (200, b'data: {"choices": []}\n\ndata: [DONE]\n\n')
 KINDS["overloaded"] = lambda _: error(529, "Overloaded")
 KINDS["overloaded, 200"] = lambda _: error(
     200, "Provider returned error", 429, metadata={"raw": "is rate-limited upstream"}
@@ -278,6 +289,10 @@ KINDS["refuses all"] = lambda _: error(400, "tenants of this kind may not chat")
         ("out of credit, 429", ["no credit left", "insufficient_quota"]),
         ("out of credit, 400", ["no credit left"]),
         ("out of credit, 200", ["no credit left"]),
+        ("out of credit, in Chinese", ["no credit left"]),
+        ("bad key, 400", ["does not accept the key", "OPENAI_API_KEY", "not valid"]),
+        ("moved", ["to another address", "leads to https://other.example/v1\n", "base_url"]),
+        ("a stream", ["the reply is no JSON"]),
         ("bad key", ["does not accept the key", "OPENAI_API_KEY", "Key limit exceeded"]),
         ("overloaded", ["does not answer", "status 529", "Overloaded"]),
         ("overloaded, 200", ["does not answer", "status 429", "is rate-limited upstream"]),
@@ -312,6 +327,10 @@ def row_kind(name: str, given: tuple[int, Any]) -> str:
         (row_kind("200", error(200, "blocked", "content_filter")), "filtered"),
         (row_kind("finish", says("", "content_filter")), "filtered"),
         (row_kind("SAFETY", says(None, "SAFETY")), "filtered"),
+        (row_kind("guidelines", error(403, "Content violates usage guidelines")), "filtered"),
+        (row_kind("guardrail", error(424, "Violated a guardrail")), "filtered"),
+        (row_kind("partial", says("8", "content_filter")), "filtered"),
+        (row_kind("recitation", says("", "RECITATION")), "filtered"),
         (row_kind("long", error(400, "This model's context is 4096 tokens")), "refused"),
         (row_kind("429", error(429, "slow down")), "overloaded"),
         (row_kind("502 in 200", error(200, "upstream", 502)), "overloaded"),
