@@ -29,6 +29,7 @@ COMMANDS = {
     "rejudge": ("rejudge:cli", "Score existing answers with another judge."),
     "status": ("plan:status", "What of the run is done, and what remains."),
     "steer": ("steer:cli", "Answer with and without a steering vector."),
+    "verdict": ("readme:verdict", "What the paper claims, what follows, what this run shows."),
     "verify-cache": ("verify_cache:cli", "Check DVC's cache and remote for damage."),
 }
 

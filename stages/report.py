@@ -6,9 +6,12 @@ from em_geometry.claims.verdict import judge_claim
 from em_geometry.io.files import atomic_path, write_text
 from em_geometry.project import paths
 from em_geometry.project.command import stage
+from em_geometry.project.outputs import put_summary
 from em_geometry.report.figures import READ, draw_all, read_table
+from em_geometry.report.findings import summary
 from em_geometry.report.page import provenance, render
 from em_geometry.report.samples import read_answers
+from em_geometry.report.tables import Results
 from em_geometry.settings import Params
 
 OFFERED = ("claims.csv", "judge_settings.csv", "multiverse.csv")  # for download
@@ -20,6 +23,8 @@ def main(params: Params) -> None:
     metrics = Metrics.read(paths.TABLES)
     ledger = read_claims(paths.CLAIMS)
     judged = [judge_claim(claim, metrics) for claim in ledger]
+    told = judged if paths.plot("claims.csv").is_file() else []  # the stage `claims` has run
+    put_summary(summary(Results(metrics.stages, params), told, model))
     tables = {name: read_table(paths.plot(f"{name}.csv")) for name in READ}
     figures = draw_all(params, model, metrics, judged, tables)
     with atomic_path(paths.PRINT, folder=True) as folder:
@@ -36,7 +41,7 @@ def main(params: Params) -> None:
         params,
         metrics,
         model,
-        judged if paths.plot("claims.csv").is_file() else [],  # the stage `claims` has run
+        told,
         figures,
         read_answers(answers, params.targets, params.judging.aspects, shown),
         {name: p.read_text(encoding="utf-8") for name, p in offered.items() if p.is_file()},

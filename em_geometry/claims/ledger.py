@@ -104,6 +104,13 @@ class Claim(BaseModel):
         return _listed(self.value)
 
     @property
+    def printed(self) -> list[float | None]:
+        """The printed number of each metric; a range stands as its middle."""
+        if self.reads == "equal" or not self.numbers:
+            return [*self.numbers] if self.metrics else []
+        return [sum(self.numbers) / len(self.numbers)] * len(self.metrics)
+
+    @property
     def metrics(self) -> list[str]:
         """Metrics of our own run, one or one for each number."""
         return _listed(self.metric)

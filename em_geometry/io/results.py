@@ -114,7 +114,7 @@ def write_results(table: Path, metrics: Path, nested: Nested, headline: Sequence
     leaves = dict(flatten(nested))
     rows = [[key, *astuple(as_estimate(leaf))] for key, leaf in leaves.items()]
     write_text(table, csv_text(COLUMNS, rows))
-    write_metrics(metrics, nest({key: _metric(leaves[key]) for key in shown(leaves, headline)}))
+    write_metrics(metrics, nest({key: plain(leaves[key]) for key in shown(leaves, headline)}))
 
 
 def shown(keys: Collection[str], headline: Sequence[str]) -> list[str]:
@@ -166,12 +166,12 @@ def rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _metric(leaf: Leaf) -> object:
+def plain(leaf: Leaf) -> object:
     """A leaf as JSON: an estimate as what there is of it, a number or word as itself."""
     if isinstance(leaf, str | bool):
         return leaf
     if isinstance(leaf, Estimate):
-        return {name: _metric(part) for name, part in asdict(leaf).items() if part is not None}
+        return {name: plain(part) for name, part in asdict(leaf).items() if part is not None}
     if isinstance(leaf, Integral):
         return int(leaf)
     short = rounded(leaf)

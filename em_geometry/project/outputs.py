@@ -2,15 +2,27 @@
 
 from collections.abc import Iterable, Sequence
 
-from em_geometry.io.files import write_text
-from em_geometry.io.results import Nested, write_results
+from em_geometry.io.files import atomic_path, write_text
+from em_geometry.io.results import Nested, write_metrics, write_results
 from em_geometry.io.tables import csv_text
 from em_geometry.project import paths
+from em_geometry.report.findings import Summary
 
 
 def put_results(stage: str, nested: Nested, headline: Sequence[str] = ()) -> None:
     """Writes plots/tables/<stage>.csv, and what `headline` names of it to metrics/<stage>.json."""
     write_results(paths.table(stage), paths.metrics(stage), nested, headline)
+
+
+def put_summary(summary: Summary) -> None:
+    """Writes metrics/summary.json, and each number of it as a file of metrics/summary/.
+
+    `dvc metrics show` prints a file as one row, so that a number a file makes a table of them.
+    """
+    write_metrics(paths.metrics("summary"), {**summary.words, **summary.rows()})
+    with atomic_path(paths.METRICS / "summary", folder=True) as folder:
+        for name, row in summary.rows().items():
+            write_metrics(folder / f"{name}.json", row)
 
 
 def put_plot(name: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

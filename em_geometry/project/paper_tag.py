@@ -2,9 +2,9 @@
 
 Writes objects and the local tag `paper`, nothing else: work tree, index and branches stay as they
 are. The commit has no parent and a fixed date, so the same ledger and metrics give the same commit.
-It holds metrics/claims.json with the published numbers at our keys, HEAD's other metrics as they
-are (so that a diff shows the claims only), the published series under plots/, and a dvc.yaml
-that lists them.
+It holds the verdict's numbers (metrics/summary/) and metrics/claims.json with the published numbers
+at our keys, HEAD's other metrics as they are (so that a diff shows what the paper prints, and that
+only), the published series under plots/, and a dvc.yaml that lists them.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from em_geometry.claims.ledger import Claim, read_claims
+from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.verdict import claim_values, series
 from em_geometry.errors import UserError
 from em_geometry.project import paths
@@ -23,15 +23,8 @@ from em_geometry.project import paths
 TAG = "paper"
 SUBJECT = "The paper's published values under this project's keys"
 WHO = "EM Geometry <em-geometry@localhost> 1759276800 +0000"  # on 1 October 2025
+SUMMARY = "metrics/summary/"  # the folder of metrics that `dvc metrics` prints
 POWER = "plots/power_published.csv"  # of the paper in every run
-
-
-def printed(claim: Claim) -> list[float | None]:
-    """The published number of each metric of the claim; a range stands as its middle."""
-    numbers = claim.numbers
-    if claim.reads == "equal" or not numbers:
-        return [*numbers] if claim.metrics else []
-    return [sum(numbers) / len(numbers)] * len(claim.metrics)
 
 
 def write_tag() -> str:
@@ -49,10 +42,13 @@ def write_tag() -> str:
             found=git("log", "-1", "--format=%h %s", TAG),
             hint=f"rename it (git tag <other> {TAG} && git tag -d {TAG}), then run this again",
         )
-    values = [(claim, printed(claim)) for claim in read_claims(paths.CLAIMS)]
+    values = [(claim, claim.printed) for claim in read_claims(paths.CLAIMS)]
     name = paths.metrics("claims").as_posix()
     ours = json.loads(git("show", f"{head}:{name}")) if name in present else {}
     texts = {name: json.dumps(ours | claim_values(values), indent=1) + "\n"}
+    for path in (p for p in present if p.startswith(SUMMARY)):
+        row = json.loads(git("show", f"{head}:{path}"))
+        texts[path] = json.dumps(row | {"value": row.get("paper", row["value"])}, indent=1) + "\n"
     texts |= {f"plots/claims_{unit}.csv": text for unit, text in series(values).items()}
     outline = listed(yaml.safe_load(git("show", f"{head}:dvc.yaml")), sorted({*present, *texts}))
     texts["dvc.yaml"] = yaml.safe_dump(outline, sort_keys=False)
@@ -73,7 +69,7 @@ def listed(graph: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     every = [entry for part in (graph, *stages) for entry in part.get("plots", [])]
     plots = [(name, how) for entry in every for name, how in entry.items()]
     return {
-        "metrics": [name for name in names if name.endswith(".json")],
+        "metrics": [name for name in names if name.startswith(SUMMARY)],
         "plots": [
             {name: {k: v for k, v in how.items() if k != "cache"}}
             for name, how in plots  # one file, or a title with columns by file
@@ -107,3 +103,4 @@ def git(*arguments: str, given: str | None = None) -> str:
 def cli() -> None:
     """Write the local Git tag `paper`, which holds the published values."""
     print(f"tag {TAG}: {write_tag()[:12]}; compare with: dvc metrics diff {TAG}")
+    print(f"all claims: dvc metrics diff {TAG} --targets {paths.metrics('claims')}")

@@ -1,5 +1,6 @@
-"""`em-geometry readme`: the five answers of this run, as they stand at the head of README.md."""
+"""`em-geometry verdict`, and `readme`: the verdict of this run, also at the head of README.md."""
 
+import textwrap
 from pathlib import Path
 
 from em_geometry.claims.ledger import read_claims
@@ -7,27 +8,40 @@ from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import judge_claim
 from em_geometry.io.files import write_text
 from em_geometry.project import paths
-from em_geometry.report.findings import answers
+from em_geometry.report.findings import Summary, summary
 from em_geometry.report.tables import Results
 from em_geometry.report.text import NO_BREAK
 from em_geometry.settings import load_params
 
 README = Path("README.md")
-START, END = "<!-- answers of this run -->\n", "<!-- end of answers -->"
+START, END = "<!-- verdict of this run -->\n", "<!-- end of verdict -->"
 
 
-def with_answers(text: str) -> str:
-    """README's text with this run's answers between its two marks."""
+def measured() -> Summary:
+    """The verdict of what has run in the working folder."""
     params, metrics = load_params(paths.PARAMS), Metrics.read(paths.TABLES)
     claims = [judge_claim(claim, metrics) for claim in read_claims(paths.CLAIMS)]
-    given = answers(
-        Results(metrics.stages, params), claims, params.report.model or params.base.source
-    )
-    lines = "".join(f"- **{question}** {answer}\n" for question, answer in given)
-    before, after = text.partition(START)[0], text.partition(END)[2]
-    return f"{before}{START}{lines.replace(NO_BREAK, ' ')}{END}{after}"
+    model = params.report.model or params.base.source
+    return summary(Results(metrics.stages, params), claims, model)
+
+
+def lines(width: int | None = None) -> list[str]:
+    """Its sentences, numbered; broken where they reach a width, where one is given."""
+    told = [f"{n}. {each}".replace(NO_BREAK, " ") for n, each in enumerate(measured().sentences, 1)]
+    return [textwrap.fill(each, width, subsequent_indent="   ") if width else each for each in told]
+
+
+def with_verdict(text: str) -> str:
+    """README's text with this run's verdict between its two marks."""
+    before, after, told = text.partition(START)[0], text.partition(END)[2], "\n".join(lines())
+    return f"{before}{START}{told}\n{END}{after}"
 
 
 def cli() -> None:
-    """Write this run's answers into README.md."""
-    write_text(README, with_answers(README.read_text(encoding="utf-8")))
+    """Write this run's verdict into README.md."""
+    write_text(README, with_verdict(README.read_text(encoding="utf-8")))
+
+
+def verdict() -> None:
+    """Print what the paper claims, what follows from it, and what this run shows."""
+    print("\n".join(lines(100)))

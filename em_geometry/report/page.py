@@ -11,8 +11,7 @@ from em_geometry.claims.verdict import Judged, numbers_text, verdict_counts
 from em_geometry.hashing import value_sha256
 from em_geometry.io.files import read_json, read_yaml
 from em_geometry.report.chart import Figure
-from em_geometry.report.findings import answers as five_answers
-from em_geometry.report.findings import findings
+from em_geometry.report.findings import findings, summary
 from em_geometry.report.samples import Answer
 from em_geometry.report.tables import Results, all_tables
 from em_geometry.report.text import joined, layout
@@ -48,7 +47,7 @@ def render(
     return found.environment.get_template("page.html.j2").render(
         findings(found),
         sections=layout()["sections"],
-        answered=five_answers(found, claims, model),
+        verdict=summary(found, claims, model).sentences,
         model=model,
         claims=claims,
         numbers_text=numbers_text,

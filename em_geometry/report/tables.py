@@ -77,30 +77,8 @@ class Results(Metrics):
 
     @cached_property
     def environment(self) -> Environment:
-        """Templates that escape everything and show control characters."""
-        found = Environment(
-            loader=FileSystemLoader(PAGE),
-            autoescape=True,
-            undefined=StrictUndefined,
-            finalize=visible,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-        )
-        found.filters |= {
-            "arrow": lambda pair: " \u2192 ".join(pair.split("__")),
-            "decimals": lambda value, digits: NONE if value is None else decimals(value, digits),
-            "interval": with_interval,
-            "joined": joined,
-            "range": _range,
-            "short": short,
-            "slug": lambda text: text.replace(" ", "-"),
-            "spaced": lambda text: (text or NONE).replace("_", " "),
-        }
-        found.tests |= {
-            "above": lambda value, end: value is not None and value > end,
-            "below": lambda value, end: value is not None and value < end,
-        }
+        """The templates, which see results and params."""
+        found = environment()
         found.globals |= {
             **{k: getattr(self, k) for k in ("estimate", "value", "word", "names", "has", "each")},
             "params": self.params,
@@ -121,10 +99,33 @@ class Results(Metrics):
         return cache(self.environment.overlay(autoescape=False).from_string)
 
 
-def _range(rows: Sequence[tuple[str, Estimate]]) -> str:
-    """The first and the last of some results with their names."""
-    ends = dict([rows[0], rows[-1]]).items()
-    return " to ".join(f"{with_interval(e, digits=2)} ({name})" for name, e in ends)
+def environment(autoescape: bool = True) -> Environment:
+    """Templates that show control characters and, with `autoescape`, all else as text of HTML."""
+    found = Environment(
+        loader=FileSystemLoader(PAGE),
+        autoescape=autoescape,  # noqa: S701 (text is for terminals and README)
+        undefined=StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters |= {
+        "arrow": lambda pair: " \u2192 ".join(pair.split("__")),
+        "count": lambda e: short(e.value),
+        "decimals": lambda value, digits: NONE if value is None else decimals(value, digits),
+        "interval": with_interval,
+        "joined": joined,
+        "of": lambda e: f"{short(e.value)} of {short(e.n)}",
+        "short": short,
+        "slug": lambda text: text.replace(" ", "-"),
+        "spaced": lambda text: (text or NONE).replace("_", " "),
+    }
+    found.tests |= {
+        "above": lambda value, end: value is not None and value > end,
+        "below": lambda value, end: value is not None and value < end,
+    }
+    return found
 
 
 def _models(found: Results, slugs: Iterable[str]) -> Iterator[Names]:

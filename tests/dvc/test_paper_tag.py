@@ -11,7 +11,9 @@ import yaml
 
 from em_geometry.claims.ledger import read_claims
 from em_geometry.errors import UserError
+from em_geometry.project.outputs import put_summary
 from em_geometry.project.paper_tag import write_tag
+from em_geometry.project.readme import measured
 from em_geometry.settings import load_params
 from stages.claims import main
 from tests.dvc.conftest import Place
@@ -35,6 +37,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Place:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place.folder)
         main(load_params(ROOT / "params.yaml"))
+        put_summary(measured())
         place.git("add", "-A")
         place.git("commit", "-qm", "results")
         write_tag()
@@ -56,8 +59,9 @@ def test_nothing_but_the_tag_changes_and_again_changes_nothing(
 
 
 def test_metrics_diff_has_a_row_for_every_claim_that_has_a_number_and_no_other(copy: Place) -> None:
-    whole = json.loads(copy.dvc("metrics", "diff", "paper", "--json", "--all").stdout)
-    changed = json.loads(copy.dvc("metrics", "diff", "paper", "--json").stdout)
+    listed = ("--targets", "metrics/claims.json", "--json")
+    whole = json.loads(copy.dvc("metrics", "diff", "paper", *listed, "--all").stdout)
+    changed = json.loads(copy.dvc("metrics", "diff", "paper", *listed).stdout)
     assert [*changed] == ["metrics/claims.json"]
     assert 50 < len(changed["metrics/claims.json"]) < 120
     assert {key.partition(".")[0] for key in changed["metrics/claims.json"]} == {"claim"}
@@ -67,6 +71,31 @@ def test_metrics_diff_has_a_row_for_every_claim_that_has_a_number_and_no_other(c
             one = f"claim.{claim.id}" + ("" if len(claim.metrics) == 1 else f".{part}")
             assert "new" in rows[one]
             assert claim.reads != "equal" or rows[one]["old"] == claim.numbers[part - 1]
+
+
+def test_the_plain_commands_show_the_verdict_s_numbers_in_a_screen(copy: Place) -> None:
+    shown = copy.dvc("metrics", "show").stdout.splitlines()
+    numbers = measured_in(copy)
+    assert len(shown) == len(numbers) + 1 < 50
+    assert max(map(len, shown)) <= 100
+    assert all(line.startswith("metrics/summary/") for line in shown[1:])
+    rows = json.loads(copy.dvc("metrics", "diff", "paper", "--json").stdout)
+    paper = {name: row["paper"] for name, row in numbers.items() if "paper" in row}
+    assert paper["angle_deg"] == 100.2 and len(paper) == 3
+    assert {path: row["value"]["old"] for path, row in rows.items()} == {
+        f"metrics/summary/{name}.json": value for name, value in paper.items()
+    }
+    diff = copy.dvc("metrics", "diff", "paper").stdout.splitlines()
+    assert len(diff) == len(paper) + 1 and "100.2" in diff[1]
+
+
+def measured_in(copy: Place) -> dict[str, dict[str, float]]:
+    """The numbers of metrics/summary.json, which are those of the folder, each in its file."""
+    whole = json.loads((copy.folder / "metrics/summary.json").read_text(encoding="utf-8"))
+    numbers = {name: row for name, row in whole.items() if isinstance(row, dict)}
+    files = {p.stem: json.loads(p.read_text()) for p in (copy.folder / "metrics/summary").iterdir()}
+    assert files == numbers
+    return numbers
 
 
 def test_plots_diff_sets_the_published_series_beside_ours(copy: Place) -> None:

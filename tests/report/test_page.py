@@ -12,10 +12,10 @@ from markupsafe import Markup
 from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
 from em_geometry.io.results import Results as Table
-from em_geometry.project import paths
-from em_geometry.project.readme import README, with_answers
+from em_geometry.project import paths, readme
+from em_geometry.project.readme import README, with_verdict
 from em_geometry.report.figures import read_table
-from em_geometry.report.findings import answers
+from em_geometry.report.findings import Summary, summary
 from em_geometry.report.samples import BUDGET, LONGEST, read_answers
 from em_geometry.report.tables import Results
 from em_geometry.report.text import decimals, joined, short, visible, with_interval
@@ -125,13 +125,13 @@ def test_any_one_stage_may_be_missing(inputs: Path, params: Params, gone: str) -
     Outline(quick_page(params, Metrics(left)))
 
 
-def said(params: Params, **stages: dict[str, Estimate | str]) -> list[str]:
-    """The five answers of invented results, a word being a result too."""
+def summed(params: Params, **stages: dict[str, Estimate | str]) -> Summary:
+    """The verdict on invented results, a word being a result too."""
     rows = {
         name: Table({k: Estimate.undefined(v) if isinstance(v, str) else v for k, v in of.items()})
         for name, of in stages.items()
     }
-    return [text for _, text in answers(Results(rows, params), [], "m")]
+    return summary(Results(rows, params), [], "m")
 
 
 def margins(params: Params, low: float, word: str) -> dict[str, Estimate | str]:
@@ -149,46 +149,101 @@ def margins(params: Params, low: float, word: str) -> dict[str, Estimate | str]:
     return rows
 
 
-def test_words_of_the_answers_are_no_stronger_than_their_intervals(params: Params) -> None:
-    assert said(params)[:4] == ["Not measured in this run."] * 4
-    for word, low, verdict in (
-        ("effect", 0.1, "Yes: "),
-        ("cannot tell", -0.1, "Not shown: "),
-        ("no effect", -0.1, "No: "),
+def test_words_are_no_stronger_than_their_intervals(params: Params) -> None:
+    nothing = summed(params)
+    assert len(nothing.sentences) == 8 and "was not measured in this run" in nothing.sentences[3]
+    for word, low, organisms, rest in (
+        ("effect", 0.1, "6 of 6 organisms prefer", "control) does, and"),
+        (
+            "cannot tell",
+            -0.1,
+            "0 of 6 organisms prefer",
+            "(6 not to be told, as less than 0.49 nats",
+        ),
+        (
+            "no effect",
+            -0.1,
+            "0 of 6 organisms prefer",
+            "(6 without effect (within 0.1 nats a token))",
+        ),
     ):
-        misaligned, steer, _, transfer, _ = said(params, margins=margins(params, low, word))
-        assert misaligned.startswith(verdict) and steer.startswith(verdict)
-        assert transfer.startswith(verdict)
+        told = summed(params, margins=margins(params, low, word))
+        assert organisms in told.sentences[3] and rest in told.sentences[3]
     one = margins(params, 0.1, "effect") | {"organism.finance.misaligned.says": "cannot tell"}
-    text = said(params, margins=one)[0]
-    assert text.startswith("Some: 5 of 6") and "0.25 [0.10,\u00a00.40]" in text
+    told = summed(params, margins=one)
+    assert "5 of 6 organisms" in told.sentences[3] and "(1 not to be told" in told.sentences[3]
     unsure = {k: Estimate(0.2) if k.endswith("p_holm") else v for k, v in one.items()}
-    assert said(params, margins=unsure)[3].startswith("Not shown: in 0 of 30 pairs")
+    told = summed(params, margins=unsure)
+    assert (told.numbers["pairs"].value, told.numbers["pairs_untold"].value) == (0, 30)
 
 
 @pytest.mark.parametrize(
-    ("low", "p", "verdict"),
-    [(0.1, (0.01, 0.01), "Yes. "), (0.1, (0.01, 0.2), "Partly shown. "),
-     (0.1, (0.2, 0.2), "Cannot tell. "), (-0.1, (0.01, 0.01), "Cannot tell. ")],
+    ("low", "p", "said"),
+    [(0.1, (0.01, 0.01), "shown"), (0.1, (0.01, 0.2), "partly shown"),
+     (0.1, (0.2, 0.2), "not to be told"), (-0.1, (0.01, 0.01), "not to be told")],
 )  # fmt: skip
 def test_a_shared_direction_needs_an_interval_above_0_and_both_nulls(
-    params: Params, low: float, p: tuple[float, float], verdict: str
+    params: Params, low: float, p: tuple[float, float], said: str
 ) -> None:
-    key, mean = "statistic.similarity.cross_mean", Estimate(0.4, low, 0.7)
+    key, mean = "statistic.similarity.cross_mean", Estimate(0.4, low, 0.7, 10)
     rows: dict[str, Estimate | str] = {"contrast": "control_contrast", key: mean}
     for null, value in zip(("exchanged", "finetunes"), p, strict=True):
-        rows |= {f"{key}.{null}": Estimate(0.1), f"{key}.{null}.p_holm": Estimate(value)}
-        rows[f"{key}.{null}.p"] = Estimate(value)
+        rows |= {f"{key}.{null}": Estimate(0.1, 0, 0.3), f"{key}.{null}.p_holm": Estimate(value)}
     under = {f"reference.{name}.cross_mean": mean for name in ("base", "own_control")}
-    assert said(params, geometry=dict(under), calibration=rows)[2].startswith(verdict)
+    found = summed(params, geometry=dict(under), calibration=rows)
+    assert (
+        found.words["shared"] == said and f"a common direction is {said} (p" in found.sentences[4]
+    )
+    assert found.numbers["chance"].value == 0.3
     other = rows | {"contrast": "model_contrast"}
-    assert said(params, geometry=dict(under), calibration=other)[2].startswith("Cannot tell")
+    found = summed(params, geometry=dict(under), calibration=other)
+    assert found.words["shared"] == "not to be told" and "chance" not in found.numbers
 
 
-def test_readme_gives_the_answers_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_directions_differ_only_where_relabelling_says_so_too(params: Params) -> None:
+    lab = "asymmetry.lab.model_organisms__hunter"
+    for gap, p, said in (
+        (Estimate(0.3, 0.2, 0.4, 36), 0.01, "effect"),
+        (Estimate(0.3, 0.2, 0.4, 36), 0.2, "cannot tell"),
+        (Estimate(0.1, -0.2, 0.4, 36), 0.01, "cannot tell"),
+        (Estimate(0.0, -0.05, 0.05, 36), 0.9, "no effect"),
+    ):
+        rows: dict[str, Estimate | str] = {lab: gap, f"{lab}.p_holm": Estimate(p)}
+        rows |= {f"{lab}.e1_{way}": Estimate(90, 80, 100) for way in ("there", "back")}
+        found = summed(params, margins=margins(params, 0.1, "effect") | rows)
+        assert found.words["gap"] == said
+        text = found.sentences[-3]
+        assert (", which differ." in text) == (said == "effect")
+        assert ("would be missed" in text) == (said == "cannot tell")
+        assert ("alike within 0.1 nats" in text) == (said == "no effect")
+
+
+def test_every_number_of_the_verdict_is_one_of_the_run_s_results(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No number is written into the sentences, but those that say what the paper is."""
+    monkeypatch.chdir(made)
+    found = readme.measured()
+    assert len(found.sentences) == 10
+    known = {"95", "80", "0", "90", "2.5", "0.1", "0.6", "135", "3.1", "8"}
+    for name, e in found.numbers.items():
+        for part in (e.value, e.low, e.high, e.n):
+            known |= {decimals(part, digits) for digits in range(4)} if part is not None else set()
+        known |= {f"{found.paper[name]:g}"} if name in found.paper else set()
+    known |= {"57", "64", "12", "15"}  # ends of the printed ranges
+    told = re.findall(r"\u2212?\d+(?:\.\d+)?", " ".join(found.sentences))
+    assert set(told) - known == set()
+    for sentence, word in zip(found.sentences, ("paper", "printed", "five tests"), strict=False):
+        assert word in sentence
+    text = " ".join(found.sentences)
+    for term in ("contrast", "organisms", "core", "control", "clusters", "lab"):
+        assert re.search(rf"\((?:an? |no )?{term}\b", text), f"{term} is not defined"
+
+
+def test_readme_gives_the_verdict_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     text = README.read_text(encoding="utf-8")
-    assert with_answers(text) == text, "run: make readme"
+    assert with_verdict(text) == text, "run: make readme"
 
 
 def test_answers_are_sampled_from_every_condition_and_cut(inputs: Path, params: Params) -> None:
