@@ -47,7 +47,7 @@ class PublishedGram(BaseModel):
 
     def entry(self, a: str, b: str) -> Entry:
         """The entry of two names in either order."""
-        return next(e for e in self.entries if set(e.pair) == {a, b})
+        return {frozenset(e.pair): e for e in self.entries}[frozenset((a, b))]
 
     def fitted(self) -> Floats:
         """Cosines [6, 6] of the representative member of the fitted family."""

@@ -5,10 +5,9 @@ fitted family. A claim that needs unpublished cosines is marked `fitted cosines`
 inner estimate.
 """
 
-import difflib
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from em_geometry.claims.derived import DERIVED, RULES, WIDTH, Inputs
 from em_geometry.claims.ledger import Claim
 from em_geometry.claims.printed_gram import PublishedGram
-from em_geometry.errors import UserError
+from em_geometry.errors import explained
 from em_geometry.geometry import core
 from em_geometry.geometry.battery import Battery, battery
 from em_geometry.geometry.calibration import CORE, LABELLED, calibrated, compared, relabelled
@@ -67,11 +66,13 @@ def audit(claims: Sequence[Claim], gram: PublishedGram, family: Floats) -> list[
             audited.append(Audited(claim, (), "reading", claim.verdict))
             continue
         names = tuple(gram.names if how.fitted else how.subgram or ())
-        _known(claim, names, gram.names)
-        if names not in values:
-            grams = family if how.fitted else gram.roundings(names)
-            values[names] = _battery(gram, names, grams).values
-        arrays = _recomputed(claim, Inputs(values[names], gram, printed, half))
+        what = f"claim {claim.id} asks for what its inputs do not give"
+        where = f"claims.yaml: {claim.id}.published"
+        with explained(what, where, f"{how.derived or 'keys'} of {', '.join(names) or 'no names'}"):
+            if names not in values:
+                grams = family if how.fitted else gram.roundings(names)
+                values[names] = _battery(gram, names, grams).values
+            arrays = _recomputed(claim, Inputs(values[names], gram, printed, half))
         agree = all(claim.agrees(i, float(a.min()), float(a.max())) for i, a in enumerate(arrays))
         # a fit that misses settles nothing: other assumptions might reach the number
         missed = "underdetermined" if how.fitted else "inconsistent"
@@ -81,35 +82,14 @@ def audit(claims: Sequence[Claim], gram: PublishedGram, family: Floats) -> list[
 
 
 def _recomputed(claim: Claim, inputs: Inputs) -> list[Floats]:
-    """Arrays over roundings, one a number of the claim; UserError for what inputs do not give."""
+    """Arrays over roundings, one a number of the claim."""
     how = claim.published
     if how is None or how.derived is None:
         keys = (how and how.keys) or [metric.partition(":")[2] for metric in claim.metrics]
-        _known(claim, keys, inputs.values)
-        return [np.atleast_1d(inputs.values[key]) for key in keys]
-    try:
+        found: Floats | list[Floats] = [inputs.values[key] for key in keys]
+    else:
         found = DERIVED[how.derived](inputs)
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(
-            f"claim {claim.id} asks for what its inputs do not give",
-            where=f"claims.yaml: {claim.id}.published",
-            found=f"{how.derived} without {error}",
-            expected=f"what {how.derived} of em_geometry/claims/derived.py reads",
-        ) from None
     return [np.atleast_1d(array) for array in (found if isinstance(found, list) else [found])]
-
-
-def _known(claim: Claim, wanted: Iterable[str], known: Collection[str]) -> None:
-    """Raises UserError unless a claim asks for what there is."""
-    for name in wanted:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or [*known][:6]
-            raise UserError(
-                f"claim {claim.id} asks for what its inputs do not give",
-                where=f"claims.yaml: {claim.id}.published",
-                found=name,
-                expected="such as " + ", ".join(near),
-            )
 
 
 def _battery(gram: PublishedGram, names: Sequence[str], grams: Floats) -> Battery:

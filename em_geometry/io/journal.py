@@ -158,7 +158,7 @@ class Journal:
                 self.put(fresh)
                 values |= fresh
                 progress.advance(len(made))
-                about = {"label": label, "total": total, "first": first, "done": progress.done}
+                about = {"label": label, "total": total, "first": first, "done": progress.n}
                 self._tell(about | {"seconds": time.monotonic() - start})
         return values
 

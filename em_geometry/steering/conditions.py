@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from em_geometry.errors import UserError
+from em_geometry.errors import UserError, explained
 from em_geometry.hashing import stream_key
 from em_geometry.io.files import read_tensors, write_tensors
 from em_geometry.settings import BASE, Steering
@@ -109,20 +109,17 @@ def read_selected(path: Path, organisms: Collection[str] = ()) -> dict[str, Sele
         UserError: no such file, a missing field or organism, a vector that is not of unit length.
     """
     tensors, metadata = read_tensors(path)
-    try:
+    what, expected = (
+        "not a file of selected steering vectors",
+        "what `dvc repro layer_sweep` writes",
+    )
+    with explained(what, path, expected, kinds=(KeyError, ValueError)):
         numbers = {field: json.loads(metadata[name]) for name, field in FIELDS.items()}
         how: Any = {"contrast": metadata["contrast"], "span": metadata["span"]}
         found = {
             slug: Selected(tensors[slug], **{f: each[slug] for f, each in numbers.items()}, **how)
             for slug in numbers["layer"]
         }
-    except (KeyError, json.JSONDecodeError) as error:
-        raise UserError(
-            "not a file of selected steering vectors",
-            where=str(path),
-            found=f"no {error}",
-            expected="what `dvc repro layer_sweep` writes",
-        ) from None
     for slug, selected in found.items():
         length = float(np.linalg.norm(selected.vector))
         if not abs(length - 1.0) < 1e-3:

@@ -12,9 +12,10 @@ intervals leave out one text at a time, with all its organisms, and what differs
 tested by relabelling texts; with few texts no p is small, which stands beside it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice, permutations, product
+from itertools import chain, combinations, permutations, product
+from math import factorial, prod
 
 import numpy as np
 from scipy.sparse.csgraph import connected_components
@@ -36,7 +37,6 @@ ONE_TEXT_EACH = "texts_given"  # last word of the key of an interval over prompt
 Levels = Mapping[str, Sequence[str]]  # factor -> its level for each organism
 Columns = dict[str, Floats]  # name of an effect -> [n, n]
 Interval = Callable[[Floats], Estimate]  # of a weighted sum of values, weights [u]
-Groups = Sequence[Sequence[int]]  # of each text, its organisms
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,6 @@ class Design:
             cells.setdefault(tuple(cell), set()).add(text)
         return min(map(len, cells.values()))
 
-    def groups(self) -> Groups:
-        """Organisms of each text, in the order of their levels."""
-        levels = list(zip(*self.levels.values(), strict=True))
-        ordered = sorted(range(len(self)), key=levels.__getitem__)
-        return [[i for i in ordered if self.texts[i] == text] for text in dict.fromkeys(self.texts)]
-
     def orders(self, factor: str, seed: int) -> Ints:
         """Relabellings [p, n] under which a factor without effect changes nothing; the given first.
 
@@ -74,44 +68,23 @@ class Design:
         the factor differs between texts; else the organisms of each text do. All of them, or
         `RANDOM` at random.
         """
-        groups, between = self.groups(), factor in self.between()
-        found = list(islice(_swapped(groups) if between else _mixed(groups), EXACT_ORDERS + 1))
-        if len(found) > EXACT_ORDERS:
+        levels = list(zip(*self.levels.values(), strict=True))
+        ordered = sorted(range(len(self)), key=levels.__getitem__)
+        groups = [
+            tuple(i for i in ordered if self.texts[i] == t) for t in dict.fromkeys(self.texts)
+        ]
+        alike: list[list[tuple[int, ...]]] = [[(i,) for i in group] for group in groups]
+        if factor in self.between():
+            alike = [[g for g in groups if len(g) == n] for n in {len(group) for group in groups}]
+        if prod(factorial(len(some)) for some in alike) <= EXACT_ORDERS:
+            found = list(product(*map(permutations, alike)))
+        else:
             rng = np.random.Generator(np.random.Philox(key=seed))
-            draw = _random_swap if between else _random_mix
-            found = [found[0], *(draw(groups, rng) for _ in range(RANDOM))]
-        return np.array(found)
-
-
-def _placed(groups: Groups, filled: Groups) -> list[int]:
-    """Who [n] stands in the place of each organism when `filled` take the places of `groups`."""
-    places = [i for group in groups for i in group]
-    who = [i for group in filled for i in group]
-    return [i for _, i in sorted(zip(places, who, strict=True))]
-
-
-def _swapped(groups: Groups) -> Iterator[list[int]]:
-    sizes = [len(group) for group in groups]
-    for filled in permutations(groups):
-        if [len(group) for group in filled] == sizes:
-            yield _placed(groups, filled)
-
-
-def _mixed(groups: Groups) -> Iterator[list[int]]:
-    return (_placed(groups, filled) for filled in product(*map(permutations, groups)))
-
-
-def _random_swap(groups: Groups, rng: np.random.Generator) -> list[int]:
-    filled = list(groups)
-    for size in {len(group) for group in groups}:
-        alike = [i for i, group in enumerate(groups) if len(group) == size]
-        for i, j in zip(alike, rng.permutation(alike), strict=True):
-            filled[i] = groups[j]
-    return _placed(groups, filled)
-
-
-def _random_mix(groups: Groups, rng: np.random.Generator) -> list[int]:
-    return _placed(groups, [rng.permutation(group).tolist() for group in groups])
+            moved = [[rng.permutation(some) for some in alike] for _ in range(RANDOM)]
+            found = [alike, *moved]
+        orders = np.tile(np.arange(len(self)), (len(found), 1))
+        orders[:, np.concatenate([*chain(*alike)])] = [np.concatenate([*chain(*f)]) for f in found]
+        return orders
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from em_geometry.errors import UserError
+from em_geometry.errors import UserError, explained
 from em_geometry.io.files import read_parquet, read_tensors, write_parquet, write_tensors
 from em_geometry.settings import BASE, Organism, Vectors
 from em_geometry.stats.arrays import Bools, Floats
@@ -235,8 +235,9 @@ def read_vector_table(vectors: Path, index: Path) -> VectorTable:
         UserError: a file is missing or is not of this kind, or the two do not belong together.
     """
     raw, metadata = read_tensors(vectors)
-    frame = read_parquet(index)
-    try:
+    frame, place = read_parquet(index), f"{vectors}, {index}"
+    expected, remake = "what `dvc repro vectors` writes", "dvc repro vectors"
+    with explained("not a table of steering vectors", place, expected, remake):
         models = list(json.loads(metadata["models"]))
         statuses = {}
         for choice, tensor in raw.items():
@@ -245,10 +246,3 @@ def read_vector_table(vectors: Path, index: Path) -> VectorTable:
             statuses[choice] = part["status"].to_numpy().reshape(tensor.shape[:2])
             residual = part["residual_norm"].to_numpy()[: tensor.shape[1]]
         return VectorTable(models, raw, statuses, residual)
-    except (KeyError, ValueError, UnboundLocalError, pl.exceptions.PolarsError) as error:
-        raise UserError(
-            "not a table of steering vectors",
-            where=f"{vectors}, {index}",
-            found=str(error),
-            hint="dvc repro vectors",
-        ) from None
