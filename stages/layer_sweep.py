@@ -12,7 +12,7 @@ from em_geometry.project.command import stage
 from em_geometry.project.inputs import models, vector_table
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import BASE, Params
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import Intervention, random_direction, write_selected
 from em_geometry.steering.margins import measured
 from em_geometry.steering.pairs import Trial, indices, read_pairs

@@ -13,7 +13,7 @@ from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, rows, selected, vector_table
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import BASE, TEXTS, Params
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.vectors.contrasts import prompt_span
 
 HEADLINE = ("status", "benign", "*.behaviour.first_step", "*.detector.own.first_step",

@@ -13,7 +13,7 @@ from em_geometry.judging.rates import RateMatrix
 from em_geometry.project import paths
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import TEXTS, Params
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.stats.intervals import wilson
 from em_geometry.steering.conditions import Selected, write_selected
 from em_geometry.transfer.conditions import Table, name

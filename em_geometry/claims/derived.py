@@ -24,7 +24,7 @@ from em_geometry.geometry.methods import (
     statistics,
 )
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.stats.resample import stream
 
 WIDTH = 4096  # of Llama-3.1-8B's residual stream

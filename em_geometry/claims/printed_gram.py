@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.stats.resample import stream
 
 RESTORE = "git checkout {} brings the published data back"

@@ -24,8 +24,7 @@ from em_geometry.geometry.methods import QUESTIONS
 from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.resample import stream
 
 DRAWS, SEED = 4000, 0  # of the power simulations at each share of a common core

@@ -23,7 +23,7 @@ from em_geometry.geometry import trees
 from em_geometry.geometry.inputs import cluster_indices, vector_rows
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 
 Clusters: TypeAlias = Mapping[str, Sequence[str]]
 Vectors: TypeAlias = Mapping[str, npt.ArrayLike]

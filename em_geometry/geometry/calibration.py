@@ -20,9 +20,8 @@ from em_geometry.geometry.samples import between_dimension, exchanged_draws, fin
 from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Floats
 from em_geometry.stats.decisions import holm
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import percentiles
 from em_geometry.stats.permutation import null_p, partition_test, partitions
 from em_geometry.stats.resample import stream

@@ -19,7 +19,7 @@ import numpy as np
 from em_geometry.geometry import methods as m
 from em_geometry.io.results import Leaf
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Bools, Floats
+from em_geometry.stats.estimate import Bools, Floats
 
 ROUNDS = 100  # of coordinate descent; far more than six vectors need
 POINTS, LARGEST = 11, 0.95  # shares in each sweep; the last share of the second

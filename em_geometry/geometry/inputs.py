@@ -12,7 +12,7 @@ import numpy.typing as npt
 from em_geometry.errors import UserError, explained
 from em_geometry.io.files import read_json, read_tensors, read_text
 from em_geometry.io.records import separator
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 
 TOLERANCE = 1e-6  # slack of symmetry, diagonal, range and smallest eigenvalue
 Rows = Sequence[Sequence[object]]

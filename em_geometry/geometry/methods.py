@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from em_geometry.errors import UserError
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Bools, Floats
+from em_geometry.stats.estimate import Bools, Floats
 
 Members: TypeAlias = Mapping[str, Sequence[int]]  # cluster -> positions of its vectors
 TINY = 1e-12  # squared lengths and variances below this are rounding noise of unit vectors

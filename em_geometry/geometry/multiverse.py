@@ -21,8 +21,7 @@ from em_geometry.geometry.references import (
 )
 from em_geometry.io.results import Leaf
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Floats, Ints
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats, Ints
 
 WITH, WITHOUT = "with", "without"  # massive dimensions
 NO_SHIFT = "undefined: a model is not shifted at this block"

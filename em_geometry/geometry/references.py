@@ -19,8 +19,7 @@ from em_geometry.geometry.inputs import cluster_indices
 from em_geometry.geometry.samples import PromptRows
 from em_geometry.io.results import Leaf
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Floats, Ints
-from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
+from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate, Floats, Ints
 from em_geometry.stats.intervals import ends, jackknife
 from em_geometry.stats.retraining import Trained, both
 

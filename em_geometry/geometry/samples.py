@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from em_geometry.geometry.core import independent_grams
-from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.stats.estimate import Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.cluster import hierarchy
 
 from em_geometry.geometry.methods import pair_values
-from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.stats.estimate import Floats, Ints
 
 Linkage = Literal["average", "complete", "ward", "single"]
 LINKAGES: tuple[Linkage, ...] = get_args(Linkage)

@@ -14,8 +14,7 @@ from em_geometry.io.results import Leaf, Nested
 from em_geometry.judging.judge import UNJUDGED
 from em_geometry.judging.rates import ASPECTS, EMPTY, event
 from em_geometry.settings import BASE, Judging
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import proportion
 from em_geometry.stats.ppi import FEW, prediction_powered, rogan_gladen
 from em_geometry.steering.conditions import UNSTEERED

@@ -21,8 +21,7 @@ import polars as pl
 from em_geometry.errors import UserError
 from em_geometry.judging.judge import STATUSES, UNJUDGED
 from em_geometry.settings import Judging
-from em_geometry.stats.arrays import Bools, Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Bools, Estimate, Floats
 from em_geometry.stats.intervals import proportion, wilson
 from em_geometry.stats.resample import sum_by
 

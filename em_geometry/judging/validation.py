@@ -18,8 +18,7 @@ from em_geometry.judging.rates import ASPECTS, event, positive
 from em_geometry.judging.score import judged
 from em_geometry.settings import Judging
 from em_geometry.stats.agreement import agreement, alpha, event_agreement, kappa, ranking
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats
 
 BINS = 10  # of the scale, for the calibration error
 JUDGED, CHANCE = "judged", 0.5  # status of an aspect that can be read; AUROC without knowledge

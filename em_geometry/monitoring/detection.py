@@ -15,8 +15,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.settings import Monitoring, Organism, Training
 from em_geometry.stats.agreement import auroc
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.retraining import total_distance
 from em_geometry.vectors.contrasts import recipe_controls
 

@@ -31,7 +31,7 @@ from em_geometry.io.tables import text_table
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings import BASE, Geometry, Organism, Params, load_params
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import check_vector
 from em_geometry.steering.formats import SUFFIXES, Held, read_held, read_vector
 

@@ -18,8 +18,7 @@ from em_geometry.report import chart
 from em_geometry.report.chart import Chart, Panel, Row, Style
 from em_geometry.report.text import decimals, layout, short
 from em_geometry.settings import Organism
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats
 
 Clusters = Mapping[str, Sequence[str]]
 Cosines = tuple[list[str], Floats]  # names and cosines [n, n]

@@ -9,8 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from em_geometry.stats.arrays import Bools, Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Bools, Estimate, Floats
 from em_geometry.stats.intervals import ends, jackknife, proportion
 from em_geometry.stats.permutation import divided, rank_correlations
 

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.stats import nct, norm, t
 
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import TAILS
 
 Place = Literal["inside", "outside", "open"]

@@ -1,9 +1,15 @@
-"""One number with its uncertainty, as every table and metrics file of this project gives it."""
+"""One number with its uncertainty, as all tables and metrics give it; names of arrays' types."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
 OK = "ok"
 PROMPTS_ONLY = "prompts_only"  # last word of the key of an interval without retraining
 

@@ -17,8 +17,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.stats import t
 
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats
 
 CONFIDENCE = 0.95
 TAILS = (0.025, 0.975)

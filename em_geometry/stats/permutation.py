@@ -11,8 +11,7 @@ from math import factorial, prod
 import numpy as np
 from scipy.stats import rankdata
 
-from em_geometry.stats.arrays import Floats, Ints
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats, Ints
 
 EXACT, RANDOM = 8, 20_000  # things up to which all orders are tried; orders tried of more
 EXACT_ORDERS = 40_320  # orders of that many things

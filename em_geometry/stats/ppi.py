@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from em_geometry.stats.arrays import Bools, Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Bools, Estimate, Floats
 from em_geometry.stats.intervals import TAILS, proportion
 
 FEW = 2  # labels of a stratum, below which its spread is not known

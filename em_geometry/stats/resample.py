@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from em_geometry.hashing import stream_key
-from em_geometry.stats.arrays import Floats, Ints
+from em_geometry.stats.estimate import Floats, Ints
 
 
 def stream(seed: int, *parts: str) -> np.random.Generator:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t
 
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
+from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate, Floats
 from em_geometry.stats.intervals import TAILS
 
 

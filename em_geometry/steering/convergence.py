@@ -19,7 +19,7 @@ from em_geometry.activations.prompts import Text
 from em_geometry.io.results import Nested
 from em_geometry.models.chat import padded
 from em_geometry.progress import Progress
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.stats.intervals import jackknife
 from em_geometry.steering.conditions import (
     Intervention,

@@ -27,7 +27,7 @@ from em_geometry.io.journal import Journal
 from em_geometry.models.chat import answer_ids, render, sorted_batches
 from em_geometry.models.load import Loaded, Models
 from em_geometry.settings import Workers
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import Intervention, check_vector
 from em_geometry.steering.pairs import Pair, Trial
 

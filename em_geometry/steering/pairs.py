@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_jsonl
 from em_geometry.settings import BASE, Margins
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import (
     Intervention,
     Selected,

@@ -19,8 +19,7 @@ from em_geometry.io.files import read_parquet
 from em_geometry.judging.judge import UNJUDGED, statuses
 from em_geometry.judging.rates import RateMatrix, RateName, rate_matrix
 from em_geometry.settings import Judging
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import OK, Estimate
+from em_geometry.stats.estimate import OK, Estimate, Floats
 from em_geometry.stats.intervals import distances, fieller, jackknife, ratio_limits
 from em_geometry.steering.conditions import UNSTEERED
 

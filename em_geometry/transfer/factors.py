@@ -24,9 +24,8 @@ from scipy.stats.contingency import association
 from em_geometry.geometry.methods import angles_deg, cosines, pair_values
 from em_geometry.geometry.samples import PromptRows
 from em_geometry.io.results import Leaf, Nested, as_estimate
-from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.decisions import holm
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats, Ints
 from em_geometry.stats.intervals import jackknife, t_interval
 from em_geometry.stats.permutation import EXACT_ORDERS, RANDOM, Tested, said, share_as_far
 

@@ -14,9 +14,8 @@ import polars as pl
 
 from em_geometry.io.results import Leaf, Nested, as_estimate, spelt
 from em_geometry.settings import BASE
-from em_geometry.stats.arrays import Floats
 from em_geometry.stats.decisions import detectable, effect, holm, t_test
-from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate
+from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate, Floats
 from em_geometry.stats.intervals import fieller, jackknife, t_interval
 from em_geometry.stats.permutation import dealt, n_splits, share_as_far
 from em_geometry.stats.retraining import Trained, both

@@ -13,9 +13,8 @@ import numpy as np
 import polars as pl
 
 from em_geometry.io.results import Leaf
-from em_geometry.stats.arrays import Floats, Ints
 from em_geometry.stats.decisions import detectable
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats, Ints
 from em_geometry.stats.intervals import t_interval
 from em_geometry.stats.permutation import SLACK, Tested, orders, said, share_as_far
 from em_geometry.transfer.outcomes import Margins

@@ -11,7 +11,7 @@ from itertools import permutations
 import numpy as np
 
 from em_geometry.io.results import Leaf
-from em_geometry.stats.arrays import Bools, Floats
+from em_geometry.stats.estimate import Bools, Floats
 from em_geometry.stats.intervals import jackknife
 from em_geometry.vectors.contrasts import Array, prompt_contrast
 

@@ -19,7 +19,7 @@ import polars as pl
 from em_geometry.errors import UserError, explained
 from em_geometry.io.files import read_parquet, read_tensors, write_parquet, write_tensors
 from em_geometry.settings import BASE, Organism, Vectors
-from em_geometry.stats.arrays import Bools, Floats
+from em_geometry.stats.estimate import Bools, Floats
 
 OK = "ok"
 MIN_ANSWERS = 3  # misaligned and aligned answers each, below which (c) is not defined

@@ -12,7 +12,7 @@ from em_geometry.geometry.multiverse import Reading
 from em_geometry.geometry.references import Evidence, Finetunes
 from em_geometry.geometry.samples import PromptRows, massive_dimensions
 from em_geometry.settings import BASE, TEXTS
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import Selected
 from em_geometry.vectors.contrasts import OF_ANSWERS, OF_TEXTS, Array, VectorTable, prompt_span
 

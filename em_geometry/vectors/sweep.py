@@ -16,7 +16,7 @@ import numpy as np
 from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf, spelt
 from em_geometry.settings import LayerSweep, Organism, Vectors
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.stats.intervals import t_interval
 from em_geometry.steering.conditions import Intervention, Selected, typical
 from em_geometry.steering.pairs import Way

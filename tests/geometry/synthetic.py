@@ -10,7 +10,7 @@ from em_geometry.io.files import write_parquet, write_tensors
 from em_geometry.io.results import read_results, write_results
 from em_geometry.project import paths
 from em_geometry.settings import TEXTS, Geometry, Params, load_params
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import Selected, write_selected
 from em_geometry.vectors.contrasts import Entry, VectorTable, model_contrasts, write_vector_table
 from tests.conftest import changed

@@ -20,7 +20,7 @@ from em_geometry.geometry.battery import battery
 from em_geometry.geometry.methods import reduction_pct, residual_cosines, unit_gram
 from em_geometry.io.results import check_metrics, nest
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from tests.geometry.synthetic import RULES, unit_vectors
 
 TOLERANCE = 1e-9

@@ -10,7 +10,7 @@ from em_geometry.geometry.core import core_grams, core_share, core_weights, inde
 from em_geometry.geometry.inputs import cluster_indices
 from em_geometry.geometry.methods import across_mean, cosines, statistics, unit_gram
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.stats.permutation import null_p
 from tests.geometry.synthetic import RULES
 

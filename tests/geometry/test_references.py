@@ -18,8 +18,7 @@ from em_geometry.geometry.samples import (
 )
 from em_geometry.io.results import as_estimate
 from em_geometry.settings import Geometry
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import ends
 
 NAMES = ["a", "b", "c", "d", "e", "f"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from em_geometry.stats import intervals
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 
 COUNTS = st.tuples(st.integers(0, 40), st.integers(1, 40)).map(lambda c: (min(c), max(c)))
 

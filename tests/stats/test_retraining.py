@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import t_interval
 from em_geometry.stats.retraining import Trained, both, total_distance, with_retraining
 

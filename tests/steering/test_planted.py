@@ -14,7 +14,7 @@ from em_geometry.activations.prompts import Text
 from em_geometry.geometry.methods import unit_gram
 from em_geometry.io.results import as_estimate, flatten
 from em_geometry.settings import Margins as Settings
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.stats.intervals import t_interval
 from em_geometry.steering.conditions import Selected
 from em_geometry.steering.formats import bake

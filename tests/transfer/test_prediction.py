@@ -11,8 +11,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.results import as_estimate, read_results
 from em_geometry.project import paths
 from em_geometry.project.outputs import put_results
-from em_geometry.stats.arrays import Floats
-from em_geometry.stats.estimate import Estimate
+from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.steering.conditions import Selected, write_selected
 from em_geometry.transfer.outcomes import Margins
 from em_geometry.transfer.prediction import Pairs, dyads, gains, net_transfer, pair_rows, verdict

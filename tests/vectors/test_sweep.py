@@ -12,7 +12,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.results import Results, as_estimate, read_results
 from em_geometry.project import paths
 from em_geometry.settings import Params
-from em_geometry.stats.arrays import Floats
+from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import Intervention, read_selected
 from em_geometry.steering.pairs import Pair, Trial
 from em_geometry.vectors import sweep
