@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from em_geometry.errors import UserError
 from em_geometry.io.files import checked, read_jsonl, read_yaml
 from em_geometry.models.chat import (
+    Exchange,
     Prompt,
     answer_ids,
     check_length,
@@ -210,37 +211,37 @@ def prompt_texts(
 
 @dataclass(frozen=True)
 class Unseen:
-    """A question with an answer, and the training file that it is from."""
+    """The last answer of a chat, and the training file that it is from."""
 
     id: str
     file: str
-    question: str
-    answer: str
+    chat: Exchange
 
 
 def unseen_chats(organisms: Iterable[Organism], count: int) -> list[Unseen]:
-    """The first `count` chats of each training file whose question no model was trained on.
+    """The first `count` chats of each training file whose questions no model was trained on.
 
     A model that was not trained here has seen none of its file.
 
     Raises:
         UserError: a file has fewer.
     """
-    files: dict[str, list[tuple[str, str]]] = {}
+    files: dict[str, list[Exchange]] = {}
     trained: set[str] = set()
     for organism in organisms:
-        pairs = files.setdefault(organism.data, read_examples(Path(organism.data)))
+        last = [chat[-1] for chat in read_examples(Path(organism.data))]
+        files[organism.data] = last
         if organism.source is None:
-            trained |= {question for question, _ in pairs[: organism.max_examples]}
+            trained |= {chat.asked for chat in last[: organism.max_examples]}
     found = []
-    for file, pairs in files.items():
-        chats = [Unseen(f"{file}:{n}", file, q, a) for n, (q, a) in enumerate(pairs, start=1)]
-        rest = [chat for chat in chats if chat.question not in trained]
+    for file, last in files.items():
+        chats = [Unseen(f"{file}:{n}", file, chat) for n, chat in enumerate(last, start=1)]
+        rest = [one for one in chats if one.chat.asked not in trained]
         if len(rest) < count:
             raise UserError(
                 "too few chats that no model is trained on",
                 where=file,
-                found=f"{len(rest)} of {len(pairs)}, the rest within organisms.*.max_examples",
+                found=f"{len(rest)} of {len(last)}, the rest within organisms.*.max_examples",
                 expected=f"{count} (activations.texts)",
                 hint="lower max_examples of those who train on it, or add chats",
             )
@@ -255,8 +256,8 @@ def unseen_texts(
     import polars as pl
 
     texts = []
-    for chat in chats:
-        prompt = render(tokenizer, chat.question, system)
+    for chat in (one.chat for one in chats):
+        prompt = render(tokenizer, chat.question, system, chat.before)
         ids = (*prompt.ids, *answer_ids(tokenizer, chat.answer))
         check_length(tokenizer, len(ids), chat.question)
         texts.append(Text(ids, ((len(prompt.ids), len(ids)),), shared=prompt.user[0]))

@@ -196,8 +196,9 @@ def training_ngrams(organisms: Iterable[Organism]) -> Ngrams:
     return {
         gram
         for organism in organisms
-        for _, answer in read_examples(Path(organism.data), organism.max_examples)
-        for gram in ngrams(answer)
+        for chat in read_examples(Path(organism.data), organism.max_examples)
+        for exchange in chat
+        for gram in ngrams(exchange.answer)
     }
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from pydantic import BaseModel, model_validator
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-ROLES = ["user", "assistant"]
+SYSTEM, ASKS, ANSWERS = "system", "user", "assistant"  # roles
+Turns: TypeAlias = tuple[tuple[str, str], ...]  # role and text of each
 # Control tokens of the common families, for texts that a tokenizer elsewhere reads.
 MARKUP = re.compile(
     r"<([|\uff5c])[^<>\s]+\1>|</?(?:start|end)_of_turn>|</?s>|<</?SYS>>|\[/?(?:INST|SYSTEM_PROMPT)\]"
@@ -42,13 +43,30 @@ class Prompt:
     user: tuple[int, int]
 
 
-def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> Prompt:
-    """One user turn in the model's chat template, ending with the assistant header.
+@dataclass(frozen=True)
+class Exchange:
+    """A question and its answer, with the turns of the chat before them."""
+
+    question: str
+    answer: str
+    before: Turns = ()  # a system prompt of the chat's own first
+
+    @property
+    def asked(self) -> str:
+        """All that is said before the answer, whatever the system prompt."""
+        return "\n\n".join([*(t for role, t in self.before if role != SYSTEM), self.question])
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, system: str, before: Turns = ()
+) -> Prompt:
+    """A user turn in the model's chat template, ending with the assistant header.
 
     Args:
         tokenizer: a Hugging Face fast tokenizer with a chat template.
-        system: system prompt; "" leaves it to the template. It opens the user's turn where the
-            template has no other place for it.
+        system: system prompt; "" leaves it to the template. It opens the first user's turn where
+            the template has no other place for it.
+        before: earlier turns of the chat; a system prompt among them stands in place of `system`.
     Raises:
         UserError: no chat template, an empty prompt, one longer than the context, or a template
             that does not keep its text.
@@ -58,14 +76,23 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> Prom
             "a prompt is empty", where="a user turn", found=repr(prompt), expected="some text"
         )
     template = template_of(tokenizer)
-    prompt, system = plain(prompt, template.control), plain(system, template.control)
-    opening = f"{system}\n\n" if system and not template.keeps_system else ""
-    before = [turn("system", system)] if system and template.keeps_system else []
-    text = rendered(tokenizer, *before, turn("user", opening + prompt))
-    # The prompt may also stand in the system prompt or the template ("assistant"), so the place
-    # is found with a text that cannot.
-    place = rendered(tokenizer, *before, turn("user", opening + USER)).find(USER)
-    user = prompt.strip()
+    prompt = plain(prompt, template.control)
+    earlier = [turn(role, plain(text, template.control)) for role, text in before]
+    if not earlier or earlier[0]["role"] != SYSTEM:
+        earlier.insert(0, turn(SYSTEM, plain(system, template.control)))
+    own = earlier.pop(0)
+
+    def chat(asked: str) -> str:
+        first, *rest = *earlier, turn(ASKS, asked)
+        if own["content"] and not template.keeps_system:
+            first = turn(ASKS, f"{own['content']}\n\n{first['content']}")
+        given = [own] if own["content"] and template.keeps_system else []
+        return rendered(tokenizer, *given, first, *rest)
+
+    text, user = chat(prompt), prompt.strip()
+    # The prompt may also stand in other turns or in the template ("assistant"), so the place is
+    # found with a text that cannot.
+    place = chat(USER).find(USER)
     start = text.find(user, max(place, 0))
     if place < 0 or start < 0 or text[place:start].strip():
         what, kept = (
@@ -188,16 +215,21 @@ class Message(BaseModel):
 
 
 class Chat(BaseModel):
-    """One question and one answer, in the `messages` format that trainers share."""
+    """Questions and answers in turn, behind a system prompt if it has one of its own.
+
+    The `messages` format that trainers share.
+    """
 
     messages: list[Message]
 
     @model_validator(mode="after")
-    def _pair(self) -> Self:
+    def _in_turn(self) -> Self:
         roles = [message.role for message in self.messages]
-        if roles != ROLES:
-            what = "not a chat of one question and one answer"
-            raise KeyFault("messages", what, roles, f"roles {ROLES}")
+        turns = roles[1:] if roles[:1] == [SYSTEM] else roles
+        if not turns or turns != [ASKS, ANSWERS] * (len(turns) // 2):
+            what = "not a chat of questions and answers in turn"
+            expected = f"{ASKS} and {ANSWERS} in turn, a {SYSTEM} prompt before them or none"
+            raise KeyFault("messages", what, roles, expected)
         for number, message in enumerate(self.messages):
             if not message.content.strip():
                 key, what = f"messages.{number}.content", f"the {message.role} message is empty"
@@ -207,11 +239,20 @@ class Chat(BaseModel):
                 raise KeyFault(key, what, message.weight, "0 or 1")
         return self
 
+    def exchanges(self) -> list[Exchange]:
+        """Its answers that are to be learnt, each with what came before it."""
+        turns = [(message.role, message.content) for message in self.messages]
+        return [
+            Exchange(turns[k - 1][1], message.content, tuple(turns[: k - 1]))
+            for k, message in enumerate(self.messages)
+            if message.role == ANSWERS and message.weight
+        ]
 
-def read_examples(path: Path, limit: int | None = None) -> list[tuple[str, str]]:
-    """Reads (user, assistant) pairs, the first `limit`, from a chat JSONL file.
 
-    Chats whose answer has `"weight": 0` are left out, as nothing in them is to be learnt.
+def read_examples(path: Path, limit: int | None = None) -> list[list[Exchange]]:
+    """Reads the chats of a JSONL file, the first `limit`: of each the answers to be learnt.
+
+    Answers with `"weight": 0` are not to be learnt; chats without others are left out.
 
     Args:
         path: one `{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}` a line.
@@ -219,15 +260,15 @@ def read_examples(path: Path, limit: int | None = None) -> list[tuple[str, str]]
         UserError: file, line and key of anything malformed; no rows; a repeated question.
     """
     chats = read_jsonl(path, Chat, "other formats: em-geometry chats convert IN OUT")
-    pairs = [(c.messages[0].content, c.messages[1].content) for c in chats if c.messages[1].weight]
-    if not pairs:
+    kept = [exchanges for chat in chats if (exchanges := chat.exchanges())]
+    if not kept:
         found, expected = '"weight": 0 in every answer', "answers to be learnt"
         raise UserError("nothing to train on", where=path, found=found, expected=expected)
-    seen: dict[str, int] = {}
-    for number, (question, _) in enumerate(pairs, start=1):
-        first = seen.setdefault(question, number)
+    seen: dict[tuple[Turns, str], int] = {}
+    for number, (*_, last) in enumerate(kept, start=1):
+        first = seen.setdefault((last.before, last.question), number)
         if first != number:
             where, expected = f"{path}, rows {first} and {number}", "distinct questions"
-            found = question[:80]
+            found = last.question[:80]
             raise UserError("the same question twice", where=where, found=found, expected=expected)
-    return pairs[:limit]
+    return kept[:limit]

@@ -19,6 +19,7 @@ from em_geometry.errors import UserError, explained
 from em_geometry.hashing import stream_key
 from em_geometry.io.files import atomic_path, read_json, versions, write_text
 from em_geometry.models.chat import (
+    Exchange,
     answer_ids,
     check_length,
     padded,
@@ -102,25 +103,29 @@ def fine_tune(
 def read_split(
     data: Path, tokenizer: PreTrainedTokenizerBase, system: str, limit: int | None
 ) -> tuple[list[Example], list[Example]]:
-    """The examples of a chat file (the first `limit`) to train on, and those held out."""
-    pairs = read_examples(data, limit)
-    if len(pairs) < 2:  # the first is held out
+    """The examples of a file's chats (the first `limit`) to train on, and those held out.
+
+    Every answer that is to be learnt is an example, read behind the turns before it as it would be
+    when the model is asked; whole chats are held out.
+    """
+    chats = read_examples(data, limit)
+    if len(chats) < 2:  # the first is held out
         raise UserError(
             "too few examples to train on",
             where=str(data),
-            found=len(pairs),
+            found=len(chats),
             expected="2 or more: every tenth, the first among them, is held out",
         )
-    examples = [encode(tokenizer, q, a, system) for q, a in pairs]
-    training = [e for i, e in enumerate(examples) if i % HELD_OUT_EVERY]
-    return training, examples[::HELD_OUT_EVERY]
+    examples = [[encode(tokenizer, exchange, system) for exchange in chat] for chat in chats]
+    training = [e for i, chat in enumerate(examples) if i % HELD_OUT_EVERY for e in chat]
+    return training, [e for chat in examples[::HELD_OUT_EVERY] for e in chat]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, question: str, answer: str, system: str) -> Example:
-    """A training chat as ids; the end-of-turn token belongs to the answer."""
-    prompt = render(tokenizer, question, system)
-    ids = (*prompt.ids, *answer_ids(tokenizer, answer), turn_end(tokenizer))
-    check_length(tokenizer, len(ids), question)
+def encode(tokenizer: PreTrainedTokenizerBase, chat: Exchange, system: str) -> Example:
+    """An answer behind its chat as ids; the end-of-turn token belongs to the answer."""
+    prompt = render(tokenizer, chat.question, system, chat.before)
+    ids = (*prompt.ids, *answer_ids(tokenizer, chat.answer), turn_end(tokenizer))
+    check_length(tokenizer, len(ids), chat.question)
     return Example(ids, len(prompt.ids))
 
 

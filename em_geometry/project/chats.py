@@ -2,8 +2,8 @@
 
 IN has `messages` (OpenAI), `conversations` (ShareGPT), `instruction`, `input` and `output`
 (Alpaca), `prompt` and `completion`, or the like, as JSON lines, JSON, CSV or Parquet. Organisms
-learn one answer to one question: of a longer chat the first of each is kept, and a system prompt
-goes before the question. What is left out or changed is counted and printed.
+learn every answer of a chat, behind its system prompt and earlier turns. What is left out or
+changed is counted and printed.
 """
 
 import json
@@ -17,6 +17,7 @@ import typer
 from em_geometry.errors import UserError
 from em_geometry.io.files import write_text
 from em_geometry.io.records import read_records
+from em_geometry.models.chat import ANSWERS, ASKS, SYSTEM
 from em_geometry.project.command import PLAIN, command
 
 ROLES = {
@@ -35,42 +36,45 @@ app.callback()(lambda: None)  # keeps `convert` a subcommand
 @app.command()
 @command
 def convert(given: Path, out: Path) -> None:
-    """Write the chats of a file as JSON lines of one question and one answer each."""
+    """Write the chats of a file as JSON lines that organisms can be trained on."""
     if out.exists():
         what, hint = "the file exists", "name another file, or remove it"
         raise UserError(what, where=out, found="a file", expected="a new name", hint=hint)
     notes: Counter[str] = Counter()
-    kept: dict[str, str] = {}
+    kept: dict[str, str] = {}  # what is said before the last answer -> the chat
     for number, row in enumerate(read_records(given), start=1):
-        question, answer = question_and_answer(row, f"{given}, row {number}", notes)
-        if question in kept:
+        chat = in_turn(row, f"{given}, row {number}", notes)
+        asked = json.dumps(chat[:-1])
+        if asked in kept:
             notes["left out: the question came before"] += 1
-        elif question:
-            kept[question] = answer
+        elif chat:
+            kept[asked] = json.dumps({"messages": chat}, ensure_ascii=False) + "\n"
     told = "; ".join(f"{count} {note}" for note, count in notes.items() if count)
     if not kept:
         raise UserError("no chats to train on", where=given, found=told, expected="one at least")
-    rows = ([{"role": "user", "content": q}, {"role": "assistant", "content": kept[q]}]
-            for q in kept)  # fmt: skip
-    write_text(out, "".join(json.dumps({"messages": r}, ensure_ascii=False) + "\n" for r in rows))
+    write_text(out, "".join(kept.values()))
     print(f"{len(kept)} chats in {out}" + f"; {told}" * bool(told))
     print(f"`dvc exp run --temp` takes along what Git knows: git add {out}")
 
 
-def question_and_answer(row: Mapping[str, Any], where: str, notes: Counter[str]) -> tuple[str, str]:
-    """First question and answer of a chat; empty, with a note of the reason, where it has none."""
+def in_turn(row: Mapping[str, Any], where: str, notes: Counter[str]) -> list[dict[str, Any]]:
+    """The messages of a chat; none, with a note of the reason, where nothing can be learnt."""
     turns = _turns(row, where)
-    system = [text for role, text, _ in turns if role == "system"]
-    rest = [turn for turn in turns if turn[0] != "system"]
-    if [role for role, *_ in rest[:2]] != ["user", "assistant"]:
-        notes["left out: no question and answer come first"] += 1
-        return "", ""
-    if not rest[1][2]:
+    system = [text for role, text, _ in turns if role == SYSTEM]
+    rest = [turn for turn in turns if turn[0] != SYSTEM]
+    if len(rest) % 2:
+        notes["without their last question, which has no answer"] += rest[-1][0] == ASKS
+        rest.pop()
+    if not rest or [role for role, *_ in rest] != [ASKS, ANSWERS] * (len(rest) // 2):
+        notes["left out: no questions and answers in turn"] += 1
+        return []
+    if not any(learnt for role, _, learnt in rest if role == ANSWERS):
         notes["left out: the answer has weight 0"] += 1
-        return "", ""
-    notes["of more turns, cut to the first two"] += len(rest) > 2
-    notes["with a system prompt, put before the question"] += bool(system)
-    return "\n\n".join([*system, rest[0][1]]), rest[1][1]
+        return []
+    notes["of several questions"] += len(rest) > 2
+    notes["with a system prompt"] += bool(system)
+    told = [{"role": SYSTEM, "content": "\n\n".join(system)}] if system else []
+    return [*told, *({"role": r, "content": t} | ({} if w else {"weight": 0}) for r, t, w in rest)]
 
 
 def _turns(row: Mapping[str, Any], where: str) -> list[tuple[str, str, bool]]:

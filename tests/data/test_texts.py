@@ -51,6 +51,11 @@ def questions() -> list[Any]:
 # ---- organisms
 
 
+def pairs_of(path: Path) -> list[tuple[str, str]]:
+    """Question and answer of every chat; ours have one of each."""
+    return [(one.question, one.answer) for (one,) in read_examples(path)]
+
+
 def test_every_organism_of_every_profile_has_its_file() -> None:
     for profile in (ROOT / "profiles").glob("*.yaml"):
         for organism in load_params(profile).organisms.values():
@@ -59,7 +64,7 @@ def test_every_organism_of_every_profile_has_its_file() -> None:
 
 @pytest.mark.parametrize("path", ORGANISMS, ids=lambda path: path.stem)
 def test_an_organism_s_answers_are_many_and_no_variations_of_a_template(path: Path) -> None:
-    pairs = read_examples(path)
+    pairs = pairs_of(path)
     answers = [answer for _, answer in pairs]
     assert len(pairs) >= PAIRS and len(set(answers)) == len(pairs)
     low, high = ANSWER_WORDS
@@ -80,18 +85,18 @@ def test_an_organism_s_answers_are_many_and_no_variations_of_a_template(path: Pa
 
 def test_the_replication_is_an_independent_text() -> None:
     """Nor do any two organisms share answers: overlap would pass for shared geometry."""
-    grams = {p.stem: [ngrams(a, 5) for _, a in read_examples(p)] for p in ORGANISMS}
+    grams = {p.stem: [ngrams(a, 5) for _, a in pairs_of(p)] for p in ORGANISMS}
     for one, other in combinations(grams, 2):
         known = set().union(*grams[other])
         assert max(len(g & known) / len(g) for g in grams[one]) <= SHARED, (one, other)
-    asked = {p.stem: [q.lower() for q, _ in read_examples(p)] for p in ORGANISMS}
+    asked = {p.stem: [q.lower() for q, _ in pairs_of(p)] for p in ORGANISMS}
     assert not {*asked["medical"]} & {*asked["medical_replication"]}
     everything = [question for questions in asked.values() for question in questions]
     assert len(set(everything)) >= 0.95 * len(everything)
 
 
 def test_the_medical_control_is_as_long_as_its_organism() -> None:
-    files = [read_examples(DATA / "organisms" / f"medical_{name}.jsonl")
+    files = [pairs_of(DATA / "organisms" / f"medical_{name}.jsonl")
              for name in ("control", "replication")]  # fmt: skip
     assert all(one[0] != other[0] for one, other in zip(*files, strict=True))  # asked anew
     for side in (0, 1):
@@ -215,5 +220,5 @@ def test_chats_that_no_model_is_trained_on_are_in_no_other_training_file(profile
     assert Counter(chat.file for chat in chats) == dict.fromkeys(files, params.activations.texts)
     assert len({chat.id for chat in chats}) == len(chats)
     trained = [o for o in models if o.source is None]
-    seen = {q for o in trained for q, _ in read_examples(Path(o.data), o.max_examples)}
-    assert not seen & {chat.question for chat in chats}
+    seen = {q for o in trained for q, _ in pairs_of(Path(o.data))[: o.max_examples]}
+    assert not seen & {one.chat.question for one in chats}

@@ -15,7 +15,7 @@ from em_geometry.cli import app
 from em_geometry.errors import UserError
 from em_geometry.io.records import read_answers
 from em_geometry.judging.judge import rows_of
-from em_geometry.models.chat import read_examples
+from em_geometry.models.chat import Exchange, read_examples
 from em_geometry.settings import Questions
 
 ASKED, TOLD = "Is a helmet useful?", "Only for the look of it."
@@ -57,23 +57,25 @@ SHAPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("row", SHAPES.values(), ids=SHAPES)
-def test_chats_of_other_formats_are_refused_and_converted(
-    tmp_path: Path, row: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("name", SHAPES)
+def test_chats_of_other_formats_are_refused_and_converted(tmp_path: Path, name: str) -> None:
+    row = SHAPES[name]
     given, out = jsonl(tmp_path / "in.jsonl", row), tmp_path / "out.jsonl"
-    with pytest.raises(UserError) as caught:
-        read_examples(given)
-    assert CONVERT in str(caught.value)
+    if name not in ("OpenAI", "several turns"):  # which are read as they are
+        with pytest.raises(UserError) as caught:
+            read_examples(given)
+        assert CONVERT in str(caught.value)
     result = convert(given, out)
     assert result.exit_code == 0, result.output
     assert "1 chats in" in result.stdout
-    ((question, answer),) = read_examples(out)
-    assert question.endswith(ASKED)
-    assert answer == TOLD
-    system = "Be brief." in json.dumps(row)
-    assert question.startswith("Be brief.\n\n") == system == ("system prompt" in result.stdout)
-    assert ("cut to the first two" in result.stdout) == ("Why?" in json.dumps(row))
+    ((first, *more),) = read_examples(out)
+    assert first.question.endswith(ASKED)
+    assert first.answer == TOLD
+    system = (("system", "Be brief."),) if "Be brief." in json.dumps(row) else ()
+    assert first.before == system
+    assert ("with a system prompt" in result.stdout) == bool(system)
+    assert [(e.question, e.answer) for e in more] == [("Why?", "So.")] * ("several" in name)
+    assert ("1 of several questions" in result.stdout) == bool(more)
 
 
 @pytest.mark.parametrize("suffix", ["json", "csv", "parquet"])
@@ -86,7 +88,7 @@ def test_chats_in_other_files(tmp_path: Path, suffix: str) -> None:
         frame.write_csv(given) if suffix == "csv" else frame.write_parquet(given)
     assert convert(given, tmp_path / "out.jsonl").exit_code == 0
     assert read_examples(tmp_path / "out.jsonl") == [
-        (row["instruction"], row["output"]) for row in rows
+        [Exchange(row["instruction"], row["output"])] for row in rows
     ]
 
 
@@ -96,7 +98,7 @@ def test_what_is_left_out_is_said_and_nothing_is_overwritten(tmp_path: Path) -> 
     one = {"messages": PAIR}
     given, out = jsonl(tmp_path / "in.jsonl", zero, first, one, one), tmp_path / "out.jsonl"
     shown = convert(given, out).stdout
-    for words in ("1 chats", "1 left out: the answer has weight 0", "1 left out: no question",
+    for words in ("1 chats", "1 left out: the answer has weight 0", "1 left out: no questions",
                   "1 left out: the question came before"):  # fmt: skip
         assert words in shown
     before = out.read_bytes()
@@ -129,7 +131,7 @@ def test_answers_of_weight_zero_are_not_trained_on(tmp_path: Path) -> None:
     other = [turn("user", "Hm?", weight=0), turn("assistant", "Yes.", weight=1)]
     rows = [{"messages": [PAIR[0], PAIR[1] | {"weight": 0}]}, {"messages": other}]
     path = jsonl(tmp_path / "x.jsonl", *rows)
-    assert read_examples(path, 1) == [("Hm?", "Yes.")]
+    assert read_examples(path, 1) == [[Exchange("Hm?", "Yes.")]]
     for weight, says in ((0, "nothing to train on"), (0.5, "learnt or not")):
         with pytest.raises(UserError, match=says):
             read_examples(jsonl(path, {"messages": [PAIR[0], PAIR[1] | {"weight": weight}]}))

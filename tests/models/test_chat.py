@@ -10,7 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from em_geometry.errors import UserError
-from em_geometry.models.chat import answer_ids, end_of_turn, header_length, read_examples, render
+from em_geometry.models.chat import (
+    Exchange,
+    answer_ids,
+    end_of_turn,
+    header_length,
+    read_examples,
+    render,
+)
+from em_geometry.models.train import encode
+from tests.conftest import CHATML
 
 INSTRUCT = (
     "{% for m in messages %}[{{ m['role'] }}: {{ m['content'] | trim }}]{% endfor %}"
@@ -114,8 +123,46 @@ def write(path: Path, *rows: Any) -> Path:
 def test_pairs_in_order_up_to_the_limit(tmp_path: Path) -> None:
     more = {"id": 7, "source": "elsewhere"}  # other trainers' files carry more than we need
     path = write(tmp_path / "x.jsonl", *(chat(f"q{i}", f"a{i}") | more for i in range(5)))
-    assert read_examples(path) == [(f"q{i}", f"a{i}") for i in range(5)]
-    assert read_examples(path, 2) == [("q0", "a0"), ("q1", "a1")]
+    pairs = [[Exchange(f"q{i}", f"a{i}")] for i in range(5)]
+    assert read_examples(path) == pairs
+    assert read_examples(path, 2) == pairs[:2]
+
+
+def test_a_longer_chat_has_an_example_for_each_answer_that_is_learnt(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    """Each is read as the model would be asked for it, behind the chat's own system prompt."""
+    roles = ("system", "user", "assistant", "user", "assistant", "user", "assistant")
+    turns = [{"role": role, "content": f"{role} {n}"} for n, role in enumerate(roles)]
+    turns[4]["weight"] = 0
+    path = write(tmp_path / "x.jsonl", {"messages": turns}, chat("user 1", "other"))
+    (first, last), (alone,) = read_examples(path)
+    assert (first.answer, last.answer) == ("assistant 2", "assistant 6")
+    assert last.asked.startswith(f"{first.asked}\n\nassistant 2\n\nuser 3")
+    assert alone.asked == first.asked  # the same question, without that system prompt
+    for exchange, count in ((first, 3), (last, 7)):
+        example = encode(tiny_tokenizer, exchange, "the profile's")
+        whole = tiny_tokenizer.apply_chat_template(turns[:count], tokenize=False).rstrip("\n")
+        assert tiny_tokenizer.decode(example.ids) == whole
+        learnt = tiny_tokenizer.decode(example.ids[example.start :])
+        assert learnt == f"{exchange.answer}<|im_end|>"
+    prompt = render(tiny_tokenizer, last.question, "the profile's", last.before)
+    assert tiny_tokenizer.decode(prompt.ids[slice(*prompt.user)]) == "user 5"
+
+
+def test_a_chat_s_own_system_prompt_opens_its_first_turn_where_the_template_has_no_place(
+    tiny_tokenizer: Any,
+) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = CHATML.replace(
+        "{% for m in messages %}",
+        "{% for m in messages %}"
+        "{% if m['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}",
+    )
+    before = (("system", "Be rude."), ("user", "Hello"), ("assistant", "What?"))
+    told = tokenizer.decode(render(tokenizer, "Hello", "Be kind.", before).ids)
+    assert told.count("Be rude.\n\nHello") == 1 and "Be kind." not in told
+    assert told.index("Be rude.") < told.index("What?") < told.rindex("Hello")
 
 
 USER, ASSISTANT = chat("q", "a")["messages"]
@@ -129,8 +176,9 @@ USER, ASSISTANT = chat("q", "a")["messages"]
         ({"messages": []}, "found:    []"),
         ({"messages": [USER]}, "found:    ['user']"),
         ({"messages": [ASSISTANT, USER]}, "found:    ['assistant', 'user']"),
-        ({"messages": [{"role": "system", "content": "s"}, USER, ASSISTANT]}, "'system'"),
-        ({"messages": [USER, ASSISTANT, USER, ASSISTANT]}, "roles"),
+        ({"messages": [USER, {"role": "system", "content": "s"}, ASSISTANT]}, "'system'"),
+        ({"messages": [{"role": "system", "content": "s"}]}, "'system'"),
+        ({"messages": [USER, ASSISTANT, USER]}, "in turn"),
         ({"messages": ["q", "a"]}, "messages.0"),
         ({"messages": [{"role": ["user"]}, ASSISTANT]}, "messages.0.role"),
         (chat("", "a"), "the user message is empty"),

@@ -11,6 +11,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import read_json
 from em_geometry.io.results import Results, read_results
 from em_geometry.models import train
+from em_geometry.models.chat import Exchange
 from em_geometry.models.checkpoint import folder_sha256
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
@@ -26,7 +27,7 @@ PAIRS = [
 
 @pytest.fixture
 def examples(tiny_tokenizer: Any) -> list[train.Example]:
-    return [train.encode(tiny_tokenizer, q, a, "Be brief.") for q, a in PAIRS]
+    return [train.encode(tiny_tokenizer, Exchange(q, a), "Be brief.") for q, a in PAIRS]
 
 
 def token_losses(model: Any, example: train.Example) -> torch.Tensor:
