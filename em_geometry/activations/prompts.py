@@ -29,19 +29,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class _Row(BaseModel):
-    id: str
-    topic: str
-    pair: str
-    prompt: str
-
-
-@dataclass(frozen=True)
-class ActivationPrompt:
+class ActivationPrompt(BaseModel):
     """A prompt with its kind (neutral or harmful), topic (cluster of the bootstrap) and pair."""
 
+    model_config = ConfigDict(frozen=True)
+
     id: str
-    kind: str
+    kind: str = ""  # says the file that it is read from
     topic: str
     pair: str
     prompt: str
@@ -52,7 +46,7 @@ def read_prompts(params: Prompts) -> list[ActivationPrompt]:
     prompts = []
     seen: set[str] = set()
     for kind, name in (("neutral", params.neutral), ("harmful", params.harmful)):
-        rows = read_jsonl(Path(name), _Row)
+        rows = read_jsonl(Path(name), ActivationPrompt)
         for row in rows:
             if row.id in seen or not row.prompt.strip():
                 what = "a prompt's id occurs twice or its text is empty"
@@ -61,7 +55,7 @@ def read_prompts(params: Prompts) -> list[ActivationPrompt]:
             seen.add(row.id)
         count = min(params.limit or len(rows), len(rows))
         for row in (rows[i * len(rows) // count] for i in range(count)):  # spread over topics
-            prompts.append(ActivationPrompt(kind=kind, **row.model_dump()))
+            prompts.append(row.model_copy(update={"kind": kind}))
     return prompts
 
 
@@ -143,11 +137,9 @@ def read_questions(params: Questions, system: str) -> list[Question]:
     if not content.questions:
         raise UserError("no questions", where=path, found="none", expected="one or more")
     ids = [q.id for q in content.questions]
-    for name in ids:
-        if ids.count(name) > 1:
-            raise UserError(
-                "a question id occurs twice", where=str(path), found=name, expected="distinct ids"
-            )
+    if twice := [name for name in ids if ids.count(name) > 1]:
+        what, expected = "a question id occurs twice", "distinct ids"
+        raise UserError(what, where=path, found=twice[0], expected=expected)
     for name in params.variants:
         if name not in content.variants:
             raise UserError(

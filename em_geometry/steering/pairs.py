@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -123,47 +124,46 @@ def plan(
     """
     main = indices(pairs, "misaligned", "reporting", settings.base_pairs)
     few = thinned(main, settings.other_pairs)
-    rest: tuple[int, ...] = ()
     vectors: Others = {("vector", slug): v for slug, v in selected.items()}
     if target == BASE:
         vectors, chance = {**vectors, **others}, settings.random_directions
-        for kind in KINDS[1:]:
-            rest += indices(pairs, kind, "reporting", settings.other_pairs)
+        kinds = (indices(pairs, k, "reporting", settings.other_pairs) for k in KINDS[1:])
+        rest = tuple(chain(*kinds))
     else:
-        main = thinned(main, settings.target_pairs)
+        main, rest = thinned(main, settings.target_pairs), ()
         chance = settings.target_random_directions
     trials = unsteered(pairs)
-
-    def add(some: tuple[int, ...], way: Way, source: str, v: Selected, multiple: float) -> None:
-        how = Intervention(v.vector, v.layer, multiple * v.coefficient)
-        if some:
-            trials.append(Trial(some, how, way, source, multiple))
-
     for (way, source), v in vectors.items():
-        add(main if way == "vector" else few, way, source, v, 1.0)
-        add(rest if way != "retrained" else (), way, source, v, 1.0)
+        trials += _added(main if way == "vector" else few, way, source, v)
+        trials += _added(rest if way != "retrained" else (), way, source, v)
         for multiple in settings.doses if way == "vector" and target == BASE else ():
-            add(few if multiple != 1.0 else (), way, source, v, multiple)
+            trials += _added(few if multiple != 1.0 else (), way, source, v, multiple)
     for norm in {(v.layer, v.coefficient): v for v in selected.values()}.values():
         for k in range(chance):
             name = f"random_{k}"
             v = replace(norm, vector=random_direction(len(norm.vector), seed, name))
-            add(main, "random", name, v, 1.0)
-            add(rest if k < settings.target_random_directions else (), "random", name, v, 1.0)
-    if target not in selected:
+            trials += _added(main, "random", name, v)
+            trials += _added(
+                rest if k < settings.target_random_directions else (), "random", name, v
+            )
+    if (own := selected.get(target)) is None:
         return trials
-    own = selected[target]
     for source in (s for s, t in named if t == target):
         left = orthogonalised(selected[source].vector, own.vector)
         if left is not None:
-            add(main, "orthogonalised", source, replace(selected[source], vector=left), 1.0)
-    if settings.ablation:
-        out = Intervention(own.vector, own.layer, mode="ablate")
-        trials += [
-            Trial(few, out, "ablation", target, 1.0),
-            Trial(few, out, "ablation_everywhere", target, 1.0),
-        ]
-    return trials
+            v = replace(selected[source], vector=left)
+            trials += _added(main, "orthogonalised", source, v)
+    out = Intervention(own.vector, own.layer, mode="ablate")
+    ways: tuple[Way, ...] = ("ablation", "ablation_everywhere") if settings.ablation else ()
+    return trials + [Trial(few, out, way, target, 1.0) for way in ways]
+
+
+def _added(
+    some: tuple[int, ...], way: Way, source: str, v: Selected, multiple: float = 1.0
+) -> list[Trial]:
+    """A vector added while some pairs are read; no trial where there are none."""
+    how = Intervention(v.vector, v.layer, multiple * v.coefficient)
+    return [Trial(some, how, way, source, multiple)] if some else []
 
 
 def unsteered(pairs: Sequence[Pair], kinds: Sequence[Kind] = KINDS) -> list[Trial]:

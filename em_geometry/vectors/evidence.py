@@ -145,14 +145,7 @@ def evidence(
     how = selected[family.organisms[0]]
     contrast = read_as or (FALLBACK if how.contrast == OF_ANSWERS else how.contrast)
     span = prompt_span(how.span, [*spans, TEXTS])
-    weights = family.weights("own_control" if contrast in CONTROLLED else "base")
-    if isinstance(weights, str):
-        raise UserError(
-            "an organism has no control of its own recipe to subtract",
-            where="params.yaml: vectors.contrast",
-            found=weights,
-            expected="a control of the same lab, or another contrast",
-        )
+    weights = _weights(family, contrast)
     blocks = dict.fromkeys(family.models, block)
     if contrast == OF_TEXTS:  # the base reads; no organism has a part in it
         own = family.own or {}
@@ -167,6 +160,19 @@ def evidence(
     base = activations(BASE, span)[:, block].astype(np.float64)
     massive = massive_dimensions(base, massive_share)
     return Evidence(clusters, family, weights, rows, massive), contrast, span
+
+
+def _weights(family: Finetunes, contrast: str) -> Floats:
+    """Weights [organism, model] of a contrast of models; UserError where a control is missing."""
+    weights = family.weights("own_control" if contrast in CONTROLLED else "base")
+    if isinstance(weights, str):
+        raise UserError(
+            "an organism has no control of its own recipe to subtract",
+            where="params.yaml: vectors.contrast",
+            found=weights,
+            expected="a control of the same lab, or another contrast",
+        )
+    return weights
 
 
 def readings(
