@@ -16,7 +16,7 @@ test coverage faults: export OMP_WAIT_POLICY := passive
 repro: export MALLOC_MMAP_THRESHOLD_ := 1073741824
 repro: export MALLOC_TRIM_THRESHOLD_ := 2147483648
 
-.PHONY: help setup repro test test-fast faults coverage mutants lint format bench published readme rejudge paper-tag verify-cache profile steer analyse plan status serve
+.PHONY: help setup repro test test-fast faults coverage mutants lint format bench published verdict readme rejudge paper-tag verify-cache profile steer analyse check plan status serve
 export PROMPT
 
 help: ## Show the targets.
@@ -36,7 +36,7 @@ $(READY): requirements.lock
 	touch $@
 
 repro: $(READY) ## Run the whole analysis of the active profile (params.yaml), to plots/report.html.
-	@em-geometry profile && dvc repro
+	@em-geometry check && dvc repro
 
 test: $(READY) ## Run all tests, among them the whole graph on a reduced profile.
 	@python -m pytest $(SPREAD)
@@ -68,7 +68,10 @@ bench: $(READY) ## Measure speed as ratios against named peers (ARGS="extraction
 published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
 	@em-geometry published
 
-readme: $(READY) ## Write the answers of this run into README.md.
+verdict: $(READY) ## Say in ten sentences what the paper claims, what follows, and what this run shows.
+	@em-geometry verdict
+
+readme: $(READY) ## Write the verdict of this run into README.md.
 	@em-geometry readme
 
 rejudge: $(READY) ## Score existing answers with another judge: make rejudge ARGS="--backend openai --dry-run".
@@ -89,6 +92,9 @@ steer: $(READY) ## Answer with and without a vector: MODEL=finance VECTOR=profan
 
 analyse: $(READY) ## Battery and power of your own vectors or adapters: VECTORS=path [CLUSTERS="a=x,y b=z,w"] [LAYER=14].
 	@em-geometry analyse "$(VECTORS)" $(CLUSTERS) $(if $(LAYER),--layer $(LAYER))
+
+check: $(READY) ## Say all that is wrong with params, data, models, machine and endpoint, in seconds.
+	@em-geometry check
 
 plan: $(READY) ## Print what the active profile will cost: tokens, hours, memory, disk, money.
 	@em-geometry plan $(if $(USD_PER_HOUR),--usd-per-hour $(USD_PER_HOUR))

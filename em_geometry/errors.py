@@ -1,6 +1,6 @@
 """The one error type that users see, and how it is shown."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 LONGEST = 2000  # characters of one part: a file of one endless line must not fill the screen
@@ -40,6 +40,24 @@ class UserError(Exception):
         return "\n".join(lines)
 
 
+class UserErrors(UserError):
+    """Several at once, shown one after the other."""
+
+    def __init__(self, errors: Sequence[UserError]) -> None:
+        super().__init__(f"{len(errors)} things to put right")
+        self.errors = [
+            one for e in errors for one in (e.errors if isinstance(e, UserErrors) else [e])
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.errors))
+
+
+def together(errors: Sequence[UserError]) -> UserError:
+    """One error as it is, several as one."""
+    return errors[0] if len(errors) == 1 else UserErrors(errors)
+
+
 class KeyFault(ValueError):
     """Keys that contradict each other, raised in a validator of pydantic; shown as a UserError.
 
@@ -52,6 +70,14 @@ class KeyFault(ValueError):
     def __init__(self, key: str, what: str, found: object, expected: object) -> None:
         super().__init__(f"{key}: {what}")
         self.key, self.what, self.found, self.expected = key, what, found, expected
+
+
+class KeyFaults(ValueError):
+    """Several of them, raised in one validator."""
+
+    def __init__(self, faults: Sequence[KeyFault]) -> None:
+        super().__init__("; ".join(map(str, faults)))
+        self.faults = faults
 
 
 @contextmanager

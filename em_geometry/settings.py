@@ -4,12 +4,14 @@ Unknown keys, wrong types and values out of range are errors that name the key; 
 is answered with the nearest known one.
 """
 
+import contextlib
 import datetime
 import json
+from collections import ChainMap
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -18,12 +20,15 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    TypeAdapter,
+    ValidationError,
     model_validator,
 )  # fmt: skip
 
-from em_geometry.errors import KeyFault, UserError
-from em_geometry.io.files import read_yaml
+from em_geometry.errors import KeyFault, KeyFaults, UserError, together
+from em_geometry.io.files import read_yaml, refusals
 
+KEYS = "profiles/smol.yaml shows every key, with what it means"
 BASE = "base"  # the slug of the unmodified model among the targets
 ANSWER_SPANS = ("response_mean", "response_mo")  # of a model's own answers
 TEXTS = "answer_mean"  # span of the answers that every model reads and none was trained on
@@ -345,62 +350,76 @@ class Params(Section):
     report: Report = Report()
 
     @model_validator(mode="after")
-    def _repeated(self) -> Self:
-        """A repeat differs from its original in its seed alone."""
-        originals = [slug for slug, o in self.organisms.items() if o.repeats is None]
-        for slug, original in self.repeats().items():
-            key = f"organisms.{slug}"
-            if original not in originals:
-                raise KeyFault(
-                    f"{key}.repeats", "is no other entry of organisms", original,
-                    "one of " + ", ".join(originals),
-                )  # fmt: skip
-            repeat, first = self.organisms[slug], self.organisms[original]
-            for name in ("lab", "role", "cluster", "data", "max_examples", "factors"):
-                if (found := getattr(repeat, name)) != (expected := getattr(first, name)):
-                    what = f"a repeat has what {original} has, which it repeats"
-                    raise KeyFault(f"{key}.{name}", what, found, expected)
-            if repeat.seed == first.seed and repeat.source == first.source:
-                what = f"a repeat of {original} is another training of it"
-                raise KeyFault(f"{key}.seed", what, repeat.seed, "another seed")
+    def _agree(self) -> Self:
+        if faults := [*self._faults()]:
+            raise KeyFaults(faults)
         return self
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _faults(self) -> Iterator[KeyFault]:
+        """Where sections contradict each other."""
+        yield from self._of_repeats()
         for slug, like in self.random_adapters.items():
             if like not in self.organisms or slug in self.organisms:
-                raise KeyFault(
+                yield KeyFault(
                     f"random_adapters.{slug}", "is no new name of an adapter like an organism's",
                     like, "one of " + ", ".join(self.organisms),
                 )  # fmt: skip
-        factors = [self.organisms[slug].factors for slug in self.slugs("organism")][:1]
-        for slug, organism in self.organisms.items():
-            if organism.lab not in self.recipes:
-                raise KeyFault(
-                    f"organisms.{slug}.lab", "is no key of recipes",
-                    organism.lab, "one of " + ", ".join(self.recipes),
-                )  # fmt: skip
-            if organism.role == "organism" and set(organism.factors) != set(factors[0]):
-                raise KeyFault(
-                    f"organisms.{slug}.factors",
-                    "every organism needs a level of the same factors, or none has any",
-                    organism.factors,
-                    "levels of " + (", ".join(factors[0]) or "none"),
-                )  # fmt: skip
+        yield from self._of_organisms()
         focus = self.geometry.focus
         if focus and (len(set(focus)) != 2 or not set(focus) <= set(self.clusters())):
-            raise KeyFault(
+            yield KeyFault(
                 "geometry.focus", "must name two of the clusters of the organisms", focus,
                 f"two of {', '.join(self.clusters())}, or [] for the first two",
             )  # fmt: skip
         organisms = self.slugs("organism")
         for number, (source, target) in enumerate(self.named_pairs()):
             if source == target or not {source, target} <= {*organisms}:
-                raise KeyFault(
+                yield KeyFault(
                     f"transfer.pairs.{number}", "is not organism>organism",
                     self.transfer.pairs[number], "two of " + ", ".join(organisms),
                 )  # fmt: skip
-        return self
+        for number, slug in enumerate(self.monitoring.organisms):
+            if slug not in self.organisms:
+                yield KeyFault(
+                    f"monitoring.organisms.{number}", "is no entry of organisms", slug,
+                    "one of " + ", ".join(self.organisms),
+                )  # fmt: skip
+
+    def _of_repeats(self) -> Iterator[KeyFault]:
+        """A repeat differs from its original in its seed alone."""
+        originals = [slug for slug, o in self.organisms.items() if o.repeats is None]
+        for slug, original in self.repeats().items():
+            key = f"organisms.{slug}"
+            if original not in originals:
+                expected = "one of " + ", ".join(originals)
+                what = "is no other entry of organisms"
+                yield KeyFault(f"{key}.repeats", what, original, expected)
+                continue
+            repeat, first = self.organisms[slug], self.organisms[original]
+            for name in ("lab", "role", "cluster", "data", "max_examples", "factors"):
+                if (found := getattr(repeat, name)) != (expected := getattr(first, name)):
+                    what = f"a repeat has what {original} has, which it repeats"
+                    yield KeyFault(f"{key}.{name}", what, found, expected)
+            if repeat.seed == first.seed and repeat.source == first.source:
+                what = f"a repeat of {original} is another training of it"
+                yield KeyFault(f"{key}.seed", what, repeat.seed, "another seed")
+
+    def _of_organisms(self) -> Iterator[KeyFault]:
+        """Each has a lab's recipe, and organisms have levels of the same factors."""
+        factors = [self.organisms[slug].factors for slug in self.slugs("organism")][:1]
+        for slug, organism in self.organisms.items():
+            if organism.lab not in self.recipes:
+                yield KeyFault(
+                    f"organisms.{slug}.lab", "is no key of recipes",
+                    organism.lab, "one of " + ", ".join(self.recipes),
+                )  # fmt: skip
+            if organism.role == "organism" and set(organism.factors) != set(factors[0]):
+                yield KeyFault(
+                    f"organisms.{slug}.factors",
+                    "every organism needs a level of the same factors, or none has any",
+                    organism.factors,
+                    "levels of " + (", ".join(factors[0]) or "none"),
+                )  # fmt: skip
 
     @property
     def targets(self) -> list[str]:
@@ -467,20 +486,61 @@ class Params(Section):
 
 
 def load_params(path: Path) -> Params:
-    """Reads and checks a params file; UserError names the key at fault."""
+    """Reads and checks a params file; UserError names every key at fault."""
+    params, wrong = read_params(path)
+    if wrong:
+        raise together(wrong)
+    return params
+
+
+def read_params(path: Path) -> tuple[Params, list[UserError]]:
+    """What is sound of a params file, and all that is wrong in it.
+
+    Sections at fault are as their defaults; those without a default, and entries at fault of
+    dictionaries of sections, are not there.
+    """
     if not path.is_file():
         hint = "run from the repository's root, or `make profile P=smol`"
         raise UserError("no params file", where=path, found="nothing there", hint=hint)
-    params = read_yaml(path, Params, "profiles/smol.yaml shows every key, with what it means")
-    if left_out := dict(_left_out(params)):
-        raise UserError(
+    data = read_yaml(path, dict[str, Any])
+    left, wrong, params = data, list[UserError](), None
+    while params is None:
+        try:
+            params = Params.model_validate(left)
+        except ValidationError as error:
+            at_fault = {str(each["loc"][0]) for each in error.errors() if each["loc"]}
+            if not wrong or not at_fault:  # else it misses what has been taken out
+                wrong += refusals(error, Params, left, str(path), KEYS)
+            if left is not data or not at_fault:
+                params = Params.model_construct(**dict(_sound(data)))
+            # Do the others agree?
+            left = {name: part for name, part in left.items() if name not in at_fault}
+    lost = {*data} - {*left}
+    if left_out := {k: v for k, v in _left_out(params) if k.partition(".")[0] not in lost}:
+        missing = UserError(
             "keys that decide numbers are left out",
             where=path,
             found="no " + ", ".join(left_out),
             expected="; ".join(f"{key}: {json.dumps(value)}" for key, value in left_out.items()),
             hint="add them, with these values or others: DVC sees only what stands in the file",
         )
-    return params
+        wrong.append(missing)
+    return params, wrong
+
+
+def _sound(data: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The sections that load by themselves; of organisms and the like, the entries that do."""
+    for name, field in Params.model_fields.items():
+        kind, given = TypeAdapter(field.annotation), data.get(name)
+        parts = [given]
+        if get_origin(field.annotation) is dict and isinstance(given, dict):
+            parts = [{key: value} for key, value in given.items()]
+        loaded = []
+        for part in parts:
+            with contextlib.suppress(ValidationError):
+                loaded.append(kind.validate_python(part))
+        if loaded:
+            yield name, loaded[0] if parts == [given] else dict(ChainMap(*loaded[::-1]))
 
 
 def _left_out(part: Section | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from safetensors import SafetensorError, safe_open
 
-from em_geometry.errors import KeyFault, UserError, explained
+from em_geometry.errors import KeyFault, KeyFaults, UserError, explained, together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ANYTHING = cast("Any", Any)  # plain data as they are
 PARTIAL = ".partial"  # marks what is being written, for .dvcignore and .gitignore
+LISTED = 5  # rows of a file at fault that are told one by one
 REMAKE = "if a stage writes this file, remove it and run that stage again"
 LFS = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
 FREE = "free disk space, or make the folder writable; the earlier file is as it was"
@@ -234,7 +236,17 @@ def read_jsonl(path: Path, kind: type[T] = ANYTHING, hint: str | None = None) ->
         if not isinstance(row, dict):
             kind_found = type(row).__name__
             raise UserError("not a JSON object", where=where, found=kind_found, expected=expected)
-    return [checked(kind, row, where, hint) for where, row in found]
+    rows, wrong = list[T](), list[UserError]()
+    for where, row in found:
+        try:
+            rows.append(checked(kind, row, where, hint))
+        except UserError as error:
+            wrong.append(error)
+    if wrong:
+        more = f" (and in {len(wrong) - LISTED} more rows)" if len(wrong) > LISTED else ""
+        wrong[:LISTED][-1].what += more
+        raise together(wrong[:LISTED])
+    return rows
 
 
 def _json(text: str, where: object, expected: str) -> Any:
@@ -259,22 +271,36 @@ def checked(kind: type[T], data: Any, where: str, hint: str | None = None) -> T:
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
-        raise _refusal(error, kind, data, where, hint) from None
+        first, *others = refusals(error, kind, data, where, hint)
+        first.what += f" (and {len(others)} more)" if others else ""
+        raise first from None
+
+
+def refusals(
+    error: ValidationError, kind: Any, data: Any, where: str, hint: str | None = None
+) -> list[UserError]:
+    """What pydantic refuses, in our words: an error a key, in the order of the keys."""
+    by_key: dict[tuple[str, ...], list[Any]] = {}
+    for each in error.errors():
+        keys, _ = _place(each["loc"], data)
+        missing = [str(each["loc"][-1])] if each["type"] == "missing" else []
+        by_key.setdefault((*keys, *missing), []).append(each)
+    found = []
+    for keys, same in by_key.items():
+        cause = same[0].get("ctx", {}).get("error")
+        faults = cause.faults if isinstance(cause, KeyFaults) else [cause]
+        found += [_refusal(same, [*keys], fault, kind, data, where, hint) for fault in faults]
+    return found
 
 
 def _refusal(
-    error: ValidationError, kind: Any, data: Any, where: str, hint: str | None
-) -> UserError:
-    """The first error of pydantic, and those at the same key, in our words."""
-    first, *others = error.errors()
-    parts, name = _place(first["loc"], data)
-    same = [first, *(e for e in others if _place(e["loc"], data)[0] == parts)]
-    more = f" (and {len(others) + 1 - len(same)} more)" if len(same) <= len(others) else ""
-    cause = first.get("ctx", {}).get("error")
-    if first["type"] == "missing":
-        parts.append(str(first["loc"][-1]))
+    same: Sequence[Any], parts: list[str], cause: object, kind: Any, data: Any, where: str,
+    hint: str | None,
+) -> UserError:  # fmt: skip
+    """The errors of pydantic at one key, whose validator raised `cause`."""
+    first, (_, name) = same[0], _place(same[0]["loc"], data)
     if isinstance(cause, KeyFault):
-        parts += cause.key.split(".")
+        parts = [*parts, *cause.key.split(".")]
     key = ".".join(parts)
     found, expected = _shown(first["input"])[:100], None
     if first["type"] == "extra_forbidden":
@@ -292,11 +318,15 @@ def _refusal(
         messages = dict.fromkeys(e["msg"].removeprefix("Input should be ") for e in same)
         what, expected = f"key {key!r} has a wrong value", " or ".join(messages)
         expected = expected.replace("a valid boolean", "true or false")  # yes and on are words
+        if near := difflib.get_close_matches(
+            str(first["input"]), re.findall("'(.+?)'", expected), 1
+        ):
+            hint = f"did you mean {near[0]!r}?"
         if not key:
             found = "nothing" if data is None else type(data).__name__
             what = f"not a {'list' if get_origin(kind) is list else 'mapping of keys'}"
     place = (f"{where}: {key}" if key else where) + (f" ({name})" if name else "")
-    return UserError(what + more, where=place, found=found, expected=expected, hint=hint)
+    return UserError(what, where=place, found=found, expected=expected, hint=hint)
 
 
 def _shown(value: object) -> str:

@@ -329,6 +329,18 @@ async def probe_mode(client: Client) -> Mode:
     )
 
 
+async def reachable(client: Client) -> None:
+    """Asks an endpoint once; UserError where no reply comes back, or a key is refused."""
+    try:
+        await client.agree(request_body(client.params, REPEAT + NUMBERS[0], "text"), _text)
+    except NoReplyError as error:
+        raise _unfit(client, error) from None
+
+
+def _text(reply: Any) -> Reply:
+    return read_reply(reply, "text")
+
+
 async def _other_reply(client: Client, mode: Mode) -> str | None:
     """The first reply without the number that was asked for; None where all have it."""
 

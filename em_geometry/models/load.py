@@ -215,12 +215,27 @@ def source_sha256(folder: Path) -> str:
 def watch(source: str, key: str, links: Path) -> str | None:
     """Hash of the model at a `path:` source, whose files get links in a folder; None for others.
 
+    Raises as `whole`.
+    """
+    shutil.rmtree(links, ignore_errors=True)
+    folder = whole(source, key)
+    if folder is None:
+        return None
+    links.mkdir(parents=True)
+    for pattern in ("*.safetensors", *SMALL):
+        for file in folder.glob(pattern):
+            (links / file.name).symlink_to(file)
+    return source_sha256(folder)
+
+
+def whole(source: str, key: str) -> Path | None:
+    """The folder of a `path:` source, whose weights are not read; None for other sources.
+
     Args:
         key: of the source in the params, for the message.
     Raises:
         UserError: no whole model in full precision lies there.
     """
-    shutil.rmtree(links, ignore_errors=True)
     kind, _, name = source.partition(":")
     if kind != "path":
         return None
@@ -235,11 +250,7 @@ def watch(source: str, key: str, links: Path) -> str | None:
         _mergeable(folder)
     else:
         check_checkpoint(folder)
-    links.mkdir(parents=True)
-    for pattern in ("*.safetensors", *SMALL):
-        for file in folder.glob(pattern):
-            (links / file.name).symlink_to(file)
-    return source_sha256(folder)
+    return folder
 
 
 def _check_content(found: str, recorded: str, folder: Path, stage: str) -> None:

@@ -112,15 +112,23 @@ def _room(
     disk = shutil.disk_usage(place).free if free_disk is None else free_disk
     if disk < 1.1 * total:
         yield f"{total / GB:.0f} GB to download, {disk / GB:.0f} GB free in {place}"
-    memory = _free_memory(run) if free_memory is None else free_memory
-    if memory < 1.2 * largest:  # a fifth for activations and caches at the smallest batch
-        yield f"a model of {largest / GB:.0f} GB does not fit into {memory / GB:.0f} GB of memory"
+    if said := crowded(largest, run, free_memory):
+        yield said
+
+
+def crowded(size: int, run: Run, free: int | None = None) -> str:
+    """That a model of so many bytes does not fit into memory; "" where it does."""
+    memory = _free_memory(run) if free is None else free
+    if memory >= 1.2 * size:  # a fifth for activations and caches at the smallest batch
+        return ""
+    return f"a model of {size / GB:.0f} GB does not fit into {memory / GB:.0f} GB of memory"
 
 
 def _free_memory(run: Run) -> int:
     """Free bytes of the device that the run uses (the machine's own when there is no GPU)."""
-    import torch
+    if run.device != "cpu":
+        import torch
 
-    if run.device != "cpu" and torch.cuda.is_available():
-        return sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
+        if torch.cuda.is_available():
+            return sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

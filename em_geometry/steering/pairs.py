@@ -6,6 +6,7 @@ docs/method.md, margins. A pair is one question with two answers of equal length
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -62,7 +63,11 @@ class Pair(BaseModel):
 
 def read_pairs(folder: Path) -> list[Pair]:
     """The pairs of all kinds, from `<folder>/<kind>.jsonl`; UserError names the line at fault."""
-    return [pair for kind in KINDS for pair in read_jsonl(folder / f"{kind}.jsonl", Pair)]
+    pairs = [pair for kind in KINDS for pair in read_jsonl(folder / f"{kind}.jsonl", Pair)]
+    if twice := [name for name, n in Counter(pair.id for pair in pairs).items() if n > 1]:
+        expected = "distinct ids in all files"
+        raise UserError("a pair's id occurs twice", where=folder, found=twice[0], expected=expected)
+    return pairs
 
 
 def indices(

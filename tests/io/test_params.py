@@ -9,7 +9,7 @@ from dvc.utils.hydra import apply_overrides
 
 from em_geometry.errors import UserError
 from em_geometry.project.profile import switch
-from em_geometry.settings import Params, load_params
+from em_geometry.settings import Params, load_params, read_params
 from tests.conftest import ROOT, SMOL, changed
 
 Location = tuple[str | int, ...]
@@ -188,12 +188,30 @@ def test_switches_there_and_back_and_refuses_what_would_lose_edits(folder: Path)
     switch("other")
     assert params.read_text(encoding="utf-8") == OTHER
 
+    with pytest.raises(UserError, match="did you mean 'smol'"):
+        switch("smoll")
 
-def test_links_to_a_model_that_was_removed_are_dropped_and_no_others(folder: Path) -> None:
-    params, linked = folder.parent / "params.yaml", folder.parent / "data/linked"
-    params.write_text(TEXT, encoding="utf-8")
-    for name, target in (("finance", params), ("base", folder / "removed.safetensors")):
-        (linked / name).mkdir(parents=True)
-        (linked / name / "model.safetensors").symlink_to(target)
-    switch()
-    assert [path.name for path in linked.iterdir()] == ["finance"]
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    """Also rules between sections that are sound themselves, beside a section that is not."""
+    data = changed(("judging", "backend"), "opnai")
+    data["judging"]["kappa_gat"] = data["judging"].pop("kappa_gate")
+    data["organisms"]["sports"]["lab"] = data["organisms"]["finance"]["lab"] = "nobody"
+    data["geometry"]["focus"] = ["risk", "nowhere"]
+    data["monitoring"]["organisms"] = ["nobody_b"]
+    del data["sampling"]["temperature"]
+    text = refused(data, tmp_path)
+    assert text.count("error: ") == 7
+    for says in ("did you mean 'openai'?", "did you mean 'kappa_gate'?", "organisms.sports.lab",
+                 "organisms.finance.lab", "geometry.focus", "monitoring.organisms.0",
+                 "no sampling.temperature"):  # fmt: skip
+        assert says in text
+    params, wrong = read_params(tmp_path / "params.yaml")
+    assert len(wrong) == 7 and params.judging.backend == "probe"
+    assert params.sampling.max_new_tokens == data["sampling"]["max_new_tokens"]
+    data["organisms"]["sports"] = {"lab": "hunter"}
+    text = refused(data, tmp_path)
+    assert "'organisms.sports.cluster'" not in text and "nowhere" not in text  # not to be told yet
+    assert "'organisms.sports.data' is missing" in text and "'organisms.sports.seed'" not in text
+    params, _ = read_params(tmp_path / "params.yaml")
+    assert "sports" not in params.organisms and "finance" in params.organisms

@@ -1,0 +1,126 @@
+"""`em-geometry check`: everything that is wrong is said in one message, before work begins."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from em_geometry.cli import app
+from em_geometry.judging.client import KEY_VARIABLE
+from em_geometry.models import preflight
+from tests.conftest import ROOT, changed
+from tests.judging.double import KEY, Double
+
+INPUTS = "prompts questions organisms judge paper margins external"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The inputs of the small profile, which a test may damage."""
+    for name in INPUTS.split():
+        shutil.copytree(ROOT / "data" / name, tmp_path / "data" / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    write(changed())
+    return tmp_path
+
+
+def write(params: dict[str, Any]) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
+def check() -> Result:
+    return CliRunner().invoke(app, ["check"])
+
+
+def edit(name: str, change: Callable[[list[Any]], object]) -> None:
+    """Changes the rows of a file of JSON lines."""
+    rows = [json.loads(line) for line in Path(name).read_text(encoding="utf-8").splitlines()]
+    change(rows)
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_sound_inputs_pass_and_dead_links_go(place: Path) -> None:
+    for name, target in (("finance", place / "params.yaml"), ("base", place / "removed")):
+        (place / "data/linked" / name).mkdir(parents=True)
+        (place / "data/linked" / name / "model.safetensors").symlink_to(target)
+    result = check()
+    assert result.exit_code == 0, result.output
+    assert "profile smol" in result.output
+    assert [path.name for path in (place / "data/linked").iterdir()] == ["finance"]
+
+
+def test_everything_that_is_wrong_is_in_one_message(place: Path) -> None:
+    params = changed(("sampling", "temprature"), 1)
+    params["judging"] |= {"backend": "local", "model": "path:no/such/judge"}
+    params["judging"]["aspects"] = ["aligned", "coherent", "wit"]
+    params["organisms"]["style"]["source"] = "http://host/x"
+    params["questions"]["variants"] = ["poem"]
+    params["geometry"]["focus"] = ["risk", "nowhere"]
+    write(params)
+    Path("data/organisms/finance.jsonl").unlink()
+    Path("data/organisms/full.jsonl").write_text("", encoding="utf-8")
+    edit("data/organisms/sports.jsonl", lambda rows: rows.append(rows[3]))
+    edit("data/organisms/control.jsonl", lambda rows: [r.pop("messages") for r in rows[:8]])
+    edit("data/prompts/harmful.jsonl", lambda rows: rows[0].update(pair="elsewhere"))
+    edit("data/margins/swearing.jsonl", lambda rows: rows.append(rows[0]))
+    Path("data/paper/claims.yaml").unlink()
+    shutil.rmtree("data/external")
+    result = check()
+    assert result.exit_code == 2
+    for says in (
+        "did you mean 'temperature'?", "params.yaml: geometry.focus",
+        "data/organisms/finance.jsonl", "where:    data/organisms/full.jsonl",
+        "data/organisms/sports.jsonl, rows 4 and 121", "data/organisms/control.jsonl, line 1:",
+        "data/organisms/control.jsonl, line 5:", "(and in 3 more rows)", "a pair of prompts is not",
+        "a pair's id occurs twice", "data/paper/claims.yaml", "data/external",
+        "questions.variants", "data/judge/labelled.jsonl, line 1", "wit.txt",
+        "params.yaml: judging.model", "params.yaml: organisms.style.source",
+    ):  # fmt: skip
+        assert says in result.output, says
+    assert "line 6" not in result.output
+
+
+def test_what_must_agree_with_the_data(place: Path) -> None:
+    params = changed(("activations", "texts"), 65)
+    params["organisms"] |= {"alone": params["organisms"]["finance"] | {"lab": "lone"}}
+    params["recipes"]["lone"] = params["recipes"]["hunter"]
+    write(params)
+    result = check()
+    assert "64 of 120" in result.output and "65 (activations.texts)" in result.output
+    assert "organisms.alone.lab" in result.output and result.output.count("error:") == 2
+
+
+def test_disk_and_memory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
+    assert "1.0 GB free" in check().output
+    run = SimpleNamespace(device="cpu")
+    assert preflight.crowded(10**9, run, 2 * 10**9) == ""  # type: ignore[arg-type]
+    assert "does not fit" in preflight.crowded(10**9, run, 10**9)  # type: ignore[arg-type]
+
+
+def test_an_endpoint_is_asked_once_where_there_is_a_key(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = changed()
+    params["judging"] |= {"backend": "openai", "model": "m", "base_url": "https://host.invalid/v1"}
+    write(params)
+    result = check()
+    assert result.exit_code == 0 and f"variable {KEY_VARIABLE} is not set" in result.output
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    for settings, status, says in (
+        ({}, 0, "profile smol"), ({"key": "another"}, 2, "does not accept the key"),
+        ({"always": 404}, 2, "does not exist"),
+    ):  # fmt: skip
+        with Double(**settings) as double:
+            params["judging"]["base_url"] = double.url
+            write(params)
+            result = check()
+        assert (result.exit_code, says in result.output) == (status, True), result.output
+        assert sum(double.attempts.values()) <= 1 and KEY not in result.output
