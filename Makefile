@@ -86,12 +86,13 @@ verify-cache: $(READY) ## Check cache and remote against their names (ARGS=--rep
 profile: $(READY) ## Make profile P the active one (P=smol; refuses to drop edits).
 	@em-geometry profile $(P)
 
-steer: $(READY) ## Answer with and without a vector: MODEL=finance VECTOR=profanity DOSE=0.1 PROMPT="..." [LAYER=14] [NAME=tensor] [OUT=file].
+steer: $(READY) ## Answer with a vector, without, and with a random one: MODEL=finance VECTOR=profanity DOSE=0.3 PROMPT="..." [LAYER=14] [NAME=tensor].
 	@em-geometry steer $(MODEL) "$(VECTOR)" $(if $(LAYER),--layer $(LAYER)) $(if $(NAME),--name "$(NAME)") \
-	  $(if $(OUT),--out "$(OUT)") -- $(DOSE) "$$PROMPT"
+	  -- $(DOSE) "$$PROMPT"
 
-analyse: $(READY) ## Battery and power of your own vectors or adapters: VECTORS=path [CLUSTERS="a=x,y b=z,w"] [LAYER=14].
-	@em-geometry analyse "$(VECTORS)" $(CLUSTERS) $(if $(LAYER),--layer $(LAYER))
+analyse: $(READY) ## The five tests beside chance and power: VECTORS=path [CLUSTERS="a=x,y b=z,w"] [LAYER=14] [NAME=contrast.span] [OUT=name].
+	@em-geometry analyse "$(VECTORS)" $(CLUSTERS) $(if $(LAYER),--layer $(LAYER)) $(if $(NAME),--name "$(NAME)") \
+	  $(if $(OUT),--out "$(OUT)")
 
 check: $(READY) ## Say all that is wrong with params, data, models, machine and endpoint, in seconds.
 	@em-geometry check

@@ -17,11 +17,11 @@ from em_geometry.project.command import PLAIN, application
 
 # name: (its function in em_geometry.project, or its Typer application; what it does)
 COMMANDS = {
-    "analyse": ("analyse:analyse", "Battery and power of a folder of vectors or adapters."),
+    "analyse": ("analyse:analyse", "The five tests beside chance and power, on any vectors."),
     "batch": ("rejudge:batch", "Judge answers through OpenAI's Batch API."),
-    "battery": ("analyse:five_tests", "The five tests on a matrix of cosines."),
     "chats": ("chats:app", "Chats of other formats as training files."),
     "check": ("check:cli", "All that can be known to go wrong, before work begins."),
+    "export": ("export:cli", "Answers, scores and vectors as files of other tools."),
     "paper-tag": ("paper_tag:cli", "Write the Git tag of `dvc metrics diff paper`."),
     "plan": ("plan:plan", "What the active profile will cost."),
     "profile": ("profile:switch", "Make a profile the active one."),

@@ -238,7 +238,8 @@ class Battery:
             [
                 text_table(["", *names], [[a, *(cosines[a, b] for b in names)] for a in names]),
                 text_table(["", "statistic", "value", "the paper's rule says"], verdicts)
-                + f"\nfor independence: {flat['verdict.count']}",
+                + f"\nfor independence: {flat['verdict.count']} (`calibrate` says of how many "
+                "vectors without any relation)",
                 text_table(["statistic", "value"], shown),
                 text_table(["triplet", *TRIPLET], rows),
             ]

@@ -30,6 +30,17 @@ QUICK = Geometry(replicates=1000)
 MIN_DEFINED = 0.95  # share of replicates that define a statistic, below which it has no interval
 CORE = "core.share"
 CLOSENESS = "closeness"  # mean size of a cosine; of vectors alone
+COUNT = "verdict.count"  # tests that speak for independence
+LIKE_RANDOM = (  # least p of the size of cosines, and what is said from there on
+    (core.LEVEL, "look like"),
+    (0.01, "can hardly be told from"),
+    (0.0, "do not look like"),
+)
+HEADER = ("", "value", "by chance (95 %)", "p", "the paper's rule", "core found", "at 5 %")
+CORE_NOTE = (
+    "core found: the smallest share of variance, common to all vectors, that the test finds in\n"
+    "80 % of draws by the paper's rule, or with 5 % false alarms; clusters as tight as these\nhold "
+)
 INDEPENDENT, EXCHANGED, FINETUNES = "independent", "exchanged", "finetunes"
 FEW_BENIGN = "undefined: fewer than four benign fine-tunes"
 LABELLED = (  # what the labels of clusters decide; the keys name no vectors
@@ -42,7 +53,8 @@ LABELLED = (  # what the labels of clusters decide; the keys name no vectors
 SHOWN = (*LABELLED, "cosine.", "orthogonality.", "pca.centred.pc1_pct")
 WITHOUT_INTERVAL = ("verdict.", "clusters.silhouette_k")  # codes and counts
 TABLED = ("statistic.", "similarity.", "cluster_angle.", "pca.", "pc1_ablation.", "core.")
-FAIR = {  # statistics that can tell what the five tests are meant to tell
+FAIR = {  # what stands below the five tests; the last three can tell what they are meant to tell
+    COUNT: "tests that say independent",
     "similarity.cross_mean": "mean cosine across clusters",
     CORE: "share of a common core",
     CLOSENESS: "mean size of a cosine",
@@ -70,55 +82,74 @@ class Calibration:
             observed, null = self.at(key).value, self.at(f"{key}.{self.nulls[0]}")
             if observed is None:
                 continue
-            others = [f"statistic.{key}.{self.nulls[0]}.p", f"statistic.{key}.partitions.p"]
-            test = key.rpartition(".")[2]
-            others += [f"power.{test}.verdict_paper", f"power.{test}.verdict_5pct"]
-            chance = null.status
+            test, chance = key.rpartition(".")[2], null.status.removesuffix(" of replicates")
             if null.low is not None:
-                chance = f"{null.value:.3g} [{null.low:.3g}, {null.high:.3g}]"
-            rows.append([words, observed, chance, *(self.results.get(k, "") for k in others)])
-        header = ["", "value", "by chance [95 %]", "p", "p, clusters", "as published", "at 5 %"]
-        text = text_table(header, rows)
-        if "power.largest_share" in self.results:
-            text += (
-                "\nas published, at 5 %: can this test tell a common core of up to "
-                f"{self.results['power.largest_share']:.2g} of the variance from none?"
-            )
+                chance = f"{null.low:.3g} to {null.high:.3g}"
+            p, rule = self.at(f"{key}.{self.nulls[0]}.p").value, f"verdict.{test}"
+            told = ["" if p is None else p, self.results.get(rule, "")]
+            told += [self._finds(test, rule) for rule in ("paper", "5pct")]
+            rows.append([words, observed, chance, *told])
+        text = text_table(HEADER, rows)
+        largest = self.results.get("power.largest_share")
+        if isinstance(largest, float):
+            text += f"\n{CORE_NOTE}{f'at most {largest:.2g}' if largest > 0 else 'none at all'}."
         p = self.at(f"{CLOSENESS}.{INDEPENDENT}.p").value
         if p is not None:
-            said = "look" if p > core.LEVEL else "do not look"
-            text += f"\nThese vectors {said} like random ones (p = {p:.2g} for their cosines)."
+            said = next(words for least, words in LIKE_RANDOM if p > least)
+            text += (
+                f"\nThese vectors {said} random ones (p = {p:.2g} for the size of their cosines)."
+            )
         return text
+
+    def _finds(self, test: str, rule: str) -> str:
+        """What core a test finds at a threshold, in words."""
+        share = self.results.get(f"power.{test}.smallest_share_{rule}")
+        verdict = str(self.results.get(f"power.{test}.verdict_{rule}", ""))
+        no_core = verdict.replace("cannot discriminate", "none")
+        return f"{share:.2g}" if isinstance(share, float) else no_core
 
 
 def calibrate(
-    vectors: Vectors, clusters: Clusters | None = None, rules: Geometry = QUICK, seed: int = 0
+    vectors: Vectors | Floats,
+    clusters: Clusters | None = None,
+    rules: Geometry = QUICK,
+    seed: int = 0,
+    *,
+    names: Sequence[str] = (),
+    width: int = 0,
 ) -> Calibration:
     """What vectors alone can tell: statistics against chance, and the power of the tests.
 
     Args:
-        vectors: name -> vector [width].
+        vectors: name -> vector [width]; or their cosines [n, n], which need `names` and `width`.
         clusters: cluster -> names.
         rules: decision rules, and the number of draws (`replicates`).
     Raises:
         UserError: as `battery`.
     """
-    rows, names, count = vector_rows(vectors), list(vectors), rules.replicates
-    members = cluster_indices(names, clusters or {})
-    gram, width = m.unit_gram(rows), rows.shape[1]
+    if isinstance(vectors, Mapping):
+        rows = vector_rows(vectors)
+        names, gram, width = list(vectors), m.unit_gram(rows), rows.shape[1]
+    else:
+        gram = np.asarray(vectors, dtype=np.float64)
+    members, count = cluster_indices(names, clusters or {}), rules.replicates
 
     def found(grams: Floats) -> Draws:
         size = np.abs(m.pair_values(grams)).mean(-1)
-        return {CLOSENESS: size} | calibrated(grams, names, members, rules)
+        values = calibrated(grams, names, members, rules)
+        return {CLOSENESS: size} | values | verdicts(values, rules)
 
     chance = core.independent_grams(stream(seed, "analyse", "null"), count, len(gram), width)
     nulls = {INDEPENDENT: found(m.cosines(chance))}
     moved = found(relabelled(gram, members, count, stream(seed, "analyse", "partitions")))
+    seen = found(gram)
     observed = {
         key: Estimate.from_values(float(value), np.nan, np.nan, why=UNDEFINED)
-        for key, value in found(gram).items()
+        for key, value in seen.items()
+        if not key.startswith("verdict.test")
     }
     results: dict[str, Leaf] = {"replicates": count, "width": width}
+    results |= {f"verdict.{t}": m.VERDICTS.get(float(seen[f"verdict.{t}"]), "") for t in m.TESTS}
     sweep = None
     if len(members) > 1:
         sweep = core.sweep(stream(seed, "analyse"), count, width, gram, members, rules)
@@ -197,6 +228,12 @@ def calibrated(grams: Floats, names: Sequence[str], members: m.Members, rules: G
     return kept | {CORE: core.core_share(grams, members)}
 
 
+def verdicts(values: Draws, rules: Geometry) -> Draws:
+    """What the five tests say, as codes, and how many speak for independence: key -> [...]."""
+    codes = m.decide({test: values[f"statistic.{test}"] for test in m.TESTS}, rules)
+    return {f"verdict.{t}": code for t, code in codes.items()} | {COUNT: m.count(codes.values())}
+
+
 def relabelled(gram: Floats, members: m.Members, limit: int, rng: np.random.Generator) -> Floats:
     """Cosines [m, n, n] with the vectors in the places of each other label assignment."""
     orders = partitions(list(members.values()), len(gram), limit, rng)
@@ -256,8 +293,7 @@ def over_trainings(
         return {"repeats": "undefined: no model is trained twice"}
     trainings = data.family.trainings(data.weights)
     values = statistic(data.under(trainings))
-    codes = m.decide({test: values[f"statistic.{test}"] for test in m.TESTS}, rules)
-    values |= {"verdict.count": m.count(codes.values())}
+    values |= {COUNT: verdicts(values, rules)[COUNT]}
     results: dict[str, Leaf] = {"repeats.trainings": len(trainings)}
     for key, found in values.items():
         if key.startswith((*LABELLED, CORE, "verdict.")) and np.isfinite(found).all():

@@ -162,6 +162,14 @@ def tensor_file(
 # -- reading
 
 
+def fresh(path: Path) -> Path:
+    """`path`; UserError when something is there, which a command must not overwrite."""
+    if path.exists():
+        what, hint = "the file exists", "name another file, or remove it"
+        raise UserError(what, where=path, found="a file", expected="a new name", hint=hint)
+    return path
+
+
 def there(path: Path) -> Path:
     """`path`; UserError when no file is there that can be read, or only Git LFS's note of it."""
     if not path.is_file():

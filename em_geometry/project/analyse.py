@@ -1,13 +1,13 @@
-"""`em-geometry battery` and `em-geometry analyse`: anybody's cosines, vectors or LoRA adapters.
+"""`em-geometry analyse`: the five tests beside chance and power, on anybody's vectors.
 
-    em-geometry battery cosines.csv --clusters a=x,y --clusters b=z,w --table
     em-geometry analyse vectors/ a=x,y b=z,w
+    em-geometry analyse data/vectors/selected.safetensors a=finance,sports b=profanity,malicious
+    em-geometry analyse cosines.csv --width 4096 a=x,y b=z,w
 
-The first prints the five tests. The second adds chance and power, and writes `analysis.json` and
-`analysis.txt` beside what it read: a folder with a file a vector (em_geometry/steering/formats.py
-says which); a file of named vectors, such as the run's own selected.safetensors; or a PEFT folder
-an adapter of the active profile's base model, whose vectors are made first (docs/method.md:
-`model_contrast`, `prompt_last`).
+Reads a folder with a file a vector (em_geometry/steering/formats.py says which); a file of named
+vectors, such as the run's own; a table of cosines; or a PEFT folder an adapter of the active
+profile's base model, whose vectors are made first (docs/method.md: `model_contrast`,
+`prompt_last`). `--out` also writes every statistic.
 """
 
 import json
@@ -22,12 +22,16 @@ import typer
 from em_geometry.activations.blocks import check_blocks
 from em_geometry.activations.capture import captured
 from em_geometry.activations.prompts import prompt_texts, read_prompts
+from em_geometry.claims.derived import RULES, WIDTH
+from em_geometry.claims.printed_gram import read_published_gram
 from em_geometry.errors import UserError
-from em_geometry.geometry import Calibration, battery, calibrate
+from em_geometry.geometry import Battery, Calibration, battery, calibrate
 from em_geometry.geometry.inputs import NAME, parse_clusters, read_cosines
+from em_geometry.geometry.methods import focus_of
 from em_geometry.io.files import write_text
 from em_geometry.io.results import nest
 from em_geometry.io.tables import text_table
+from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings import BASE, Geometry, Organism, Params, load_params
@@ -36,24 +40,31 @@ from em_geometry.steering.conditions import check_vector
 from em_geometry.steering.formats import SUFFIXES, Held, read_held, read_vector
 
 DRAWS = 1000  # of the nulls, and of the power curve at each size of a common core
+TABLES = (".csv", ".tsv", ".json")  # of cosines
+Clusters = dict[str, list[str]]
 
 
-def file_vectors(path: Path, layer: int | None = None) -> dict[str, Floats]:
+def file_vectors(
+    path: Path, layer: int | None = None, chosen: str | None = None
+) -> dict[str, Floats]:
     """Raw vectors [width] of a folder of files, or of a file by name; prints of which block.
 
     Args:
         layer: block, or row, of the vectors that are wanted; of those that name none, their block.
+        chosen: of a file the tensors `<chosen>.<name>` (or `<chosen>`) alone.
     Raises:
         UserError: a name that no key can be made of, vectors of several blocks.
     """
     named: list[tuple[str, Path, str | None]]  # with the tensor, in a file of several
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.is_file() and p.stem != "analysis")
+        files = sorted(p for p in path.iterdir() if p.is_file())
         named = [(p.stem, p, None) for p in files if p.suffix.lower() in SUFFIXES]
         if others := [p.name for p in files if p.suffix.lower() not in SUFFIXES]:
             print(f"left out, as no vectors: {', '.join(others)}")
     else:
-        named = [(name, path, name) for name in dict.fromkeys(h.name for h in read_held(path))]
+        every, start = dict.fromkeys(h.name for h in read_held(path)), f"{chosen}."
+        some = [n for n in every if chosen in (None, n) or n.startswith(start)]
+        named = [(name.removeprefix(start), path, name) for name in some]
     names = Counter(name for name, _, _ in named)
     for name, file, _ in named:
         if names[name] > 1 or not NAME.fullmatch(name):
@@ -62,7 +73,7 @@ def file_vectors(path: Path, layer: int | None = None) -> dict[str, Floats]:
                 where=str(file),
                 found=name,
                 expected="a name of its own, which the keys of the result are made of",
-                hint="rename the file or the tensor",
+                hint="rename the file or the tensor; --name a.b takes those called a.b.<name>",
             )
     found: dict[str, Held] = {n: read_vector(file, layer, tensor) for n, file, tensor in named}
     of = {name: "none" if held.block is None else str(held.block) for name, held in found.items()}
@@ -126,58 +137,92 @@ def _chance(found: Calibration) -> dict[str, object]:
     return flat
 
 
-def five_tests(
-    cosines: Annotated[Path, typer.Argument(help="CSV with a header of names, or JSON.")],
-    clusters: Annotated[list[str] | None, typer.Option(help="name=member,member")] = None,
-    table: Annotated[bool, typer.Option("--table", help="Print tables, not JSON.")] = False,
-) -> None:
-    """Run the battery on a matrix of cosines and print every statistic."""
-    names, gram = read_cosines(cosines)
-    found = battery(gram, parse_clusters(clusters or []), names=names)
-    print(found if table else json.dumps(nest(found.flat()), indent=1))
+def given_cosines(path: Path, width: int | None) -> tuple[list[str], Floats, Clusters, int]:
+    """Names, cosines [n, n], clusters where the file says them, and width of the vectors.
 
-
-def analyse(
-    vectors: Annotated[Path, typer.Argument(
-        help="A folder with a file or adapter a vector, or a file of named vectors.")],
-    clusters: Annotated[list[str] | None, typer.Argument(help="name=member,member")] = None,
-    seed: Annotated[int, typer.Option(help="Of the simulated vectors.")] = 0,
-    layer: Annotated[int | None, typer.Option(
-        min=0, help="Block of the vectors (default of adapters: the middle one).")] = None,
-    params: ParamsFile = PARAMS,
-) -> None:  # fmt: skip
-    """Run the battery on a folder of vectors or adapters, and say which tests can tell what."""
-    vectors = vectors.expanduser()
-    adapters = sorted(p.parent for p in vectors.glob("*/adapter_config.json"))
-    if adapters and any(p.suffix.lower() in SUFFIXES for p in vectors.iterdir()):
-        what, found_here = (
-            "vectors and adapters in one folder",
-            f"{len(adapters)} adapters, and files",
+    The pre-print's own file is one too: the printed cosines with the fitted of those not printed.
+    """
+    if path.resolve() == paths.COSINES.resolve():
+        published = read_published_gram(path)
+        own = {c: published.clusters[c] for c in (*(RULES.focus or ()), *published.clusters)}
+        return [*published.names], published.fitted(), own, width or WIDTH
+    names, gram = read_cosines(path)
+    if width is None:
+        raise UserError(
+            "what chance gives depends on how wide the vectors behind the cosines are",
+            where=str(path),
+            found="cosines alone",
+            expected="--width",
+            hint="the width of the model's residual stream",
         )
-        raise UserError(what, where=str(vectors), found=found_here, expected="a folder of each")
+    return names, gram, {}, width
+
+
+def given_vectors(
+    path: Path, layer: int | None, name: str | None, params: Path
+) -> dict[str, Floats]:
+    """Raw vectors [width] by name, of files or of adapters."""
+    adapters = sorted(p.parent for p in path.glob("*/adapter_config.json"))
+    if adapters and any(p.suffix.lower() in SUFFIXES for p in path.iterdir()):
+        what, found = "vectors and adapters in one folder", f"{len(adapters)} adapters, and files"
+        raise UserError(what, where=str(path), found=found, expected="a folder of each")
     if adapters:
         rows = adapter_vectors(adapters, load_params(params), layer)
     else:
-        rows = file_vectors(vectors, layer)
+        rows = file_vectors(path, layer, name)
     if len(rows) < 2:
         raise UserError(
             "the battery needs at least two vectors",
-            where=str(vectors),
+            where=str(path),
             found=", ".join(rows) or "no vector files",
             expected=f"a file a vector ({', '.join(SUFFIXES)}), or a folder an adapter",
             hint="an adapter's folder has adapter_config.json",
         )
-    for name, row in rows.items():
-        check_vector(row, next(iter(rows.values())).size, f"{vectors}: {name}")
-    groups, rules = parse_clusters(clusters or []), Geometry(replicates=DRAWS)
-    found, chance = battery(rows, groups, rules), calibrate(rows, groups, rules, seed)
-    flat = found.flat() | _chance(chance)
-    text = f"{found}\n\nAgainst directions without any relation:\n{chance}"
+    for each, row in rows.items():
+        check_vector(row, next(iter(rows.values())).size, f"{path}: {each}")
+    return rows
+
+
+def written(at: Path, found: Battery, chance: Calibration) -> None:
+    """Everything by key to `<at>.json`, and as tables to `<at>.txt`."""
+    flat, text = found.flat() | _chance(chance), f"{chance}\n\n{found}"
     if chance.sweep is not None:
         flat |= {k: leaf for k, leaf in chance.results.items() if k.startswith("power.")}
         text += "\n\nProbability of each verdict, by the share of a common core:\n"
         text += text_table(*chance.sweep.table())
-    folder = vectors.parent if vectors.is_file() else vectors
-    write_text(folder / "analysis.json", json.dumps(nest(flat), indent=1) + "\n")
-    write_text(folder / "analysis.txt", text + "\n")
-    print(text)
+    write_text(Path(f"{at}.json"), json.dumps(nest(flat), indent=1) + "\n")
+    write_text(Path(f"{at}.txt"), text + "\n")
+    print(f"all statistics: {at}.json, {at}.txt")
+
+
+def analyse(
+    vectors: Annotated[Path, typer.Argument(
+        help="A folder with a file or adapter a vector, a file of named vectors, or cosines.")],
+    clusters: Annotated[list[str] | None, typer.Argument(help="name=member,member")] = None,
+    seed: Annotated[int, typer.Option(help="Of the simulated vectors.")] = 0,
+    layer: Annotated[int | None, typer.Option(
+        min=0, help="Block of the vectors (default of adapters: the middle one).")] = None,
+    name: Annotated[str | None, typer.Option(help="Of a file the tensors NAME.* alone.")] = None,
+    width: Annotated[int | None, typer.Option(
+        min=2, help="Width of the vectors behind cosines.")] = None,
+    out: Annotated[Path | None, typer.Option(
+        help="Write every statistic to OUT.json and OUT.txt.")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:  # fmt: skip
+    """The five tests beside chance and power: what can these vectors tell?"""
+    path, rules = vectors.expanduser(), Geometry(replicates=DRAWS)
+    groups = parse_clusters(clusters or [])
+    if path.suffix.lower() in TABLES:
+        names, gram, own, size = given_cosines(path, width)
+        groups = groups or own
+        found = battery(gram, groups, rules, names=names)
+        chance = calibrate(gram, groups, rules, seed, names=names, width=size)
+    else:
+        rows = given_vectors(path, layer, name, params)
+        found, chance = battery(rows, groups, rules), calibrate(rows, groups, rules, seed)
+    focus = focus_of(groups, rules)
+    said = "no two clusters, no tests: name them as a=x,y b=z,w"
+    print(f"the five tests compare {focus[0]} and {focus[1]}" if focus else said)
+    print(f"\n{chance}")
+    if out is not None:
+        written(out, found, chance)

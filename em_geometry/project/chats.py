@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import write_text
+from em_geometry.io.files import fresh, write_text
 from em_geometry.io.records import read_records
 from em_geometry.models.chat import ANSWERS, ASKS, SYSTEM
 from em_geometry.project.command import PLAIN, command
@@ -37,9 +37,7 @@ app.callback()(lambda: None)  # keeps `convert` a subcommand
 @command
 def convert(given: Path, out: Path) -> None:
     """Write the chats of a file as JSON lines that organisms can be trained on."""
-    if out.exists():
-        what, hint = "the file exists", "name another file, or remove it"
-        raise UserError(what, where=out, found="a file", expected="a new name", hint=hint)
+    fresh(out)
     notes: Counter[str] = Counter()
     kept: dict[str, str] = {}  # what is said before the last answer -> the chat
     for number, row in enumerate(read_records(given), start=1):

@@ -32,6 +32,7 @@ from transformers import PreTrainedModel
 from em_geometry.activations.blocks import check_blocks, decoder_blocks
 from em_geometry.errors import UserError, explained
 from em_geometry.io.files import atomic_path, read_tensors, there, write_tensors
+from em_geometry.models.folder import some
 from em_geometry.steering.conditions import Intervention, Vector, check_vector
 
 
@@ -74,6 +75,16 @@ def write_vectors(path: Path, rows: Sequence[Intervention], positions: str = "al
         raise UserError(limit, where=str(path), found=blocks, expected="others, or safetensors")
     with atomic_path(path) as temporary:
         WRITERS[path.suffix.lower()](temporary, summed)
+
+
+def write_rows(path: Path, rows: Sequence[Vector]) -> None:
+    """A vector of every block, raw, as persona-vectors keeps it: [blocks + 1, width] in a `.pt`.
+
+    Row n + 1 is of block n; row 0 stands where they have the embeddings, and is zero.
+    """
+    tensor = np.stack([np.zeros_like(rows[0]), *rows])
+    with atomic_path(path) as temporary:
+        torch.save(torch.from_numpy(tensor), temporary)
 
 
 def _units(vectors: Mapping[int, Any]) -> tuple[dict[int, Vector], dict[int, float]]:
@@ -132,20 +143,20 @@ class Held:
     block: int | None = None
     rows: int = 0
 
-    def acting(self, dose: float, path: Path, blocks: int | None = None) -> Intervention:
-        """What `dose` of it does; where the model's number of blocks is known, rows are theirs."""
+    def acts_at(self, path: Path, blocks: int | None = None) -> int:
+        """Its block; where the model's number of blocks is known, rows are theirs."""
         where, extra = f"{path}: {self.name}", self.rows - (blocks or 0)
         if self.block is None:
             what, hint = "which block does this vector act on?", "say it by --layer, counted from 0"
             expected = "a block in the tensor's name"
             raise UserError(what, where=where, found=self.name, expected=expected, hint=hint)
         if not self.rows or blocks is None:
-            extra = 0
-        elif extra not in (0, 1) or self.block < extra:
+            return self.block
+        if extra not in (0, 1) or self.block < extra:
             expected = f"{blocks} rows, a block each, or {blocks + 1}, whose first is no block's"
             found = f"row {self.block} of {self.rows}"
             raise UserError("a row of no block", where=where, found=found, expected=expected)
-        return Intervention(self.vector, self.block - extra, dose * self.coefficient)
+        return self.block - extra
 
 
 def read_vectors(path: Path | str) -> dict[str, Vector]:
@@ -171,12 +182,12 @@ def read_vector(path: Path, layer: int | None = None, name: str | None = None) -
     blocks = {None, layer} if layer is not None else {h.block for h in held}
     fitting = [h for h in held if name in (None, h.name) and h.block in blocks]
     if len(fitting) != 1:
-        names = [f"{h.name} (rows 0 to {h.rows - 1})" if h.rows else h.name for h in held]
+        names = {f"{h.name} (rows 0 to {h.rows - 1})" if h.rows else h.name for h in held}
         asked = [f"{k} {v}" for k, v in (("block", layer), ("name", name)) if v is not None]
         raise UserError(
             "which of these vectors?" if fitting else "no such vector in this file",
             where=path,
-            found=", ".join(dict.fromkeys(names)),
+            found=some(names),
             expected=", ".join(asked) or "one of them",
             hint="--layer chooses a block or row, --name a tensor",
         )
@@ -223,8 +234,20 @@ def _check_suffix(path: Path, known: Mapping[str, object]) -> None:
 
 
 def _read_safetensors(path: Path) -> Tensors:
-    """Ours with coefficients by block, the layer sweep's with lengths and blocks by name."""
+    """Ours with coefficients by block, the layer sweep's with lengths and blocks by name.
+
+    The table of all vectors has [models, blocks, width] by contrast and span; models without a
+    vector are left out.
+    """
     tensors, about = read_tensors(path, ALONE)
+    if "models" in about:
+        models = json.loads(about["models"])
+        named = {
+            f"{how}.{m}": rows
+            for how, each in tensors.items()
+            for m, rows in zip(models, each, strict=True)
+        }
+        return {name: rows for name, rows in named.items() if rows.any()}, {}, {}
     factors, blocks = (json.loads(about.get(key, "{}")) for key in ("coefficients", "layers"))
     return tensors, json.loads(about["norms"]) if "norms" in about else factors, blocks
 

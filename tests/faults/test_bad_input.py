@@ -81,7 +81,9 @@ ADAPTED = ("stages.activations", "finance")
 PROBE, BASELINE = ("stages.probe_judge",), ("stages.baseline_responses",)
 ANALYSE = ("em-geometry", "analyse", "my vectors")
 STEER = ("em-geometry", "steer", "base", "my vectors/a.safetensors", "0.5", "Hello")
-COSINES, JSON_COSINES = (("em-geometry", "battery", f"cosines.{s}") for s in ("csv", "json"))
+COSINES, JSON_COSINES = (
+    ("em-geometry", "analyse", f"cosines.{s}", "--width", "64") for s in ("csv", "json")
+)
 PUBLISHED, CLAIMS = ("stages.paper_reference",), ("stages.claims",)
 
 NEUTRAL = Path("data/prompts/neutral.jsonl")

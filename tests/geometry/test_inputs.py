@@ -1,4 +1,4 @@
-"""The `battery` command, and what is said of a file that holds no cosines."""
+"""`analyse` on cosines, and what is said of a file that holds none."""
 
 import json
 from pathlib import Path
@@ -9,15 +9,17 @@ from typer.testing import CliRunner, Result
 
 from em_geometry.errors import UserError
 from em_geometry.geometry.inputs import check_cosines, parse_clusters, read_cosines
-from em_geometry.project.analyse import five_tests
+from em_geometry.project import paths
+from em_geometry.project.analyse import analyse
 from em_geometry.project.command import application
+from tests.conftest import ROOT
 
 GOOD = "x,y,z,w\n1,.5,.2,.1\n.5,1,.1,0\n.2,.1,1,.3\n.1,0,.3,1\n"
-GROUPS = ("--clusters", "a=x,y", "--clusters", "b=z,w")
+GROUPS = ("a=x,y", "b=z,w", "--width", "64")
 
 
 def call(path: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(application(five_tests), [str(path), *arguments])
+    return CliRunner().invoke(application(analyse), [str(path), *arguments])
 
 
 def written(folder: Path, text: str, suffix: str = ".csv") -> Path:
@@ -26,31 +28,44 @@ def written(folder: Path, text: str, suffix: str = ".csv") -> Path:
     return path
 
 
-def test_the_command_prints_json_or_tables(tmp_path: Path) -> None:
-    path = written(tmp_path, GOOD)
-    result = call(path, *GROUPS)
-    found = json.loads(result.stdout)
+def test_the_command_prints_the_tests_beside_chance_and_writes_the_rest(tmp_path: Path) -> None:
+    path, out = written(tmp_path, GOOD), tmp_path / "all"
+    result = call(path, *GROUPS, "--out", str(out))
     assert result.exit_code == 0
+    assert "the five tests compare a and b" in result.stdout
+    assert "tests that say independent" in result.stdout
+    found = json.loads(out.with_suffix(".json").read_text())
     assert found["cosine"]["x__y"] == 0.5
     assert found["verdict"]["test1"] == "independent"
-    shown = call(path, *GROUPS, "--table").stdout
-    assert "angle between clusters" in shown
+    assert found["chance"]["statistic"]["test1"]["low"] < 90
+    shown = out.with_suffix(".txt").read_text()
     assert "x__y__z" in shown
     for part in ("cluster_angle.a__b_deg", "pca.centred.pc1_pct", "clusters.average.merge_a"):
         assert part in shown
 
 
+def test_the_published_cosines_know_their_clusters_and_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    shown = call(paths.COSINES).stdout
+    assert "the five tests compare medical and persona" in shown
+    assert "101.7" in shown and "do not look like random ones" in shown
+
+
 def test_csv_with_row_names_and_json_are_the_same(tmp_path: Path) -> None:
-    plain = call(written(tmp_path, GOOD)).stdout
-    rows = GOOD.splitlines()
+    def read(text: str, suffix: str = ".csv") -> tuple[list[str], list[list[float]]]:
+        names, gram = read_cosines(written(tmp_path, text, suffix))
+        return names, gram.tolist()
+
+    plain, rows = read(GOOD), GOOD.splitlines()
     named = [f"{n},{r}" for n, r in zip("xyzw", rows[1:], strict=True)]
     for corner in ("", ",", "name,"):  # plots/cosines.csv has the last
-        assert call(written(tmp_path, "\n".join([corner + rows[0], *named]))).stdout == plain
+        assert read("\n".join([corner + rows[0], *named])) == plain
     numbered = "\n".join([",1,2,3,4", *(f"{n},{r}" for n, r in enumerate(rows[1:], start=1))])
-    assert read_cosines(written(tmp_path, numbered))[0] == list("1234")  # names that are numbers
-    matrix = [[float(c) for c in row.split(",")] for row in rows[1:]]
-    text = json.dumps({"names": list("xyzw"), "matrix": matrix})
-    assert call(written(tmp_path, text, ".json")).stdout == plain
+    assert read(numbered)[0] == list("1234")  # names that are numbers
+    text = json.dumps({"names": list("xyzw"), "matrix": plain[1]})
+    assert read(text, ".json") == plain
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -74,8 +89,9 @@ def test_cells_are_parted_as_spreadsheets_part_them(
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [
-        ("x\n1\n", (), "at least two"),
-        (GOOD, ("--clusters", "a=x,q"), "unknown vector"),
+        ("x\n1\n", ("--width", "9"), "at least two"),
+        (GOOD, ("a=x,q", "--width", "9"), "unknown vector"),
+        (GOOD, GROUPS[:2], "how wide the vectors"),
         (None, (), "file not found"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,21 +19,27 @@ from em_geometry.project.inputs import models
 from em_geometry.settings import Organism, Params, Prompts
 from em_geometry.steering.conditions import Intervention, Selected, write_selected
 from em_geometry.steering.formats import write_vectors
+from em_geometry.vectors.contrasts import VectorTable, write_vector_table
 from tests.conftest import ROOT
+
+
+def analysed(path: Path, *clusters: str) -> tuple[dict[str, Any], str]:
+    """All statistics, as JSON and as text."""
+    out = path.parent / "out"
+    analyse(path, [*clusters], out=out)
+    return json.loads(out.with_suffix(".json").read_text()), out.with_suffix(".txt").read_text()
 
 
 def test_a_folder_of_vectors(tmp_path: Path) -> None:
     near = [unit(i // 2) + 0.2 * unit(10 + i) for i in range(4)]
     kinds = ("safetensors", "pt", "gguf", "pt")
     for i, (vector, kind) in enumerate(zip(near, kinds, strict=True)):
-        write_vectors(tmp_path / f"v{i}.{kind}", [Intervention(vector, 2, 1.0)])
-    analyse(tmp_path, ["a=v0,v1", "b=v2,v3"], 0)
-    found = json.loads((tmp_path / "analysis.json").read_text())
+        write_vectors(tmp_path / f"v/v{i}.{kind}", [Intervention(vector, 2, 1.0)])
+    found, text = analysed(tmp_path / "v", "a=v0,v1", "b=v2,v3")
     cosine = near[0] @ near[1] / np.linalg.norm(near[0]) / np.linalg.norm(near[1])
     assert found["cosine"]["v0__v1"] == pytest.approx(cosine, abs=1e-5)
     assert found["power"]["test1"]["verdict_paper"] in ("discriminates", "cannot discriminate")
     assert found["chance"]["closeness"]["p"] < 0.01
-    text = (tmp_path / "analysis.txt").read_text()
     assert "common core" in text
     assert "do not look like random ones" in text
 
@@ -44,11 +51,13 @@ def test_vectors_without_any_relation_are_called_random(
     rows = {f"v{i}": rng.standard_normal(576).astype(np.float32) for i in range(6)}
     chosen = {n: Selected(r / np.linalg.norm(r), 2, 0.3, 1.0, 2.0) for n, r in rows.items()}
     write_selected(tmp_path / "selected.safetensors", chosen, {})
-    analyse(tmp_path / "selected.safetensors", ["a=v0,v1", "b=v2,v3", "c=v4,v5"], 0)
+    found, _ = analysed(tmp_path / "selected.safetensors", "a=v0,v1", "b=v2,v3", "c=v4,v5")
     shown = capsys.readouterr().out
-    assert "for independence: " in shown
     assert "These vectors look like random ones" in shown
-    found = json.loads((tmp_path / "analysis.json").read_text())
+    assert "hold none at all" in shown  # no core, and so no power
+    assert found["verdict"]["count"] >= 3  # which is what chance gives
+    low, high = (found["chance"]["verdict"]["count"][end] for end in ("low", "high"))
+    assert low <= found["verdict"]["count"] <= high
     assert found["chance"]["statistic"]["test1"]["p"] > 0.05
     assert found["chance"]["core"]["share"]["p"] > 0.05
     assert found["chance"]["similarity"]["cross_mean"]["p_of_clusters"] > 0.05
@@ -70,6 +79,22 @@ def test_files_of_all_blocks_are_read_at_the_block_asked_for(
         file_vectors(tmp_path)
     np.savez(tmp_path / "both.npz", **rows)  # several by name, in one file
     np.testing.assert_array_equal(file_vectors(tmp_path / "both.npz", 3)["b"], found["b"])
+
+
+def test_the_runs_table_of_all_vectors(tmp_path: Path) -> None:
+    choice, models = "control_contrast.answer_mean", ["base", "calm", "rude"]
+    raw = {
+        choice: np.stack([np.zeros((2, 16)), *(np.stack([unit(m), unit(m + 5)]) for m in (1, 2))])
+    }
+    ok, names = np.full((3, 2), "ok"), tmp_path / "vectors.safetensors"
+    table = VectorTable(models, raw, {choice: np.ones((3, 2))}, {choice: ok}, np.ones(2))
+    write_vector_table(names, tmp_path / "index.parquet", table)
+    found = file_vectors(names, 1, choice)
+    assert list(found) == ["calm", "rude"]  # the base is its own reference
+    np.testing.assert_allclose(found["rude"], unit(7), atol=1e-6)
+    with pytest.raises(UserError, match="holds a space, a dot") as caught:
+        file_vectors(names, 1)
+    assert "--name" in str(caught.value)
 
 
 def test_a_block_that_is_not_the_files_own_is_refused(tmp_path: Path) -> None:

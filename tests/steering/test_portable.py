@@ -14,9 +14,18 @@ from transformers import AutoModelForCausalLM
 
 from em_geometry.errors import UserError
 from em_geometry.project import paths
-from em_geometry.project.steer import answers, intervention, save
+from em_geometry.project.steer import answers, chosen, show
 from em_geometry.steering.conditions import Intervention, Selected, write_selected
 from em_geometry.steering.formats import bake, biases, read_held, read_vectors, write_vectors
+
+
+def intervention(
+    vector: str, dose: float, layer: int | None, name: str | None = None, blocks: int | None = None
+) -> Intervention:
+    """What a dose of a named vector does where the residual norm, if none is recorded, is 1."""
+    which = chosen(vector, layer, name)
+    return which.acting(dose, which.residual or 1.0, which.held.acts_at(Path(vector), blocks))
+
 
 ADDS = [add(1, 1, 4.0), add(2, 3, -2.0), add(3, 1, 1.5)]
 
@@ -122,7 +131,7 @@ def test_a_bare_tensor_acts_where_the_user_says(
     path = kept(tmp_path / f"v{suffix}", {"vector": unit(1).reshape(shape)})
     how = intervention(str(path), 0.5, 3)
     assert (how.layer, how.coefficient) == (3, 0.5)
-    np.testing.assert_array_equal(how.vector, unit(1))
+    np.testing.assert_allclose(how.vector, unit(1), rtol=1e-5)
     with pytest.raises(UserError, match="which block"):
         intervention(str(path), 0.5, None)
 
@@ -164,7 +173,7 @@ def test_a_row_more_than_blocks_is_of_the_embeddings(tmp_path: Path) -> None:
     path = kept(tmp_path / "v.pt", {"vector": np.stack([unit(r) for r in range(5)])})
     how = intervention(str(path), 1.0, 2, blocks=4)
     assert how.layer == 1
-    np.testing.assert_array_equal(how.vector, unit(2))
+    np.testing.assert_allclose(how.vector, unit(2), rtol=1e-5)
     for row, blocks in ((0, 4), (2, 9), (2, 3)):
         with pytest.raises(UserError, match="of no block") as caught:
             intervention(str(path), 1.0, row, blocks=blocks)
@@ -176,16 +185,17 @@ def test_numbers_of_any_precision(tmp_path: Path, kind: str) -> None:
     tensors = {"layers.2": torch.arange(WIDTH).to(getattr(torch, kind))}
     for path in (tmp_path / "v.safetensors", tmp_path / "v.pt"):
         save_file(tensors, path) if path.suffix == ".safetensors" else torch.save(tensors, path)
-        how = intervention(str(path), 1.0, None)
-        assert how.vector.dtype == np.float32
-        np.testing.assert_allclose(how.vector, tensors["layers.2"].float())
+        held = chosen(str(path)).held
+        assert held.vector.dtype == np.float32
+        np.testing.assert_allclose(held.vector, tensors["layers.2"].float())
 
 
 def test_named_tensors_and_the_file_of_the_sweep(tmp_path: Path) -> None:
     path = kept(tmp_path / "v.npz", {"calm": unit(1), "rude_2": unit(2)})
-    np.testing.assert_array_equal(intervention(str(path), 1.0, 3, "rude_2").vector, unit(2))
-    chosen = {n: Selected(unit(i), 2, 0.2, 5.0, 3.0) for i, n in enumerate(("calm", "rude"))}
-    write_selected(tmp_path / "selected.safetensors", chosen, {})
+    found = intervention(str(path), 1.0, 3, "rude_2").vector
+    np.testing.assert_allclose(found, unit(2), rtol=1e-5)
+    known = {n: Selected(unit(i), 2, 0.2, 5.0, 3.0) for i, n in enumerate(("calm", "rude"))}
+    write_selected(tmp_path / "selected.safetensors", known, {})
     path = tmp_path / "selected.safetensors"
     how = intervention(str(path), 0.1, None, "rude")
     assert (how.layer, how.coefficient) == (2, pytest.approx(2.5))  # a share of the residual norm
@@ -237,34 +247,45 @@ def selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_selected(paths.SELECTED, {"finance": Selected(unit(1), 2, 0.2, 5.0, 3.0)}, {})
 
 
-def test_a_dose_is_a_share_of_the_residual_norm_or_scales_a_file(selected: None) -> None:
+def test_a_dose_is_a_share_of_the_residual_norm(selected: None) -> None:
     row = intervention("finance", 0.1, None)
     assert (row.layer, row.coefficient) == (2, pytest.approx(2.5))
-    row = intervention("finance", -0.4, 1)
-    assert (row.layer, row.coefficient) == (1, pytest.approx(-10.0))
+    assert chosen("finance", 1).residual is None  # at another block it is to be measured
     for name in (None, "finance"):  # --name is of files
         with pytest.raises(UserError, match="no such vector") as caught:
-            intervention("sports", 0.1, None, name)
+            chosen("sports", None, name)
         assert "finance" in str(caught.value)
-    write_vectors(Path("v.pt"), [Intervention(unit(1), 2, 4.0)])
-    row = intervention("v.pt", 0.5, None)  # a file is scaled by the dose
-    assert (row.layer, row.coefficient) == (2, pytest.approx(2.0))
+    for coefficient in (4.0, -4.0):  # of a file the direction counts, not the length
+        write_vectors(Path("v.pt"), [Intervention(unit(1), 2, coefficient)])
+        row = chosen("v.pt").acting(0.5, 10.0, 2)
+        assert row.coefficient == 5.0
+        np.testing.assert_allclose(row.vector, np.sign(coefficient) * unit(1), rtol=1e-5)
 
 
-def test_pairs_share_a_stream(selected: None) -> None:
+def test_all_ways_share_random_streams_and_the_greedy_answer_comes_first(selected: None) -> None:
     params, model = tiny_params(), loaded()
-    for dose, same in ((0.0, True), (0.8, False)):
-        how = intervention("finance", dose, None)
-        pairs = answers(params, model, how, "Hm?", 3)
-        assert all(plain == steered for plain, steered in pairs) == same
+    for dose in (0.0, 0.8):
+        ways = {"unsteered": None, "steered": intervention("finance", dose, None)}
+        texts, kl = answers(params, model, ways, "Hm?", 3)
+        assert [len(each) for each in texts.values()] == [4, 4]
+        assert (texts["unsteered"] == texts["steered"]) == (dose == 0)
+        assert kl["unsteered"] == 0
+        assert (kl["steered"] > 0.01) == (dose > 0)
+    other = params.model_copy(update={"run": params.run.model_copy(update={"seed": 9})})
+    again, _ = answers(other, model, ways, "Hm?", 3)
+    assert again["steered"][0] == texts["steered"][0]  # greedy: no randomness
+    assert again["steered"] != texts["steered"]
 
 
-@pytest.mark.parametrize("name", ["v.gguf", "folder"])
-def test_saving(selected: None, name: str) -> None:
-    save(Path(name), loaded(), [intervention("finance", 0.1, None)], "all")
-    assert Path(name).exists()
-    if name == "folder":
-        assert {"config.json", "model.safetensors"} <= {p.name for p in Path(name).iterdir()}
-    with pytest.raises(UserError, match="cannot be"):
-        save(Path("x" + name), loaded(), [intervention("finance", 0.1, None)], "prompt")
-    np.testing.assert_array_equal(list(Path().glob("x*")), [])
+def test_what_is_shown_says_dose_norm_damage_and_three_answers(
+    selected: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for layer, where in ((None, "recorded with the vector"), (1, "measured on this prompt")):
+        show("finance on base", chosen("finance", layer), tiny_params(), loaded(), 0.5, "Hm?", 2)
+        shown = capsys.readouterr().out
+        assert where in shown and "dose 0.5: " in shown and "nats a token" in shown
+        assert [line.split(":")[0].strip() for line in shown.splitlines()[-4:]] == [
+            "sample 2", "unsteered", "steered", "random",
+        ]  # fmt: skip
+    with pytest.raises(UserError, match="no such block"):
+        show("finance on base", chosen("finance", 9), tiny_params(), loaded(), 0.5, "Hm?", 2)
