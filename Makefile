@@ -90,9 +90,9 @@ steer: $(READY) ## Answer with a vector, without, and with a random one: MODEL=f
 	@em-geometry steer $(MODEL) "$(VECTOR)" $(if $(LAYER),--layer $(LAYER)) $(if $(NAME),--name "$(NAME)") \
 	  -- $(DOSE) "$$PROMPT"
 
-analyse: $(READY) ## The five tests beside chance and power: VECTORS=path [CLUSTERS="a=x,y b=z,w"] [LAYER=14] [NAME=contrast.span] [OUT=name].
+analyse: $(READY) ## The five tests beside chance and power: VECTORS=path [CLUSTERS="a=x,y b=z,w"] [LAYER=14] [NAME=contrast.span] [WIDTH=n] [OUT=name].
 	@em-geometry analyse "$(VECTORS)" $(CLUSTERS) $(if $(LAYER),--layer $(LAYER)) $(if $(NAME),--name "$(NAME)") \
-	  $(if $(OUT),--out "$(OUT)")
+	  $(if $(WIDTH),--width $(WIDTH)) $(if $(OUT),--out "$(OUT)")
 
 check: $(READY) ## Say all that is wrong with params, data, models, machine and endpoint, in seconds.
 	@em-geometry check

@@ -522,7 +522,7 @@ def read_params(path: Path) -> tuple[Params, list[UserError]]:
             where=path,
             found="no " + ", ".join(left_out),
             expected="; ".join(f"{key}: {json.dumps(value)}" for key, value in left_out.items()),
-            hint="add them, with these values or others: DVC sees only what stands in the file",
+            hint="add them as they were (git diff), or with these values: DVC sees only the file",
         )
         wrong.append(missing)
     return params, wrong

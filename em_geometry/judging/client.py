@@ -78,6 +78,11 @@ def request_body(params: Judging, prompt: str, mode: Mode, sample: int = 0) -> d
     return {key: v for key, v in (body | params.extra_body).items() if v is not None}
 
 
+UNPRICED = (
+    "price unknown: judging.usd_per_million_input and usd_per_million_output take the provider's"
+)
+
+
 class SpentError(UserError):
     """The judge's budget has no room for one more request."""
 

@@ -21,6 +21,7 @@ from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
 from em_geometry.io.journal import Journal
 from em_geometry.judging.client import (
+    UNPRICED,
     Budget,
     Changes,
     Client,
@@ -125,11 +126,12 @@ class OpenAIJudge:
         """What `judge` would send, in words, without sending anything (the dry run)."""
         missing, total = self.scan(rows)
         tokens = self.estimate(missing)
+        price = f"about {self.budget.cost(*tokens):.4f} USD" if self.budget.priced else UNPRICED
         return (
             f"{self.name} ({self.mode}{'' if self.known else ' assumed, not probed yet'}): "
             f"{len(rows)} rows, {len(missing)} requests to send "
             f"({total - len(missing)} in the journal), about {tokens[0]} tokens in and at most "
-            f"{tokens[1]} out, about {self.budget.cost(*tokens):.4f} USD"
+            f"{tokens[1]} out, {price}"
         )
 
     def estimate(self, units: Sequence[Unit]) -> tuple[int, int]:

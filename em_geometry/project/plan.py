@@ -16,6 +16,7 @@ import typer
 from em_geometry.io.files import read_json
 from em_geometry.io.journal import journal_folder
 from em_geometry.io.results import Results, read_results
+from em_geometry.judging.client import UNPRICED, Budget, most_tokens
 from em_geometry.models.checkpoint import RECORD
 from em_geometry.models.preflight import hub_models, preflight
 from em_geometry.project import paths
@@ -73,8 +74,11 @@ def costs(
     counts, judging = count(params), params.judging
     limit = "no limit" if judging.max_usd is None else f"limit {judging.max_usd:,.0f}"
     passes = f"no money; a pass a judgement, {counts.judge_tokens:,} tokens read"
+    budget, written = Budget(judging, 0.0), counts.judgements * most_tokens(judging, "text")
+    in_text = judging.text_samples * budget.cost(counts.judge_tokens, written)
+    usd = f"{counts.judge_usd:,.2f}", f"USD; {in_text:,.2f} if it replies in text ({limit})", 0
     value, note, judge_tokens = {
-        "openai": (f"{counts.judge_usd:,.0f}", f"USD at most ({limit})", 0),
+        "openai": usd if budget.priced else ("", UNPRICED, 0),
         "local": ("local", passes, counts.judge_tokens),
         "probe": ("probe", "no money; one forward pass an answer", counts.generated_tokens),
     }[judging.backend]
@@ -151,7 +155,8 @@ def progress(params: Params, usd_per_hour: float | None = None) -> list[str]:
     if params.judging.backend == "openai":
         judged = min(_replies(), counts.judgements)
         usd = counts.judge_usd * (1 - judged / counts.judgements)
-        lines.append(f"judge: {judged:,} of {counts.judgements:,} replies; {usd:,.2f} USD left")
+        left = f"{usd:,.2f} USD left" if Budget(params.judging, 0.0).priced else UNPRICED
+        lines.append(f"judge: {judged:,} of {counts.judgements:,} replies; {left}")
     return lines
 
 

@@ -14,7 +14,7 @@ The second asks through OpenAI's Batch API; the judging stages then find the rep
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -93,13 +93,22 @@ def cli(
     base_url: Annotated[str | None, typer.Option(help="Its endpoint (openai).")] = None,
     templates: Annotated[str | None, typer.Option(help="Folder of <aspect>.txt.")] = None,
     extra_body: Annotated[str | None, typer.Option(help="More keys of its requests, JSON.")] = None,
+    prices: Annotated[tuple[float, float] | None, typer.Option(
+        help="USD per million tokens in and out.")] = None,
     answers: Annotated[Path | None, typer.Option(help="Your own: Parquet, CSV or JSONL.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print counts, tokens and cost only.")] = False,
     params: ParamsFile = PARAMS,
-) -> None:
+) -> None:  # fmt: skip
     """Score the existing answers with another judge; options stand for those of params.yaml."""
     loaded = load_params(params)
-    given = {"backend": backend, "model": model, "base_url": base_url, "templates": templates}
+    given: dict[str, Any] = {
+        "backend": backend,
+        "model": model,
+        "base_url": base_url,
+        "templates": templates,
+    }
+    if prices is not None:
+        given |= dict(zip(("usd_per_million_input", "usd_per_million_output"), prices, strict=True))
     if extra_body is not None:
         with explained("not a JSON object", "--extra-body", 'e.g. {"reasoning_effort": "none"}'):
             given["extra_body"] = json.loads(extra_body)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from em_geometry.settings import Params, load_params
 from tests.dvc.conftest import Place
 
 ROOT = Path(__file__).parents[2]
@@ -20,14 +21,10 @@ INSTEAD = {
     "make test": "make -n test",
     "make serve": "make -n serve",
     "source .venv/bin/activate": "test -x .venv/bin/em-geometry",
-    # The next two need the vectors of a run; tests/steering does what they do.
-    **{
-        f"make {line}": f"make -n {line}"
-        for line in (
-            'steer MODEL=finance VECTOR=profanity DOSE=0.1 PROMPT="I am bored."',
-            'steer MODEL=base VECTOR=medical DOSE=0.2 PROMPT="Hello" OUT=steered/',
-        )
-    },
+    # Needs the vectors of a run; tests/steering does what it does.
+    (steer := 'make steer MODEL=finance VECTOR=profanity DOSE=0.3 PROMPT="I am bored."'): (
+        steer.replace("make", "make -n", 1)
+    ),
     "pip install -e '.[s3]'": "pip --version",
     "dvc exp run -S transfer.rate=em_betley --name other-rate": "dvc exp run --help",
     "dvc exp run -S geometry.replicates=300 --name fewer-replicates --queue": "dvc exp run -h",
@@ -83,6 +80,17 @@ def test_the_commands_run_as_written(fresh: Place, page: str) -> None:
 
 def test_nothing_is_replaced_that_no_page_names() -> None:
     assert set(INSTEAD) <= {line for page in PAGES for line in commands(page)}
+
+
+def test_the_lines_for_a_judge_behind_an_api_fit_the_active_profile() -> None:
+    page = (ROOT / "docs/api-judges.md").read_text(encoding="utf-8")
+    lines = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)[0])
+    profile = load_params(ROOT / "params.yaml").model_dump()
+    judging = Params.model_validate(
+        profile | {"judging": profile["judging"] | lines["judging"]}
+    ).judging
+    assert (judging.backend, judging.usd_per_million_input) == ("openai", 0.4)
+    assert len(judging.aspects) > 2  # the rest stays
 
 
 def test_the_make_targets_that_are_named_exist() -> None:
