@@ -82,12 +82,10 @@ def test_files_of_all_blocks_are_read_at_the_block_asked_for(
 
 
 def test_the_runs_table_of_all_vectors(tmp_path: Path) -> None:
-    choice, models = "control_contrast.answer_mean", ["base", "calm", "rude"]
-    raw = {
-        choice: np.stack([np.zeros((2, 16)), *(np.stack([unit(m), unit(m + 5)]) for m in (1, 2))])
-    }
-    ok, names = np.full((3, 2), "ok"), tmp_path / "vectors.safetensors"
-    table = VectorTable(models, raw, {choice: np.ones((3, 2))}, {choice: ok}, np.ones(2))
+    choice, names = "control_contrast.answer_mean", tmp_path / "vectors.safetensors"
+    rows = [np.stack([unit(m), unit(m + 5)]) for m in (1, 2)]
+    entries = {choice: ["undefined: its own reference", *rows]}
+    table = VectorTable.of(["base", "calm", "rude"], entries, np.ones(2))
     write_vector_table(names, tmp_path / "index.parquet", table)
     found = file_vectors(names, 1, choice)
     assert list(found) == ["calm", "rude"]  # the base is its own reference

@@ -30,9 +30,8 @@ def vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     own = Selected(unit(1), 2, 0.2, 5.0, 3.0, *CHOICE.split("."))
     write_selected(paths.SELECTED, {"finance": own}, {})
-    raw = np.stack([np.zeros((4, 16)), np.stack([unit(block) for block in range(4)])])
-    shape, ok = np.ones((2, 4)), np.full((2, 4), "ok")
-    table = VectorTable(["base", "finance"], {CHOICE: raw}, {CHOICE: shape}, {CHOICE: ok}, shape[0])
+    entries = {CHOICE: ["undefined: its own reference", np.stack([unit(b) for b in range(4)])]}
+    table = VectorTable.of(["base", "finance"], entries, np.ones(4))
     write_vector_table(paths.VECTORS, paths.VECTOR_INDEX, table)
 
 
