@@ -73,7 +73,8 @@ def _trained(params: Params, system: float) -> float:
     total = 0.0
     for organism in (o for o in params.organisms.values() if o.source is None):
         chats = read_examples(Path(organism.data), organism.max_examples)
-        texts = sum((len(q) + len(a)) / CHARACTERS + system for q, a in chats)
+        asked = [e for exchanges in chats for e in exchanges]
+        texts = sum((len(e.question) + len(e.answer)) / CHARACTERS + system for e in asked)
         total += params.recipes[organism.lab].epochs * texts
     return total
 
