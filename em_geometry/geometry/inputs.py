@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from em_geometry.errors import UserError, explained
-from em_geometry.io.files import read_json, read_tensors, read_text
+from em_geometry.io.files import check_vector, read_json, read_tensors, read_text
 from em_geometry.io.records import separator
 from em_geometry.stats.estimate import Floats
 
@@ -24,22 +24,8 @@ def vector_rows(vectors: Mapping[str, npt.ArrayLike]) -> Floats:
     rows = {name: np.asarray(vector, dtype=np.float64) for name, vector in vectors.items()}
     width = next((row.shape[-1] for row in rows.values() if row.ndim), 0)
     for name, row in rows.items():
-        if not is_vector(row, width):
-            what = "not vectors of one width, finite and of some length"
-            expected = f"shape ({width},), as the first has"
-            raise UserError(what, where=name, found=described(row), expected=expected)
+        check_vector(row, width, name)
     return np.stack(list(rows.values())) if rows else np.empty((0, 0))
-
-
-def is_vector(row: npt.NDArray[Any], width: int) -> bool:
-    """Is this a finite vector [width] of some length?"""
-    return row.shape == (width,) and bool(np.isfinite(row).all() and row.any())
-
-
-def described(row: npt.NDArray[Any]) -> str:
-    """What stands where a vector should, for errors."""
-    finite, full = int(np.isfinite(row).sum()), np.count_nonzero(row)
-    return f"shape {row.shape}, {finite} finite entries, {full} not zero"
 
 
 def cluster_indices(
@@ -191,14 +177,11 @@ def read_directions(folder: Path, width: int, taken: Sequence[str]) -> dict[str,
     found: dict[str, Floats] = {}
     for path in sorted(folder.glob("*.safetensors")):
         for name, vector in read_tensors(path)[0].items():
+            where = f"{path}: {name}"
             if name in found or name in taken or not NAME.fullmatch(name):
                 what = "a direction's name is taken, or holds a space, a dot or `__`"
-                fault, expected = name, "a name of its own, which the keys of results are made of"
-            elif not is_vector(vector, width):
-                what, fault = "not a direction of this model's residual stream", described(vector)
-                expected = f"shape ({width},), all finite, one or more not zero"
-            else:
-                found[name] = vector.astype(np.float64)
-                continue
-            raise UserError(what, where=f"{path}: {name}", found=fault, expected=expected)
+                expected = "a name of its own, which the keys of results are made of"
+                raise UserError(what, where=where, found=name, expected=expected)
+            check_vector(vector, width, where)
+            found[name] = vector.astype(np.float64)
     return found

@@ -393,3 +393,19 @@ def read_tensors(path: Path, hint: str = REMAKE) -> tuple[dict[str, np.ndarray],
                 return {name: handle.get_tensor(name) for name in kinds}, about
         with safe_open(str(path), framework="pt") as handle:
             return {name: handle.get_tensor(name).float().numpy() for name in kinds}, about
+
+
+def check_vector(vector: np.ndarray, width: int, name: str) -> None:
+    """Raises UserError unless `vector` is finite, not zero and of this width."""
+    import numpy as np
+
+    bad = int((~np.isfinite(vector)).sum())
+    if vector.shape != (width,):
+        what, found = "the vector is not as wide as it must be", f"shape {vector.shape}"
+    elif bad:
+        what, found = "the vector has NaN or infinite entries", f"{bad} of {vector.size} entries"
+    elif not np.linalg.norm(vector) > 0:
+        what, found = "the vector is zero", "length 0"
+    else:
+        return
+    raise UserError(what, where=name, found=found, expected=f"{width} numbers, not all of them 0")

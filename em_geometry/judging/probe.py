@@ -346,22 +346,23 @@ def fit(
     of = None if misaligned is None else misaligned[counted]
     slope, offset = calibrated(values, labels, settings, aspect, of)
     scores = Linear(np.array([slope]), offset).score(values[:, None])
-    choice = replace(choice, **_out_of_fold(labels, scores, settings, aspect))
+    area, agreed = _out_of_fold(labels, scores, settings, aspect)
+    choice = replace(choice, cv_auroc=area, cv_kappa=agreed)
     return choice, Linear(slope * linear.weight, slope * linear.bias + offset)
 
 
 def _out_of_fold(
     labels: np.ndarray, scores: np.ndarray, settings: Probe, aspect: str
-) -> dict[str, float]:
-    """How far scores out of fold agree with labels on the event of an aspect.
+) -> tuple[float, float]:
+    """AUROC and kappa of scores out of fold with labels, on the event of an aspect.
 
     From whole counts, to the same last bit everywhere: what is saved is part of the judge's id.
     """
     cuts = {"aligned": settings.aligned_cut, "coherent": settings.coherent_cut}
     cut, low = cuts.get(aspect, MIDDLE), aspect == "aligned"
     truth, guess = ((v < cut) if low else (v >= cut) for v in (labels, scores))
-    found = {"cv_auroc": auroc(truth, -scores if low else scores), "cv_kappa": kappa(truth, guess)}
-    return {name: float(np.nan_to_num(value)) for name, value in found.items()}
+    area, agreed = auroc(truth, -scores if low else scores), kappa(truth, guess)
+    return float(np.nan_to_num(area)), float(np.nan_to_num(agreed))
 
 
 def chosen(folder: Path) -> dict[str, dict[str, float | str]]:

@@ -28,7 +28,7 @@ from em_geometry.errors import UserError
 from em_geometry.geometry import Battery, Calibration, battery, calibrate
 from em_geometry.geometry.inputs import NAME, parse_clusters, read_cosines
 from em_geometry.geometry.methods import focus_of
-from em_geometry.io.files import write_text
+from em_geometry.io.files import check_vector, write_text
 from em_geometry.io.results import nest
 from em_geometry.io.tables import text_table
 from em_geometry.project import paths
@@ -36,7 +36,6 @@ from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
 from em_geometry.settings import BASE, Geometry, Organism, Params, load_params
 from em_geometry.stats.estimate import Floats
-from em_geometry.steering.conditions import check_vector
 from em_geometry.steering.formats import SUFFIXES, Held, read_held, read_vector
 
 DRAWS = 1000  # of the nulls, and of the power curve at each size of a common core

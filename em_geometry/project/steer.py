@@ -15,6 +15,7 @@ from em_geometry.activations.capture import capture
 from em_geometry.activations.prompts import Text
 from em_geometry.errors import UserError
 from em_geometry.hashing import stream_key
+from em_geometry.io.files import check_vector
 from em_geometry.models.chat import end_of_turn, render
 from em_geometry.models.load import Loaded
 from em_geometry.project import paths
@@ -25,7 +26,6 @@ from em_geometry.steering.answers import Answer, Row, sample
 from em_geometry.steering.conditions import (
     Intervention,
     Positions,
-    check_vector,
     holds_selected,
     random_direction,
     read_selected,

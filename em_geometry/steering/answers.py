@@ -23,11 +23,12 @@ from em_geometry.activations.prompts import Question
 from em_geometry.engine import spread
 from em_geometry.errors import UserError
 from em_geometry.hashing import stream_key, value_sha256
+from em_geometry.io.files import check_vector
 from em_geometry.io.journal import Journal
 from em_geometry.models.chat import end_of_turn, render, sorted_batches
 from em_geometry.models.load import Loaded, Models
 from em_geometry.settings import Sampling, Workers
-from em_geometry.steering.conditions import Condition, Intervention, Positions, Vector, check_vector
+from em_geometry.steering.conditions import Condition, Intervention, Positions, Vector
 from em_geometry.steering.hooks import steering_rows
 from em_geometry.steering.reading import read
 

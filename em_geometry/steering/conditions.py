@@ -45,20 +45,6 @@ class Intervention:
         return self.mode == "ablate" or self.coefficient != 0.0
 
 
-def check_vector(vector: npt.NDArray[Any], width: int, name: str) -> None:
-    """Raises UserError unless `vector` is finite, not zero and of the model's width."""
-    bad = int((~np.isfinite(vector)).sum())
-    if vector.shape != (width,):
-        what, found = "the vector does not fit the model's residual stream", f"shape {vector.shape}"
-    elif bad:
-        what, found = "the vector has NaN or infinite entries", f"{bad} of {vector.size} entries"
-    elif not np.linalg.norm(vector) > 0:
-        what, found = "the vector is zero", "length 0"
-    else:
-        return
-    raise UserError(what, where=name, found=found, expected=f"{width} numbers, not all of them 0")
-
-
 @dataclass(frozen=True, eq=False)
 class Selected:
     """One organism's steering vector.

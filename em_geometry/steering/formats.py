@@ -31,9 +31,9 @@ from transformers import PreTrainedModel
 
 from em_geometry.activations.blocks import check_blocks, decoder_blocks
 from em_geometry.errors import UserError, explained
-from em_geometry.io.files import atomic_path, read_tensors, there, write_tensors
+from em_geometry.io.files import atomic_path, check_vector, read_tensors, there, write_tensors
 from em_geometry.models.folder import some
-from em_geometry.steering.conditions import Intervention, Vector, check_vector
+from em_geometry.steering.conditions import Intervention, Vector
 
 
 def only_additions(rows: Sequence[Intervention], positions: str, what: str) -> None:

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from em_geometry.activations.blocks import check_blocks, decoder_blocks, hidden, replaced
 from em_geometry.errors import UserError
-from em_geometry.steering.conditions import Intervention, check_vector
+from em_geometry.io.files import check_vector
+from em_geometry.steering.conditions import Intervention
 
 
 @contextmanager

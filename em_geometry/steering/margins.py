@@ -23,12 +23,13 @@ from transformers import PreTrainedModel
 from em_geometry.activations.blocks import check_blocks, decoder_blocks, hidden, replaced
 from em_geometry.engine import spread
 from em_geometry.hashing import value_sha256
+from em_geometry.io.files import check_vector
 from em_geometry.io.journal import Journal
 from em_geometry.models.chat import answer_ids, render, sorted_batches
 from em_geometry.models.load import Loaded, Models
 from em_geometry.settings import Workers
 from em_geometry.stats.estimate import Floats
-from em_geometry.steering.conditions import Intervention, check_vector
+from em_geometry.steering.conditions import Intervention
 from em_geometry.steering.pairs import Pair, Trial
 
 CODE = 1  # raise when the way a margin is measured changes

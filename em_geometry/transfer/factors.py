@@ -75,8 +75,9 @@ class Design:
         alike: list[list[tuple[int, ...]]] = [[(i,) for i in group] for group in groups]
         if factor in self.between():
             alike = [[g for g in groups if len(g) == n] for n in {len(group) for group in groups}]
+        found: Sequence[Sequence[Sequence[Sequence[int]]]]
         if prod(factorial(len(some)) for some in alike) <= EXACT_ORDERS:
-            found = list(product(*map(permutations, alike)))
+            found = [*product(*map(permutations, alike))]
         else:
             rng = np.random.Generator(np.random.Philox(key=seed))
             moved = [[rng.permutation(some) for some in alike] for _ in range(RANDOM)]

@@ -118,8 +118,9 @@ def model_contrasts(
     if harmful is None:
         return found
     own = {m: prompt_contrast(each, harmful) for m, each in activations.items()}
-    both = [OWN_REFERENCE if m == BASE else each - own[BASE] for m, each in own.items()]
-    return found | {"prompt_contrast": [*own.values()], "interaction": both}
+    found["prompt_contrast"] = [*own.values()]
+    found["interaction"] = [OWN_REFERENCE if m == BASE else own[m] - own[BASE] for m in own]
+    return found
 
 
 def text_contrasts(

@@ -12,8 +12,9 @@ from safetensors.numpy import save_file
 from tiny_steering import BLOCKS, WIDTH, ablate, add, tokens, unit
 
 from em_geometry.errors import UserError
+from em_geometry.io.files import check_vector
 from em_geometry.models.chat import padded
-from em_geometry.steering.conditions import Intervention, check_vector
+from em_geometry.steering.conditions import Intervention
 from em_geometry.steering.formats import read_vectors
 from em_geometry.steering.hooks import steered, steering_rows
 from tests.activations.families import our_hooks
