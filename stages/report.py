@@ -43,7 +43,7 @@ def main(params: Params) -> None:
         model,
         told,
         figures,
-        read_answers(answers, params.targets, params.judging.aspects, shown),
+        read_answers(answers, params.originals(), params.judging.aspects, shown),
         {name: p.read_text(encoding="utf-8") for name, p in offered.items() if p.is_file()},
         provenance(params, word, record, paths.LOCK),
     )

@@ -1,6 +1,5 @@
 """Figures of the geometry: cosines, structure, likeness to the base, references, chance."""
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations, product
@@ -16,7 +15,7 @@ from em_geometry.geometry.methods import centred, components, shares
 from em_geometry.geometry.trees import Linkage, distances, merges, planar_map
 from em_geometry.report import chart
 from em_geometry.report.chart import Chart, Panel, Row, Style
-from em_geometry.report.text import decimals, layout, short
+from em_geometry.report.text import decimals, layout, short, statistic
 from em_geometry.settings import Organism
 from em_geometry.stats.estimate import Estimate, Floats
 
@@ -307,7 +306,7 @@ def nulls(metrics: Metrics) -> Chart | str:
         chance, p = found.get(f"{key}.{null}"), found.get(f"{key}.{null}.p")
         if chance is None or own.value is None or key.split(".")[0] not in words["main"]:
             continue
-        row = {"of": plain(key), "by": label, "observed": own.value}
+        row = {"of": statistic(key), "by": label, "observed": own.value}
         row |= {"from": chance.low, "median": chance.value, "to": chance.high}
         found_at = {"value": own.value, "low": own.low, "high": own.high}
         row |= {"p": p and p.value} | {k: distance(v, chance) for k, v in found_at.items()}
@@ -317,16 +316,6 @@ def nulls(metrics: Metrics) -> Chart | str:
     draw = partial(draw_nulls, code=chart.coded([*words["nulls"].values()]))
     x = "distance from chance's median (1 = end of its 95 % interval)"
     return Chart([Panel(rows, draw, "", x, height=1 + 0.14 * len(rows))])
-
-
-def plain(key: str) -> str:
-    """A statistic's key as words: those of the layout, or the key's own."""
-    name = re.sub(r"^statistic\.|_deg$", "", key)
-    said: dict[str, str] = layout()["words"]["statistics"]
-    for start, words in said.items():
-        if name == start or name.startswith(f"{start}."):
-            return words.format(name[len(start) + 1 :].replace("__", " and "))
-    return re.sub("[._]+", " ", name)
 
 
 def draw_nulls(ax: Axes, rows: Sequence[Row], code: chart.Code) -> None:

@@ -14,7 +14,7 @@ from em_geometry.report.chart import Figure
 from em_geometry.report.findings import findings, summary
 from em_geometry.report.samples import Answer
 from em_geometry.report.tables import Results, all_tables
-from em_geometry.report.text import joined, layout
+from em_geometry.report.text import joined, layout, words
 from em_geometry.settings import Params
 
 PACKAGES = ("torch", "transformers", "peft", "numpy", "polars", "scikit-learn", "matplotlib", "dvc")
@@ -44,10 +44,12 @@ def render(
     tables = all_tables(found)
     downloads = [(name, "as in plots/", text) for name, text in files.items()]
     downloads += [(f"{table.name}.csv", table.caption, table.csv()) for table in tables]
+    downloads += [(f"{f.name}.csv", f"data of {f.title}", f.csv) for f in figures if f.rows]
     return found.environment.get_template("page.html.j2").render(
         findings(found),
         sections=layout()["sections"],
         verdict=summary(found, claims, model).sentences,
+        glossary=words("glossary.yaml"),
         model=model,
         claims=claims,
         numbers_text=numbers_text,

@@ -7,7 +7,7 @@ pattern of keys, or a list of this module), which binds names; a column shows th
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -22,6 +22,7 @@ from em_geometry.report.text import (
     joined,
     layout,
     short,
+    statistic,
     visible,
     with_interval,
 )
@@ -84,7 +85,7 @@ class Results(Metrics):
             "params": self.params,
             "words": layout()["words"],
             "dash": NONE,
-            "gate": lambda: self.text(layout()["gate"], {}),
+            **{k: partial(self.text, layout()[k], {}) for k in ("gate", "gated")},
         }
         return found
 
@@ -119,6 +120,7 @@ def environment(autoescape: bool = True) -> Environment:
         "of": lambda e: f"{short(e.value)} of {short(e.n)}",
         "short": short,
         "slug": lambda text: text.replace(" ", "-"),
+        "statistic": statistic,
         "spaced": lambda text: (text or NONE).replace("_", " "),
     }
     found.tests |= {
@@ -137,7 +139,7 @@ def _models(found: Results, slugs: Iterable[str]) -> Iterator[Names]:
 
 LISTS: dict[str, Callable[[Results], Iterable[Names]]] = {
     "organisms": lambda found: _models(found, found.params.slugs("organism")),
-    "targets": lambda found: _models(found, found.params.targets),
+    "targets": lambda found: _models(found, found.params.answering()),
     "into": lambda found: [{"target": target} for target in found.params.margin_targets()],
     "external": lambda found: [
         {"name": n} for n in (found.word("geometry:external.names") or "").split(", ") if n

@@ -1,5 +1,6 @@
 """Numbers and foreign text as people read them."""
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,16 @@ def words(name: str) -> Any:
 def layout() -> Any:
     """What `page/tables.yaml` says."""
     return words("tables.yaml")
+
+
+def statistic(key: str) -> str:
+    """A statistic's key as words: those of the layout, or the key's own."""
+    name = re.sub(r"^statistic\.|_deg$", "", key)
+    said: dict[str, str] = layout()["words"]["statistics"]
+    for start, text in said.items():
+        if name == start or name.startswith(f"{start}."):
+            return text.format(name[len(start) + 1 :].replace("__", " and "))
+    return re.sub("[._]+", " ", name)
 
 
 def decimals(value: float, digits: int) -> str:

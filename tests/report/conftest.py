@@ -35,7 +35,7 @@ def quick_page(params: Params, metrics: Metrics | None = None) -> str:
     found = metrics or Metrics.read(paths.TABLES)
     claims = [judge_claim(claim, found) for claim in read_claims(paths.CLAIMS)]
     folders = paths.BASELINE_JUDGEMENTS, paths.JUDGEMENTS
-    shown = read_answers(folders, params.targets, params.judging.aspects, 3)
+    shown = read_answers(folders, params.originals(), params.judging.aspects, 3)
     return render(params, found, "m", claims, [], shown, {}, {"Profile": params.profile})
 
 

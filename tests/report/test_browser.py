@@ -58,8 +58,13 @@ def test_it_opens_from_disk_without_requests_within_a_second(page: Any) -> None:
 
 
 def test_a_mark_under_the_pointer_tells_its_values(page: Any) -> None:
-    page.locator("#figure1 .mark-rect path").first.hover(position={"x": 20, "y": 20}, force=True)
-    assert "cosine" in page.locator("#tip").inner_text()
+    mark = page.locator("#figure1 [role=graphics-symbol] path").first
+    mark.hover(position={"x": 20, "y": 20}, force=True)
+    assert page.locator("#tip").inner_text().split("\n") == [
+        "of: finance",
+        "across: finance",
+        "value: 1",
+    ]
 
 
 def test_a_hostile_answer_is_text(page: Any) -> None:
@@ -67,6 +72,28 @@ def test_a_hostile_answer_is_text(page: Any) -> None:
     text = page.locator("#answers-list bdi").first.text_content()
     assert text == HOSTILE[: len(text)].replace("\0", "\u2400").replace("\x1b", "\u241b")
     assert page.locator("#answers-list img, #answers-list script").count() == 0
+
+
+def test_answers_open_on_an_organism_beside_its_control_and_the_steered_base(page: Any) -> None:
+    shown = page.locator("#answers-list > li:visible")
+    beside = [
+        (li.get_attribute("data-target"), li.get_attribute("data-source")) for li in shown.all()
+    ]
+    assert beside[:3] == [("finance", "none"), ("full", "none"), ("base", "finance")]
+    tops = {round(li.bounding_box()["y"]) for li in shown.all()[:3]}
+    assert len(tops) == 1
+    field = page.locator("[data-filters=answers-list] [data-key=target]")
+    field.select_option("sports")  # the contrast gives way to what is asked for
+    assert {li.get_attribute("data-target") for li in shown.all()} == {"sports"}
+
+
+@pytest.mark.parametrize("page", [NARROW], indirect=True)
+def test_every_verdict_is_in_view_on_a_narrow_screen(page: Any) -> None:
+    table = "document.querySelector('#claims-table')"
+    badges = f"[...{table}.querySelectorAll('.badge')].map(e => e.getBoundingClientRect().right)"
+    assert page.evaluate(f"Math.max(...{badges})") <= NARROW
+    box = f"{table}.parentElement"  # the table is not cut off in it
+    assert page.evaluate(f"{box}.scrollHeight - {box}.clientHeight") <= 1
 
 
 def test_rows_open_and_filters_work_by_keyboard(page: Any) -> None:

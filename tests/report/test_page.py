@@ -249,7 +249,7 @@ def test_readme_gives_the_verdict_of_this_run(monkeypatch: pytest.MonkeyPatch) -
 def test_answers_are_sampled_from_every_condition_and_cut(inputs: Path, params: Params) -> None:
     shown = params.report.responses_shown
     folders = paths.BASELINE_JUDGEMENTS, paths.JUDGEMENTS
-    found = read_answers(folders, params.targets, params.judging.aspects, shown)
+    found = read_answers(folders, params.originals(), params.judging.aspects, shown)
     assert len(found) == shown * len({(a.target, a.condition) for a in found})
     assert {a.target for a in found} == set(params.targets)
     assert found[0].condition == "unsteered"

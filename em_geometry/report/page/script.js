@@ -26,7 +26,7 @@ for (const form of document.querySelectorAll("form[data-filters]")) {
     const wanted = field.value;
     if (!wanted) return true;
     if (field.dataset.key === "text") return text.includes(wanted.toLowerCase());
-    return row.dataset[field.dataset.key].split("|").includes(wanted);
+    return field.dataset.key === "question" ? row.dataset.question === wanted : row.dataset[field.dataset.key].split("|").includes(wanted);
   };
   const apply = () => {
     let shown = 0;
@@ -44,7 +44,11 @@ for (const form of document.querySelectorAll("form[data-filters]")) {
   };
   for (const field of keys) {
     if (field.dataset.start) field.value = field.dataset.start;
-    field.addEventListener("input", apply);
+    field.addEventListener("input", () => {
+      const apart = (field.dataset.clears || "").split(" ");
+      for (const other of keys) if (apart.includes(other.dataset.key)) other.value = "";
+      apply();
+    });
   }
   form.addEventListener("submit", (event) => event.preventDefault());
   form.hidden = false;
@@ -58,9 +62,9 @@ tip.hidden = true;
 document.body.append(tip);
 document.addEventListener("mousemove", (event) => {
   const mark = event.target.closest && event.target.closest(".picture [role=graphics-symbol][aria-label]");
-  tip.hidden = !mark || /line mark/.test(mark.getAttribute("aria-roledescription"));
+  tip.hidden = !mark;
   if (tip.hidden) return;
-  tip.textContent = mark.getAttribute("aria-label").split("; ").filter((part) => !/: NaN$/.test(part)).join("\n");
+  tip.textContent = mark.getAttribute("aria-label").split("; ").join("\n");
   tip.style.left = `${Math.min(event.pageX + 12, document.documentElement.scrollWidth - tip.offsetWidth)}px`;
   tip.style.top = `${event.pageY + 14}px`;
 });
