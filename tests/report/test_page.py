@@ -251,7 +251,7 @@ def test_answers_are_sampled_from_every_condition_and_cut(inputs: Path, params: 
     folders = paths.BASELINE_JUDGEMENTS, paths.JUDGEMENTS
     found = read_answers(folders, params.originals(), params.judging.aspects, shown)
     assert len(found) == shown * len({(a.target, a.condition) for a in found})
-    assert {a.target for a in found} == set(params.targets)
+    assert {a.target for a in found} == set(params.answering())
     assert found[0].condition == "unsteered"
     assert max(len(a.text) for a in found) <= LONGEST
     assert sum(len(a.text) for a in found) <= BUDGET
