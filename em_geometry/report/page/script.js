@@ -55,6 +55,11 @@ for (const form of document.querySelectorAll("form[data-filters]")) {
   apply();
 }
 
+// Paper cannot unfold.
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+});
+
 // What a drawn mark says to a screen reader is shown beside the pointer.
 const tip = document.createElement("div");
 tip.id = "tip";
