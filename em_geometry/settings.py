@@ -39,8 +39,8 @@ OPTIONAL = (
     "workers", "run.device_map", "base.also_known_as", "base.megabytes", "judging.concurrency",
     "judging.timeout_s", "judging.retries", "judging.max_tokens", "judging.max_usd",
     "judging.usd_per_million_input", "judging.usd_per_million_output", "organisms.*.role",
-    "organisms.*.cluster", "organisms.*.source", "organisms.*.revision",
-    "organisms.*.max_examples", "organisms.*.factors", "organisms.*.repeats",
+    "organisms.*.cluster", "organisms.*.source", "organisms.*.revision", "organisms.*.data",
+    "organisms.*.seed", "organisms.*.max_examples", "organisms.*.factors", "organisms.*.repeats",
 )  # fmt: skip
 
 # Arguments of a chat template that decide what is written, and when; they are set by the code.
@@ -55,6 +55,12 @@ def _with_the_full(doses: list[float]) -> list[float]:
     if 1.0 not in doses or len(set(doses)) != len(doses):
         raise ValueError("needs 1.0, the chosen coefficient, and others, each once")
     return doses
+
+
+def _none_or_several(texts: int) -> int:
+    if texts == 1:
+        raise ValueError("needs two or more, of which one can be left out, or 0 for none")
+    return texts
 
 
 def _with_what_is_counted(aspects: list[str]) -> list[str]:
@@ -148,7 +154,9 @@ class Organism(Section):  # a fine-tuned model: trained here on `data`, or taken
     lab: Slug  # names the recipe
     role: Literal["organism", "control"] = "organism"
     cluster: Slug | None = None  # of the geometry; controls have none
-    data: str  # chat JSONL: trained on, and known texts when answers are checked for recital
+    # Chat JSONL: trained on, and known texts when answers are checked for recital; "" = none, which
+    # only a given model may have
+    data: str = ""
     source: str | None = None  # path:<folder> | hub:<owner/name> to load instead of training
     revision: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
@@ -164,6 +172,8 @@ class Organism(Section):  # a fine-tuned model: trained here on `data`, or taken
                 "cluster", "an organism needs a cluster, a control has none",
                 self.cluster, "a name" if self.role == "organism" else "null",
             )  # fmt: skip
+        if not self.data and self.source is None:
+            raise KeyFault("data", "is needed where there is no source", "", "a file of chats")
         return self
 
 
@@ -175,7 +185,8 @@ class Prompts(Section):  # prompts for activations (paper sec. 2.1)
 
 class Activations(Section):  # capture of the residual stream
     spans: Annotated[list[PromptSpan], Field(min_length=1)] = ["prompt_last", "prompt_mean"]
-    texts: Annotated[int, Field(ge=2, le=1_000_000)] = 8  # unseen chats of each training file
+    # Unseen chats of each training file; 0 = none are read, and no span is of answers
+    texts: Annotated[int, Field(ge=0, le=1_000_000), AfterValidator(_none_or_several)] = 8
     batch_size: Positive = 16
 
 
@@ -262,7 +273,8 @@ class Vectors(Section):  # steering vectors (paper sec. 2.1)
 
 
 class LayerSweep(Section):  # choice of block and dose by margins of the choosing pairs
-    layers: Blocks  # tried on the base, all with all doses
+    # Tried on the base, all with all doses, and compared by the geometry; [] = all are compared
+    layers: list[Block] = []
     doses: Annotated[list[Dose], Field(min_length=1)] = [0.15, 0.3, 0.5]  # relative ones
     random_directions: Positive = 4  # of the same norm, whose mean gain is subtracted
     max_damage: Strength = 0.5  # nats a token that both answers of a pair may lose on average
@@ -330,7 +342,7 @@ class Params(Section):
     run: Run = Run()
     workers: Workers = Workers()
     base: Base
-    recipes: dict[Slug, Recipe]
+    recipes: dict[Slug, Recipe] = {}
     organisms: dict[Slug, Organism]
     random_adapters: dict[Slug, Slug] = {}  # name -> the model whose norms it has
     prompts: Prompts = Prompts()
@@ -340,7 +352,7 @@ class Params(Section):
     baseline: Baseline = Baseline()
     judging: Judging = Judging()
     vectors: Vectors = Vectors()
-    layer_sweep: LayerSweep
+    layer_sweep: LayerSweep = LayerSweep()
     margins: Margins = Margins()
     geometry: Geometry = Geometry()
     training: Training = Training()
@@ -371,6 +383,9 @@ class Params(Section):
                 "geometry.focus", "must name two of the clusters of the organisms", focus,
                 f"two of {', '.join(self.clusters())}, or [] for the first two",
             )  # fmt: skip
+        if self.vectors.span == TEXTS and not self.activations.texts:
+            expected = "two or more, or another vectors.span"
+            yield KeyFault("activations.texts", f"{TEXTS} is of such texts", 0, expected)
         organisms = self.slugs("organism")
         for number, (source, target) in enumerate(self.named_pairs()):
             if source == target or not {source, target} <= {*organisms}:
@@ -405,13 +420,18 @@ class Params(Section):
                 yield KeyFault(f"{key}.seed", what, repeat.seed, "another seed")
 
     def _of_organisms(self) -> Iterator[KeyFault]:
-        """Each has a lab's recipe, and organisms have levels of the same factors."""
+        """Each trained one has a recipe, each a file where chats are read, all the same factors."""
         factors = [self.organisms[slug].factors for slug in self.slugs("organism")][:1]
         for slug, organism in self.organisms.items():
-            if organism.lab not in self.recipes:
+            if organism.source is None and organism.lab not in self.recipes:
                 yield KeyFault(
                     f"organisms.{slug}.lab", "is no key of recipes",
                     organism.lab, "one of " + ", ".join(self.recipes),
+                )  # fmt: skip
+            if self.activations.texts and not organism.data:
+                yield KeyFault(
+                    f"organisms.{slug}.data", "is needed where chats are read",
+                    "", "a file of chats, or activations.texts: 0",
                 )  # fmt: skip
             if organism.role == "organism" and set(organism.factors) != set(factors[0]):
                 yield KeyFault(
@@ -425,6 +445,10 @@ class Params(Section):
     def targets(self) -> list[str]:
         """Every model that is measured: base, organisms, controls, repeats, random adapters."""
         return [BASE, *self.organisms, *self.random_adapters]
+
+    def spans(self) -> list[str]:
+        """Spans of tokens that every model's activations are means over."""
+        return [*self.activations.spans, *([TEXTS] if self.activations.texts else [])]
 
     def slugs(self, role: Literal["organism", "control"]) -> list[str]:
         """Organisms or controls in order, without repeats."""
@@ -485,15 +509,20 @@ class Params(Section):
         return found
 
 
-def load_params(path: Path) -> Params:
-    """Reads and checks a params file; UserError names every key at fault."""
-    params, wrong = read_params(path)
+def load_params(path: Path, whole: bool = True) -> Params:
+    """Reads and checks a params file; UserError names every key at fault.
+
+    Args:
+        whole: must every section stand there? A study of one's own has fewer stages, and DVC stops
+            where a section is missing that a stage lists.
+    """
+    params, wrong = read_params(path, whole)
     if wrong:
         raise together(wrong)
     return params
 
 
-def read_params(path: Path) -> tuple[Params, list[UserError]]:
+def read_params(path: Path, whole: bool = True) -> tuple[Params, list[UserError]]:
     """What is sound of a params file, and all that is wrong in it.
 
     Sections at fault are as their defaults; those without a default, and entries at fault of
@@ -516,7 +545,8 @@ def read_params(path: Path) -> tuple[Params, list[UserError]]:
             # Do the others agree?
             left = {name: part for name, part in left.items() if name not in at_fault}
     lost = {*data} - {*left}
-    if left_out := {k: v for k, v in _left_out(params) if k.partition(".")[0] not in lost}:
+    left_out = {k: v for k, v in _left_out(params) if k.partition(".")[0] not in lost}
+    if left_out := {k: v for k, v in left_out.items() if whole or "." in k}:
         missing = UserError(
             "keys that decide numbers are left out",
             where=path,

@@ -25,7 +25,7 @@ def main(params: Params, *slugs: str) -> None:
         texts, rows = prompt_texts(prompts, settings.spans, *chat)
         answers, about = unseen_texts(chats, *chat)
         path, how = paths.ACTIVATIONS / slug, (settings.batch_size, f"activations {slug}")
-        parts = (settings.spans, texts), ([TEXTS], answers)
+        parts = [(settings.spans, texts), *([([TEXTS], answers)] if answers else [])]
         tensors = path.with_suffix(".safetensors")
         metadata = store(tensors, known, loaded, parts, *how, workers=params.workers)
         write_parquet(path.with_suffix(".parquet"), rows, metadata)

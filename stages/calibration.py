@@ -24,3 +24,4 @@ def main(params: Params) -> None:
     results: dict[str, Leaf] = {"contrast": contrast, "span": span, **found.results}
     put_results("calibration", results, HEADLINE)
     put_plot("power", *found.sweep.table())
+    print(found)

@@ -28,7 +28,7 @@ def main(params: Params) -> None:
     if unmeasured(params.monitoring, params.training, params.organisms):
         return
     known, settings = models(params), params.activations
-    span = prompt_span(params.vectors.span, [*settings.spans, TEXTS])
+    span = prompt_span(params.vectors.span, params.spans())
     pairs, frames = read_pairs(Path(params.margins.pairs)), []
     trials = [Trial(indices(pairs, "misaligned", "reporting", params.margins.other_pairs))]
     for slug in (*params.monitoring.organisms, *benign(params.organisms)):

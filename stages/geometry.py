@@ -14,7 +14,7 @@ from em_geometry.io.results import Leaf
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, evidence_of, selected, vector_table
 from em_geometry.project.outputs import put_plot, put_results
-from em_geometry.settings import TEXTS, Params
+from em_geometry.settings import Params
 from em_geometry.steering.conditions import Selected
 from em_geometry.vectors.evidence import FALLBACK, every_choice, readings
 
@@ -42,8 +42,8 @@ def by_contrast(params: Params, chosen: Mapping[str, Selected]) -> dict[str, Lea
 def by_reference(params: Params) -> dict[str, Leaf]:
     """The main statistics under every reference, and in every cell of the multiverse."""
     rules, (data, _, span) = params.geometry, evidence_of(params, FALLBACK)
-    spans, blocks = [*params.activations.spans, TEXTS], params.layer_sweep.layers
-    cells = readings(activations, data.family, spans, blocks, rules.massive_share)
+    blocks = params.layer_sweep.layers or range(len(vector_table().residual))
+    cells = readings(activations, data.family, params.spans(), blocks, rules.massive_share)
     header, rows, shares = multiverse(data.family, cells, data.members, rules)
     put_plot("multiverse", header, rows)
     return reference_results(data, rules) | shares | {"span": span}

@@ -12,7 +12,7 @@ from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, rows, selected, vector_table
 from em_geometry.project.outputs import put_plot, put_results
-from em_geometry.settings import BASE, TEXTS, Params
+from em_geometry.settings import BASE, Params
 from em_geometry.stats.estimate import Floats
 from em_geometry.vectors.contrasts import prompt_span
 
@@ -48,7 +48,7 @@ def compare(params: Params, slug: str) -> tuple[dict[str, Leaf], dict[str, dict[
     names, original = params.slugs("organism"), params.repeats().get(slug, slug)
     chosen, table = selected(params)[original], vector_table()
     block, choice = chosen.layer, f"{chosen.contrast}.{chosen.span}"
-    span = prompt_span(chosen.span, [*params.activations.spans, TEXTS])
+    span = prompt_span(chosen.span, params.spans())
     vectors = table.at(choice, dict.fromkeys(names, block))
     clusters = {name: str(params.organisms[name].cluster) for name in names}
     ways = detection.detectors(dict(zip(names, vectors, strict=True)), clusters, original)

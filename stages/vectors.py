@@ -28,7 +28,10 @@ def check_rows(rows: dict[str, pl.DataFrame], column: str) -> None:
 
 def response_contrasts(model: str, cuts: Vectors) -> dict[str, contrasts.Entry]:
     """The contrast of an organism's own answers by span, or why there is none."""
-    frame = read_parquet(paths.BASELINE_JUDGEMENTS / f"{model}.parquet")
+    judged = paths.BASELINE_JUDGEMENTS / f"{model}.parquet"
+    if not judged.is_file():  # a study without behaviour
+        return dict.fromkeys(ANSWER_SPANS, "undefined: no answers were judged")
+    frame = read_parquet(judged)
     if why := contrasts.too_few(*contrasts.misaligned_and_aligned(frame, cuts)):
         return dict.fromkeys(ANSWER_SPANS, why)  # then the stage before has read none
     tensors, about = read_tensors(paths.RESPONSE_ACTIVATIONS / f"{model}.safetensors")
@@ -44,7 +47,7 @@ def main(params: Params) -> None:
     check_rows({m: prompts(m) for m in models}, "prompt_id")
     check_rows({m: texts(m) for m in models}, "text_id")
     harmful = (prompts()["kind"] == "harmful").to_numpy()
-    for span in (*params.activations.spans, TEXTS):
+    for span in params.spans():
         each = {m: activations(m, span) for m in models}
         if span == TEXTS:
             found = contrasts.model_contrasts(each, controls)

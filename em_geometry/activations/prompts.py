@@ -220,7 +220,7 @@ def unseen_chats(organisms: Iterable[Organism], count: int) -> list[Unseen]:
     """
     files: dict[str, list[Exchange]] = {}
     trained: set[str] = set()
-    for organism in organisms:
+    for organism in organisms if count else ():
         last = [chat[-1] for chat in read_examples(Path(organism.data))]
         files[organism.data] = last
         if organism.source is None:

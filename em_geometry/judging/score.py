@@ -196,6 +196,7 @@ def training_ngrams(organisms: Iterable[Organism]) -> Ngrams:
     return {
         gram
         for organism in organisms
+        if organism.data
         for chat in read_examples(Path(organism.data), organism.max_examples)
         for exchange in chat
         for gram in ngrams(exchange.answer)

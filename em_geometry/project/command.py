@@ -40,10 +40,10 @@ def command_line(main: Callable[..., None]) -> typer.Typer:
     from em_geometry.settings import load_params
 
     def plain(params: ParamsFile = PARAMS) -> None:
-        main(load_params(params))
+        main(load_params(params, whole=False))
 
     def named(slugs: Slugs = None, params: ParamsFile = PARAMS) -> None:
-        main(load_params(params), *(slugs or ()))
+        main(load_params(params, whole=False), *(slugs or ()))
 
     function = (main, plain, named)[len(inspect.signature(main).parameters)]
     return application(function, help=sys.modules[main.__module__].__doc__)

@@ -112,6 +112,6 @@ def evidence_of(params: Params, read_as: str | None = None) -> tuple[Evidence, s
     slugs, repeats = (params.slugs("organism"), params.slugs("control")), params.repeats()
     family = Finetunes(*slugs, contrasts.recipe_controls(organisms), repeats, random)
     who = family, params.clusters(), {slug: o.data for slug, o in organisms.items()}
-    spans, share = params.activations.spans, params.geometry.massive_share
+    spans, share = params.spans(), params.geometry.massive_share
     frames = prompts(), texts(), selected(params)
     return evidence(activations, *frames, *who, spans, share, read_as)

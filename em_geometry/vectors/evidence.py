@@ -137,14 +137,14 @@ def evidence(
         prompts, texts: rows of the activations, the latter of those on `answer_mean`.
         family: the fine-tunes of the run, each organism with the control of its recipe.
         files: organism or control -> its training file.
-        spans: of prompts, as captured.
+        spans: as captured.
         massive_share: share of the width dropped as massive-activation dimensions.
         read_as: a contrast to take the models' rows by, instead of the selected one.
     """
     block = int(np.median([selected[name].layer for name in family.organisms]))
     how = selected[family.organisms[0]]
     contrast = read_as or (FALLBACK if how.contrast == OF_ANSWERS else how.contrast)
-    span = prompt_span(how.span, [*spans, TEXTS])
+    span = prompt_span(how.span, spans)
     weights = _weights(family, contrast)
     blocks = dict.fromkeys(family.models, block)
     if contrast == OF_TEXTS:  # the base reads; no organism has a part in it

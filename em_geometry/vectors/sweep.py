@@ -107,6 +107,9 @@ def tried(
 def cells_of(settings: LayerSweep, rule: Rule) -> list[Cell]:
     """Blocks by doses of the grid; with a block that the params name, if it is not in the grid."""
     named = {rule} if isinstance(rule, int) else set()
+    if not settings.layers:
+        where, expected = "params.yaml: layer_sweep.layers", "one or more"
+        raise UserError("no blocks to try", where=where, found="[]", expected=expected)
     return list(product(sorted({*settings.layers} | named), sorted(settings.doses)))
 
 

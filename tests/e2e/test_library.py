@@ -1,10 +1,7 @@
 """The library as a stranger meets it: in a clean environment, by the lines that README shows."""
 
 import re
-import shutil
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -25,26 +22,6 @@ config.num_hidden_layers = 16
 model = AutoModelForCausalLM.from_config(config).eval()
 tokenizer = AutoTokenizer.from_pretrained("tiny")
 """
-
-
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of a new environment in which `pip install .` was run.
-
-    What the package needs is found in the environment of this test, so nothing is fetched.
-    """
-    root = tmp_path_factory.mktemp("clean")
-    shutil.copytree(ROOT / "em_geometry", root / "source/em_geometry")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, root / "source")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / "env"], check=True)
-    python = root / "env/bin/python"
-    asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    packages = Path(subprocess.check_output(asked, text=True).strip())
-    (packages / "tests.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
-    subprocess.run([*pip, "--no-deps", "--no-build-isolation", root / "source"], check=True)
-    return python
 
 
 def test_the_section_comes_first_and_its_parts_are_short() -> None:

@@ -79,9 +79,10 @@ def test_unknown_key_names_the_nearest(
 
 @pytest.mark.parametrize(
     ("location", "default"),
-    [(("layer_sweep",), None), (("base", "revision"), "null"), (("judging", "kappa_gate"), "0.6"),
+    [(("base", "source"), None), (("layer_sweep",), '{"layers": []'),
+     (("base", "revision"), "null"), (("judging", "kappa_gate"), "0.6"),
      (("judging", "probe", "folds"), "4"), (("report",), '{"model": null'),
-     (("recipes", "hunter", "warmup"), "0.1"), (("organisms", "sports", "seed"), "0")],
+     (("recipes", "hunter", "warmup"), "0.1")],
 )  # fmt: skip
 def test_keys_that_decide_numbers_must_be_there(
     tmp_path: Path, location: Location, default: str | None
@@ -96,6 +97,9 @@ def test_keys_that_decide_numbers_must_be_there(
     ("location", "value", "says"),
     [
         (("organisms", "sports", "lab"), "nobody", "no key of recipes"),
+        (("organisms", "sports", "data"), "", "needed where there is no source"),
+        (("activations", "texts"), 0, "answer_mean is of such texts"),
+        (("activations", "texts"), 1, "two or more"),
         (("organisms", "sports", "cluster"), None, "needs a cluster"),
         (("organisms", "style", "cluster"), "risk", "control has none"),
         (("organisms", "sports", "factors"), {"a": "b"}, "same factors"),

@@ -22,6 +22,7 @@ BEHIND: dict[str, set[str]] = {
     "steered": {"organisms"},
     "margin_targets": {"organisms", "margins.controls"},
     "targets": {"organisms", "random_adapters"},
+    "spans": {"activations.spans", "activations.texts"},
     "named_pairs": {"transfer.pairs"},
     "sources": {"base.source", "organisms", "judging.model"},
     "target": {"organisms", "random_adapters"},
