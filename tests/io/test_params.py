@@ -216,6 +216,9 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     data["organisms"]["sports"] = {"lab": "hunter"}
     text = refused(data, tmp_path)
     assert "'organisms.sports.cluster'" not in text and "nowhere" not in text  # not to be told yet
-    assert "'organisms.sports.data' is missing" in text and "'organisms.sports.seed'" not in text
+    assert (
+        "organisms.sports.cluster: an organism needs" in text
+        and "'organisms.sports.seed'" not in text
+    )
     params, _ = read_params(tmp_path / "params.yaml")
     assert "sports" not in params.organisms and "finance" in params.organisms
