@@ -241,12 +241,10 @@ def test_replaced_weights_of_a_given_model_rerun_what_rests_on_it_alone(
     assert changed == {"given_models", *reruns}
 
 
-def test_an_organism_by_the_readme_s_recipe_reruns_its_own_stages_and_the_joins(
-    graph: Path,
-) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_an_organism_of_one_s_own_reruns_its_own_stages_and_the_joins(graph: Path) -> None:
+    page = (ROOT / "docs/bring-your-own.md").read_text(encoding="utf-8")
     chat, yamls = (
-        re.findall(rf"```{kind}\n(.*?)```", readme, re.DOTALL) for kind in ("json", "yaml")
+        re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("json", "yaml")
     )
     added = yaml.safe_load(next(text for text in yamls if "cycling" in text))["organisms"]
 
