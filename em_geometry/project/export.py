@@ -1,13 +1,16 @@
 """`em-geometry export`: answers, scores and vectors as files of other tools (docs/interop.md).
 
-em-geometry export inspect steered logs/
-em-geometry export lm-eval profanity profanity.pt --dose 0.3
+    em-geometry export inspect steered logs/
+    em-geometry export lm-eval profanity profanity.pt --dose 0.3
+
+Nothing is overwritten.
 """
 
-from collections.abc import Iterator, Mapping
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -21,9 +24,6 @@ from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import judged_folders, models, with_rejudged
 from em_geometry.settings import BASE, Params, load_params
 from em_geometry.steering.conditions import Intervention, read_selected
-
-if TYPE_CHECKING:
-    from inspect_ai.log import EvalLog, EvalSample
 
 SUFFIX = {"lm-eval": ".pt", "repeng": ".gguf", "safetensors": ".safetensors"}
 What = Literal["inspect", "lm-eval", "repeng", "safetensors", "persona-vectors", "checkpoint"]
@@ -75,19 +75,18 @@ def rows_of(vector: str, name: str | None) -> Any:
     return [h.vector for h in held]
 
 
-def inspect_log() -> Any:
-    """The module `inspect_ai.log`."""
+def inspect_module(name: str) -> Any:
+    """A module of inspect_ai."""
     try:
-        from inspect_ai import log
+        return importlib.import_module(f"inspect_ai.{name}")
     except ImportError:
         raise UserError(
             "inspect_ai is not installed", where="em-geometry export inspect", found="inspect_ai",
             hint="pip install -e '.[inspect]'",
         ) from None  # fmt: skip
-    return log
 
 
-def logs(target: str, answers: pl.DataFrame) -> Iterator[tuple[str, "EvalLog"]]:
+def logs(target: str, answers: pl.DataFrame) -> Iterator[tuple[str, Any]]:
     """An inspect_ai log, with its name, of every way in which a model was steered.
 
     A question is a sample, its answers are epochs; every judge's score of every aspect is a score,
@@ -96,27 +95,37 @@ def logs(target: str, answers: pl.DataFrame) -> Iterator[tuple[str, "EvalLog"]]:
     Args:
         answers: judged ones, with those of other judges as `<aspect>@<judge>`.
     """
-    log = inspect_log()
-    aspects = [c for c in answers.columns if _status(c) in answers.columns]
+    log, aspects = inspect_module("log"), [c for c in answers.columns if _status(c) in answers]
     for (source, kind), frame in answers.group_by("source", "kind", maintain_order=True):
-        rows, named = frame.to_dicts(), f"{target}-{source}"
-        samples = [_sample(target, row, aspects) for row in rows]
-        ids = [*dict.fromkeys(str(sample.id) for sample in samples)]
+        rows, how = frame.to_dicts(), ("source", "kind", "relative_dose", "layer")
+        samples = [_sample(f"em-geometry/{target}", row, aspects) for row in rows]
+        ids = [*dict.fromkeys(sample.id for sample in samples)]
         spec = log.EvalSpec(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             task="unsteered" if kind == "unsteered" else f"steered by {source}",
-            task_args={k: rows[0][k] for k in ("source", "kind", "relative_dose", "layer")
-                       if k in rows[0]},
+            task_args={key: rows[0][key] for key in how if key in rows[0]},
             dataset=log.EvalDataset(name="evaluation", samples=len(ids), sample_ids=ids),
             model=f"em-geometry/{target}",
             config=log.EvalConfig(epochs=max(sample.epoch for sample in samples)),
-        )  # fmt: skip
-        results = log.EvalResults(
-            total_samples=len(samples),
-            completed_samples=len(samples),
-            scores=[_summary(aspect, frame) for aspect in aspects],
         )
-        yield named, log.EvalLog(status="success", eval=spec, results=results, samples=samples)
+        scores = [_mean(log, aspect, frame) for aspect in aspects]
+        count = {"total_samples": len(rows), "completed_samples": len(rows)}
+        results = log.EvalResults(**count, scores=scores)
+        whole = log.EvalLog(status="success", eval=spec, results=results, samples=samples)
+        yield f"{target}-{source}", whole
+
+
+def _mean(log: Any, aspect: str, frame: pl.DataFrame) -> Any:
+    """Mean score of an aspect by a judge, and of how many answers."""
+    scored = frame[aspect].cast(pl.Float64).drop_nulls()
+    means = [log.EvalMetric(name="mean", value=scored.mean())] if len(scored) else []
+    return log.EvalScore(
+        name=aspect,
+        scorer=aspect.partition("@")[2] or str(frame["judge"][0]),
+        scored_samples=len(scored),
+        unscored_samples=len(frame) - len(scored),
+        metrics={mean.name: mean for mean in means},
+    )
 
 
 def _status(column: str) -> str:
@@ -125,41 +134,24 @@ def _status(column: str) -> str:
     return f"{aspect}_status{at}{judge}"
 
 
-def _sample(target: str, row: Mapping[str, Any], aspects: list[str]) -> "EvalSample":
-    from inspect_ai.log import EvalSample
-    from inspect_ai.model import ChatMessageUser, ModelOutput
-    from inspect_ai.scorer import Score
-
+def _sample(model: str, row: Mapping[str, Any], aspects: Sequence[str]) -> Any:
+    """An answer as a sample with its scores; the row's other columns are metadata."""
+    chats, score = inspect_module("model"), inspect_module("scorer").Score
     reason = STOPPED.get(row["finish"], "unknown")
-    output = ModelOutput.from_content(f"em-geometry/{target}", row["text"], stop_reason=reason)
-    scores = {
-        a: Score.unscored(reason=row[_status(a)]) if row[a] is None else Score(value=row[a])
-        for a in aspects
-    }
+    output = chats.ModelOutput.from_content(model, row["text"], stop_reason=reason)
     told = {"question", "text", "sample", *aspects, *map(_status, aspects)}
-    return EvalSample(
+    return inspect_module("log").EvalSample(
         id=f"{row['question_id']}.{row['variant']}",
         epoch=row["sample"] + 1,
         input=row["question"],
         target="",
-        messages=[ChatMessageUser(content=row["question"]), output.message],
+        messages=[chats.ChatMessageUser(content=row["question"]), output.message],
         output=output,
-        scores=scores,
+        scores={
+            a: score.unscored(reason=row[_status(a)]) if row[a] is None else score(value=row[a])
+            for a in aspects
+        },
         metadata={key: value for key, value in row.items() if key not in told},
-    )
-
-
-def _summary(aspect: str, frame: pl.DataFrame) -> Any:
-    """Mean score of an aspect by a judge, and how many have one."""
-    from inspect_ai.log import EvalMetric, EvalScore
-
-    mean, missing = frame[aspect].cast(pl.Float64).mean(), frame[aspect].null_count()
-    return EvalScore(
-        name=aspect,
-        scorer=aspect.partition("@")[2] or str(frame["judge"][0]),
-        scored_samples=frame.height - missing,
-        unscored_samples=missing,
-        metrics={} if mean is None else {"mean": EvalMetric(name="mean", value=float(mean))},  # type: ignore[arg-type]
     )
 
 
@@ -193,7 +185,7 @@ def cli(
     """Write answers and scores, or vectors, as other tools read them."""
     active = load_params(params)
     if what == "inspect":
-        write = inspect_log().write_eval_log
+        write = inspect_module("log").write_eval_log
         for target, frame in judged(source, active).items():
             for named, log in logs(target, frame):
                 write(log, fresh(out / f"{named}.eval"))

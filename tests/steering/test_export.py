@@ -119,7 +119,7 @@ def test_answers_and_scores_as_logs_of_inspect_ai(tmp_path: Path) -> None:
 
 
 def test_without_inspect_ai_the_command_says_how_to_get_it(monkeypatch: Any) -> None:
-    monkeypatch.setitem(sys.modules, "inspect_ai", None)
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
     with pytest.raises(UserError, match="not installed") as caught:
         dict(logs("finance", pl.DataFrame(ANSWERS)))
     assert "[inspect]" in str(caught.value)
