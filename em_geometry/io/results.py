@@ -112,9 +112,14 @@ def write_results(table: Path, metrics: Path, nested: Nested, headline: Sequence
         ValueError: a number that is not finite.
     """
     leaves = dict(flatten(nested))
-    rows = [[key, *astuple(as_estimate(leaf))] for key, leaf in leaves.items()]
-    write_text(table, csv_text(COLUMNS, rows))
+    write_table(table, Results({key: as_estimate(leaf) for key, leaf in leaves.items()}))
     write_metrics(metrics, nest({key: plain(leaves[key]) for key in shown(leaves, headline)}))
+
+
+def write_table(path: Path, results: Results) -> None:
+    """Writes a table of results."""
+    rows = [[key, *astuple(found)] for key, found in results.rows.items()]
+    write_text(path, csv_text(COLUMNS, rows))
 
 
 def shown(keys: Collection[str], headline: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ TABLES = PLOTS / "tables"  # one long table of results a stage
 PAPER = DATA / "paper"
 CLAIMS = PAPER / "claims.yaml"
 COSINES, FAMILY = PAPER / "cosines.json", PAPER / "family.json"
+FAMILIES = DATA / "families"  # what is kept of finished runs of several base models, a file each
 
 # Outputs, in DVC's cache.
 BASE_MODEL = DATA / "models/base"
@@ -44,6 +45,11 @@ PRINT = PLOTS / "print"  # the figures as SVG and PDF
 def metrics(stage: str) -> Path:
     """Headline numbers of a stage ("transfer", "training/finance")."""
     return METRICS / f"{stage}.json"
+
+
+def family(profile: str) -> Path:
+    """What is kept of a finished run of a profile."""
+    return FAMILIES / f"{profile}.csv"
 
 
 def table(stage: str) -> Path:

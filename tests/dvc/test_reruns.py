@@ -136,7 +136,16 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     skip = shutil.ignore_patterns("__pycache__")
     for name in ("em_geometry", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=skip)
-    for name in ("organisms", "prompts", "questions", "judge", "paper", "external", "linked"):
+    for name in (
+        "organisms",
+        "prompts",
+        "questions",
+        "judge",
+        "paper",
+        "external",
+        "linked",
+        "families",
+    ):
         shutil.copytree(ROOT / "data" / name, folder / "data" / name)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder / name)
