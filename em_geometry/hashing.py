@@ -1,9 +1,14 @@
 """Stable hashes: of files, of JSON-able values, of tensors. Keys of journals rest on them."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def file_sha256(path: Path) -> str:
@@ -24,3 +29,10 @@ def stream_key(seed: int, *parts: Any) -> int:
     Each response, bootstrap and null has its own: order and batches of the work do not matter.
     """
     return int(value_sha256([seed, *parts])[:32], 16)
+
+
+def stream(seed: int, *parts: Any) -> np.random.Generator:
+    """The random stream named by `parts`, whatever is drawn elsewhere."""
+    from numpy.random import Generator, Philox
+
+    return Generator(Philox(key=stream_key(seed, *parts)))

@@ -16,7 +16,7 @@ from em_geometry.project.inputs import activations, evidence_of, selected, vecto
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import Params
 from em_geometry.steering.conditions import Selected
-from em_geometry.vectors.evidence import FALLBACK, every_choice, readings
+from em_geometry.vectors.evidence import FALLBACK, readings
 
 HEADLINE = ("reference.*.angle_deg.*", "reference.*.cosine.*", "multiverse.holds.[!t]*",
             "selected.choice", "verdict.count")  # fmt: skip
@@ -25,12 +25,14 @@ MAIN = ("cluster_angle.", "verdict.", "similarity.cross_mean", "similarity.withi
 
 def by_contrast(params: Params, chosen: Mapping[str, Selected]) -> dict[str, Leaf]:
     """The main statistics under every contrast and span, at the chosen blocks."""
-    results: dict[str, Leaf] = {}
-    for choice, rows in every_choice(vector_table(), chosen).items():
-        if isinstance(rows, str):
-            results[f"sensitivity.{choice}"] = rows
+    results, table = dict[str, Leaf](), vector_table()
+    blocks = {name: each.layer for name, each in chosen.items()}
+    for choice in sorted(table.raw):
+        if why := table.missing(choice, blocks):
+            results[f"sensitivity.{choice}"] = why
             continue
-        found = battery(unit_gram(rows), params.clusters(), params.geometry, names=[*chosen])
+        gram = unit_gram(table.at(choice, blocks))
+        found = battery(gram, params.clusters(), params.geometry, names=[*chosen])
         results |= {
             f"sensitivity.{choice}.{key}": value
             for key, value in found.flat().items()

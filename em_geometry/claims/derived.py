@@ -23,9 +23,9 @@ from em_geometry.geometry.methods import (
     residual_cosines,
     statistics,
 )
+from em_geometry.hashing import stream
 from em_geometry.settings import Geometry
 from em_geometry.stats.estimate import Floats
-from em_geometry.stats.resample import stream
 
 WIDTH = 4096  # of Llama-3.1-8B's residual stream
 RULES = Geometry(focus=["medical", "persona"])  # the two clusters that the paper compares
@@ -112,14 +112,17 @@ def core_passes_all_pct(given: Inputs) -> Floats:
     return np.array(100.0 * (scores == 5.0).mean())
 
 
+def _loadings(given: Inputs, *clusters: str) -> list[Floats]:
+    """[members, ...] loadings of each cluster on PC1."""
+    members = ([*given.gram.clusters[cluster]] for cluster in clusters)
+    return [np.array([given.values[f"{PC1}.{m}"] for m in names]) for names in members]
+
+
 def opposite_loadings(given: Inputs) -> Floats:
     """1 where the medical and the persona cluster load on PC1 with opposite signs."""
-    loadings = {
-        cluster: np.array([given.values[f"{PC1}.{m}"] for m in given.gram.clusters[cluster]])
-        for cluster in ("medical", "persona")
-    }
-    products = loadings["medical"][:, None] * loadings["persona"][None]
-    return np.asarray((products < 0).all((0, 1)), dtype=np.float64)
+    medical, persona = _loadings(given, "medical", "persona")
+    opposite = (medical[:, None] * persona[None] < 0).all((0, 1))
+    return np.asarray(opposite, dtype=np.float64)
 
 
 def pairs_named(given: Inputs) -> Floats:
@@ -135,10 +138,7 @@ def weaker_direction(given: Inputs) -> Floats:
 
 def risk_between(given: Inputs) -> Floats:
     """1 where finance and sports load between the other two clusters on PC1."""
-    risk, medical, persona = (
-        np.array([given.values[f"{PC1}.{m}"] for m in given.gram.clusters[cluster]])
-        for cluster in ("risk", "medical", "persona")
-    )
+    risk, medical, persona = _loadings(given, "risk", "medical", "persona")
     between = (persona.max(0) < risk.min(0)) & (risk.max(0) < medical.min(0))
     return np.asarray(between, dtype=np.float64)
 

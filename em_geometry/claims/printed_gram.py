@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from em_geometry.errors import UserError
+from em_geometry.hashing import stream
 from em_geometry.io.files import read_json
 from em_geometry.stats.estimate import Floats
-from em_geometry.stats.resample import stream
 
 RESTORE = "git checkout {} brings the published data back"
 INTERIOR = 200  # draws inside the box of roundings, beside its corners

@@ -21,11 +21,11 @@ from em_geometry.geometry.battery import Battery, battery
 from em_geometry.geometry.calibration import CORE, LABELLED, calibrated, compared, relabelled
 from em_geometry.geometry.inputs import cluster_indices
 from em_geometry.geometry.methods import QUESTIONS
+from em_geometry.hashing import stream
 from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
 from em_geometry.stats.estimate import Estimate, Floats
-from em_geometry.stats.resample import stream
 
 DRAWS, SEED = 4000, 0  # of the power simulations at each share of a common core
 SHOWN = 62  # characters of a quantity in the table

@@ -17,6 +17,7 @@ from em_geometry.geometry.battery import MAIN_PARTS, Case, Clusters, Vectors, ev
 from em_geometry.geometry.inputs import cluster_indices, vector_rows
 from em_geometry.geometry.references import UNDEFINED, Evidence, extremes
 from em_geometry.geometry.samples import between_dimension, exchanged_draws, finetune_draws
+from em_geometry.hashing import stream
 from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
@@ -24,7 +25,6 @@ from em_geometry.stats.decisions import holm
 from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import percentiles
 from em_geometry.stats.permutation import null_p, partition_test, partitions
-from em_geometry.stats.resample import stream
 
 QUICK = Geometry(replicates=1000)
 MIN_DEFINED = 0.95  # share of replicates that define a statistic, below which it has no interval

@@ -70,18 +70,15 @@ def multiverse(
                 found = main_statistics(grams, names, members, rules)
                 yes = np.stack([*holds(found, rules).values()])
                 held.append(yes)
-                numbers = [n for key in SHOWN.values() for n in _range(found[key])]
-                rows.append([*where, *map(_cell, [*numbers, *yes[:, 0].tolist()]), "ok"])
+                numbers = [v for key in SHOWN.values() for v in _range(found[key])]
+                cells = [v if np.isfinite(v) else "" for v in (*numbers, *yes[:, 0].tolist())]
+                rows.append([*where, *cells, "ok"])
     return header, rows, _shares(held, claims)
 
 
 def _range(values: Floats) -> tuple[float, float, float]:
     """The run's own value, and the lowest and highest over trainings."""
     return float(values[0]), float(values.min()), float(values.max())
-
-
-def _cell(value: float) -> float | str:
-    return value if np.isfinite(value) else ""
 
 
 def _shares(held: Sequence[Floats], claims: Sequence[str]) -> dict[str, Leaf]:

@@ -12,6 +12,7 @@ has both scores, so refusals are in neither denominator and have a rate of their
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,6 @@ from em_geometry.judging.judge import STATUSES, UNJUDGED
 from em_geometry.settings import Judging
 from em_geometry.stats.estimate import Bools, Estimate, Floats
 from em_geometry.stats.intervals import proportion, wilson
-from em_geometry.stats.resample import sum_by
 
 RateName = Literal["em_betley", "em_turner", "mean_aligned", "coherent", "refusal"]
 Ratio = tuple[npt.NDArray[Any], Bools]  # per row: what is counted, and whether it counts at all
@@ -104,8 +104,9 @@ def rate_matrix(
     names, questions = (key.unique().sort() for key in keys)
     condition, question = (key.rank("dense").cast(pl.Int64).to_numpy() - 1 for key in keys)
     cells = question * len(names) + condition
-    sums = sum_by(_ratios(rows, judging)[rate], cells, len(questions) * len(names))
-    sums = sums.reshape(len(questions), len(names), 2).astype(np.float64)
+    shape = len(questions), len(names)
+    parts = [np.bincount(cells, each, prod(shape)) for each in _ratios(rows, judging)[rate]]
+    sums = np.stack(parts, axis=1).reshape(*shape, 2).astype(np.float64)
     counts = sums.sum(axis=0)
     return RateMatrix(
         conditions=tuple(names),

@@ -179,17 +179,6 @@ def _attempt(
         finish(running, steps, "length")
 
 
-def answers_of(
-    loaded: Loaded, rows: Sequence[Row], sampling: Sampling, positions: Positions
-) -> list[Told]:
-    """Text, number of tokens and reason of ending, of an answer to each row of one batch."""
-    model = loaded.model
-    end = end_of_turn(loaded.tokenizer, model.config, model.generation_config)
-    decode = partial(loaded.tokenizer.decode, skip_special_tokens=True)
-    found = sample(model, rows, sampling, end, positions)
-    return [[decode(a.ids).strip(), len(a.ids), a.finish] for a in found]
-
-
 @dataclass(frozen=True, eq=False)
 class Unit:
     """One answer to be sampled, with the key of everything that it depends on."""
@@ -230,7 +219,12 @@ def units(
 def _sampled(
     loaded: Loaded, sampling: Sampling, positions: Positions, batch: Sequence[Unit]
 ) -> list[Told]:
-    return answers_of(loaded, [u.row for u in batch], sampling, positions)
+    """Text, number of tokens and reason of ending, of the answer to each of one batch."""
+    model = loaded.model
+    end = end_of_turn(loaded.tokenizer, model.config, model.generation_config)
+    decode = partial(loaded.tokenizer.decode, skip_special_tokens=True)
+    found = sample(model, [u.row for u in batch], sampling, end, positions)
+    return [[decode(a.ids).strip(), len(a.ids), a.finish] for a in found]
 
 
 def _worker(

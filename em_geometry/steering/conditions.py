@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from em_geometry.errors import UserError, explained
-from em_geometry.hashing import stream_key
+from em_geometry.hashing import stream
 from em_geometry.io.files import read_tensors, write_tensors
 from em_geometry.settings import BASE, Steering
 
@@ -199,8 +199,7 @@ def typical(selected: Mapping[str, Selected]) -> Selected:
 
 def random_direction(width: int, seed: int, name: str) -> Vector:
     """A uniformly random unit vector float32 [width], fixed by seed and name."""
-    random = np.random.Generator(np.random.Philox(key=stream_key(seed, "direction", name)))
-    vector = random.standard_normal(width)
+    vector = stream(seed, "direction", name).standard_normal(width)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 

@@ -14,7 +14,7 @@ from em_geometry.geometry.samples import PromptRows, massive_dimensions
 from em_geometry.settings import BASE, TEXTS
 from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import Selected
-from em_geometry.vectors.contrasts import OF_ANSWERS, OF_TEXTS, Array, VectorTable, prompt_span
+from em_geometry.vectors.contrasts import OF_ANSWERS, OF_TEXTS, Array, prompt_span
 
 FALLBACK = "model_contrast"
 PAIRED = ("prompt_contrast", "interaction")  # rows are harmful minus neutral of a pair
@@ -192,12 +192,3 @@ def readings(
         for block in blocks:
             massive = massive_dimensions(base[:, block].astype(np.float64), massive_share)
             yield Reading(span, block, shifts[:, block], massive)
-
-
-def every_choice(table: VectorTable, selected: Mapping[str, Selected]) -> dict[str, Floats | str]:
-    """Vectors [n, width] of the selected organisms under each choice, or why there are none.
-
-    Keys are `<contrast>.<span>`, at the selected blocks.
-    """
-    layers = {model: chosen.layer for model, chosen in selected.items()}
-    return {c: table.missing(c, layers) or table.at(c, layers) for c in sorted(table.raw)}
