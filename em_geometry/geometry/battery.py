@@ -238,8 +238,8 @@ class Battery:
             [
                 text_table(["", *names], [[a, *(cosines[a, b] for b in names)] for a in names]),
                 text_table(["", "statistic", "value", "the paper's rule says"], verdicts)
-                + f"\nfor independence: {flat['verdict.count']} (`calibrate` says of how many "
-                "vectors without any relation)",
+                + f"\nfor independence: {flat['verdict.count']} (`calibrate` says how many "
+                "random vectors reach)",
                 text_table(["statistic", "value"], shown),
                 text_table(["triplet", *TRIPLET], rows),
             ]
