@@ -401,7 +401,7 @@ def check_vector(vector: np.ndarray, width: int, name: str) -> None:
 
     bad = int((~np.isfinite(vector)).sum())
     if vector.shape != (width,):
-        what, found = "the vector is not as wide as it must be", f"shape {vector.shape}"
+        what, found = "the vector does not fit", f"shape {vector.shape}"
     elif bad:
         what, found = "the vector has NaN or infinite entries", f"{bad} of {vector.size} entries"
     elif not np.linalg.norm(vector) > 0:

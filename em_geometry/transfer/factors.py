@@ -80,7 +80,7 @@ class Design:
             found = [*product(*map(permutations, alike))]
         else:
             rng = np.random.Generator(np.random.Philox(key=seed))
-            moved = [[rng.permutation(some) for some in alike] for _ in range(RANDOM)]
+            moved = [[rng.permutation(some).tolist() for some in alike] for _ in range(RANDOM)]
             found = [alike, *moved]
         orders = np.tile(np.arange(len(self)), (len(found), 1))
         orders[:, np.concatenate([*chain(*alike)])] = [np.concatenate([*chain(*f)]) for f in found]
