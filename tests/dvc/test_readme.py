@@ -132,5 +132,8 @@ def test_docstrings_cite_what_the_method_page_has() -> None:
     names = {name.lower() for found in there for name in found if name}
     cited = re.compile(r"docs/method\.md[:,] `?([a-z_]+(?: to base| ledger)?)")
     for path in [p for top in ("em_geometry", "stages") for p in (ROOT / top).rglob("*.py")]:
-        for name in cited.findall(path.read_text(encoding="utf-8")):
+        text = path.read_text(encoding="utf-8")
+        for name in cited.findall(text):
             assert name in names, f"{path.name}: {name}"
+        for file in re.findall(r"\b(?:docs|data|tests)/[\w/-]+\.(?:md|ya?ml|ipynb)\b", text):
+            assert (ROOT / file).is_file(), f"{path.name}: {file}"
