@@ -45,9 +45,9 @@ class UserErrors(UserError):
 
     def __init__(self, errors: Sequence[UserError]) -> None:
         super().__init__(f"{len(errors)} things to put right")
-        self.errors = [
-            one for e in errors for one in (e.errors if isinstance(e, UserErrors) else [e])
-        ]
+        self.errors: list[UserError] = []
+        for error in errors:
+            self.errors += error.errors if isinstance(error, UserErrors) else [error]
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.errors))

@@ -561,7 +561,7 @@ def read_params(path: Path, whole: bool = True) -> tuple[Params, list[UserError]
 def _sound(data: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The sections that load by themselves; of organisms and the like, the entries that do."""
     for name, field in Params.model_fields.items():
-        kind, given = TypeAdapter(field.annotation), data.get(name)
+        kind, given = TypeAdapter[Any](field.annotation or Any), data.get(name)
         parts = [given]
         if get_origin(field.annotation) is dict and isinstance(given, dict):
             parts = [{key: value} for key, value in given.items()]

@@ -294,10 +294,10 @@ def refusals(
         missing = [str(each["loc"][-1])] if each["type"] == "missing" else []
         by_key.setdefault((*keys, *missing), []).append(each)
     found = []
-    for keys, same in by_key.items():
+    for place, same in by_key.items():
         cause = same[0].get("ctx", {}).get("error")
         faults = cause.faults if isinstance(cause, KeyFaults) else [cause]
-        found += [_refusal(same, [*keys], fault, kind, data, where, hint) for fault in faults]
+        found += [_refusal(same, [*place], fault, kind, data, where, hint) for fault in faults]
     return found
 
 

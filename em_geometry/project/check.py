@@ -7,6 +7,7 @@ import asyncio
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from em_geometry.activations.prompts import read_prompts, read_questions, unseen_chats
@@ -57,14 +58,14 @@ def problems(params: Params, note: Callable[[str], None]) -> Iterator[UserError]
     ]
     if "organisms" in there:
         files = dict.fromkeys(organism.data for organism in params.organisms.values())
-        wrong = [*_refused(lambda file=file: read_examples(Path(file)) for file in files)]
+        wrong = [*_refused(partial(read_examples, Path(file)) for file in files)]
         yield from wrong
         if not wrong:
             originals = params.originals().values()
             looks.append(("activations", lambda: unseen_chats(originals, params.activations.texts)))
         looks.append(("vectors", lambda: _controls(params)))
     if {"base", "organisms"} <= there:
-        looks += [("", lambda key=key: _source(params, key)) for key in _sources(params)]
+        looks += [("", partial(_source, params, key)) for key in _sources(params)]
         looks.append(("", lambda: preflight(params.profile, models(params))))
     yield from _refused(look for section, look in looks if section in {"", *there})
 
