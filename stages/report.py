@@ -30,8 +30,8 @@ def main(params: Params) -> None:
     figures = draw_all(params, model, metrics, judged, tables)
     with atomic_path(paths.PRINT, folder=True) as folder:
         for figure in figures:
-            for kind in ("svg", "pdf"):
-                (folder / f"{figure.name}.{kind}").write_bytes(figure.file(kind))
+            write_text(folder / f"{figure.name}.svg", figure.svg)
+            (folder / f"{figure.name}.pdf").write_bytes(figure.file("pdf"))
     for figure in figures:
         with atomic_path(paths.plot(f"{figure.name}.png")) as temporary:
             temporary.write_bytes(figure.file("png"))

@@ -31,11 +31,8 @@ Style = dict[str, Any]
 Code = Mapping[str, Style]  # what is told apart -> style of its marks
 WIDTH, TITLE, LEGEND = 8.3, 0.4, 0.22  # inches: 830 pixels in README; of the title, of a line
 LABEL, ACROSS = 50, 78  # characters of a line beside a row, and of titles side by side
-FILES: dict[str, dict[str, None]] = {  # kind -> what would differ between runs, left out
-    "svg": {"Date": None},
-    "png": {"Software": None},
-    "pdf": {"CreationDate": None},
-}
+# Kind of file -> what would differ between runs, left out.
+FILES = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 # Okabe and Ito's colours for the colour-blind, in an order whose lightness differs in grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -170,7 +167,8 @@ def drawn(chart: Chart) -> Sheet:
     ]
     with rc_context(STYLE):
         sheet = Sheet(figsize=(WIDTH, sum(heights) + TITLE), layout="constrained")
-        grid = sheet.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+        how: Style = {"squeeze": False, "height_ratios": heights, "sharey": chart.alike}
+        grid = sheet.subplots(len(heights), columns, **how)
         every, handles = [*grid.flat], dict[str, Any]()
         for ax, panel in zip(every, panels, strict=False):
             panel.draw(ax, panel.rows)
@@ -180,10 +178,6 @@ def drawn(chart: Chart) -> Sheet:
                 below = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.17)}
                 ax.legend([*own.values()], [*own], ncols=1 + (len(own) > 5), **below)
             handles |= own
-        if chart.alike:
-            limits = [ax.get_ylim() for ax in every[: len(panels)]]
-            for ax in every[: len(panels)]:
-                ax.set_ylim(min(limits)[0], max(high for _, high in limits))
         spare = every[len(panels) :]
         for ax in spare:
             ax.axis("off")
