@@ -96,16 +96,11 @@ class Table:
         used = zip(self.matrix.conditions, np.any(sums, axis=0), strict=True)
         return min(self.counts[condition] for condition, there in used if there)
 
-    def value(self, weights: Floats) -> float:
-        """A sum of rates, NaN where one of them is undefined."""
+    def sums(self, weights: Floats) -> Floats:
+        """[1 + question] a sum of rates, then with each question left out; NaN where undefined."""
         used = np.flatnonzero(weights)
-        found = float(self.matrix.observed[used] @ weights[used])
-        return 0.0 if abs(found) < CLOSE else found
-
-    def without(self, weights: Floats) -> Floats:
-        """[question] a sum of rates with each question left out; NaN where it is undefined then."""
-        used = np.flatnonzero(weights)
-        found: Floats = self.matrix.without[:, used] @ weights[used]
+        rates = np.vstack([self.matrix.observed[used], self.matrix.without[:, used]])
+        found: Floats = rates @ weights[used]
         return np.where(np.abs(found) < CLOSE, 0.0, found)
 
     def estimate(self, weights: Floats) -> Estimate:
@@ -135,17 +130,17 @@ class Table:
 
     def _over_questions(self, weights: Floats, n: int) -> Estimate:
         """A sum of rates, with t over the questions' pseudo-values."""
-        value, without = self.value(weights), self.without(weights)
-        if not np.isfinite(value):
+        sums = self.sums(weights)
+        if not np.isfinite(sums[0]):
             return Estimate.undefined(f"undefined: no {COUNTED}", n)
-        if not np.isfinite(without).all():
+        if not np.isfinite(sums).all():
             return Estimate.undefined(f"undefined: too few {COUNTED}", n)
-        return replace(jackknife(value, without), n=n)
+        return replace(jackknife(float(sums[0]), sums[1:]), n=n)
 
     def _pseudo(self, weights: Floats) -> Floats:
         """[question] pseudo-values of a sum of rates: their mean and spread are the sum's."""
-        left = self.without(weights)
-        return len(left) * self.value(weights) - (len(left) - 1) * left
+        sums = self.sums(weights)
+        return (len(sums) - 1) * sums[0] - (len(sums) - 2) * sums[1:]
 
     @cached_property
     def _distances(self) -> tuple[Floats, Floats]:

@@ -94,7 +94,7 @@ def test_intervals_are_t_over_questions() -> None:
     """Pseudo-values of rates with as many answers to each question are the questions' rates."""
     rates = table(RATES, 9.0)
     w = rates.effect("finance", "sports")
-    expected = t_interval(8 * rates.value(w) - 7 * rates.without(w))
+    expected = t_interval(8 * rates.sums(w)[0] - 7 * rates.sums(w)[1:])
     each = change(rates)
     assert (each.value, each.low, each.high) == pytest.approx((15, expected.low, expected.high))
 
