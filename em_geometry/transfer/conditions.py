@@ -140,7 +140,7 @@ class Table:
     def _pseudo(self, weights: Floats) -> Floats:
         """[question] pseudo-values of a sum of rates: their mean and spread are the sum's."""
         sums = self.sums(weights)
-        return (len(sums) - 1) * sums[0] - (len(sums) - 2) * sums[1:]
+        return np.asarray((len(sums) - 1) * sums[0] - (len(sums) - 2) * sums[1:])
 
     @cached_property
     def _distances(self) -> tuple[Floats, Floats]:
