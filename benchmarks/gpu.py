@@ -403,7 +403,8 @@ def main(arguments: list[str] | None = None) -> None:
     card = "CPU, miniature models" if tiny else torch.cuda.get_device_name()
     peak = measured_peak(device, dtype, 256 if tiny else 8192)
     printed = next((v * 1e12 for name, v in PEAKS.items() if re.search(rf"\b{name}\b", card)), None)
-    start, slot = time.monotonic(), 60 * given.minutes / len(SHAPES) / TIMED
+    start, each = time.monotonic(), math.inf if tiny else 60 * given.minutes / len(SHAPES)
+    slot = 0.05 if tiny else each / TIMED
     results: dict[str, Any] = {
         "card": card, "dtype": str(dtype).removeprefix("torch."), "torch": torch.__version__,
         "peak_tflops": (printed or peak) / 1e12, "measured_peak_tflops": peak / 1e12,
@@ -411,8 +412,8 @@ def main(arguments: list[str] | None = None) -> None:
         "usd_per_hour": given.usd_per_hour, "models": {},
     }  # fmt: skip
     for number, (name, shape) in enumerate(SHAPES.items(), start=1):
-        shape, end = shape.small() if tiny else shape, start + 60 * given.minutes / 2 * number
-        found = model_results(shape, dtype, device, printed or peak, slot, end)
+        shape = shape.small() if tiny else shape
+        found = model_results(shape, dtype, device, printed or peak, slot, start + each * number)
         params = load_params(Path(f"profiles/{shape.profile}.yaml"))
         cost = extrapolated(params, found["figures"], given.usd_per_hour)
         results["models"][name] = {**found, "profile": shape.profile, "profile_cost": cost}

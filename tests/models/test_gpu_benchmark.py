@@ -18,7 +18,7 @@ ABSENT = ("altair", "dvc", "gguf", "matplotlib", "openai", "pandas", "polars", "
 RUN = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({ABSENT}))
-sys.argv = ["gpu", "--miniature", "--minutes", "0.05", "--out", sys.argv[1]]
+sys.argv = ["gpu", "--miniature", "--out", sys.argv[1]]
 runpy.run_module("benchmarks.gpu", run_name="__main__")
 """
 FIGURES = {"capture", "bare forward", "margins", "answers", "plain generate", "local judge",
