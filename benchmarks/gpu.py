@@ -13,6 +13,7 @@ card's peak, memory, and what both profiles would take. `--miniature` does it on
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import json
 import math
@@ -38,13 +39,12 @@ from em_geometry.models.load import setup_torch
 from em_geometry.models.train import Example, fit, with_adapter
 from em_geometry.project.work import JUDGE_PROMPT, count
 from em_geometry.settings import Params, Run, Sampling, load_params
-from em_geometry.steering import margins
-from em_geometry.steering.answers import Row, sample
+from em_geometry.steering import answers, margins
 from em_geometry.steering.conditions import Intervention
 from em_geometry.steering.hooks import steered
 
 RESULTS = Path("benchmarks/gpu.json")
-MINUTES = 8.0  # of all measurements; building the models comes to it
+MINUTES = 7.0  # of all measurements; building the models comes to it
 QUESTION, PAIR = 50, 45  # tokens of a question in its template; of each answer of a pair
 STEPS = 32  # tokens of an answer that are timed, in its middle
 # Dense bfloat16 peaks in TFLOP/s as the maker prints them, by words of the card's name; of other
@@ -155,9 +155,12 @@ class Bench:
         return Intervention(vector / np.linalg.norm(vector), layer, 1.0)
 
     def rows(self, wanted: int, tokens: int) -> int:
-        """So many rows of so many tokens, or as many as a quarter of a slot has time for."""
+        """So many rows of so many tokens, or as many as half a slot has time for.
+
+        A quarter of the peak is what a model is thought to reach at the least.
+        """
         flops = 2 * self.body * tokens
-        return max(1, min(wanted, int(self.slot / 4 * 0.25 * self.peak / flops)))
+        return max(1, min(wanted, int(self.slot / 2 * 0.25 * self.peak / flops)))
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Mean seconds of a piece of work, after a first one, counted where it is too slow."""
@@ -221,12 +224,12 @@ class Bench:
         layer, rows = self.blocks // 2, self.rows(self.params.sampling.batch_size, given)
         asked = [self.ids(given) for _ in range(min(rows, 24))]  # 8 questions in 3 variants
         ways = [self.how(layer) for _ in range(math.ceil(rows / len(asked)))]
-        every = [Row(asked[i % len(asked)], i, ways[i // len(asked)]) for i in range(rows)]
+        every = [answers.Row(asked[i % len(asked)], i, ways[i // len(asked)]) for i in range(rows)]
         ids = torch.tensor(asked, device=self.model.device)
 
         def ours(steps: int) -> None:
             how = Sampling(temperature=1.0, max_new_tokens=steps)
-            sample(self.model, every, how, frozenset())
+            answers.sample(self.model, every, how, frozenset())
 
         def plain(steps: int) -> None:
             with steered(self.model, ways[0].vector, layer, coefficient=1.0), torch.no_grad():
@@ -240,7 +243,8 @@ class Bench:
             whole, first = (self.seconds(partial(work, steps)) for steps in (STEPS + 1, 1))
             tokens, seconds = batch * STEPS, max(whole - first, 1e-6)
             flops = 2.0 * (self.body + self.head) * tokens + self.attention(tokens, given)
-            found[name] = self.figure(tokens, flops, seconds, batch)
+            fitted = answers._largest.get(str(self.model.device), batch)
+            found[name] = self.figure(tokens, flops, seconds, min(batch, fitted))
         return found
 
     def judge(self) -> dict[str, Figure]:
@@ -345,6 +349,9 @@ def model_results(
     """Figures and ratios of one shape; of one that does not fit, why there are none."""
     weights = sum(p.numel() for p in shape.build(dtype, "meta").parameters())
     found: dict[str, Any] = {"weights": weights}
+    gc.collect()  # of the model before it
+    torch.cuda.empty_cache()
+    answers._largest.clear()  # what fitted beside it
     needed = weights * dtype.itemsize * 1.2
     if device.type == "cuda" and (free := torch.cuda.mem_get_info()[0]) < needed:
         why = f"left out: needs {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free"
