@@ -24,6 +24,7 @@ COMMANDS = {
     "export": ("export:cli", "Answers, scores and vectors as files of other tools."),
     "new": ("new:new", "Begin a study of your own vectors, adapters or chats."),
     "families": ("families:cli", "Keep this run's numbers, and print them beside other models'."),
+    "page": ("results_page:cli", "Fill the numbers of docs/results-<name>.md from this run."),
     "paper-tag": ("paper_tag:cli", "Write the Git tag of `dvc metrics diff paper`."),
     "plan": ("plan:plan", "What the active profile will cost."),
     "profile": ("profile:switch", "Make a profile the active one."),

@@ -1,5 +1,6 @@
 """Runs of several base models side by side: what is kept of one, and the tables of the page."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def test_two_families_stand_side_by_side(
     capsys.readouterr()
     families.cli()
     assert "| other family | of | correlation |" in capsys.readouterr().out
+
+
+def test_a_family_with_other_organisms_is_not_compared_by_them(finished: Path) -> None:
+    families.cli()
+    other = paths.family("smol").rename(paths.family("other"))
+    other.write_text(re.sub("finance|sports|profanity", "unknown", other.read_text()))
+    both = tables()
+    assert "3 organisms in both runs" in both["agreement"].rows[0][2].text
+    assert [cell.text for cell in both["agreement"].rows[0][3:]] == ["–"] * 4
+    assert any(row[2].text == "not there" for row in both["families"].rows)
 
 
 def test_a_run_with_no_vectors_yet_stands_alone(finished: Path) -> None:
