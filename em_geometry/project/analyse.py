@@ -166,7 +166,7 @@ def given_vectors(
         what, found = "vectors and adapters in one folder", f"{len(adapters)} adapters, and files"
         raise UserError(what, where=str(path), found=found, expected="a folder of each")
     if adapters:
-        rows = adapter_vectors(adapters, load_params(params), layer)
+        rows = adapter_vectors(adapters, load_params(params, whole=False), layer)
     else:
         rows = file_vectors(path, layer, name)
     if len(rows) < 2:

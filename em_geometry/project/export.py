@@ -183,7 +183,7 @@ def cli(
     params: ParamsFile = PARAMS,
 ) -> None:  # fmt: skip
     """Write answers and scores, or vectors, as other tools read them."""
-    active = load_params(params)
+    active = load_params(params, whole=False)
     if what == "inspect":
         write = inspect_module("log").write_eval_log
         for target, frame in judged(source, active).items():

@@ -144,7 +144,7 @@ def cli(
     if not math.isfinite(dose):
         raise UserError("no such dose", where="command line", found=dose, expected="a number")
     which = chosen(vector, layer, name)  # what is wrong with it is said before a model is loaded
-    active = load_params(params)
+    active = load_params(params, whole=False)
     sampling = active.sampling.model_copy(update={"max_new_tokens": tokens})
     active = active.model_copy(update={"sampling": sampling})
     loaded = models(active).load(active.target(model))
