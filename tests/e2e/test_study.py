@@ -134,7 +134,7 @@ def test_from_models_to_geometry_with_nulls(
         changes |= TINY
     edited(study / "params.yaml", changes)
     shown = shell(first_lines(study), study)
-    assert "by chance [95 %]" in shown and "as published, at 5 %" in shown
+    assert "by chance (95 %)" in shown and "core found" in shown
     calibration = read_results(study / "plots/tables/calibration.csv")
     assert 0 < calibration.number("statistic.similarity.cross_mean.exchanged.p") <= 1
     geometry = read_results(study / "plots/tables/geometry.csv")
