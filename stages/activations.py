@@ -4,8 +4,16 @@ Writes data/activations/<model>.safetensors (spans and their norms), <model>.par
 neutral or harmful prompt, in the same order) and <model>_texts.parquet (one row an answer).
 """
 
+from collections.abc import Sequence
+
 from em_geometry.activations.capture import store
-from em_geometry.activations.prompts import prompt_texts, read_prompts, unseen_chats, unseen_texts
+from em_geometry.activations.prompts import (
+    Text,
+    prompt_texts,
+    read_prompts,
+    unseen_chats,
+    unseen_texts,
+)
 from em_geometry.io.files import write_parquet
 from em_geometry.project import paths
 from em_geometry.project.command import stage
@@ -25,7 +33,9 @@ def main(params: Params, *slugs: str) -> None:
         texts, rows = prompt_texts(prompts, settings.spans, *chat)
         answers, about = unseen_texts(chats, *chat)
         path, how = paths.ACTIVATIONS / slug, (settings.batch_size, f"activations {slug}")
-        parts = [(settings.spans, texts), *([([TEXTS], answers)] if answers else [])]
+        parts: list[tuple[Sequence[str], Sequence[Text]]] = [(settings.spans, texts)]
+        if answers:
+            parts.append(([TEXTS], answers))
         tensors = path.with_suffix(".safetensors")
         metadata = store(tensors, known, loaded, parts, *how, workers=params.workers)
         write_parquet(path.with_suffix(".parquet"), rows, metadata)

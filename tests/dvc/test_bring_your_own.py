@@ -20,7 +20,10 @@ from tests.judging.double import Double
 PAGE = (ROOT / "docs/bring-your-own.md").read_text(encoding="utf-8")
 SECTIONS = {part.partition("\n")[0]: part for part in PAGE.split("\n## ")[1:]}
 SAYS = {
-    "An adapter or a checkpoint in a folder": ["params, data, models and machine are fine", "2 vectors"],
+    "An adapter or a checkpoint in a folder": [
+        "params, data, models and machine are fine",
+        "2 vectors",
+    ],
     "A vector file": ["times 4, added after block 2", "4 vectors, block as the files number it: 2"],
     "Chats to train on": ["12 chats in data/organisms/cycling.jsonl", "train cycling"],
     "Questions": ["baseline answers", "baseline base"],

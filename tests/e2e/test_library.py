@@ -43,7 +43,7 @@ def test_the_lines_run_in_a_folder_without_a_pipeline(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     printed = done.stdout
-    assert "for independence:" in printed and "as published" in printed
+    assert "for independence:" in printed and "core found" in printed
     assert re.search(r"\{'aligned': (None|[\d.]+)\} \{'aligned': '(ok|low_mass)'\}", printed)
 
 
