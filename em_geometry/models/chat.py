@@ -95,12 +95,13 @@ def render(
     place = chat(USER).find(USER)
     start = text.find(user, max(place, 0))
     if place < 0 or start < 0 or text[place:start].strip():
-        what, kept = (
+        raise UserError(
             "the chat template changes the user's text",
-            "a template that keeps it as it is",
+            where=str(tokenizer.name_or_path),
+            found=prompt[:80],
+            expected="a template that keeps it as it is",
+            hint="another chat_template.jinja in the model's folder",
         )
-        whose = str(tokenizer.name_or_path)
-        raise UserError(what, where=whose, found=prompt[:80], expected=kept)
     end = start + len(user)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     check_length(tokenizer, len(encoded["input_ids"]), user)

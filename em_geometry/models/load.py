@@ -236,10 +236,9 @@ def whole(source: str, key: str) -> Path | None:
     Raises:
         UserError: no whole model in full precision lies there.
     """
-    kind, _, name = source.partition(":")
-    if kind != "path":
+    if not source.startswith("path:"):
         return None
-    folder = folder_of(name).resolve()
+    folder = folder_of(model_source(source, key)[1]).resolve()
     if not folder.is_dir():
         raise UserError(
             "the folder of this model is not there", where=f"params.yaml: {key}: {source}",
@@ -308,9 +307,10 @@ def check_adapter(folder: Path, origin: Base, base_sha256: str) -> None:
         raise UserError(
             "this adapter was trained on another base model",
             where=str(folder),
-            found=found,
+            found="base_model_name_or_path null" if found is None else found,
             expected=" or ".join(expected),
-            hint="dvc repro, or base.also_known_as where its base is a copy of the profile's",
+            hint="dvc repro, or base.also_known_as where its base is a copy of the profile's; "
+            f"where it names none, write it into {CONFIG}",
         )
 
 

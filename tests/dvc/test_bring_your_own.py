@@ -24,7 +24,7 @@ SAYS = {
         "params, data, models and machine are fine",
         "2 vectors",
     ],
-    "A vector file": ["times 4, added after block 2", "4 vectors, block as the files number it: 2"],
+    "A vector file": ["added after block 2", "4 vectors, block as the files number it: 2"],
     "Chats to train on": ["12 chats in data/organisms/cycling.jsonl", "train cycling"],
     "Questions": ["baseline answers", "baseline base"],
     "A judge behind an endpoint": ["answers:"],

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 # What a project has and a borrowed machine may not.
 ABSENT = ("altair", "dvc", "gguf", "matplotlib", "openai", "pandas", "polars", "pyarrow", "ray",
-          "scipy", "sklearn", "typer", "yaml")  # fmt: skip
+          "scipy", "sklearn", "typer")  # fmt: skip
 RUN = f"""
 import runpy, sys
 sys.modules.update(dict.fromkeys({ABSENT}))
