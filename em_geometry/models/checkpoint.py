@@ -205,7 +205,7 @@ def tokenizer_of(name: str, where: dict[str, Any], origin: Base) -> PreTrainedTo
     if "revision" not in where:
         check_files(Path(name))
     with explained(
-        "the base model's tokenizer cannot be loaded",
+        "the base model's tokenizer or config.json cannot be loaded",
         where=name,
         expected="config.json, tokenizer.json and tokenizer_config.json",
         hint=OFFLINE if "revision" in where else None,

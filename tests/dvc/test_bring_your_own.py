@@ -45,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Pl
     for name in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, place.folder)
     params = changed()
-    on_tiny(params, tiny_checkpoint, ("finance", "control"), max_examples=12, root=place.folder)
+    on_tiny(params, tiny_checkpoint, ("profanity", "control"), max_examples=12, root=place.folder)
     params["prompts"]["limit"] = params["questions"]["limit"] = 2
     params["baseline"]["samples"], params["sampling"]["max_new_tokens"] = 1, 4
     params["geometry"]["focus"] = []
