@@ -17,8 +17,7 @@ from em_geometry.project.inputs import models
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
 
-HEADLINE = ("judge", "gate.says", "gate.event_kappa", "gate.event_recall",
-            "gate.within_organisms_auroc")  # fmt: skip
+HEADLINE = ("judge", "gate.*", "gate.*.event_kappa", "gate.*.auroc")  # pooled, and by model
 
 
 @stage
