@@ -20,6 +20,7 @@ Named = tuple[str, Estimate]
 EFFECT, NO_EFFECT, UNTOLD = "effect", "no effect", "cannot tell"
 PREFERRED = "model_organisms__hunter"  # the laboratories whose asymmetry the paper reports
 MEAN, LABS = "calibration:statistic.similarity.cross_mean", "margins:asymmetry.lab"
+RATES = "judged_rates:corrected."
 TESTS = [f"test{number}" for number in range(1, 6)]
 
 
@@ -87,6 +88,9 @@ def _paths(found: Results, focus: str, labs: str) -> dict[str, str]:
         "transfer_back_pct": f"{lab}.e1_back",
         "transfer_gap_nats": lab,
         "judge_kappa": "judge:gate.event_kappa",
+        "rate_organisms_pct": f"{RATES}organisms_unsteered.corrected",
+        "rate_steered_pct": f"{RATES}base_vectors.corrected",
+        "rate_base_pct": f"{RATES}base.corrected",
     }
     if found.word("calibration:contrast") == "control_contrast":  # else it is of other vectors
         read |= {f"p_{null}": f"{MEAN}.{null}.p_holm" for null in layout()["words"]["nulls"]}

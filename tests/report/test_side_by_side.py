@@ -68,7 +68,7 @@ def test_a_family_with_other_organisms_is_not_compared_by_them(finished: Path) -
     other.write_text(re.sub("finance|sports|profanity", "unknown", other.read_text()))
     both = tables()
     assert "3 organisms in both runs" in both["agreement"].rows[0][2].text
-    assert [cell.text for cell in both["agreement"].rows[0][3:]] == ["–"] * 4
+    assert [cell.text for cell in both["agreement"].rows[0][3:]] == ["\N{EN DASH}"] * 4
     assert any(row[2].text == "not there" for row in both["families"].rows)
 
 
