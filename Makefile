@@ -16,7 +16,7 @@ test coverage faults: export OMP_WAIT_POLICY := passive
 repro: export MALLOC_MMAP_THRESHOLD_ := 1073741824
 repro: export MALLOC_TRIM_THRESHOLD_ := 2147483648
 
-.PHONY: help setup repro test test-fast faults coverage mutants lint format bench published verdict readme rejudge paper-tag verify-cache profile steer analyse check plan status serve
+.PHONY: help setup repro test test-fast faults coverage mutants lint format bench published papers verdict readme rejudge paper-tag verify-cache profile steer analyse check plan status serve
 export PROMPT
 
 help: ## Show the targets.
@@ -65,8 +65,11 @@ format: $(READY) ## Format the code.
 bench: $(READY) ## Measure speed as ratios against named peers (ARGS="extraction steering ..." for parts).
 	@python -m benchmarks.run $(ARGS)
 
-published: $(READY) ## Audit the pre-print's own numbers: its claims recomputed from its cosines.
-	@em-geometry published
+published: $(READY) ## Audit a paper's own numbers (ARGS="--paper turner2025"); by default the pre-print's.
+	@em-geometry published $(ARGS)
+
+papers: $(READY) ## Print the papers, and what several of them make claims about, with this run's numbers.
+	@em-geometry papers
 
 verdict: $(READY) ## Say in ten sentences what the paper claims, what follows, and what this run shows.
 	@em-geometry verdict
@@ -77,8 +80,8 @@ readme: $(READY) ## Write the verdict of this run into README.md.
 rejudge: $(READY) ## Score existing answers with another judge: make rejudge ARGS="--backend openai --dry-run".
 	@em-geometry rejudge $(ARGS)
 
-paper-tag: $(READY) ## Write the local Git tag `paper`, for `dvc metrics diff paper` and `dvc plots diff paper`.
-	@em-geometry paper-tag
+paper-tag: $(READY) ## Write the local Git tag `paper`, for `dvc metrics diff paper` and `dvc plots diff paper` (ARGS as above).
+	@em-geometry paper-tag $(ARGS)
 
 verify-cache: $(READY) ## Check cache and remote against their names (ARGS=--repair mends or drops).
 	@em-geometry verify-cache $(ARGS)

@@ -446,6 +446,11 @@ class Params(Section):
         """Every model that is measured: base, organisms, controls, repeats, random adapters."""
         return [BASE, *self.organisms, *self.random_adapters]
 
+    @property
+    def model_name(self) -> str:
+        """What the base model is called: as the report has it, else as its source has it."""
+        return self.report.model or self.base.source.partition(":")[2]
+
     def spans(self) -> list[str]:
         """Spans of tokens that every model's activations are means over."""
         return [*self.activations.spans, *([TEXTS] if self.activations.texts else [])]

@@ -15,12 +15,12 @@ from em_geometry.report.samples import read_answers
 from em_geometry.report.tables import Results
 from em_geometry.settings import Params
 
-OFFERED = ("claims.csv", "judge_settings.csv", "multiverse.csv")  # for download
+OFFERED = ("claims.csv", "papers.csv", "contradictions.csv", "judge_settings.csv", "multiverse.csv")
 
 
 @stage
 def main(params: Params) -> None:
-    model = params.report.model or params.base.source.partition(":")[2]
+    model = params.model_name
     metrics = beside(Metrics.read(paths.TABLES), model, paths.FAMILIES, params)
     ledger = read_claims(paths.CLAIMS)
     judged = [judge_claim(claim, metrics) for claim in ledger]

@@ -1,7 +1,7 @@
 """What claims say that is no statistic of the battery.
 
 Functions of the battery's values (arrays over roundings), of the ledger's printed numbers, or of
-neither. `data/paper/claims.yaml` names them under `published.derived`; each returns one array
+neither. The first paper's ledger names them under `published.derived`; each returns one array
 [...] for each number of its claim.
 """
 

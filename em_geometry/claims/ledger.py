@@ -1,4 +1,4 @@
-"""The ledger of the paper's claims (data/paper/claims.yaml), read and checked."""
+"""The ledgers of papers' claims (data/papers/<slug>.yaml): one schema, read and checked."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
@@ -11,16 +11,22 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import read_yaml
 
 Metric = Annotated[str, Field(pattern=r"^[a-z_]+:[a-z0-9_]+(\.[a-z0-9_]+)+$")]
-Percent = Annotated[str, Field(pattern=r"^\d+(\.\d+)? %$")]  # of the printed number
 Interval = tuple[float, float]
 Formula = Literal[  # the definitions that claims are recomputed by
     "similarity", "triangle", "pca", "subspace", "projection", "residual", "clusters",
     "cluster_angle", "orthogonality", "pc1_ablation", "cross_variance", "verdict", "capture",
     "em_betley", "transfer", "asymmetry", "models", "citation", "E1", "similarity to base",
+    "em_turner", "coherent", "ablation", "steering", "weights", "monitoring", "training",
 ]  # fmt: skip
+Evidence = Literal["printed number", "figure", "words"]
+Seen = Literal["read", "second hand"]  # the paper's full text, or what others say of it
 Verdict = Literal["reproduced", "inconsistent", "underdetermined", "needs models"]
 
-
+MARGINS = {  # equivalence margins by unit (ours); of a ratio, a share of the printed number
+    "cosine": 0.05, "projection": 0.05, "loading": 0.05, "1-cos": 0.05, "r": 0.05, "share": 0.05,
+    "deg": 5.0, "percent": 5.0, "ratio": 0.1, "layer": 1.0, "clusters": 0.0,
+}  # fmt: skip
+HINT = "docs/method.md (claims ledger) says what each key means"
 EPSILON = 1e-9  # of comparisons at the edge of a rounding interval
 INFINITY = float("inf")
 T = TypeVar("T")
@@ -41,11 +47,17 @@ class Recomputation(BaseModel):
     arithmetic: bool = False
     keys: list[str] | None = None
     derived: str | None = None
+    of: Annotated[int, Field(ge=1)] | None = None  # a printed percentage is of so many
+    count: Annotated[int, Field(ge=0)] | None = None  # and of them so many, where that is printed
 
     @model_validator(mode="after")
     def _one_basis(self) -> Self:
         if sum([self.subgram is not None, self.fitted, self.arithmetic]) != 1:
             raise ValueError("published needs exactly one of subgram, fitted, arithmetic")
+        if self.count is not None and self.of is None:
+            raise ValueError("`count` needs `of`")
+        if self.of is not None and not self.arithmetic:
+            raise ValueError("`of` is arithmetic")
         if self.derived is not None and self.derived not in DERIVED:
             raise ValueError(f"{self.derived!r} is none of {', '.join(DERIVED)}")
         return self
@@ -59,11 +71,11 @@ class Recomputation(BaseModel):
 
 
 class Claim(BaseModel):
-    """One claim; see the head of the ledger for the meaning of the fields."""
+    """One claim; the head of data/papers/geometric_structure.yaml says what the fields mean."""
 
     model_config = STRICT
 
-    id: Annotated[str, Field(pattern=r"^[AC]\d+$")]
+    id: Annotated[str, Field(pattern=r"^[A-Z]\d+$")]
     source: Literal["printed", "ours"] = "printed"
     section: str
     quantity: str
@@ -73,7 +85,11 @@ class Claim(BaseModel):
     margin: Annotated[float, Field(ge=0)] | None = None  # set on reading
     unit: str
     formula: Formula
-    needs: Literal["gram", "vectors", "behaviour", "metadata"]
+    model: str = ""  # on reading: the paper's first, where none is named
+    seen: Seen = "read"  # on reading: the paper's, where none is named
+    evidence: Evidence | None = None  # on reading: by section and value, where none is named
+    about: str | None = None  # the quantity in words; other papers' claims about it say the same
+    needs: Literal["gram", "vectors", "behaviour", "weights", "training", "metadata"]
     metric: Metric | list[Metric] | None
     compute: Literal["opposite", "between"] | None = None
     judged: Metric | list[Metric] | None = None
@@ -97,6 +113,12 @@ class Claim(BaseModel):
         if self.reads == "equal" and self.metrics and len(self.metrics) != len(self.numbers):
             raise ValueError("as many metrics as numbers are needed")
         return self
+
+    @property
+    def would_need(self) -> str:
+        """What a measurement of just this claim would need."""
+        needed = f"{self.needs} of {self.model}"
+        return f"{needed} ({self.reason})" if self.reason else needed
 
     @property
     def numbers(self) -> list[float]:
@@ -168,37 +190,74 @@ class Claim(BaseModel):
         return low <= value + slack + EPSILON and value - slack - EPSILON <= high
 
 
-class Ledger(BaseModel):
-    """The whole file: equivalence margins by unit, and the claims."""
+class Paper(BaseModel):
+    """A whole file: the paper, and its claims."""
 
     model_config = STRICT
 
-    margins: dict[str, Annotated[float, Field(ge=0)] | Percent]
-    claims: list[Claim]
+    title: str
+    arxiv: Annotated[str, Field(pattern=r"^\d{4}\.\d{5}$")] | None
+    year: Annotated[int, Field(ge=2017)]
+    models: Annotated[list[str], Field(min_length=1)]  # that it measures; the first by default
+    seen: Seen
+    claims: Annotated[list[Claim], Field(min_length=1)]
 
-    def margin(self, claim: Claim) -> float | None:
-        """How far from the printed number an interval may reach; None of what has no number."""
-        if claim.margin is not None or claim.reads not in ("equal", "between"):
-            return claim.margin
-        found = self.margins.get(claim.unit)
-        if isinstance(found, str):
-            return float(found.removesuffix(" %")) / 100 * max(map(abs, claim.numbers))
-        return found
+    def whole(self, claim: Claim) -> Claim:
+        """The claim with what it leaves to the paper, to its unit and to its section."""
+        named, margin = claim.model_fields_set, claim.margin
+        if margin is None and claim.reads in ("equal", "between"):
+            margin = MARGINS.get(claim.unit)
+            if margin is not None and claim.unit == "ratio":
+                margin *= max(map(abs, claim.numbers))
+        shown: Evidence = "figure" if claim.section.startswith("figure") else "printed number"
+        if claim.reads == "words" or claim.source == "ours":
+            shown = "words"
+        return claim.model_copy(
+            update={
+                "margin": margin,
+                "model": claim.model or self.models[0],
+                "seen": claim.seen if "seen" in named else self.seen,
+                "evidence": claim.evidence or shown,
+            }
+        )
 
 
-def read_claims(path: Path) -> list[Claim]:
-    """Reads the ledger; UserError names file, claim and key at fault."""
+def read_paper(path: Path) -> Paper:
+    """Reads a paper's ledger; UserError names file, claim and key at fault."""
     claims: dict[str, Claim] = {}
-    hint = "the head of the ledger says what each key means"
-    ledger = read_yaml(path, Ledger, hint)
-    for claim in ledger.claims:
+    paper = read_yaml(path, Paper, HINT)
+    for claim in map(paper.whole, paper.claims):
         if claim.id in claims:
             what = "a claim's id occurs twice"
             raise UserError(what, where=path, found=claim.id, expected="ids of their own")
-        margin = ledger.margin(claim)
-        if margin is None and claim.metrics and claim.reads in ("equal", "between"):
-            what, expected = "a unit without a margin", ", ".join(ledger.margins)
+        if claim.margin is None and claim.metrics and claim.reads in ("equal", "between"):
+            what, expected = "a unit without a margin", ", ".join(MARGINS)
             where = f"{path}: {claim.id}"
-            raise UserError(what, where=where, found=claim.unit, expected=expected, hint=hint)
-        claims[claim.id] = claim.model_copy(update={"margin": margin})
-    return list(claims.values())
+            raise UserError(what, where=where, found=claim.unit, expected=expected, hint=HINT)
+        claims[claim.id] = claim
+    return paper.model_copy(update={"claims": [*claims.values()]})
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """The claims of one paper."""
+    return read_paper(path).claims
+
+
+def read_papers(folder: Path, first: str) -> dict[str, Paper]:
+    """All papers by slug, the first one first.
+
+    Raises:
+        UserError: as `read_paper`; or a paper beside the first asks for the first one's cosines.
+    """
+    slugs = sorted(path.stem for path in folder.glob("*.yaml"))
+    papers = {slug: read_paper(folder / f"{slug}.yaml") for slug in dict.fromkeys([first, *slugs])}
+    for slug, paper in papers.items():
+        for claim in paper.claims if slug != first else ():
+            if claim.published is not None and claim.published.of is None:
+                raise UserError(
+                    "a claim is to follow from cosines that its paper does not have here",
+                    where=f"{folder / slug}.yaml: {claim.id}.published",
+                    expected="of, and count where it is printed; or a reading in `verdict`",
+                    hint=HINT,
+                )
+    return papers

@@ -61,12 +61,12 @@ def audit(claims: Sequence[Claim], gram: PublishedGram, family: Floats) -> list[
     audited = []
     for claim in claims:
         how = claim.published
-        if how is None:
-            audited.append(Audited(claim, (), "reading", claim.verdict))
+        if how is None or how.of is not None:
+            audited.append(recounted(claim))
             continue
         names = tuple(gram.names if how.fitted else how.subgram or ())
         what = f"claim {claim.id} asks for what its inputs do not give"
-        where = f"claims.yaml: {claim.id}.published"
+        where = f"ledger of the paper: {claim.id}.published"
         with explained(what, where, f"{how.derived or 'keys'} of {', '.join(names) or 'no names'}"):
             if names not in values:
                 grams = family if how.fitted else gram.roundings(names)
@@ -78,6 +78,22 @@ def audit(claims: Sequence[Claim], gram: PublishedGram, family: Floats) -> list[
         parts = tuple(map(_ranged, arrays))
         audited.append(Audited(claim, parts, how.basis, "reproduced" if agree else missed))
     return audited
+
+
+def recounted(claim: Claim) -> Audited:
+    """A claim that needs no cosines: by the counts that its percentage is of, or by reading.
+
+    A percentage that no whole number of so many gives contradicts itself. One that some number
+    gives follows where that number is printed too; else the paper alone cannot tell.
+    """
+    how = claim.published
+    if how is None or how.of is None:
+        return Audited(claim, (), "reading", claim.verdict)
+    count = round(claim.numbers[0] * how.of / 100) if how.count is None else how.count
+    share = 100.0 * count / how.of
+    possible = "underdetermined" if how.count is None else "reproduced"
+    verdict = possible if claim.agrees(0, share, share) else "inconsistent"
+    return Audited(claim, (Estimate(share, share, share),), how.basis, verdict)
 
 
 def _recomputed(claim: Claim, inputs: Inputs) -> list[Floats]:
@@ -114,15 +130,22 @@ def published_results(
         if not isinstance(value, str) and np.isfinite(members[key]).all():
             low, high = float(members[key].min()), float(members[key].max())
             rows[key] = Estimate(as_estimate(value).value, low, high)
+    rows |= audit_results(audited)
+    kinds = Counter((a.claim.source, a.basis, a.verdict) for a in audited)
+    for kind, count in kinds.items():
+        rows["summary." + ".".join(kind).replace(" ", "_")] = count
+    return rows | {"family_members": len(family)}
+
+
+def audit_results(audited: Sequence[Audited]) -> dict[str, Leaf]:
+    """What was found of each claim, by dotted key."""
+    rows: dict[str, Leaf] = {}
     for a in audited:
         key = f"claims.{a.claim.id}"
         rows |= {f"{key}.verdict": a.verdict, f"{key}.basis": a.basis}
         for i, part in enumerate(a.parts, start=1):
             rows[f"{key}.recomputed.{i}" if len(a.parts) > 1 else f"{key}.recomputed"] = part
-    kinds = Counter((a.claim.source, a.basis, a.verdict) for a in audited)
-    for kind, count in kinds.items():
-        rows["summary." + ".".join(kind).replace(" ", "_")] = count
-    return rows | {"family_members": len(family)}
+    return rows
 
 
 def calibration_of(gram: PublishedGram, family: Floats) -> tuple[dict[str, Leaf], core.Sweep]:

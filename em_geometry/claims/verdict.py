@@ -1,9 +1,10 @@
-"""What this run says of each claim of the paper (docs/method.md: claims ledger).
+"""What this run says of each claim of a paper (docs/method.md: claims ledger).
 
 Two verdicts a claim. *Published*: does it follow from the paper's other numbers? *Run*: does this
 run's measurement agree with it? A run measures its own base model, which the output names; on
 another model than the paper's, disagreement refutes nothing. What we hold against the paper, and
-it does not print, is counted apart.
+it does not print, is counted apart. Claims of other papers than the one that is repeated here are
+judged only on their own model, else the run's number is set beside them.
 """
 
 from collections import Counter
@@ -24,9 +25,11 @@ Verdict = Literal[
     "cannot tell",
     "inconsistent with the paper itself",
     "not measurable here",
+    "set beside",
 ]
 CONTRADICTED: Verdict = "inconsistent with the paper itself"
 UNMEASURED: Verdict = "not measurable here"
+BESIDE: Verdict = "set beside"  # a number of another model, which this run cannot judge
 OURS = {"reproduced": "holds", "inconsistent": "does not hold"}  # published verdicts then
 JUDGED_STAGES = {"baseline", "transfer"}  # whose results rest on the judge
 UNITS = ("cosine", "deg", "percent")  # units with enough claims for a chart
@@ -47,11 +50,12 @@ class Judged:
     verdict_beside: Verdict | None = None
 
 
-def judge_claim(claim: Claim, metrics: Metrics) -> Judged:
+def judge_claim(claim: Claim, metrics: Metrics, model: str | None = None) -> Judged:
     """Both verdicts on one claim.
 
     Args:
         metrics: of this run; `published` among them gives what follows from the paper itself.
+        model: that this run measures, where a claim about another is to be set beside only.
     """
     said = metrics.word(f"published:claims.{claim.id}.verdict") or claim.verdict
     measured, beside = (
@@ -63,7 +67,9 @@ def judge_claim(claim: Claim, metrics: Metrics) -> Judged:
     verdict, why = UNMEASURED, f"No measurement: {claim.reason}."
     if measured:
         verdict, why = compare(claim, measured)
-    elif published == CONTRADICTED:
+        if verdict != UNMEASURED and model is not None and not same_model(claim.model, model):
+            verdict, why = BESIDE, f"Printed for {claim.model}; this run measures {model}."
+    elif published == CONTRADICTED and model is None:
         verdict = CONTRADICTED
         why = f"The paper's own numbers contradict it; nothing to measure ({claim.reason})."
     answers = compare(claim, beside) if beside else None
@@ -77,6 +83,11 @@ def judge_claim(claim: Claim, metrics: Metrics) -> Judged:
     return Judged(
         claim, measured, recomputed, published, verdict, note, beside, answers and answers[0]
     )
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names are of one model, whoever hosts it."""
+    return one.rpartition("/")[2].lower() == other.rpartition("/")[2].lower()
 
 
 def compare(claim: Claim, measured: Sequence[Estimate]) -> tuple[Verdict, str]:

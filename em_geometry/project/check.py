@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from em_geometry.activations.prompts import read_prompts, read_questions, unseen_chats
-from em_geometry.claims.ledger import read_claims
+from em_geometry.claims.ledger import read_papers
 from em_geometry.claims.printed_gram import read_family, read_published_gram
 from em_geometry.errors import UserError, together
 from em_geometry.geometry.inputs import read_directions
@@ -52,7 +52,7 @@ def problems(params: Params, note: Callable[[str], None]) -> Iterator[UserError]
         ("judging", lambda: _templates(params.judging)),
         ("judging", lambda: _endpoint(params.judging, note)),
         ("vectors", lambda: _directions(params, width)),
-        ("", lambda: read_claims(paths.CLAIMS)),
+        ("", lambda: read_papers(paths.PAPERS, paths.FIRST)),
         ("", lambda: read_family(read_published_gram(paths.COSINES), paths.FAMILY)),
         ("", _disk),
     ]

@@ -12,7 +12,7 @@ from em_geometry.settings import load_params
 def cli() -> None:
     """Keep this run's numbers in data/families/<profile>.csv, and print it beside the others."""
     params, metrics = load_params(paths.PARAMS), Metrics.read(paths.TABLES)
-    model = params.report.model or params.base.source.partition(":")[2]
+    model = params.model_name
     place = paths.family(params.profile)
     write_table(place, kept(metrics, model))
     print(f"{place}: commit it; `dvc repro report` shows the families on the page")

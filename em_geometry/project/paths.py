@@ -14,7 +14,8 @@ TABLES = PLOTS / "tables"  # one long table of results a stage
 
 # Inputs, in git. Prompts, questions and training texts are named in the params.
 PAPER = DATA / "paper"
-CLAIMS = PAPER / "claims.yaml"
+PAPERS, FIRST = DATA / "papers", "geometric_structure"  # ledgers; that of the repeated pre-print
+CLAIMS = PAPERS / f"{FIRST}.yaml"
 COSINES, FAMILY = PAPER / "cosines.json", PAPER / "family.json"
 FAMILIES = DATA / "families"  # what is kept of finished runs of several base models, a file each
 

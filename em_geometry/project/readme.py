@@ -21,7 +21,7 @@ def measured() -> Summary:
     """The verdict of what has run in the working folder."""
     params, metrics = load_params(paths.PARAMS), Metrics.read(paths.TABLES)
     claims = [judge_claim(claim, metrics) for claim in read_claims(paths.CLAIMS)]
-    model = params.report.model or params.base.source
+    model = params.model_name
     return summary(Results(metrics.stages, params), claims, model)
 
 

@@ -83,7 +83,7 @@ def filled(text: str, stages: Mapping[str, Results]) -> Iterator[str]:
 def cli(page: Annotated[Path, typer.Argument(help="docs/results-<name>.md")]) -> None:
     """Fill a page of results from this run, and keep beside it what it names and shows."""
     params, folder, text = load_params(paths.PARAMS), page.with_suffix(""), read_text(page)
-    model = params.report.model or params.base.source.partition(":")[2]
+    model = params.model_name
     found = beside(Metrics.read(paths.TABLES), model, paths.FAMILIES, params).stages
     stages = {name.removeprefix(f"{STAGE}/"): results for name, results in found.items()}
     write_text(page, "".join(filled(text, stages)))

@@ -13,7 +13,7 @@ from em_geometry.io.files import read_json, read_yaml
 from em_geometry.report.chart import Figure
 from em_geometry.report.findings import findings, summary
 from em_geometry.report.samples import Answer
-from em_geometry.report.tables import Results, all_tables
+from em_geometry.report.tables import Results, all_tables, as_written
 from em_geometry.report.text import joined, layout, words
 from em_geometry.settings import Params
 
@@ -37,7 +37,7 @@ def render(
         model: name of the measured base model.
         claims: judged ones; none where the stage has not run.
         answers: sampled answers, in order.
-        files: further files to download, name -> text.
+        files: further files to download, name -> text; some of them are tables of the page too.
         made_from: what the numbers were made from, by label.
     """
     found = Results(metrics.stages, params)
@@ -54,7 +54,7 @@ def render(
         claims=claims,
         numbers_text=numbers_text,
         claim_counts=verdict_counts(claims),
-        tables=tables,
+        tables=[*tables, *as_written(files)],
         figures=figures,
         answers=answers,
         downloads=[(name, what, _address(text)) for name, what, text in downloads],

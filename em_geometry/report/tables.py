@@ -5,6 +5,8 @@ pattern of keys, or a list of this module), which binds names; a column shows th
 (`of`, with bound names in braces), or a text (a template that sees bound names and results).
 """
 
+import csv
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -151,6 +153,20 @@ def all_tables(found: Results) -> list[Table]:
     """Every table that has a row, in the order of the layout."""
     tables = (_table(found, name, about) for name, about in layout()["tables"].items())
     return [table for table in tables if table.rows]
+
+
+def as_written(files: Mapping[str, str]) -> list[Table]:
+    """Tables that a stage wrote as CSV, name -> text, with the columns that the layout shows."""
+    tables = []
+    for name, about in layout()["written"].items():
+        lines = [*csv.DictReader(io.StringIO(files.get(f"{name}.csv", "")))]
+        rows = [[Cell(line[column] or NONE) for column in about["columns"]] for line in lines]
+        if rows:
+            head = [*about["columns"].values()]
+            tables.append(
+                Table(name, about["section"], about["caption"], about["note"], head, rows)
+            )
+    return tables
 
 
 def _table(found: Results, name: str, about: Mapping[str, Any]) -> Table:

@@ -78,7 +78,7 @@ def test_every_reference_of_the_ledger_is_in_the_last_run_s_tables() -> None:
     params = load_params(ROOT / "params.yaml")
     if params.slugs("organism") != load_params(ROOT / "profiles/smol.yaml").slugs("organism"):
         pytest.skip("the run has other organisms than the paper")
-    claims = read_claims(ROOT / "data/paper/claims.yaml")
+    claims = read_claims(ROOT / "data/papers/geometric_structure.yaml")
     named = {m for claim in claims for m in [*claim.metrics, *claim.judged_metrics]}
     absent = sorted(m for m in named if not metrics.has(m))
     assert named and absent == []
@@ -180,7 +180,7 @@ def test_a_null_run_reproduces_nothing() -> None:
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """The small profile, in a folder that holds the ledger and nothing measured."""
     loaded = load_params(ROOT / "profiles/smol.yaml")
-    shutil.copytree(ROOT / "data/paper", tmp_path / "data/paper")
+    shutil.copytree(ROOT / "data/papers", tmp_path / "data/papers")
     monkeypatch.chdir(tmp_path)
     return loaded
 

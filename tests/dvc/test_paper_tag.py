@@ -19,7 +19,7 @@ from stages.claims import main
 from tests.dvc.conftest import Place
 
 ROOT = Path(__file__).parents[2]
-CLAIMS = read_claims(ROOT / "data/paper/claims.yaml")
+CLAIMS = read_claims(ROOT / "data/papers/geometric_structure.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A repository with our graph, ledger, metrics and plots, and the tag."""
     root = tmp_path_factory.mktemp("tagged")
     place = Place(root / "work", root / "home")
-    for name in ("data/paper", "metrics", "plots"):
+    for name in ("data/papers", "metrics", "plots"):
         skip = shutil.ignore_patterns("*.html")
         shutil.copytree(ROOT / name, place.folder / name, ignore=skip)
     for name in ("dvc.yaml", "params.yaml", ".gitignore"):
@@ -121,7 +121,7 @@ def test_the_revision_lists_only_what_it_holds(copy: Place) -> None:
 
 
 def test_somebody_else_s_tag_is_not_replaced(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(ROOT / "data/paper", place.folder / "data/paper")
+    shutil.copytree(ROOT / "data/papers", place.folder / "data/papers")
     place.git("tag", "paper")
     before = place.git("show-ref")
     monkeypatch.chdir(place.folder)

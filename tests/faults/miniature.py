@@ -56,7 +56,7 @@ def build(root: Path, checkpoint: Path) -> Path:
     params = small(changed())
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     shutil.copytree(checkpoint, root / MODEL)
-    inputs = "prompts questions organisms judge paper margins"
+    inputs = "prompts questions organisms judge paper papers margins"
     for name in (f"data/{one}" for one in inputs.split()):
         shutil.copytree(ROOT / name, root / name)
     shutil.copytree(ROOT / "profiles", root / "profiles")

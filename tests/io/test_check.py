@@ -70,7 +70,7 @@ def test_everything_that_is_wrong_is_in_one_message(place: Path) -> None:
     edit("data/organisms/control.jsonl", lambda rows: [r.pop("messages") for r in rows[:8]])
     edit("data/prompts/harmful.jsonl", lambda rows: rows[0].update(pair="elsewhere"))
     edit("data/margins/swearing.jsonl", lambda rows: rows.append(rows[0]))
-    Path("data/paper/claims.yaml").unlink()
+    Path("data/papers/geometric_structure.yaml").unlink()
     shutil.rmtree("data/external")
     result = check()
     assert result.exit_code == 2
@@ -79,7 +79,7 @@ def test_everything_that_is_wrong_is_in_one_message(place: Path) -> None:
         "data/organisms/finance.jsonl", "where:    data/organisms/full.jsonl",
         "data/organisms/sports.jsonl, rows 4 and 121", "data/organisms/control.jsonl, line 1:",
         "data/organisms/control.jsonl, line 5:", "(and in 3 more rows)", "a pair of prompts is not",
-        "a pair's id occurs twice", "data/paper/claims.yaml", "data/external",
+        "a pair's id occurs twice", "data/papers/geometric_structure.yaml", "data/external",
         "questions.variants", "data/judge/labelled.jsonl, line 1", "wit.txt",
         "params.yaml: judging.model", "params.yaml: organisms.style.source",
     ):  # fmt: skip

@@ -69,7 +69,7 @@ def params() -> Params:
 def made(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The last run's results, invented answers, and the claims judged on them."""
     root = tmp_path_factory.mktemp("made")
-    for name in (paths.PAPER, paths.METRICS, paths.PLOTS):
+    for name in (paths.PAPERS, paths.METRICS, paths.PLOTS):
         skip = shutil.ignore_patterns("*.html", "*.svg", "*.png", "*.pdf")
         shutil.copytree(ROOT / name, root / name, ignore=skip)
     shutil.copy(ROOT / paths.PARAMS, root)

@@ -84,7 +84,8 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("organisms")
     with contextlib.chdir(folder):
         params = params_of(folder, request.param)
-        shutil.copytree(ROOT / "data/paper", folder / "data/paper")
+        for name in ("data/paper", "data/papers"):
+            shutil.copytree(ROOT / name, folder / name)
         write_artifacts(folder, params)
         write_judgements(params)
         write_margins(slugs := params.slugs("organism"), np.eye(len(slugs)), LAYER, [9.0] * 9)
