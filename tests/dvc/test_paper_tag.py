@@ -19,6 +19,7 @@ from stages.claims import main
 from tests.dvc.conftest import Place
 
 ROOT = Path(__file__).parents[2]
+OTHER = "turner2025"
 CLAIMS = read_claims(ROOT / "data/papers/geometric_structure.yaml")
 
 
@@ -41,6 +42,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Place:
         place.git("add", "-A")
         place.git("commit", "-qm", "results")
         write_tag()
+        write_tag(OTHER)
     return place
 
 
@@ -71,6 +73,18 @@ def test_metrics_diff_has_a_row_for_every_claim_that_has_a_number_and_no_other(c
             one = f"claim.{claim.id}" + ("" if len(claim.metrics) == 1 else f".{part}")
             assert "new" in rows[one]
             assert claim.reads != "equal" or rows[one]["old"] == claim.numbers[part - 1]
+
+
+def test_another_paper_has_a_tag_of_its_own_with_its_numbers_only(copy: Place) -> None:
+    tag, name = f"paper-{OTHER}", "metrics/papers.json"
+    found = json.loads(copy.dvc("metrics", "diff", tag, "--targets", name, "--json").stdout)
+    changed = found[name]
+    assert changed[f"{OTHER}.claim.T12"]["old"] == 21.5
+    assert all(key.startswith(f"{OTHER}.claim.") for key in changed)
+    same = ("metrics/claims.json", "metrics/summary.json")
+    assert copy.git("diff", "--stat", "HEAD", tag, "--", *same) == ""
+    with pytest.raises(UserError, match="no such paper"):
+        write_tag("nobody")
 
 
 def test_the_plain_commands_show_the_verdict_s_numbers_in_a_screen(copy: Place) -> None:
