@@ -17,7 +17,7 @@ from em_geometry.models import preflight
 from tests.conftest import ROOT, changed
 from tests.judging.double import KEY, Double
 
-INPUTS = "prompts questions organisms judge paper margins external"
+INPUTS = "prompts questions organisms judge paper papers margins external"
 
 
 @pytest.fixture
