@@ -20,6 +20,11 @@ from em_geometry.project.command import stage
 from em_geometry.settings import Params
 
 
+def _ours(row: Judged) -> tuple[Claim, list[float | None]]:
+    """This run's numbers, one for each metric."""
+    return row.claim, [m.value for m in row.measured]
+
+
 @stage
 def main(params: Params) -> None:
     metrics, papers = Metrics.read(paths.TABLES), read_papers(paths.PAPERS, paths.FIRST)
@@ -40,8 +45,3 @@ def main(params: Params) -> None:
     words = ", ".join(f"{n} {v}" for v, n in printed.most_common())
     print(f"{printed.total()} printed claims on {params.base.source}: {words}")
     print(f"{sum(map(len, others.values()))} claims of {len(others)} other papers beside them")
-
-
-def _ours(row: Judged) -> tuple[Claim, list[float | None]]:
-    """This run's numbers, one for each metric."""
-    return row.claim, [m.value for m in row.measured]

@@ -2,11 +2,11 @@
 
 from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.lookup import Metrics
-from em_geometry.claims.verdict import judge_claim
+from em_geometry.claims.verdict import judge_claim, printed_beside
 from em_geometry.io.files import atomic_path, write_text
 from em_geometry.project import paths
 from em_geometry.project.command import stage
-from em_geometry.project.outputs import put_summary
+from em_geometry.project.outputs import put_rows, put_summary
 from em_geometry.report.families import beside
 from em_geometry.report.figures import READ, draw_all, read_table
 from em_geometry.report.findings import summary
@@ -26,6 +26,7 @@ def main(params: Params) -> None:
     judged = [judge_claim(claim, metrics) for claim in ledger]
     told = judged if paths.plot("claims.csv").is_file() else []  # the stage `claims` has run
     put_summary(summary(Results(metrics.stages, params), told, model))
+    put_rows("versus_paper", printed_beside(told))
     tables = {name: read_table(paths.plot(f"{name}.csv")) for name in READ}
     figures = draw_all(params, model, metrics, judged, tables)
     with atomic_path(paths.PRINT, folder=True) as folder:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from em_geometry.claims.ledger import Claim
 from em_geometry.claims.lookup import Metrics
-from em_geometry.io.results import nest, rounded
+from em_geometry.io.results import beside, nest, rounded
 from em_geometry.io.tables import csv_text
 from em_geometry.stats.decisions import place
 from em_geometry.stats.estimate import Estimate
@@ -196,6 +196,19 @@ def claim_values(values: Values) -> dict[str, Any]:
             key = f"claim.{claim.id}" if len(numbers) == 1 else f"claim.{claim.id}.{part}"
             flat[key] = "none" if value is None else rounded(value)
     return nest(flat)
+
+
+def printed_beside(rows: Sequence[Judged]) -> dict[str, dict[str, object]]:
+    """What metrics/versus_paper/ holds: claims of one printed number that this run measured."""
+    return {
+        f"{row.claim.id}.{row.claim.metrics[0].partition(':')[2]}": beside(
+            row.measured[0], row.claim.numbers[0]
+        )
+        for row in rows
+        if (row.claim.source, row.claim.reads) == ("printed", "equal")
+        and len(row.measured) == 1
+        and row.measured[0].value is not None
+    }
 
 
 def series(values: Values) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What stages write beside their data: tables of results with their headline, and plots' tables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from em_geometry.io.files import atomic_path, write_text
 from em_geometry.io.results import Nested, write_metrics, write_results
@@ -15,14 +15,19 @@ def put_results(stage: str, nested: Nested, headline: Sequence[str] = ()) -> Non
 
 
 def put_summary(summary: Summary) -> None:
-    """Writes metrics/summary.json, and each number of it as a file of metrics/summary/.
+    """Writes metrics/summary.json, and each number of it as a file of metrics/summary/."""
+    write_metrics(paths.metrics("summary"), {**summary.words, **summary.rows()})
+    put_rows("summary", summary.rows())
+
+
+def put_rows(name: str, rows: Mapping[str, Nested]) -> None:
+    """Writes each row as a file of the folder metrics/<name>/.
 
     `dvc metrics show` prints a file as one row, so that a number a file makes a table of them.
     """
-    write_metrics(paths.metrics("summary"), {**summary.words, **summary.rows()})
-    with atomic_path(paths.METRICS / "summary", folder=True) as folder:
-        for name, row in summary.rows().items():
-            write_metrics(folder / f"{name}.json", row)
+    with atomic_path(paths.METRICS / name, folder=True) as folder:
+        for key, row in rows.items():
+            write_metrics(folder / f"{key}.json", row)
 
 
 def put_plot(name: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

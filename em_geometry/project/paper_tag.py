@@ -2,10 +2,11 @@
 
 Writes objects and a local tag, nothing else: work tree, index and branches stay as they
 are. The commit has no parent and a fixed date, so the same ledger and metrics give the same commit.
-It holds the verdict's numbers (metrics/summary/) and metrics/claims.json with the published numbers
-at our keys, HEAD's other metrics as they are (so that a diff shows what the paper prints, and that
-only), the published series under plots/, and a dvc.yaml that lists them. That is the tag `paper`
-of the first paper; `paper-<slug>` holds another's numbers in metrics/papers.json, and no more.
+It holds the verdict's numbers (metrics/summary/), those of single claims (metrics/versus_paper/)
+and metrics/claims.json with the published numbers at our keys, HEAD's other metrics as they are (so
+that a diff shows what the paper prints, and that only), the published series under plots/, and a
+dvc.yaml that lists them. That is the tag `paper` of the first paper; `paper-<slug>` holds another's
+numbers in metrics/papers.json, and no more.
 """
 
 import json
@@ -25,7 +26,7 @@ from em_geometry.project import paths
 TAG = "paper"
 SUBJECT = "The paper's published values under this project's keys"
 WHO = "EM Geometry <em-geometry@localhost> 1759276800 +0000"  # on 1 October 2025
-SUMMARY = "metrics/summary/"  # the folder of metrics that `dvc metrics` prints
+SHOWN = ("metrics/summary/", "metrics/versus_paper/")  # folders that `dvc metrics` prints
 Slug = Annotated[str, typer.Option("--paper", help="A file's name in data/papers, without ending.")]
 POWER = "plots/power_published.csv"  # of the paper in every run
 
@@ -66,7 +67,7 @@ def write_tag(slug: str = paths.FIRST) -> str:
 
     values = [(claim, claim.printed) for claim in paper.claims]
     if slug == paths.FIRST:
-        rows = {path: shown(path) for path in present if path.startswith(SUMMARY)}
+        rows = {path: shown(path) for path in present if path.startswith(SHOWN)}
         found = {
             path: row | {"value": row.get("paper", row["value"])} for path, row in rows.items()
         }
@@ -96,7 +97,7 @@ def listed(graph: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     every = [entry for part in (graph, *stages) for entry in part.get("plots", [])]
     plots = [(name, how) for entry in every for name, how in entry.items()]
     return {
-        "metrics": [name for name in names if name.startswith(SUMMARY)],
+        "metrics": [name for name in names if name.startswith(SHOWN)],
         "plots": [
             {name: {k: v for k, v in how.items() if k != "cache"}}
             for name, how in plots  # one file, or a title with columns by file

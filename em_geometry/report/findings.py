@@ -6,11 +6,11 @@ Words are chosen by intervals (docs/method.md: decisions): what one does not sho
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import permutations
 
 from em_geometry.claims.verdict import CONTRADICTED, UNMEASURED, Judged, verdict_counts
-from em_geometry.io.results import plain
+from em_geometry.io.results import beside
 from em_geometry.report.tables import Names, Results, environment
 from em_geometry.report.text import decimals, layout, short, words
 from em_geometry.stats.decisions import LEVEL, detectable, effect
@@ -34,14 +34,8 @@ class Summary:
     sentences: Sequence[str]
 
     def rows(self) -> dict[str, dict[str, object]]:
-        """The numbers as metrics: value, low, high, n and paper, as far as there are any."""
-        parts = {
-            name: {**asdict(e), "paper": self.paper.get(name)} for name, e in self.numbers.items()
-        }
-        return {
-            name: {key: plain(x) for key, x in part.items() if x is not None and key != "status"}
-            for name, part in parts.items()
-        }
+        """The numbers as metrics, those beside that the paper prints."""
+        return {name: beside(e, self.paper.get(name)) for name, e in self.numbers.items()}
 
 
 def summary(found: Results, claims: Sequence[Judged], model: str) -> Summary:

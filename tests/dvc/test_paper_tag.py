@@ -90,17 +90,30 @@ def test_another_paper_has_a_tag_of_its_own_with_its_numbers_only(copy: Place) -
 def test_the_plain_commands_show_the_verdict_s_numbers_in_a_screen(copy: Place) -> None:
     shown = copy.dvc("metrics", "show").stdout.splitlines()
     numbers = measured_in(copy)
-    assert len(shown) == len(numbers) + 1 < 50
-    assert max(map(len, shown)) <= 100
-    assert all(line.startswith("metrics/summary/") for line in shown[1:])
-    rows = json.loads(copy.dvc("metrics", "diff", "paper", "--json").stdout)
+    claims = sorted(p.name for p in (copy.folder / "metrics/versus_paper").iterdir())
+    assert len(shown) == len(numbers) + len(claims) + 1 < 100
+    assert max(map(len, shown)) <= 140
+    assert all(line.startswith("metrics/summary/") for line in shown[1 : len(numbers) + 1])
+    every = json.loads(copy.dvc("metrics", "diff", "paper", "--json", "--all").stdout)
+    rows = {path: row for path, row in every.items() if path.startswith("metrics/summary/")}
+    rows = {path: row for path, row in rows.items() if row["value"]["old"] != row["value"]["new"]}
     paper = {name: row["paper"] for name, row in numbers.items() if "paper" in row}
     assert paper["angle_deg"] == 100.2 and len(paper) == 3
     assert {path: row["value"]["old"] for path, row in rows.items()} == {
         f"metrics/summary/{name}.json": value for name, value in paper.items()
     }
+    printed = {c.id: c.numbers[0] for c in CLAIMS if c.reads == "equal" and c.source == "printed"}
+    beside = {p.partition(".")[0]: row for p, row in _versus(every).items()}
+    assert {i: row["value"]["old"] for i, row in beside.items()} == {i: printed[i] for i in beside}
+    assert len(beside) == len(claims) > 30
     diff = copy.dvc("metrics", "diff", "paper").stdout.splitlines()
-    assert len(diff) == len(paper) + 1 and "100.2" in diff[1]
+    assert 30 < len(diff) < 120
+
+
+def _versus(rows: dict[str, Any]) -> dict[str, Any]:
+    """Rows of single claims, by file."""
+    start = "metrics/versus_paper/"
+    return {p.removeprefix(start): row for p, row in rows.items() if p.startswith(start)}
 
 
 def measured_in(copy: Place) -> dict[str, dict[str, float]]:
