@@ -5,13 +5,17 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from em_geometry.claims.ledger import read_claims
+from em_geometry.claims.lookup import Metrics
+from em_geometry.claims.verdict import judge_claim, printed_beside
 from em_geometry.errors import UserError
-from em_geometry.project.outputs import put_summary
+from em_geometry.project import paths
+from em_geometry.project.outputs import put_rows, put_summary
 from em_geometry.project.paper_tag import write_tag
 from em_geometry.project.readme import measured
 from em_geometry.settings import load_params
@@ -39,6 +43,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Place:
         patch.chdir(place.folder)
         main(load_params(ROOT / "params.yaml"))
         put_summary(measured())
+        metrics = Metrics.read(paths.TABLES)
+        put_rows("versus_paper", printed_beside([judge_claim(c, metrics) for c in CLAIMS]))
         place.git("add", "-A")
         place.git("commit", "-qm", "results")
         write_tag()
