@@ -25,6 +25,7 @@ from em_geometry.cli import app
 from em_geometry.errors import UserError
 from em_geometry.io.results import Results
 from em_geometry.project import paths
+from em_geometry.report.tables import as_written
 from em_geometry.stats.estimate import Estimate
 from tests.conftest import ROOT
 
@@ -188,6 +189,18 @@ def test_a_broken_paper_is_refused(tmp_path: Path, changes: dict[str, Any], says
     head = paper([good], [HERE]) | {"arxiv": "12-34"}
     with pytest.raises(UserError, match="arxiv"):
         written(tmp_path, second=head)
+
+
+def test_the_page_shows_both_tables() -> None:
+    rows = judge_papers(PAPERS, paths.FIRST, RUN, "Tiny")
+    files = {"papers.csv": papers_csv(rows, paths.FIRST), "claims.csv": "id,section"}
+    assert [(table.name, len(table.rows)) for table in as_written(files)] == [
+        ("papers", len(OTHERS))
+    ]
+    files["contradictions.csv"] = questions_csv(questions(rows))
+    table = as_written(files)[0]
+    assert (table.section, table.header[:3]) == ("claims", ["about", "the papers", "paper"])
+    assert {row[1].text for row in table.rows} >= {"agree", "differ, on different models"}
 
 
 def test_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
