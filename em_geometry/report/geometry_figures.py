@@ -67,7 +67,7 @@ def draw_similarity(
     for place in places:
         if len(place) > 1 and place[-1] - place[0] == len(place) - 1:
             size = len(place)
-            chart.box(ax, (place[0], place[0]), size, size, "a cluster of the paper")
+            chart.box(ax, (place[0], place[0]), size, size, "a cluster")
     ax.tick_params(axis="x", rotation=20)
     if any(row["paper"] is not None for row in rows):
         style: Style = {"ls": "", "marker": "$[0.7]$", "ms": 20, "color": "black"}
