@@ -22,7 +22,7 @@ SECTIONS = {part.partition("\n")[0]: part for part in PAGE.split("\n## ")[1:] if
 SAYS = {
     "An adapter or a checkpoint in a folder": [
         "params, data, models and machine are fine",
-        "2 vectors",
+        "adapter minus base at block 2",
     ],
     "A vector file": ["added after block 2", "4 vectors, block as the files number it: 2"],
     "Chats to train on": ["12 chats in data/organisms/cycling.jsonl", "train cycling"],
