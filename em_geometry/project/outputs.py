@@ -20,7 +20,7 @@ def put_summary(summary: Summary) -> None:
     put_rows("summary", summary.rows())
 
 
-def put_rows(name: str, rows: Mapping[str, Nested]) -> None:
+def put_rows(name: str, rows: Mapping[str, Mapping[str, object]]) -> None:
     """Writes each row as a file of the folder metrics/<name>/.
 
     `dvc metrics show` prints a file as one row, so that a number a file makes a table of them.
