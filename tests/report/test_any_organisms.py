@@ -46,6 +46,7 @@ def params_of(folder: Path, clusters: dict[str, list[str]]) -> Params:
     data["geometry"] = {"replicates": 40, "focus": []}
     data["layer_sweep"]["layers"] = [0, 1, 2]
     data["transfer"] |= {"pairs": [f"{slugs[0][0]}>{slugs[1][0]}"]}
+    data["monitoring"] = {"organisms": []}
     params = Params.model_validate(data)
     text = yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)
     write_text(folder / paths.PARAMS, text)
