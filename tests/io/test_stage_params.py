@@ -14,6 +14,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages
 # data/adapters, on which it depends.
 BEHIND: dict[str, set[str]] = {
     "slugs": {"organisms"},
+    "model_name": {"report.model"},
     "originals": {"organisms"},
     "repeats": {"organisms"},
     "clusters": {"organisms"},
