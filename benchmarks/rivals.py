@@ -265,7 +265,10 @@ def named(bench: Bench) -> Scores:
     judging = bench.params.judging.model_copy(update={"aspects": [*ASPECTS]})
     known, workers = models(bench.params), bench.params.workers
     with active_judge(judging, known, paths.JUDGE_MODEL, workers) as judge:
-        return _asked(bench, judge)
+        scores = _asked(bench, judge)
+    if judging.backend == "openai":
+        bench.seconds = 0.0  # another process has worked
+    return scores
 
 
 def _asked(bench: Bench, judge: Judge) -> Scores:

@@ -47,7 +47,7 @@ def left_out(cluster: np.ndarray) -> Floats:
 def kappas(truth: Bools, guess: Bools, times: Floats) -> Floats:
     """Kappa of each choice of rows; see `left_out`."""
     n = times.sum(1)
-    true, guessed, alike = (times @ part / n for part in (truth, guess, truth == guess))
+    true, guessed, alike = (divided(times @ part, n) for part in (truth, guess, truth == guess))
     chance = true * guessed + (1 - true) * (1 - guessed)
     return divided(alike - chance, 1 - chance)
 
