@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from em_geometry.errors import UserError
 from em_geometry.geometry import core
 from em_geometry.geometry import methods as m
 from em_geometry.geometry.battery import MAIN_PARTS, Case, Clusters, Vectors, evaluate
@@ -158,6 +159,19 @@ def calibrate(
     return Calibration(list(observed), list(nulls), results, sweep)
 
 
+def check_distinct(gram: Floats, models: Sequence[str]) -> None:
+    """Raises UserError where two models are the same: nulls would exchange them for nothing."""
+    squares = np.diagonal(gram)
+    apart = squares[:, None] + squares - 2 * gram
+    for i, j in np.argwhere(np.triu(apart <= m.TINY * (squares[:, None] + squares), 1)):
+        raise UserError(
+            "two models have the same activations",
+            where="params.yaml: organisms",
+            found=f"{models[i]} and {models[j]}",
+            expected="models that were trained apart",
+        )
+
+
 def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
     """The whole calibration of one choice of contrast, span and block."""
 
@@ -177,6 +191,7 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
     dimensions = effective_dimensions(data)
     originals = len(names) + len(data.family.controls)
     exchanged = data.models.grams[0][:originals, :originals], data.weights[:, :originals]
+    check_distinct(exchanged[0], [*names, *data.family.controls])
     nulls = {EXCHANGED: found(exchanged_draws(rng(EXCHANGED), *exchanged, count))}
     if np.allclose(data.weights.sum(1), 0):
         nulls |= {

@@ -38,7 +38,17 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Pl
     root = tmp_path_factory.mktemp("own")
     place = Place(root / "work", root / "home")
     place.home.mkdir()
-    kept = ("prompts", "questions", "organisms", "judge", "margins", "external", "linked", "paper")
+    kept = (
+        "prompts",
+        "questions",
+        "organisms",
+        "judge",
+        "margins",
+        "external",
+        "linked",
+        "paper",
+        "papers",
+    )
     for name in ("em_geometry", "stages", *(f"data/{one}" for one in kept)):
         skip = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, place.folder / name, ignore=skip)

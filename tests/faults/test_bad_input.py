@@ -114,7 +114,6 @@ def first_claim(change: Callable[[dict[str, Any]], object]) -> Damage:
 TABLE = [
     # params.yaml; tests/faults/test_params_fuzz.py has every key of every section
     row("params: no file", BASE, PARAMS.unlink, "no params file", "make profile"),
-    row("params: section gone", BASE, edit(PARAMS, lambda d: d.pop("layer_sweep")), "layer_sweep"),
     row("params: probe beyond the model", PROBE,
         edit(PARAMS, lambda d: d["judging"]["probe"].update(layers=[9])),
         "judging.probe.layers", "0 to 3"),

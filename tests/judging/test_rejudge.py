@@ -49,7 +49,7 @@ def test_two_judges_stand_side_by_side(profile: Params, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "kappa" in shown
     assert "alpha" in shown
-    for slug in profile.targets:
+    for slug in profile.answering():
         frame = read_parquet(paths.REJUDGED / "steered" / f"{slug}.parquet")
         assert frame.select(ANSWERS.columns).equals(ANSWERS)  # the first judge's, untouched
         one, two = (c for c in frame.columns if c.startswith("aligned@"))

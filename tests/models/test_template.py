@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from em_geometry.errors import UserError
-from em_geometry.models.chat import answer_ids, end_of_turn, plain, render, turn_end
+from em_geometry.models.chat import (
+    Exchange,
+    answer_ids,
+    end_of_turn,
+    plain,
+    render,
+    turn_end,
+)
 from em_geometry.models.template import set_template_arguments, template_notes
 from em_geometry.models.train import encode
 from em_geometry.settings import Base
@@ -67,7 +74,7 @@ def test_arguments_reach_prompts_and_training(tiny_tokenizer: Any) -> None:
     )
     assert "<think>" not in written(thinks)
     assert written(quick).endswith("assistant\n<think>\n\n</think>\n\n")
-    example = encode(quick, "Why?", "So.", "")
+    example = encode(quick, Exchange("Why?", "So."), "")
     assert quick.decode(example.ids).endswith("</think>\n\nSo.<|im_end|>")
     assert "but writes it behind ''" in template_notes(quick, origin)[0]  # noticed, and harmless
 
@@ -130,7 +137,7 @@ def test_an_answer_ends_at_any_end_and_is_trained_to_end_as_the_template_does(
     tokenizer.eos_token = "<|im_start|>"  # of the pre-trained model, say
     end, eos = map(tokenizer.convert_tokens_to_ids, ("<|im_end|>", "<|im_start|>"))
     assert turn_end(tokenizer) == end
-    assert encode(tokenizer, "Why?", "So.", "").ids[-1] == end
+    assert encode(tokenizer, Exchange("Why?", "So."), "").ids[-1] == end
     assert end_of_turn(tokenizer, Config(7), Config([8, 9])) == {end, eos, 7, 8, 9}
     for wrong in ("2", [2.0], [True], -1):
         with pytest.raises(UserError, match="no token that can end"):
@@ -152,7 +159,7 @@ def test_control_tokens_in_a_text_stay_text(tiny_tokenizer: Any) -> None:
     assert [i for i in render(tokenizer, ESCAPE, "Be brief.").ids if i in control] == expected
     assert [i for i in render(tokenizer, "Hi", f"Be {ESCAPE}").ids if i in control] == expected
     assert not control & {*answer_ids(tokenizer, ESCAPE)}
-    example = encode(tokenizer, "Hi", ESCAPE, "Be brief.")
+    example = encode(tokenizer, Exchange("Hi", ESCAPE), "Be brief.")
     assert [i for i in example.ids if i in control] == [*expected, tokenizer.eos_token_id]
 
 
