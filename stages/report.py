@@ -7,7 +7,7 @@ from em_geometry.io.files import atomic_path, write_text
 from em_geometry.project import paths
 from em_geometry.project.command import stage
 from em_geometry.project.outputs import put_rows, put_summary
-from em_geometry.report.families import beside
+from em_geometry.report.families import with_families
 from em_geometry.report.figures import READ, draw_all, read_table
 from em_geometry.report.findings import summary
 from em_geometry.report.page import provenance, render
@@ -21,7 +21,7 @@ OFFERED = ("claims.csv", "papers.csv", "contradictions.csv", "judge_settings.csv
 @stage
 def main(params: Params) -> None:
     model = params.model_name
-    metrics = beside(Metrics.read(paths.TABLES), model, paths.FAMILIES, params)
+    metrics = with_families(Metrics.read(paths.TABLES), model, paths.FAMILIES, params)
     ledger = read_claims(paths.CLAIMS)
     judged = [judge_claim(claim, metrics) for claim in ledger]
     told = judged if paths.plot("claims.csv").is_file() else []  # the stage `claims` has run

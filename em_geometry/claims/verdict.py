@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from em_geometry.claims.ledger import Claim
 from em_geometry.claims.lookup import Metrics
-from em_geometry.io.results import beside, nest, rounded
+from em_geometry.io.results import nest, rounded, with_printed
 from em_geometry.io.tables import csv_text
 from em_geometry.stats.decisions import place
 from em_geometry.stats.estimate import Estimate
@@ -201,7 +201,7 @@ def claim_values(values: Values) -> dict[str, Any]:
 def printed_beside(rows: Sequence[Judged]) -> dict[str, dict[str, object]]:
     """What metrics/versus_paper/ holds: claims of one printed number that this run measured."""
     return {
-        f"{row.claim.id}.{row.claim.metrics[0].partition(':')[2]}": beside(
+        f"{row.claim.id}.{row.claim.metrics[0].partition(':')[2]}": with_printed(
             row.measured[0], row.claim.numbers[0]
         )
         for row in rows

@@ -183,7 +183,7 @@ def plain(leaf: Leaf) -> object:
     return int(short) if short == int(short) and abs(short) < 10**DIGITS else short
 
 
-def beside(found: Estimate, paper: float | None) -> dict[str, object]:
+def with_printed(found: Estimate, paper: float | None) -> dict[str, object]:
     """A number as a metric: value, low, high and n as far as there are any, and the printed one."""
     parts = {**asdict(found), "paper": paper}
     return {k: plain(x) for k, x in parts.items() if x is not None and k != "status"}

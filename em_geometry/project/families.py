@@ -3,7 +3,7 @@
 from em_geometry.claims.lookup import Metrics
 from em_geometry.io.results import write_table
 from em_geometry.project import paths
-from em_geometry.report.families import beside, kept
+from em_geometry.report.families import kept, with_families
 from em_geometry.report.tables import Results, Table, all_tables
 from em_geometry.report.text import NO_BREAK
 from em_geometry.settings import load_params
@@ -16,7 +16,7 @@ def cli() -> None:
     place = paths.family(params.profile)
     write_table(place, kept(metrics, model))
     print(f"{place}: commit it; `dvc repro report` shows the families on the page")
-    found = Results(beside(metrics, model, paths.FAMILIES, params).stages, params)
+    found = Results(with_families(metrics, model, paths.FAMILIES, params).stages, params)
     for table in all_tables(found):
         if table.name in ("families", "agreement"):
             print(f"\n{markdown(table)}")

@@ -17,7 +17,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import read_text, write_text
 from em_geometry.io.results import Results, write_table
 from em_geometry.project import paths
-from em_geometry.report.families import STAGE, beside
+from em_geometry.report.families import STAGE, with_families
 from em_geometry.settings import load_params
 
 NUMBER = re.compile(r"[-\u2212]?(?:\d+(?:\.\d+)?|#+(?:\.#+)?)")
@@ -84,7 +84,7 @@ def cli(page: Annotated[Path, typer.Argument(help="docs/results-<name>.md")]) ->
     """Fill a page of results from this run, and keep beside it what it names and shows."""
     params, folder, text = load_params(paths.PARAMS), page.with_suffix(""), read_text(page)
     model = params.model_name
-    found = beside(Metrics.read(paths.TABLES), model, paths.FAMILIES, params).stages
+    found = with_families(Metrics.read(paths.TABLES), model, paths.FAMILIES, params).stages
     stages = {name.removeprefix(f"{STAGE}/"): results for name, results in found.items()}
     write_text(page, "".join(filled(text, stages)))
     named = [each for line in text.splitlines() for each in cited(line)[1]]

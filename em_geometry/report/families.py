@@ -46,7 +46,7 @@ def kept(metrics: Metrics, model: str) -> Results:
     return Results(rows)
 
 
-def beside(metrics: Metrics, model: str, folder: Path, params: Params) -> Metrics:
+def with_families(metrics: Metrics, model: str, folder: Path, params: Params) -> Metrics:
     """This run's results and, where other profiles' runs are kept, a stage `families` of them all.
 
     It has what is kept of this run, the runs' models, and the agreement of their cosines with this

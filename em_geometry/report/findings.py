@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from em_geometry.claims.verdict import CONTRADICTED, UNMEASURED, Judged, verdict_counts
-from em_geometry.io.results import beside
+from em_geometry.io.results import with_printed
 from em_geometry.report.tables import Names, Results, environment
 from em_geometry.report.text import decimals, layout, short, words
 from em_geometry.stats.decisions import LEVEL, detectable, effect
@@ -34,8 +34,8 @@ class Summary:
     sentences: Sequence[str]
 
     def rows(self) -> dict[str, dict[str, object]]:
-        """The numbers as metrics, those beside that the paper prints."""
-        return {name: beside(e, self.paper.get(name)) for name, e in self.numbers.items()}
+        """The numbers as metrics, beside those that the paper prints."""
+        return {name: with_printed(e, self.paper.get(name)) for name, e in self.numbers.items()}
 
 
 def summary(found: Results, claims: Sequence[Judged], model: str) -> Summary:

@@ -9,7 +9,7 @@ import pytest
 from em_geometry.claims.lookup import Metrics
 from em_geometry.io.results import read_results
 from em_geometry.project import families, paths
-from em_geometry.report.families import beside
+from em_geometry.report.families import with_families
 from em_geometry.report.tables import Results, Table, all_tables
 from em_geometry.settings import load_params
 
@@ -26,7 +26,7 @@ def finished(workplace: Path) -> Path:
 
 def tables() -> dict[str, Table]:
     params, metrics = load_params(paths.PARAMS), Metrics.read(paths.TABLES)
-    found = beside(metrics, "this one", paths.FAMILIES, params)
+    found = with_families(metrics, "this one", paths.FAMILIES, params)
     return {table.name: table for table in all_tables(Results(found.stages, params))}
 
 
