@@ -11,7 +11,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -63,6 +63,12 @@ def _none_or_several(texts: int) -> int:
     return texts
 
 
+def _each_once(names: list[Any]) -> list[Any]:
+    if len({*names}) != len(names):
+        raise ValueError("needs each once")
+    return names
+
+
 def _with_what_is_counted(aspects: list[str]) -> list[str]:
     if not {"aligned", "coherent"} <= {*aspects}:
         raise ValueError("needs aligned and coherent, which the rates are made of")
@@ -94,6 +100,11 @@ Multiples = Annotated[
     list[Annotated[float, Field(ge=-100, le=100)]], AfterValidator(_with_the_full)
 ]
 Strength = Annotated[float, Field(gt=0)]
+Experiment = Literal[
+    "ablation", "subspaces", "narrow", "traits", "screening", "prevention", "conditional",
+    "patching", "features",
+]  # fmt: skip
+EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
 Contrast = Literal[
     "prompt_contrast", "model_contrast", "control_contrast", "text_contrast", "response_contrast",
     "interaction",
@@ -330,6 +341,10 @@ class Transfer(Section):  # transfer effectiveness and asymmetry (paper sec. 2.3
     pairs: list[str] = []  # "source>target", the pairs the paper names
 
 
+class More(Section):  # experiments of neighbouring papers, each of minutes
+    experiments: Annotated[list[Experiment], AfterValidator(_each_once)] = []  # [] = none
+
+
 class Report(Section):  # the page at the end
     model: str | None = None  # what page and figures call the base model; null = its source
     responses_shown: Positive = 3  # answers per condition in the browser of answers
@@ -359,6 +374,7 @@ class Params(Section):
     monitoring: Monitoring = Monitoring()
     steering: Steering = Steering()
     transfer: Transfer = Transfer()
+    more: More = More()
     report: Report = Report()
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from em_geometry.report.findings import summary
 from em_geometry.report.page import provenance, render
 from em_geometry.report.samples import read_answers
 from em_geometry.report.tables import Results
-from em_geometry.settings import Params
+from em_geometry.settings import EXPERIMENTS, Params
 
 OFFERED = ("claims.csv", "papers.csv", "contradictions.csv", "judge_settings.csv", "multiverse.csv")
 
@@ -21,7 +21,8 @@ OFFERED = ("claims.csv", "papers.csv", "contradictions.csv", "judge_settings.csv
 @stage
 def main(params: Params) -> None:
     model = params.model_name
-    metrics = with_families(Metrics.read(paths.TABLES), model, paths.FAMILIES, params)
+    ran = Metrics.read(paths.TABLES).without(set(EXPERIMENTS) - {*params.more.experiments})
+    metrics = with_families(ran, model, paths.FAMILIES, params)
     ledger = read_claims(paths.CLAIMS)
     judged = [judge_claim(claim, metrics) for claim in ledger]
     told = judged if paths.plot("claims.csv").is_file() else []  # the stage `claims` has run

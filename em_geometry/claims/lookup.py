@@ -1,7 +1,7 @@
 """Finding this run's numbers by stage and key: value, interval, n, or why there is none."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -29,6 +29,10 @@ class Metrics:
                 for path in sorted(tables.rglob("*.csv"))
             }
         )
+
+    def without(self, stages: Collection[str]) -> Self:
+        """All but these stages' results, which a run under other params has left behind."""
+        return type(self)({k: found for k, found in self.stages.items() if k not in stages})
 
     def _of(self, where: str) -> tuple[Results, str]:
         stage, _, key = where.partition(":")

@@ -35,6 +35,7 @@ SELECTED = DATA / "vectors/selected.safetensors"
 MARGINS = DATA / "margins.parquet"
 RESPONSES = DATA / "responses"
 JUDGEMENTS = DATA / "judgements"
+MORE = DATA / "more"  # raw outcomes, a folder for each experiment of neighbouring papers
 MONITORING = DATA / "monitoring"
 REJUDGED = DATA / "rejudged"  # of a command, not of a stage
 

@@ -40,14 +40,14 @@ def render(
         files: further files to download, name -> text; some of them are tables of the page too.
         made_from: what the numbers were made from, by label.
     """
-    found = Results(metrics.stages, params)
+    found, asked = Results(metrics.stages, params), params.more.experiments
     tables = all_tables(found)
     downloads = [(name, "as in plots/", text) for name, text in files.items()]
     downloads += [(f"{table.name}.csv", table.caption, table.csv()) for table in tables]
     downloads += [(f"{f.name}.csv", f"data of {f.title}", f.csv) for f in figures if f.rows]
     return found.environment.get_template("page.html.j2").render(
         findings(found),
-        sections=layout()["sections"],
+        sections={k: v for k, v in layout()["sections"].items() if k != "more" or asked},
         verdict=summary(found, claims, model).sentences,
         glossary=words("glossary.yaml"),
         model=model,

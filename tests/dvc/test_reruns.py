@@ -74,7 +74,8 @@ def imported(path: Path, names: frozenset[str]) -> frozenset[tuple[Path, frozens
 def code(stage: dict[str, Any]) -> set[str]:
     """The stage's file and the parts of the library that its command reaches."""
     found: set[tuple[Path, frozenset[str]]] = set()
-    todo = {(module_file(n), frozenset[str]()) for n in re.findall(r"-m ([\w.]+)", stage["cmd"])}
+    run = re.findall(r"-m ([\w.]+)", stage["cmd"])
+    todo = {(module_file(f"{n}.__main__") or module_file(n), frozenset[str]()) for n in run}
     parts = set[str]()
     while todo:
         path, names = todo.pop()
