@@ -18,7 +18,7 @@ from em_geometry.settings import Params
 from em_geometry.steering.conditions import Selected
 from em_geometry.vectors.evidence import FALLBACK, readings
 
-HEADLINE = ("reference.*.angle_deg.*", "reference.*.cosine.*", "multiverse.holds.[!t]*",
+HEADLINE = ("reference.*.angle_deg.*", "reference.own_control.cosine.*", "multiverse.holds.[!t]*",
             "selected.choice", "verdict.count")  # fmt: skip
 MAIN = ("cluster_angle.", "verdict.", "similarity.cross_mean", "similarity.within_mean")
 

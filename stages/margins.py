@@ -19,7 +19,7 @@ from em_geometry.transfer.outcomes import Margins, Who, outcomes
 from em_geometry.vectors.contrasts import recipe_controls
 from em_geometry.vectors.sweep import other_vectors
 
-HEADLINE = ("organism.*.*", "transfer.*__*", "transfer.median_half_width")
+HEADLINE = ("organism.*.*", "transfer.median_half_width")
 OF_VECTORS = ("vector.{}.beyond_random", "vector.{}.random_95")  # of each organism
 
 
@@ -46,5 +46,6 @@ def main(params: Params) -> None:
         params.slugs("organism"), params.slugs("control"), steered, recipe_controls(organisms),
         repeats, params.labs(), params.clusters(),
     )  # fmt: skip
-    headline = [*HEADLINE, *(key.format(slug) for slug in who.organisms for key in OF_VECTORS)]
+    headline = [*HEADLINE, *(f"transfer.{s}__{t}" for s, t in params.named_pairs())]
+    headline += [key.format(slug) for slug in who.organisms for key in OF_VECTORS]
     put_results("margins", outcomes(Margins.of(frame), who, params.margins.no_effect), headline)
