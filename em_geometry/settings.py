@@ -343,6 +343,7 @@ class Transfer(Section):  # transfer effectiveness and asymmetry (paper sec. 2.3
 
 class More(Section):  # experiments of neighbouring papers, each of minutes
     experiments: Annotated[list[Experiment], AfterValidator(_each_once)] = []  # [] = none
+    traits: str = "data/traits"  # folder of <trait>.yaml
 
 
 class Report(Section):  # the page at the end

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from em_geometry.errors import UserError
 from em_geometry.project.command import stage
 from em_geometry.settings import Params
+from stages.more import traits
 
-RUN: dict[str, Callable[[Params], None]] = {}
+RUN: dict[str, Callable[[Params], None]] = {"traits": traits.main}
 
 
 @stage

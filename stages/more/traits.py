@@ -1,0 +1,72 @@
+"""Experiment `traits`: directions from system prompts, against those of the organisms.
+
+Writes vectors.safetensors (a tensor [blocks, width] a trait) and margins.parquet (the base's
+margins of the misaligned pairs under each vector).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from em_geometry.io.files import atomic_path, read_parquet, write_parquet, write_tensors
+from em_geometry.io.results import Leaf
+from em_geometry.more import trait_outcomes
+from em_geometry.more.trait_steering import gains, own_gains, own_trials, trials
+from em_geometry.more.traits import PROMPT, WHOLE, WORDS, pairs_of, parts, read_traits, readings
+from em_geometry.project import paths
+from em_geometry.project.inputs import activations, models, selected, vector_table
+from em_geometry.project.outputs import put_results
+from em_geometry.settings import BASE, Params
+from em_geometry.stats.estimate import Floats
+from em_geometry.steering.conditions import typical
+from em_geometry.steering.margins import measured
+from em_geometry.steering.pairs import read_pairs, table
+from em_geometry.vectors.contrasts import ABOUT, prompt_span
+
+HEADLINE = ("cosine.*.mean", "cosine.*.mean.p_holm", "traits.*", "monitor.*.auroc",
+            "steering.trait.*", "own.*")  # fmt: skip
+
+
+def main(params: Params) -> None:
+    known, chosen = models(params), selected(params)
+    loaded, traits = known.load(BASE), read_traits(Path(params.more.traits))
+    usual, who, seed = typical(chosen), params.slugs("organism"), params.run.seed
+    block, residual = usual.layer, float(vector_table().residual[usual.layer])
+    of = {name: parts(cells) for name, cells in readings(loaded, traits).items()}
+
+    def at(layer: int, part: str = WHOLE) -> dict[str, Floats]:
+        """Contrasts [questions, width] of every trait at a block."""
+        return {name: each[part][:, layer].astype(np.float64) for name, each in of.items()}
+
+    span = prompt_span(usual.span, params.spans())
+    shifts = {
+        m: activations(m, span)[:, block].astype(np.float64) - activations(BASE, span)[:, block]
+        for m in params.originals()
+    }
+    rows = at(block)
+    results: dict[str, Leaf] = {"block": block, "span": span}
+    vectors = {m: s.vector.astype(np.float64) for m, s in chosen.items()}
+    benign = [name for name, trait in traits.items() if trait.benign]
+    here = {m: at(s.layer) for m, s in chosen.items()}
+    results |= trait_outcomes.cosines(here, vectors, benign, seed)
+    quiet = {m: shifts[m].mean(0) for m in params.slugs("control")}
+    results |= trait_outcomes.against_benign_trainings(rows, quiet)
+    each = {part: at(block, part) for part in (WHOLE, PROMPT, WORDS)}
+    results |= trait_outcomes.of_traits(each, residual)
+    results |= trait_outcomes.monitors(rows, shifts, who, residual)
+
+    pairs = read_pairs(Path(params.margins.pairs))
+    done = trials(rows, usual, pairs, params.margins.base_pairs)
+    steered = table(BASE, pairs, done, measured(known, loaded, pairs, done, "traits steered"))
+    own = [pair for trait in traits.values() for pair in pairs_of(trait)]
+    tried = own_trials(rows, usual, seed)
+    results |= own_gains(rows, measured(known, loaded, own, tried, "traits own"))
+    frame = pl.concat([read_parquet(paths.MARGINS), steered])
+    results |= gains(frame, [*traits], [*chosen])
+    with atomic_path(paths.MORE / "traits", folder=True) as folder:
+        tensors = {name: each[WHOLE].mean(0).astype(np.float32) for name, each in of.items()}
+        write_tensors(folder / "vectors.safetensors", tensors, {**ABOUT, "model": BASE})
+        units = {"marked": "mean log-probability per token, nats", "plain": "the same"}
+        write_parquet(folder / "margins.parquet", steered, units)
+    put_results("traits", results, HEADLINE)
