@@ -25,7 +25,7 @@ from em_geometry.steering.pairs import read_pairs, table
 from em_geometry.vectors.contrasts import ABOUT, prompt_span
 
 HEADLINE = ("cosine.*.mean", "cosine.*.mean.p_holm", "traits.*", "monitor.*.auroc",
-            "steering.trait.*", "own.*")  # fmt: skip
+            "steering.trait.*")  # fmt: skip
 
 
 def main(params: Params) -> None:
