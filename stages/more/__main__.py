@@ -5,9 +5,12 @@ from collections.abc import Callable
 from em_geometry.errors import UserError
 from em_geometry.project.command import stage
 from em_geometry.settings import Params
-from stages.more import traits
+from stages.more import subspaces, traits
 
-RUN: dict[str, Callable[[Params], None]] = {"traits": traits.main}
+RUN: dict[str, Callable[[Params], None]] = {
+    "subspaces": subspaces.main,
+    "traits": traits.main,
+}
 
 
 @stage
