@@ -134,7 +134,7 @@ def test_controls_subtracted_from_both_make_no_finding() -> None:
     shifts = RNG.standard_normal((8, 24, WIDTH)) * 0.2 + RNG.standard_normal((8, 1, WIDTH))
     own, apart = [4, 5, 6, 7], [(0, 1), (0, 2), (1, 3), (2, 3)]
     assert exchanged(shifts, own, apart, 0)["cosine"] > 0.05
-    shifts[:4] += 3 * spans(1, 1)[0, 0]
+    shifts[:4] += 8 * spans(1, 1)[0, 0]
     assert exchanged(shifts, own, apart, 0)["cosine"] < 0.05
 
 
