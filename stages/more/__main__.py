@@ -5,9 +5,10 @@ from collections.abc import Callable
 from em_geometry.errors import UserError
 from em_geometry.project.command import stage
 from em_geometry.settings import Params
-from stages.more import subspaces, traits
+from stages.more import ablation, subspaces, traits
 
 RUN: dict[str, Callable[[Params], None]] = {
+    "ablation": ablation.main,
     "subspaces": subspaces.main,
     "traits": traits.main,
 }
