@@ -26,7 +26,7 @@ from em_geometry.vectors.sweep import other_vectors
 PAIRS = 24  # reporting pairs that are read: all of them would take a quarter of an hour
 RANDOM = 2  # random directions for each organism
 ANSWERS = 6  # a question, organism and direction
-HEADLINE = ("excess.all", "one.*.share", "all.*.share", "all.*.beyond_random", "judged.*.*.fall")
+HEADLINE = ("excess.all", "one.own.share", "all.*.share", "judged.em_*.*.fall")
 
 
 def main(params: Params) -> None:
