@@ -344,6 +344,9 @@ class Transfer(Section):  # transfer effectiveness and asymmetry (paper sec. 2.3
 class More(Section):  # experiments of neighbouring papers, each of minutes
     experiments: Annotated[list[Experiment], AfterValidator(_each_once)] = []  # [] = none
     traits: str = "data/traits"  # folder of <trait>.yaml
+    # features: folder or file of a published dictionary; a folder without one = it is trained here
+    dictionary: str = "data/dictionary"
+    dictionary_block: Block | None = None  # null = the dictionary's own, else the vectors'
 
 
 class Report(Section):  # the page at the end

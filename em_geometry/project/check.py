@@ -52,6 +52,7 @@ def problems(params: Params, note: Callable[[str], None]) -> Iterator[UserError]
         ("judging", lambda: _templates(params.judging)),
         ("judging", lambda: _endpoint(params.judging, note)),
         ("vectors", lambda: _directions(params, width)),
+        ("more", lambda: _dictionary(params, width)),
         ("", lambda: read_papers(paths.PAPERS, paths.FIRST)),
         ("", lambda: read_family(read_published_gram(paths.COSINES), paths.FAMILY)),
         ("", _disk),
@@ -123,6 +124,16 @@ def _directions(params: Params, width: int | None) -> None:
         width = next(iter(read_tensors(first)[0].values())).size if first else 1
     known = "organisms" in params.model_fields_set
     read_directions(folder, width, params.slugs("organism") if known else [])
+
+
+def _dictionary(params: Params, width: int | None) -> None:
+    """A user's sparse dictionary; whole where the base model is there, whose width it must have."""
+    if "features" in params.more.experiments:
+        from em_geometry.more.dictionaries import find_dictionary, read_dictionary  # has torch
+
+        file = find_dictionary(Path(params.more.dictionary))
+        if file and width:
+            read_dictionary(file, width, params.more.dictionary_block)
 
 
 def _controls(params: Params) -> None:

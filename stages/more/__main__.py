@@ -5,13 +5,14 @@ from collections.abc import Callable
 from em_geometry.errors import UserError
 from em_geometry.project.command import stage
 from em_geometry.settings import Params
-from stages.more import ablation, patching, subspaces, traits
+from stages.more import ablation, features, patching, subspaces, traits
 
 RUN: dict[str, Callable[[Params], None]] = {
     "ablation": ablation.main,
-    "patching": patching.main,
     "subspaces": subspaces.main,
     "traits": traits.main,
+    "patching": patching.main,
+    "features": features.main,
 }
 
 

@@ -1,0 +1,70 @@
+"""Latents as detectors beside directions: chosen on one training, tested on its repeat.
+
+docs/method.md: features, monitoring. What a training has beyond benign ones after as many steps.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from em_geometry.io.results import Leaf
+from em_geometry.monitoring.detection import BENIGN, OWN, SIZE, Detector, along_mean, excess
+from em_geometry.more.features import Read, Space
+from em_geometry.more.sparse import unit
+from em_geometry.stats.estimate import Floats
+
+CHOSEN = 5  # latents of a detector: one alone is off in many texts
+LATENTS, NEAREST = "latents", "nearest"
+
+
+def of_change(change: Floats) -> tuple[list[int], Detector]:
+    """The latents whose weights [texts, latents] change most, and their sum, each by its sign."""
+    mean = change.mean(0)
+    best = np.argsort(-np.abs(mean))[:CHOSEN]
+    signs = np.sign(mean[best])
+    return [*map(int, best)], lambda weights: np.asarray(weights[..., best] @ signs)
+
+
+def of_vector(space: Space, vector: Floats) -> tuple[list[int], Detector]:
+    """The latents nearest to a vector [width], and the sum of their weights."""
+    best = np.argsort(-space.directions @ unit(vector))[:CHOSEN]
+    return [*map(int, best)], lambda weights: np.asarray(weights[..., best].sum(-1))
+
+
+def of_repeat(
+    space: Space,
+    first: tuple[Read, Read],
+    vector: Floats,
+    course: Mapping[str, tuple[Read, Mapping[str, Read]]],
+) -> dict[str, Leaf]:
+    """What each detector says of a repeated training.
+
+    `p` is exact: the share of trainings, this one among them, whose mean score is as high.
+
+    Args:
+        first: the original organism and its control, on which latents are chosen.
+        vector: [width] of the original, the detector `own`.
+        course: at each time, the repeat and benign trainings, none of which is that control.
+    """
+    changed, along = of_change(space.weights(*first))
+    close, sum_of_close = of_vector(space, vector)
+    direction = along_mean(unit(vector)[None])
+    assert callable(direction)
+    ways = {OWN: direction, SIZE: lambda shifts: np.asarray(np.linalg.norm(shifts, axis=-1))}
+    found: dict[str, Leaf] = {
+        f"{LATENTS}.chosen": ", ".join(map(str, changed)),
+        f"{NEAREST}.chosen": ", ".join(map(str, close)),
+    }
+    for time, (own, benign) in course.items():
+        if len(benign) < BENIGN:
+            return found | {"status": f"undefined: {len(benign)} benign trainings apart"}
+        every = [own, *benign.values()]
+        weights = np.stack([space.weights(m, space.base) for m in every])
+        shifts = np.stack([(m.states - space.base.states) / space.residual for m in every])
+        scores = {LATENTS: along(weights), NEAREST: sum_of_close(weights)}
+        scores |= {name: way(shifts) for name, way in ways.items()}
+        for name, each in scores.items():
+            told = excess(each[0], each[1:], space.topics)
+            found |= {f"{time}.{name}.{k}".rstrip("."): leaf for k, leaf in told.items()}
+            found[f"{time}.{name}.p.smallest"] = 1 / len(every)
+    return found

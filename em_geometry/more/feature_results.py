@@ -1,0 +1,149 @@
+"""What the latents of all organisms say together, and the table of those at the top."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from em_geometry.io.results import Leaf
+from em_geometry.more.features import (
+    Read,
+    Space,
+    by_activation,
+    by_direction,
+    overlap,
+    overlap_of_random,
+    top,
+    verdicts,
+)  # fmt: skip
+from em_geometry.more.sparse import Dictionary, unit
+from em_geometry.stats.estimate import Floats
+from em_geometry.stats.intervals import proportion, t_interval
+
+COSINE, CHANGE = "cosine", "change"  # the two ways to rank latents
+STABLE = 0.7  # cosine from which a latent counts as found again by the twin
+Tops = Mapping[tuple[str, str], Sequence[int]]  # organism and way -> latents, the highest first
+
+
+@dataclass(frozen=True, eq=False)
+class Organism:
+    """An organism and the benign control of its recipe (the base where there is none).
+
+    Attributes:
+        vector: [width] its steering vector at the block.
+        differences: [texts, width] whose mean that is; None = of another contrast.
+    """
+
+    own: Read
+    control: Read
+    vector: Floats
+    differences: Floats | None
+
+
+def compared(
+    space: Space, organisms: Mapping[str, Organism], benign: Sequence[str]
+) -> tuple[dict[str, Leaf], dict[tuple[str, str], list[int]]]:
+    """Results by dotted key, and the top latents of every organism in both ways.
+
+    Args:
+        benign: first trainings among the benign fine-tunes, whose top latents are compared too.
+    """
+    found: dict[str, Leaf] = {}
+    tops: dict[tuple[str, str], list[int]] = {}
+    changes = {}
+    for slug, each in organisms.items():
+        _, near = by_direction(space, each.vector, each.differences)
+        _, changes[slug] = by_activation(space, each.own, each.control)
+        for way, told in ((COSINE, near), (CHANGE, changes[slug])):
+            found |= {f"organism.{slug}.{way}.{k}".rstrip("."): leaf for k, leaf in told.items()}
+        tops[slug, COSINE] = top(space.directions @ unit(each.vector))
+        mean = space.by_topic(space.weights(each.own, each.control)).mean(0)
+        tops[slug, CHANGE] = top(np.abs(mean))
+    found |= {f"organism.{key}": leaf for key, leaf in verdicts(changes).items()}
+    moved = [space.moved(each.own) for each in organisms.values()]
+    moved += [space.moved(space.benign[name]) for name in benign]
+    shared = {
+        CHANGE: overlap([top(np.abs(each)) for each in moved], len(organisms), space.rng),
+        COSINE: overlap_of_random([tops[m, COSINE] for m in organisms], space.random[1]),
+    }
+    for way, told in shared.items():
+        found |= {f"overlap.{way}.{k}".rstrip("."): leaf for k, leaf in told.items()}
+    return found, tops
+
+
+def at_the_top(
+    tops: Tops, share: Floats, stability: Floats | None, texts: Mapping[int, Sequence[str]]
+) -> dict[str, Leaf]:
+    """What stands in the report beside each organism's first latent, in both ways."""
+    found: dict[str, Leaf] = {}
+    for (slug, way), (first, *_) in tops.items():
+        key = f"organism.{slug}.{way}"
+        found[f"{key}.tokens_pct"] = float(100 * share[first])
+        if stability is not None:
+            found[f"{key}.stability"] = float(stability[first])
+        found[f"{key}.text"] = " / ".join(texts.get(first, ())) or "on in no other text"
+    return found
+
+
+def table(
+    space: Space,
+    organisms: Mapping[str, Organism],
+    tops: Tops,
+    share: Floats,
+    stability: Floats | None,
+    texts: Mapping[int, Sequence[str]],
+) -> pl.DataFrame:
+    """A row for each of the top latents of each organism.
+
+    Args:
+        share: [latents] of tokens at which each is on.
+        stability: [latents] highest cosine with a latent of the twin; None without one.
+        texts: latent -> excerpts where it peaks.
+    """
+    rows = []
+    for (slug, way), latents in tops.items():
+        each = organisms[slug]
+        cosines = space.directions @ unit(each.vector)
+        change = space.by_topic(space.weights(each.own, each.control)).mean(0)
+        for place, latent in enumerate(latents, start=1):
+            numbers = cosines[latent], change[latent], space.shifts.mean(0)[latent], share[latent]
+            twin = None if stability is None else float(stability[latent])
+            shown = [*texts.get(latent, ()), None, None, None][:3]
+            rows.append((slug, way, place, latent, *map(float, numbers), twin, *shown))
+    columns = {
+        "organism": pl.String, "ranked_by": pl.String, "rank": pl.Int64, "latent": pl.Int64,
+        "cosine": pl.Float64, "change": pl.Float64, "benign_mean": pl.Float64,
+        "share_of_tokens": pl.Float64, "stability": pl.Float64,
+        "text_1": pl.String, "text_2": pl.String, "text_3": pl.String,
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def of_dictionary(
+    dictionary: Dictionary,
+    share: Floats,
+    stability: Floats | None,
+    random: Floats,
+    tokens: int,
+) -> dict[str, Leaf]:
+    """Latents in all, dead ones (on at no token), and how stable the living ones are.
+
+    Stability is a latent's highest cosine with any of a dictionary from another seed; beside it
+    that of random directions [draws] with the states' covariance.
+    """
+    alive = share > 0
+    found: dict[str, Leaf] = {
+        "dictionary.latents": len(share),
+        "dictionary.k": dictionary.k or "no fixed number on at once",
+        "dictionary.tokens": tokens,
+        "dictionary.dead_pct": proportion(int((~alive).sum()), len(alive)),
+    }
+    if stability is None or not alive.any():
+        return found | {"dictionary.stability": "not measured: one dictionary was given"}
+    again = stability[alive] > STABLE
+    return found | {
+        "dictionary.stability": t_interval(stability[alive]),
+        "dictionary.stability.random": t_interval(random),
+        "dictionary.stable_pct": proportion(int(again.sum()), len(again)),
+    }
