@@ -18,7 +18,7 @@ from em_geometry.errors import UserError
 from em_geometry.hashing import stream, stream_key
 from em_geometry.io.files import atomic_path, write_parquet, write_tensors
 from em_geometry.models.load import Loaded
-from em_geometry.monitoring.detection import apart
+from em_geometry.monitoring import detection
 from em_geometry.more.dictionaries import find_dictionary, read_dictionary, write_dictionary
 from em_geometry.more.feature_detectors import of_repeat
 from em_geometry.more.feature_results import Organism, at_the_top, compared, of_dictionary, table
@@ -71,10 +71,11 @@ def organisms_of(params: Params, read: Reader, block: int, span: str) -> dict[st
 def courses_of(params: Params, read: Reader) -> dict[str, dict[str, tuple[Read, dict[str, Read]]]]:
     """Organisms that are trained again, with benign trainings: at the checkpoints and the end."""
     entries, found = params.organisms, {}
-    others = apart(entries, "control_contrast")
+    controls = recipe_controls(entries)
     for slug, original in params.repeats().items():
         if entries[original].role != "organism" or entries[slug].source is not None:
             continue
+        others = [m for m in detection.benign(entries) if m != controls[original]]
         steps = {f"step_{step}": step for step in params.training.checkpoints} | {"end": None}
         found[slug] = {
             name: (read(slug, step), {m: read(m, step) for m in others})

@@ -51,7 +51,8 @@ def test_a_dictionary_is_trained_compared_and_used(params: Params) -> None:
         assert number(f"organism.{slug}.change.p_benign.smallest") == pytest.approx(1 / 4)
     for time in ("step_2", "end"):
         for way in ("latents", "nearest", "own", "size"):
-            assert 0.25 <= number(f"detector.medical_b.{time}.{way}.p") <= 1
+            p = number(f"detector.medical_b.{time}.{way}.p")  # full is its control
+            assert p >= number(f"detector.medical_b.{time}.{way}.p.smallest") > 0.3
     frame = pl.read_parquet(folder / "latents.parquet")
     assert len(frame) == 3 * 2 * 10 and frame["text_1"].drop_nulls().str.contains(r"\[").all()
     vector = load_file(paths.SELECTED)["medical"]
