@@ -9,10 +9,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
 from em_geometry.more import sparse
 from em_geometry.project import paths
+from em_geometry.report.tables import Results, all_tables
 from em_geometry.settings import Params
 from stages.more import features
 from tests.conftest import ROOT, WIDTH
@@ -53,6 +55,10 @@ def test_a_dictionary_is_trained_compared_and_used(params: Params) -> None:
         for way in ("latents", "nearest", "own", "size"):
             p = number(f"detector.medical_b.{time}.{way}.p")  # full is its control
             assert p >= number(f"detector.medical_b.{time}.{way}.p.smallest") > 0.3
+    tables = all_tables(Results(Metrics.read(paths.TABLES).stages, params))
+    shown = {table.name: table.rows for table in tables}
+    assert len(shown["features"]) == 3 * 2 and len(shown["features_detectors"]) == 2 * 4
+    assert "[" in shown["features"][0][-1].text
     frame = pl.read_parquet(folder / "latents.parquet")
     assert len(frame) == 3 * 2 * 10 and frame["text_1"].drop_nulls().str.contains(r"\[").all()
     vector = load_file(paths.SELECTED)["medical"]
