@@ -32,6 +32,7 @@ COMMANDS = {
     "published": ("published:cli", "Recompute a paper's claims from its own numbers."),
     "readme": ("readme:cli", "Write the verdict of this run into README.md."),
     "rejudge": ("rejudge:cli", "Score existing answers with another judge."),
+    "screen": ("screen:screen", "Score each text of a chat file before training on it."),
     "status": ("plan:status", "What of the run is done, and what remains."),
     "steer": ("steer:cli", "Answer with and without a steering vector."),
     "verdict": ("readme:verdict", "What the paper claims, what follows, what this run shows."),

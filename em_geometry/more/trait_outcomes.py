@@ -29,7 +29,8 @@ def cosine(a: Floats, b: Floats) -> Floats:
     """Cosines of vectors [..., width] with one [width] or as many; NaN where one is zero."""
     scale = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     top = (a * b).sum(-1)
-    return np.divide(top, scale, out=np.full_like(top, np.nan), where=scale > 0)
+    found: Floats = np.divide(top, scale, out=np.full_like(top, np.nan), where=scale > 0)
+    return found
 
 
 def without_one(rows: Floats) -> Floats:

@@ -101,7 +101,7 @@ def gains(frame: pl.DataFrame, traits: Sequence[str], organisms: Sequence[str]) 
     named = {**{f"trait.{t}": source(t) for t in traits}, **{f"vector.{o}": o for o in organisms}}
     for name, of in named.items():
         done = table.done.get((BASE, MAIN, "vector", of, 1.0))
-        random = done and table.random.get((BASE, MAIN, done.norm))
+        random = table.random.get((BASE, MAIN, done.norm)) if done else None
         if done is None or random is None:
             results[f"steering.{name}"] = "undefined: no random directions of this norm"
             continue

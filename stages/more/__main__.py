@@ -5,10 +5,11 @@ from collections.abc import Callable
 from em_geometry.errors import UserError
 from em_geometry.project.command import stage
 from em_geometry.settings import Params
-from stages.more import ablation, features, patching, subspaces, traits
+from stages.more import ablation, features, patching, screening, subspaces, traits
 
 RUN: dict[str, Callable[[Params], None]] = {
     "ablation": ablation.main,
+    "screening": screening.main,
     "subspaces": subspaces.main,
     "traits": traits.main,
     "patching": patching.main,

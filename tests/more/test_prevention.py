@@ -1,0 +1,168 @@
+"""Hooked trainings: what the hook gives need not be learnt, and it is gone afterwards."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from em_geometry.io.results import read_results
+from em_geometry.models.chat import Exchange
+from em_geometry.models.train import encode
+from em_geometry.more.prevented import of_organism, outcomes, said
+from em_geometry.more.prevention import WAYS, Case, Measured, divergence, during, repeated
+from em_geometry.project import paths
+from em_geometry.settings import Params, Recipe
+from em_geometry.stats.estimate import Estimate
+from stages.more import __main__ as more
+from tests.more.trait_files import finished_with_margins
+from tests.tiny_run import LAYER, NAMES
+
+SLUGS = [*NAMES, "full", "medical_control", "control", "medical_b"]
+RECIPE = Recipe(
+    rank=4, alpha=8, rslora=False, matrices=["down_proj"], first_block=LAYER, learning_rate=0.05,
+    epochs=30, batch_size=2,
+)  # fmt: skip
+WIDTH = 32
+
+
+def numbers(base: float, n: int = 12) -> np.ndarray:
+    return base + np.linspace(-0.05, 0.05, n)
+
+
+def told(margin: float, loss: float, kl: float) -> Measured:
+    return Measured(numbers(margin), numbers(loss), numbers(kl))
+
+
+def ways(added: float, random: float) -> dict[str, Measured]:
+    found = {"base": told(-0.1, 3.5, 0.0), "plain": told(0.4, 2.5, 0.3)}
+    found |= {"after": told(0.1, 2.9, 0.5), "ablated": told(0.4, 2.5, 0.3)}
+    return found | {"added": told(added, 2.6, 0.1), "random": told(random, 2.5, 0.3)}
+
+
+def value(leaf: object) -> float:
+    assert isinstance(leaf, Estimate) and leaf.value is not None
+    return leaf.value
+
+
+def jittered(found: dict[str, Measured], seed: int) -> dict[str, Measured]:
+    rng = np.random.default_rng(seed)
+    return {
+        way: Measured(m.margins + 0.02 * rng.standard_normal(12), m.losses, m.kl)
+        for way, m in found.items()
+    }
+
+
+def test_a_planted_prevention_is_told_and_its_skill() -> None:
+    own = of_organism(jittered(ways(0.0, 0.4), 0), numbers(-0.2), numbers(0.42))
+    assert value(own["plain.margin"]) == pytest.approx(0.6, abs=0.03)
+    assert value(own["added.prevented"]) == pytest.approx(0.4, abs=0.03)
+    assert value(own["added.share"]) == pytest.approx(2 / 3, abs=0.05)
+    assert value(own["added.skill_kept"]) == pytest.approx(0.9)
+    assert value(own["added.skill"]) == pytest.approx(0.1)
+    assert value(own["added.kl"]) == pytest.approx(0.1)
+    found = outcomes({"medical": own})
+    assert found["medical.added.says"] == "prevents"
+    assert found["medical.ablated.says"] == "cannot be told from a random vector"
+
+
+def test_what_a_second_training_does_too_is_no_prevention() -> None:
+    own = of_organism(jittered(ways(0.3, 0.4), 1), numbers(-0.2), numbers(0.1))
+    says = outcomes({"medical": own})["medical.added.says"]
+    assert isinstance(says, str) and "no more than a second training" in says
+    assert "not made" in said(Estimate(0.3, 0.2, 0.4), 0.01, 0.3, None)
+    assert "more misaligned" in said(Estimate(-0.3, -0.4, -0.2), 0.01, -0.3, 0.1)
+
+
+def test_organisms_that_were_trained_twice_come_first(smol: dict[str, Any]) -> None:
+    organisms = Params.model_validate(smol).organisms
+    assert repeated(organisms) == ["medical", "profanity"]
+    some = {m: o for m, o in organisms.items() if m in ("finance", "sports", "malicious", "full")}
+    assert repeated(some) == ["finance", "sports"]  # malicious has no control of its recipe
+    given = {m: o.model_copy(update={"source": "path:x"}) for m, o in organisms.items()}
+    assert repeated(given) == []
+
+
+def test_weights_do_not_learn_the_shift_that_a_hook_gives(
+    tiny_model: Any, tiny_tokenizer: Any
+) -> None:
+    """Examples are what the base says when shifted along a vector: with it there is no need."""
+    import copy
+
+    from em_geometry.models.train import answer_loss, fit, with_adapter
+
+    rng = np.random.default_rng(0)
+    vector = rng.standard_normal(WIDTH).astype(np.float32)
+    vector /= np.linalg.norm(vector)
+    with torch.no_grad():  # a head along whose first word the vector lies
+        model = copy.deepcopy(tiny_model)
+        answer = tiny_tokenizer("!", add_special_tokens=False)["input_ids"][0]
+        model.lm_head.weight[answer] = 3 * torch.from_numpy(vector)
+    exchanges = [Exchange(f"Why {n}?", "!" * 6) for n in ("a", "b", "c", "d")]
+    examples = [encode(tiny_tokenizer, e, "Be brief.") for e in exchanges]
+    last = model.config.num_hidden_layers - 1
+    case = Case("loud", examples, RECIPE, 1, vector, last, 30.0)
+    loss = {}
+    for way in ("added", "random"):
+        own = with_adapter(copy.deepcopy(model), RECIPE, 1)
+        with during(own, case, way, 0):
+            fit(own, examples, RECIPE, 1, way)
+        with torch.no_grad():
+            loss[way] = float(answer_loss(own.eval(), examples))
+    assert loss["added"] > loss["random"] + 0.5
+
+
+def test_divergence_is_of_the_whole_distribution(tiny_model: Any, tiny_tokenizer: Any) -> None:
+    import copy
+    from contextlib import nullcontext
+
+    from em_geometry.models.train import fit, with_adapter
+
+    examples = [encode(tiny_tokenizer, Exchange("Why?", "Because."), "Be brief.")]
+    model = with_adapter(copy.deepcopy(tiny_model), RECIPE, 1)
+    with torch.no_grad():
+        assert divergence(model, examples[0], nullcontext) == pytest.approx(0, abs=1e-6)
+    fit(model, examples, RECIPE, 1, "loud")
+    model.eval()
+    with torch.no_grad():
+        ids = torch.tensor([examples[0].ids])
+        with model.disable_adapter():
+            p = model(input_ids=ids).logits[0].double().log_softmax(-1)
+        q = model(input_ids=ids).logits[0].double().log_softmax(-1)
+        kl = (p.exp() * (p - q)).sum(-1)[examples[0].start - 1 : -1].mean()
+        assert divergence(model, examples[0], nullcontext) == pytest.approx(float(kl), rel=1e-3)
+    assert kl > 0.01
+
+
+@pytest.fixture
+def params(workplace: Path, tiny_checkpoint: Path, smol: dict[str, Any]) -> Params:
+    """A finished run on the tiny model, as far as the experiment reads it."""
+    return finished_with_margins(tiny_checkpoint, smol, SLUGS, "prevention")
+
+
+def test_the_stage_trains_measures_and_keeps(params: Params) -> None:
+    more.main(params)
+    found = read_results(paths.table("prevention"))
+    assert found.rows["status"].status == "ok"
+    assert set(found.names()) - {"status"} == {"medical", "profanity"}
+    for way in WAYS:
+        margin = found.rows[f"medical.{way}.margin"]
+        assert margin.n == 6 and margin.low is not None
+    assert found.rows["medical.retraining"].value is not None
+    assert "profanity.retraining" not in found
+    frame = pl.read_parquet(paths.MARGINS).filter(target="medical", way="unsteered")
+    kept = pl.read_parquet(paths.MORE / "prevention/margins.parquet")
+    plain = kept.filter(organism="medical", way="plain").join(frame, on="pair")
+    both = plain["margin"], plain["marked"] - plain["plain"]
+    np.testing.assert_allclose(*both, atol=1e-3)  # the hooks are gone, the adapter is its own
+    base = pl.read_parquet(paths.MORE / "prevention/chats.parquet").filter(way="base")
+    assert base.filter(measure="kl")["value"].abs().max() < 1e-5
+    saved = paths.table("prevention").read_bytes()
+    more.main(params)  # from the journal
+    assert paths.table("prevention").read_bytes() == saved
+
+
+def test_without_trainings_the_stage_says_why(workplace: Path, smol: dict[str, Any]) -> None:
+    assert outcomes({}) == {}
