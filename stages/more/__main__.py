@@ -5,16 +5,26 @@ from collections.abc import Callable
 from em_geometry.errors import UserError
 from em_geometry.project.command import stage
 from em_geometry.settings import Params
-from stages.more import ablation, features, patching, prevention, screening, subspaces, traits
+from stages.more import (
+    ablation,
+    features,
+    narrow,
+    patching,
+    prevention,
+    screening,
+    subspaces,
+    traits,
+)
 
 RUN: dict[str, Callable[[Params], None]] = {
     "ablation": ablation.main,
+    "features": features.main,
+    "narrow": narrow.main,
+    "patching": patching.main,
+    "prevention": prevention.main,
     "screening": screening.main,
     "subspaces": subspaces.main,
-    "prevention": prevention.main,
     "traits": traits.main,
-    "patching": patching.main,
-    "features": features.main,
 }
 
 
