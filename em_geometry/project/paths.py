@@ -17,6 +17,7 @@ PAPER = DATA / "paper"
 PAPERS, FIRST = DATA / "papers", "geometric_structure"  # ledgers; that of the repeated pre-print
 CLAIMS = PAPERS / f"{FIRST}.yaml"
 COSINES, FAMILY = PAPER / "cosines.json", PAPER / "family.json"
+CUES = DATA / "questions/cues.yaml"  # sentences that recall a training domain
 FAMILIES = DATA / "families"  # what is kept of finished runs of several base models, a file each
 
 # Outputs, in DVC's cache.

@@ -7,6 +7,7 @@ from em_geometry.project.command import stage
 from em_geometry.settings import Params
 from stages.more import (
     ablation,
+    conditional,
     features,
     narrow,
     patching,
@@ -18,6 +19,7 @@ from stages.more import (
 
 RUN: dict[str, Callable[[Params], None]] = {
     "ablation": ablation.main,
+    "conditional": conditional.main,
     "features": features.main,
     "narrow": narrow.main,
     "patching": patching.main,
