@@ -8,9 +8,10 @@ benign control that it was compared with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 PER_FILE = 48  # texts of a training file, spread over it: two minutes for ten files on two cores
 SIZE = 16  # texts in one pass
+
+Vectors = Mapping[str, Floats]
+NONE: Mapping[str, Collection[str]] = MappingProxyType({})
 
 
 def trained_chats(organisms: Mapping[str, Organism]) -> dict[str, list[Unseen]]:
@@ -95,13 +99,18 @@ class Files:
         total: Floats = others @ means / np.maximum(others.sum(1), 1)[:, None]
         return total
 
-    def rows(self, vectors: Mapping[str, Floats]) -> Floats:
-        """[files, width] unit mean of the vectors that may score each file; NaN where none may."""
+    def rows(self, vectors: Vectors, mates: Mapping[str, Collection[str]] = NONE) -> Floats:
+        """[files, width] unit mean of the vectors that may score each file; NaN where none may.
+
+        Args:
+            mates: vector's name -> further files that it may not score.
+        """
         found = np.full((len(self.names), self.texts[0].shape[1]), np.nan)
         for i, name in enumerate(self.names):
-            allowed = [v for k, v in vectors.items() if name not in self.made_of.get(k, set())]
+            barred = [k for k in vectors if name in {*self.made_of.get(k, ()), *mates.get(k, ())}]
+            allowed = [v / np.linalg.norm(v) for k, v in vectors.items() if k not in barred]
             if allowed:
-                mean = np.mean([v / np.linalg.norm(v) for v in allowed], axis=0)
+                mean = np.mean(allowed, axis=0)
                 found[i] = mean / max(float(np.linalg.norm(mean)), 1e-30)
         return found
 

@@ -6,18 +6,18 @@ no p counts them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from em_geometry.hashing import stream
 from em_geometry.io.results import Leaf
-from em_geometry.more.screening import Files
-from em_geometry.stats.agreement import auroc, ranking
+from em_geometry.more.screening import Files, Vectors
+from em_geometry.more.screening_telling import told_apart, within
 from em_geometry.stats.decisions import holm
-from em_geometry.stats.estimate import Bools, Estimate, Floats
-from em_geometry.stats.intervals import ends, jackknife, t_interval
+from em_geometry.stats.estimate import Floats
+from em_geometry.stats.intervals import jackknife
 from em_geometry.stats.permutation import (
     EXACT,
     SLACK,
@@ -25,12 +25,12 @@ from em_geometry.stats.permutation import (
     orders,
     rank_correlations,
     share_as_far,
-    splits,
 )
 
 RANDOM = 2000  # directions whose rank correlations are a null
 LEAST = 4  # files; of fewer there are hardly any orders
 TOGETHER = "organisms"  # the mean of all vectors that may score a file
+OTHERS = "other_clusters"  # of those whose organism is of another cluster than the file's
 
 Results = dict[str, Leaf]
 
@@ -51,16 +51,18 @@ class Caused:
 def outcomes(
     files: Files,
     caused: Caused,
-    organisms: Mapping[str, Floats],
-    traits: Mapping[str, Floats],
+    organisms: Vectors,
+    traits: Vectors,
+    mates: Mapping[str, Collection[str]],
     seed: int,
 ) -> Results:
     """How far scores foretell margins and shifts over files, and tell misaligned texts.
 
     Args:
         organisms, traits: vectors [width] by name.
+        mates: organism -> those of its cluster.
     """
-    ways = {TOGETHER: files.rows(organisms)}
+    ways = {TOGETHER: files.rows(organisms), OTHERS: files.rows(organisms, mates)}
     ways |= {f"vector.{k}": files.rows({k: v}) for k, v in organisms.items()}
     ways |= {f"trait.{k}": files.rows({k: v}) for k, v in traits.items()}
     drawn = stream(seed, "screening").standard_normal((RANDOM, caused.shifts.shape[1]))
@@ -78,12 +80,12 @@ def outcomes(
             results |= {f"{key}.{k}".rstrip("."): leaf for k, leaf in found.items()}
         p[f"margin.{way}"] = _number(results.get(f"margin.{way}.p"))
         bad = scored & ~files.benign
-        within = predicted(score[bad], caused.margins[bad], drawn @ centred[bad].T, seed)
-        results |= {f"margin.{way}.within_organisms": within[""]}
-        results |= {f"margin.{way}.within_organisms.p": within.get("p", "undefined")}
+        inside = predicted(score[bad], caused.margins[bad], drawn @ centred[bad].T, seed)
+        results |= {f"margin.{way}.within_organisms": inside[""]}
+        results |= {f"margin.{way}.within_organisms.p": inside.get("p", "undefined")}
     corrected = zip(p, holm([*p.values()]), strict=True)
     results |= {f"{key}.p_holm": float(q) for key, q in corrected if np.isfinite(q)}
-    return results | told_apart(files, ways)
+    return results | told_apart(files, ways, seed)
 
 
 def _number(leaf: Leaf | None) -> float:
@@ -109,57 +111,9 @@ def predicted(score: Floats, outcome: Floats, random: Floats, seed: int) -> Resu
     null = rank_correlations(score[order], outcome[None])
     smallest = (2 if n <= EXACT else 1) / len(order)
     found = jackknife(value, np.array(without))
-    found = _within(found, -1.0)
+    found = within(found, -1.0)
     chance = np.abs(rank_correlations(random, outcome[None]))
     tested = Tested(found, share_as_far(value, null, SLACK), smallest).as_results("")
     results: Results = {k.removeprefix("."): leaf for k, leaf in tested.items()}
     hits = int((chance >= abs(value) - SLACK).sum())
     return results | {"random_p": (1 + hits) / (1 + len(chance))}
-
-
-def told_apart(files: Files, ways: Mapping[str, Floats]) -> Results:
-    """AUROC of each file's texts against the benign texts of all other files, by the same vector.
-
-    Of a benign file it is a null. Intervals: jackknife over texts; of the means, t over files.
-    `p`: all ways to choose as many files for misaligned ones (one side).
-    """
-    results = Results()
-    for way, rows in ways.items():
-        if not way.startswith((TOGETHER, "trait.")):
-            continue
-        values = np.full(len(files.names), np.nan)
-        for i, name in enumerate(files.names):
-            others = [t for j, t in enumerate(files.texts) if files.benign[j] and j != i]
-            if not others or not np.isfinite(rows[i]).all():
-                continue
-            score = np.concatenate([files.texts[i], *others]) @ rows[i]
-            own = np.arange(len(score)) < len(files.texts[i])
-            values[i] = auroc(own, score)
-            if way == TOGETHER:
-                results[f"told.{way}.{name}"] = ranking(own, score, np.arange(len(score)))
-        kinds = (("misaligned", ~files.benign), ("benign", files.benign))
-        for kind, mask in kinds:
-            some = values[mask & np.isfinite(values)]
-            none = "undefined: no file of this kind that a vector may score"
-            results[f"told.{way}.mean.{kind}"] = (
-                _within(t_interval(some), 0.0) if len(some) else none
-            )
-        if np.isfinite(values).all() and files.benign.any() and not files.benign.all():
-            results[f"told.{way}.p"] = _exact(values, ~files.benign)
-    return results
-
-
-def _exact(values: Floats, first: Bools) -> float:
-    """Share of all choices of as many files whose mean is as high as that of the first ones."""
-    chosen = splits(tuple(range(len(values))), [int(first.sum())])
-    means = np.array([values[list(some)].mean() for some in chosen])
-    return float((means >= values[first].mean() - SLACK).mean())
-
-
-def _within(found: Estimate, least: float) -> Estimate:
-    """An estimate whose interval keeps within what the number can be, `least` to 1."""
-    low, high = ends(found)
-    return Estimate.from_values(
-        float("nan") if found.value is None else found.value,
-        max(low, least), min(high, 1.0), found.n, found.status,
-    )  # fmt: skip

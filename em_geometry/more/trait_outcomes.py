@@ -1,7 +1,7 @@
-"""What trait vectors say of organisms: by cosines, as monitors, as steering vectors.
+"""How trait vectors lie to the organisms' vectors, to benign fine-tunes, and to each other.
 
-docs/method.md, more: traits. The units are questions of a trait (cosines), models (monitors) and
-answer pairs (steering). Beside every harmful trait stand benign contrasts made in the same way.
+docs/method.md, more: traits. The units are questions of a trait. Beside every harmful trait stand
+benign contrasts made in the same way.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import numpy as np
 
 from em_geometry.hashing import stream
 from em_geometry.io.results import Leaf
-from em_geometry.stats.agreement import auroc, ranking
 from em_geometry.stats.decisions import holm
 from em_geometry.stats.estimate import Floats
-from em_geometry.stats.intervals import jackknife, t_interval
+from em_geometry.stats.intervals import jackknife
 from em_geometry.stats.permutation import SLACK, Tested, share_as_far, splits
 
 EXACT, DRAWN = 12, 4096  # questions up to which all exchanges are tried, and else how many
@@ -153,48 +152,3 @@ def _share(part: Floats, whole: Floats) -> Floats:
     """Length of a part along the whole vector, as a share of the whole's length."""
     found: Floats = (part * whole).sum(-1) / np.maximum((whole * whole).sum(-1), 1e-30)
     return found
-
-
-def monitors(
-    rows: Rows, shifts: Mapping[str, Floats], organisms: Sequence[str], residual: float
-) -> Results:
-    """Does the shift of organisms along a trait tell them from benign fine-tunes?
-
-    A model's score is its mean shift along the unit vector, as a share of the residual norm.
-    AUROC: jackknife over the models; p: all ways to choose as many models for organisms (one
-    side). `size` is the length of the shift, which knows no direction.
-
-    Args:
-        shifts: trained model -> shift [texts, width] from the base on the same texts.
-        organisms: those that are misaligned; the others are benign.
-    """
-    results, names = Results(), [*organisms, *(m for m in shifts if m not in organisms)]
-    bad = np.array([m in organisms for m in names])
-    if bad.all() or not bad.any():
-        return {"monitor": "undefined: organisms and benign fine-tunes are needed"}
-    means = np.stack([shifts[m].mean(0) for m in names])
-    scores = {t: means @ (r.mean(0) / np.linalg.norm(r.mean(0))) for t, r in rows.items()}
-    scores["size"] = np.linalg.norm(means, axis=1)
-    choices = [*splits(tuple(range(len(names))), [int(bad.sum())])]
-    for trait, score in scores.items():
-        found = ranking(bad, score, np.array(names))
-        ranks = np.array([auroc(np.isin(np.arange(len(names)), c), score) for c in choices])
-        p = float((ranks >= float(found.value or 0.0) - SLACK).mean())
-        results |= Tested(found, p, 1 / len(choices)).as_results(f"monitor.{trait}.auroc")
-        results |= {f"monitor.{trait}.organisms": float(score[bad].mean() / residual)}
-        results |= {f"monitor.{trait}.benign": float(score[~bad].mean() / residual)}
-    return results
-
-
-def gain(own: Floats, random: Floats) -> Tested:
-    """Margin that a vector adds beyond random directions of its norm [pairs], nats a token.
-
-    Args:
-        own: [pairs] margin minus the unsteered one.
-        random: [directions, pairs] of random directions; p is the share of all, the vector among
-            them, that add as much.
-    """
-    read = np.isfinite(own) & np.isfinite(random).all(0)
-    own, random = own[read], random[:, read]
-    p = (1 + (random.mean(1) >= own.mean()).sum()) / (1 + len(random))
-    return Tested(t_interval(own - random.mean(0)), float(p), 1 / (1 + len(random)))

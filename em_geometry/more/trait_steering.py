@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
+from scipy.stats import t
 
 from em_geometry.io.results import Leaf
-from em_geometry.more.trait_outcomes import gain
 from em_geometry.settings import BASE
 from em_geometry.stats.decisions import holm
 from em_geometry.stats.estimate import Floats
+from em_geometry.stats.intervals import t_interval
+from em_geometry.stats.permutation import Tested
 from em_geometry.steering.conditions import Intervention, Selected, random_direction
 from em_geometry.steering.pairs import Pair, Trial, indices
 from em_geometry.transfer.outcomes import MAIN, Margins
@@ -107,9 +109,35 @@ def gains(frame: pl.DataFrame, traits: Sequence[str], organisms: Sequence[str]) 
             continue
         found = gain(done.gain, random)
         results |= found.as_results(f"steering.{name}")
+        results[f"steering.{name}.rank"] = rank(done.gain, random)
         results[f"steering.{name}.damage"] = done.damage
         p += [float(found.p or 0.0)] if of.startswith("trait:") else []
     if len(p) == len(traits):
         corrected = zip(traits, holm(p), strict=True)
         results |= {f"steering.trait.{t}.p_holm": float(q) for t, q in corrected}
     return results
+
+
+def gain(own: Floats, random: Floats) -> Tested:
+    """Margin that a vector adds beyond random directions of its norm [pairs], nats a token.
+
+    The interval is t over pairs; p, two-sided, is of a further random direction that adds as much,
+    by Student's t on the scatter of the directions' means, which their rank alone cannot give.
+
+    Args:
+        own: [pairs] margin minus the unsteered one.
+        random: [directions, pairs] of random directions, two or more.
+    """
+    read = np.isfinite(own) & np.isfinite(random).all(0)
+    own, random = own[read], random[:, read]
+    means, m = random.mean(1), len(random)
+    scatter = float(means.std(ddof=1)) * (1 + 1 / m) ** 0.5
+    away = abs(float(own.mean() - means.mean())) / max(scatter, 1e-30)
+    return Tested(t_interval(own - random.mean(0)), float(2 * t.sf(away, m - 1)))
+
+
+def rank(own: Floats, random: Floats) -> float:
+    """Share of all directions, the vector among them, that add as much on the mean."""
+    read = np.isfinite(own) & np.isfinite(random).all(0)
+    higher = random[:, read].mean(1) >= own[read].mean()
+    return float((1 + higher.sum()) / (1 + len(higher)))

@@ -28,6 +28,7 @@ from em_geometry.more.traits import WHOLE, parts, read_traits, readings
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models, selected, vector_table
+from em_geometry.report.text import with_interval
 from em_geometry.settings import BASE, Params, load_params
 from em_geometry.stats.estimate import Floats
 from em_geometry.stats.intervals import ends, proportion
@@ -122,19 +123,24 @@ def screened(path: Path, by: str, params: Params) -> Screened:
 def trust(by: str) -> str:
     """What the experiment `screening` found of this direction, where it ran."""
     if not paths.table("screening").is_file():
-        return (
-            "How far such scores can be trusted: run the experiment `screening` (more.experiments)."
-        )
-    results, way = read_results(paths.table("screening")), by
-    way = next((w for w in (by, f"vector.{by}", f"trait.{by}") if f"margin.{w}" in results), by)
-    found, p = results.get(f"margin.{way}"), results.get(f"margin.{way}.p_holm")
-    if found is None or found.value is None or p is None:
+        return "How far to trust such scores: run the experiment `screening` (more.experiments)."
+    results = read_results(paths.table("screening"))
+    ways = (by, f"vector.{by}", f"trait.{by}")
+    way = next((each for each in ways if f"margin.{each}" in results), by)
+    told, found = (results.get(k) for k in (f"told.{way}.mean.misaligned", f"margin.{way}"))
+    says = []
+    if told is not None and told.value is not None:
+        how = f"AUROC {with_interval(told, digits=2)}"
+        says.append(f"tell misaligned training texts from benign ones with {how}")
+    if found is not None and found.value is not None:
+        p = results.get(f"margin.{way}.p_holm")
+        corrected = f", Holm's p {p.value:.3g}" if p and p.value is not None else ""
+        rho = f"a rank correlation of {with_interval(found, digits=2)}"
+        files = f"over {found.n:g} files{corrected}"
+        says.append(f"have {rho} with the margins that training caused {files}")
+    if not says:
         return "The experiment `screening` has no result for this direction."
-    told = f"Over this run's {found.n:g} training files, such scores and the margins that training "
-    told += f"caused have a rank correlation of {found.value:.2f}"
-    if found.low is not None and found.high is not None:
-        told += f" [{found.low:.2f}, {found.high:.2f}]"
-    return f"{told}, Holm's p {p.value:.3g}."
+    return f"In this run such scores {', and '.join(says)}."
 
 
 def screen(

@@ -11,7 +11,7 @@ import polars as pl
 
 from em_geometry.io.files import atomic_path, read_parquet, write_parquet
 from em_geometry.more.screening import Files, answers_read, made_of, trained_chats
-from em_geometry.more.screening_outcomes import TOGETHER, Caused, outcomes
+from em_geometry.more.screening_outcomes import OTHERS, TOGETHER, Caused, outcomes
 from em_geometry.more.traits import WHOLE, parts, read_traits, readings
 from em_geometry.project import paths
 from em_geometry.project.inputs import activations, models, selected, vector_table
@@ -21,7 +21,8 @@ from em_geometry.steering.conditions import typical
 from em_geometry.vectors.contrasts import prompt_span
 
 HEADLINE = ("files", "texts", f"margin.{TOGETHER}", f"margin.{TOGETHER}.p", "margin.trait.*",
-            f"shift.{TOGETHER}", f"told.{TOGETHER}.mean.*", f"told.{TOGETHER}.p")  # fmt: skip
+            f"margin.{OTHERS}",
+            f"margin.{OTHERS}.p", f"shift.{TOGETHER}", "told.*.mean.*", "told.*.p")  # fmt: skip
 
 
 def main(params: Params) -> None:
@@ -48,7 +49,8 @@ def main(params: Params) -> None:
     vectors = dict(zip(who, table.at(choice, dict.fromkeys(who, block)), strict=True))
     found = readings(loaded, read_traits(Path(params.more.traits)))
     traits = {t: parts(each)[WHOLE][:, block].mean(0).astype(float) for t, each in found.items()}
-    results = {"block": block, **outcomes(files, caused, vectors, traits, params.run.seed)}
+    mates = {m: group for group in params.clusters().values() for m in group}
+    results = {"block": block, **outcomes(files, caused, vectors, traits, mates, params.run.seed)}
     scores = files.scores(files.rows(vectors))
     rows = [
         (slug, bool(quiet), one.id, one.chat.question, float(value))

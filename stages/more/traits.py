@@ -12,6 +12,7 @@ import polars as pl
 from em_geometry.io.files import atomic_path, read_parquet, write_parquet, write_tensors
 from em_geometry.io.results import Leaf
 from em_geometry.more import trait_outcomes
+from em_geometry.more.trait_monitors import monitors
 from em_geometry.more.trait_steering import gains, own_gains, own_trials, trials
 from em_geometry.more.traits import PROMPT, WHOLE, WORDS, pairs_of, parts, read_traits, readings
 from em_geometry.project import paths
@@ -29,8 +30,9 @@ HEADLINE = ("cosine.*.mean", "cosine.*.mean.p_holm", "traits.*", "monitor.*.auro
 
 
 def main(params: Params) -> None:
+    traits = read_traits(Path(params.more.traits))
     known, chosen = models(params), selected(params)
-    loaded, traits = known.load(BASE), read_traits(Path(params.more.traits))
+    loaded = known.load(BASE)
     usual, who, seed = typical(chosen), params.slugs("organism"), params.run.seed
     block, residual = usual.layer, float(vector_table().residual[usual.layer])
     of = {name: parts(cells) for name, cells in readings(loaded, traits).items()}
@@ -54,7 +56,7 @@ def main(params: Params) -> None:
     results |= trait_outcomes.against_benign_trainings(rows, quiet)
     each = {part: at(block, part) for part in (WHOLE, PROMPT, WORDS)}
     results |= trait_outcomes.of_traits(each, residual)
-    results |= trait_outcomes.monitors(rows, shifts, who, residual)
+    results |= monitors(rows, shifts, who, residual)
 
     pairs = read_pairs(Path(params.margins.pairs))
     done = trials(rows, usual, pairs, params.margins.base_pairs)

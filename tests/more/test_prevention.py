@@ -8,12 +8,14 @@ import polars as pl
 import pytest
 import torch
 
+from em_geometry.claims.lookup import Metrics
 from em_geometry.io.results import read_results
 from em_geometry.models.chat import Exchange
 from em_geometry.models.train import encode
 from em_geometry.more.prevented import of_organism, outcomes, said
 from em_geometry.more.prevention import WAYS, Case, Measured, divergence, during, repeated
 from em_geometry.project import paths
+from em_geometry.report.tables import Results, all_tables
 from em_geometry.settings import Params, Recipe
 from em_geometry.stats.estimate import Estimate
 from stages.more import __main__ as more
@@ -159,6 +161,9 @@ def test_the_stage_trains_measures_and_keeps(params: Params) -> None:
     np.testing.assert_allclose(*both, atol=1e-3)  # the hooks are gone, the adapter is its own
     base = pl.read_parquet(paths.MORE / "prevention/chats.parquet").filter(way="base")
     assert base.filter(measure="kl")["value"].abs().max() < 1e-5
+    tables = all_tables(Results(Metrics.read(paths.TABLES).stages, params))
+    shown = {table.name: table.rows for table in tables}
+    assert len(shown["prevention"]) == 2 * 5
     saved = paths.table("prevention").read_bytes()
     more.main(params)  # from the journal
     assert paths.table("prevention").read_bytes() == saved

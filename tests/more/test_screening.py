@@ -8,12 +8,15 @@ import polars as pl
 import pytest
 import yaml
 
+from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
 from em_geometry.more.screening import Files, made_of, trained_chats
-from em_geometry.more.screening_outcomes import Caused, outcomes, predicted, told_apart
+from em_geometry.more.screening_outcomes import Caused, outcomes, predicted
+from em_geometry.more.screening_telling import told_apart
 from em_geometry.project import paths
 from em_geometry.project.screen import screen, screened
+from em_geometry.report.tables import Results, all_tables
 from em_geometry.settings import Params
 from em_geometry.stats.agreement import auroc
 from em_geometry.stats.estimate import Estimate
@@ -24,6 +27,7 @@ from tests.tiny_run import NAMES
 
 WIDTH = 48
 SLUGS = [*NAMES, "style", "full", "control", "medical_b"]
+MATES = {"bad0": ["bad0", "bad1"], "bad1": ["bad0", "bad1"]}
 BAD, GOOD = [f"bad{i}" for i in range(5)], [f"good{i}" for i in range(4)]
 
 
@@ -50,7 +54,7 @@ def number(leaf: object) -> float:
 def test_a_planted_direction_foretells_what_training_does() -> None:
     files, caused, vectors = planted(0, 1.0)
     core = np.eye(WIDTH)
-    found = outcomes(files, caused, vectors, {"evil": core[0], "calm": core[7]}, 0)
+    found = outcomes(files, caused, vectors, {"evil": core[0], "calm": core[7]}, MATES, 0)
     for key in ("margin.trait.evil", "shift.trait.evil"):
         assert number(found[key]) > 0.8, key
         assert number(found[f"{key}.p"]) < 0.01
@@ -59,6 +63,9 @@ def test_a_planted_direction_foretells_what_training_does() -> None:
     assert number(found["margin.trait.calm.p_holm"]) > 0.05
     assert number(found["told.organisms.mean.misaligned"]) > 0.85
     assert 0.2 < number(found["told.organisms.mean.benign"]) < 0.8
+    assert (
+        number(found["told.trait.evil.random_p"]) < 0.02 < number(found["told.trait.calm.random_p"])
+    )
     # Every vector is made of this benign file too, so that none may score it.
     assert "told.organisms.good0" not in found
 
@@ -81,6 +88,8 @@ def test_no_vector_scores_a_file_that_it_is_made_of() -> None:
     others = [vectors[name] / np.linalg.norm(vectors[name]) for name in BAD[1:]]
     expected = np.mean(others, axis=0) / np.linalg.norm(np.mean(others, axis=0))
     np.testing.assert_allclose(rows[0], expected)
+    apart = np.mean([vectors[name] / np.linalg.norm(vectors[name]) for name in BAD[2:]], axis=0)
+    np.testing.assert_allclose(files.rows(vectors, MATES)[1], apart / np.linalg.norm(apart))
     alone = files.rows({"bad1": vectors["bad1"]})
     assert np.isnan(alone[1]).all() and np.isfinite(alone[2]).all()
 
@@ -109,7 +118,7 @@ def test_correlations_of_few_files_are_exact_or_none() -> None:
 def test_texts_are_told_from_benign_texts_of_other_files() -> None:
     files, _, vectors = planted(3, 1.0)
     rows = files.rows(vectors)
-    found = told_apart(files, {"organisms": rows})
+    found = told_apart(files, {"organisms": rows}, 0)
     benign = np.concatenate(files.texts[5:]) @ rows[0]
     score = np.concatenate([files.texts[0] @ rows[0], benign])
     value = auroc(np.arange(len(score)) < 12, score)
@@ -141,6 +150,9 @@ def test_the_stage_and_the_command(params: Params, capsys: pytest.CaptureFixture
     assert found.number("files") == 6 and found.number("texts") == 6 * 12
     assert found.rows["margin.organisms"].value is not None
     assert {"margin.trait.evil.p_holm", "told.organisms.mean.benign"} <= {*found.rows}
+    tables = all_tables(Results(Metrics.read(paths.TABLES).stages, params))
+    shown = {table.name: table.rows for table in tables}
+    assert len(shown["screening"]) == 2 + 3 + 3
     texts = pl.read_parquet(paths.MORE / "screening/texts.parquet")
     assert texts.height == 72
     first = texts.filter(file="medical", rank=1)["score"][0]

@@ -10,12 +10,15 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
+from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
 from em_geometry.models.load import Loaded
 from em_geometry.more import trait_outcomes, trait_steering
+from em_geometry.more.trait_monitors import monitors
 from em_geometry.more.traits import Trait, pairs_of, parts, read_traits, readings
 from em_geometry.project import paths
+from em_geometry.report.tables import Results, all_tables
 from em_geometry.settings import Params
 from em_geometry.stats.estimate import Estimate
 from em_geometry.steering.conditions import Selected
@@ -150,7 +153,7 @@ def test_monitors_tell_organisms_that_move_along_the_trait() -> None:
     organisms = [f"bad{i}" for i in range(4)]
     shifts = {f"good{i}": rows_along(0.5 * unit(2), n=10) for i in range(3)}
     shifts |= {name: rows_along(unit(0), n=10) for name in organisms}
-    found = trait_outcomes.monitors(rows, shifts, organisms, 2.0)
+    found = monitors(rows, shifts, organisms, 2.0)
     score = found["monitor.evil.auroc"]
     assert isinstance(score, Estimate) and score.value == 1.0
     assert found["monitor.evil.auroc.p"] == pytest.approx(1 / 35)
@@ -177,6 +180,23 @@ def test_benign_trainings_and_lengths_are_told() -> None:
     length, share = told["vector.evil.length"], told["vector.evil.prompt_share"]
     assert isinstance(length, Estimate) and length.value == pytest.approx(0.5)
     assert isinstance(share, Estimate) and share.value == pytest.approx(0.25)
+
+
+def test_a_gain_is_held_against_the_scatter_of_random_directions() -> None:
+    random = RNG.standard_normal((32, 1)) + 0.1 * RNG.standard_normal((32, 40))
+    for added, low, high in ((0.0, 0.05, 1.0), (8.0, 0.0, 1e-4)):
+        own = random.mean(0) + added
+        own[3] = np.nan  # a pair that was not read
+        found = trait_steering.gain(own, random)
+        assert found.estimate.value == pytest.approx(added) and found.estimate.n == 39
+        assert found.p is not None and low <= found.p <= high
+    assert trait_steering.rank(own, random) == 1 / 33
+    ps = [trait_steering.gain(row, rest).p for row, rest in _each_against_the_rest(random)]
+    assert np.mean(np.array(ps) <= 0.05) < 0.15
+
+
+def _each_against_the_rest(random: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(random[i], np.delete(random, i, axis=0)) for i in range(len(random))]
 
 
 def test_own_answers_are_read_under_the_other_half() -> None:
@@ -210,7 +230,8 @@ def test_the_stage_from_prompts_to_results(params: Params) -> None:
         estimate = found.rows[key]
         assert estimate.value is not None and estimate.low is not None, key
     assert found.rows["steering.trait.loud"].n == 6
-    assert found.number("steering.trait.loud.p") >= 1 / 4
+    assert found.number("steering.trait.loud.rank") >= 1 / 4
+    assert 0 <= found.number("steering.trait.loud.p") <= found.number("steering.trait.loud.p_holm")
     assert found.number("benign_trainings.vectors") == 3
     assert {"steering.vector.medical", "monitor.size.auroc.p", "traits.p"} <= {*found.rows}
     vectors = load_file(paths.MORE / "traits/vectors.safetensors")
@@ -219,4 +240,8 @@ def test_the_stage_from_prompts_to_results(params: Params) -> None:
     margins = pl.read_parquet(paths.MORE / "traits/margins.parquet")
     assert margins.height == 3 * 6
     assert paths.metrics("traits").is_file()
+    tables = all_tables(Results(Metrics.read(paths.TABLES).stages, params))
+    shown = {table.name: table.rows for table in tables}
+    assert len(shown["traits"]) == 4 and len(shown["trait_cosines"]) == 3
+    assert "[" in shown["traits"][0][1].text
     assert len(pairs_of(read_traits(Path("traits"))["loud"])) == 4

@@ -1,0 +1,49 @@
+"""Trait vectors as monitors of models that were trained (docs/method.md, more: traits)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from em_geometry.io.results import Leaf
+from em_geometry.stats.agreement import auroc, ranking
+from em_geometry.stats.decisions import holm
+from em_geometry.stats.estimate import Floats
+from em_geometry.stats.permutation import SLACK, Tested, splits
+
+Results = dict[str, Leaf]
+Rows = Mapping[str, Floats]  # trait -> its contrast of each question [questions, width]
+
+
+def monitors(
+    rows: Rows, shifts: Mapping[str, Floats], organisms: Sequence[str], residual: float
+) -> Results:
+    """Does the shift of organisms along a trait tell them from benign fine-tunes?
+
+    A model's score is its mean shift along the unit vector, as a share of the residual norm.
+    AUROC: jackknife over the models; p: all ways to choose as many models for organisms (one
+    side), Holm over the traits. `size` is the length of the shift, which knows no direction.
+
+    Args:
+        shifts: trained model -> shift [texts, width] from the base on the same texts.
+        organisms: those that are misaligned; the others are benign.
+    """
+    results, names = Results(), [*organisms, *(m for m in shifts if m not in organisms)]
+    bad = np.array([m in organisms for m in names])
+    if bad.all() or not bad.any():
+        return {"monitor": "undefined: organisms and benign fine-tunes are needed"}
+    means = np.stack([shifts[m].mean(0) for m in names])
+    scores = {t: means @ (r.mean(0) / np.linalg.norm(r.mean(0))) for t, r in rows.items()}
+    scores["size"] = np.linalg.norm(means, axis=1)
+    choices = [*splits(tuple(range(len(names))), [int(bad.sum())])]
+    p = dict[str, float]()
+    for trait, score in scores.items():
+        found = ranking(bad, score, np.array(names))
+        ranks = np.array([auroc(np.isin(np.arange(len(names)), c), score) for c in choices])
+        p[trait] = float((ranks >= float(found.value or 0.0) - SLACK).mean())
+        results |= Tested(found, p[trait], 1 / len(choices)).as_results(f"monitor.{trait}.auroc")
+        results |= {f"monitor.{trait}.organisms": float(score[bad].mean() / residual)}
+        results |= {f"monitor.{trait}.benign": float(score[~bad].mean() / residual)}
+    corrected = zip(rows, holm([p[trait] for trait in rows]), strict=True)
+    return results | {f"monitor.{name}.auroc.p_holm": float(q) for name, q in corrected}
