@@ -34,6 +34,7 @@ BEHIND: dict[str, set[str]] = {
 SHARED = "em_geometry/project/inputs.py"  # its functions take all params
 # Read, but for nothing that a stage writes.
 BESIDES = {
+    "more": {"more.experiments"},  # which it runs when it is called for none
     "base_model": {"run", "profile"},  # does the run fit this machine?
     "activations": {"random_adapters"},  # which models it reads when it is called for none
     "responses": {"random_adapters"},  # which models there are, for a name on the command line
