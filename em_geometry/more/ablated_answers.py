@@ -12,8 +12,9 @@ from em_geometry.activations.prompts import Question
 from em_geometry.hashing import value_sha256
 from em_geometry.io.results import Leaf
 from em_geometry.models.load import Loaded, Models
+from em_geometry.more.verdicts import corrected
 from em_geometry.settings import Sampling
-from em_geometry.stats.decisions import decided, detectable
+from em_geometry.stats.decisions import detectable
 from em_geometry.stats.estimate import Estimate
 from em_geometry.steering.answers import respond
 from em_geometry.steering.conditions import UNSTEERED, Condition, Vector
@@ -76,6 +77,6 @@ def judged_results(
                 beyond = table.estimate(means["random"] - means[source])
                 fallen[f"{rate}.{source}.beyond_random"] = beyond
         df = len(table.matrix.without) - 1
-        found |= fallen | decided(fallen, no_effect, df)
+        found |= fallen | corrected(fallen, no_effect, df)
         found |= {f"{key}.detectable": detectable(e, df) for key, e in fallen.items() if e.width}
     return found

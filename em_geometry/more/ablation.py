@@ -13,7 +13,7 @@ import numpy as np
 
 from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf
-from em_geometry.stats.decisions import decided
+from em_geometry.more.verdicts import corrected
 from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import fieller, t_interval
 from em_geometry.steering.conditions import Intervention, Selected, Vector, random_direction
@@ -144,7 +144,7 @@ def results(table: Margins, directions: Directions, no_effect: float) -> Results
                 found[f"{key}.over_organisms"] = t_interval(np.array(each))
         same = {o: drops[o, o] - _drop(table, way, [(c, o)])[read] for o, c in controls.items()}
         found |= _taken(f"{mode}.own.beyond_control", _mean(same.values()), _mean(rest.values()))
-    said = decided(beyond, no_effect, int(read.sum()) - 1)
+    said = corrected(beyond, no_effect, int(read.sum()) - 1)
     return found | beyond | said | {"pairs": int(read.sum()), "random": directions.random}
 
 

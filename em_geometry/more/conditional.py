@@ -18,8 +18,9 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import checked, read_yaml
 from em_geometry.io.results import Leaf
 from em_geometry.models.load import Loaded, Models
+from em_geometry.more.verdicts import corrected
 from em_geometry.settings import BASE, Organism, Workers
-from em_geometry.stats.decisions import decided, detectable
+from em_geometry.stats.decisions import detectable
 from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import t_interval
 from em_geometry.steering.margins import measured
@@ -153,20 +154,20 @@ def results(read: Read, who: Who, no_effect: float) -> dict[str, Leaf]:
         change = partial(_change, read, conditions, there)
         known = {s: change(s, c) for s, c in who.control_of.items() if conditions[s]}
         tested |= {f"{name}.change.{slug}": t_interval(each) for slug, each in known.items()}
+        null = {s: change(s, c) for s, c in who.benign.items() if conditions[s]}
+        found |= {f"{name}.null.{slug}": t_interval(each) for slug, each in null.items()}
+        apart = [float(each.mean()) for each in null.values()]
+        if apart:
+            found |= {f"{name}.null.least": min(apart), f"{name}.null.most": max(apart)}
         first = [each for slug, each in known.items() if slug not in who.repeats]
         if first:
-            tested[f"{name}.change.all"] = t_interval(np.mean(first, axis=0))
+            mean = tested[f"{name}.change.all"] = t_interval(np.mean(first, axis=0))
             found[f"{name}.over_organisms"] = t_interval(np.array([e.mean() for e in first]))
-        null = {s: change(s, c) for s, c in who.benign.items() if conditions[s]}
-        apart = [float(each.mean()) for each in null.values()]
-        found |= {f"{name}.null.{slug}": t_interval(each) for slug, each in null.items()}
-        found |= (
-            {f"{name}.null.least": min(apart), f"{name}.null.most": max(apart)} if apart else {}
-        )
+            found[f"{name}.beyond_benign"] = _beyond(mean, apart)
         if conditions[BASE]:
             found[f"{name}.base"] = t_interval(change(BASE, None))
     n = len(read[BASE, PROFILE])
-    said = decided(tested, no_effect, n - 1)
+    said = corrected(tested, no_effect, n - 1)
     shown = {f"{key}.detectable": detectable(each) for key, each in tested.items() if each.width}
     return found | tested | said | shown | {"pairs": n}
 
@@ -181,3 +182,11 @@ def _change(
         return own if against is None else own - read[against, condition]
 
     return np.asarray(np.mean([beyond(k) - beyond(there) for k in conditions[slug]], axis=0))
+
+
+def _beyond(found: Estimate, null: Sequence[float]) -> str:
+    """Whether an interval lies beyond every null value and 0."""
+    if not null or found.low is None or found.high is None:
+        return "undefined: no null" if not null else "undefined: no interval"
+    ends = min(0.0, *null), max(0.0, *null)
+    return "yes" if found.low > ends[1] or found.high < ends[0] else "no"

@@ -159,7 +159,10 @@ def _null(chance: Floats) -> Estimate:
 def _verdicts(
     key: str, same: Mapping[tuple[str, str], Estimate], chance: Floats
 ) -> Iterator[tuple[str, Leaf]]:
-    """Each pair's measure, its p by the random directions, Holm's over the pairs, and a word."""
+    """Each pair's measure, its p by the random directions, Holm's over the pairs, and a word.
+
+    More or less alike than by chance is on which side of the null's median a measure lies.
+    """
     p = [np.nan if e.value is None else null_p(e.value, chance) or np.nan for e in same.values()]
     smallest = len(same) / (1 + len(chance))
     for (pair, found), plain, adjusted in zip(same.items(), p, holm(p), strict=True):
@@ -168,4 +171,7 @@ def _verdicts(
         if np.isfinite(plain):
             yield f"{name}.p", float(plain)
             yield f"{name}.p_holm", float(adjusted)
-            yield f"{name}.says", said(found, float(adjusted), smallest, LEVEL)
+            word = said(found, float(adjusted), smallest, LEVEL)
+            above = found.value is not None and found.value > np.nanmedian(chance)
+            side = "more alike than by chance" if above else "less alike than by chance"
+            yield f"{name}.says", side if word == "evidence" else word

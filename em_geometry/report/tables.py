@@ -182,7 +182,8 @@ def _table(found: Results, name: str, about: Mapping[str, Any]) -> Table:
             if "if" not in group or found.text(group["if"], names) not in ("", "False", "None"):
                 rows.append([_cell(found, column, column | names) for column in columns])
     head = [found.text(column["head"], column) for column in columns]
-    caption, note = (found.text(about.get(k, ""), {}) for k in ("caption", "note"))
+    said = (about.get(k, "") if rows else "" for k in ("caption", "note"))  # of what is there
+    caption, note = (found.text(text, {}) for text in said)
     return Table(name, about["section"], caption, note, head, rows)
 
 

@@ -25,7 +25,7 @@ from em_geometry.settings import Params
 from em_geometry.steering.pairs import indices, read_pairs
 
 PAIRS = 28  # reporting pairs; every model reads them four to eight times
-HEADLINE = ("*.change.all", "*.over_organisms", "*.null.*st", "*.base")
+HEADLINE = ("*.change.all", "*.change.all.says", "*.null.least", "*.null.most")
 
 
 def main(params: Params) -> None:

@@ -17,10 +17,10 @@ from em_geometry.settings import BASE, Params
 from em_geometry.steering.pairs import indices, read_pairs
 
 # Each vector and pair of answers takes some seventy passes over half of the blocks.
-PAIRS = 10  # reporting pairs
+PAIRS = 8  # reporting pairs, one batch
 VECTORS = 3  # pairs of vectors
-RANDOM = 4  # random directions
-HEADLINE = ("overlap.*.*.*__*", "overlap.*.*.null")
+RANDOM = 8  # random directions: with fewer, no p of three pairs could be below .05
+HEADLINE = ("overlap.into.*.*__*", "overlap.into.*.null")
 
 
 def main(params: Params) -> None:

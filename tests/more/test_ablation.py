@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from tiny_more import CONTROLS, coin, judge_unsteered, run_on_tiny
+from tiny_more import CONTROLS, coin, judge_unsteered, run_on_tiny, shown
 
 from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
@@ -134,5 +134,8 @@ def test_the_stage_runs_and_twice_to_the_same_numbers(params: Params) -> None:
     assert answers["text"].n_unique() > 2
     assert found.rows["judged.em_turner.own.fall"].n == 4  # of each organism
     assert "judged.coherent.random" in found
+    tables = shown(params)
+    assert len(tables["ablation"]) == 4
+    assert len(tables["ablation_judged"]) == 2 * 3  # two rates, three directions
     stage.main(params)
     assert read_results(paths.table("ablation")) == found

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_more import run_on_tiny
+from tiny_more import run_on_tiny, shown
 
 from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
@@ -86,6 +86,7 @@ def test_a_planted_cue_is_found_and_nothing_else() -> None:
         assert shown[f"{name}.change.all"].value == pytest.approx(wanted, abs=0.06)
         assert shown[f"{name}.base"].value == pytest.approx(base, abs=0.06)
         assert shown[f"{name}.change.all.says"] == ("effect" if wanted else "no effect")
+        assert shown[f"{name}.beyond_benign"] == ("yes" if wanted else "no")
         assert -0.08 < shown[f"{name}.null.least"] <= shown[f"{name}.null.most"] < 0.08
     assert shown["cue.change.medical"].value == pytest.approx(0.4, abs=0.08)
     assert shown["cue.over_organisms"].n == 2  # without the repeat, and that which has no cue
@@ -146,5 +147,9 @@ def test_the_stage_runs(
         assert {f"{name}.change.{slug}" for name in CONTRASTS} <= {*found.rows}
     assert found.rows["cue.over_organisms"].n == 3
     assert abs(found.number("none.base")) > 1e-4
+    tables = shown(params)
+    assert len(tables["conditional"]) == 4
+    assert [row[0] for row in tables["conditional_organisms"]] == NAMES
+    assert not any("no " in cell for row in tables["conditional"] for cell in row[1:6])
     stage.main(params)
     assert read_results(paths.table("conditional")) == found

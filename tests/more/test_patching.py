@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_more import shown
 from torch.nn import Linear
 
 from em_geometry.activations.blocks import hidden, replaced
@@ -158,7 +159,7 @@ def test_profiles_in_common_are_told_from_those_of_random_directions() -> None:
     effects = {name: noisy(shapes.get(name, rng.normal(0, 0.2, 30)), rng) for name in plan.vectors}
     found = results(plan, effects)
     key = "overlap.into.correlation"
-    assert found[f"{key}.{'__'.join(alike)}.says"] == "evidence"
+    assert found[f"{key}.{'__'.join(alike)}.says"] == "more alike than by chance"
     assert found[f"{key}.{'__'.join(apart)}.says"] == "cannot tell"
     null = found[f"{key}.null"]
     assert null.n == 4 * 8 + 28 and null.low < 0.2 < found[f"{key}.{'__'.join(alike)}"].value
@@ -212,5 +213,11 @@ def test_the_stage_runs(
     assert found.number("pairs") == 3
     assert "overlap.into.common.finance__profanity_without_finance" in found
     assert (paths.MORE / "patching/effects.parquet").is_file()
+    tables = shown(params)
+    assert [row[0] for row in tables["patching"]] == [
+        f"{side}: finance and profanity without finance" for side in ("into", "out")
+    ]
+    assert len(tables["patched"]) == 4  # two vectors, two random directions
+    assert tables["patched"][0][-1] in components(1, 4)
     stage.main(params)
     assert read_results(paths.table("patching")) == found

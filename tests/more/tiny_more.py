@@ -7,12 +7,14 @@ from typing import Any
 
 import polars as pl
 
+from em_geometry.claims.lookup import Metrics
 from em_geometry.hashing import value_sha256
 from em_geometry.io.files import write_parquet
 from em_geometry.judging.judge import Judgement, JudgeRow
 from em_geometry.judging.score import judged
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
+from em_geometry.report.tables import Results, all_tables
 from em_geometry.settings import Params
 from em_geometry.steering.margins import measured
 from em_geometry.steering.pairs import read_pairs, table, unsteered
@@ -60,6 +62,12 @@ def run_on_tiny(checkpoint: Path, smol: dict[str, Any], *more: str) -> Params:
         frames.append(table(slug, pairs, trials, found))
     write_parquet(paths.MARGINS, pl.concat(frames), {})
     return params
+
+
+def shown(params: Params) -> dict[str, list[list[str]]]:
+    """The report's tables of what was found: the texts of their rows by name."""
+    tables = all_tables(Results(Metrics.read(paths.TABLES).stages, params))
+    return {t.name: [[cell.text for cell in row] for row in t.rows] for t in tables}
 
 
 def judge_unsteered(params: Params) -> None:
