@@ -65,6 +65,21 @@ def find_dictionary(place: Path) -> Path | None:
     return files[0] if files else None
 
 
+def given_dictionary(
+    place: Path, width: int, block: int | None, otherwise: int
+) -> tuple[Dictionary | None, int]:
+    """The dictionary at a place, None where there is none, and the block at which it is taken.
+
+    Args:
+        width: of the model's residual stream.
+        block: that is asked for; None = the dictionary's own, or where it says none, `otherwise`.
+    """
+    file = find_dictionary(place)
+    given = read_dictionary(file, width, block) if file else None
+    asked = (block, given.block if given else None, otherwise)
+    return given, next(each for each in asked if each is not None)
+
+
 def read_dictionary(path: Path, width: int, block: int | None = None) -> Dictionary:
     """A dictionary as published; settings from its metadata or a JSON file beside or above it.
 

@@ -3,16 +3,27 @@
 docs/method.md: features, monitoring. What a training has beyond benign ones after as many steps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from em_geometry.io.results import Leaf
-from em_geometry.monitoring.detection import BENIGN, OWN, SIZE, Detector, along_mean, excess
-from em_geometry.more.features import Read, Space
+from em_geometry.monitoring.detection import (
+    BENIGN,
+    OWN,
+    SIZE,
+    Detector,
+    along_mean,
+    benign,
+    excess,
+)  # fmt: skip
+from em_geometry.more.features import Read, Reader, Space
 from em_geometry.more.sparse import unit
+from em_geometry.settings import Organism
 from em_geometry.stats.estimate import Floats
+from em_geometry.vectors.contrasts import recipe_controls
 
+Course = Mapping[str, tuple[Read, Mapping[str, Read]]]  # a training and benign ones, by time
 CHOSEN = 5  # latents of a detector: one alone is off in many texts
 LATENTS, NEAREST = "latents", "nearest"
 
@@ -31,11 +42,30 @@ def of_vector(space: Space, vector: Floats) -> tuple[list[int], Detector]:
     return [*map(int, best)], lambda weights: np.asarray(weights[..., best].sum(-1))
 
 
+def courses(
+    read: Reader, organisms: Mapping[str, Organism], checkpoints: Sequence[int]
+) -> dict[str, Course]:
+    """Organisms that are trained again, with benign trainings, at each checkpoint and the end.
+
+    The control of the organism's own recipe is left out, as latents are chosen against it.
+    """
+    found, controls = {}, recipe_controls(organisms)
+    steps = {f"step_{step}": step for step in checkpoints} | {"end": None}
+    for slug, entry in organisms.items():
+        if entry.role == "organism" and entry.repeats and entry.source is None:
+            others = [m for m in benign(organisms) if m != controls[entry.repeats]]
+            found[slug] = {
+                name: (read(slug, step), {m: read(m, step) for m in others})
+                for name, step in steps.items()
+            }
+    return found
+
+
 def of_repeat(
     space: Space,
     first: tuple[Read, Read],
     vector: Floats,
-    course: Mapping[str, tuple[Read, Mapping[str, Read]]],
+    course: Course,
 ) -> dict[str, Leaf]:
     """What each detector says of a repeated training.
 
@@ -55,10 +85,10 @@ def of_repeat(
         f"{LATENTS}.chosen": ", ".join(map(str, changed)),
         f"{NEAREST}.chosen": ", ".join(map(str, close)),
     }
-    for time, (own, benign) in course.items():
-        if len(benign) < BENIGN:
-            return found | {"status": f"undefined: {len(benign)} benign trainings apart"}
-        every = [own, *benign.values()]
+    for time, (own, others) in course.items():
+        if len(others) < BENIGN:
+            return found | {"status": f"undefined: {len(others)} benign trainings apart"}
+        every = [own, *others.values()]
         weights = np.stack([space.weights(m, space.base) for m in every])
         shifts = np.stack([(m.states - space.base.states) / space.residual for m in every])
         scores = {LATENTS: along(weights), NEAREST: sum_of_close(weights)}

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from em_geometry import settings
+from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf
 from em_geometry.more.features import (
     Read,
+    Reader,
     Space,
     by_activation,
     by_direction,
@@ -18,8 +21,10 @@ from em_geometry.more.features import (
     verdicts,
 )  # fmt: skip
 from em_geometry.more.sparse import Dictionary, unit
+from em_geometry.settings import BASE
 from em_geometry.stats.estimate import Floats
 from em_geometry.stats.intervals import proportion, t_interval
+from em_geometry.vectors.contrasts import VectorTable, recipe_controls
 
 COSINE, CHANGE = "cosine", "change"  # the two ways to rank latents
 STABLE = 0.7  # cosine from which a latent counts as found again by the twin
@@ -39,6 +44,33 @@ class Organism:
     control: Read
     vector: Floats
     differences: Floats | None
+
+
+def vectors_at(
+    table: VectorTable, choice: str, names: Sequence[str], block: int
+) -> dict[str, Floats]:
+    """Every organism's vector [width] at a block; UserError where one is not defined there."""
+    at = dict.fromkeys(names, block)
+    if why := table.missing(choice, at):
+        what, hint = "no vectors at the dictionary's block", "another more.dictionary_block"
+        where = f"vectors.safetensors: {choice}, block {block}"
+        raise UserError(what, where=where, found=why, hint=hint)
+    return dict(zip(names, table.at(choice, at), strict=True))
+
+
+def organism(
+    read: Reader,
+    slug: str,
+    organisms: Mapping[str, settings.Organism],
+    vector: Floats,
+    contrast: str | None,
+) -> Organism:
+    """An organism as it was read; `contrast` says what its vector is the mean of, where known."""
+    control = recipe_controls(organisms)[slug]
+    own, base = read(slug, None), read(BASE, None)
+    other = read(control, None) if control in organisms else base
+    against = {"control_contrast": other, "model_contrast": base}.get(contrast or "")
+    return Organism(own, other, vector, own.states - against.states if against else None)
 
 
 def compared(

@@ -6,11 +6,12 @@ Thousands of latents are looked at, so that what is highest among them is compar
 highest among as many where there is nothing to find.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
 from math import comb
+from typing import TypeAlias
 
 import numpy as np
 
@@ -35,6 +36,9 @@ class Read:
 
     latents: Floats
     states: Floats
+
+
+Reader: TypeAlias = Callable[[str, int | None], Read]  # of a model as it was after a step
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,11 +87,14 @@ def trained(states: torch.Tensor, seed: int, block: int, device: torch.device) -
     mean = states.mean(0)
     scale = (states - mean).square().sum(1).mean().sqrt()
 
-    def some(count: int) -> torch.Tensor:
-        rows = torch.randint(tokens, (count,), generator=draw)
+    def at(rows: torch.Tensor) -> torch.Tensor:
         return ((states[rows] - mean) / scale).to(device)
 
-    begins = normalize(some(latents), dim=1)
+    def some(count: int) -> torch.Tensor:
+        return at(torch.randint(tokens, (count,), generator=draw))
+
+    # Each latent begins at another token: two that begin alike would stay alike.
+    begins = normalize(at(torch.randperm(tokens, generator=draw)[:latents]), dim=1)
     start = begins, torch.zeros(latents), begins.clone(), torch.zeros(width)
     parts = [torch.nn.Parameter(part.to(device)) for part in start]
     with torch.enable_grad():

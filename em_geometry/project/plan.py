@@ -93,6 +93,9 @@ def costs(
         ("labels needed", f"{labels_alone(50, HALF)}", labels),
         *labels_needed(),
     ]
+    if params.more.experiments:
+        beside = "of neighbouring papers, minutes each, which are not counted here"
+        rows.append(("experiments", f"{len(params.more.experiments)}", beside))
     if (paths.BASE_MODEL / "config.json").is_file():
         config = read_json(paths.BASE_MODEL / "config.json", dict)
         numbers = counts.texts * len(params.activations.spans) * config["num_hidden_layers"]
