@@ -122,7 +122,8 @@ def read_dictionary(path: Path, width: int, block: int | None = None) -> Diction
         threshold = threshold / np.maximum(np.linalg.norm(decoder, axis=1), 1e-12)
     scale = _scale(settings, width)
     parts = (encoder * scale, bias, decoder / scale, centre / scale, threshold)
-    return Dictionary(*(torch.tensor(np.array(p), dtype=torch.float32) for p in parts), k, own)
+    e, b, d, c, r = (torch.tensor(np.array(part), dtype=torch.float32) for part in parts)
+    return Dictionary(e, b, d, c, r, k, own)
 
 
 def _settings(path: Path, about: Mapping[str, str]) -> dict[str, Any]:

@@ -79,8 +79,9 @@ def of_repeat(
     changed, along = of_change(space.weights(*first))
     close, sum_of_close = of_vector(space, vector)
     direction = along_mean(unit(vector)[None])
-    assert callable(direction)
-    ways = {OWN: direction, SIZE: lambda shifts: np.asarray(np.linalg.norm(shifts, axis=-1))}
+    assert not isinstance(direction, str)
+    size: Detector = lambda shifts: np.asarray(np.linalg.norm(shifts, axis=-1))  # noqa: E731
+    ways = {OWN: direction, SIZE: size}
     found: dict[str, Leaf] = {
         f"{LATENTS}.chosen": ", ".join(map(str, changed)),
         f"{NEAREST}.chosen": ", ".join(map(str, close)),

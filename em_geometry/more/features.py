@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from em_geometry.errors import UserError
-from em_geometry.io.results import Leaf
+from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.monitoring.detection import BENIGN, beyond
 from em_geometry.more.sparse import blocks, nearest, unit
 from em_geometry.stats.decisions import LEVEL, holm
@@ -170,7 +170,8 @@ def flipped(each: Floats, latent: int, rng: np.random.Generator) -> tuple[float,
     def statistic(some: Floats) -> Floats:
         mean = some @ each / n
         error = np.sqrt(np.maximum(squares / n - mean**2, 0) / max(n - 1, 1))
-        return np.abs(mean) / (error + added)
+        found: Floats = np.abs(mean) / (error + added)
+        return found
 
     highest = np.concatenate([statistic(part).max(1) for part in blocks(signs)])
     own = float(statistic(signs[:1])[0, latent])
@@ -265,14 +266,15 @@ def overlap_of_random(tops: Sequence[Sequence[int]], drawn: Ints) -> dict[str, L
 
 def verdicts(found: Mapping[str, Mapping[str, Leaf]]) -> dict[str, Leaf]:
     """Holm's p over organisms of `p_benign` of their changes, and what it allows to say."""
-    p = holm([float(each["p_benign"]) for each in found.values()])
-    smallest = [float(each["p_benign.smallest"]) for each in found.values()]
+    p, smallest = (
+        [as_estimate(each[key]).value or np.nan for each in found.values()]
+        for key in ("p_benign", "p_benign.smallest")
+    )
     says: dict[str, Leaf] = {}
-    for (slug, each), value, least in zip(found.items(), p, smallest, strict=True):
-        beyond_benign = each["beyond"]
-        assert isinstance(beyond_benign, Estimate)
+    for (slug, each), value, least in zip(found.items(), holm(p), smallest, strict=True):
         says[f"{slug}.change.p_benign.holm"] = float(value)
-        says[f"{slug}.change.says"] = said(beyond_benign, float(value), least, LEVEL)
+        told = said(as_estimate(each["beyond"]), float(value), least, LEVEL)
+        says[f"{slug}.change.says"] = told
     return says
 
 

@@ -63,8 +63,8 @@ class Dictionary:
 
     def encoded(self, states: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Parts of states [states, width] on this dictionary's device, with their activations."""
-        for part in states.split(CHUNK):
-            here = part.to(self.encoder)
+        for start in range(0, len(states), CHUNK):
+            here = states[start : start + CHUNK].to(self.encoder)
             yield here, self.encode(here)
 
 
@@ -123,7 +123,7 @@ def _descend(
             back = embedding_bag(best.indices, decoder, mode="sum", per_sample_weights=best.values)
             lost = states - back - centre
             adam.zero_grad()
-            lost.square().sum(1).mean().backward()
+            lost.square().sum(1).mean().backward()  # type: ignore[no-untyped-call]
             adam.step()
             with torch.no_grad():
                 decoder.copy_(normalize(decoder, dim=1))
@@ -185,7 +185,8 @@ def nearest(rows: Floats, others: Floats) -> Floats:
 
 def unit(rows: Floats) -> Floats:
     """Rows of length 1; rows of zeros stay."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-30)
+    found: Floats = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-30)
+    return found
 
 
 def blocks(rows: Floats) -> list[Floats]:
