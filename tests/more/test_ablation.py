@@ -8,15 +8,19 @@ import polars as pl
 import pytest
 from tiny_more import CONTROLS, coin, judge_unsteered, run_on_tiny, shown
 
+from em_geometry.activations.prompts import Question
 from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
 from em_geometry.more import ablation
+from em_geometry.more.ablated_answers import answers
 from em_geometry.more.ablation import Directions, results
 from em_geometry.project import paths
-from em_geometry.settings import Params
+from em_geometry.project.inputs import models
+from em_geometry.settings import BASE, Params
 from em_geometry.steering.conditions import Selected
 from em_geometry.transfer.outcomes import Done, Margins
 from stages.more import ablation as stage
+from tests.activations.families import our_hooks
 from tests.tiny_run import NAMES
 
 RNG = np.random.default_rng(0)
@@ -100,6 +104,20 @@ def test_organisms_without_a_control_are_refused() -> None:
     none = dict.fromkeys(ORGANISMS, "undefined: no control of recipe x")
     with pytest.raises(UserError, match="no organism has a benign control"):
         Directions.of({slug: chosen(slug) for slug in ORGANISMS}, {}, none, 2, 0)
+
+
+def test_answers_are_kept_by_the_vector_that_is_taken_out(tiny_params: Params) -> None:
+    """Another vector under the same name is another ablation, not what the journal holds."""
+    known = models(tiny_params)
+    loaded, sampling = known.load(BASE), tiny_params.sampling
+    asked, texts = [Question("q", "topic", "plain", "Why?", "")], []
+    for axis in (0, 1, 0):
+        vector = np.eye(loaded.model.config.hidden_size, dtype=np.float32)[axis]
+        frame = answers(known, loaded, {"own": vector}, asked, sampling, 6)
+        assert frame["source"].to_list() == ["own"] * 6
+        texts.append(frame["text"].to_list())
+    assert texts[0] == texts[2] != texts[1]
+    assert not our_hooks(loaded.model)
 
 
 @pytest.fixture
