@@ -24,6 +24,8 @@ from em_geometry.transfer.conditions import Table
 if TYPE_CHECKING:
     import polars as pl
 
+OURS = ("own", "transfer")  # sources that nulls are compared with
+
 
 def answers(
     models: Models,
@@ -60,7 +62,7 @@ def judged_results(
 
     Args:
         tables: rate -> its table (percent, points for a mean score): each organism unsteered, and
-            under every source that was taken out, "random" among them.
+            under every source that was taken out ("random" and "benign" are nulls of the others).
         no_effect: points; what lies within it of 0 counts as no effect.
     """
     found: dict[str, Leaf] = {}
@@ -73,10 +75,11 @@ def judged_results(
             fall = means[UNSTEERED] - means[source]
             fallen[f"{rate}.{source}.fall"] = table.estimate(fall)
             found[f"{rate}.{source}.share"] = table.ratio(fall, means[UNSTEERED])
-            if source != "random":
-                beyond = table.estimate(means["random"] - means[source])
-                fallen[f"{rate}.{source}.beyond_random"] = beyond
+            for null in (n for n in ("random", "benign") if n in means and source in OURS):
+                beyond = table.estimate(means[null] - means[source])
+                fallen[f"{rate}.{source}.beyond_{null}"] = beyond
         df = len(table.matrix.without) - 1
-        found |= fallen | corrected(fallen, no_effect, df)
+        found |= fallen
+        found |= corrected(fallen, no_effect, df)
         found |= {f"{key}.detectable": detectable(e, df) for key, e in fallen.items() if e.width}
     return found

@@ -14,16 +14,41 @@ import numpy as np
 from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf
 from em_geometry.more.verdicts import corrected
+from em_geometry.settings import Organism
 from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import fieller, t_interval
-from em_geometry.steering.conditions import Intervention, Selected, Vector, random_direction
+from em_geometry.steering.conditions import (
+    Intervention,
+    Selected,
+    Vector,
+    random_direction,
+    typical,
+)
 from em_geometry.steering.pairs import Others, Trial, Way
 from em_geometry.transfer.outcomes import MAIN, Margins
+from em_geometry.vectors.contrasts import OK, VectorTable
 
 WAYS: Mapping[str, Way] = {"one": "ablation", "all": "ablation_everywhere"}
 RANDOM = "random_"  # a random direction is called this, its organism and its number
+BENIGN = "benign_"  # the contrast of a benign training is called this and its name
 Cells = Sequence[tuple[str, str]]  # (target, source)
 Results = dict[str, Leaf]
+
+
+def benign_contrasts(
+    table: VectorTable, selected: Mapping[str, Selected], organisms: Mapping[str, Organism]
+) -> dict[str, Selected]:
+    """The chosen contrast of benign trainings, second ones too, at the vectors' block.
+
+    Made as the vectors are, of trainings that misalign nothing; those for whom it is defined.
+    """
+    usual = typical(selected)
+    choice, block = f"{usual.contrast}.{usual.span}", usual.layer
+    return {
+        f"{BENIGN}{slug}": replace(usual, vector=table.units(choice, slug)[block])
+        for slug, o in organisms.items()
+        if o.role == "control" and table.status(choice, slug, block) == OK
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +57,14 @@ class Directions:
 
     Attributes:
         selected: each organism's vector.
-        benign: each control's shift against the base, at the vectors' block.
+        shifts: each control's shift against the base, at the vectors' block.
+        benign: `benign_contrasts`.
         control_of: organism -> the benign control of its recipe; others are left out.
         random: so many random directions for each organism, none for two of them.
     """
 
     selected: Mapping[str, Selected]
+    shifts: Mapping[str, Selected]
     benign: Mapping[str, Selected]
     control_of: Mapping[str, str]
     random: int
@@ -45,8 +72,8 @@ class Directions:
 
     @classmethod
     def of(
-        cls, selected: Mapping[str, Selected], others: Others, controls: Mapping[str, str],
-        random: int, seed: int,
+        cls, selected: Mapping[str, Selected], others: Others, benign: Mapping[str, Selected],
+        controls: Mapping[str, str], random: int, seed: int,
     ) -> Self:  # fmt: skip
         """Those of the organisms that have a control; UserError where none has one."""
         own = {o: c for o, c in controls.items() if o in selected and not c.startswith("undefined")}
@@ -56,20 +83,20 @@ class Directions:
                 where="params.yaml: organisms", found=", ".join(selected),
                 expected="a control with the lab of an organism",
             )  # fmt: skip
-        benign = {source: v for (way, source), v in others.items() if way == "benign"}
-        return cls(selected, benign, own, random, seed)
+        shifts = {source: v for (way, source), v in others.items() if way == "benign"}
+        return cls(selected, shifts, benign, own, random, seed)
 
     def out_of(self, target: str) -> dict[str, Selected]:
-        """What is taken out of an organism: all vectors, its control's shift, random directions.
+        """What is taken out of an organism: all vectors, benign and random directions.
 
         Out of a control, the vectors of the organisms that it is the control of.
         """
         control = self.control_of.get(target)
         if control is None:
             return {o: self.selected[o] for o, c in self.control_of.items() if c == target}
-        found = dict(self.selected)
-        if control in self.benign:
-            found[control] = self.benign[control]
+        found = {**self.selected, **self.benign}
+        if control in self.shifts:
+            found[control] = self.shifts[control]
         like = self.selected[target]
         for k in range(self.random):
             name = f"{RANDOM}{target}_{k}"
@@ -78,16 +105,17 @@ class Directions:
         return found
 
     def sampled(self, organism: str) -> dict[str, Vector]:
-        """Without what an organism's answers are judged: own vector, the next one's, a random one.
+        """Without what an organism's answers are judged: own vector, the next one's, null ones.
 
-        A lone organism has no other's.
+        A lone organism has no other's; there may be no benign contrast.
         """
         out, names = self.out_of(organism), [*self.control_of]
-        after = names[(names.index(organism) + 1) % len(names)]
-        of = {"own": organism, "transfer": after, "random": f"{RANDOM}{organism}_0"}
-        return {
-            k: out[name].vector for k, name in of.items() if (k, name) != ("transfer", organism)
-        }
+        of = {"own": organism, "random": f"{RANDOM}{organism}_0"}
+        if len(names) > 1:
+            of["transfer"] = names[(names.index(organism) + 1) % len(names)]
+        if self.benign:
+            of["benign"] = next(iter(self.benign))
+        return {k: out[name].vector for k, name in of.items()}
 
     def trials(self, target: str, pairs: tuple[int, ...]) -> list[Trial]:
         """All that is done to a target while it reads these pairs."""
@@ -98,13 +126,14 @@ class Directions:
         ]
 
     def cells(self) -> dict[str, Cells]:
-        """(target, source) of own vectors, of other organisms', of controls, of random ones."""
+        """(target, source) of own vectors, others', benign contrasts, controls' shifts, random."""
         own = [*self.control_of]
         every = [(t, s) for t in own for s in self.out_of(t)]
         return {
             "own": [(o, o) for o in own],
             "transfer": [(t, s) for t, s in every if s in self.selected and s != t],
-            "control": [(t, s) for t, s in every if s in self.benign],
+            "benign": [(t, s) for t, s in every if s in self.benign],
+            "control": [(t, s) for t, s in every if s == self.control_of[t]],
             "random": [(t, s) for t, s in every if s.startswith(RANDOM)],
         }
 
@@ -124,7 +153,6 @@ def results(table: Margins, directions: Directions, no_effect: float) -> Results
     beyond: dict[str, Estimate] = {}
     for mode, way in WAYS.items():
         drops = {(t, s): _drop(table, way, [(t, s)])[read] for c in cells.values() for t, s in c}
-        chance = {t: _mean(drops[x] for x in cells["random"] if x[0] == t) for t in controls}
         apart = [float(drops[x].mean()) for x in cells["random"]]
         found |= {f"{mode}.random.least": min(apart), f"{mode}.random.most": max(apart)}
         for group, some in cells.items():
@@ -137,11 +165,13 @@ def results(table: Margins, directions: Directions, no_effect: float) -> Results
             found |= {f"{key}.damage": float(np.mean(damage)), f"{key}.directions": len(some)}
             for t, s in some:
                 found |= _taken(f"{key}.{s}__{t}", drops[t, s], rest[t])
-            if group != "random":
+            nulls = {"benign": ("random",), "random": ()}.get(group, ("random", "benign"))
+            for null in (n for n in nulls if cells[n]):
+                chance = {t: _mean(drops[x] for x in cells[null] if x[0] == t) for t in controls}
                 left = {x: drops[x] - chance[x[0]] for x in some}
-                beyond[f"{key}.beyond_random"] = t_interval(_mean(left.values()))
+                beyond[f"{key}.beyond_{null}"] = t_interval(_mean(left.values()))
                 each = [np.mean([v.mean() for x, v in left.items() if x[0] == t]) for t in controls]
-                found[f"{key}.over_organisms"] = t_interval(np.array(each))
+                found[f"{key}.beyond_{null}.over_organisms"] = t_interval(np.array(each))
         same = {o: drops[o, o] - _drop(table, way, [(c, o)])[read] for o, c in controls.items()}
         found |= _taken(f"{mode}.own.beyond_control", _mean(same.values()), _mean(rest.values()))
     said = corrected(beyond, no_effect, int(read.sum()) - 1)

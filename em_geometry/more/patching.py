@@ -76,8 +76,8 @@ def components(layer: int, blocks: int) -> dict[str, list[Part]]:
     """
     check_blocks([layer], blocks, "patching")
     if layer + 1 == blocks:
-        what, found = "no block stands above the steered one", f"block {layer} of {blocks}"
-        raise UserError(what, where="the selected vectors", found=found, expected="a lower block")
+        what, last = "no block stands above the steered one", f"block {layer} of {blocks}"
+        raise UserError(what, where="the selected vectors", found=last, expected="a lower block")
     above = range(layer + 1, blocks)
     found = {f"{kind}_{block}": [(block, kind)] for block in above for kind in NAMES}
     found |= {f"all_{kind}": [(block, kind) for block in above] for kind in NAMES}

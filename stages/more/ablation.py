@@ -9,9 +9,10 @@ from pathlib import Path
 import polars as pl
 
 from em_geometry.io.files import atomic_path, read_parquet, write_parquet
+from em_geometry.judging.rates import RateName
 from em_geometry.judging.score import judge_files
 from em_geometry.more.ablated_answers import answers, judged_results
-from em_geometry.more.ablation import Directions, results
+from em_geometry.more.ablation import Directions, benign_contrasts, results
 from em_geometry.project import paths
 from em_geometry.project.inputs import judge, known_texts, models, questions, selected, vector_table
 from em_geometry.project.outputs import put_results
@@ -24,16 +25,19 @@ from em_geometry.vectors.contrasts import recipe_controls
 from em_geometry.vectors.sweep import other_vectors
 
 PAIRS = 24  # reporting pairs that are read: all of them would take a quarter of an hour
-RANDOM = 2  # random directions for each organism
+RANDOM = 1  # random direction for each organism; benign contrasts are the harder null
 ANSWERS = 6  # a question, organism and direction
-HEADLINE = ("excess.all", "one.own.share", "all.*.share", "judged.em_*.*.fall")
+RATES: tuple[RateName, ...] = ("em_betley", "coherent")  # beside that of the run
+HEADLINE = ("excess.all", "one.own.share", "all.*.share", "judged.em_turner.*.fall")
 
 
 def main(params: Params) -> None:
     known, judging, organisms = models(params), params.judging, params.organisms
     chosen, controls = selected(params), recipe_controls(organisms)
-    others = other_vectors(vector_table(), chosen, organisms, params.repeats())
-    out = Directions.of(chosen, others, controls, RANDOM, params.run.seed)
+    vectors = vector_table()
+    others = other_vectors(vectors, chosen, organisms, params.repeats())
+    benign = benign_contrasts(vectors, chosen, organisms)
+    out = Directions.of(chosen, others, benign, controls, RANDOM, params.run.seed)
     pairs = read_pairs(Path(params.margins.pairs))
     some = indices(pairs, "misaligned", "reporting", PAIRS)
     asked, own = (questions(params), params.sampling, ANSWERS), [*out.control_of]
@@ -54,7 +58,8 @@ def main(params: Params) -> None:
             judge_files(active, *files, "judge ablated", judging.allow_errors)
         folders = {paths.BASELINE_JUDGEMENTS: own, folder / "judgements": own}
         judged = read_answers(folders, aspects)
-    tables = {rate: Table.of(judged, judging, rate) for rate in (params.transfer.rate, "coherent")}
-    found = results(Margins.of(margins), out, params.margins.no_effect)
+    rates = dict.fromkeys([params.transfer.rate, *RATES])
+    tables = {rate: Table.of(judged, judging, rate) for rate in rates}
+    taken = results(Margins.of(margins), out, params.margins.no_effect)
     said = judged_results(tables, own, params.transfer.no_effect)
-    put_results("ablation", {**found, "judged": said}, HEADLINE)
+    put_results("ablation", {**taken, "judged": said}, HEADLINE)

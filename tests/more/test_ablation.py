@@ -26,7 +26,13 @@ from tests.tiny_run import NAMES
 RNG = np.random.default_rng(0)
 ORGANISMS, EXCESS, PAIRS = ("finance", "sports", "profanity"), 0.6, 20
 # Share of the excess that each kind of direction takes, at its own block and at every block.
-TAKEN = {"own": (0.5, 1.0), "transfer": (0.2, 0.4), "control": (0.1, 0.1), "random": (0.0, 0.0)}
+TAKEN = {
+    "own": (0.5, 1.0),
+    "transfer": (0.2, 0.4),
+    "benign": (0.02, 0.05),
+    "control": (0.1, 0.1),
+    "random": (0.0, 0.0),
+}
 
 
 def chosen(slug: str) -> Selected:
@@ -38,7 +44,8 @@ def directions(random: int = 3) -> Directions:
     selected = {slug: chosen(slug) for slug in ORGANISMS}
     controls = {"finance": "plain", "sports": "plain", "profanity": "other"}
     others = {("benign", c): chosen(c) for c in ("plain", "other")}
-    return Directions.of(selected, others, controls, random, seed=0)
+    benign = {"benign_style": chosen("style"), "benign_full_b": chosen("full_b")}
+    return Directions.of(selected, others, benign, controls, random, seed=0)
 
 
 def planted(out: Directions) -> Margins:
@@ -71,7 +78,9 @@ def test_planted_shares_are_found() -> None:
     assert found["all.own.beyond_random.says"] == "effect"
     assert found["one.control.beyond_random.says"] == "no effect"
     assert found["all.own.beyond_random.p_holm"] < 1e-6
-    assert found["all.own.over_organisms"].n == 3
+    assert found["all.own.beyond_benign"].value == pytest.approx(0.95 * EXCESS, abs=0.02)
+    assert found["all.own.beyond_benign.over_organisms"].n == 3
+    assert "all.benign.beyond_benign" not in found
     assert found["all.own.beyond_control.share"].value == pytest.approx(100, abs=2)
     assert abs(found["all.random.least"]) < 0.02 > found["all.random.most"]
     assert found["all.transfer.sports__finance.share"].value == pytest.approx(40, abs=3)
@@ -80,7 +89,7 @@ def test_planted_shares_are_found() -> None:
 def test_directions_are_as_many_as_said_and_no_two_random_ones_alike() -> None:
     cells = directions(random=2).cells()
     assert {k: len(v) for k, v in cells.items()} == {
-        "own": 3, "transfer": 6, "control": 3, "random": 6,
+        "own": 3, "transfer": 6, "benign": 6, "control": 3, "random": 6,
     }  # fmt: skip
     vectors = [directions(2).out_of(t)[s].vector for t, s in cells["random"]]
     assert len({tuple(v) for v in vectors}) == 6
@@ -103,7 +112,7 @@ def test_no_excess_gives_no_share() -> None:
 def test_organisms_without_a_control_are_refused() -> None:
     none = dict.fromkeys(ORGANISMS, "undefined: no control of recipe x")
     with pytest.raises(UserError, match="no organism has a benign control"):
-        Directions.of({slug: chosen(slug) for slug in ORGANISMS}, {}, none, 2, 0)
+        Directions.of({slug: chosen(slug) for slug in ORGANISMS}, {}, {}, none, 2, 0)
 
 
 def test_answers_are_kept_by_the_vector_that_is_taken_out(tiny_params: Params) -> None:
@@ -139,8 +148,8 @@ def test_the_stage_runs_and_twice_to_the_same_numbers(params: Params) -> None:
     assert (found.number("pairs"), found.number("one.own.directions")) == (4, 3)
     frame = pl.read_parquet(paths.MORE / "ablation/margins.parquet")
     done = frame.filter(pl.col("way") != "unsteered")
-    # all vectors, a control and two random directions, at one block and at all
-    assert done.filter(target="medical").height == 4 * 2 * (3 + 1 + 2)
+    # all vectors, benign ones, a control and two random directions, at one block and at all
+    assert done.filter(target="medical").height == 4 * 2 * (3 + 3 + 1 + 2)
     assert {*done["target"]} == {*NAMES, *CONTROLS}
     rest = frame.filter(target="medical", way="unsteered")
     taken = done.filter(target="medical", source="medical", way="ablation_everywhere")
@@ -148,12 +157,12 @@ def test_the_stage_runs_and_twice_to_the_same_numbers(params: Params) -> None:
     fall = (both["marked_rest"] - both["plain_rest"] - both["marked"] + both["plain"]).mean()
     assert found.number("all.own.medical__medical") == pytest.approx(fall, rel=1e-4)
     answers = pl.read_parquet(paths.MORE / "ablation/judgements/medical.parquet")
-    assert answers.group_by("source").len()["len"].to_list() == [4, 4, 4]
+    assert answers.group_by("source").len()["len"].to_list() == [4, 4, 4, 4]
     assert answers["text"].n_unique() > 2
     assert found.rows["judged.em_turner.own.fall"].n == 4  # of each organism
     assert "judged.coherent.random" in found
     tables = shown(params)
-    assert len(tables["ablation"]) == 4
-    assert len(tables["ablation_judged"]) == 2 * 3  # two rates, three directions
+    assert len(tables["ablation"]) == 5
+    assert len(tables["ablation_judged"]) == 3 * 4  # three rates, four directions
     stage.main(params)
     assert read_results(paths.table("ablation")) == found
