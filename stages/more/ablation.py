@@ -59,7 +59,7 @@ def main(params: Params) -> None:
         folders = {paths.BASELINE_JUDGEMENTS: own, folder / "judgements": own}
         judged = read_answers(folders, aspects)
     rates = dict.fromkeys([params.transfer.rate, *RATES])
-    tables = {rate: Table.of(judged, judging, rate) for rate in rates}
+    tables: dict[str, Table] = {r: Table.of(judged, judging, r) for r in rates}
     taken = results(Margins.of(margins), out, params.margins.no_effect)
     said = judged_results(tables, own, params.transfer.no_effect)
     put_results("ablation", {**taken, "judged": said}, HEADLINE)
