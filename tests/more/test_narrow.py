@@ -1,5 +1,6 @@
 """Narrow fine-tunes: the KL term, adapters merged for a while, rank 1 and its vector, the stage."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
 from em_geometry.io.results import as_estimate, read_results
 from em_geometry.models import train
@@ -17,6 +19,7 @@ from em_geometry.more.narrow import Read, Variant, compared, read_pairs_of
 from em_geometry.more.readings import divergence, losses, read_answers, updated
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
+from em_geometry.report.tables import Results, all_tables
 from em_geometry.settings import Organism, Params
 from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import Intervention, Selected
@@ -24,7 +27,7 @@ from em_geometry.steering.formats import read_vector, write_vectors
 from em_geometry.steering.pairs import Pair
 from stages import organism
 from stages.more import narrow
-from tests.conftest import BLOCKS, WIDTH
+from tests.conftest import BLOCKS, ROOT, WIDTH
 from tests.tiny_run import NAMES, finished
 
 BLOCK = 2
@@ -149,8 +152,6 @@ def test_an_adapter_of_rank_one_is_a_model_and_a_vector(
     name = next(iter(read_adapter(folder)))
     base = {"base_model_name_or_path": tiny_params.base.source.partition(":")[2]}
     config = folder / "adapter_config.json"
-    import json
-
     config.write_text(json.dumps(json.loads(config.read_text()) | base))
     loaded, plain = models(params).load("given").model, models(params).load("base").model
     change = (
@@ -251,8 +252,6 @@ def test_a_narrow_model_is_told_from_a_weak_one() -> None:
 
 @pytest.mark.usefixtures("workplace")
 def test_the_experiment_runs(tiny_checkpoint: Path, smol: dict[str, Any]) -> None:
-    from tests.conftest import ROOT
-
     smol["activations"]["texts"] = 2
     smol["training"]["checkpoints"] = smol["monitoring"]["organisms"] = []
     smol["margins"] |= {"pairs": str(ROOT / smol["margins"]["pairs"]), "target_pairs": 6}
@@ -272,6 +271,9 @@ def test_the_experiment_runs(tiny_checkpoint: Path, smol: dict[str, Any]) -> Non
     assert f"shift.{BLOCKS - 1}" in found.rows
     assert {"steer.written", "steer.mean_difference", "removed.all.random"} <= {*found.rows}
     assert found.number("model.general_0_5.learned") > 0
+    shown = {t.name: t for t in all_tables(Results(Metrics.read(paths.TABLES).stages, params))}
+    assert len(shown["narrow"].rows) == 10
+    assert shown["rank_one"].rows[0][0].text == "what the adapter writes"
     (vector,) = written_vectors(paths.MORE / "narrow/rank_one").values()
     assert read_vector(paths.MORE / "narrow/written.safetensors").block == vector.block == BLOCK
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
 from em_geometry.geometry.references import Finetunes
 from em_geometry.io.results import as_estimate, read_results
@@ -14,6 +15,7 @@ from em_geometry.more.adapters import Factors, inner, read_adapter
 from em_geometry.more.likeness import agreement, described, groups, relabelled
 from em_geometry.more.overlap import chance_overlap, exchanged, of_shifts, of_weights, overlaps
 from em_geometry.project import paths
+from em_geometry.report.tables import Results, all_tables
 from em_geometry.stats.estimate import Floats
 from stages.more import subspaces
 from tests.tiny_run import NAMES, finished
@@ -202,8 +204,6 @@ def test_the_experiment_runs_and_repeats(tiny_checkpoint: Path, smol: dict[str, 
     found, saved = read_results(paths.table("subspaces")), paths.table("subspaces").read_bytes()
     near, far = (found.number(f"shift.cosine.{g}") for g in ("repeats", "organism_random"))
     assert near > far
-    drawn = {path.stem for path in (paths.MORE / "subspaces").glob("*.safetensors")}
-    assert drawn == {f"drawn_{slug}" for slug in NAMES}
     for key in ("write.overlap_4", "read.overlap_4", "weights.cosine", "shift.cosine"):
         own = found.rows[f"{key}.organisms"]
         assert own.low is not None and own.high is not None and own.value is not None
@@ -214,7 +214,11 @@ def test_the_experiment_runs_and_repeats(tiny_checkpoint: Path, smol: dict[str, 
     assert found.number("agreement.write.overlap_4.p") <= 1
     assert {int(key.split(".")[1]) for key in found.rows if key.startswith("block.")} == {1, 2, 3}
     pairs = pl.read_parquet(paths.MORE / "subspaces/pairs.parquet")
+    assert {f"drawn_{slug}" for slug in NAMES} <= {*pairs["second"]}
     given = pairs.filter(measure="shift.cosine", first="medical", second="medical_b")
     assert given["value"].item() > 0.5
+    shown = {t.name: t for t in all_tables(Results(Metrics.read(paths.TABLES).stages, params))}
+    assert len(shown["subspaces"].rows) == 7
+    assert "[" in shown["subspaces"].rows[0][1].text
     subspaces.main(params)
     assert paths.table("subspaces").read_bytes() == saved
