@@ -29,6 +29,8 @@ from em_geometry.steering.margins import measured
 from em_geometry.steering.pairs import Pair, Trial
 
 if TYPE_CHECKING:
+    import torch
+
     from em_geometry.models.load import Loaded, Models
     from em_geometry.models.train import Example
 
@@ -100,7 +102,7 @@ def read_all(
 
 
 def _of_chats(
-    base: Loaded, variant: Variant, chats: Chats, plain: Sequence[object]
+    base: Loaded, variant: Variant, chats: Chats, plain: Sequence[torch.Tensor]
 ) -> list[list[float]]:
     with updated(base.model, read_adapter(variant.folder) if variant.folder else {}, variant.scale):
         own, good = (

@@ -77,7 +77,8 @@ def read_answers(model: PreTrainedModel, examples: Sequence[Example]) -> list[to
         for part in sorted_batches([len(each.ids) for each in examples], AT_ONCE):
             batch = [examples[i] for i in part]
             read = answer_logits(model, batch).log_softmax(-1)
-            found |= zip(part, read.split([len(e.ids) - e.start for e in batch]), strict=True)
+            sizes = [len(each.ids) - each.start for each in batch]
+            found |= zip(part, torch.split(read, sizes), strict=True)
     return [found[i] for i in range(len(examples))]
 
 

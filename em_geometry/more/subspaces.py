@@ -40,8 +40,9 @@ def compared(
                 rows |= {f"{own}.p_{null}": p, f"{own}.smallest_p_{null}": smallest}
     for null in ("benign", "random"):
         keys = [f"{k}.organisms.p_{null}" for k in measures if k.rpartition(".")[2] in HEADLINE]
-        p = {key: float(rows[key]) for key in keys if key in rows}  # type: ignore[arg-type]
-        rows |= {f"{k}_holm": float(a) for k, a in zip(p, holm([*p.values()]), strict=True)}
+        tested = {key: float(rows[key]) for key in keys if key in rows}  # type: ignore[arg-type]
+        adjusted = holm([*tested.values()])
+        rows |= {f"{k}_holm": float(a) for k, a in zip(tested, adjusted, strict=True)}
     return rows
 
 

@@ -69,5 +69,5 @@ def run(params: Params, folder: Path) -> dict[str, Leaf]:
     narrow = [name for name in (*held, RANK_ONE, AGAIN) if name in variants]
     found = compared(read, {**scaled, 1.0: GENERAL}, narrow, params.margins.no_effect)
     found |= of_vector(params, slug, own, base, variants[RANK_ONE], pairs, some)
-    about = {"organism": slug, "control": own, "benign": benign, "block": block, "rate": rate}
-    return {**about, **found}
+    about: dict[str, Leaf] = {"organism": slug, "control": own, "benign": benign, "block": block}
+    return {**about, "rate": rate, **found}

@@ -6,6 +6,7 @@ import polars as pl
 from em_geometry.geometry.references import Finetunes
 from em_geometry.geometry.samples import massive_dimensions
 from em_geometry.io.files import atomic_path, write_parquet
+from em_geometry.io.results import Leaf
 from em_geometry.models.folder import is_adapter
 from em_geometry.more.adapters import read_adapter
 from em_geometry.more.drawn import drawn
@@ -52,6 +53,11 @@ def main(params: Params) -> None:
     pairs = pl.DataFrame(pair_rows(measures), COLUMNS, orient="row")
     with atomic_path(paths.MORE / "subspaces", folder=True) as folder:
         write_parquet(folder / "pairs.parquet", pairs, {"block": str(block), "span": span})
-    about = {"block": block, "span": span, "texts": len(topics), "topics": len({*topics})}
+    about: dict[str, Leaf] = {
+        "block": block,
+        "span": span,
+        "texts": len(topics),
+        "topics": len({*topics}),
+    }
     headline = [*about, *(f"{measure}.{group}" for measure in MEASURES for group in GROUPS)]
     put_results("subspaces", {**about, **found}, headline)
