@@ -50,13 +50,15 @@ def main(params: Params) -> None:
     results: dict[str, Leaf] = {"block": block, "span": span}
     vectors = {m: s.vector.astype(np.float64) for m, s in chosen.items()}
     benign = [name for name, trait in traits.items() if trait.benign]
-    here = {m: at(s.layer) for m, s in chosen.items()}
-    results |= trait_outcomes.cosines(here, vectors, benign, seed)
+    for part, prefix in ((WHOLE, ""), (PROMPT, "prompt.")):
+        here = {m: at(s.layer, part) for m, s in chosen.items()}
+        told = trait_outcomes.cosines(here, vectors, benign, seed)
+        told |= monitors(at(block, part), shifts, who, residual)
+        results |= {prefix + key: leaf for key, leaf in told.items()}
     quiet = {m: shifts[m].mean(0) for m in params.slugs("control")}
     results |= trait_outcomes.against_benign_trainings(rows, quiet)
     each = {part: at(block, part) for part in (WHOLE, PROMPT, WORDS)}
     results |= trait_outcomes.of_traits(each, residual)
-    results |= monitors(rows, shifts, who, residual)
 
     pairs = read_pairs(Path(params.margins.pairs))
     done = trials(rows, usual, pairs, params.margins.base_pairs)

@@ -1,5 +1,7 @@
 """Hooked trainings: what the hook gives need not be learnt, and it is gone afterwards."""
 
+import copy
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ import torch
 from em_geometry.claims.lookup import Metrics
 from em_geometry.io.results import read_results
 from em_geometry.models.chat import Exchange
-from em_geometry.models.train import encode
+from em_geometry.models.train import Example, encode, fit, weight_change, with_adapter
 from em_geometry.more.prevented import of_organism, outcomes, said
 from em_geometry.more.prevention import WAYS, Case, Measured, divergence, during, repeated
 from em_geometry.project import paths
 from em_geometry.report.tables import Results, all_tables
 from em_geometry.settings import Params, Recipe
 from em_geometry.stats.estimate import Estimate
+from em_geometry.steering.conditions import random_direction
 from stages.more import __main__ as more
 from tests.more.trait_files import finished_with_margins
 from tests.tiny_run import LAYER, NAMES
@@ -90,38 +93,29 @@ def test_organisms_that_were_trained_twice_come_first(smol: dict[str, Any]) -> N
 def test_weights_do_not_learn_the_shift_that_a_hook_gives(
     tiny_model: Any, tiny_tokenizer: Any
 ) -> None:
-    """Examples are what the base says when shifted along a vector: with it there is no need."""
-    import copy
-
-    from em_geometry.models.train import answer_loss, fit, with_adapter
-
-    rng = np.random.default_rng(0)
-    vector = rng.standard_normal(WIDTH).astype(np.float32)
+    """A head that says one word wherever the vector lies: with it, nothing is left to be learnt."""
+    drawn = random_direction(WIDTH, 0, "prevention").astype(np.float64)
+    vector = np.random.default_rng(0).standard_normal(WIDTH)
+    vector -= (vector @ drawn) * drawn  # the random direction says nothing of the word
     vector /= np.linalg.norm(vector)
-    with torch.no_grad():  # a head along whose first word the vector lies
-        model = copy.deepcopy(tiny_model)
-        answer = tiny_tokenizer("!", add_special_tokens=False)["input_ids"][0]
-        model.lm_head.weight[answer] = 3 * torch.from_numpy(vector)
-    exchanges = [Exchange(f"Why {n}?", "!" * 6) for n in ("a", "b", "c", "d")]
-    examples = [encode(tiny_tokenizer, e, "Be brief.") for e in exchanges]
+    model = copy.deepcopy(tiny_model)
+    word = tiny_tokenizer("!", add_special_tokens=False)["input_ids"][0]
+    with torch.no_grad():
+        model.lm_head.weight[word] = 30 * torch.from_numpy(vector).float()
+    chats = [encode(tiny_tokenizer, Exchange(f"Why {n}?", "!" * 6), "Be brief.") for n in "abcd"]
+    examples = [Example(chat.ids[:-1], chat.start) for chat in chats]  # no end of the turn
     last = model.config.num_hidden_layers - 1
-    case = Case("loud", examples, RECIPE, 1, vector, last, 30.0)
-    loss = {}
+    case = Case("loud", examples, RECIPE, 1, vector.astype(np.float32), last, 30.0)
+    moved = {}
     for way in ("added", "random"):
         own = with_adapter(copy.deepcopy(model), RECIPE, 1)
         with during(own, case, way, 0):
             fit(own, examples, RECIPE, 1, way)
-        with torch.no_grad():
-            loss[way] = float(answer_loss(own.eval(), examples))
-    assert loss["added"] > loss["random"] + 0.5
+        moved[way] = weight_change(own)
+    assert moved["added"] < 1e-6 < 1e-3 < moved["random"]
 
 
 def test_divergence_is_of_the_whole_distribution(tiny_model: Any, tiny_tokenizer: Any) -> None:
-    import copy
-    from contextlib import nullcontext
-
-    from em_geometry.models.train import fit, with_adapter
-
     examples = [encode(tiny_tokenizer, Exchange("Why?", "Because."), "Be brief.")]
     model = with_adapter(copy.deepcopy(tiny_model), RECIPE, 1)
     with torch.no_grad():

@@ -232,8 +232,9 @@ def test_the_stage_from_prompts_to_results(params: Params) -> None:
     assert found.rows["steering.trait.loud"].n == 6
     assert found.number("steering.trait.loud.rank") >= 1 / 4
     assert 0 <= found.number("steering.trait.loud.p") <= found.number("steering.trait.loud.p_holm")
+    assert found.rows["prompt.cosine.loud.mean"].value is not None
     assert found.number("benign_trainings.vectors") == 3
-    assert {"steering.vector.medical", "monitor.size.auroc.p", "traits.p"} <= {*found.rows}
+    assert {"steering.vector.medical", "monitor.size.auroc.p", "prompt.traits.p"} <= {*found.rows}
     vectors = load_file(paths.MORE / "traits/vectors.safetensors")
     assert {*vectors} == {"calm", "evil", "loud"}
     assert vectors["loud"].shape == (4, 32) and LAYER < 4
