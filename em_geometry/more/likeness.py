@@ -106,7 +106,7 @@ def _within(found: Estimate, lowest: float) -> Estimate:
 
 def _trained(found: Alike, at: Ints, value: float) -> list[Trained]:
     """What second trainings change in a mean over pairs, by role."""
-    names = {found.names[i] for i in at.ravel()}
+    names = {found.names[i] for i in at.ravel().tolist()}
     trained = []
     for rests, again in found.again:
         models = {rests[name] for name in names if name in rests}
