@@ -18,30 +18,33 @@ from em_geometry.steering.pairs import Trial, Way
 
 RANDOM, ABLATED = 16, 6  # random directions added, and taken out
 WAYS: dict[str, Way] = {"one": "ablation", "all": "ablation_everywhere"}
+NONE, FEW = ("unsteered", "none"), ("unsteered", "few")
 Margins = Mapping[tuple[str, str], Floats]  # (way, source) -> margins [pairs]
 
 
 def trials(
-    some: tuple[int, ...], vectors: Mapping[str, Vector], at: Selected, seed: int, steer: bool
-) -> dict[tuple[str, str], Trial]:
-    """Vectors and random directions added (where `steer`) or taken out, while pairs are read.
+    some: tuple[int, ...], few: tuple[int, ...], vectors: Mapping[str, Vector], at: Selected,
+    seed: int,
+) -> dict[tuple[str, str], Trial]:  # fmt: skip
+    """Vectors and random directions added or taken out, while pairs are read.
 
     Args:
-        some: places of the pairs.
+        some: places of the pairs that are read while something is added; nothing is where there
+            are none.
+        few: while it is taken out.
         vectors: unit vectors by name.
         at: block and coefficient of what is added.
     """
     chance = {f"random_{k}": random_direction(len(at.vector), seed, f"random_{k}")
               for k in range(RANDOM)}  # fmt: skip
-    found = {("unsteered", "none"): Trial(some)}
-    for name, vector in {**vectors, **chance}.items() if steer else ():
+    found = {NONE: Trial(some), FEW: Trial(few)} if some else {FEW: Trial(few)}
+    for name, vector in {**vectors, **chance}.items() if some else ():
         how = Intervention(vector, at.layer, at.coefficient)
         found["vector", name] = Trial(some, how, "vector", name, 1.0)
     out = {**vectors, **dict([*chance.items()][:ABLATED])}
     for way, (name, vector) in product(WAYS.values(), out.items()):
-        found[way, name] = Trial(
-            some, Intervention(vector, at.layer, mode="ablate"), way, name, 1.0
-        )
+        how = Intervention(vector, at.layer, mode="ablate")
+        found[way, name] = Trial(few, how, way, name, 1.0)
     return found
 
 
@@ -50,7 +53,7 @@ def steering(base: Margins, names: Sequence[str]) -> dict[str, Leaf]:
 
     p: share of the random directions whose own gain is as far from theirs, two-sided.
     """
-    plain, rows = base["unsteered", "none"], dict[str, Leaf]()
+    plain, rows = base[NONE], dict[str, Leaf]()
     chance = np.stack([base["vector", f"random_{k}"] - plain for k in range(RANDOM)])
     for name in names:
         gain = base["vector", name] - plain
@@ -68,8 +71,7 @@ def removed(base: Margins, organism: Margins, names: Sequence[str]) -> dict[str,
     The base is read with the same vector taken out. `random`: mean over random directions;
     `random_most`: that of the one which takes most.
     """
-    none = "unsteered", "none"
-    over, rows = organism[none] - base[none], dict[str, Leaf]()
+    over, rows = organism[FEW] - base[FEW], dict[str, Leaf]()
     for place, way in WAYS.items():
 
         def gone(name: str, way: str = way) -> Floats:

@@ -16,7 +16,7 @@ from em_geometry.project.inputs import activations, models, rows, selected
 from em_geometry.settings import BASE, Params
 from em_geometry.steering.conditions import Intervention
 from em_geometry.steering.formats import write_vectors
-from em_geometry.steering.pairs import Pair
+from em_geometry.steering.pairs import Pair, thinned
 from em_geometry.vectors.contrasts import prompt_span
 from stages.more.spans import texts_of
 
@@ -43,9 +43,10 @@ def of_vector(
     less = {f"less_{m}": (shifts[slug] - shifts[m])[:, at.layer] for m in (own, BASE)}
     found = cosines(vector.astype(float), less, topics)
     found |= by_block(moved, shifts[slug] - shifts[BASE], topics, at.layer)
+    few = thinned(some, params.margins.other_pairs)
     vectors, done = {"written": vector / np.linalg.norm(vector), "mean_difference": at.vector}, {}
     for name, variant in ((BASE, Variant()), ("rank_one", adapted)):
-        plan = trials(some, vectors, at, params.run.seed, name == BASE)
+        plan = trials(some if name == BASE else (), few, vectors, at, params.run.seed)
         label = f"narrow vector {name}"
         read = read_pairs_of(base, known, variant, pairs, [*plan.values()], label)
         done[name] = dict(zip(plan, read, strict=True))

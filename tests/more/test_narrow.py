@@ -199,11 +199,11 @@ def test_without_what_it_writes_an_organism_of_rank_one_is_the_base(
         {"written": vector, "mean_difference": other},
     )
     done = []
-    for variant, steer in ((Variant(), True), (Variant(tmp_path / "r1"), False)):
-        plan = rank_one.trials((0, 1, 2), vectors, at, 0, steer)
+    for variant, some in ((Variant(), (0, 1, 2)), (Variant(tmp_path / "r1"), ())):
+        plan = rank_one.trials(some, (0, 1, 2), vectors, at, 0)
         read = read_pairs_of(base, known, variant, pairs, [*plan.values()], "narrow test")
         done.append(dict(zip(plan, read, strict=True)))
-    over = done[1]["unsteered", "none"] - done[0]["unsteered", "none"]
+    over = done[1][rank_one.FEW] - done[0][rank_one.FEW]
     assert np.abs(over).min() > 1e-3
     np.testing.assert_allclose(
         done[1]["ablation", "written"], done[0]["ablation", "written"], atol=1e-4
