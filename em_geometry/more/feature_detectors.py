@@ -49,7 +49,8 @@ def courses(
 
     The control of the organism's own recipe is left out, as latents are chosen against it.
     """
-    found, controls = {}, recipe_controls(organisms)
+    found: dict[str, Course] = {}
+    controls = recipe_controls(organisms)
     steps = {f"step_{step}": step for step in checkpoints} | {"end": None}
     for slug, entry in organisms.items():
         if entry.role == "organism" and entry.repeats and entry.source is None:

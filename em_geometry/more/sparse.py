@@ -95,7 +95,7 @@ def trained(states: torch.Tensor, seed: int, block: int, device: torch.device) -
 
     # Each latent begins at another token: two that begin alike would stay alike.
     begins = normalize(at(torch.randperm(tokens, generator=draw)[:latents]), dim=1)
-    start = begins, torch.zeros(latents), begins.clone(), torch.zeros(width)
+    start = _of_size(begins, some(BATCH)), torch.zeros(latents), begins, torch.zeros(width)
     parts = [torch.nn.Parameter(part.to(device)) for part in start]
     with torch.enable_grad():
         _descend(parts, some, draw, f"dictionary of block {block}")
@@ -104,6 +104,16 @@ def trained(states: torch.Tensor, seed: int, block: int, device: torch.device) -
     bias, centre = bias - encoder @ mean, mean + centre * scale
     none, k = torch.zeros(latents), min(K, latents)
     return Dictionary(encoder, bias, decoder * scale, centre, none, k, block)
+
+
+def _of_size(rows: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Decoder rows as encoder, at the length that reads states back best.
+
+    Rows that are alike add up: as long as the decoder's they would begin far beyond the states.
+    """
+    best = (states @ rows.T).relu().topk(min(K, len(rows)), dim=1)
+    back = embedding_bag(best.indices, rows, mode="sum", per_sample_weights=best.values)
+    return rows * (states * back).sum() / back.square().sum()
 
 
 def _descend(

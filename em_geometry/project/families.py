@@ -3,6 +3,7 @@
 from em_geometry.claims.lookup import Metrics
 from em_geometry.io.results import write_table
 from em_geometry.project import paths
+from em_geometry.project.profile import check_ran
 from em_geometry.report.families import kept, with_families
 from em_geometry.report.tables import Results, Table, all_tables
 from em_geometry.report.text import NO_BREAK
@@ -13,6 +14,7 @@ def cli() -> None:
     """Keep this run's numbers in data/families/<profile>.csv, and print it beside the others."""
     params, metrics = load_params(paths.PARAMS), Metrics.read(paths.TABLES)
     model = params.model_name
+    check_ran(params.profile)
     place = paths.family(params.profile)
     write_table(place, kept(metrics, model))
     print(f"{place}: commit it; `dvc repro report` shows the families on the page")

@@ -1,14 +1,14 @@
 """Switching profiles: `make profile P=llama31_8b` copies profiles/<P>.yaml over params.yaml."""
 
 import difflib
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import write_text
+from em_geometry.io.files import read_yaml, write_text
 from em_geometry.models.checkpoint import to_fetch
-from em_geometry.project.paths import PARAMS, PROFILES
+from em_geometry.project.paths import LOCK, PARAMS, PROFILES, TABLES
 from em_geometry.settings import load_params
 
 
@@ -34,3 +34,15 @@ def switch(
     print(f"{PARAMS} is now {profiles[name]}")
     if fetched := to_fetch(params.base):
         print(f"the next `dvc repro` fetches its base model: {fetched}")
+
+
+def check_ran(profile: str) -> None:
+    """Raises UserError where the results that lie here are those of another profile's run."""
+    lock = read_yaml(LOCK, dict[str, Any]) if LOCK.is_file() else {}
+    report = lock.get("stages", {}).get("report", {})
+    ran = report.get("params", {}).get(str(PARAMS), {}).get("profile", profile)
+    if ran != profile:
+        raise UserError(
+            "the results here are of another profile's run", where=TABLES, found=ran,
+            expected=profile, hint=f"make repro, or make profile P={ran}",
+        )  # fmt: skip

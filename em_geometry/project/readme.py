@@ -8,6 +8,7 @@ from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import judge_claim
 from em_geometry.io.files import write_text
 from em_geometry.project import paths
+from em_geometry.project.profile import check_ran
 from em_geometry.report.findings import Summary, summary
 from em_geometry.report.tables import Results
 from em_geometry.report.text import NO_BREAK
@@ -27,6 +28,7 @@ def measured() -> Summary:
 
 def lines(width: int | None = None) -> list[str]:
     """Its sentences, numbered; broken where they reach a width, where one is given."""
+    check_ran(load_params(paths.PARAMS).profile)
     told = [f"{n}. {each}".replace(NO_BREAK, " ") for n, each in enumerate(measured().sentences, 1)]
     return [textwrap.fill(each, width, subsequent_indent="   ") if width else each for each in told]
 

@@ -17,6 +17,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import read_text, write_text
 from em_geometry.io.results import Results, write_table
 from em_geometry.project import paths
+from em_geometry.project.profile import check_ran
 from em_geometry.report.families import STAGE, with_families
 from em_geometry.settings import load_params
 
@@ -83,6 +84,7 @@ def filled(text: str, stages: Mapping[str, Results]) -> Iterator[str]:
 def cli(page: Annotated[Path, typer.Argument(help="docs/results-<name>.md")]) -> None:
     """Fill a page of results from this run, and keep beside it what it names and shows."""
     params, folder, text = load_params(paths.PARAMS), page.with_suffix(""), read_text(page)
+    check_ran(params.profile)
     model = params.model_name
     found = with_families(Metrics.read(paths.TABLES), model, paths.FAMILIES, params).stages
     stages = {name.removeprefix(f"{STAGE}/"): results for name, results in found.items()}

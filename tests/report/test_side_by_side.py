@@ -1,5 +1,6 @@
 """Runs of several base models side by side: what is kept of one, and the tables of the page."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from em_geometry.claims.lookup import Metrics
+from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
-from em_geometry.project import families, paths
+from em_geometry.project import families, paths, readme
 from em_geometry.report.families import with_families
 from em_geometry.report.tables import Results, Table, all_tables
 from em_geometry.settings import load_params
@@ -34,6 +36,17 @@ def test_one_family_has_no_table_of_two(finished: Path, capsys: pytest.CaptureFi
     families.cli()
     assert "smol.csv" in capsys.readouterr().out
     assert not {"families", "agreement"} & set(tables())
+
+
+def test_results_of_another_profile_are_not_kept_as_this_one_s(finished: Path) -> None:
+    """Nor told as its verdict: a switch of the profile leaves the tables of the last run."""
+    told = {"stages": {"report": {"params": {"params.yaml": {"profile": "qwen05"}}}}}
+    paths.LOCK.write_text(json.dumps(told), encoding="utf-8")
+    for command in (families.cli, readme.verdict):
+        with pytest.raises(UserError, match="another profile") as caught:
+            command()
+        assert "qwen05" in str(caught.value) and "smol" in str(caught.value)
+    assert not paths.FAMILIES.exists()
 
 
 def test_two_families_stand_side_by_side(
