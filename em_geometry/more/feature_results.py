@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from em_geometry import settings
 from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf
 from em_geometry.more.features import (
@@ -22,6 +21,7 @@ from em_geometry.more.features import (
 )  # fmt: skip
 from em_geometry.more.sparse import Dictionary, unit
 from em_geometry.settings import BASE
+from em_geometry.settings import Organism as Listed
 from em_geometry.stats.estimate import Floats
 from em_geometry.stats.intervals import proportion, t_interval
 from em_geometry.vectors.contrasts import VectorTable, recipe_controls
@@ -61,7 +61,7 @@ def vectors_at(
 def organism(
     read: Reader,
     slug: str,
-    organisms: Mapping[str, settings.Organism],
+    organisms: Mapping[str, Listed],
     vector: Floats,
     contrast: str | None,
 ) -> Organism:
