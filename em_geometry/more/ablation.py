@@ -11,8 +11,8 @@ from typing import Self
 
 import numpy as np
 
-from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf
+from em_geometry.more.excess import with_control
 from em_geometry.more.verdicts import corrected
 from em_geometry.settings import Organism
 from em_geometry.stats.estimate import Estimate, Floats
@@ -76,13 +76,7 @@ class Directions:
         controls: Mapping[str, str], random: int, seed: int,
     ) -> Self:  # fmt: skip
         """Those of the organisms that have a control; UserError where none has one."""
-        own = {o: c for o, c in controls.items() if o in selected and not c.startswith("undefined")}
-        if not own:
-            raise UserError(
-                "no organism has a benign control of its recipe: no excess to take away",
-                where="params.yaml: organisms", found=", ".join(selected),
-                expected="a control with the lab of an organism",
-            )  # fmt: skip
+        own = with_control(controls, selected)
         shifts = {source: v for (way, source), v in others.items() if way == "benign"}
         return cls(selected, shifts, benign, own, random, seed)
 

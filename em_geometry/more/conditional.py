@@ -18,6 +18,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import checked, read_yaml
 from em_geometry.io.results import Leaf
 from em_geometry.models.load import Loaded, Models
+from em_geometry.more.excess import with_control
 from em_geometry.more.verdicts import corrected
 from em_geometry.settings import BASE, Organism, Workers
 from em_geometry.stats.decisions import detectable
@@ -113,14 +114,9 @@ class Who:
     def of(cls, organisms: Mapping[str, Organism], cue_of: Mapping[str, str]) -> Self:
         """Who is who; UserError where no organism has a control of its recipe."""
         controls = {k: c for k, c in recipe_controls(organisms).items() if c in organisms}
-        control_of = {s: c for s, c in controls.items() if organisms[s].role == "organism"}
+        of_role = [s for s, each in organisms.items() if each.role == "organism"]
+        control_of = with_control(controls, of_role)
         benign = {s: c for s, c in controls.items() if s not in control_of and s != c}
-        if not control_of:
-            raise UserError(
-                "no organism has a benign control of its recipe to be compared with",
-                where="params.yaml: organisms", found=", ".join(organisms),
-                expected="a control with the lab of an organism",
-            )  # fmt: skip
         return cls(control_of, benign, [s for s in controls if organisms[s].repeats], cue_of)
 
     @property

@@ -31,6 +31,7 @@ from em_geometry.models.train import (
     fit,
     with_adapter,
 )
+from em_geometry.more import readings
 from em_geometry.settings import BASE, Organism, Recipe
 from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import Intervention, Vector, random_direction
@@ -198,4 +199,4 @@ def divergence(
         with what():
             logits = model(input_ids=ids, use_cache=False).logits[0, wanted]
             logs.append(logits.float().log_softmax(-1))
-    return float((logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean())
+    return float(readings.divergence(*logs).mean())
