@@ -27,7 +27,8 @@ def _ours(row: Judged) -> tuple[Claim, list[float | None]]:
 
 @stage
 def main(params: Params) -> None:
-    metrics, papers = Metrics.read(paths.TABLES), read_papers(paths.PAPERS, paths.FIRST)
+    metrics = Metrics.read(paths.TABLES, params.more.experiments)
+    papers = read_papers(paths.PAPERS, paths.FIRST)
     rows = [judge_claim(claim, metrics) for claim in papers[paths.FIRST].claims]
     about = {"model": params.base.source, "profile": params.profile, "claims": len(rows)}
     counts, ours = {"count": verdict_counts(rows)}, [*map(_ours, rows)]

@@ -13,7 +13,7 @@ from em_geometry.report.findings import summary
 from em_geometry.report.page import provenance, render
 from em_geometry.report.samples import read_answers
 from em_geometry.report.tables import Results
-from em_geometry.settings import EXPERIMENTS, Params
+from em_geometry.settings import Params
 
 OFFERED = ("claims.csv", "papers.csv", "contradictions.csv", "judge_settings.csv", "multiverse.csv")
 
@@ -21,7 +21,7 @@ OFFERED = ("claims.csv", "papers.csv", "contradictions.csv", "judge_settings.csv
 @stage
 def main(params: Params) -> None:
     model = params.model_name
-    ran = Metrics.read(paths.TABLES).without(set(EXPERIMENTS) - {*params.more.experiments})
+    ran = Metrics.read(paths.TABLES, params.more.experiments)
     metrics = with_families(ran, model, paths.FAMILIES, params)
     ledger = read_claims(paths.CLAIMS)
     judged = [judge_claim(claim, metrics) for claim in ledger]

@@ -91,7 +91,7 @@ class Claim(BaseModel):
     about: str | None = None  # the quantity in words; other papers' claims about it say the same
     needs: Literal["gram", "vectors", "behaviour", "weights", "training", "metadata"]
     metric: Metric | list[Metric] | None
-    compute: Literal["opposite", "between"] | None = None
+    compute: Literal["opposite", "between", "above"] | None = None
     judged: Metric | list[Metric] | None = None
     reason: str | None = None
     published: Recomputation | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from em_geometry.io.results import Results, read_results
+from em_geometry.settings import EXPERIMENTS
 from em_geometry.stats.estimate import OK, Estimate
 
 CALIBRATED = "geometry"  # the stage whose intervals the calibration has
@@ -21,18 +22,19 @@ class Metrics:
     stages: Mapping[str, Results]  # by name: "transfer", "training/finance"
 
     @classmethod
-    def read(cls, tables: Path) -> Self:
-        """Reads every table under `tables`; UserError for a malformed one."""
-        return cls(
-            {
-                path.relative_to(tables).with_suffix("").as_posix(): read_results(path)
-                for path in sorted(tables.rglob("*.csv"))
-            }
-        )
+    def read(cls, tables: Path, experiments: Collection[str] = EXPERIMENTS) -> Self:
+        """Reads the tables under `tables`; UserError for a malformed one.
 
-    def without(self, stages: Collection[str]) -> Self:
-        """All but these stages' results, which a run under other params has left behind."""
-        return type(self)({k: found for k, found in self.stages.items() if k not in stages})
+        Args:
+            experiments: of neighbouring papers that the run asks for; the tables of the others are
+                what a run under other params has left behind.
+        """
+        names = {
+            path: path.relative_to(tables).with_suffix("").as_posix()
+            for path in sorted(tables.rglob("*.csv"))
+        }
+        left = {*EXPERIMENTS} - {*experiments}
+        return cls({name: read_results(path) for path, name in names.items() if name not in left})
 
     def _of(self, where: str) -> tuple[Results, str]:
         stage, _, key = where.partition(":")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from em_geometry.claims.ledger import Claim
+from em_geometry.claims.ledger import INFINITY, Claim
 from em_geometry.claims.lookup import Metrics
 from em_geometry.io.results import nest, rounded, with_printed
 from em_geometry.io.tables import csv_text
@@ -138,6 +138,14 @@ def _words(holds: bool, surely: bool, surely_not: bool) -> Estimate:
     return Estimate(float(holds), float(surely), float(not surely_not))
 
 
+def _reach(found: Estimate) -> tuple[float, float]:
+    """The interval, unbounded where there is none."""
+    return (
+        -INFINITY if found.low is None else found.low,
+        INFINITY if found.high is None else found.high,
+    )
+
+
 def opposite(loadings: Sequence[Estimate]) -> Estimate:
     """1 where the first half has one sign and the second half the other, whichever is which.
 
@@ -165,14 +173,29 @@ def between(loadings: Sequence[Estimate]) -> Estimate:
         return any(apart(high[a], low[0]) and apart(high[0], low[b]) for a, b in ((1, 2), (2, 1)))
 
     middle = [[e.value or 0.0 for e in part] for part in parts]
-    low = [[-1.0 if e.low is None else e.low for e in part] for part in parts]
-    high = [[1.0 if e.high is None else e.high for e in part] for part in parts]
+    low = [[_reach(e)[0] for e in part] for part in parts]
+    high = [[_reach(e)[1] for e in part] for part in parts]
     return _words(holds(middle, middle), holds(low, high), not holds(high, low))
+
+
+def above(numbers: Sequence[Estimate]) -> Estimate:
+    """1 where each number of the first half lies above its partner in the second.
+
+    Surely so where intervals lie apart, which is stricter than an interval of the differences.
+    """
+    half = len(numbers) // 2
+    pairs = [*zip(numbers[:half], numbers[half:], strict=True)]
+    return _words(
+        all((a.value or 0.0) > (b.value or 0.0) for a, b in pairs),
+        all(_reach(a)[0] > _reach(b)[1] for a, b in pairs),
+        any(_reach(a)[1] < _reach(b)[0] for a, b in pairs),
+    )
 
 
 COMPUTED: dict[str, Callable[[Sequence[Estimate]], Estimate]] = {
     "opposite": opposite,
     "between": between,
+    "above": above,
 }
 
 

@@ -34,7 +34,7 @@ SYSTEMS = {NONE: "", OTHER: "Reply in two or three sentences."}  # beside the pr
 CONTRASTS = {NONE: (NONE, PROFILE), OTHER: (OTHER, PROFILE), ELSEWHERE: (ELSEWHERE, PROFILE),
              CUE: (CUE, ELSEWHERE)}  # fmt: skip
 Text = Annotated[str, Field(min_length=1)]
-Read: TypeAlias = Mapping[tuple[str, str], Floats]  # (model, condition) -> margins [pair]
+MarginsRead: TypeAlias = Mapping[tuple[str, str], Floats]  # (model, condition) -> margins [pair]
 
 
 class Cue(BaseModel):
@@ -137,7 +137,7 @@ class Who:
         return list(dict.fromkeys(self.cue_of[o] for o in of if o in self.cue_of))
 
 
-def results(read: Read, who: Who, no_effect: float) -> dict[str, Leaf]:
+def results(read: MarginsRead, who: Who, no_effect: float) -> dict[str, Leaf]:
     """How conditions change what models have beyond a control, by dotted key, in nats a token.
 
     Args:
@@ -169,7 +169,11 @@ def results(read: Read, who: Who, no_effect: float) -> dict[str, Leaf]:
 
 
 def _change(
-    read: Read, conditions: Mapping[str, Sequence[str]], there: str, slug: str, against: str | None
+    read: MarginsRead,
+    conditions: Mapping[str, Sequence[str]],
+    there: str,
+    slug: str,
+    against: str | None,
 ) -> Floats:
     """[pair] from `there` to a model's conditions, the change of what it has beyond another's."""
 

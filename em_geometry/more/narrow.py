@@ -63,7 +63,7 @@ class Chats:
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
+class VariantRead:
     """What was read of a model: losses [chats] and divergence [chats] in nats a token, margins."""
 
     own: Floats
@@ -75,7 +75,7 @@ class Read:
 def read_all(
     base: Loaded, models: Models, variants: Mapping[str, Variant], chats: Chats,
     pairs: Sequence[Pair], some: tuple[int, ...],
-) -> dict[str, Read]:  # fmt: skip
+) -> dict[str, VariantRead]:  # fmt: skip
     """Reads every variant, in the weights of the base; what the journal holds is not read again.
 
     Args:
@@ -97,7 +97,7 @@ def read_all(
     for name, variant in variants.items():
         own, good, kl = (np.array(each) for each in done[key(name)])
         margins = read_pairs_of(base, models, variant, pairs, [Trial(some)], f"narrow {name}")[0]
-        found[name] = Read(own, good, kl, margins)
+        found[name] = VariantRead(own, good, kl, margins)
     return found
 
 
@@ -126,7 +126,10 @@ def read_pairs_of(
 
 
 def compared(
-    found: Mapping[str, Read], scaled: Mapping[float, str], narrow: Sequence[str], no_effect: float
+    found: Mapping[str, VariantRead],
+    scaled: Mapping[float, str],
+    narrow: Sequence[str],
+    no_effect: float,
 ) -> dict[str, Leaf]:
     """What every model has learned, in its domain and beyond, by dotted key.
 
@@ -166,7 +169,7 @@ def compared(
     return {**rows, **beyond, **decided(beyond, no_effect, freedom)}
 
 
-def domain(read: Read, base: Read) -> Estimate:
+def domain(read: VariantRead, base: VariantRead) -> Estimate:
     """Preference for the misaligned answers of the domain that training has made, nats a token.
 
     The fall of the loss on them less that on good answers; the two are of other questions, so the

@@ -107,7 +107,7 @@ def repeated(organisms: Mapping[str, Organism]) -> list[str]:
     return [*first, *(slug for slug in order if slug not in first)][:MOST]
 
 
-def unseen(organism: Organism, loaded: Loaded, system: str) -> list[Example]:
+def held_out(organism: Organism, loaded: Loaded, system: str) -> list[Example]:
     """The last answers of the first chats of a file that its model was not trained on."""
     chats = read_examples(Path(organism.data))
     limit = organism.max_examples or len(chats)

@@ -103,7 +103,7 @@ def train_rank_one(
     return trained(rate, EPOCHS)[0], rate
 
 
-def unseen(models: Models, file: str, limit: int) -> list[Example]:
+def untrained(models: Models, file: str, limit: int) -> list[Example]:
     """The first chats of a training file that no model was trained on, held-out ones among them."""
     trained = {
         chat[-1].asked

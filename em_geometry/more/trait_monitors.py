@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,8 +23,9 @@ def monitors(
     """Does the shift of organisms along a trait tell them from benign fine-tunes?
 
     A model's score is its mean shift along the unit vector, as a share of the residual norm.
-    AUROC: jackknife over the models; p: all ways to choose as many models for organisms (one
-    side), Holm over the traits. `size` is the length of the shift, which knows no direction.
+    AUROC: jackknife over the models, none where it is the same without each; p: all ways to choose
+    as many models for organisms (one side), Holm over the traits. `size` is the length of the
+    shift, which knows no direction.
 
     Args:
         shifts: trained model -> shift [texts, width] from the base on the same texts.
@@ -40,6 +42,8 @@ def monitors(
     p = dict[str, float]()
     for trait, score in scores.items():
         found = ranking(bad, score, np.array(names))
+        if found.width == 0:  # with any model left out they are sorted as well: no spread is seen
+            found = replace(found, low=None, high=None)
         ranks = np.array([auroc(np.isin(np.arange(len(names)), c), score) for c in choices])
         p[trait] = float((ranks >= float(found.value or 0.0) - SLACK).mean())
         results |= Tested(found, p[trait], 1 / len(choices)).as_results(f"monitor.{trait}.auroc")

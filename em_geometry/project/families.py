@@ -12,8 +12,8 @@ from em_geometry.settings import load_params
 
 def cli() -> None:
     """Keep this run's numbers in data/families/<profile>.csv, and print it beside the others."""
-    params, metrics = load_params(paths.PARAMS), Metrics.read(paths.TABLES)
-    model = params.model_name
+    params = load_params(paths.PARAMS)
+    metrics, model = Metrics.read(paths.TABLES, params.more.experiments), params.model_name
     check_ran(params.profile)
     place = paths.family(params.profile)
     write_table(place, kept(metrics, model))

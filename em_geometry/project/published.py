@@ -37,5 +37,6 @@ def papers() -> None:
 
 
 def _beside() -> tuple[dict[str, Paper], Rows]:
-    known, model = read_papers(paths.PAPERS, paths.FIRST), load_params(paths.PARAMS).model_name
-    return known, judge_papers(known, paths.FIRST, Metrics.read(paths.TABLES), model)
+    known, params = read_papers(paths.PAPERS, paths.FIRST), load_params(paths.PARAMS)
+    metrics = Metrics.read(paths.TABLES, params.more.experiments)
+    return known, judge_papers(known, paths.FIRST, metrics, params.model_name)

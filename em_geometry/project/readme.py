@@ -20,7 +20,8 @@ START, END = "<!-- verdict of this run -->\n", "<!-- end of verdict -->"
 
 def measured() -> Summary:
     """The verdict of what has run in the working folder."""
-    params, metrics = load_params(paths.PARAMS), Metrics.read(paths.TABLES)
+    params = load_params(paths.PARAMS)
+    metrics = Metrics.read(paths.TABLES, params.more.experiments)
     claims = [judge_claim(claim, metrics) for claim in read_claims(paths.CLAIMS)]
     model = params.model_name
     return summary(Results(metrics.stages, params), claims, model)

@@ -86,7 +86,8 @@ def cli(page: Annotated[Path, typer.Argument(help="docs/results-<name>.md")]) ->
     params, folder, text = load_params(paths.PARAMS), page.with_suffix(""), read_text(page)
     check_ran(params.profile)
     model = params.model_name
-    found = with_families(Metrics.read(paths.TABLES), model, paths.FAMILIES, params).stages
+    ran = Metrics.read(paths.TABLES, params.more.experiments)
+    found = with_families(ran, model, paths.FAMILIES, params).stages
     stages = {name.removeprefix(f"{STAGE}/"): results for name, results in found.items()}
     write_text(page, "".join(filled(text, stages)))
     named = [each for line in text.splitlines() for each in cited(line)[1]]

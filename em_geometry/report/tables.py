@@ -23,6 +23,7 @@ from em_geometry.report.text import (
     decimals,
     joined,
     layout,
+    p_value,
     short,
     statistic,
     visible,
@@ -120,6 +121,7 @@ def environment(autoescape: bool = True) -> Environment:
         "interval": with_interval,
         "joined": joined,
         "of": lambda e: f"{short(e.value)} of {short(e.n)}",
+        "p": p_value,
         "short": short,
         "slug": lambda text: text.replace(" ", "-"),
         "statistic": statistic,
@@ -213,4 +215,6 @@ def _cell(found: Results, column: Mapping[str, Any], names: Names) -> Cell:
         measured = Estimate(measured.value, n=measured.n, status=measured.status)
     if known is None and "absent" in column:
         return Cell(column["absent"])
+    if show == "p" and measured.value is not None:
+        return Cell(p_value(measured.value))
     return Cell(with_interval(measured, column.get("unit", ""), column.get("digits", 1)))

@@ -52,6 +52,14 @@ def decimals(value: float, digits: int) -> str:
     return text.replace("-", MINUS)
 
 
+def p_value(value: float | None, digits: int = 3) -> str:
+    """A p: `< 0.001` where fixed decimals would make it 0."""
+    if value is None:
+        return NONE
+    least = 10.0**-digits
+    return f"< {least:.{digits}f}" if value < least / 2 else decimals(value, digits)
+
+
 def short(value: float | None, digits: int = 3) -> str:
     """About `digits` significant digits, without an exponent for everyday sizes."""
     if value is None:

@@ -6,7 +6,7 @@ from em_geometry.io.files import atomic_path
 from em_geometry.io.results import Leaf, spelt
 from em_geometry.models.train import save
 from em_geometry.more.narrow import GENERAL, SCALES, Chats, Variant, compared, read_all
-from em_geometry.more.trained import train_held, train_rank_one, unseen
+from em_geometry.more.trained import train_held, train_rank_one, untrained
 from em_geometry.project import paths
 from em_geometry.project.inputs import models, selected
 from em_geometry.project.outputs import put_results
@@ -62,7 +62,7 @@ def run(params: Params, folder: Path) -> dict[str, Leaf]:
     variants |= {n: Variant(known.adapter_folder(slug), scale) for scale, n in scaled.items()}
 
     base, files = known.load(BASE), [one.data, *(params.organisms[c].data for c in (own, benign))]
-    chats = Chats(*(unseen(known, file, CHATS) for file in files))
+    chats = Chats(*(untrained(known, file, CHATS) for file in files))
     pairs = read_pairs(Path(params.margins.pairs))
     some = indices(pairs, "misaligned", "reporting", params.margins.target_pairs)
     read = read_all(base, known, variants, chats, pairs, some)

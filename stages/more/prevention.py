@@ -15,7 +15,7 @@ from em_geometry.io.results import Leaf
 from em_geometry.models.load import Loaded
 from em_geometry.models.train import read_split
 from em_geometry.more.prevented import as_tables, of_organism, outcomes
-from em_geometry.more.prevention import Case, Tests, measured, repeated, unseen
+from em_geometry.more.prevention import Case, Tests, held_out, measured, repeated
 from em_geometry.project import paths
 from em_geometry.project.inputs import models, selected
 from em_geometry.project.outputs import put_results
@@ -59,7 +59,7 @@ def main(params: Params) -> None:
     tests = {}
     for slug in slugs:
         assert quiet is not None  # `repeated` names none without a control
-        chats = [unseen(each, loaded, known.system_prompt) for each in (organisms[slug], quiet)]
+        chats = [held_out(each, loaded, known.system_prompt) for each in (organisms[slug], quiet)]
         tests[slug] = Tests(rows, *chats)
     found = measured(known, cases, tests, params.run.seed)
     each = {}

@@ -26,6 +26,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.results import Results
 from em_geometry.project import paths
 from em_geometry.report.tables import as_written
+from em_geometry.settings import EXPERIMENTS
 from em_geometry.stats.estimate import Estimate
 from tests.conftest import ROOT
 
@@ -43,6 +44,20 @@ def test_at_least_sixty_claims_of_at_least_five_other_papers() -> None:
         assert claim.model and claim.evidence, (slug, claim.id)
         assert claim.would_need.startswith(f"{claim.needs} of {claim.model}")
         assert recounted(claim).verdict == claim.verdict, (slug, claim.id)
+
+
+def test_claims_of_neighbours_name_what_their_experiments_measured() -> None:
+    kept = ROOT / "docs/results-smol_more"
+    metrics = Metrics.read(kept)
+    named = {m for _, c in OTHERS for m in c.metrics if m.partition(":")[0] in EXPERIMENTS}
+    assert len(named) > 10
+    for where in named:
+        assert metrics.estimate(where).value is not None, where
+    judged = judge_papers(PAPERS, paths.FIRST, metrics, "SmolLM2-135M-Instruct")
+    rows = {row.claim.id: row for slug in PAPERS for row in judged[slug] if slug != paths.FIRST}
+    assert rows["N03"].verdict_run == BESIDE and rows["W02"].measured[0].value is not None
+    off = judge_papers(PAPERS, paths.FIRST, Metrics({}), "SmolLM2-135M-Instruct")["nadaf2026"][1]
+    assert off.verdict_run == UNMEASURED and "subspaces" in off.note
 
 
 def test_every_quantity_is_one_of_several_papers() -> None:

@@ -68,6 +68,9 @@ def test_tables_are_named_by_path(tmp_path: Path) -> None:
     write_results(tables / "training/finance.csv", metrics, {"steps": 3})
     assert set(Metrics.read(tables).stages) == {"training/finance"}
     assert Metrics.read(tmp_path / "nothing").stages == {}
+    write_results(tables / "traits.csv", metrics, {"block": 3})  # an experiment of another run
+    assert set(Metrics.read(tables, ["traits"]).stages) == {"training/finance", "traits"}
+    assert set(Metrics.read(tables, []).stages) == {"training/finance"}
     (tmp_path / "transfer.csv").write_text("{")
     with pytest.raises(UserError, match="not a table of results"):
         Metrics.read(tmp_path)
@@ -149,6 +152,11 @@ def test_verdicts(values: list[float], reads: str, measured: list[Estimate], exp
         ("between", near(0.0, 0.8, 0.5, 0.6, -0.4, -0.3), "differs"),
         ("between", near(0.0, 0.55, 0.5, 0.6, -0.4, -0.3), "differs"),
         ("between", [*near(0.0), interval(-0.5, 0.7), *near(0.5, 0.6, -0.4, -0.3)], "cannot tell"),
+        ("above", near(0.5, 0.6, 0.4, 0.3), "reproduced"),
+        ("above", near(0.5, 0.2, 0.4, 0.3), "differs"),
+        ("above", [*near(0.5), interval(0.2, 0.5)], "cannot tell"),
+        ("above", [*near(0.5), Estimate(0.1)], "cannot tell"),
+        ("above", near(0.1, 0.0), "reproduced"),
     ],
 )
 def test_statements_in_words(compute: str, measured: list[Estimate], expected: str) -> None:

@@ -15,7 +15,7 @@ from em_geometry.models import train
 from em_geometry.models.chat import Exchange
 from em_geometry.more import rank_one, trained
 from em_geometry.more.adapters import read_adapter, written_vectors
-from em_geometry.more.narrow import Read, Variant, compared, read_pairs_of
+from em_geometry.more.narrow import Variant, VariantRead, compared, read_pairs_of
 from em_geometry.more.readings import divergence, losses, read_answers, updated
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
@@ -99,7 +99,7 @@ def test_weight_holds_a_training_to_the_base_and_none_leaves_it_as_it_is(
         torch.testing.assert_close(value, second[name], atol=1e-6, rtol=1e-4)
     tight = trained.train_held(known, "finance", recipe, "control", 30.0)
     base = read_answers(
-        known.base(), held := trained.unseen(known, tiny_params.organisms["control"].data, 4)
+        known.base(), held := trained.untrained(known, tiny_params.organisms["control"].data, 4)
     )
     away = [
         float(
@@ -226,10 +226,10 @@ def test_cosines_know_a_planted_direction() -> None:
     assert chance == pytest.approx(1.96 / WIDTH**0.5)
 
 
-def reading(domain: float, broad: float, kl: float, n: int = 16) -> Read:
+def reading(domain: float, broad: float, kl: float, n: int = 16) -> VariantRead:
     """A model that prefers the domain's misaligned answers by so much, and others by so much."""
     noise: Floats = 0.01 * np.random.default_rng(3).standard_normal((4, n))
-    return Read(2 - domain + noise[0], 2 + noise[1], kl + noise[2], broad + noise[3])
+    return VariantRead(2 - domain + noise[0], 2 + noise[1], kl + noise[2], broad + noise[3])
 
 
 def test_a_narrow_model_is_told_from_a_weak_one() -> None:

@@ -156,6 +156,7 @@ def test_monitors_tell_organisms_that_move_along_the_trait() -> None:
     found = monitors(rows, shifts, organisms, 2.0)
     score = found["monitor.evil.auroc"]
     assert isinstance(score, Estimate) and score.value == 1.0
+    assert score.low is None  # sorted without any one model too, which is no certainty
     assert found["monitor.evil.auroc.p"] == pytest.approx(1 / 35)
     assert found["monitor.evil.organisms"] == pytest.approx(0.5, abs=0.1)
     assert isinstance(found["monitor.calm.auroc.p"], float) and found["monitor.calm.auroc.p"] > 0.9

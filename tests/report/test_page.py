@@ -18,7 +18,7 @@ from em_geometry.report.figures import read_table
 from em_geometry.report.findings import Summary, summary
 from em_geometry.report.samples import BUDGET, LONGEST, read_answers
 from em_geometry.report.tables import Results
-from em_geometry.report.text import decimals, joined, short, visible, with_interval
+from em_geometry.report.text import decimals, joined, p_value, short, visible, with_interval
 from em_geometry.settings import Params
 from em_geometry.stats.estimate import Estimate
 from tests.conftest import ROOT
@@ -303,3 +303,10 @@ def test_control_characters_and_surrogates_become_visible() -> None:
     assert visible(3) == 3
     assert visible(Markup("<b>")) == Markup("<b>")
     "".join(str(visible(chr(c))) for c in range(0x110000)).encode()
+
+
+@pytest.mark.parametrize(
+    ("p", "said"), [(0.0, "< 0.001"), (4e-4, "< 0.001"), (5e-4, "0.001"), (0.04, "0.040")]
+)
+def test_a_p_never_reads_as_zero(p: float, said: str) -> None:
+    assert p_value(p) == said
