@@ -69,7 +69,7 @@ def judged_results(
     for rate, table in tables.items():
         sources = sorted({c.partition("|")[2] for c in table.matrix.conditions})
         means = {s: np.mean([table.rate(o, s) for o in organisms], axis=0) for s in sources}
-        found |= {f"{rate}.{source}": table.estimate(mean) for source, mean in means.items()}
+        found |= {f"{rate}.{s}": _in_range(table.estimate(mean)) for s, mean in means.items()}
         fallen: dict[str, Estimate] = {}
         for source in (s for s in sources if s != UNSTEERED):
             fall = means[UNSTEERED] - means[source]
@@ -83,3 +83,10 @@ def judged_results(
         found |= corrected(fallen, no_effect, df)
         found |= {f"{key}.detectable": detectable(e, df) for key, e in fallen.items() if e.width}
     return found
+
+
+def _in_range(rate: Estimate) -> Estimate:
+    """A rate whose interval, Student's, ends where rates do."""
+    if rate.low is None or rate.high is None:
+        return rate
+    return replace(rate, low=max(rate.low, 0.0), high=min(rate.high, 100.0))

@@ -161,6 +161,8 @@ def test_the_stage_runs_and_twice_to_the_same_numbers(params: Params) -> None:
     assert answers["text"].n_unique() > 2
     assert found.rows["judged.em_turner.own.fall"].n == 4  # of each organism
     assert "judged.coherent.random" in found
+    rates = [found.rows[f"judged.coherent.{source}"] for source in ("none", "own", "benign")]
+    assert all(0 <= (e.low or 0) <= (e.high or 0) <= 100 for e in rates)
     tables = shown(params)
     assert len(tables["ablation"]) == 5
     assert len(tables["ablation_judged"]) == 3 * 4  # three rates, four directions
