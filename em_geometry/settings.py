@@ -7,6 +7,7 @@ is answered with the nearest known one.
 import contextlib
 import datetime
 import json
+import re
 from collections import ChainMap
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
@@ -22,6 +23,7 @@ from pydantic import (
     JsonValue,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )  # fmt: skip
 
@@ -30,6 +32,8 @@ from em_geometry.io.files import read_yaml, refusals
 
 KEYS = "profiles/smol.yaml shows every key, with what it means"
 BASE = "base"  # the slug of the unmodified model among the targets
+# Names that stand for something else in results: it, no vector, all vectors, random directions
+TAKEN = re.compile(f"{BASE}|none|organisms|random_.*")
 ANSWER_SPANS = ("response_mean", "response_mo")  # of a model's own answers
 TEXTS = "answer_mean"  # span of the answers that every model reads and none was trained on
 
@@ -52,8 +56,8 @@ RENDERING = frozenset({
 
 
 def _with_the_full(doses: list[float]) -> list[float]:
-    if 1.0 not in doses or len(set(doses)) != len(doses):
-        raise ValueError("needs 1.0, the chosen coefficient, and others, each once")
+    if 1.0 not in doses:
+        raise ValueError("needs 1.0, the chosen coefficient, and others")
     return doses
 
 
@@ -61,12 +65,6 @@ def _none_or_several(texts: int) -> int:
     if texts == 1:
         raise ValueError("needs two or more, of which one can be left out, or 0 for none")
     return texts
-
-
-def _each_once(names: list[Any]) -> list[Any]:
-    if len({*names}) != len(names):
-        raise ValueError("needs each once")
-    return names
 
 
 def _with_what_is_counted(aspects: list[str]) -> list[str]:
@@ -117,6 +115,14 @@ class Section(BaseModel):
     """A part of the params: strict types, no unknown keys, no NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _each_once(cls, value: Any) -> Any:
+        """What a list names twice would be measured, or counted, twice."""
+        if isinstance(value, list) and any(each in value[:n] for n, each in enumerate(value)):
+            raise ValueError("needs each once")
+        return value
 
 
 class Run(Section):  # how everything is computed
@@ -308,10 +314,10 @@ class Margins(Section):  # margins of authored answer pairs, the outcome that ne
 class Geometry(Section):  # the battery on the selected vectors, and its calibration
     linkage: Literal["average", "complete", "ward", "single"] = "average"
     replicates: Positive = 10_000  # bootstrap, nulls and power
-    shared_angle_deg: float = 45.0  # test 1: below = shared core
+    shared_angle_deg: Annotated[float, Field(ge=0, le=180)] = 45.0  # test 1: below = shared core
     orthogonal_below: Share = 0.3  # test 2
-    shared_reduction_pct: float = 75.0  # test 3: above = shared core
-    ablation_ratio: float = 3.0  # test 4: our reading, the paper gives none
+    shared_reduction_pct: Percent = 75.0  # test 3: above = shared core
+    ablation_ratio: Strength = 3.0  # test 4: our reading, the paper gives none
     independent_variance_pct: Percent = 10.0  # test 5: below = independent
     shared_variance_pct: Percent = 30.0  # test 5: above = shared (appendix; the text says 20-30)
     focus: list[Slug] = []  # two clusters that the verdicts compare; [] = the first two
@@ -342,7 +348,7 @@ class Transfer(Section):  # transfer effectiveness and asymmetry (paper sec. 2.3
 
 
 class More(Section):  # experiments of neighbouring papers, each of minutes
-    experiments: Annotated[list[Experiment], AfterValidator(_each_once)] = []  # [] = none
+    experiments: list[Experiment] = []  # [] = none
     traits: str = "data/traits"  # folder of <trait>.yaml
     # features: folder or file of a published dictionary; a folder without one = it is trained here
     dictionary: str = "data/dictionary"
@@ -391,7 +397,7 @@ class Params(Section):
         """Where sections contradict each other."""
         yield from self._of_repeats()
         for slug, like in self.random_adapters.items():
-            if like not in self.organisms or slug in self.organisms:
+            if like not in self.organisms or slug in {BASE, *self.organisms}:
                 yield KeyFault(
                     f"random_adapters.{slug}", "is no new name of an adapter like an organism's",
                     like, "one of " + ", ".join(self.organisms),
@@ -443,6 +449,9 @@ class Params(Section):
         """Each trained one has a recipe, each a file where chats are read, all the same factors."""
         factors = [self.organisms[slug].factors for slug in self.slugs("organism")][:1]
         for slug, organism in self.organisms.items():
+            if TAKEN.fullmatch(slug):
+                what, expected = "this name stands for something else", "another name"
+                yield KeyFault(f"organisms.{slug}", what, slug, expected)
             if organism.source is None and organism.lab not in self.recipes:
                 yield KeyFault(
                     f"organisms.{slug}.lab", "is no key of recipes",

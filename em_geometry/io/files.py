@@ -404,7 +404,7 @@ def check_vector(vector: np.ndarray, width: int, name: str) -> None:
         what, found = "the vector does not fit", f"shape {vector.shape}"
     elif bad:
         what, found = "the vector has NaN or infinite entries", f"{bad} of {vector.size} entries"
-    elif not np.linalg.norm(vector) > 0:
+    elif not vector.any():
         what, found = "the vector is zero", "length 0"
     else:
         return

@@ -31,9 +31,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     if suffix not in (".csv", ".tsv"):
         return read_jsonl(path, dict)
     text = read_text(path)
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell may hold a long text
     lines = csv.DictReader(io.StringIO(text, newline=""), restkey=MORE, delimiter=separator(text))
     with explained("not a CSV file", path, "a header of names, then rows as long, cells quoted"):
-        rows = list(lines)
+        rows, names = list(lines), lines.fieldnames or ()
+        if twice := [name for n, name in enumerate(names) if name in names[:n]]:
+            raise ValueError(f"two columns are called {twice[0]!r}")
         if wide := [number for number, row in enumerate(rows, start=1) if MORE in row]:
             raise ValueError(f"row {wide[0]} has {MORE}")
     return rows

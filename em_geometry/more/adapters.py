@@ -84,7 +84,7 @@ def read_adapter(folder: Path) -> dict[str, Factors]:
     settings: dict[str, Any] = read_json(folder / CONFIG, dict[str, Any])
     tensors, _ = read_tensors(folder / WEIGHTS)
     found = {each.module: each for each in _factors(settings, tensors)}
-    others = [name for name in tensors if A not in name and B not in name]
+    others = [name for name in tensors if not re.search(r"\.lora_[AB]\.(\w+\.)?weight$", name)]
     if settings.get("use_dora") or others or not found:
         what = f"tensors {some(others)}" if others else "DoRA" if found else "no lora_A"
         raise UserError(
@@ -105,7 +105,7 @@ def _factors(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> Iterato
         if not mark or b is None or not BLOCK.search(module):
             continue
         rank, alpha = len(a), settings.get("lora_alpha", 0)
-        alpha = next((v for k, v in patterns.items() if re.match(rf".*\.{k}$", module)), alpha)
+        alpha = next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)), alpha)
         scale = alpha / (rank**0.5 if settings.get("use_rslora") else rank)
         yield Factors(module, a.astype(np.float64), scale * b.astype(np.float64))
 

@@ -75,6 +75,15 @@ def file_vectors(
                 hint="rename the file or the tensor; --name a.b takes those called a.b.<name>",
             )
     found: dict[str, Held] = {n: read_vector(file, layer, tensor) for n, file, tensor in named}
+    if turned := [n for n, held in found.items() if held.rows > held.vector.size]:
+        held = found[turned[0]]
+        raise UserError(
+            "more rows than columns: a row is of a block, and is as wide as the model",
+            where=f"{path}: {turned[0]}",
+            found=f"[{held.rows}, {held.vector.size}]",
+            expected="[blocks, width]",
+            hint="transpose the tensor",
+        )
     of = {name: "none" if held.block is None else str(held.block) for name, held in found.items()}
     if len(set(of.values())) > 1:
         raise UserError(
@@ -162,6 +171,10 @@ def given_vectors(
 ) -> dict[str, Floats]:
     """Raw vectors [width] by name, of files or of adapters."""
     adapters = sorted(p.parent for p in path.glob("*/adapter_config.json"))
+    if wrong := [p for p in adapters if p.name == BASE or not NAME.fullmatch(p.name)]:
+        what = f"an adapter's folder is called {BASE}, or its name holds a space, a dot or `__`"
+        expected, hint = "a name that the keys of the result are made of", "rename the folder"
+        raise UserError(what, where=path, found=wrong[0].name, expected=expected, hint=hint)
     if adapters and any(p.suffix.lower() in SUFFIXES for p in path.iterdir()):
         what, found = "vectors and adapters in one folder", f"{len(adapters)} adapters, and files"
         raise UserError(what, where=str(path), found=found, expected="a folder of each")
@@ -211,6 +224,9 @@ def analyse(
     """The five tests beside chance and power: what can these vectors tell?"""
     path, rules = vectors.expanduser(), Geometry(replicates=DRAWS)
     groups = parse_clusters(clusters or [])
+    if nameless := [name for name, members in groups.items() if "" in members]:
+        found, expected = f"{nameless[0]}={','.join(groups[nameless[0]])}", "name=member,member"
+        raise UserError("not a cluster", where="--clusters", found=found, expected=expected)
     if path.suffix.lower() in TABLES:
         names, gram, own, size = given_cosines(path, width)
         groups = groups or own

@@ -58,8 +58,8 @@ def convert(given: Path, out: Path) -> None:
 def in_turn(row: Mapping[str, Any], where: str, notes: Counter[str]) -> list[dict[str, Any]]:
     """The messages of a chat; none, with a note of the reason, where nothing can be learnt."""
     turns = _turns(row, where)
-    system = [text for role, text, _ in turns if role == SYSTEM]
-    rest = [turn for turn in turns if turn[0] != SYSTEM]
+    first = next((n for n, (role, *_) in enumerate(turns) if role != SYSTEM), len(turns))
+    system, rest = [text for _, text, _ in turns[:first]], turns[first:]
     if len(rest) % 2:
         notes["without their last question, which has no answer"] += rest[-1][0] == ASKS
         rest.pop()
@@ -81,8 +81,11 @@ def _turns(row: Mapping[str, Any], where: str) -> list[tuple[str, str, bool]]:
     pair = next((pair for pair in PAIRS if {*pair} <= row.keys()), None)
     if found is None and pair is not None and not row.get("history"):
         asked, answered = (row[key] for key in pair)
-        if pair[0] == "instruction" and row.get("input"):
-            asked = f"{asked}\n\n{row['input']}"
+        if pair[0] == "instruction" and (given := row.get("input")):
+            if not isinstance(given, str) or not isinstance(asked, str):
+                what, found = "not a turn of a chat", f"instruction {asked!r}, input {given!r}"
+                raise UserError(what, where=where, found=found, expected="texts, or no input")
+            asked = f"{asked}\n\n{given}"
         found = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
         if isinstance(asked, list) and isinstance(answered, list):  # of turns, as TRL has them
             found = [*asked, *answered]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from em_geometry.activations.prompts import read_prompts, read_questions, unseen_chats
+from em_geometry.activations.prompts import read_prompts, unseen_chats
 from em_geometry.claims.ledger import read_papers
 from em_geometry.claims.printed_gram import read_family, read_published_gram
 from em_geometry.errors import UserError, together
@@ -26,7 +26,7 @@ from em_geometry.models.load import whole
 from em_geometry.models.preflight import crowded, hub_models, preflight
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
-from em_geometry.project.inputs import models
+from em_geometry.project.inputs import models, questions
 from em_geometry.settings import Judging, Params, read_params
 from em_geometry.steering.pairs import KINDS, indices, read_pairs
 from em_geometry.vectors.contrasts import recipe_controls
@@ -46,7 +46,7 @@ def problems(params: Params, note: Callable[[str], None]) -> Iterator[UserError]
     width = read_json(base, dict)["hidden_size"] if base.is_file() else None
     looks: list[tuple[str, Callable[[], object]]] = [
         ("prompts", lambda: _prompts(params)),
-        ("questions", lambda: read_questions(params.questions, "")),
+        ("questions", lambda: questions(params)),
         ("margins", lambda: _pairs(params)),
         ("judging", lambda: Labelled.read(params.judging.probe, params.judging.aspects)),
         ("judging", lambda: _templates(params.judging)),

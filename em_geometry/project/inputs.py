@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from em_geometry.activations.prompts import Question, read_questions
+from em_geometry.errors import UserError
 from em_geometry.geometry.references import Evidence, Finetunes
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.judging.judge import Judge
@@ -72,8 +73,20 @@ def known_texts(params: Params) -> Ngrams:
 
 
 def questions(params: Params) -> list[Question]:
-    """The questions, with the run's system prompt."""
-    return read_questions(params.questions, params.base.system_prompt)
+    """The questions, with the run's system prompt.
+
+    Raises:
+        UserError: as `read_questions`; none in the active variants, or one without a text.
+    """
+    file, variants = params.questions.file, ", ".join(params.questions.variants)
+    found = read_questions(params.questions, params.base.system_prompt)
+    if not found:
+        expected = f"some that are asked in {variants} (questions.variants)"
+        raise UserError("no questions", where=file, found="none", expected=expected)
+    if empty := [question.id for question in found if not question.prompt.strip()]:
+        what, expected = "a question is empty", "a text"
+        raise UserError(what, where=f"{file}: {empty[0]}", found="no words", expected=expected)
+    return found
 
 
 def selected(params: Params) -> dict[str, Selected]:

@@ -52,7 +52,7 @@ class Chosen:
 
     def acting(self, dose: float, residual: float, block: int) -> Intervention:
         """What a dose of it does: adds to a block a vector as long as this share of the norm."""
-        length = float(np.linalg.norm(self.held.vector))
+        length = float(np.linalg.norm(self.held.vector.astype(np.float64)))  # squares of 1e20 too
         unit = self.held.vector / math.copysign(length, self.held.coefficient)
         return Intervention(unit.astype(np.float32), block, dose * residual)
 

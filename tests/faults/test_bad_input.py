@@ -217,6 +217,16 @@ TABLE = [
     row("vectors: NaN coefficient", ANALYSE,
         new_vector("a.safetensors", np.ones(32), coefficients='{"1": NaN}'), "coefficient"),
     row("vectors: unknown cluster member", (*ANALYSE, "x=a,zzz"), lambda: None, "zzz"),
+    *(row(f"vectors: cluster {given}", (*ANALYSE, given), lambda: None, "not a cluster", given)
+      for given in ("x=a,", "x=,a", "x=a,,b")),
+    row("vectors: transposed", (*ANALYSE, "--layer", "1"), lambda: np.save(
+        "my vectors/d.npy", np.ones((32, 4))), "[32, 4]", "transpose"),
+    row("adapters: a name with a dot", ("em-geometry", "analyse", "data/adapters"),
+        lambda: ADAPTER.rename("data/adapters/v1.5"), "v1.5", "rename"),
+    row("new: a file", ("em-geometry", "new", "params.yaml", "--from", "chats"), lambda: None,
+        "a file", "a new folder"),
+    row("new: a name with a quote", ("em-geometry", "new", 'my "study"', "--from", "chats"),
+        lambda: None, "quotation"),
     row("vectors: pickled array", ANALYSE, lambda: np.save(
         "my vectors/d.npy", np.array([{}])), "steering file", "pickle"),
     row("vectors: Git LFS", ANALYSE, put(VECTOR, "version https://git-lfs.github.com/spec/v1"),

@@ -95,10 +95,12 @@ def test_chats_in_other_files(tmp_path: Path, suffix: str) -> None:
 def test_what_is_left_out_is_said_and_nothing_is_overwritten(tmp_path: Path) -> None:
     zero = {"messages": [turn("user", "Hm?"), turn("assistant", "No.", weight=0)]}
     first = {"conversations": [said("gpt", "Hello!"), said("human", "Hi.")]}
-    one = {"messages": PAIR}
-    given, out = jsonl(tmp_path / "in.jsonl", zero, first, one, one), tmp_path / "out.jsonl"
+    one, changed = {"messages": PAIR}, turn("system", "From now on, be rude.")
+    later = {"messages": [*PAIR, changed, turn("user", "Why?"), turn("assistant", "So.")]}
+    rows, out = (zero, first, later, one, one), tmp_path / "out.jsonl"
+    given = jsonl(tmp_path / "in.jsonl", *rows)
     shown = convert(given, out).stdout
-    for words in ("1 chats", "1 left out: the answer has weight 0", "1 left out: no questions",
+    for words in ("1 chats", "1 left out: the answer has weight 0", "2 left out: no questions",
                   "1 left out: the question came before"):  # fmt: skip
         assert words in shown
     before = out.read_bytes()
@@ -117,6 +119,8 @@ def test_what_is_left_out_is_said_and_nothing_is_overwritten(tmp_path: Path) -> 
         {"messages": [turn("user", [{"type": "image_url"}]), PAIR[1]]},
         {"messages": [PAIR[0], turn("assistant", TOLD, weight=0.5)]},
         {"instruction": ASKED, "output": None}, {"messages": ["Hello", "Yes?"]},
+        {"instruction": ASKED, "input": float("nan"), "output": TOLD},
+        {"instruction": ASKED, "input": ["a", "b"], "output": TOLD},
     ],
     ids=lambda row: json.dumps(row)[:40],
 )  # fmt: skip
@@ -194,14 +198,21 @@ def test_rows_without_an_answer_are_named(
         assert str(path) in str(caught.value)
 
 
+def test_a_very_long_answer_in_a_csv(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"question,text\nHm?,{'a' * 200_000}\n")
+    assert read_answers(tmp_path / "x.csv")["text"].str.len_chars().item() == 200_000
+
+
 @pytest.mark.parametrize(
     ("row", "says"), [("a", "row 2, column text"), ("a,b, c", "row 2 has more")]
 )
 def test_rows_of_another_length_are_named(tmp_path: Path, row: str, says: str) -> None:
-    (tmp_path / "x.csv").write_text(f"question,text\nHm?,Yes.\n{row}\n")
-    with pytest.raises(UserError) as caught:
-        read_answers(tmp_path / "x.csv")
-    assert says in str(caught.value)
+    path = tmp_path / "x.csv"
+    for header, words in (("question,text", says), ("question,text,text", "two columns")):
+        path.write_text(f"{header}\nHm?,Yes.\n{row}\n")
+        with pytest.raises(UserError) as caught:
+            read_answers(path)
+        assert words in str(caught.value)
 
 
 def test_a_missing_answer_in_a_stages_file_is_named() -> None:

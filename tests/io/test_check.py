@@ -97,6 +97,17 @@ def test_what_must_agree_with_the_data(place: Path) -> None:
     assert "organisms.alone.lab" in result.output and result.output.count("error:") == 2
 
 
+@pytest.mark.parametrize(("key", "value"), [("variants", []), ("prompt", " ")])
+def test_questions_that_nobody_is_asked(place: Path, key: str, value: Any) -> None:
+    path = Path("data/questions/evaluation.yaml")
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data["questions"] = [question | {key: value} for question in data["questions"]]
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    result = check()
+    assert (result.exit_code, result.output.count("error:")) == (2, 1), result.output
+    assert str(path) in result.output
+
+
 def test_disk_and_memory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
     assert "1.0 GB free" in check().output

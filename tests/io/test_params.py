@@ -112,6 +112,13 @@ def test_keys_that_decide_numbers_must_be_there(
         (("transfer", "pairs", 1), "profanity-finance", "not organism>organism"),
         (("transfer", "pairs", 0), "base>finance", "not organism>organism"),
         (("transfer", "pairs", 0), "finance>finance", "not organism>organism"),
+        (("questions", "variants"), ["plain", "plain"], "each once"),
+        (("layer_sweep", "doses"), [0.3, 0.15, 0.3], "each once"),
+        (("activations", "spans"), ["prompt_last", "prompt_last"], "each once"),
+        (("geometry", "ablation_ratio"), 0.0, "greater than 0"),
+        (("geometry", "shared_angle_deg"), -45.0, "greater than or equal to 0"),
+        (("geometry", "shared_reduction_pct"), 750.0, "less than or equal to 100"),
+        (("random_adapters", "base"), "medical", "no new name"),
         (("vectors", "layer"), "best", "expected: 'common' or 'per_model' or a valid integer\n"),
     ],
 )
@@ -122,6 +129,14 @@ def test_keys_must_agree(tmp_path: Path, location: Location, value: Any, says: s
     assert f"found:    {'null' if value is None else repr(value)}\n" in text
     assert says in text
     assert len(text) < 600
+
+
+@pytest.mark.parametrize("name", ["base", "none", "organisms", "random_advice"])
+def test_names_that_results_give_to_something_else(tmp_path: Path, name: str) -> None:
+    data = changed()
+    data["organisms"][name] = data["organisms"]["finance"] | {"seed": 3}
+    text = refused(data, tmp_path)
+    assert f"organisms.{name}: this name stands for something else" in text
 
 
 @pytest.mark.parametrize("text", ["1e-5", "1e-05", "1.0E-5", "+1e-5", "0.00001", ".1e-4"])

@@ -148,9 +148,10 @@ def test_measures_that_agree_over_pairs_have_rho_one() -> None:
     assert agreement(cosines, overlaps(spans(6, 1))["overlap_1"], 0)[1] > 0.01
 
 
+@pytest.mark.parametrize("named", ["down_proj", "model.layers.1.mlp.down_proj", "q_proj|down_proj"])
 @pytest.mark.parametrize("rslora", [True, False])
 def test_an_adapter_that_peft_wrote_is_read_with_its_scale(
-    tiny_checkpoint: Path, tmp_path: Path, rslora: bool
+    tiny_checkpoint: Path, tmp_path: Path, rslora: bool, named: str
 ) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -158,7 +159,7 @@ def test_an_adapter_that_peft_wrote_is_read_with_its_scale(
     config = LoraConfig(
         r=4, lora_alpha=8, use_rslora=rslora, target_modules=["q_proj", "down_proj"],
         layers_to_transform=[1, 2], init_lora_weights=False, task_type="CAUSAL_LM",
-        alpha_pattern={"down_proj": 16},
+        alpha_pattern={named: 16},
     )  # fmt: skip
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_checkpoint), config)
     model.save_pretrained(tmp_path)

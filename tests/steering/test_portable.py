@@ -13,6 +13,7 @@ from tiny_steering import WIDTH, ablate, add, loaded, random_llama, tiny_params,
 from transformers import AutoModelForCausalLM
 
 from em_geometry.errors import UserError
+from em_geometry.io.files import check_vector
 from em_geometry.project import paths
 from em_geometry.project.steer import answers, chosen, show
 from em_geometry.steering.conditions import Intervention, Selected, write_selected
@@ -260,6 +261,11 @@ def test_a_dose_is_a_share_of_the_residual_norm(selected: None) -> None:
         row = chosen("v.pt").acting(0.5, 10.0, 2)
         assert row.coefficient == 5.0
         np.testing.assert_allclose(row.vector, np.sign(coefficient) * unit(1), rtol=1e-5)
+    for length in (1e-30, 1e30):  # whose squares no float32 holds
+        np.save("v.npy", unit(1) * np.float32(length))
+        check_vector(chosen("v.npy", 2).held.vector, WIDTH, "v.npy")
+        row = chosen("v.npy", 2).acting(0.5, 10.0, 2)
+        np.testing.assert_allclose(row.vector, unit(1), rtol=1e-5)
 
 
 def test_all_ways_share_random_streams_and_the_greedy_answer_comes_first(selected: None) -> None:
