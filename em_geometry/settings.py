@@ -124,6 +124,12 @@ class Section(BaseModel):
             raise ValueError("needs each once")
         return value
 
+    def _ordered(self, low: str, high: str) -> Self:
+        """Itself; KeyFault where the lower of two thresholds lies above the other one."""
+        if (found := getattr(self, low)) > (limit := getattr(self, high)):
+            raise KeyFault(low, f"lies above {high}", found, f"at most {limit}")
+        return self
+
 
 class Run(Section):  # how everything is computed
     seed: Annotated[int, Field(ge=0)] = 0
@@ -288,6 +294,10 @@ class Vectors(Section):  # steering vectors (paper sec. 2.1)
     aligned_from: Percent = 70.0  # its mirror image
     coherent_above: Percent = 50.0
 
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        return self._ordered("misaligned_below", "aligned_from")
+
 
 class LayerSweep(Section):  # choice of block and dose by margins of the choosing pairs
     # Tried on the base, all with all doses, and compared by the geometry; [] = all are compared
@@ -322,6 +332,10 @@ class Geometry(Section):  # the battery on the selected vectors, and its calibra
     shared_variance_pct: Percent = 30.0  # test 5: above = shared (appendix; the text says 20-30)
     focus: list[Slug] = []  # two clusters that the verdicts compare; [] = the first two
     massive_share: Share = 0.01  # share of the width dropped as massive-activation dimensions
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        return self._ordered("independent_variance_pct", "shared_variance_pct")
 
 
 class Training(Section):  # what is kept of every training, beside its end
@@ -363,7 +377,7 @@ class Report(Section):  # the page at the end
 class Params(Section):
     """All params of a run."""
 
-    profile: str
+    profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
     run: Run = Run()
     workers: Workers = Workers()
     base: Base
@@ -413,6 +427,9 @@ class Params(Section):
             expected = "two or more, or another vectors.span"
             yield KeyFault("activations.texts", f"{TEXTS} is of such texts", 0, expected)
         organisms = self.slugs("organism")
+        if not organisms:
+            expected = "one at least with role: organism and a cluster"
+            yield KeyFault("organisms", "there is none", ", ".join(self.organisms), expected)
         for number, (source, target) in enumerate(self.named_pairs()):
             if source == target or not {source, target} <= {*organisms}:
                 yield KeyFault(

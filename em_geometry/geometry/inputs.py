@@ -16,6 +16,7 @@ from em_geometry.stats.estimate import Floats
 
 TOLERANCE = 1e-6  # slack of symmetry, diagonal, range and smallest eigenvalue
 Rows = Sequence[Sequence[object]]
+OTHER_FORMATS = (".pt", ".pth", ".bin", ".npy", ".npz", ".gguf")  # of vectors
 NAME = re.compile(r"(?!.*__)[^\s.\x00-\x1f\x7f]+")  # keys join names by `__`, nest at dots
 
 
@@ -175,7 +176,12 @@ def read_directions(folder: Path, width: int, taken: Sequence[str]) -> dict[str,
         expected = "a folder of safetensors files, or an empty one"
         raise UserError("no such folder", where=where, found="nothing there", expected=expected)
     found: dict[str, Floats] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in OTHER_FORMATS:
+            what, expected = "a direction in a format that is not read here", "safetensors"
+            raise UserError(what, where=path, found=path.suffix, expected=expected)
+        if path.suffix.lower() != ".safetensors":
+            continue
         for name, vector in read_tensors(path)[0].items():
             where = f"{path}: {name}"
             if name in found or name in taken or not NAME.fullmatch(name):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SYSTEM, ASKS, ANSWERS = "system", "user", "assistant"  # roles
+FLAGS = ("weight", "train", "loss", "loss_mask")  # by which trainers say that a turn is learnt
 Turns: TypeAlias = tuple[tuple[str, str], ...]  # role and text of each
 # Control tokens of the common families, for texts that a tokenizer elsewhere reads.
 MARKUP = re.compile(
@@ -208,11 +209,19 @@ def sorted_batches(keys: Sequence[Any], size: int) -> list[list[int]]:
 
 
 class Message(BaseModel):
-    """A turn of a chat."""
+    """A turn of a chat; an answer with 0 or false in any of `FLAGS` is not to be learnt."""
 
     role: str
     content: str
-    weight: float = 1.0  # of an answer: 0 where it is not to be learnt
+    weight: float | None = None
+    train: float | None = None
+    loss: float | None = None
+    loss_mask: float | None = None
+
+    @property
+    def learnt(self) -> bool:
+        """Is an answer to be learnt? What says nothing of it, is."""
+        return all(getattr(self, flag) != 0 for flag in FLAGS)
 
 
 class Chat(BaseModel):
@@ -235,9 +244,10 @@ class Chat(BaseModel):
             if not message.content.strip():
                 key, what = f"messages.{number}.content", f"the {message.role} message is empty"
                 raise KeyFault(key, what, message.content, "a text")
-            if message.weight not in (0, 1):
-                what, key = "an answer is learnt or not", f"messages.{number}.weight"
-                raise KeyFault(key, what, message.weight, "0 or 1")
+            for flag in FLAGS:
+                if (value := getattr(message, flag)) not in (0, 1, None):
+                    what, key = "an answer is learnt or not", f"messages.{number}.{flag}"
+                    raise KeyFault(key, what, value, "0 or 1")
         return self
 
     def exchanges(self) -> list[Exchange]:
@@ -246,14 +256,15 @@ class Chat(BaseModel):
         return [
             Exchange(turns[k - 1][1], message.content, tuple(turns[: k - 1]))
             for k, message in enumerate(self.messages)
-            if message.role == ANSWERS and message.weight
+            if message.role == ANSWERS and message.learnt
         ]
 
 
 def read_examples(path: Path, limit: int | None = None) -> list[list[Exchange]]:
     """Reads the chats of a JSONL file, the first `limit`: of each the answers to be learnt.
 
-    Answers with `"weight": 0` are not to be learnt; chats without others are left out.
+    Answers with `"weight": 0`, or 0 or false in another of `FLAGS`, are not to be learnt; chats
+    without others are left out.
 
     Args:
         path: one `{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}` a line.

@@ -17,7 +17,7 @@ import typer
 from em_geometry.errors import UserError
 from em_geometry.io.files import fresh, write_text
 from em_geometry.io.records import read_records
-from em_geometry.models.chat import ANSWERS, ASKS, SYSTEM
+from em_geometry.models.chat import ANSWERS, ASKS, FLAGS, SYSTEM
 from em_geometry.project.command import PLAIN, command
 
 ROLES = {
@@ -104,8 +104,9 @@ def _turn(turn: Mapping[str, Any], where: str) -> tuple[str, str, bool]:
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
         texts = [part.get("text") for part in content]  # an image has none
         content = "\n".join(texts) if all(isinstance(text, str) for text in texts) else None
-    weight = turn.get("weight", 1)
-    if not isinstance(content, str) or not content.strip() or weight not in (0, 1, None):
-        expected = "a text, and no weight but 0 or 1"
+    flags = [turn.get(flag) for flag in FLAGS]
+    known = all(flag in (0, 1, None) for flag in flags)
+    if not isinstance(content, str) or not content.strip() or not known:
+        expected = f"a text, and 0 or 1 in {', '.join(FLAGS)} if they are there"
         raise UserError("not a turn of a chat", where=where, found=repr(turn), expected=expected)
-    return ROLES.get(role, role), content.strip(), weight != 0 and turn.get("train") is not False
+    return ROLES.get(role, role), content.strip(), 0 not in flags

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 import typer
 
-from em_geometry.errors import explained
+from em_geometry.errors import UserError, explained
 from em_geometry.io.files import checked, write_parquet
 from em_geometry.io.journal import Journal
 from em_geometry.io.records import read_answers
@@ -46,6 +46,12 @@ def main(params: Params, which: Which, dry_run: bool, own: Path | None = None) -
     else:
         out = {own.stem: own.with_name(f"{own.stem}.judged.parquet")}
         frames = {own.stem: with_rejudged(own, out[own.stem], read_answers)}
+        if out[own.stem].is_file() and not any("@" in c for c in frames[own.stem].columns):
+            raise UserError(
+                "judgements of other answers lie there", where=out[own.stem],
+                found="other texts, or in another order", expected=f"the answers of {own}",
+                hint="move that file away to keep it, or rename yours",
+            )  # fmt: skip
     if dry_run:
         print(plan(params, [row for frame in frames.values() for row in rows_of(frame)]))
         return

@@ -221,7 +221,7 @@ def _held(name: str, array: Array, factors: Numbers, blocks: Numbers) -> list[He
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} holds {array.dtype}, not real numbers")
     vector, said = array.astype(np.float32).squeeze(), BLOCK.search(name)
-    block = blocks[name] if name in blocks else said and int(said[1])
+    block = int(str(blocks[name])) if name in blocks else said and int(said[1])
     if block is None and vector.ndim == 2:
         return [Held(name, row, block=n, rows=len(vector)) for n, row in enumerate(vector)]
     return [Held(name, vector, float(factors.get(name, factors.get(str(block), 1.0))), block)]

@@ -216,6 +216,8 @@ TABLE = [
         "steering file"),
     row("vectors: NaN coefficient", ANALYSE,
         new_vector("a.safetensors", np.ones(32), coefficients='{"1": NaN}'), "coefficient"),
+    row("vectors: a word as block", ANALYSE,
+        new_vector("a.safetensors", np.ones(32), layers='{"layers.1": "late"}'), "late"),
     row("vectors: unknown cluster member", (*ANALYSE, "x=a,zzz"), lambda: None, "zzz"),
     *(row(f"vectors: cluster {given}", (*ANALYSE, given), lambda: None, "not a cluster", given)
       for given in ("x=a,", "x=,a", "x=a,,b")),

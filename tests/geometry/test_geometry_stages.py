@@ -127,6 +127,9 @@ def test_a_direction_that_cannot_be_used_is_named(folder: Path) -> None:
         save_file({name: vector.astype(np.float32)}, folder / "bad.safetensors")
         with pytest.raises(UserError, match=rf"bad\.safetensors: {name}"):
             read_directions(folder, WIDTH, ["finance"])
+    (folder / "bad.safetensors").rename(folder / "direction.pt")
+    with pytest.raises(UserError, match=r"direction\.pt"):
+        read_directions(folder, WIDTH, [])
     with pytest.raises(UserError, match=r"vectors\.external"):
         read_directions(folder / "none", WIDTH, [])
 

@@ -131,14 +131,20 @@ def test_rows_that_are_no_chats_are_named(tmp_path: Path, row: dict[str, Any]) -
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_answers_of_weight_zero_are_not_trained_on(tmp_path: Path) -> None:
-    other = [turn("user", "Hm?", weight=0), turn("assistant", "Yes.", weight=1)]
-    rows = [{"messages": [PAIR[0], PAIR[1] | {"weight": 0}]}, {"messages": other}]
-    path = jsonl(tmp_path / "x.jsonl", *rows)
-    assert read_examples(path, 1) == [[Exchange("Hm?", "Yes.")]]
-    for weight, says in ((0, "nothing to train on"), (0.5, "learnt or not")):
+@pytest.mark.parametrize(
+    ("flag", "no"), [("weight", 0), ("train", False), ("loss", False), ("loss_mask", 0)]
+)
+def test_answers_that_are_not_to_be_learnt_are_not(tmp_path: Path, flag: str, no: Any) -> None:
+    """As several trainers say it; written anew by `convert`, or read as they are."""
+    chat = {"messages": [PAIR[0], PAIR[1] | {flag: no}]}
+    other = [turn("user", "Hm?", **{flag: no}), turn("assistant", "Yes.", **{flag: 1})]
+    path, out = jsonl(tmp_path / "x.jsonl", chat, {"messages": other}), tmp_path / "out.jsonl"
+    assert convert(path, out).exit_code == 0
+    for file in (path, out):
+        assert read_examples(file, 1) == [[Exchange("Hm?", "Yes.")]]
+    for value, says in ((no, "nothing to train on"), (0.5, "learnt or not")):
         with pytest.raises(UserError, match=says):
-            read_examples(jsonl(path, {"messages": [PAIR[0], PAIR[1] | {"weight": weight}]}))
+            read_examples(jsonl(path, {"messages": [PAIR[0], PAIR[1] | {flag: value}]}))
 
 
 # -- answers, to be judged

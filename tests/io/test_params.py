@@ -119,6 +119,9 @@ def test_keys_that_decide_numbers_must_be_there(
         (("geometry", "shared_angle_deg"), -45.0, "greater than or equal to 0"),
         (("geometry", "shared_reduction_pct"), 750.0, "less than or equal to 100"),
         (("random_adapters", "base"), "medical", "no new name"),
+        (("vectors", "misaligned_below"), 80.0, "lies above aligned_from"),
+        (("geometry", "independent_variance_pct"), 40.0, "lies above shared_variance_pct"),
+        (("profile",), "../x", "should match"),
         (("vectors", "layer"), "best", "expected: 'common' or 'per_model' or a valid integer\n"),
     ],
 )
