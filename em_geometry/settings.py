@@ -377,7 +377,7 @@ class Report(Section):  # the page at the end
 class Params(Section):
     """All params of a run."""
 
-    profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    profile: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$")]  # of its file
     run: Run = Run()
     workers: Workers = Workers()
     base: Base

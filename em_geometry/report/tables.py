@@ -23,6 +23,7 @@ from em_geometry.report.text import (
     decimals,
     joined,
     layout,
+    p_told,
     p_value,
     short,
     statistic,
@@ -122,6 +123,7 @@ def environment(autoescape: bool = True) -> Environment:
         "joined": joined,
         "of": lambda e: f"{short(e.value)} of {short(e.n)}",
         "p": p_value,
+        "p_told": p_told,
         "short": short,
         "slug": lambda text: text.replace(" ", "-"),
         "statistic": statistic,
@@ -216,5 +218,5 @@ def _cell(found: Results, column: Mapping[str, Any], names: Names) -> Cell:
     if known is None and "absent" in column:
         return Cell(column["absent"])
     if show == "p" and measured.value is not None:
-        return Cell(p_value(measured.value))
+        return Cell(p_value(measured.value, column.get("digits", 3)))
     return Cell(with_interval(measured, column.get("unit", ""), column.get("digits", 1)))

@@ -60,6 +60,12 @@ def p_value(value: float | None, digits: int = 3) -> str:
     return f"< {least:.{digits}f}" if value < least / 2 else decimals(value, digits)
 
 
+def p_told(value: float | None, digits: int = 3) -> str:
+    """A p in a sentence: `p = 0.012`, or `p < 0.001`."""
+    text = p_value(value, digits)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def short(value: float | None, digits: int = 3) -> str:
     """About `digits` significant digits, without an exponent for everyday sizes."""
     if value is None:
