@@ -172,6 +172,10 @@ class Recipe(Section):  # how a laboratory fine-tunes (LoRA)
     batch_size: Positive = 4
     warmup: Share = 0.1  # share of the steps
 
+    def steps(self, answers: int) -> int:
+        """Steps of a training on so many answers."""
+        return self.epochs * -(-answers // self.batch_size)
+
 
 class Organism(Section):  # a fine-tuned model: trained here on `data`, or taken from `source`
     lab: Slug  # names the recipe

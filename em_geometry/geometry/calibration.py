@@ -82,6 +82,8 @@ class Calibration:
         for key, words in ({f"statistic.{t}": q for t, q in m.QUESTIONS.items()} | FAIR).items():
             observed, null = self.at(key).value, self.at(f"{key}.{self.nulls[0]}")
             if observed is None:
+                if rows:  # of two clusters, whose angle comes first; a ratio may have no value
+                    rows.append([words, "undefined", *[""] * (len(HEADER) - 2)])
                 continue
             test, chance = key.rpartition(".")[2], null.status.removesuffix(" of replicates")
             if null.low is not None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SYSTEM, ASKS, ANSWERS = "system", "user", "assistant"  # roles
+HELD_OUT_EVERY = 10  # every tenth chat of a file shows the loss on texts not trained on
 FLAGS = ("weight", "train", "loss", "loss_mask")  # by which trainers say that a turn is learnt
 Turns: TypeAlias = tuple[tuple[str, str], ...]  # role and text of each
 # Control tokens of the common families, for texts that a tokenizer elsewhere reads.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em_geometry.errors import UserError, first_line
 from em_geometry.models.checkpoint import COMMIT, HUB_ID
-from em_geometry.settings import Run
+from em_geometry.settings import Recipe, Run
 
 if TYPE_CHECKING:
     from em_geometry.models.load import Models
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 GB = 1e9
 CONFIGS = ("config.json", "adapter_config.json")  # one of them is in every model's folder
 TOKEN = "HF_TOKEN"  # noqa: S105 - the variable's name
+
+
+def check_steps(slug: str, recipe: Recipe, answers: int, checkpoints: Sequence[int]) -> None:
+    """Raises UserError where a training on so many answers ends before its last checkpoint."""
+    steps = recipe.steps(answers)
+    if checkpoints and max(checkpoints) >= steps:
+        raise UserError(
+            "a training ends before its last checkpoint",
+            where=f"params.yaml: training.checkpoints, organism {slug}",
+            found=f"{max(checkpoints)}; {answers} answers to learn make {steps} steps",
+            expected=f"checkpoints below {steps}",
+            hint="more chats (a higher max_examples, more epochs), or earlier checkpoints",
+        )
 
 
 def hub_models(models: Models) -> Iterator[tuple[str, str, str | None]]:

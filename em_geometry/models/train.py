@@ -19,6 +19,7 @@ from em_geometry.errors import UserError, explained
 from em_geometry.hashing import stream_key
 from em_geometry.io.files import atomic_path, read_json, versions, write_text
 from em_geometry.models.chat import (
+    HELD_OUT_EVERY,
     Exchange,
     answer_ids,
     check_length,
@@ -29,6 +30,7 @@ from em_geometry.models.chat import (
 )
 from em_geometry.models.folder import CONFIG, WEIGHTS
 from em_geometry.models.load import PROVENANCE, Models, setup_torch, step_folder
+from em_geometry.models.preflight import check_steps
 from em_geometry.progress import Progress
 from em_geometry.settings import Recipe
 
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-HELD_OUT_EVERY = 10  # every tenth example shows the loss on texts not trained on
 Weights: TypeAlias = dict[str, torch.Tensor]  # of an adapter
 
 
@@ -69,14 +70,8 @@ def fine_tune(
     key = stream_key(models.run.seed, "train", organism.repeats or slug, seed)
     model = with_adapter(models.base().to(device), recipe, key)
     before = mean_loss(model, held_out, recipe.batch_size)
-    steps, kept = recipe.epochs * -(-len(training) // recipe.batch_size), dict[int, Weights]()
-    if checkpoints and max(checkpoints) >= steps:
-        raise UserError(
-            "a training ends before its last checkpoint",
-            where=f"params.yaml: training.checkpoints, organism {slug}",
-            found=max(checkpoints),
-            expected=f"steps below {steps}",
-        )
+    check_steps(slug, recipe, len(training), checkpoints)
+    kept: dict[int, Weights] = {}
 
     def keep(step: int) -> None:
         if step in checkpoints:

@@ -20,11 +20,10 @@ import torch
 
 from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.journal import Journal
-from em_geometry.models.chat import read_examples
+from em_geometry.models.chat import HELD_OUT_EVERY, read_examples
 from em_geometry.models.folder import WEIGHTS
 from em_geometry.models.load import Loaded, Models, setup_torch
 from em_geometry.models.train import (
-    HELD_OUT_EVERY,
     Example,
     answer_loss,
     encode,

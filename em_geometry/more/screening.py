@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from em_geometry.activations.prompts import Text, Unseen, unseen_texts
-from em_geometry.models.chat import read_examples
-from em_geometry.models.train import HELD_OUT_EVERY
+from em_geometry.models.chat import HELD_OUT_EVERY, read_examples
 from em_geometry.more.kept import span_means
 from em_geometry.settings import Organism
 from em_geometry.stats.estimate import Bools, Floats

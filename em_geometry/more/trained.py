@@ -14,10 +14,9 @@ import torch
 
 from em_geometry.errors import UserError
 from em_geometry.hashing import stream, stream_key
-from em_geometry.models.chat import read_examples
+from em_geometry.models.chat import HELD_OUT_EVERY, read_examples
 from em_geometry.models.load import Models, setup_torch
 from em_geometry.models.train import (
-    HELD_OUT_EVERY,
     Example,
     encode,
     fit,

@@ -58,7 +58,8 @@ def file_vectors(
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.is_file())
         named = [(p.stem, p, None) for p in files if p.suffix.lower() in SUFFIXES]
-        if others := [p.name for p in files if p.suffix.lower() not in SUFFIXES]:
+        others = [p.name for p in files if p.suffix.lower() not in (*SUFFIXES, ".md")]
+        if others:
             print(f"left out, as no vectors: {', '.join(others)}")
     else:
         every, start = dict.fromkeys(h.name for h in read_held(path)), f"{chosen}."

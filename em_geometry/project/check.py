@@ -20,10 +20,10 @@ from em_geometry.judging.client import Client, Endpoint, read_key
 from em_geometry.judging.judge import load_templates
 from em_geometry.judging.labels import Labelled
 from em_geometry.judging.openai_judge import reachable
-from em_geometry.models.chat import read_examples
+from em_geometry.models.chat import HELD_OUT_EVERY, read_examples
 from em_geometry.models.checkpoint import gguf_of_package, model_source, to_fetch
 from em_geometry.models.load import whole
-from em_geometry.models.preflight import crowded, hub_models, preflight
+from em_geometry.models.preflight import check_steps, crowded, hub_models, preflight
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models, questions
@@ -64,6 +64,7 @@ def problems(params: Params, note: Callable[[str], None]) -> Iterator[UserError]
         if not wrong:
             originals = params.originals().values()
             looks.append(("activations", lambda: unseen_chats(originals, params.activations.texts)))
+            looks += [("training", partial(_steps, params, slug)) for slug in params.organisms]
         looks.append(("vectors", lambda: _controls(params)))
     if {"base", "organisms"} <= there:
         looks += [("", partial(_source, params, key)) for key in _sources(params)]
@@ -90,6 +91,15 @@ def _pairs(params: Params) -> None:
     for kind in KINDS:
         indices(pairs, kind, "reporting")
     indices(pairs, "misaligned", "choosing")
+
+
+def _steps(params: Params, slug: str) -> None:
+    """Is a training long enough for its checkpoints?"""
+    organism = params.organisms[slug]
+    if organism.source is None and organism.lab in params.recipes:
+        chats = read_examples(Path(organism.data), organism.max_examples)
+        answers = sum(len(chat) for n, chat in enumerate(chats) if n % HELD_OUT_EVERY)
+        check_steps(slug, params.recipes[organism.lab], answers, params.training.checkpoints)
 
 
 def _templates(judging: Judging) -> None:

@@ -174,8 +174,10 @@ def _replies() -> int:
 
 def plan(usd_per_hour: Price = None, params: ParamsFile = PARAMS) -> None:
     """Print what the active profile will cost, before anything is spent."""
-    active = load_params(params)
-    speed = calibrate(active) if (paths.BASE_MODEL / RECORD).is_file() else None
+    active, speed = load_params(params), None
+    if (paths.BASE_MODEL / RECORD).is_file():
+        print("the base model's speed on this machine is measured: a minute or more", flush=True)
+        speed = calibrate(active)
     print("\n".join(costs(active, speed, usd_per_hour)))
     if any(True for _ in hub_models(models(active))):
         preflight(active.profile, models(active))

@@ -58,12 +58,15 @@ def main(params: Params, which: Which, dry_run: bool, own: Path | None = None) -
     asked = []
     with judge(params) as active:
         for slug, frame in frames.items():
-            found = active.judge(rows_of(frame), f"rejudge {which} {slug}")
+            found = active.judge(
+                rows_of(frame), f"rejudge {which if own is None else 'own'} {slug}"
+            )
             asked.append(with_judgements(frame.select("question", "text"), found))
             for name in (c for a in params.judging.aspects for c in (a, f"{a}_status")):
                 frame = frame.with_columns(asked[-1][name].alias(f"{name}@{active.id}"))
             write_parquet(out[slug], frame, {"model": slug})
             print(summary(slug, frame, params.judging))
+            print(f"  all scores: {out[slug]}")
     refuse_failed(asked, params.judging.allow_errors)
 
 

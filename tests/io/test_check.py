@@ -97,6 +97,15 @@ def test_what_must_agree_with_the_data(place: Path) -> None:
     assert "organisms.alone.lab" in result.output and result.output.count("error:") == 2
 
 
+def test_a_training_is_long_enough_for_its_checkpoints(place: Path) -> None:
+    write(changed(("organisms", "finance", "max_examples"), 4))
+    result = check()
+    assert (result.exit_code, result.output.count("error:")) == (2, 1), result.output
+    assert (
+        "organism finance" in result.output and "3 answers to learn make 2 steps" in result.output
+    )
+
+
 @pytest.mark.parametrize(("key", "value"), [("variants", []), ("prompt", " ")])
 def test_questions_that_nobody_is_asked(place: Path, key: str, value: Any) -> None:
     path = Path("data/questions/evaluation.yaml")

@@ -111,7 +111,7 @@ def test_checkpoints_are_kept_and_disturb_nothing(tiny_params: Params) -> None:
     with pytest.raises(UserError, match="ends before its last checkpoint") as caught:
         late = tiny_params.model_copy(update={"training": Training(checkpoints=[14])})
         organism.main(late, "finance")
-    assert caught.value.expected == "steps below 14"
+    assert caught.value.expected == "checkpoints below 14"
 
 
 def test_a_repeat_with_its_original_s_seed_is_the_same_training(tiny_params: Params) -> None:
