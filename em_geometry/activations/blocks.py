@@ -10,6 +10,8 @@ from transformers.cache_utils import DynamicLayer
 
 from em_geometry.errors import UserError
 
+PLACED = ("bloom", "mpt")  # model types that count places in a row in place of positions
+
 
 def decoder_blocks(model: PreTrainedModel) -> list[torch.nn.Module]:
     """The model's decoder blocks in order: the one ModuleList as long as the config says.
@@ -59,6 +61,38 @@ def block_stack(model: PreTrainedModel) -> torch.nn.Module:
 def token_positions(mask: torch.Tensor) -> torch.Tensor:
     """Position of each token [batch, tokens] among those that the mask has, 0 for padding."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def windowed(
+    model: PreTrainedModel, attention: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """A mask of our own as the model's blocks need it: those with a window see no further back.
+
+    transformers takes a mask of four dimensions as it is, and then leaves the windows out.
+
+    Args:
+        attention: additive [rows, 1, tokens, tokens].
+        positions: of the tokens [rows, tokens].
+    Raises:
+        UserError: the model knows positions only by the place in a row (ALiBi).
+    """
+    config = model.config.get_text_config()
+    if config.model_type in PLACED or getattr(config, "alibi", False):
+        raise UserError(
+            "answers cannot be read side by side in this model",
+            where=f"config.json of {type(model).__name__}",
+            found=f"model_type {config.model_type}, which knows positions only by place (ALiBi)",
+            expected="a model that takes position_ids",
+            hint="measure another model",
+        )
+    window = getattr(config, "sliding_window", None)
+    if not window or int(positions.max()) < window:
+        return attention
+    back = positions[:, None, :, None] - positions[:, None, None, :]
+    near = attention.masked_fill(back >= window, torch.finfo(attention.dtype).min)
+    if not getattr(config, "layer_types", None):  # all blocks alike
+        return near
+    return {"full_attention": attention, "sliding_attention": near}
 
 
 def distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:

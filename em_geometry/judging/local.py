@@ -133,6 +133,8 @@ def tree_log_probabilities(
     """
     import torch
 
+    from em_geometry.activations.blocks import windowed
+
     width, nodes = max(map(len, prompts)), len(tree)
     ids = torch.zeros(len(prompts), width + nodes, dtype=torch.long)
     there, position = torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids)
@@ -153,11 +155,12 @@ def tree_log_probabilities(
         seen = sees[None, None] & there[:, None, None, :]
         mask = torch.zeros(seen.shape, dtype=model.dtype)
         mask.masked_fill_(~seen, torch.finfo(model.dtype).min)
+    mask, position = mask.to(model.device), position.to(model.device)
     with torch.no_grad():
         logits = model(
             input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            position_ids=position.to(model.device),
+            attention_mask=windowed(model, mask, position) if tree else mask,
+            position_ids=position,
             logits_to_keep=nodes + 1,
             use_cache=False,
         ).logits

@@ -17,7 +17,13 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from em_geometry.activations.blocks import check_blocks, decoder_blocks, hidden, replaced
+from em_geometry.activations.blocks import (
+    check_blocks,
+    decoder_blocks,
+    hidden,
+    replaced,
+    windowed,
+)
 from em_geometry.engine import spread
 from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
@@ -222,7 +228,7 @@ def _margins(model: PreTrainedModel, batch: Packed) -> Floats:
     with torch.no_grad():
         logits = model(
             input_ids=batch.ids,
-            attention_mask=batch.attention,
+            attention_mask=windowed(model, batch.attention, batch.positions),
             position_ids=batch.positions,
             logits_to_keep=torch.arange(first, tokens),  # none of what lies before every answer
             use_cache=False,

@@ -20,7 +20,13 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from em_geometry.activations.blocks import check_blocks, decoder_blocks, hidden, replaced
+from em_geometry.activations.blocks import (
+    check_blocks,
+    decoder_blocks,
+    hidden,
+    replaced,
+    windowed,
+)
 from em_geometry.engine import spread
 from em_geometry.hashing import value_sha256
 from em_geometry.io.files import check_vector
@@ -293,10 +299,11 @@ def _run(model: PreTrainedModel, batch: Packed, copies: int, keep: torch.Tensor)
     Args:
         keep: tokens whose logits are wanted.
     """
+    positions = batch.positions.repeat(copies, 1)
     logits: torch.Tensor = model(
         input_ids=batch.ids.repeat(copies, 1),
-        attention_mask=batch.attention.repeat(copies, 1, 1, 1),
-        position_ids=batch.positions.repeat(copies, 1),
+        attention_mask=windowed(model, batch.attention.repeat(copies, 1, 1, 1), positions),
+        position_ids=positions,
         logits_to_keep=keep,
         use_cache=False,
     ).logits

@@ -14,6 +14,7 @@ FAMILIES = {
     "gemma2": ("Gemma2Config", {"head_dim": 8, "sliding_window": 4}),
     "gemma3": ("Gemma3TextConfig", {"head_dim": 8, "sliding_window": 4}),
     "gpt_neox": ("GPTNeoXConfig", {}),
+    "mistral": ("MistralConfig", {"sliding_window": 4}),  # in every block
 }
 
 

@@ -19,6 +19,7 @@ from em_geometry.judging.replies import Mode
 from em_geometry.models.chat import render
 from em_geometry.project.inputs import models
 from em_geometry.settings import Judging, Params
+from tests.activations.families import random_model
 from tests.judging.double import Double
 
 PROMPTS = str(Path(__file__).parents[2] / "data" / "judge" / "prompts" / "short")
@@ -50,6 +51,14 @@ def test_numbers_that_the_tokeniser_splits(tiny_model: Any, tiny_tokenizer: Any)
         assert found["8"] == pytest.approx(reached["8"] - eighties, rel=1e-3)
         assert found.get("10", 0.0) == pytest.approx(reached["10"] - reached["100"], abs=2e-6)
         assert sum(found.values()) <= 1
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma3"])
+def test_a_judges_window_is_kept(family: str) -> None:
+    prompts, tree = [tuple(range(2, 14)), tuple(range(5, 10))], [(5,), (6,), (5, 7)]
+    model = random_model(family)
+    for prompt, table in zip(prompts, tree_log_probabilities(model, prompts, tree), strict=True):
+        assert math.exp(table[0, 5] + table[1, 7]) == pytest.approx(chain(model, prompt, (5, 7)))
 
 
 def test_a_row_is_judged_alike_in_any_company(tiny_model: Any, tiny_tokenizer: Any) -> None:

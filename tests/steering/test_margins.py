@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from tiny_steering import ablate, add, loaded, tokens, unit
 
 from em_geometry.errors import UserError
@@ -52,11 +53,21 @@ def direct(model: Any, how: Intervention | None) -> list[list[float]]:
     return found
 
 
-@pytest.fixture(params=["llama", "qwen2", "gemma2"])
+WINDOW = {"attn_implementation": "eager", "sliding_window": 6}  # shorter than every row
+
+
+@pytest.fixture(params=["llama", "qwen2", "gemma2", "mistral"])
 def model(request: pytest.FixtureRequest, llama: Any) -> Any:
-    wide = {"attn_implementation": "eager", "sliding_window": 64}
-    more = wide if request.param == "gemma2" else {}
+    more = WINDOW if request.param in ("gemma2", "mistral") else {}
     return llama if request.param == "llama" else random_model(request.param, 258, 4, **more)
+
+
+def test_a_model_that_counts_places_in_a_row_is_refused() -> None:
+    config = transformers.BloomConfig(vocab_size=258, hidden_size=32, n_layer=2, n_head=4)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(UserError, match="side by side") as caught:
+        pair_log_probabilities(model, ROWS, [None])
+    assert "model_type bloom" in str(caught.value)
 
 
 def test_equal_a_pass_of_each_text_alone(model: Any) -> None:
