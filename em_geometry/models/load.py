@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import warnings
@@ -47,6 +48,10 @@ MERGEABLE: dict[str, list[object]] = {
     "peft_type": ["LORA"], "task_type": ["CAUSAL_LM", None], "layer_replication": [None, []],
     "alora_invocation_tokens": [None], "arrow_config": [None],
 }  # fmt: skip
+MERGE = "merge it where it was trained, and give the full checkpoint"
+# Trainings that begin by changing the base's weights, in ways that the adapter does not tell: by
+# chance, or from data. Those of RESIDUAL can be told from the base alone, and peft does so.
+UNTOLD, RESIDUAL = ("pissa_niter", "corda", "lora_ga", "loftq"), ("pissa", "olora")
 PROVENANCE = "provenance.json"  # of an adapter that was trained here: the hash of its base
 SOURCE = "source.json"  # of an organism that was given: where it lies, and its hash
 
@@ -333,9 +338,29 @@ def _mergeable(folder: Path) -> dict[str, Any]:
                 where=str(folder / CONFIG),
                 found=f"{key} {value}",
                 expected=f"{key} {allowed[0]}",
-                hint="merge it where it was trained, and give the full checkpoint",
+                hint=MERGE,
             )
+    _check_settings(settings, folder / CONFIG)
     return settings
+
+
+def _check_settings(settings: Mapping[str, Any], where: Path) -> None:
+    """Raises UserError unless a config says what its adapter adds to the plain base."""
+    for key in ("r", "lora_alpha"):  # in place of which peft would take its own
+        value = settings.get(key)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            what, found = "the adapter's config lacks a number", f"{key} {value}"
+            hint = "copy the config again from where the adapter was trained"
+            raise UserError(what, where=where, found=found, expected="a finite number", hint=hint)
+    start = settings.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(UNTOLD):
+        raise UserError(
+            "this adapter belongs to a base whose weights its training changed at the start",
+            where=where,
+            found=f"init_lora_weights {start}",
+            expected="an adapter of the plain base",
+            hint=f"{MERGE}; or save it with path_initial_model_for_weight_conversion",
+        )
 
 
 def _merge(model: PreTrainedModel, folder: Path, origin: Base) -> PreTrainedModel:
@@ -363,13 +388,17 @@ def _merge(model: PreTrainedModel, folder: Path, origin: Base) -> PreTrainedMode
 
 
 def _adapter_names(weights: Path) -> set[str]:
-    """Names of an adapter's tensors, which must be finite."""
+    """Names of an adapter's tensors, which must be finite and in full precision."""
     from safetensors.torch import load_file
 
     again = "train it again (dvc repro), or copy it again from its source"
     with explained("not a readable safetensors file", str(weights), "a whole one", again):
         tensors = load_file(str(weights))
     for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.element_size() < 2:
+            what, found = "an adapter's tensor is quantised", str(tensor.dtype)
+            expected = "float32, bfloat16 or float16"
+            raise UserError(what, where=f"{weights}: {name}", found=found, expected=expected)
         if not tensor.isfinite().all():
             raise UserError(
                 "a tensor has NaN or infinite values",

@@ -15,6 +15,7 @@ import numpy as np
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, read_tensors
 from em_geometry.models.folder import CONFIG, WEIGHTS, some
+from em_geometry.models.load import RESIDUAL, UNTOLD
 from em_geometry.stats.estimate import Floats
 from em_geometry.steering.formats import Held
 
@@ -85,8 +86,12 @@ def read_adapter(folder: Path) -> dict[str, Factors]:
     tensors, _ = read_tensors(folder / WEIGHTS)
     found = {each.module: each for each in _factors(settings, tensors)}
     others = [name for name in tensors if not re.search(r"\.lora_[AB]\.(\w+\.)?weight$", name)]
-    if settings.get("use_dora") or others or not found:
-        what = f"tensors {some(others)}" if others else "DoRA" if found else "no lora_A"
+    start = str(settings.get("init_lora_weights")).lower()
+    more = "DoRA" if settings.get("use_dora") else "blocks" if settings.get("use_bdlora") else ""
+    if start.startswith((*RESIDUAL, *UNTOLD)):  # the base is another one than the plain one
+        more = f"init_lora_weights {start}"
+    if more or others or not found:
+        what = f"tensors {some(others)}" if others else more if found else "no lora_A"
         raise UserError(
             "not an adapter of products B A alone",
             where=folder,

@@ -105,6 +105,25 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
         "NaN",
     ),
     "unknown modules": (lambda: change_json(CONFIG, target_modules=["c_attn"]), "does not fit"),
+    "a start that changed the base by chance": (
+        lambda: change_json(CONFIG, init_lora_weights="pissa_niter_4"),
+        "init_lora_weights pissa_niter_4",
+    ),
+    "a start that data decide": (
+        lambda: change_json(CONFIG, init_lora_weights="lora_ga", lora_ga_config={}),
+        "init_lora_weights lora_ga",
+    ),
+    "no scale": (lambda: change_json(CONFIG, lora_alpha=None), "lora_alpha None"),
+    "a scale that is no number": (
+        lambda: change_json(CONFIG, lora_alpha=float("nan")),
+        "lora_alpha nan",
+    ),
+    "quantised": (
+        lambda: change_tensors(
+            lambda t: t.update({k: v.to(torch.float8_e4m3fn) for k, v in t.items()})
+        ),
+        "float8_e4m3fn",
+    ),
     "prompt tuning": (lambda: change_json(CONFIG, peft_type="PROMPT_TUNING"), "only LoRA adapters"),
 }
 

@@ -173,7 +173,14 @@ def test_an_adapter_that_peft_wrote_is_read_with_its_scale(
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "found"), [("use_dora", True, "DoRA"), (None, None, "no")]
+    ("key", "value", "found"),
+    [
+        ("use_dora", True, "DoRA"),
+        ("use_bdlora", {"nblocks": 2}, "blocks"),
+        ("init_lora_weights", "pissa", "pissa"),
+        ("init_lora_weights", "olora", "olora"),
+        (None, None, "no"),
+    ],
 )
 def test_what_is_no_product_is_refused(
     tmp_path: Path, key: str | None, value: object, found: str
