@@ -31,6 +31,7 @@ from em_geometry.models.template import set_template_arguments
 from em_geometry.settings import Base, Run
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 RECORD = "record.json"
@@ -212,10 +213,19 @@ def tokenizer_of(name: str, where: dict[str, Any], origin: Base) -> PreTrainedTo
     ):
         tokenizer = AutoTokenizer.from_pretrained(name, **how)
         config = AutoConfig.from_pretrained(name, **how).get_text_config()
-        tokens, words = len(tokenizer), config.vocab_size
+        words = config.vocab_size
+        tokens = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
         context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
         set_template_arguments(tokenizer, origin)
+    if not tokenizer.is_fast:
+        raise UserError(
+            "the tokenizer cannot say where its tokens lie in a text",
+            where=name,
+            found=f"{type(tokenizer).__name__}, which is written in Python",
+            expected="a fast tokenizer: tokenizer.json",
+            hint="another model, or the fast tokenizer of this one, saved by transformers",
+        )
     if tokens > words:
         raise UserError(
             "the tokenizer has more tokens than the model",
@@ -271,13 +281,49 @@ def checkpoint(name: str, where: dict[str, Any], run: Run) -> PreTrainedModel:
             "the checkpoint has weights that its config.json leaves out",
             where=name,
             found=some(idle),
-            expected="a config that uses all of them (attention_bias, mlp_bias ...)",
+            expected="a config of them all (model_type, num_hidden_layers, attention_bias ...)",
+            hint="the config.json with which the checkpoint was saved; adapters merged, no LoRA",
         )
+    _check_kind(model, name)
+    for key, tensor in model.named_parameters():
+        check_finite(tensor, f"{name}: {key}")
     return model
 
 
+def check_finite(tensor: torch.Tensor, where: str) -> None:
+    """Raises UserError where a tensor of weights has NaN or infinite values."""
+    if not tensor.is_meta and not (finite := tensor.isfinite()).all():  # meta: on no device yet
+        raise UserError(
+            "a tensor has NaN or infinite values",
+            where=where,
+            found=f"{int((~finite).sum())} of {tensor.numel()} values",
+            expected="finite numbers",
+            hint="copy it again from its source, or train it again",
+        )
+
+
+def _check_kind(model: PreTrainedModel, where: str) -> None:
+    """Raises UserError unless a model reads from left to right, with a key-value cache."""
+    parts = model.get_decoder().modules()
+    both = any(getattr(part, "is_causal", True) is False for part in parts)
+    if both or model._is_stateful:
+        way = "attends in both directions" if both else "keeps a state in place of keys and values"
+        raise UserError(
+            "this model is no decoder that can be measured",
+            where=f"{where}/config.json",
+            found=f"model_type {model.config.model_type}, which {way}",
+            expected="a decoder-only causal language model (Llama, Qwen, Gemma, Mistral ...)",
+            hint="name another model",
+        )
+
+
 def _left_out(model: PreTrainedModel, key: str) -> bool:
-    """Whether the model has the place of a tensor, such as a bias, and leaves it empty."""
+    """Whether a tensor belongs to the model's blocks, or has a place there that is left empty."""
     above, _, name = key.rpartition(".")
+    if name == "masked_bias":  # no weight: a number that GPT-2 was once saved with
+        return False
     modules = dict(model.named_modules())
-    return above in modules and getattr(modules[above], name, model) is None
+    lists = [n for n, m in modules.items() if type(m).__name__ == "ModuleList"]
+    short = [n.removeprefix(f"{model.base_model_prefix}.") for n in lists]
+    inside = any(key.startswith(f"{n}.") for n in (*lists, *short))
+    return inside or (above in modules and getattr(modules[above], name, model) is None)

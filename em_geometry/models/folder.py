@@ -68,6 +68,8 @@ def check_checkpoint(folder: Path) -> None:
     config = folder / "config.json"
     if config.is_file():
         refuse_quantised(read_json(config, dict[str, Any]), config)
+    if (ends := folder / "generation_config.json").is_file():
+        read_json(ends, dict[str, Any])  # transformers passes over a broken one, and its ends
     for path in (folder / name for name in QUANTISERS):
         if path.is_file():
             refuse_quantised({QUANTISED[0]: path.name}, path)

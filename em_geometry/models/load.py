@@ -17,6 +17,7 @@ from em_geometry.hashing import file_sha256, value_sha256
 from em_geometry.io.files import read_json
 from em_geometry.models.checkpoint import (
     SMALL,
+    check_finite,
     checkpoint,
     fetched,
     folder_of,
@@ -161,6 +162,7 @@ class Models:
         if given and not is_adapter(folder):
             model = checkpoint(str(folder), {}, self.run)
             self._check_shape(model, folder)
+            self._check_words(folder)
             return model, folder_sha256(folder)
         check_adapter(folder, self.origin, base_sha256)
         model = _merge(self.base(), folder, self.origin)
@@ -195,6 +197,25 @@ class Models:
                 where=str(folder),
                 found=found,
                 expected=expected,
+            )
+
+    def _check_words(self, folder: Path) -> None:
+        """Raises UserError where a checkpoint's own tokenizer numbers the base's tokens anew."""
+        from tokenizers import Tokenizer
+
+        if not (file := folder / "tokenizer.json").is_file():
+            return
+        with explained("not a readable tokenizer", file, "as transformers saves it"):
+            own = Tokenizer.from_file(str(file)).get_vocab()
+        known = self.tokenizer().get_vocab()
+        moved = [token for token, i in known.items() if own.get(token, i) != i]
+        if moved:
+            raise UserError(
+                "this checkpoint was trained with another tokenizer than the base model's",
+                where=str(file),
+                found=f"other ids of {len(moved)} tokens: {some(map(repr, moved))}",
+                expected=f"the ids of {self._base_place()[0]}",
+                hint="give a fine-tune of the profile's base model",
             )
 
 
@@ -399,11 +420,5 @@ def _adapter_names(weights: Path) -> set[str]:
             what, found = "an adapter's tensor is quantised", str(tensor.dtype)
             expected = "float32, bfloat16 or float16"
             raise UserError(what, where=f"{weights}: {name}", found=found, expected=expected)
-        if not tensor.isfinite().all():
-            raise UserError(
-                "a tensor has NaN or infinite values",
-                where=f"{weights}: {name}",
-                found=f"{int((~tensor.isfinite()).sum())} of {tensor.numel()} values",
-                expected="finite numbers",
-            )
+        check_finite(tensor, f"{weights}: {name}")
     return set(tensors)

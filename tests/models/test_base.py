@@ -126,6 +126,44 @@ def without_a_matrix(folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
+def not_finite(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors["model.layers.2.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def with_more(key: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / WEIGHTS) | {key: torch.ones(2)}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return change
+
+
+def with_a_far_id(folder: Path) -> None:
+    """As many tokens as the model has rows, one of them beyond the last row."""
+    change_json(folder / "tokenizer.json", lambda d: d["model"]["vocab"].update(q=900))
+
+
+def of_bytes(folder: Path) -> None:
+    """A tokenizer of which there is no fast one."""
+    from transformers import ByT5Tokenizer
+
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    ByT5Tokenizer(extra_ids=90).save_pretrained(folder)
+
+
+def masked(folder: Path) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        vocab_size=360, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=16,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(folder)
+
+
 def with_a_new_token(folder: Path) -> None:
     """One that the model has no embedding of."""
     words = json.loads((folder / "config.json").read_text())["vocab_size"]
@@ -142,6 +180,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty weights": (lambda f: truncated(f, 0), "cannot be loaded"),
     "truncated weights": (lambda f: truncated(f, -100), "cannot be loaded"),
     "a matrix is missing": (without_a_matrix, "layers.2.mlp.up_proj"),  # and is not made up
+    "a weight is NaN": (not_finite, "model.layers.2.mlp.up_proj.weight"),
+    "fewer blocks than the file": (with_settings(num_hidden_layers=3), "layers.3."),
+    "a norm that the architecture lacks": (
+        with_more("model.layers.0.self_attn.q_norm.weight"), "q_norm"),
+    "a LoRA beside the weights": (
+        with_more("model.layers.0.mlp.up_proj.lora_A.weight"), "lora_A"),
+    "an id beyond the last row": (with_a_far_id, "at most 360"),
+    "a slow tokenizer": (of_bytes, "ByT5Tokenizer"),
+    "a masked language model": (masked, "attends in both directions"),
     "broken config": (lambda f: (f / "config.json").write_text("{"), COPY),
     "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), COPY),
     "no tokenizer": (lambda f: [path.unlink() for path in f.glob("*token*")], "tokenizer"),
@@ -151,7 +198,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         with_settings(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
         COPY,
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -62,6 +62,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "GGUF": (only(".gguf"), "gguf_file"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
     "half a config": (lambda f: put(f, "config.json", '{"model_type'), "not a JSON file"),
+    "half a generation_config": (lambda f: put(f, "generation_config.json", "{"), "not a JSON"),
     "a list for a config": (lambda f: put(f, "config.json", []), "config.json"),
     "a shard is missing": (lambda f: (f / TWO).unlink(), TWO),
     "a tensor in no shard": (weights(c=W), f"no {ONE}: a.weight"),

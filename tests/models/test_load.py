@@ -170,6 +170,17 @@ def test_full_checkpoint_in_place_of_an_adapter(tiny_params: Params, tiny_checkp
         assert torch.equal(tensor, expected[name])
 
 
+def test_full_checkpoint_of_another_tokenizer(
+    tiny_params: Params, tiny_checkpoint: Path, workplace: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, workplace / "other"))
+    words = read_json(folder / "tokenizer.json")
+    vocabulary = words["model"]["vocab"]
+    vocabulary["q"], vocabulary["z"] = vocabulary["z"], vocabulary["q"]
+    change_json(folder / "tokenizer.json", model=words["model"])
+    assert "other ids of 2 tokens: 'q', 'z'" in refused(given(tiny_params, source=f"path:{folder}"))
+
+
 def test_full_checkpoint_of_another_shape(tiny_params: Params, workplace: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
