@@ -171,7 +171,12 @@ def given_vectors(
     path: Path, layer: int | None, name: str | None, params: Path
 ) -> dict[str, Floats]:
     """Raw vectors [width] by name, of files or of adapters."""
-    adapters = sorted(p.parent for p in path.glob("*/adapter_config.json"))
+    files = (
+        each
+        for name in ("adapter_config.json", "adapter_model.*")
+        for each in path.glob(f"*/{name}")
+    )
+    adapters = sorted({file.parent for file in files})  # one without its config is refused
     if wrong := [p for p in adapters if p.name == BASE or not NAME.fullmatch(p.name)]:
         what = f"an adapter's folder is called {BASE}, or its name holds a space, a dot or `__`"
         expected, hint = "a name that the keys of the result are made of", "rename the folder"
@@ -180,6 +185,9 @@ def given_vectors(
         what, found = "vectors and adapters in one folder", f"{len(adapters)} adapters, and files"
         raise UserError(what, where=str(path), found=found, expected="a folder of each")
     if adapters:
+        folders = (p for p in path.iterdir() if p.is_dir() and p.name[0] != ".")
+        if others := sorted(p.name for p in {*folders} - {*adapters}):
+            print(f"left out, as no adapters: {', '.join(others)}")
         rows = adapter_vectors(adapters, load_params(params, whole=False), layer)
     else:
         rows = file_vectors(path, layer, name)

@@ -1,6 +1,7 @@
 """Anybody's vectors go through the battery without a model."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from em_geometry.activations.capture import capture
 from em_geometry.activations.prompts import prompt_texts, read_prompts
 from em_geometry.errors import UserError
 from em_geometry.models import train
-from em_geometry.project.analyse import adapter_vectors, analyse, file_vectors
+from em_geometry.project.analyse import adapter_vectors, analyse, file_vectors, given_vectors
 from em_geometry.project.inputs import models
 from em_geometry.settings import Organism, Params, Prompts
 from em_geometry.steering.conditions import Intervention, Selected, write_selected
@@ -147,3 +148,18 @@ def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:
     np.testing.assert_allclose(vectors[2], (means[0] - means[1]).numpy(), rtol=1e-3, atol=1e-5)
     with pytest.raises(UserError, match="no such block"):
         adapter_vectors(adapters, params, 99)
+
+
+def test_no_folder_beside_adapters_is_left_out_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One without its config is an adapter too, which loading refuses."""
+    for file in ("a/adapter_config.json", "b/adapter_model.bin", "c/last/adapter_config.json"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    module = sys.modules[given_vectors.__module__]
+    monkeypatch.setattr(
+        module, "adapter_vectors", lambda each, *_: {p.name: unit(i) for i, p in enumerate(each)}
+    )
+    assert list(given_vectors(tmp_path, None, None, ROOT / "profiles/smol.yaml")) == ["a", "b"]
+    assert "left out, as no adapters: c" in capsys.readouterr().out
