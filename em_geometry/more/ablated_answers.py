@@ -74,7 +74,10 @@ def judged_results(
         for source in (s for s in sources if s != UNSTEERED):
             fall = means[UNSTEERED] - means[source]
             fallen[f"{rate}.{source}.fall"] = table.estimate(fall)
-            found[f"{rate}.{source}.share"] = table.ratio(fall, means[UNSTEERED])
+            share = table.ratio(fall, means[UNSTEERED])
+            if share.low == share.high:  # all of it, in every question: no spread says how sure
+                share = replace(share, low=None, high=None)
+            found[f"{rate}.{source}.share"] = share
             for null in (n for n in ("random", "benign") if n in means and source in OURS):
                 beyond = table.estimate(means[null] - means[source])
                 fallen[f"{rate}.{source}.beyond_{null}"] = beyond
