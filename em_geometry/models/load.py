@@ -367,8 +367,10 @@ def _mergeable(folder: Path) -> dict[str, Any]:
 
 def _check_settings(settings: Mapping[str, Any], where: Path) -> None:
     """Raises UserError unless a config says what its adapter adds to the plain base."""
-    for key in ("r", "lora_alpha"):  # in place of which peft would take its own
-        value = settings.get(key)
+    numbers = {key: settings.get(key) for key in ("r", "lora_alpha")}  # else peft takes its own
+    if isinstance(patterns := settings.get("alpha_pattern"), dict):
+        numbers |= {f"alpha_pattern {key}": value for key, value in patterns.items()}
+    for key, value in numbers.items():
         if not isinstance(value, int | float) or not math.isfinite(value):
             what, found = "the adapter's config lacks a number", f"{key} {value}"
             hint = "copy the config again from where the adapter was trained"

@@ -118,6 +118,10 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: change_json(CONFIG, lora_alpha=float("nan")),
         "lora_alpha nan",
     ),
+    "a scale of some that is no number": (
+        lambda: change_json(CONFIG, alpha_pattern={"up_proj": float("inf")}),
+        "alpha_pattern up_proj inf",
+    ),
     "quantised": (
         lambda: change_tensors(
             lambda t: t.update({k: v.to(torch.float8_e4m3fn) for k, v in t.items()})
