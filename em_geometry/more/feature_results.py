@@ -12,6 +12,7 @@ from em_geometry.more.features import (
     Read,
     Reader,
     Space,
+    adjusted,
     by_activation,
     by_direction,
     overlap,
@@ -74,27 +75,24 @@ def organism(
 
 
 def compared(
-    space: Space, organisms: Mapping[str, Organism], benign: Sequence[str]
+    space: Space, organisms: Mapping[str, Organism]
 ) -> tuple[dict[str, Leaf], dict[tuple[str, str], list[int]]]:
-    """Results by dotted key, and the top latents of every organism in both ways.
-
-    Args:
-        benign: first trainings among the benign fine-tunes, whose top latents are compared too.
-    """
+    """Results by dotted key, and the top latents of every organism in both ways."""
     found: dict[str, Leaf] = {}
     tops: dict[tuple[str, str], list[int]] = {}
-    changes = {}
+    cosines, changes = {}, {}
     for slug, each in organisms.items():
-        _, near = by_direction(space, each.vector, each.differences)
+        _, cosines[slug] = by_direction(space, each.vector, each.differences)
         _, changes[slug] = by_activation(space, each.own, each.control)
-        for way, told in ((COSINE, near), (CHANGE, changes[slug])):
+        for way, told in ((COSINE, cosines[slug]), (CHANGE, changes[slug])):
             found |= {f"organism.{slug}.{way}.{k}".rstrip("."): leaf for k, leaf in told.items()}
         tops[slug, COSINE] = top(space.directions @ unit(each.vector))
         mean = space.by_topic(space.weights(each.own, each.control)).mean(0)
         tops[slug, CHANGE] = top(np.abs(mean))
-    found |= {f"organism.{key}": leaf for key, leaf in verdicts(changes).items()}
+    over_all = adjusted(cosines) | verdicts(changes)
+    found |= {f"organism.{key}": leaf for key, leaf in over_all.items()}
     moved = [space.moved(each.own) for each in organisms.values()]
-    moved += [space.moved(space.benign[name]) for name in benign]
+    moved += [space.moved(each) for each in space.benign.values()]
     shared = {
         CHANGE: overlap([top(np.abs(each)) for each in moved], len(organisms), space.rng),
         COSINE: overlap_of_random([tops[m, COSINE] for m in organisms], space.random[1]),

@@ -49,7 +49,7 @@ class Space:
         decoder: [latents, width].
         topics: [texts] topic of each.
         residual: mean residual norm of the base at the block.
-        benign: the benign fine-tunes.
+        benign: the benign fine-tunes, one training of each: a second one is no further draw.
         rng: of random directions and signs.
     """
 
@@ -262,6 +262,12 @@ def overlap_of_random(tops: Sequence[Sequence[int]], drawn: Ints) -> dict[str, L
         without = [np.mean([jaccard(tops[i], tops[j]) for i, j in some]) for some in left]
         found = jackknife(value, np.array(without))
     return {"": found, "random": float(null.mean()), "p": p}
+
+
+def adjusted(found: Mapping[str, Mapping[str, Leaf]]) -> dict[str, Leaf]:
+    """Holm's p over organisms of how near their vectors lie to a latent, against random ones."""
+    p = holm([as_estimate(each["p"]).value or np.nan for each in found.values()])
+    return {f"{slug}.cosine.p_holm": float(one) for slug, one in zip(found, p, strict=True)}
 
 
 def verdicts(found: Mapping[str, Mapping[str, Leaf]]) -> dict[str, Leaf]:

@@ -1,8 +1,7 @@
 """How much less misaligned hooked trainings are, what skill they keep, how near the base they stay.
 
 docs/method.md, more: prevention. Units are answer pairs (margins) and chats (losses, KL). Each way
-is one training, so that no interval holds retraining; how far a second training of the same
-organism lies off stands beside them.
+is one training; what is compared with a random vector holds how far second trainings lie off.
 """
 
 from __future__ import annotations
@@ -11,32 +10,47 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
+from scipy.stats import t
 
 from em_geometry.io.results import Leaf
-from em_geometry.more.prevention import PLAIN, RANDOM, WAYS, Measured
+from em_geometry.more.prevention import (
+    ABLATED,
+    ADDED,
+    AFTER,
+    AFTER_RANDOM,
+    PLAIN,
+    RANDOM,
+    WAYS,
+    Measured,
+)
 from em_geometry.settings import BASE
-from em_geometry.stats.decisions import LEVEL, holm, t_test
+from em_geometry.stats.decisions import LEVEL, holm
 from em_geometry.stats.estimate import Estimate, Floats
-from em_geometry.stats.intervals import fieller, t_interval
+from em_geometry.stats.intervals import TAILS, fieller, t_interval
+from em_geometry.stats.retraining import Trained, total_error
+
+NULL = {ADDED: RANDOM, ABLATED: RANDOM, AFTER: AFTER_RANDOM}  # the same with a random vector
+P = "beyond_random.p"
 
 Results = dict[str, Leaf]
 
 
-def of_organism(found: Mapping[str, Measured], control: Floats, repeat: Floats | None) -> Results:
+def of_organism(found: Mapping[str, Measured], control: Floats, changes: Floats) -> Results:
     """What each way does to one organism.
 
     `margin`: beyond the benign control of its recipe. `prevented`: margin of the plain training
     minus this one's, and `share` of what the plain one has beyond the control. `beyond_random`:
-    how much less the margin is than after a training under a random vector. `skill`: loss on
-    unseen chats of the organism's own file beyond the plain training's, and `skill_kept`, of what
-    the plain training learnt from the base. `kl`: to the base, on benign chats.
+    how much less the margin is than with a random vector in the same place (`less_than`).
+    `skill`: loss on unseen chats of the organism's own file beyond the plain training's, and
+    `skill_kept`, of what the plain training learnt from the base. `kl`: to the base, on benign
+    chats.
 
     Args:
         found: way -> what was measured.
         control: [pairs] margins of the control.
-        repeat: [pairs] margins of a second plain training, where there is one.
+        changes: [models] mean margin of second trainings minus that of the first ones.
     """
-    plain, base, random = found[PLAIN], found[BASE], found[RANDOM]
+    plain, base = found[PLAIN], found[BASE]
     results: Results = {}
     for way in WAYS:
         own = found[way]
@@ -49,45 +63,55 @@ def of_organism(found: Mapping[str, Measured], control: Floats, repeat: Floats |
         results[f"{way}.prevented"] = t_interval(less)
         results[f"{way}.share"] = fieller(less, plain.margins - control)
         results[f"{way}.skill"] = t_interval(own.losses - plain.losses)
-        if way != RANDOM:
-            results[f"{way}.beyond_random"] = t_interval(random.margins - own.margins)
-    if repeat is not None:
-        results["retraining"] = t_interval(repeat - plain.margins)
+        if way in NULL:
+            trainings = Trained(0 if way == AFTER else 2, changes)  # one model serves both
+            beyond, p = less_than(found[NULL[way]].margins - own.margins, trainings)
+            results |= {f"{way}.beyond_random": beyond, f"{way}.{P}": p}
     return results
 
 
-def outcomes(each: Mapping[str, Results]) -> Results:
+def less_than(differences: Floats, trainings: Trained) -> tuple[Estimate, float]:
+    """Mean difference of two models' margins [pairs], whose interval holds retraining, and its p.
+
+    What trainings under one seed share is not taken off, so that the interval is rather too wide.
+    """
+    n, value = len(differences), float(differences.mean())
+    if n < 2:
+        return Estimate(value, n=n), np.nan
+    sampled = float(differences.var(ddof=1)) / n, n - 1.0
+    error, freedom = total_error([sampled, (trainings.variance, float(np.size(trainings.changes)))])
+    if not error:
+        return Estimate(value, value, value, n), float(value == 0)
+    half = float(t.ppf(TAILS[1], freedom)) * error
+    p = float(2 * t.sf(abs(value) / error, freedom))
+    return Estimate(value, value - half, value + half, n), p
+
+
+def outcomes(each: Mapping[str, Results], second: bool) -> Results:
     """Results of all organisms, with Holm's p over all that is asked of ways beyond random.
 
-    `says`: a training prevents where its margin is lower than after a random vector, and lower
-    than the plain training's by more than a second plain training is off.
+    Args:
+        second: second trainings were made.
     """
     results = {f"{slug}.{key}": leaf for slug, own in each.items() for key, leaf in own.items()}
-    asked = [key for key in results if key.endswith(".beyond_random")]
-    tests = [t_test(_estimate(results[key])) for key in asked]
-    for key, p, q in zip(asked, tests, holm(tests), strict=True):
-        slug, way, _ = key.split(".")
-        if not np.isfinite(q):
-            continue
-        results |= {f"{key}.p": float(p), f"{key}.p_holm": float(q)}
-        off = results.get(f"{slug}.retraining")
-        least = abs(off.value or 0.0) if isinstance(off, Estimate) else None
-        lower = _estimate(results[f"{slug}.{way}.prevented"]).value or 0.0
-        results[f"{slug}.{way}.says"] = said(_estimate(results[key]), float(q), lower, least)
+    tests = {key: p for key, p in results.items() if key.endswith(P) and isinstance(p, float)}
+    for key, q in zip(tests, holm([*tests.values()]), strict=True):
+        path = key.removesuffix(f".{P}")
+        if np.isfinite(q):
+            results[f"{key}_holm"] = float(q)
+            told = said(_estimate(results[f"{path}.beyond_random"]), float(q), second)
+            results[f"{path}.says"] = told
     return results
 
 
-def said(beyond: Estimate, p: float, lower: float, retraining: float | None) -> str:
-    """In words, from what is beyond random, its corrected p, and the fall of the margin."""
-    value = beyond.value or 0.0
+def said(beyond: Estimate, p: float, second: bool) -> str:
+    """In words, from what is beyond random and its corrected p."""
     if p >= LEVEL:
         return "cannot be told from a random vector"
-    if value < 0:
+    if (beyond.value or 0.0) < 0:
         return "more misaligned than under a random vector"
-    if retraining is None:
+    if not second:
         return "less misaligned than under a random vector; a second training was not made"
-    if lower <= retraining:
-        return "less than under a random vector, but no more than a second training is off"
     return "prevents"
 
 

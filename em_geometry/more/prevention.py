@@ -44,9 +44,10 @@ if TYPE_CHECKING:
 CODE = 1  # raise when the way of training or measuring changes
 MOST = 2  # organisms, three trainings each: six minutes on two cores
 CHATS = 12  # unseen ones of the organism's file, and benign ones
-PLAIN, AFTER, RANDOM = "plain", "after", "random"
-HOOKED = ("added", RANDOM, "ablated")  # trained anew: own vector, a random one; own one taken out
-WAYS = (PLAIN, AFTER, *HOOKED)  # the organism as it is, and with its vector subtracted when asked
+PLAIN, RANDOM, ADDED, ABLATED = "plain", "random", "added", "ablated"
+AFTER, AFTER_RANDOM = "after", "after_random"
+HOOKED = (ADDED, RANDOM, ABLATED)  # trained anew: own vector, a random one; own one taken out
+WAYS = (PLAIN, AFTER, AFTER_RANDOM, *HOOKED)  # as it is, and with a vector subtracted when asked
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +160,9 @@ def _unit(models: Models, case: Case, way: str, tests: Tests, seed: int) -> list
     else:
         model = PeftModel.from_pretrained(base, str(models.adapter_folder(case.slug)))
     model.eval()
-    how = Intervention(case.vector, case.block, -case.length) if way == AFTER else None
-    acting = partial(_acting, model, case, way)
+    vector = vector_of(case, way, seed)
+    how = Intervention(vector, case.block, -case.length) if way in (AFTER, AFTER_RANDOM) else None
+    acting = partial(_acting, model, how, way)
     with torch.no_grad():
         with model.disable_adapter() if way == BASE else nullcontext():
             read = pair_log_probabilities(model, tests.pairs, [how])[0]
@@ -170,20 +172,24 @@ def _unit(models: Models, case: Case, way: str, tests: Tests, seed: int) -> list
     return [(read[:, 0] - read[:, 1]).tolist(), losses, kl]
 
 
+def vector_of(case: Case, way: str, seed: int) -> Vector:
+    """The unit vector [width] of a way: the organism's own, or a random one."""
+    if way in (RANDOM, AFTER_RANDOM):
+        return random_direction(len(case.vector), seed, "prevention")
+    return case.vector
+
+
 def during(model: PeftModel, case: Case, way: str, seed: int) -> AbstractContextManager[None]:
     """The hook of a training."""
-    if way == "ablated":
+    if way == ABLATED:
         return ablated_everywhere(model, case.vector)
-    vector = case.vector
-    if way == RANDOM:
-        vector = random_direction(len(vector), seed, "prevention")
-    return steered(model, vector, case.block, coefficient=case.length)
+    return steered(model, vector_of(case, way, seed), case.block, coefficient=case.length)
 
 
-def _acting(model: PeftModel, case: Case, way: str) -> AbstractContextManager[None]:
+def _acting(model: PeftModel, how: Intervention | None, way: str) -> AbstractContextManager[None]:
     """What is done to a finished model while it is measured."""
-    if way == AFTER:
-        return steered(model, case.vector, case.block, coefficient=-case.length)
+    if how is not None:
+        return steered(model, how.vector, how.layer, coefficient=how.coefficient)
     return model.disable_adapter() if way == BASE else nullcontext()
 
 

@@ -15,7 +15,7 @@ from em_geometry.io.results import Leaf
 from em_geometry.more.screening import Files
 from em_geometry.stats.agreement import auroc, ranking
 from em_geometry.stats.estimate import Bools, Estimate, Floats
-from em_geometry.stats.intervals import ends, t_interval
+from em_geometry.stats.intervals import ends, jackknife
 from em_geometry.stats.permutation import SLACK, splits
 
 SORTING = 500  # random directions whose AUROCs are a null
@@ -26,7 +26,8 @@ Results = dict[str, Leaf]
 def told_apart(files: Files, ways: Mapping[str, Floats], seed: int) -> Results:
     """AUROC of each file's texts against the benign texts of all other files, by the same vector.
 
-    Of a benign file it is a null. Intervals: jackknife over texts; of the means, t over files.
+    Of a benign file it is a null. Intervals: of one file, jackknife over texts; of the means over
+    files of a kind, jackknife over all files, as every file is held against the same benign ones.
     `p`: all ways to choose as many files for misaligned ones (one side); `random_p`: share of
     random directions whose mean AUROC of misaligned files is as far from .5.
     """
@@ -34,23 +35,14 @@ def told_apart(files: Files, ways: Mapping[str, Floats], seed: int) -> Results:
     for way, rows in ways.items():
         if way.startswith("vector."):
             continue
-        values = np.full(len(files.names), np.nan)
-        for i, name in enumerate(files.names):
-            others = [t for j, t in enumerate(files.texts) if files.benign[j] and j != i]
-            if not others or not np.isfinite(rows[i]).all():
-                continue
-            score = np.concatenate([files.texts[i], *others]) @ rows[i]
-            own = np.arange(len(score)) < len(files.texts[i])
-            values[i] = auroc(own, score)
-            if not way.startswith("trait."):
-                results[f"told.{way}.{name}"] = ranking(own, score, np.arange(len(score)))
-        kinds = (("misaligned", ~files.benign), ("benign", files.benign))
-        for kind, mask in kinds:
-            some = values[mask & np.isfinite(values)]
-            none = "undefined: no file of this kind that a vector may score"
-            results[f"told.{way}.mean.{kind}"] = (
-                within(t_interval(some), 0.0) if len(some) else none
-            )
+        each = _by_file(files, rows)
+        values = np.array([auroc(*one) if one else np.nan for one in each])
+        if not way.startswith("trait."):
+            for name, one in zip(files.names, each, strict=True):
+                if one:
+                    results[f"told.{way}.{name}"] = ranking(*one, np.arange(len(one[0])))
+        for kind, mask in (("misaligned", ~files.benign), ("benign", files.benign)):
+            results[f"told.{way}.mean.{kind}"] = _mean(files, rows, mask)
         bad = values[~files.benign & np.isfinite(values)]
         if len(bad) and len(null):
             hits = int((null >= abs(bad.mean() - 0.5) - SLACK).sum())
@@ -58,6 +50,41 @@ def told_apart(files: Files, ways: Mapping[str, Floats], seed: int) -> Results:
         if np.isfinite(values).all() and files.benign.any() and not files.benign.all():
             results[f"told.{way}.p"] = _exact(values, ~files.benign)
     return results
+
+
+def _by_file(
+    files: Files, rows: Floats, without: int | None = None
+) -> list[tuple[Bools, Floats] | None]:
+    """Of each file which texts are its own, and scores of these and of other files' benign texts.
+
+    None where no vector may score the file, or no other benign file is there.
+
+    Args:
+        without: a file that is left out, as what is scored and as what is compared with.
+    """
+    found: list[tuple[Bools, Floats] | None] = []
+    for i, own in enumerate(files.texts):
+        others = [t for j, t in enumerate(files.texts) if files.benign[j] and j not in (i, without)]
+        if i == without or not others or not np.isfinite(rows[i]).all():
+            found.append(None)
+            continue
+        score = np.concatenate([own, *others]) @ rows[i]
+        found.append((np.arange(len(score)) < len(own), score))
+    return found
+
+
+def _mean(files: Files, rows: Floats, kind: Bools) -> Leaf:
+    """Mean AUROC of a kind of files, jackknifed over the files of both kinds."""
+
+    def mean(without: int | None) -> float:
+        some = [x for x, of in zip(_by_file(files, rows, without), kind, strict=True) if x and of]
+        return float(np.mean([auroc(*x) for x in some])) if some else np.nan
+
+    value = mean(None)
+    if not np.isfinite(value):
+        return "undefined: no file of this kind that a vector may score"
+    counted = np.flatnonzero(np.isfinite(rows).all(1) & kind | files.benign)
+    return within(jackknife(value, np.array([mean(int(k)) for k in counted])), 0.0)
 
 
 def sorted_by_chance(files: Files, seed: int) -> Floats:

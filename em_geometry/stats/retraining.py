@@ -59,20 +59,25 @@ def with_retraining(sampled: Estimate, freedom: float, trained: Sequence[Trained
 
 
 def total_distance(parts: Sequence[tuple[float, float]]) -> float:
-    """Half width of the interval of a sum of independent parts (variance, degrees of freedom).
+    """Half width of the interval of a sum of independent parts (variance, degrees of freedom)."""
+    error, freedom = total_error(parts)
+    return float(t.ppf(TAILS[1], freedom) * error) if error else 0.0
 
-    Student's t with the degrees of freedom of Welch and Satterthwaite. Those are a ratio of
-    squares, and the square of an estimated variance of d degrees of freedom is too large by
-    1 + 2 / d; with parts of two degrees this matters, so it is taken out. The result is exact for
-    one part alone, and never below the fewest degrees of freedom among the parts.
+
+def total_error(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Standard error of a sum of independent parts (variance, degrees of freedom), and its own.
+
+    The degrees of freedom are those of Welch and Satterthwaite. They are a ratio of squares, and
+    the square of an estimated variance of d degrees of freedom is too large by 1 + 2 / d; with
+    parts of two degrees this matters, so it is taken out. The result is exact for one part alone,
+    and never below the fewest degrees of freedom among the parts.
     """
     parts = [(variance, freedom) for variance, freedom in parts if variance > 0]
     total = sum(variance for variance, _ in parts)
     if not total:
-        return 0.0
+        return 0.0, float("inf")
     squares = sum(variance**2 / (freedom + 2) for variance, freedom in parts)
-    freedom = max(total**2 / squares - 2, min(freedom for _, freedom in parts))
-    return float(t.ppf(TAILS[1], freedom) * total**0.5)
+    return total**0.5, max(total**2 / squares - 2, min(freedom for _, freedom in parts))
 
 
 def both(

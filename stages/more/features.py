@@ -54,7 +54,7 @@ def write(made: Sequence[Dictionary], frame: pl.DataFrame, moved: Mapping[str, F
 def main(params: Params) -> None:
     """See the head of this file."""
     known, batch, entries = models(params), params.activations.batch_size, params.organisms
-    check_benign(benign := [slug for slug, o in entries.items() if o.role == "control"])
+    check_benign(benign := params.slugs("control"))
     base, seed, one = known.load(BASE), params.run.seed, next(iter(selected(params).values()))
     place, width = Path(params.more.dictionary), base.model.config.get_text_config().hidden_size
     given, block = given_dictionary(place, width, params.more.dictionary_block, one.layer)
@@ -84,7 +84,7 @@ def main(params: Params) -> None:
     )
     contrast = one.contrast if span == one.span else None
     organisms = {m: organism(read, m, entries, v, contrast) for m, v in vectors.items()}
-    found, tops = compared(space, organisms, params.slugs("control"))
+    found, tops = compared(space, organisms)
     for slug, course in courses(read, entries, params.training.checkpoints).items():
         origin = organisms[params.repeats()[slug]]
         told = of_repeat(space, (origin.own, origin.control), origin.vector, course)

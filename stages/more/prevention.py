@@ -53,7 +53,9 @@ def main(params: Params) -> None:
         own = dict(frame.filter(target=slug).select("pair", margin).iter_rows())
         return np.array([own[name] for name in names])
 
-    slugs, again = repeated(organisms), {of: slug for slug, of in params.repeats().items()}
+    slugs = repeated(organisms)
+    twice = params.repeats().items()
+    changes = np.array([(margins(again) - margins(first)).mean() for again, first in twice])
     cases = [case_of(params, slug, loaded) for slug in slugs]
     quiet = next((organisms[slug] for slug in params.slugs("control")), None)
     tests = {}
@@ -65,10 +67,13 @@ def main(params: Params) -> None:
     each = {}
     for slug in slugs:
         ways = {way: value for (m, way), value in found.items() if m == slug}
-        second = margins(again[slug]) if slug in again else None
-        each[slug] = of_organism(ways, margins(controls[slug]), second)
+        each[slug] = of_organism(ways, margins(controls[slug]), changes)
     why = "not measurable: no organism was trained here beside a control of its recipe"
-    results: dict[str, Leaf] = {"status": "ok" if slugs else why, **outcomes(each)}
+    results: dict[str, Leaf] = {
+        "status": "ok" if slugs else why,
+        **outcomes(each, changes.size > 0),
+    }
+    results["retraining"] = float((changes**2).mean() ** 0.5) if changes.size else "no repeats"
     with atomic_path(paths.MORE / "prevention", folder=True) as folder:
         for name, table in as_tables(found, names).items():
             write_parquet(folder / f"{name}.parquet", table, {"units": "nats a token"})
