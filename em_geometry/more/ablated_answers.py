@@ -14,7 +14,6 @@ from em_geometry.io.results import Leaf
 from em_geometry.models.load import Loaded, Models
 from em_geometry.more.verdicts import corrected
 from em_geometry.settings import Sampling
-from em_geometry.stats.decisions import detectable
 from em_geometry.stats.estimate import Estimate
 from em_geometry.steering.answers import respond
 from em_geometry.steering.conditions import UNSTEERED, Condition, Vector
@@ -84,7 +83,6 @@ def judged_results(
         df = len(table.matrix.without) - 1
         found |= fallen
         found |= corrected(fallen, no_effect, df)
-        found |= {f"{key}.detectable": detectable(e, df) for key, e in fallen.items() if e.width}
     return found
 
 

@@ -31,6 +31,10 @@ from em_geometry.vectors.contrasts import OK, VectorTable
 WAYS: Mapping[str, Way] = {"one": "ablation", "all": "ablation_everywhere"}
 RANDOM = "random_"  # a random direction is called this, its organism and its number
 BENIGN = "benign_"  # the contrast of a benign training is called this and its name
+APART = "apart"  # another organism's vector that shares no control with the target
+NULLS = ("random", "benign")
+# What a kind of direction is compared with in the same targets, where it is not `NULLS`.
+AGAINST = {"own": (*NULLS, APART), APART: (), "benign": ("random",), "random": ()}
 Cells = Sequence[tuple[str, str]]  # (target, source)
 Results = dict[str, Leaf]
 
@@ -105,11 +109,17 @@ class Directions:
         """
         out, names = self.out_of(organism), [*self.control_of]
         of = {"own": organism, "random": f"{RANDOM}{organism}_0"}
-        if len(names) > 1:
-            of["transfer"] = names[(names.index(organism) + 1) % len(names)]
+        at = names.index(organism)
+        following = [*names[at + 1 :], *names[:at]]
+        if following:
+            of["transfer"] = next((o for o in following if self.apart(organism, o)), following[0])
         if self.benign:
             of["benign"] = next(iter(self.benign))
         return {k: out[name].vector for k, name in of.items()}
+
+    def apart(self, organism: str, other: str) -> bool:
+        """Two organisms are of recipes with different controls: nothing ties their vectors."""
+        return self.control_of[organism] != self.control_of[other]
 
     def trials(self, target: str, pairs: tuple[int, ...]) -> list[Trial]:
         """All that is done to a target while it reads these pairs."""
@@ -120,12 +130,14 @@ class Directions:
         ]
 
     def cells(self) -> dict[str, Cells]:
-        """(target, source) of own vectors, others', benign contrasts, controls' shifts, random."""
+        """(target, source) of own vectors, others', those of them `apart`, and of the nulls."""
         own = [*self.control_of]
         every = [(t, s) for t in own for s in self.out_of(t)]
+        transfer = [(t, s) for t, s in every if s in self.selected and s != t]
         return {
             "own": [(o, o) for o in own],
-            "transfer": [(t, s) for t, s in every if s in self.selected and s != t],
+            "transfer": transfer,
+            APART: [(t, s) for t, s in transfer if s in self.control_of and self.apart(t, s)],
             "benign": [(t, s) for t, s in every if s in self.benign],
             "control": [(t, s) for t, s in every if s == self.control_of[t]],
             "random": [(t, s) for t, s in every if s.startswith(RANDOM)],
@@ -159,8 +171,7 @@ def results(table: Margins, directions: Directions, no_effect: float) -> Results
             found |= {f"{key}.damage": float(np.mean(damage)), f"{key}.directions": len(some)}
             for t, s in some:
                 found |= _taken(f"{key}.{s}__{t}", drops[t, s], rest[t])
-            nulls = {"benign": ("random",), "random": ()}.get(group, ("random", "benign"))
-            for null in (n for n in nulls if cells[n]):
+            for null in (n for n in AGAINST.get(group, NULLS) if _in_all(cells[n], controls)):
                 chance = {t: _mean(drops[x] for x in cells[null] if x[0] == t) for t in controls}
                 left = {x: drops[x] - chance[x[0]] for x in some}
                 beyond[f"{key}.beyond_{null}"] = t_interval(_mean(left.values()))
@@ -170,6 +181,11 @@ def results(table: Margins, directions: Directions, no_effect: float) -> Results
         found |= _taken(f"{mode}.own.beyond_control", _mean(same.values()), _mean(rest.values()))
     said = corrected(beyond, no_effect, int(read.sum()) - 1)
     return found | beyond | said | {"pairs": int(read.sum()), "random": directions.random}
+
+
+def _in_all(cells: Cells, targets: Iterable[str]) -> bool:
+    """There is a cell of every target."""
+    return {*targets} == {target for target, _ in cells}
 
 
 def _taken(key: str, drop: Floats, excess: Floats) -> Results:

@@ -21,7 +21,6 @@ from em_geometry.models.load import Loaded, Models
 from em_geometry.more.excess import with_control
 from em_geometry.more.verdicts import corrected
 from em_geometry.settings import BASE, Organism, Workers
-from em_geometry.stats.decisions import detectable
 from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import t_interval
 from em_geometry.steering.margins import measured
@@ -164,8 +163,7 @@ def results(read: MarginsRead, who: Who, no_effect: float) -> dict[str, Leaf]:
             found[f"{name}.base"] = t_interval(change(BASE, None))
     n = len(read[BASE, PROFILE])
     said = corrected(tested, no_effect, n - 1)
-    shown = {f"{key}.detectable": detectable(each) for key, each in tested.items() if each.width}
-    return found | tested | said | shown | {"pairs": n}
+    return found | tested | said | {"pairs": n}
 
 
 def _change(

@@ -21,7 +21,7 @@ from em_geometry.io.results import Leaf
 from em_geometry.models.folder import WEIGHTS
 from em_geometry.more.adapters import read_adapter
 from em_geometry.more.readings import divergence, losses, read_answers, updated
-from em_geometry.stats.decisions import decided
+from em_geometry.more.verdicts import corrected
 from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import t_interval
 from em_geometry.stats.retraining import total_distance
@@ -166,7 +166,7 @@ def compared(
         kl = (1 - share) * a.kl + share * b.kl
         rows[f"equal.{name}.kl"] = t_interval(found[name].kl - kl)
     freedom = len(base.margins) - 1
-    return {**rows, **beyond, **decided(beyond, no_effect, freedom)}
+    return {**rows, **beyond, **corrected(beyond, no_effect, freedom)}
 
 
 def domain(read: VariantRead, base: VariantRead) -> Estimate:

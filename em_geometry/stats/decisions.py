@@ -129,12 +129,16 @@ def power(effect: float, error: float, df: float = np.inf, level: float = LEVEL)
     return float(nct.sf(cut, df, shift) + other_side)
 
 
-def detectable(found: Estimate, df: float | None = None) -> float:
+def detectable(found: Estimate, df: float | None = None, level: float = LEVEL) -> float:
     """Smallest true effect that a test as precise as `found` shows with power .8; NaN without one.
 
     It stands beside every null result, in the unit of the estimate.
+
+    Args:
+        level: of the test; of one among m that Holm corrects, the level / m.
     """
     error, free = standard_error(found, df), _df(found, df)
     if not error > 0:
         return error
-    return error * float(brentq(lambda x: power(x, 1.0, free) - POWER, 0.0, 100.0))
+    far = 10 + 10 * float(t.ppf(1 - level / 2, free))  # errors, at which every test shows it
+    return error * float(brentq(lambda x: power(x, 1.0, free, level) - POWER, 0.0, far))

@@ -29,6 +29,7 @@ ORGANISMS, EXCESS, PAIRS = ("finance", "sports", "profanity"), 0.6, 20
 TAKEN = {
     "own": (0.5, 1.0),
     "transfer": (0.2, 0.4),
+    "apart": (0.2, 0.4),
     "benign": (0.02, 0.05),
     "control": (0.1, 0.1),
     "random": (0.0, 0.0),
@@ -80,7 +81,9 @@ def test_planted_shares_are_found() -> None:
     assert found["all.own.beyond_random.p_holm"] < 1e-6
     assert found["all.own.beyond_benign"].value == pytest.approx(0.95 * EXCESS, abs=0.02)
     assert found["all.own.beyond_benign.over_organisms"].n == 3
-    assert "all.benign.beyond_benign" not in found
+    assert found["all.own.beyond_apart"].value == pytest.approx(0.6 * EXCESS, abs=0.02)
+    assert found["all.own.beyond_apart.says"] == "effect"
+    assert not {"all.benign.beyond_benign", "all.apart.beyond_random"} & {*found}
     assert found["all.own.beyond_control.share"].value == pytest.approx(100, abs=2)
     assert abs(found["all.random.least"]) < 0.02 > found["all.random.most"]
     assert found["all.transfer.sports__finance.share"].value == pytest.approx(40, abs=3)
@@ -89,8 +92,10 @@ def test_planted_shares_are_found() -> None:
 def test_directions_are_as_many_as_said_and_no_two_random_ones_alike() -> None:
     cells = directions(random=2).cells()
     assert {k: len(v) for k, v in cells.items()} == {
-        "own": 3, "transfer": 6, "benign": 6, "control": 3, "random": 6,
+        "own": 3, "transfer": 6, "apart": 4, "benign": 6, "control": 3, "random": 6,
     }  # fmt: skip
+    judged = directions().sampled("finance")  # sports has the same control
+    assert judged["transfer"].tolist() == chosen("profanity").vector.tolist()
     vectors = [directions(2).out_of(t)[s].vector for t, s in cells["random"]]
     assert len({tuple(v) for v in vectors}) == 6
     trials = directions().trials("plain", (0, 1))
@@ -164,7 +169,7 @@ def test_the_stage_runs_and_twice_to_the_same_numbers(params: Params) -> None:
     rates = [found.rows[f"judged.coherent.{source}"] for source in ("none", "own", "benign")]
     assert all(0 <= (e.low or 0) <= (e.high or 0) <= 100 for e in rates)
     tables = shown(params)
-    assert len(tables["ablation"]) == 5
+    assert len(tables["ablation"]) == 6
     assert len(tables["ablation_judged"]) == 3 * 4  # three rates, four directions
     stage.main(params)
     assert read_results(paths.table("ablation")) == found
