@@ -5,7 +5,7 @@ alike where they are more alike than a vector's and a random direction's of the 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, Self
 
@@ -138,13 +138,18 @@ def common(a: Floats, b: Floats) -> float:
 
 
 MEASURES = {"correlation": correlation, "common": common}
+WITHIN = {"correlation": (-1.0, 1.0), "common": (0.0, 100.0)}  # what a measure can be
 
 
 def _compared(a: Floats, b: Floats, measure: str) -> Estimate:
     """A measure of two profiles [component, pair], jackknifed over pairs of answers."""
     n, how = a.shape[1], MEASURES[measure]
     without = [how(np.delete(a, i, 1).mean(1), np.delete(b, i, 1).mean(1)) for i in range(n)]
-    return jackknife(how(a.mean(1), b.mean(1)), np.array(without), "undefined: no effect")
+    found = jackknife(how(a.mean(1), b.mean(1)), np.array(without), "undefined: no effect")
+    if found.low is None or found.high is None:
+        return found
+    low, high = np.clip((found.low, found.high), *WITHIN[measure])
+    return replace(found, low=float(low), high=float(high))
 
 
 def _null(chance: Floats) -> Estimate:

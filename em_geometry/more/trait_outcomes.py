@@ -61,7 +61,7 @@ def cosines(
     Intervals: jackknife over the trait's questions; those of the organisms' vectors are not in it.
     p of the mean: all ways to exchange the two sides of questions. Holm's p is over the harmful
     traits. `traits.p`: share of all ways to choose as many of the contrasts for harmful ones whose
-    mean cosine is as high.
+    mean |cosine| is as high; a benign contrast has no side of its own.
 
     Args:
         rows: organism -> contrasts of every trait at the block of that organism's vector.
@@ -91,9 +91,9 @@ def cosines(
 
 
 def _kinds(means: Mapping[str, float], benign: Sequence[str]) -> Results:
-    """Mean cosine of harmful traits less that of benign contrasts, with its exact p."""
+    """Mean |cosine| of harmful traits less that of benign contrasts, with its exact p."""
     order = [*(t for t in means if t not in benign), *benign]
-    values, n = np.array([means[t] for t in order]), len(order) - len(benign)
+    values, n = np.abs([means[t] for t in order]), len(order) - len(benign)
     if not n or not benign:
         return {"traits": "undefined: no harmful trait, or no benign contrast beside them"}
     places = splits(tuple(range(len(order))), [n])
@@ -104,7 +104,7 @@ def _kinds(means: Mapping[str, float], benign: Sequence[str]) -> Results:
         "traits.difference": float(difference[0]),
         "traits.p": float((difference >= difference[0] - SLACK).mean()),
         "traits.smallest_p": 1 / len(chosen),
-        "traits.benign_highest": float(np.abs(values[n:]).max()),
+        "traits.benign_highest": float(values[n:].max()),
     }
 
 

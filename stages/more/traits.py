@@ -53,7 +53,7 @@ def main(params: Params) -> None:
     for part, prefix in ((WHOLE, ""), (PROMPT, "prompt.")):
         here = {m: at(s.layer, part) for m, s in chosen.items()}
         told = trait_outcomes.cosines(here, vectors, benign, seed)
-        told |= monitors(at(block, part), shifts, who, residual)
+        told |= monitors(at(block, part), shifts, who, benign, residual)
         results |= {prefix + key: leaf for key, leaf in told.items()}
     quiet = {m: shifts[m].mean(0) for m in params.slugs("control")}
     results |= trait_outcomes.against_benign_trainings(rows, quiet)

@@ -146,6 +146,11 @@ def test_an_organism_along_a_trait_is_near_to_it_and_to_no_other() -> None:
     assert found["cosine.evil.mean.p"] == found["cosine.evil.mean.smallest_p"] == 2 / 2**8
     assert found["cosine.evil.mean.p_holm"] == 2 * 2 / 2**8
     assert found["traits.smallest_p"] == pytest.approx(1 / 3)
+    turned = {
+        slug: each | {"calm": -each["evil"]} for slug, each in dict.fromkeys(vectors, rows).items()
+    }
+    told = trait_outcomes.cosines(turned, vectors, ["calm"], 0)
+    assert isinstance(told["traits.difference"], float) and told["traits.difference"] < 0
 
 
 def test_monitors_tell_organisms_that_move_along_the_trait() -> None:
@@ -153,13 +158,13 @@ def test_monitors_tell_organisms_that_move_along_the_trait() -> None:
     organisms = [f"bad{i}" for i in range(4)]
     shifts = {f"good{i}": rows_along(0.5 * unit(2), n=10) for i in range(3)}
     shifts |= {name: rows_along(unit(0), n=10) for name in organisms}
-    found = monitors(rows, shifts, organisms, 2.0)
+    found = monitors(rows, shifts, organisms, ["calm"], 2.0)
     score = found["monitor.evil.auroc"]
     assert isinstance(score, Estimate) and score.value == 1.0
     assert score.low is None  # sorted without any one model too, which is no certainty
     assert found["monitor.evil.auroc.p"] == pytest.approx(1 / 35)
     assert found["monitor.evil.organisms"] == pytest.approx(0.5, abs=0.1)
-    assert isinstance(found["monitor.calm.auroc.p"], float) and found["monitor.calm.auroc.p"] > 0.9
+    assert found["monitor.calm.auroc.p"] == pytest.approx(2 / 35)  # the other way round, told too
 
 
 def test_a_trait_of_noise_is_no_evidence() -> None:
