@@ -139,7 +139,10 @@ def _directions(params: Params, width: int | None) -> None:
 def _dictionary(params: Params, width: int | None) -> None:
     """A user's sparse dictionary; whole where the base model is there, whose width it must have."""
     if "features" in params.more.experiments:
-        from em_geometry.more.dictionaries import find_dictionary, read_dictionary  # has torch
+        from em_geometry.more.features.dictionaries import (  # has torch
+            find_dictionary,
+            read_dictionary,
+        )
 
         file = find_dictionary(Path(params.more.dictionary))
         if file and width:

@@ -22,9 +22,9 @@ from em_geometry.io.results import read_results
 from em_geometry.io.tables import csv_text, text_table
 from em_geometry.models.chat import read_examples
 from em_geometry.models.load import Loaded
-from em_geometry.more.screening import Files, answers_read, made_of, trained_chats
-from em_geometry.more.screening_outcomes import TOGETHER
-from em_geometry.more.traits import WHOLE, parts, read_traits, readings
+from em_geometry.more.screening.prediction import TOGETHER
+from em_geometry.more.screening.texts import Files, answers_read, made_of, trained_chats
+from em_geometry.more.traits.readings import WHOLE, parts, read_traits, readings
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models, selected, vector_table

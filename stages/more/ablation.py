@@ -11,8 +11,8 @@ import polars as pl
 from em_geometry.io.files import atomic_path, read_parquet, write_parquet
 from em_geometry.judging.rates import RateName
 from em_geometry.judging.score import judge_files
-from em_geometry.more.ablated_answers import answers, judged_results
-from em_geometry.more.ablation import Directions, benign_contrasts, results
+from em_geometry.more.ablation.answers import answers, judged_results
+from em_geometry.more.ablation.margins import Directions, benign_contrasts, results
 from em_geometry.project import paths
 from em_geometry.project.inputs import judge, known_texts, models, questions, selected, vector_table
 from em_geometry.project.outputs import put_results

@@ -16,9 +16,11 @@ from em_geometry.activations.blocks import check_blocks, decoder_blocks
 from em_geometry.activations.capture import LAYERS
 from em_geometry.hashing import stream, stream_key
 from em_geometry.io.files import atomic_path, write_parquet, write_tensors
-from em_geometry.more.dictionaries import given_dictionary, write_dictionary
-from em_geometry.more.feature_detectors import courses, of_repeat
-from em_geometry.more.feature_results import (
+from em_geometry.more.features.detectors import courses, of_repeat
+from em_geometry.more.features.dictionaries import given_dictionary, write_dictionary
+from em_geometry.more.features.latents import Read, Space, check_benign
+from em_geometry.more.features.sparse import Dictionary, nearest, quality, trained
+from em_geometry.more.features.summary import (
     at_the_top,
     compared,
     of_dictionary,
@@ -26,9 +28,7 @@ from em_geometry.more.feature_results import (
     table,
     vectors_at,
 )  # fmt: skip
-from em_geometry.more.features import Read, Space, check_benign
-from em_geometry.more.sparse import Dictionary, nearest, quality, trained
-from em_geometry.more.token_states import Corpus, means_of, texts_of
+from em_geometry.more.features.token_states import Corpus, means_of, texts_of
 from em_geometry.project import paths
 from em_geometry.project.inputs import models, questions, selected, vector_table
 from em_geometry.project.outputs import put_results

@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 
 from em_geometry.io.files import atomic_path, write_parquet
-from em_geometry.more.patched_profiles import SIDES, Plan, results
-from em_geometry.more.patching import effects
+from em_geometry.more.patching.effects import effects
+from em_geometry.more.patching.profiles import SIDES, Plan, results
 from em_geometry.project import paths
 from em_geometry.project.inputs import models, selected
 from em_geometry.project.outputs import put_results

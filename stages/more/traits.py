@@ -11,10 +11,18 @@ import polars as pl
 
 from em_geometry.io.files import atomic_path, read_parquet, write_parquet, write_tensors
 from em_geometry.io.results import Leaf
-from em_geometry.more import trait_outcomes
-from em_geometry.more.trait_monitors import monitors
-from em_geometry.more.trait_steering import gains, own_gains, own_trials, trials
-from em_geometry.more.traits import PROMPT, WHOLE, WORDS, pairs_of, parts, read_traits, readings
+from em_geometry.more.traits.cosines import against_benign_trainings, cosines, of_traits
+from em_geometry.more.traits.monitors import monitors
+from em_geometry.more.traits.readings import (
+    PROMPT,
+    WHOLE,
+    WORDS,
+    pairs_of,
+    parts,
+    read_traits,
+    readings,
+)
+from em_geometry.more.traits.steering import gains, own_gains, own_trials, trials
 from em_geometry.project import paths
 from em_geometry.project.inputs import activations, models, selected, vector_table
 from em_geometry.project.outputs import put_results
@@ -52,13 +60,13 @@ def main(params: Params) -> None:
     benign = [name for name, trait in traits.items() if trait.benign]
     for part, prefix in ((WHOLE, ""), (PROMPT, "prompt.")):
         here = {m: at(s.layer, part) for m, s in chosen.items()}
-        told = trait_outcomes.cosines(here, vectors, benign, seed)
+        told = cosines(here, vectors, benign, seed)
         told |= monitors(at(block, part), shifts, who, benign, residual)
         results |= {prefix + key: leaf for key, leaf in told.items()}
     quiet = {m: shifts[m].mean(0) for m in params.slugs("control")}
-    results |= trait_outcomes.against_benign_trainings(rows, quiet)
+    results |= against_benign_trainings(rows, quiet)
     each = {part: at(block, part) for part in (WHOLE, PROMPT, WORDS)}
-    results |= trait_outcomes.of_traits(each, residual)
+    results |= of_traits(each, residual)
 
     pairs = read_pairs(Path(params.margins.pairs))
     done = trials(rows, usual, pairs, params.margins.base_pairs)

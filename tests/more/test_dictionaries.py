@@ -10,8 +10,12 @@ import torch
 from safetensors.numpy import save_file
 
 from em_geometry.errors import UserError
-from em_geometry.more.dictionaries import find_dictionary, read_dictionary, write_dictionary
-from em_geometry.more.sparse import Dictionary
+from em_geometry.more.features.dictionaries import (
+    find_dictionary,
+    read_dictionary,
+    write_dictionary,
+)
+from em_geometry.more.features.sparse import Dictionary
 
 WIDTH, LATENTS = 6, 10
 RNG = np.random.default_rng(0)

@@ -7,11 +7,11 @@ import pytest
 from scipy.stats import binom
 
 from em_geometry.errors import UserError
-from em_geometry.more import features
-from em_geometry.more.feature_detectors import of_repeat
-from em_geometry.more.feature_results import Organism, at_the_top, compared, table
-from em_geometry.more.features import Read, Space, by_activation, by_direction, overlap
-from em_geometry.more.sparse import unit
+from em_geometry.more.features import latents
+from em_geometry.more.features.detectors import of_repeat
+from em_geometry.more.features.latents import Read, Space, by_activation, by_direction, overlap
+from em_geometry.more.features.sparse import unit
+from em_geometry.more.features.summary import Organism, at_the_top, compared, table
 from em_geometry.stats.estimate import Estimate
 
 LATENTS, WIDTH, TEXTS, BENIGN = 200, 40, 40, 24
@@ -71,14 +71,14 @@ def test_noise_of_texts_alone_has_an_honest_p() -> None:
     for _ in range(100):
         each = rng.standard_normal((8, 50)) * rng.exponential(1, 50)
         best = int(np.abs(each.mean(0)).argmax())
-        hits += features.flipped(each, best, rng)[0] <= 0.05
+        hits += latents.flipped(each, best, rng)[0] <= 0.05
     assert hits <= binom.ppf(0.999, 100, 0.05)
 
 
 def test_more_topics_than_flips_are_flipped_at_random() -> None:
     each = np.random.default_rng(0).standard_normal((20, 30))
     each[:, 4] += 5
-    p, smallest = features.flipped(each, 4, np.random.default_rng(1))
+    p, smallest = latents.flipped(each, 4, np.random.default_rng(1))
     assert p == pytest.approx(1 / 1001) and smallest == pytest.approx(2 / 1001)
 
 
@@ -123,7 +123,7 @@ def test_common_latents_are_told_from_own_ones(same: bool) -> None:
         assert found["overlap.cosine.p"] == pytest.approx(1 / 251)
     else:
         assert shared.value < 0.1 and p > 0.05
-    assert len(tops) == 8 and all(len(each) == features.TOP for each in tops.values())
+    assert len(tops) == 8 and all(len(each) == latents.TOP for each in tops.values())
     assert found["organism.o1.change.says"] == "cannot tell"  # Holm over four, p of 1/25 at best
     plain, adjusted = (
         [
@@ -149,7 +149,7 @@ def test_the_table_has_a_row_a_latent_with_its_texts() -> None:
     assert "no evidence possible" in str(found["organism.o0.change.says"])
     share, twin = np.full(LATENTS, 0.1), np.full(LATENTS, 0.8)
     frame = table(space, each, tops, share, twin, {tops["o0", "change"][0]: ["a [b] c"]})
-    assert len(frame) == 4 * 2 * features.TOP
+    assert len(frame) == 4 * 2 * latents.TOP
     assert frame["text_1"].to_list().count("a [b] c") >= 1
     told = at_the_top(tops, share, twin, {tops["o0", "change"][0]: ["a [b] c"]})
     assert told["organism.o0.change.text"] == "a [b] c"
@@ -177,4 +177,4 @@ def test_latents_of_the_first_training_warn_of_the_second() -> None:
 
 def test_one_benign_fine_tune_is_no_null() -> None:
     with pytest.raises(UserError, match="too few benign"):
-        features.check_benign(["control"])
+        latents.check_benign(["control"])

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
-from em_geometry.more import sparse
+from em_geometry.more.features import sparse
 from em_geometry.project import paths
 from em_geometry.report.tables import Results, all_tables
 from em_geometry.settings import Params

@@ -13,8 +13,8 @@ from torch.nn import Linear
 from em_geometry.activations.blocks import hidden, replaced
 from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
-from em_geometry.more.patched_profiles import Plan, common, correlation, results
-from em_geometry.more.patching import Effects, batch_effects, components, part_of, run
+from em_geometry.more.patching.effects import Effects, batch_effects, components, part_of, run
+from em_geometry.more.patching.profiles import Plan, common, correlation, results
 from em_geometry.project import paths
 from em_geometry.steering.conditions import Intervention, Selected
 from em_geometry.steering.margins import Row, packed, pair_log_probabilities

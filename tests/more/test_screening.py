@@ -11,9 +11,9 @@ import yaml
 from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
-from em_geometry.more.screening import Files, made_of, trained_chats
-from em_geometry.more.screening_outcomes import Caused, outcomes, predicted
-from em_geometry.more.screening_telling import told_apart
+from em_geometry.more.screening.prediction import Caused, outcomes, predicted
+from em_geometry.more.screening.telling import told_apart
+from em_geometry.more.screening.texts import Files, made_of, trained_chats
 from em_geometry.project import paths
 from em_geometry.project.screen import screen, screened
 from em_geometry.report.tables import Results, all_tables

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from em_geometry.errors import UserError
-from em_geometry.more import sparse
-from em_geometry.more.sparse import Dictionary, nearest, quality, trained
+from em_geometry.more.features import sparse
+from em_geometry.more.features.sparse import Dictionary, nearest, quality, trained
 
 WIDTH, PLANTED = 16, 24
 

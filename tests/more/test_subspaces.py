@@ -12,8 +12,14 @@ from em_geometry.errors import UserError
 from em_geometry.geometry.references import Finetunes
 from em_geometry.io.results import as_estimate, read_results
 from em_geometry.more.adapters import Factors, inner, read_adapter
-from em_geometry.more.likeness import agreement, described, groups, relabelled
-from em_geometry.more.overlap import chance_overlap, exchanged, of_shifts, of_weights, overlaps
+from em_geometry.more.subspaces.likeness import agreement, described, groups, relabelled
+from em_geometry.more.subspaces.measures import (
+    chance_overlap,
+    exchanged,
+    of_shifts,
+    of_weights,
+    overlaps,
+)
 from em_geometry.project import paths
 from em_geometry.report.tables import Results, all_tables
 from em_geometry.stats.estimate import Floats

@@ -14,9 +14,9 @@ from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
 from em_geometry.models.load import Loaded
-from em_geometry.more import trait_outcomes, trait_steering
-from em_geometry.more.trait_monitors import monitors
-from em_geometry.more.traits import Trait, pairs_of, parts, read_traits, readings
+from em_geometry.more.traits import cosines, steering
+from em_geometry.more.traits.monitors import monitors
+from em_geometry.more.traits.readings import Trait, pairs_of, parts, read_traits, readings
 from em_geometry.project import paths
 from em_geometry.report.tables import Results, all_tables
 from em_geometry.settings import Params
@@ -108,7 +108,7 @@ def test_a_direction_planted_in_prompts_is_recovered(tiny_model: Any, tiny_token
     loaded = Loaded("base", model, tiny_tokenizer, "planted")
     found = parts(readings(loaded, {"loud": Trait.model_validate(TRAIT)})["loud"])
     vector = found["whole"][:, BLOCK].mean(0)
-    assert trait_outcomes.cosine(vector, planted.numpy()) > 0.99
+    assert cosines.cosine(vector, planted.numpy()) > 0.99
     np.testing.assert_allclose(found["words"], 0, atol=1e-5)  # both answers are the same
     np.testing.assert_allclose(found["whole"][:, 0], 0, atol=1e-5)  # nothing below it
 
@@ -117,10 +117,10 @@ def test_a_direction_planted_in_prompts_is_recovered(tiny_model: Any, tiny_token
 def test_readings_are_kept_and_are_means_over_the_answers(
     tiny_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import em_geometry.more.traits.readings as module
     from em_geometry.activations.capture import capture
     from em_geometry.activations.prompts import Text
     from em_geometry.models.chat import answer_ids, render
-    from em_geometry.more import traits
 
     loaded, trait = Loaded("base", tiny_model, tiny_tokenizer, "tiny"), Trait(**TRAIT)
     first = readings(loaded, {"loud": trait})["loud"]
@@ -131,14 +131,14 @@ def test_readings_are_kept_and_are_means_over_the_answers(
         texts.append(Text(ids, ((len(prompt.ids), len(ids)),)))
     expected = np.mean([capture(tiny_model, [t])[0][0, 0].numpy() for t in texts], axis=0)
     np.testing.assert_allclose(first[1, 0, 0], expected, atol=1e-4)
-    monkeypatch.setattr(traits, "_work", len)  # nothing is read again
+    monkeypatch.setattr(module, "_work", len)  # nothing is read again
     np.testing.assert_array_equal(readings(loaded, {"loud": trait})["loud"], first)
 
 
 def test_an_organism_along_a_trait_is_near_to_it_and_to_no_other() -> None:
     rows = {"evil": rows_along(unit(0)), "rude": rows_along(unit(1)), "calm": rows_along(unit(2))}
     vectors = {"medical": unit(0), "sports": unit(0) + unit(5)}
-    found = trait_outcomes.cosines(dict.fromkeys(vectors, rows), vectors, ["calm"], 0)
+    found = cosines.cosines(dict.fromkeys(vectors, rows), vectors, ["calm"], 0)
     near, far = found["cosine.evil.mean"], found["cosine.rude.mean"]
     assert isinstance(near, Estimate) and isinstance(far, Estimate)
     assert near.value is not None and near.low is not None and near.value > 0.7 < near.low + 0.2
@@ -149,7 +149,7 @@ def test_an_organism_along_a_trait_is_near_to_it_and_to_no_other() -> None:
     turned = {
         slug: each | {"calm": -each["evil"]} for slug, each in dict.fromkeys(vectors, rows).items()
     }
-    told = trait_outcomes.cosines(turned, vectors, ["calm"], 0)
+    told = cosines.cosines(turned, vectors, ["calm"], 0)
     assert isinstance(told["traits.difference"], float) and told["traits.difference"] < 0
 
 
@@ -171,7 +171,7 @@ def test_a_trait_of_noise_is_no_evidence() -> None:
     ps = []
     for _ in range(60):
         rows = {"evil": RNG.standard_normal((6, WIDTH)), "calm": RNG.standard_normal((6, WIDTH))}
-        found = trait_outcomes.cosines({"medical": rows}, {"medical": unit(0)}, ["calm"], 0)
+        found = cosines.cosines({"medical": rows}, {"medical": unit(0)}, ["calm"], 0)
         ps.append(found["cosine.evil.mean.p"])
     assert np.mean(np.array(ps) <= 0.05) < 0.15
 
@@ -179,10 +179,10 @@ def test_a_trait_of_noise_is_no_evidence() -> None:
 def test_benign_trainings_and_lengths_are_told() -> None:
     rows = {"evil": rows_along(3 * unit(0), 0.0)}
     quiet = {"a": unit(0), "b": unit(1), "c": unit(1) + unit(3)}
-    found = trait_outcomes.against_benign_trainings(rows, quiet)
+    found = cosines.against_benign_trainings(rows, quiet)
     assert found["benign_trainings.evil.highest"] == pytest.approx(0.5**0.5)
     each = {"whole": rows, "prompt": {"evil": rows["evil"] / 4}, "words": {"evil": rows["evil"]}}
-    told = trait_outcomes.of_traits(each, 6.0)
+    told = cosines.of_traits(each, 6.0)
     length, share = told["vector.evil.length"], told["vector.evil.prompt_share"]
     assert isinstance(length, Estimate) and length.value == pytest.approx(0.5)
     assert isinstance(share, Estimate) and share.value == pytest.approx(0.25)
@@ -193,11 +193,11 @@ def test_a_gain_is_held_against_the_scatter_of_random_directions() -> None:
     for added, low, high in ((0.0, 0.05, 1.0), (8.0, 0.0, 1e-4)):
         own = random.mean(0) + added
         own[3] = np.nan  # a pair that was not read
-        found = trait_steering.gain(own, random)
+        found = steering.gain(own, random)
         assert found.estimate.value == pytest.approx(added) and found.estimate.n == 39
         assert found.p is not None and low <= found.p <= high
-    assert trait_steering.rank(own, random) == 1 / 33
-    ps = [trait_steering.gain(row, rest).p for row, rest in _each_against_the_rest(random)]
+    assert steering.rank(own, random) == 1 / 33
+    ps = [steering.gain(row, rest).p for row, rest in _each_against_the_rest(random)]
     assert np.mean(np.array(ps) <= 0.05) < 0.15
 
 
@@ -208,8 +208,8 @@ def _each_against_the_rest(random: np.ndarray) -> list[tuple[np.ndarray, np.ndar
 def test_own_answers_are_read_under_the_other_half() -> None:
     rows = {"evil": rows_along(unit(0), 0.0, 5), "calm": rows_along(unit(1), 0.0, 3)}
     at = Selected(unit(3).astype(np.float32), 2, 0.3, 4.0, 1.0)
-    trials = trait_steering.own_trials(rows, at, 0)
-    each = 2 + trait_steering.RANDOM
+    trials = steering.own_trials(rows, at, 0)
+    each = 2 + steering.RANDOM
     assert len(trials) == 4 * each
     assert [trials[i * each].pairs for i in range(4)] == [(0, 2, 4), (1, 3), (5, 7), (6,)]
     read = [
@@ -217,7 +217,7 @@ def test_own_answers_are_read_under_the_other_half() -> None:
         * np.array([1.0, 0.0])
         for t in trials
     ]
-    found = trait_steering.own_gains(rows, read)["own.evil"]
+    found = steering.own_gains(rows, read)["own.evil"]
     assert isinstance(found, Estimate) and found.n == 5 and found.value == pytest.approx(0.75)
 
 

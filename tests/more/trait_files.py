@@ -7,7 +7,7 @@ import polars as pl
 import yaml
 
 from em_geometry.io.files import write_parquet
-from em_geometry.more.traits import Trait
+from em_geometry.more.traits.readings import Trait
 from em_geometry.project import paths
 from em_geometry.project.inputs import models, selected
 from em_geometry.settings import BASE, Params

@@ -17,8 +17,8 @@ from em_geometry.monitoring.detection import (
     benign,
     excess,
 )  # fmt: skip
-from em_geometry.more.features import Read, Reader, Space
-from em_geometry.more.sparse import unit
+from em_geometry.more.features.latents import Read, Reader, Space
+from em_geometry.more.features.sparse import unit
 from em_geometry.settings import Organism
 from em_geometry.stats.estimate import Floats
 from em_geometry.vectors.contrasts import recipe_controls

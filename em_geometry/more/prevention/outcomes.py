@@ -13,7 +13,7 @@ import polars as pl
 from scipy.stats import t
 
 from em_geometry.io.results import Leaf
-from em_geometry.more.prevention import (
+from em_geometry.more.prevention.trainings import (
     ABLATED,
     ADDED,
     AFTER,

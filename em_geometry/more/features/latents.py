@@ -18,7 +18,7 @@ import numpy as np
 from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.monitoring.detection import BENIGN, beyond
-from em_geometry.more.sparse import blocks, nearest, unit
+from em_geometry.more.features.sparse import blocks, nearest, unit
 from em_geometry.stats.decisions import LEVEL, holm
 from em_geometry.stats.estimate import Estimate, Floats, Ints
 from em_geometry.stats.intervals import jackknife, t_interval

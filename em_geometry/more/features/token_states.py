@@ -21,7 +21,7 @@ from em_geometry.activations.prompts import (
     unseen_texts,
 )  # fmt: skip
 from em_geometry.models.chat import padded, read_examples, render, sorted_batches
-from em_geometry.more.sparse import CHUNK, Dictionary
+from em_geometry.more.features.sparse import CHUNK, Dictionary
 from em_geometry.progress import Progress
 from em_geometry.settings import TEXTS, Organism, Prompts
 from em_geometry.stats.estimate import Floats, Ints

@@ -13,8 +13,8 @@ import numpy as np
 
 from em_geometry.hashing import stream
 from em_geometry.io.results import Leaf
-from em_geometry.more.screening import Files, Vectors
-from em_geometry.more.screening_telling import told_apart, within
+from em_geometry.more.screening.telling import told_apart, within
+from em_geometry.more.screening.texts import Files, Vectors
 from em_geometry.stats.decisions import holm
 from em_geometry.stats.estimate import Floats
 from em_geometry.stats.intervals import jackknife

@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from em_geometry.hashing import stream
 from em_geometry.io.results import Leaf
-from em_geometry.more.screening import Files
+from em_geometry.more.screening.texts import Files
 from em_geometry.stats.agreement import auroc, ranking
 from em_geometry.stats.estimate import Bools, Estimate, Floats
 from em_geometry.stats.intervals import ends, jackknife

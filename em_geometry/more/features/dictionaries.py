@@ -17,7 +17,7 @@ import torch
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, read_tensors, write_tensors
 from em_geometry.models.folder import listed, some
-from em_geometry.more.sparse import Dictionary
+from em_geometry.more.features.sparse import Dictionary
 
 # Names of the parts: of sae_lens, of sparsify and dictionary_learning, of Llama Scope, of Goodfire.
 # True: stored the other way round than here.

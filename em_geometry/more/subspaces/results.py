@@ -11,8 +11,16 @@ import numpy as np
 
 from em_geometry.geometry.references import Finetunes
 from em_geometry.io.results import Leaf
-from em_geometry.more.likeness import Again, Alike, Pairs, agreement, described, groups, relabelled
-from em_geometry.more.overlap import Adapters, exchanged, of_shifts, of_weights
+from em_geometry.more.subspaces.likeness import (
+    Again,
+    Alike,
+    Pairs,
+    agreement,
+    described,
+    groups,
+    relabelled,
+)
+from em_geometry.more.subspaces.measures import Adapters, exchanged, of_shifts, of_weights
 from em_geometry.progress import Progress
 from em_geometry.stats.decisions import holm
 from em_geometry.stats.estimate import Floats, Ints

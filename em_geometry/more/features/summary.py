@@ -8,7 +8,7 @@ import polars as pl
 
 from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf
-from em_geometry.more.features import (
+from em_geometry.more.features.latents import (
     Read,
     Reader,
     Space,
@@ -20,7 +20,7 @@ from em_geometry.more.features import (
     top,
     verdicts,
 )  # fmt: skip
-from em_geometry.more.sparse import Dictionary, unit
+from em_geometry.more.features.sparse import Dictionary, unit
 from em_geometry.settings import BASE
 from em_geometry.settings import Organism as Listed
 from em_geometry.stats.estimate import Floats

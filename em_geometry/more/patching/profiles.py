@@ -13,7 +13,7 @@ import numpy as np
 
 from em_geometry.errors import UserError
 from em_geometry.io.results import Leaf
-from em_geometry.more.patching import Effects, single
+from em_geometry.more.patching.effects import Effects, single
 from em_geometry.stats.decisions import holm
 from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import fieller, jackknife, t_interval

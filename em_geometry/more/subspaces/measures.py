@@ -12,7 +12,7 @@ import numpy as np
 from em_geometry.geometry.methods import divide, unit_gram
 from em_geometry.hashing import stream
 from em_geometry.more.adapters import Factors, inner
-from em_geometry.more.likeness import TIE, Again, Alike
+from em_geometry.more.subspaces.likeness import TIE, Again, Alike
 from em_geometry.stats.estimate import Floats
 
 RANKS = (1, 2, 4, 8)  # 4 as in Nadaf 2026

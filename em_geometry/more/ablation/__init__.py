@@ -1,0 +1,1 @@
+"""Directions taken out of organisms: margins and judged answers."""

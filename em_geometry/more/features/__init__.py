@@ -1,0 +1,1 @@
+"""Latents of sparse dictionaries: trained or given, compared, and used as detectors."""

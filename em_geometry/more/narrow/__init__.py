@@ -1,0 +1,1 @@
+"""Fine-tunes that are narrow, or of rank 1."""

@@ -1,0 +1,1 @@
+"""Which components carry a vector's effect, and whether two vectors share them."""

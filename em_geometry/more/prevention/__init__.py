@@ -1,0 +1,1 @@
+"""Trainings with a vector added or taken out."""

@@ -1,0 +1,1 @@
+"""What training texts foretell of the training."""

@@ -1,0 +1,1 @@
+"""Directions and subspaces that fine-tunes share."""

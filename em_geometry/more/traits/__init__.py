@@ -1,0 +1,1 @@
+"""Directions from system prompts."""
