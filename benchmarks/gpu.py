@@ -205,13 +205,14 @@ class Bench:
     def margins(self) -> dict[str, Figure]:
         """Pairs under as many interventions at one block as a unit of the journal has."""
         layer, length = self.blocks // 2, QUESTION + 2 * PAIR
-        ways = [self.how(layer) for _ in range(self.rows(margins.AT_ONCE, margins.PAIRS * length))]
+        pairs = max(1, margins.PACKED // length)
+        ways = [self.how(layer) for _ in range(self.rows(margins.AT_ONCE, pairs * length))]
         sizes = (QUESTION, PAIR, PAIR)
-        rows = [margins.Row(*map(self.ids, sizes)) for _ in range(margins.PAIRS)]
+        rows = [margins.Row(*map(self.ids, sizes)) for _ in range(pairs)]
         tokens = len(ways) * len(rows) * length
         read = len(rows) * length * (layer + 1) + tokens * (self.blocks - layer - 1)
         flops = 2.0 * self.body * read / self.blocks
-        flops += 2.0 * self.head * tokens * (length - QUESTION + 1) / length
+        flops += 2.0 * self.head * tokens * (length - QUESTION) / length
         seconds = self.seconds(partial(margins.pair_log_probabilities, self.model, rows, ways))
         return {"margins": self.figure(tokens, flops, seconds, len(ways) * len(rows))}
 

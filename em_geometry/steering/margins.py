@@ -2,8 +2,8 @@
 
 docs/method.md, margins. The margin of a pair is the mean log-probability per token of the marked
 answer minus that of the plain one, teacher-forced, in nats a token. Both answers stand in one row
-behind their question and do not see each other; blocks up to the steered one are run once and
-serve every vector and dose.
+behind their question and do not see each other, and rows side by side behind what all begin with;
+blocks up to the steered one are run once and serve every vector and dose.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from em_geometry.engine import spread
 from em_geometry.hashing import value_sha256
 from em_geometry.io.files import check_vector
 from em_geometry.io.journal import Journal
-from em_geometry.models.chat import answer_ids, render, sorted_batches
+from em_geometry.models.chat import answer_ids, render
 from em_geometry.models.load import Loaded, Models
 from em_geometry.settings import Workers
 from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import Intervention
 from em_geometry.steering.pairs import Pair, Trial
 
-CODE = 1  # raise when the way a margin is measured changes
+CODE = 2  # raise when the way a margin is measured changes
 LOCAL = Workers()
 AT_ONCE = 32  # trials of one block in one batch of the journal
-PAIRS = 8  # of like length in one batch
+PACKED = 512  # tokens side by side: of more, each would look for its own among too many
 TOKENS = {"cpu": 3000}  # of one forward pass; larger ones overflow a CPU's caches
 TOKENS_GPU = 16_384  # whose logits over 128k words take 4 GB at most
 
@@ -134,13 +134,13 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A batch of rows `[prompt, marked, plain]`, padded at the right.
+    """Rows side by side in one sequence: what their prompts begin with stands there once.
 
     Attributes:
-        ids, positions: [rows, tokens]; the plain answer takes up the marked one's positions.
-        attention: additive [rows, 1, tokens, tokens]; the answers do not see each other.
-        real: bool [rows, tokens], False for padding.
-        at: (row, token) of the states that predict the answers' tokens, [2, answer tokens].
+        ids, positions: [1, tokens]; each row goes on from the common beginning, and the plain
+            answer takes up the marked one's positions.
+        attention: additive [1, 1, tokens, tokens]; neither rows nor a row's answers see each other.
+        at: [answer tokens] the states that predict the answers' tokens.
         tokens: the answers' tokens, in that order.
         answer: [answer tokens] 2 * row, or 2 * row + 1 for the plain answer.
         share: [answer tokens] 1/length of the answer.
@@ -149,38 +149,68 @@ class Packed:
     ids: torch.Tensor
     positions: torch.Tensor
     attention: torch.Tensor
-    real: torch.Tensor
     at: torch.Tensor
     tokens: torch.Tensor
     answer: torch.Tensor
     share: torch.Tensor
 
+    def means(self, logits: torch.Tensor) -> torch.Tensor:
+        """Mean log-probabilities [rows, (marked, plain)] from logits [answer tokens, words]."""
+        losses = cross_entropy(logits.float(), self.tokens, reduction="none")
+        means = torch.zeros(int(self.answer.max()) + 1, device=losses.device)
+        return means.index_add_(0, self.answer, -losses * self.share).view(-1, 2).cpu()
+
 
 def packed(rows: Sequence[Row], device: torch.device | str, dtype: torch.dtype) -> Packed:
     """Rows as tensors of one forward pass of a model in `dtype`."""
-    size = (len(rows), max(map(len, rows)))
-    ids, positions = torch.zeros(size, dtype=torch.long), torch.zeros(size, dtype=torch.long)
-    seen = torch.eye(size[1], dtype=torch.bool).repeat(len(rows), 1, 1)  # padding sees itself
-    real = torch.zeros(size, dtype=torch.bool)
-    at: list[tuple[int, int]] = []
+    common = _common([row.prompt[:-1] for row in rows])
+    ids, positions = [*rows[0].prompt[:common]], [*range(common)]
+    total = common + sum(len(row) - common for row in rows)
+    seen = torch.zeros(total, total, dtype=torch.bool)
+    seen[:, :common] = True
+    at: list[int] = []
     tokens: list[int] = []
     answers: list[int] = []
     share: list[float] = []
     for i, row in enumerate(rows):
-        start, middle, end = len(row.prompt), len(row.prompt) + len(row.marked), len(row)
-        ids[i, :end] = torch.tensor([*row.prompt, *row.marked, *row.plain])
-        positions[i, :end] = torch.tensor([*range(middle), *range(start, start + end - middle)])
-        seen[i, :end, :end] = torch.ones(end, end, dtype=torch.bool).tril()
-        seen[i, middle:end, start:middle] = False
-        real[i, :end] = True
-        for k, (answer, first) in enumerate(((row.marked, start), (row.plain, middle))):
-            at += [(i, start - 1), *((i, first + t) for t in range(len(answer) - 1))]
+        start, length = len(ids), len(row.prompt)
+        marked = start + length - common
+        plain, end = marked + len(row.marked), start + len(row) - common
+        seen[start:end, start:end] = True
+        seen[plain:end, marked:plain] = False
+        ids += [*row.prompt[common:], *row.marked, *row.plain]
+        for k, (first, answer) in enumerate(((marked, row.marked), (plain, row.plain))):
+            at += [marked - 1, *range(first, first + len(answer) - 1)]
             tokens += answer
             answers += [2 * i + k] * len(answer)
             share += [1 / len(answer)] * len(answer)
-    blocked = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
-    index = (torch.tensor(at).T, torch.tensor(tokens), torch.tensor(answers), torch.tensor(share))
-    return Packed(*(t.to(device) for t in (ids, positions, blocked[:, None], real, *index)))
+        positions += [*range(common, length + len(row.marked))]
+        positions += [*range(length, length + len(row.plain))]
+    blocked = torch.zeros(seen.shape, dtype=dtype)
+    blocked = blocked.masked_fill(~seen.tril(), torch.finfo(dtype).min)[None, None]
+    each = [[ids], [positions], at, tokens, answers, share]
+    one, where, *index = (torch.tensor(numbers, device=device) for numbers in each)
+    return Packed(one, where, blocked.to(device), *index)
+
+
+def _common(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all begin with."""
+    places = enumerate(zip(*prompts, strict=False))
+    shortest = min(map(len, prompts))
+    return next((i for i, tokens in places if len({*tokens}) > 1), shortest)
+
+
+def together(rows: Sequence[Row]) -> list[list[int]]:
+    """Rows that are packed together, in order: as many as `PACKED` tokens hold, at least one."""
+    parts: list[list[int]] = []
+    room = 0
+    for i, row in enumerate(rows):
+        if len(row) > room:
+            parts.append([])
+            room = PACKED
+        parts[-1].append(i)
+        room -= len(row)
+    return parts
 
 
 def pair_log_probabilities(
@@ -203,16 +233,17 @@ def pair_log_probabilities(
     by_layer: dict[int, list[int]] = {}
     for i, how in enumerate(interventions):
         by_layer.setdefault(how.layer if how else lowest, []).append(i)
-    for part in sorted_batches([len(row) for row in rows], PAIRS):
+    for part in together(rows):
         batch = packed([rows[i] for i in part], model.device, model.dtype)
         size = max(1, TOKENS.get(model.device.type, TOKENS_GPU) // batch.ids.numel())
         for layer, chosen in by_layer.items():
             output = _output_of(model, batch, layer)
             for start in range(0, len(chosen), size):
                 some = chosen[start : start + size]
-                steered = [_changed(hidden(output), batch.real, interventions[i]) for i in some]
+                steered = [_changed(hidden(output), interventions[i]) for i in some]
                 with _replaying(model, layer, output, torch.cat(steered)):
-                    found[np.ix_(some, part)] = _read(model, batch, len(some))
+                    logits = logits_of(model, batch, len(some))
+                found[np.ix_(some, part)] = torch.stack([*map(batch.means, logits)]).numpy()
     return found
 
 
@@ -242,42 +273,26 @@ def ablated_everywhere(model: PreTrainedModel, vector: npt.NDArray[np.float32]) 
 
 
 def _output_of(model: PreTrainedModel, batch: Packed, layer: int) -> Any:
-    """Output of block `layer` as the block gives it; its states are [rows, tokens, width]."""
+    """Output of block `layer` as the block gives it; its states are [1, tokens, width]."""
     kept: list[Any] = []
     block = decoder_blocks(model)[layer]
     handle = block.register_forward_hook(lambda module, args, output: kept.append(output))
     try:
-        with torch.no_grad():
-            _run(model, batch, 1, torch.zeros(1, dtype=torch.long))
+        logits_of(model, batch)
     finally:
         handle.remove()
     return kept[0]
 
 
-def _changed(states: torch.Tensor, real: torch.Tensor, how: Intervention | None) -> torch.Tensor:
-    """Output of the steered block [rows, tokens, width] under one intervention."""
+def _changed(states: torch.Tensor, how: Intervention | None) -> torch.Tensor:
+    """Output of the steered block [1, tokens, width] under one intervention."""
     if how is None or not how.active:
         return states
     vector = torch.from_numpy(how.vector).to(states.device)
     change = how.coefficient * vector.expand_as(states).float()
     if how.mode == "ablate":
         change = -(states.float() @ vector)[..., None] * vector
-    return states + (change * real[..., None]).to(states.dtype)
-
-
-def _read(model: PreTrainedModel, batch: Packed, copies: int) -> npt.NDArray[np.float32]:
-    """Log-probabilities [copies, rows, 2] of a batch that stands there `copies` times."""
-    rows, tokens = batch.ids.shape
-    row, at = batch.at
-    first = int(at.min())  # no logits of what lies before every answer
-    with torch.no_grad():
-        logits = _run(model, batch, copies, torch.arange(first, tokens))
-    found = []
-    for own in torch.split(logits, rows):
-        losses = cross_entropy(own[row, at - first].float(), batch.tokens, reduction="none")
-        means = torch.zeros(rows * 2, device=losses.device)
-        found.append(means.index_add_(0, batch.answer, -losses * batch.share).view(rows, 2).cpu())
-    return torch.stack(found).numpy()
+    return states + change.to(states.dtype)
 
 
 @contextmanager
@@ -293,18 +308,15 @@ def _replaying(model: PreTrainedModel, layer: int, output: Any, states: Any) -> 
             del block.forward
 
 
-def _run(model: PreTrainedModel, batch: Packed, copies: int, keep: torch.Tensor) -> torch.Tensor:
-    """Logits [copies * rows, kept tokens, vocabulary] of a batch that stands there `copies` times.
-
-    Args:
-        keep: tokens whose logits are wanted.
-    """
+def logits_of(model: PreTrainedModel, batch: Packed, copies: int = 1) -> torch.Tensor:
+    """Logits [copies, answer tokens, words] of a batch that stands there `copies` times."""
     positions = batch.positions.repeat(copies, 1)
-    logits: torch.Tensor = model(
-        input_ids=batch.ids.repeat(copies, 1),
-        attention_mask=windowed(model, batch.attention.repeat(copies, 1, 1, 1), positions),
-        position_ids=positions,
-        logits_to_keep=keep,
-        use_cache=False,
-    ).logits
+    with torch.no_grad():
+        logits: torch.Tensor = model(
+            input_ids=batch.ids.repeat(copies, 1),
+            attention_mask=windowed(model, batch.attention.repeat(copies, 1, 1, 1), positions),
+            position_ids=positions,
+            logits_to_keep=batch.at,
+            use_cache=False,
+        ).logits
     return logits

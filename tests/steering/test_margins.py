@@ -17,8 +17,10 @@ from em_geometry.steering.margins import (
     Row,
     ablated_everywhere,
     measured,
+    packed,
     pair_log_probabilities,
     rows_of,
+    together,
 )
 from em_geometry.steering.pairs import Pair, Trial, read_pairs
 from tests.activations.families import random_model
@@ -85,6 +87,26 @@ def test_passes_of_a_few_tokens_change_nothing(llama: Any, monkeypatch: pytest.M
     np.testing.assert_allclose(
         pair_log_probabilities(llama, ROWS, ways), together, rtol=1e-4, atol=1e-5
     )
+
+
+def test_what_prompts_begin_with_is_read_once(model: Any) -> None:
+    rows = [Row(tokens(1, 5) + row.prompt, row.marked, row.plain) for row in ROWS]
+    batch = packed(rows, "cpu", torch.float32)
+    assert batch.ids.shape[1] == sum(map(len, rows)) - 2 * 5
+    how = add(4, 1, 3.0)
+    alone = [pair_log_probabilities(model, [row], [None, how]) for row in rows]
+    found = pair_log_probabilities(model, rows, [None, how])
+    np.testing.assert_allclose(found, np.concatenate(alone, axis=1), rtol=1e-4, atol=1e-4)
+    same = pair_log_probabilities(model, [rows[0], rows[0]], [how])[0]
+    np.testing.assert_allclose(same[0], same[1], atol=1e-5)
+
+
+def test_as_many_rows_are_packed_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert together(ROWS) == [[0, 1, 2]]
+    monkeypatch.setattr("em_geometry.steering.margins.PACKED", len(ROWS[0]) + len(ROWS[1]))
+    assert together(ROWS) == [[0, 1], [2]]
+    monkeypatch.setattr("em_geometry.steering.margins.PACKED", 1)
+    assert together(ROWS) == [[0], [1], [2]]
 
 
 def test_ablation_everywhere_leaves_nothing_along_the_vector(llama: Any) -> None:

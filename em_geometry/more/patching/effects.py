@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from em_geometry.activations.blocks import (
@@ -22,18 +21,16 @@ from em_geometry.activations.blocks import (
     decoder_blocks,
     hidden,
     replaced,
-    windowed,
 )
 from em_geometry.engine import spread
 from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
 from em_geometry.io.journal import Journal
-from em_geometry.models.chat import sorted_batches
 from em_geometry.models.load import Loaded, Models
 from em_geometry.settings import Workers
 from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import Intervention
-from em_geometry.steering.margins import PAIRS, Packed, Row, packed, rows_of
+from em_geometry.steering.margins import Packed, Row, logits_of, packed, rows_of, together
 from em_geometry.steering.pairs import Pair
 
 CODE = 1  # raise when the way an effect is measured changes
@@ -104,7 +101,7 @@ def effects(
 ) -> dict[str, Effects]:
     """Effects on the margins of these pairs by vector; what the journal holds is not read again."""
     rows = rows_of(pairs, loaded, models.system_prompt)
-    batches = sorted_batches([len(row) for row in rows], PAIRS)
+    batches = together(rows)
     units: list[Unit] = [(name, tuple(batch)) for name in vectors for batch in batches]
 
     def key(unit: Unit) -> str:
@@ -158,7 +155,7 @@ def batch_effects(model: PreTrainedModel, batch: Packed, how: Intervention) -> F
     rest = run(model, batch)
     output = rest.blocks[how.layer]
     states, vector = hidden(output), torch.from_numpy(how.coefficient * how.vector)
-    added = states + (vector.to(states) * batch.real[..., None]).to(states.dtype)
+    added = states + vector.to(states)
     steered = run(model, batch, how.layer + 1, replaced(output, added))
     steered.blocks[how.layer] = replaced(output, added)
 
@@ -223,17 +220,5 @@ def part_of(block: torch.nn.Module, kind: str) -> torch.nn.Module:
 
 def _margins(model: PreTrainedModel, batch: Packed) -> Floats:
     """[rows] log-probability per token of the marked answer minus that of the plain one."""
-    row, at = batch.at
-    first, (rows, tokens) = int(at.min()), batch.ids.shape
-    with torch.no_grad():
-        logits = model(
-            input_ids=batch.ids,
-            attention_mask=windowed(model, batch.attention, batch.positions),
-            position_ids=batch.positions,
-            logits_to_keep=torch.arange(first, tokens),  # none of what lies before every answer
-            use_cache=False,
-        ).logits
-    losses = cross_entropy(logits[row, at - first].float(), batch.tokens, reduction="none")
-    means = torch.zeros(2 * rows, device=losses.device)
-    answers = means.index_add_(0, batch.answer, -losses * batch.share).view(rows, 2).cpu()
+    answers = batch.means(logits_of(model, batch)[0])
     return (answers[:, 0] - answers[:, 1]).double().numpy()
