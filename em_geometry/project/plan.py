@@ -127,12 +127,12 @@ def labels_needed() -> list[tuple[str, str, str]]:
 
 
 def progress(params: Params, usd_per_hour: float | None = None) -> list[str]:
-    """Progress of every long stage that has run here, and what remains of the whole run.
+    """Long stages that are under way here, the last one that ended, and what remains of the run.
 
     Args:
         usd_per_hour: price of the machine; None = not counted.
     """
-    lines = []
+    lines, ended = [], list[tuple[float, str]]()
     answers = {f"{kind} {slug}" for kind in ("baseline", "responses") for slug in params.targets}
     done = made = seconds = 0.0
     for path in sorted(journal_folder().glob("*.progress.json")):
@@ -140,13 +140,18 @@ def progress(params: Params, usd_per_hour: float | None = None) -> list[str]:
         fresh, share = p["done"] - p["first"], 100 * p["done"] / max(1, p["total"])
         if p["label"] in answers:
             done, made, seconds = done + p["done"], made + fresh, seconds + p["seconds"]
+        changed = path.stat().st_mtime
+        when = time.strftime("%d %b %H:%M", time.localtime(changed))
+        if p["done"] >= p["total"]:
+            ended.append((changed, f"{p['label']}, {p['total']:,} units, {when}"))
+            continue
         left = (p["total"] - p["done"]) * p["seconds"] / fresh if fresh else 0.0
-        rest = f"{left / 60:,.0f} min left" if p["done"] < p["total"] else "done"
-        when = time.strftime("%d %b %H:%M", time.localtime(path.stat().st_mtime))
         counted = f"{p['done']:>9,} of {p['total']:<9,}{share:>5.0f} %"
-        lines.append(f"{p['label']:<34}{counted}  {rest}  ({when})")
-    if not lines:
+        lines.append(f"{p['label']:<34}{counted}  {left / 60:,.0f} min left  ({when})")
+    if not lines and not ended:
         return [f"nothing has run yet (no progress in {journal_folder()})"]
+    if ended:
+        lines.append(f"long stages that ended: {len(ended)}, the last: {max(ended)[1]}")
     counts = count(params)
     total = sum(counts.answers.values())
     whole = f"whole run: {min(done, total):,.0f} of {total:,} answers"
