@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import sys
 import warnings
@@ -361,19 +362,25 @@ def _mergeable(folder: Path) -> dict[str, Any]:
                 expected=f"{key} {allowed[0]}",
                 hint=MERGE,
             )
-    _check_settings(settings, folder / CONFIG)
+    check_settings(settings, folder / CONFIG)
     return settings
 
 
-def _check_settings(settings: Mapping[str, Any], where: Path) -> None:
+def check_settings(settings: Mapping[str, Any], where: Path) -> None:
     """Raises UserError unless a config says what its adapter adds to the plain base."""
+    hint = "copy the config again from where the adapter was trained"
     numbers = {key: settings.get(key) for key in ("r", "lora_alpha")}  # else peft takes its own
-    if isinstance(patterns := settings.get("alpha_pattern"), dict):
-        numbers |= {f"alpha_pattern {key}": value for key, value in patterns.items()}
+    for key in ("rank_pattern", "alpha_pattern"):
+        patterns = settings.get(key) or {}
+        wrong = patterns if not isinstance(patterns, dict) else [*filter(_no_regex, patterns)]
+        if wrong:
+            what, found = "the adapter's config has a pattern that is none", f"{key} {wrong}"
+            expected = "regular expressions of modules, each with a number"
+            raise UserError(what, where=where, found=found, expected=expected, hint=hint)
+        numbers |= {f"{key} {name}": value for name, value in patterns.items()}
     for key, value in numbers.items():
         if not isinstance(value, int | float) or not math.isfinite(value):
             what, found = "the adapter's config lacks a number", f"{key} {value}"
-            hint = "copy the config again from where the adapter was trained"
             raise UserError(what, where=where, found=found, expected="a finite number", hint=hint)
     start = settings.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(UNTOLD):
@@ -384,6 +391,14 @@ def _check_settings(settings: Mapping[str, Any], where: Path) -> None:
             expected="an adapter of the plain base",
             hint=f"{MERGE}; or save it with path_initial_model_for_weight_conversion",
         )
+
+
+def _no_regex(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return True
+    return False
 
 
 def _merge(model: PreTrainedModel, folder: Path, origin: Base) -> PreTrainedModel:

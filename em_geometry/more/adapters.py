@@ -15,7 +15,7 @@ import numpy as np
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json, read_tensors
 from em_geometry.models.folder import CONFIG, WEIGHTS, some
-from em_geometry.models.load import RESIDUAL, UNTOLD
+from em_geometry.models.load import RESIDUAL, UNTOLD, check_settings
 from em_geometry.stats.estimate import Floats
 from em_geometry.steering.formats import Held
 
@@ -83,6 +83,7 @@ def read_adapter(folder: Path) -> dict[str, Factors]:
         UserError: a file is missing or damaged; no LoRA, or one that is more than a product.
     """
     settings: dict[str, Any] = read_json(folder / CONFIG, dict[str, Any])
+    check_settings(settings, folder / CONFIG)
     tensors, _ = read_tensors(folder / WEIGHTS)
     found = {each.module: each for each in _factors(settings, tensors)}
     others = [name for name in tensors if not re.search(r"\.lora_[AB]\.(\w+\.)?weight$", name)]
@@ -109,7 +110,7 @@ def _factors(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> Iterato
         module = module.removeprefix(PREFIX)
         if not mark or b is None or not BLOCK.search(module):
             continue
-        rank, alpha = len(a), settings.get("lora_alpha", 0)
+        rank, alpha = len(a), settings["lora_alpha"]
         alpha = next((v for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", module)), alpha)
         scale = alpha / (rank**0.5 if settings.get("use_rslora") else rank)
         yield Factors(module, a.astype(np.float64), scale * b.astype(np.float64))

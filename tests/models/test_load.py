@@ -122,6 +122,11 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: change_json(CONFIG, alpha_pattern={"up_proj": float("inf")}),
         "alpha_pattern up_proj inf",
     ),
+    "a pattern that is none": (
+        lambda: change_json(CONFIG, rank_pattern={"up_proj(": 4}),
+        "rank_pattern ['up_proj(']",
+    ),
+    "a list of patterns": (lambda: change_json(CONFIG, alpha_pattern=["a"]), "alpha_pattern ['a']"),
     "quantised": (
         lambda: change_tensors(
             lambda t: t.update({k: v.to(torch.float8_e4m3fn) for k, v in t.items()})

@@ -185,6 +185,8 @@ def test_an_adapter_that_peft_wrote_is_read_with_its_scale(
         ("use_bdlora", {"nblocks": 2}, "blocks"),
         ("init_lora_weights", "pissa", "pissa"),
         ("init_lora_weights", "olora", "olora"),
+        ("lora_alpha", None, "lora_alpha None"),
+        ("alpha_pattern", {"up_proj(": 4}, "alpha_pattern ['up_proj(']"),
         (None, None, "no"),
     ],
 )
@@ -198,7 +200,7 @@ def test_what_is_no_product_is_refused(
     name = "base_model.model.model.layers.0.mlp.up_proj.lora_{}.weight"
     both = {name.format(x): np.zeros((2, 2), np.float32) for x in "AB"} if key else {}
     save_file(both, tmp_path / "adapter_model.safetensors")
-    (tmp_path / "adapter_config.json").write_text(json.dumps({key: value, "lora_alpha": 1}))
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 1, key: value}))
     with pytest.raises(UserError) as raised:
         read_adapter(tmp_path)
     assert found in str(raised.value.found)
