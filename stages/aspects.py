@@ -7,8 +7,8 @@ from em_geometry.project.command import stage
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
 from em_geometry.stats.estimate import Estimate
-from em_geometry.transfer.conditions import Table, read_answers
-from em_geometry.transfer.effects import JUDGED, Changes, aspect_rows, changes, told
+from em_geometry.transfer.judged import JUDGED, Changes, aspect_rows, changes, told
+from em_geometry.transfer.rate_table import Table, read_answers
 
 
 @stage

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from em_geometry.geometry import battery
-from em_geometry.geometry.inputs import read_directions
 from em_geometry.geometry.methods import unit_gram
 from em_geometry.geometry.multiverse import multiverse
 from em_geometry.geometry.references import reference_results
+from em_geometry.geometry.vector_sets import read_directions
 from em_geometry.io.results import Leaf
 from em_geometry.project.command import stage
 from em_geometry.project.inputs import activations, evidence_of, selected, vector_table

@@ -15,8 +15,8 @@ from em_geometry.project.command import stage
 from em_geometry.project.inputs import by_judge
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
-from em_geometry.transfer.conditions import Table, read_answers
-from em_geometry.transfer.effects import baseline, of_conditions, transfer
+from em_geometry.transfer.judged import baseline, of_conditions, transfer
+from em_geometry.transfer.rate_table import Table, read_answers
 
 POOLED = ("*_unsteered", "*_vectors")
 KEYS = ("corrected.{}.plain", "corrected.{}.corrected", "settings.{}.cut.all.*")

@@ -16,7 +16,7 @@ from em_geometry.settings import TEXTS, Params
 from em_geometry.stats.estimate import Floats
 from em_geometry.stats.intervals import wilson
 from em_geometry.steering.conditions import Selected, write_selected
-from em_geometry.transfer.conditions import Table, name
+from em_geometry.transfer.rate_table import Table, name
 
 LABS = {"finance": "one", "sports": "one", "profanity": "two"}
 CLUSTERS = {"finance": "risk", "sports": "risk", "profanity": "persona"}

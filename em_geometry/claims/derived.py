@@ -14,7 +14,6 @@ import numpy as np
 
 from em_geometry.claims.printed_gram import PublishedGram
 from em_geometry.geometry.core import core_grams, core_weights
-from em_geometry.geometry.inputs import cluster_indices
 from em_geometry.geometry.methods import (
     angles_deg,
     count,
@@ -23,6 +22,7 @@ from em_geometry.geometry.methods import (
     residual_cosines,
     statistics,
 )
+from em_geometry.geometry.vector_sets import cluster_indices
 from em_geometry.hashing import stream
 from em_geometry.settings import Geometry
 from em_geometry.stats.estimate import Floats

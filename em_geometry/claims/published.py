@@ -19,8 +19,8 @@ from em_geometry.errors import explained
 from em_geometry.geometry import core
 from em_geometry.geometry.battery import Battery, battery
 from em_geometry.geometry.calibration import CORE, LABELLED, calibrated, compared, relabelled
-from em_geometry.geometry.inputs import cluster_indices
 from em_geometry.geometry.methods import QUESTIONS
+from em_geometry.geometry.vector_sets import cluster_indices
 from em_geometry.hashing import stream
 from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.io.tables import text_table

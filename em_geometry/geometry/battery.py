@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from em_geometry.geometry import methods as m
 from em_geometry.geometry import trees
-from em_geometry.geometry.inputs import cluster_indices, vector_rows
+from em_geometry.geometry.vector_sets import cluster_indices, vector_rows
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
 from em_geometry.stats.estimate import Floats

@@ -15,9 +15,9 @@ from em_geometry.errors import UserError
 from em_geometry.geometry import core
 from em_geometry.geometry import methods as m
 from em_geometry.geometry.battery import MAIN_PARTS, Case, Clusters, Vectors, evaluate
-from em_geometry.geometry.inputs import cluster_indices, vector_rows
+from em_geometry.geometry.grams import between_dimension, exchanged_draws, finetune_draws
 from em_geometry.geometry.references import UNDEFINED, Evidence, extremes
-from em_geometry.geometry.samples import between_dimension, exchanged_draws, finetune_draws
+from em_geometry.geometry.vector_sets import cluster_indices, vector_rows
 from em_geometry.hashing import stream
 from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.io.tables import text_table

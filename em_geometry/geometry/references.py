@@ -15,8 +15,8 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from em_geometry.geometry import methods as m
-from em_geometry.geometry.inputs import cluster_indices
-from em_geometry.geometry.samples import PromptRows
+from em_geometry.geometry.grams import PromptRows
+from em_geometry.geometry.vector_sets import cluster_indices
 from em_geometry.io.results import Leaf
 from em_geometry.settings import Geometry
 from em_geometry.stats.estimate import PROMPTS_ONLY, Estimate, Floats, Ints

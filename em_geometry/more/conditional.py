@@ -18,8 +18,8 @@ from em_geometry.errors import UserError
 from em_geometry.io.files import checked, read_yaml
 from em_geometry.io.results import Leaf
 from em_geometry.models.load import Loaded, Models
+from em_geometry.more.correction import corrected
 from em_geometry.more.excess import with_control
-from em_geometry.more.verdicts import corrected
 from em_geometry.settings import BASE, Organism, Workers
 from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import t_interval

@@ -26,8 +26,8 @@ from em_geometry.claims.derived import RULES, WIDTH
 from em_geometry.claims.printed_gram import read_published_gram
 from em_geometry.errors import UserError
 from em_geometry.geometry import Battery, Calibration, battery, calibrate
-from em_geometry.geometry.inputs import NAME, parse_clusters, read_cosines
 from em_geometry.geometry.methods import focus_of
+from em_geometry.geometry.vector_sets import NAME, parse_clusters, read_cosines
 from em_geometry.io.files import check_vector, write_text
 from em_geometry.io.results import nest
 from em_geometry.io.tables import text_table

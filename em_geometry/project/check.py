@@ -14,7 +14,7 @@ from em_geometry.activations.prompts import read_prompts, unseen_chats
 from em_geometry.claims.ledger import read_papers
 from em_geometry.claims.printed_gram import read_family, read_published_gram
 from em_geometry.errors import UserError, together
-from em_geometry.geometry.inputs import read_directions
+from em_geometry.geometry.vector_sets import read_directions
 from em_geometry.io.files import read_json, read_tensors
 from em_geometry.judging.client import Client, Endpoint, read_key
 from em_geometry.judging.judge import load_templates

@@ -22,7 +22,7 @@ from em_geometry.io.results import read_results
 from em_geometry.io.tables import csv_text, text_table
 from em_geometry.models.chat import read_examples
 from em_geometry.models.load import Loaded
-from em_geometry.more.screening.prediction import TOGETHER
+from em_geometry.more.screening.foretold import TOGETHER
 from em_geometry.more.screening.texts import Files, answers_read, made_of, trained_chats
 from em_geometry.more.traits.readings import WHOLE, parts, read_traits, readings
 from em_geometry.project import paths

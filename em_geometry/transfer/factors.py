@@ -21,8 +21,8 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 from scipy.stats.contingency import association
 
+from em_geometry.geometry.grams import PromptRows
 from em_geometry.geometry.methods import angles_deg, cosines, pair_values
-from em_geometry.geometry.samples import PromptRows
 from em_geometry.io.results import Leaf, Nested, as_estimate
 from em_geometry.stats.decisions import holm
 from em_geometry.stats.estimate import Estimate, Floats, Ints

@@ -8,9 +8,9 @@ import polars as pl
 
 from em_geometry.errors import UserError
 from em_geometry.geometry.battery import Clusters
+from em_geometry.geometry.grams import PromptRows, massive_dimensions
 from em_geometry.geometry.multiverse import Reading
 from em_geometry.geometry.references import Evidence, Finetunes
-from em_geometry.geometry.samples import PromptRows, massive_dimensions
 from em_geometry.settings import BASE, TEXTS
 from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import Selected

@@ -12,15 +12,15 @@ from em_geometry.io.files import atomic_path, read_parquet, write_parquet
 from em_geometry.judging.rates import RateName
 from em_geometry.judging.score import judge_files
 from em_geometry.more.ablation.answers import answers, judged_results
-from em_geometry.more.ablation.margins import Directions, benign_contrasts, results
+from em_geometry.more.ablation.excess_lost import Directions, benign_contrasts, results
 from em_geometry.project import paths
 from em_geometry.project.inputs import judge, known_texts, models, questions, selected, vector_table
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import Params
 from em_geometry.steering.margins import measured
 from em_geometry.steering.pairs import indices, read_pairs, table
-from em_geometry.transfer.conditions import Table, read_answers
 from em_geometry.transfer.outcomes import Margins
+from em_geometry.transfer.rate_table import Table, read_answers
 from em_geometry.vectors.contrasts import recipe_controls
 from em_geometry.vectors.sweep import other_vectors
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from em_geometry.io.files import atomic_path
 from em_geometry.io.results import Leaf, spelt
 from em_geometry.models.train import save
-from em_geometry.more.narrow.measures import GENERAL, SCALES, Chats, Variant, compared, read_all
-from em_geometry.more.narrow.trainings import train_held, train_rank_one, untrained
+from em_geometry.more.narrow.breadth import GENERAL, SCALES, Chats, Variant, compared, read_all
+from em_geometry.more.narrow.fine_tunes import train_held, train_rank_one, untrained
 from em_geometry.project import paths
 from em_geometry.project.inputs import models, selected
 from em_geometry.project.outputs import put_results

@@ -9,9 +9,9 @@ from em_geometry.io.results import Leaf
 from em_geometry.models.load import Loaded
 from em_geometry.more.adapters import read_adapter, written_vectors
 from em_geometry.more.kept import span_means
-from em_geometry.more.narrow.measures import Variant, read_pairs_of
+from em_geometry.more.likelihoods import updated
+from em_geometry.more.narrow.breadth import Variant, read_pairs_of
 from em_geometry.more.narrow.rank_one import by_block, cosines, removed, steering, trials
-from em_geometry.more.readings import updated
 from em_geometry.project.inputs import activations, models, rows, selected
 from em_geometry.settings import BASE, Params
 from em_geometry.steering.conditions import Intervention

@@ -14,7 +14,7 @@ from em_geometry.io.files import atomic_path, read_parquet, write_parquet
 from em_geometry.io.results import Leaf
 from em_geometry.models.load import Loaded
 from em_geometry.models.train import read_split
-from em_geometry.more.prevention.outcomes import as_tables, of_organism, outcomes
+from em_geometry.more.prevention.prevented import as_tables, of_organism, outcomes
 from em_geometry.more.prevention.trainings import Case, Tests, held_out, measured, repeated
 from em_geometry.project import paths
 from em_geometry.project.inputs import models, selected

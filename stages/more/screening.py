@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from em_geometry.io.files import atomic_path, read_parquet, write_parquet
-from em_geometry.more.screening.prediction import OTHERS, TOGETHER, Caused, outcomes
+from em_geometry.more.screening.foretold import OTHERS, TOGETHER, Caused, outcomes
 from em_geometry.more.screening.texts import Files, answers_read, made_of, trained_chats
 from em_geometry.more.traits.readings import WHOLE, parts, read_traits, readings
 from em_geometry.project import paths

@@ -3,15 +3,15 @@
 import numpy as np
 import polars as pl
 
+from em_geometry.geometry.grams import massive_dimensions
 from em_geometry.geometry.references import Finetunes
-from em_geometry.geometry.samples import massive_dimensions
 from em_geometry.io.files import atomic_path, write_parquet
 from em_geometry.io.results import Leaf
 from em_geometry.models.folder import is_adapter
 from em_geometry.more.adapters import read_adapter
+from em_geometry.more.subspaces.comparison import findings
 from em_geometry.more.subspaces.likeness import pair_rows
 from em_geometry.more.subspaces.random import drawn
-from em_geometry.more.subspaces.results import findings
 from em_geometry.project import paths
 from em_geometry.project.inputs import activations, models, rows, selected
 from em_geometry.project.outputs import put_results

@@ -9,9 +9,9 @@ import yaml
 
 from em_geometry.geometry.battery import battery
 from em_geometry.geometry.calibration import calibrate_rows
+from em_geometry.geometry.grams import PromptRows
 from em_geometry.geometry.methods import unit_gram
 from em_geometry.geometry.references import Evidence, Finetunes, reference_results
-from em_geometry.geometry.samples import PromptRows
 from em_geometry.io.results import Leaf, as_estimate, flatten, shown
 from em_geometry.settings import Geometry
 from stages.calibration import HEADLINE as CALIBRATION

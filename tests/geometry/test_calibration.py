@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from em_geometry.geometry import core, samples
+from em_geometry.geometry import core, grams
 from em_geometry.geometry.battery import battery
 from em_geometry.geometry.core import core_grams, core_share, core_weights, independent_grams
-from em_geometry.geometry.inputs import cluster_indices
 from em_geometry.geometry.methods import across_mean, cosines, statistics, unit_gram
+from em_geometry.geometry.vector_sets import cluster_indices
 from em_geometry.settings import Geometry
 from em_geometry.stats.estimate import Floats
 from em_geometry.stats.permutation import null_p
@@ -146,7 +146,7 @@ def test_loadings_may_have_signs_and_two_clusters_are_not_enough() -> None:
 
 TOPIC = np.array([i % 8 for i in range(43)])  # of unequal size
 ROWS = rng().standard_normal((6, 43, 30)) + 0.3
-SAMPLE = samples.PromptRows(ROWS, [f"t{k}" for k in TOPIC])
+SAMPLE = grams.PromptRows(ROWS, [f"t{k}" for k in TOPIC])
 
 
 def test_a_topic_is_left_out_with_all_its_rows() -> None:

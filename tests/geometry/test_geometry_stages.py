@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 from em_geometry.errors import UserError
 from em_geometry.geometry import references
 from em_geometry.geometry.calibration import calibrate_rows
-from em_geometry.geometry.inputs import read_directions
+from em_geometry.geometry.grams import PromptRows, massive_dimensions
 from em_geometry.geometry.methods import cluster_angle, unit_gram
-from em_geometry.geometry.samples import PromptRows, massive_dimensions
+from em_geometry.geometry.vector_sets import read_directions
 from em_geometry.io.files import read_json, write_tensors
 from em_geometry.io.results import Results, flatten, read_results
 from em_geometry.project import paths

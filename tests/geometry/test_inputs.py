@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from em_geometry.errors import UserError
-from em_geometry.geometry.inputs import check_cosines, parse_clusters, read_cosines
+from em_geometry.geometry.vector_sets import check_cosines, parse_clusters, read_cosines
 from em_geometry.project import paths
 from em_geometry.project.analyse import analyse
 from em_geometry.project.command import application

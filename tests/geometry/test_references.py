@@ -7,15 +7,15 @@ import pytest
 
 from em_geometry.geometry import calibration, references
 from em_geometry.geometry.core import core_share
-from em_geometry.geometry.methods import cosines, unit_gram
-from em_geometry.geometry.multiverse import NO_SHIFT, Reading, multiverse
-from em_geometry.geometry.references import REFERENCES, Evidence, Finetunes, main_statistics
-from em_geometry.geometry.samples import (
+from em_geometry.geometry.grams import (
     PromptRows,
     between_dimension,
     exchanged_draws,
     finetune_draws,
 )
+from em_geometry.geometry.methods import cosines, unit_gram
+from em_geometry.geometry.multiverse import NO_SHIFT, Reading, multiverse
+from em_geometry.geometry.references import REFERENCES, Evidence, Finetunes, main_statistics
 from em_geometry.io.results import as_estimate
 from em_geometry.settings import Geometry
 from em_geometry.stats.estimate import Estimate, Floats

@@ -11,9 +11,9 @@ from tiny_more import CONTROLS, coin, judge_unsteered, run_on_tiny, shown
 from em_geometry.activations.prompts import Question
 from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
-from em_geometry.more.ablation import margins
+from em_geometry.more.ablation import excess_lost
 from em_geometry.more.ablation.answers import answers
-from em_geometry.more.ablation.margins import Directions, results
+from em_geometry.more.ablation.excess_lost import Directions, results
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings import BASE, Params
@@ -56,7 +56,7 @@ def planted(out: Directions) -> Margins:
     rest |= {(o, "misaligned"): control + EXCESS for o in ORGANISMS}
     done = {}
     for group, cells in out.cells().items():
-        for k, way in enumerate(margins.WAYS.values()):
+        for k, way in enumerate(excess_lost.WAYS.values()):
             for target, source in cells:
                 fall = TAKEN[group][k] * EXCESS + RNG.normal(0, 0.01, PAIRS)
                 done[target, "misaligned", way, source, 1.0] = Done(-fall, 0.1, (1, 2.0))
@@ -71,7 +71,7 @@ def test_planted_shares_are_found() -> None:
     found = results(planted(out), out, no_effect=0.1)
     assert found["excess.all"].value == pytest.approx(EXCESS)
     for group, parts in TAKEN.items():
-        for mode, part in zip(margins.WAYS, parts, strict=True):
+        for mode, part in zip(excess_lost.WAYS, parts, strict=True):
             share = found[f"{mode}.{group}.share"]
             assert share.value == pytest.approx(100 * part, abs=2)
             assert share.low < share.value < share.high

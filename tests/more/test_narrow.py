@@ -14,9 +14,9 @@ from em_geometry.io.results import as_estimate, read_results
 from em_geometry.models import train
 from em_geometry.models.chat import Exchange
 from em_geometry.more.adapters import read_adapter, written_vectors
-from em_geometry.more.narrow import rank_one, trainings
-from em_geometry.more.narrow.measures import Variant, VariantRead, compared, read_pairs_of
-from em_geometry.more.readings import divergence, losses, read_answers, updated
+from em_geometry.more.likelihoods import divergence, losses, read_answers, updated
+from em_geometry.more.narrow import fine_tunes, rank_one
+from em_geometry.more.narrow.breadth import Variant, VariantRead, compared, read_pairs_of
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.report.tables import Results, all_tables
@@ -69,7 +69,7 @@ def test_the_term_s_gradient_is_that_of_the_divergence(
     with torch.no_grad():
         for weight in weights:
             weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
-    trainings.holding(model, examples[:2], 3.0, 0)(1)
+    fine_tunes.holding(model, examples[:2], 3.0, 0)(1)
     found = [w.grad.clone() for w in weights if w.grad is not None]
     model.zero_grad()
     terms = []
@@ -91,15 +91,15 @@ def test_weight_holds_a_training_to_the_base_and_none_leaves_it_as_it_is(
 ) -> None:
     known, recipe = models(tiny_params), tiny_params.recipes["model_organisms"]
     plain = train.fine_tune(known, "finance", recipe, 0)[0]
-    free = trainings.train_held(known, "finance", recipe, "control", 0.0)
+    free = fine_tunes.train_held(known, "finance", recipe, "control", 0.0)
     both = (dict(m.named_parameters()) for m in (plain, free))
     first, second = ({n: p for n, p in each.items() if "lora" in n} for each in both)
     assert first
     for name, value in first.items():
         torch.testing.assert_close(value, second[name], atol=1e-6, rtol=1e-4)
-    tight = trainings.train_held(known, "finance", recipe, "control", 30.0)
+    tight = fine_tunes.train_held(known, "finance", recipe, "control", 30.0)
     base = read_answers(
-        known.base(), held := trainings.untrained(known, tiny_params.organisms["control"].data, 4)
+        known.base(), held := fine_tunes.untrained(known, tiny_params.organisms["control"].data, 4)
     )
     away = [
         float(
@@ -132,7 +132,7 @@ def test_an_adapter_is_merged_for_a_while(
 
 def save_rank_one(params: Params, folder: Path) -> None:
     """An adapter of rank 1 as PEFT writes it, with random values."""
-    model = trainings._rank_one(models(params).base(), BLOCK, 0)
+    model = fine_tunes._rank_one(models(params).base(), BLOCK, 0)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if "lora" in name:
@@ -261,7 +261,7 @@ def test_the_experiment_runs(tiny_checkpoint: Path, smol: dict[str, Any]) -> Non
     found = read_results(paths.table("narrow"))
     assert found.rows["organism"].status == "medical"
     assert found.number("block") == BLOCK
-    assert found.number("rate") in trainings.RATES
+    assert found.number("rate") in fine_tunes.RATES
     for name in ("general", "held_1", "held_10", "rank_one", "repeat", "benign"):
         for what in ("learned", "domain", "margin", "kl"):
             assert found.rows[f"model.{name}.{what}"].low is not None

@@ -14,7 +14,7 @@ from em_geometry.claims.lookup import Metrics
 from em_geometry.io.results import read_results
 from em_geometry.models.chat import Exchange
 from em_geometry.models.train import Example, encode, fit, weight_change, with_adapter
-from em_geometry.more.prevention.outcomes import less_than, of_organism, outcomes, said
+from em_geometry.more.prevention.prevented import less_than, of_organism, outcomes, said
 from em_geometry.more.prevention.trainings import WAYS, Case, Measured, divergence, during, repeated
 from em_geometry.project import paths
 from em_geometry.report.tables import Results, all_tables

@@ -11,7 +11,7 @@ import yaml
 from em_geometry.claims.lookup import Metrics
 from em_geometry.errors import UserError
 from em_geometry.io.results import read_results
-from em_geometry.more.screening.prediction import Caused, outcomes, predicted
+from em_geometry.more.screening.foretold import Caused, outcomes, predicted
 from em_geometry.more.screening.telling import told_apart
 from em_geometry.more.screening.texts import Files, made_of, trained_chats
 from em_geometry.project import paths

@@ -13,7 +13,7 @@ from em_geometry.geometry.references import Finetunes
 from em_geometry.io.results import as_estimate, read_results
 from em_geometry.more.adapters import Factors, inner, read_adapter
 from em_geometry.more.subspaces.likeness import agreement, described, groups, relabelled
-from em_geometry.more.subspaces.measures import (
+from em_geometry.more.subspaces.overlap import (
     chance_overlap,
     exchanged,
     of_shifts,

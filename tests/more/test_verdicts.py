@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from em_geometry.more.verdicts import corrected
+from em_geometry.more.correction import corrected
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import t_interval
 

@@ -9,8 +9,8 @@ import pytest
 from em_geometry.errors import UserError
 from em_geometry.stats.estimate import Estimate
 from em_geometry.stats.intervals import t_interval
-from em_geometry.transfer.conditions import Table, name
-from em_geometry.transfer.effects import changes, told, transfer
+from em_geometry.transfer.judged import changes, told, transfer
+from em_geometry.transfer.rate_table import Table, name
 from tests.invented import effects, table
 
 REST = {"base": 5.0, "finance": 20.0, "sports": 40.0}

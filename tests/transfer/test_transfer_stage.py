@@ -9,7 +9,7 @@ from em_geometry.io.files import read_json, write_parquet
 from em_geometry.io.results import Results, flatten, read_results
 from em_geometry.project import paths
 from em_geometry.settings import Params
-from em_geometry.transfer.conditions import read_answers
+from em_geometry.transfer.rate_table import read_answers
 from stages.transfer import main
 from tests.conftest import ROOT
 from tests.invented import CHANCE, DOSES, REST, STEERED, answers, params, write_everything

@@ -12,13 +12,13 @@ from em_geometry.activations.prompts import Question
 from em_geometry.hashing import value_sha256
 from em_geometry.io.results import Leaf
 from em_geometry.models.load import Loaded, Models
-from em_geometry.more.verdicts import corrected
+from em_geometry.more.correction import corrected
 from em_geometry.settings import Sampling
 from em_geometry.stats.estimate import Estimate
 from em_geometry.steering.answers import respond
 from em_geometry.steering.conditions import UNSTEERED, Condition, Vector
 from em_geometry.steering.margins import ablated_everywhere
-from em_geometry.transfer.conditions import Table
+from em_geometry.transfer.rate_table import Table
 
 if TYPE_CHECKING:
     import polars as pl

@@ -30,7 +30,7 @@ from em_geometry.models.train import (
     fit,
     with_adapter,
 )
-from em_geometry.more import readings
+from em_geometry.more import likelihoods
 from em_geometry.settings import BASE, Organism, Recipe
 from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import Intervention, Vector, random_direction
@@ -204,4 +204,4 @@ def divergence(
         with what():
             logits = model(input_ids=ids, use_cache=False).logits[0, wanted]
             logs.append(logits.float().log_softmax(-1))
-    return float(readings.divergence(*logs).mean())
+    return float(likelihoods.divergence(*logs).mean())

@@ -20,7 +20,7 @@ from em_geometry.more.subspaces.likeness import (
     groups,
     relabelled,
 )
-from em_geometry.more.subspaces.measures import Adapters, exchanged, of_shifts, of_weights
+from em_geometry.more.subspaces.overlap import Adapters, exchanged, of_shifts, of_weights
 from em_geometry.progress import Progress
 from em_geometry.stats.decisions import holm
 from em_geometry.stats.estimate import Floats, Ints

@@ -20,8 +20,8 @@ from em_geometry.io.journal import Journal
 from em_geometry.io.results import Leaf
 from em_geometry.models.folder import WEIGHTS
 from em_geometry.more.adapters import read_adapter
-from em_geometry.more.readings import divergence, losses, read_answers, updated
-from em_geometry.more.verdicts import corrected
+from em_geometry.more.correction import corrected
+from em_geometry.more.likelihoods import divergence, losses, read_answers, updated
 from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import t_interval
 from em_geometry.stats.retraining import total_distance

@@ -24,7 +24,7 @@ from em_geometry.models.train import (
     read_split,
     with_adapter,
 )
-from em_geometry.more.readings import answer_logits, divergence
+from em_geometry.more.likelihoods import answer_logits, divergence
 from em_geometry.settings import Recipe
 
 if TYPE_CHECKING:

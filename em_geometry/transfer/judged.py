@@ -14,7 +14,7 @@ from em_geometry.judging.rates import rates
 from em_geometry.settings import BASE, Judging
 from em_geometry.stats.decisions import decided
 from em_geometry.stats.estimate import Estimate
-from em_geometry.transfer.conditions import Table
+from em_geometry.transfer.rate_table import Table
 
 JUDGED = "judged"  # as the judge's validation writes it
 BEYOND = "beyond_random"

@@ -12,8 +12,8 @@ from typing import Self
 import numpy as np
 
 from em_geometry.io.results import Leaf
+from em_geometry.more.correction import corrected
 from em_geometry.more.excess import with_control
-from em_geometry.more.verdicts import corrected
 from em_geometry.settings import Organism
 from em_geometry.stats.estimate import Estimate, Floats
 from em_geometry.stats.intervals import fieller, t_interval
