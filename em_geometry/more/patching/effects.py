@@ -33,7 +33,7 @@ from em_geometry.steering.conditions import Intervention
 from em_geometry.steering.margins import Packed, Row, logits_of, packed, rows_of, together
 from em_geometry.steering.pairs import Pair
 
-CODE = 1  # raise when the way an effect is measured changes
+CODE = 2  # raise when the way an effect is measured changes
 NAMES = {  # what families call the two parts of a block
     "attention": ("self_attn", "attention", "attn", "linear_attn"),
     "mlp": ("mlp", "feed_forward", "block_sparse_moe"),
