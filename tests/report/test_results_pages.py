@@ -4,7 +4,6 @@ The last cell of a table's row names the metrics behind the cell before it, in i
 `file: key`, with {a,b} for several keys. A page whose profile has not been run has no folder.
 """
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from em_geometry.errors import UserError
-from em_geometry.io.results import Results, as_estimate, flatten, read_results
+from em_geometry.io.results import Results, as_estimate, read_results
 from em_geometry.project import paths
 from em_geometry.project.results_page import NUMBER, cited, cli, filled
 
@@ -22,13 +21,8 @@ PAGES = [page for page in ALL if page.with_suffix("").is_dir()]
 
 
 def stages(page: Path) -> dict[str, Results]:
-    """What lies beside a page: tables of results, or metrics of an earlier run."""
-    folder = page.with_suffix("")
-    tables = {path.stem: read_results(path) for path in folder.glob("*.csv")}
-    old = {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")}
-    leaves = {name: dict(flatten(found)) for name, found in old.items()}
-    read = {n: Results({k: as_estimate(v) for k, v in ls.items()}) for n, ls in leaves.items()}
-    return tables | read
+    """The tables of results beside a page."""
+    return {path.stem: read_results(path) for path in page.with_suffix("").glob("*.csv")}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
