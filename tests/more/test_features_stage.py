@@ -67,10 +67,8 @@ def test_a_dictionary_is_trained_compared_and_used(params: Params) -> None:
     row = decoder[first["latent"]] / np.linalg.norm(decoder[first["latent"]])
     assert first["cosine"] == pytest.approx(float(row @ vector), abs=1e-4)
     assert number("organism.medical.cosine") == pytest.approx(first["cosine"], abs=1e-4)
-    assert set(load_file(folder / "moved.safetensors")) == {*SLUGS} - {
-        "medical_b",
-        "full_b",
-    }  # first trainings
+    first_trainings = {*SLUGS} - {"medical_b", "full_b"}
+    assert set(load_file(folder / "moved.safetensors")) == first_trainings
     saved = paths.table("features").read_bytes()
     torch.set_grad_enabled(True)
     features.main(params)
