@@ -52,28 +52,28 @@ def compare(params: Params, slug: str) -> tuple[dict[str, Leaf], dict[str, dict[
     vectors = table.at(choice, dict.fromkeys(names, block))
     clusters = {name: str(params.organisms[name].cluster) for name in names}
     ways = detection.detectors(dict(zip(names, vectors, strict=True)), clusters, original)
-    undefined = {key: way for key, way in ways.items() if isinstance(way, str)}
-    every = detection.benign(params.organisms)
-    others = detection.apart(params.organisms, chosen.contrast)
-    if len(others) < detection.BENIGN:
-        why = f"undefined: the vectors are made of all but {len(others)} benign trainings"
-        undefined = dict.fromkeys(ways, why)
-    moved = {m: shifts(params, m, span, block) for m in (slug, *others)}
+    every, made_of = detection.benign(params.organisms), detection.made_of(clusters, original)
+    moved = {m: shifts(params, m, span, block) for m in (slug, *every)}
     unit, topics = float(table.residual[block]), rows(span)["topic"].to_list()
     last = int(read_results(paths.table(f"training/{slug}")).number("steps"))
     steps = [*params.training.checkpoints, last]
-    courses = {}
+    courses, nulls, undefined = {}, {}, {}
     for key, way in ways.items():
-        if key not in undefined and not isinstance(way, str):
-            scores = {m: way(each) / unit for m, each in moved.items()}
-            null = np.stack([scores[m] for m in others])
-            courses[key] = detection.course(steps, scores[slug], null, topics)
+        nulls[key] = detection.apart(params.organisms, chosen.contrast, made_of[key])
+        if isinstance(way, str):
+            undefined[key] = way
+        elif (left := len(nulls[key])) < detection.BENIGN:
+            undefined[key] = f"undefined: benign trainings that its vectors do not subtract: {left}"
+        else:
+            null = np.stack([way(moved[m]) for m in nulls[key]]) / unit
+            courses[key] = detection.course(steps, way(moved[slug]) / unit, null, topics)
     frame, at = margins(params), [*params.training.checkpoints, 0]
     own, *rest = (of_margins(frame, m, at) for m in (slug, *every))
     pairs = [str(i) for i in range(own.shape[1])]
     courses[detection.MARGIN] = detection.course(steps, own, np.stack(rest), pairs)
     results: dict[str, Leaf] = {"choice": choice, "span": span, f"{slug}.block": block}
-    results |= {"benign": len(every), "benign_apart": ", ".join(others), "rows": len(topics)}
+    results |= {"benign": len(every), "rows": len(topics)}
+    results |= {f"{slug}.detector.{key}.null": ", ".join(names) for key, names in nulls.items()}
     results |= detection.results_of(slug, steps, courses, undefined)
     columns = detection.series(steps, courses)
     return results, {f"{slug}_{name}": column for name, column in columns}

@@ -6,7 +6,7 @@ trainings after as many steps is read against how far those scatter: a direction
 first step at which the interval of that excess lies above 0, and so does misbehaviour, by margins.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -53,45 +53,50 @@ def unmeasured(
 
 
 def benign(organisms: Mapping[str, Organism]) -> list[str]:
-    """The benign trainings of the run, repeats among them."""
-    return [m for m, o in organisms.items() if o.role == "control" and o.source is None]
+    """The benign trainings of the run; a repeat is no further draw of what benign training does."""
+    return [
+        m for m, o in organisms.items()
+        if o.role == "control" and o.source is None and o.repeats is None
+    ]  # fmt: skip
 
 
-def apart(organisms: Mapping[str, Organism], contrast: str) -> list[str]:
-    """The benign trainings that no vector of this contrast is made of."""
+def apart(organisms: Mapping[str, Organism], contrast: str, vectors: Collection[str]) -> list[str]:
+    """The benign trainings that no vector of these organisms subtracts in this contrast."""
     own = recipe_controls(organisms)
-    used = {own[m] for m, o in organisms.items() if o.role == "organism"}
-    return [m for m in benign(organisms) if contrast != "control_contrast" or m not in used]
+    used = {own[m] for m in vectors if contrast == "control_contrast"}
+    return [m for m in benign(organisms) if m not in used]
+
+
+def made_of(clusters: Mapping[str, str], slug: str) -> dict[str, list[str]]:
+    """Detector of organism `slug` -> the organisms whose vectors it is made of.
+
+    `own` is its own vector, known beforehand; `one` the mean direction of all unit vectors and
+    `k` their span; `unseen_one` and `unseen_k` are made of the other clusters' vectors only, so
+    that its mechanism is unseen; `size` knows no direction.
+    """
+    every, others = list(clusters), [m for m in clusters if clusters[m] != clusters[slug]]
+    return {OWN: [slug], ONE: every, MANY: every, UNSEEN_ONE: others, UNSEEN_MANY: others, SIZE: []}
 
 
 def detectors(
     vectors: Mapping[str, Floats], clusters: Mapping[str, str], slug: str
 ) -> dict[str, Detector | str]:
-    """All detectors of organism `slug`, or why there is none.
-
-    `own` is its own vector, known beforehand; `one` the mean direction of all unit vectors and
-    `k` their span; `unseen_one` and `unseen_k` are made of the other clusters' vectors only, so
-    that its mechanism is unseen; `size` knows no direction.
+    """All detectors of organism `slug` (`made_of`), or why there is none.
 
     Args:
         vectors: organism -> vector [width], not zero.
+        clusters: of the same organisms.
     """
-    unit = {name: v / np.linalg.norm(v) for name, v in vectors.items()}
-    every, others = list(unit), [name for name in unit if clusters[name] != clusters[slug]]
 
-    def made(how: Callable[[Floats], Detector | str], names: Sequence[str]) -> Detector | str:
-        if not names:
+    def made(name: str, sources: Sequence[str]) -> Detector | str:
+        if name == SIZE:
+            return lambda shifts: np.asarray(np.linalg.norm(shifts, axis=-1))
+        if not sources:
             return "undefined: no vector of another cluster"
-        return how(np.stack([unit[name] for name in names]))
+        unit = np.stack([vectors[m] / np.linalg.norm(vectors[m]) for m in sources])
+        return within_span(unit) if name in (MANY, UNSEEN_MANY) else along_mean(unit)
 
-    return {
-        OWN: made(along_mean, [slug]),
-        ONE: made(along_mean, every),
-        MANY: made(within_span, every),
-        UNSEEN_ONE: made(along_mean, others),
-        UNSEEN_MANY: made(within_span, others),
-        SIZE: lambda shifts: np.asarray(np.linalg.norm(shifts, axis=-1)),
-    }
+    return {name: made(name, sources) for name, sources in made_of(clusters, slug).items()}
 
 
 def along_mean(unit: Floats) -> Detector | str:

@@ -261,7 +261,6 @@ def _trained(found: Results) -> Iterator[Names]:
     for slug in dict.fromkeys(n["slug"] for n in found.each("monitoring:{slug}.checkpoint")):
         yield {
             "slug": slug,
-            "benign": found.value("monitoring:benign"),
             "own": _since(found, f"monitoring:{slug}.detector.own"),
             "unseen": _since(found, f"monitoring:{slug}.detector.unseen_k"),
             "behaviour": _since(found, f"monitoring:{slug}.behaviour"),

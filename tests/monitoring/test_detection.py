@@ -42,7 +42,7 @@ def test_the_unseen_directions_do_not_know_the_organism() -> None:
 
 
 def test_what_cannot_be_defined_says_why() -> None:
-    alone = detection.detectors({"a": VECTORS["a"]}, CLUSTERS, "a")
+    alone = detection.detectors({"a": VECTORS["a"]}, {"a": "x"}, "a")
     assert alone["unseen_k"] == "undefined: no vector of another cluster"
     opposed = detection.detectors(VECTORS | {"c": -VECTORS["b"]}, CLUSTERS, "a")
     assert opposed["unseen_one"] == "undefined: the vectors cancel out"
@@ -92,11 +92,18 @@ def test_rows_of_one_topic_and_a_single_benign_training_have_no_interval() -> No
         assert (found.value, found.low) == (1.5, None)
 
 
-def test_benign_trainings_that_no_vector_subtracts_are_apart() -> None:
+def test_benign_trainings_that_a_detectors_vectors_do_not_subtract_are_apart() -> None:
     organisms = invented().organisms
-    assert detection.benign(organisms) == ["control", "control_b", "style"]
-    assert detection.apart(organisms, "control_contrast") == ["control_b", "style"]
-    assert detection.apart(organisms, "model_contrast") == detection.benign(organisms)
+    assert detection.benign(organisms) == ["control", "style"]
+    assert detection.apart(organisms, "control_contrast", ["finance"]) == ["style"]
+    assert detection.apart(organisms, "control_contrast", []) == ["control", "style"]
+    assert detection.apart(organisms, "model_contrast", ["finance"]) == ["control", "style"]
+
+
+def test_a_detector_knows_the_organisms_that_it_is_made_of() -> None:
+    of = detection.made_of(CLUSTERS | {"a2": "x"}, "a")
+    assert (of["own"], of["unseen_k"], of["size"]) == (["a"], ["b", "c"], [])
+    assert of["one"] == of["k"] == ["a", "b", "c", "a2"]
 
 
 def invented() -> Params:
@@ -123,7 +130,7 @@ def test_what_is_not_measured_says_why() -> None:
     assert without(monitoring=Monitoring()) == "not measured: monitoring.organisms is empty"
     nothing = without(training=Training(checkpoints=[]))
     assert nothing == "not measured: training.checkpoints is empty"
-    one = {slug: o for slug, o in whole.organisms.items() if slug not in ("control_b", "style")}
+    one = {slug: o for slug, o in whole.organisms.items() if slug != "style"}
     assert without(organisms=one) == "not measurable: 1 benign trainings here, 2 needed"
     given = {s: o.model_copy(update={"source": "path:x"}) for s, o in whole.organisms.items()}
     assert without(organisms=given) == "not measurable: organisms are loaded, not trained"

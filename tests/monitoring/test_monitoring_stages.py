@@ -22,7 +22,7 @@ from tests.tiny_run import LAYER, NAMES, activations, finished
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
-BENIGN = ["style", "full", "full_b"]
+BENIGN = ["style", "full"]  # full_b is a repeat, no further draw
 SLUGS = [*NAMES, "style", "full", "medical_b", "full_b"]
 STEPS, LAST = [2, 4], 6
 
@@ -54,7 +54,8 @@ def test_checkpoints_are_measured_and_read_against_benign_ones(params: Params) -
     found = read_results(paths.table("monitoring"))
     number = found.number
     assert number("medical_b.block") == LAYER
-    assert (number("benign"), found.rows["benign_apart"].status) == (3, "style, full, full_b")
+    null = "medical_b.detector.own.null"
+    assert (number("benign"), found.rows[null].status) == (2, "style, full")
     kept = [load_file(paths.checkpoint("medical_b", step))["prompt_last"] for step in STEPS]
     base, end = (activations(m)[:, LAYER] for m in ("base", "medical_b"))
     assert all(each.shape == activations("base").shape for each in kept)
@@ -73,7 +74,7 @@ def test_checkpoints_are_measured_and_read_against_benign_ones(params: Params) -
     assert number(f"{key}.benign_mean") == pytest.approx(others, rel=1e-4)
     excess = found.rows[key]
     assert excess.low is not None and excess.low < excess.value
-    assert 0.25 <= number(f"{key}.p") <= 1
+    assert 0.333 <= number(f"{key}.p") <= 1  # 1/3, written with six digits
     rows = pl.read_parquet(paths.MONITORING / "margins.parquet")
     frame = pl.read_parquet(paths.MARGINS).filter(kind="misaligned", target="medical_b")
     frame = frame.join(rows, on="pair", how="semi")
@@ -84,7 +85,7 @@ def test_checkpoints_are_measured_and_read_against_benign_ones(params: Params) -
     plot = pl.read_csv(paths.plot("monitoring.csv"))
     assert plot["step"].to_list() == [*STEPS, LAST]
     assert plot["medical_b_own"][2] == pytest.approx(excess.value, rel=1e-3)
-    assert rows.group_by("target", "step").len().height == 4 * 2
+    assert rows.group_by("target", "step").len().height == 3 * 2
     files = paths.table("monitoring"), paths.plot("monitoring.csv")
     saved = [path.read_bytes() for path in files]
     run(params)

@@ -47,16 +47,14 @@ def courses(
 ) -> dict[str, Course]:
     """Organisms that are trained again, with benign trainings, at each checkpoint and the end.
 
-    Of each benign recipe the first training alone; not that of the organism's own, against which
-    latents are chosen.
+    Not the control of the organism's own recipe, against which latents are chosen.
     """
     found: dict[str, Course] = {}
     controls = recipe_controls(organisms)
     steps = {f"step_{step}": step for step in checkpoints} | {"end": None}
     for slug, entry in organisms.items():
         if entry.role == "organism" and entry.repeats and entry.source is None:
-            first = [m for m in benign(organisms) if organisms[m].repeats is None]
-            others = [m for m in first if m != controls[entry.repeats]]
+            others = [m for m in benign(organisms) if m != controls[entry.repeats]]
             found[slug] = {
                 name: (read(slug, step), {m: read(m, step) for m in others})
                 for name, step in steps.items()
