@@ -3,7 +3,7 @@
 from em_geometry.geometry.calibration import calibrate_rows
 from em_geometry.io.results import Leaf
 from em_geometry.project.command import stage
-from em_geometry.project.inputs import evidence_of
+from em_geometry.project.evidence import evidence_of
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import Params
 

@@ -10,7 +10,8 @@ from em_geometry.io.files import read_parquet
 from em_geometry.io.results import Leaf, Nested, flatten
 from em_geometry.project import paths
 from em_geometry.project.command import stage
-from em_geometry.project.inputs import activations, evidence_of, prompts, selected
+from em_geometry.project.evidence import evidence_of
+from em_geometry.project.inputs import activations, prompts, selected
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
 from em_geometry.transfer import factors

@@ -12,7 +12,8 @@ from em_geometry.geometry.references import reference_results
 from em_geometry.geometry.vector_sets import read_directions
 from em_geometry.io.results import Leaf
 from em_geometry.project.command import stage
-from em_geometry.project.inputs import activations, evidence_of, selected, vector_table
+from em_geometry.project.evidence import evidence_of
+from em_geometry.project.inputs import activations, selected, vector_table
 from em_geometry.project.outputs import put_plot, put_results
 from em_geometry.settings import Params
 from em_geometry.steering.conditions import Selected

@@ -12,7 +12,7 @@ from em_geometry.judging.corrected import corrected, groups, ranges, settings, w
 from em_geometry.judging.labels import NO_LABELS, read_labelled
 from em_geometry.project import paths
 from em_geometry.project.command import stage
-from em_geometry.project.inputs import by_judge
+from em_geometry.project.judged import by_judge
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
 from em_geometry.transfer.judged import baseline, of_conditions, transfer

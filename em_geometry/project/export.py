@@ -21,7 +21,8 @@ from em_geometry.io.files import fresh, read_json, read_parquet
 from em_geometry.models.folder import some
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
-from em_geometry.project.inputs import judged_folders, models, with_rejudged
+from em_geometry.project.inputs import models
+from em_geometry.project.judged import judged_folders, with_rejudged
 from em_geometry.settings import BASE, Params, load_params
 from em_geometry.steering.conditions import Intervention, read_selected
 

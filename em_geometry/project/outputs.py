@@ -1,12 +1,17 @@
 """What stages write beside their data: tables of results with their headline, and plots' tables."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from em_geometry.io.files import atomic_path, write_text
 from em_geometry.io.results import Nested, write_metrics, write_results
 from em_geometry.io.tables import csv_text
 from em_geometry.project import paths
-from em_geometry.report.findings import Summary
+
+if TYPE_CHECKING:  # half of the battery: a second of every stage that has no use for it
+    from em_geometry.report.findings import Summary
 
 
 def put_results(stage: str, nested: Nested, headline: Sequence[str] = ()) -> None:

@@ -31,7 +31,8 @@ from em_geometry.judging.score import refuse_failed, with_judgements
 from em_geometry.judging.validation import raters_agreement
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
-from em_geometry.project.inputs import judge, judged_folders, with_rejudged
+from em_geometry.project.inputs import judge
+from em_geometry.project.judged import judged_folders, with_rejudged
 from em_geometry.settings import Judging, Params, load_params
 
 Which = Literal["baseline", "steered"]  # answers

@@ -31,7 +31,7 @@ BEHIND: dict[str, set[str]] = {
     "load_params": set(),
     "RUN[name]": set(),  # the experiments of `more`, whose modules are read with it
 }
-SHARED = "em_geometry/project/inputs.py"  # its functions take all params
+SHARED = ("inputs", "judged", "evidence")  # modules whose functions take all params
 # Read, but for nothing that a stage writes.
 BESIDES = {
     "more": {"more.experiments"},  # which it runs when it is called for none
@@ -67,9 +67,10 @@ def read_keys(code: str) -> set[str]:
 
 def learn_shared() -> None:
     """What the functions that stages share read of the params, through each other too."""
-    tree = ast.parse((ROOT / SHARED).read_text(encoding="utf-8"))
+    files = [ROOT / f"em_geometry/project/{name}.py" for name in SHARED]
+    nodes = [n for file in files for n in ast.parse(file.read_text(encoding="utf-8")).body]
     for _ in range(2):  # the second time with what the first has found
-        for node in tree.body:
+        for node in nodes:
             if isinstance(node, ast.FunctionDef) and node.name != "models":
                 BEHIND[node.name] = read_keys("\n".join(map(ast.unparse, node.body)))
 
