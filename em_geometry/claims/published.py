@@ -23,12 +23,11 @@ from em_geometry.geometry.methods import QUESTIONS
 from em_geometry.geometry.vector_sets import cluster_indices
 from em_geometry.hashing import stream
 from em_geometry.io.results import Leaf, as_estimate
-from em_geometry.io.tables import text_table
+from em_geometry.io.tables import LINE, text_table
 from em_geometry.settings import Geometry
 from em_geometry.stats.estimate import Estimate, Floats
 
 DRAWS, SEED = 4000, 0  # of the power simulations at each share of a common core
-SHOWN = 62  # characters of a quantity in the table
 DIMENSIONS = ("full_width", "at_dimension_needed")
 FAIR = {
     "mean cosine across clusters": "calibration.statistic.similarity.cross_mean",
@@ -195,8 +194,7 @@ def claims_table(audited: Sequence[Audited]) -> str:
     rows = []
     for a in audited:
         parts = "; ".join(_shown(part) for part in a.parts)
-        shown = textwrap.shorten(a.claim.quantity, SHOWN, placeholder=" ...")
-        rows.append([a.claim.id, shown, a.claim.text, parts, a.basis, a.verdict])
+        rows.append([a.claim.id, a.claim.quantity, a.claim.text, parts, a.basis, a.verdict])
     header = ["claim", "quantity", "printed", "follows from the paper", "basis", "verdict"]
     lines = [text_table(header, rows), ""]
     for source, what in (("printed", "printed"), ("ours", "ours, which the paper does not print")):
@@ -204,7 +202,8 @@ def claims_table(audited: Sequence[Audited]) -> str:
         words = "; ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
         lines.append(f"{counts.total()} {what}: {words}")
     lines += ["", "What the published numbers cannot settle (hypotheses, not facts):"]
-    lines += [f"  {a.claim.id}: {text}" for a in audited for text in a.claim.hypotheses]
+    said = [f"  {a.claim.id}: {text}" for a in audited for text in a.claim.hypotheses]
+    lines += [textwrap.fill(each, LINE, subsequent_indent=" " * 8) for each in said]
     return "\n".join(lines)
 
 
