@@ -110,15 +110,11 @@ def monitoring(metrics: Metrics) -> Chart | str:
     shift = "shift beyond benign\n(share of residual norm)"
     shown = {of: (f"{k}  {said[of].capitalize()}", shift) for k, of in DETECTORS.items()}
     shown["margin"] = ("F  Margin of misaligned answers", "margin beyond benign\n(nats per token)")
+    draw = partial(draw_course, code=chart.coded(trained))
     panels = [
-        Panel(
-            [*checkpoints(metrics, trained, of)],
-            partial(draw_course, code=chart.coded(trained)),
-            title,
-            "training steps",
-            y,
-        )
+        Panel(rows, draw, title, "training steps", y)
         for of, (title, y) in shown.items()
+        if (rows := [*checkpoints(metrics, trained, of)])  # a detector may be undefined
     ]
     return Chart(panels, 3)
 

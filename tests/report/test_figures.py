@@ -209,15 +209,14 @@ def test_monitoring_shows_every_checkpoint_beyond_the_benign_ones(
     metrics = course(Estimate(46))
     drawn = behaviour.monitoring(metrics)
     assert len(values(drawn, "value")) == 2 * 2  # panels, checkpoints
+    assert not isinstance(drawn, str) and len(drawn.panels) == 2  # not of undefined detectors
     assert 0.46 in values(drawn, "value")
     text = re.sub(r"<[^>]+>", " ", quick_page(params, metrics))
-    said = (
-        "while medical was trained, the shift along its own vector left 6 benign trainings behind"
-    )
+    said = "beyond benign trainings were, while medical was trained, the shift along its own vector"
     assert f"{said} from step 46, that along" in text
-    assert "undefined: no vectors; the margin of misaligned answers did never." in text
+    assert "undefined: no vectors, and the margin of misaligned answers never." in text
     row = text[text.index("medical: its own vector") :][:200].split()
-    assert row[4:6] == ["46", "before"]
+    assert row[5:7] == ["46", "before"]
 
 
 def test_monitoring_that_was_not_possible_says_why(inputs: Path, params: Params) -> None:
