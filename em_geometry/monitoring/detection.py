@@ -2,8 +2,8 @@
 
 docs/method.md: monitoring. A shift is the activation of a model in training minus the base's on the
 same prompt or text. Each detector gives every shift one number. What a training has beyond benign
-trainings after as many steps is read against how far those scatter: a direction *shows* at the
-first step at which the interval of that excess lies above 0, and so does misbehaviour, by margins.
+trainings after as many steps is read against how far those scatter: a direction *shows* from the
+step on from which the interval of that excess stays above 0, and so does misbehaviour, by margins.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -162,11 +162,17 @@ def course(
 
 
 def first_above(steps: Sequence[int], found: Sequence[Leaf]) -> int | None:
-    """The first step whose interval lies wholly above 0; None when none does."""
-    lows = (as_estimate(each).low for each in found)
-    return next(
-        (s for s, low in zip(steps, lows, strict=True) if low is not None and low > 0), None
-    )
+    """The first step from which on every interval lies wholly above 0; None when the last does not.
+
+    One of several looks lies above by chance more often than one.
+    """
+    first = None
+    for step, each in zip(reversed(steps), reversed(found), strict=True):
+        low = as_estimate(each).low
+        if low is None or low <= 0:
+            break
+        first = step
+    return first
 
 
 def compared(direction: int | None, behaviour: int | None) -> str:

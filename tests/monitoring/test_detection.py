@@ -138,10 +138,21 @@ def test_what_is_not_measured_says_why() -> None:
         without(monitoring=Monitoring(organisms=["control"]))
 
 
-def test_the_first_step_above_is_by_the_interval() -> None:
-    found = [Estimate(1.0, low) for low in (None, -0.2, 0.5)]
-    assert detection.first_above([3, 7, 18], found) == 18
-    assert detection.first_above([3, 7, 18], ["undefined: why", *found[:2]]) is None
+@pytest.mark.parametrize(
+    ("lows", "first"),
+    [
+        ((None, -0.2, 0.5), 18),
+        ((0.1, 0.2, 0.5), 3),
+        ((0.1, -0.2, 0.5), 18),
+        ((0.1, 0.2, -0.5), None),
+    ],
+)
+def test_a_direction_shows_from_the_step_on_from_which_its_interval_stays_above_0(
+    lows: tuple[float | None, ...], first: int | None
+) -> None:
+    found = [Estimate(1.0, low) for low in lows]
+    assert detection.first_above([3, 7, 18], found) == first
+    assert detection.first_above([3, 7, 18], [*found[:2], "undefined: why"]) is None
 
 
 def test_results_say_when_each_shows() -> None:
