@@ -184,7 +184,7 @@ class Bench:
 
     def attention(self, tokens: int, context: float) -> float:
         """Operations of attention for tokens that see so many others on average, all blocks."""
-        return 4.0 * tokens * context * self.width * self.blocks
+        return float(4.0 * tokens * context * self.width * self.blocks)
 
     def capture(self) -> dict[str, Figure]:
         """Answers of full length, and the bare stack of blocks on them as a peer."""

@@ -55,15 +55,15 @@ def extract(n: int) -> dict[str, float]:
     known, size = models(params), params.activations.batch_size
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "base.safetensors"
-        store(path, known, loaded, texts(200), SPANS, size, "warm-up")
+        store(path, known, loaded, [(SPANS, texts(200))], size, "warm-up")
         before = peak_mb()
-        store(path, known, loaded, texts(n), SPANS, size, f"{n} prompts")
+        store(path, known, loaded, [(SPANS, texts(n))], size, f"{n} prompts")
         return {"before_mb": before, "peak_mb": peak_mb(), "file_mb": path.stat().st_size / 2**20}
 
 
 def main() -> dict[str, float]:
     """Both counts, each in a fresh process."""
-    found = {}
+    found: dict[str, float] = {}
     for n in (FEW, MANY):
         command = [sys.executable, "-m", "benchmarks.memory", str(n)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,11 @@ def extraction(model: Any, tokenizer: Any) -> dict[str, Any]:
         "repeng": lambda: ControlVector.train(model, tokenizer, dataset),
     }
     for size in (8, 16):
-        contestants[f"steering_vectors_{size}"] = lambda size=size: train_steering_vector(
-            model, tokenizer, pairs, batch_size=size
+        contestants[f"steering_vectors_{size}"] = partial(
+            train_steering_vector, model, tokenizer, pairs, batch_size=size
         )
-        contestants[f"repeng_{size}"] = lambda size=size: ControlVector.train(
-            model, tokenizer, dataset, batch_size=size
+        contestants[f"repeng_{size}"] = partial(
+            ControlVector.train, model, tokenizer, dataset, batch_size=size
         )
     with redirect_stderr(io.StringIO()):
         mine = ours()

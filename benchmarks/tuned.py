@@ -68,7 +68,7 @@ class Encoder:
                 batch = order[start : start + BATCH]
                 loss = loss_of(self._head(self._mean([joined[i] for i in batch])), target[batch])
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
                 optimiser.step()
             found = torch.tensor(self.values([texts[i] for i in kept]))

@@ -16,7 +16,7 @@ from em_geometry.claims.verdict import (
     same_model,
 )
 from em_geometry.io.results import Results, as_estimate
-from em_geometry.io.tables import csv_text, text_table
+from em_geometry.io.tables import LINE, csv_text, text_table
 
 FOLLOWS = {  # from the paper itself, in words for any paper
     "reproduced": "follows",
@@ -135,7 +135,10 @@ def questions_text(found: Sequence[Question]) -> str:
     parts = []
     for each in found:
         lines = [[slug, *_cells(row, ANSWERS)] for slug, row in each.claims]
-        parts += [f"{each.about}: the papers {each.says}", text_table(["paper", *ANSWERS], lines)]
+        parts += [
+            f"{each.about}: the papers {each.says}",
+            text_table(["paper", *ANSWERS], lines, LINE),
+        ]
     return "\n\n".join(parts)
 
 
@@ -146,10 +149,14 @@ def papers_text(papers: Mapping[str, Paper], rows: Rows) -> str:
         counts = Counter(map(follows, rows[slug])), Counter(r.verdict_run for r in rows[slug])
         told = ["; ".join(f"{n} {v}" for v, n in count.most_common()) for count in counts]
         lines.append([slug, paper.arxiv or "", paper.year, len(paper.claims), *told])
-    return text_table(["paper", "arXiv", "year", "claims", "from the paper", "this run"], lines)
+    return text_table(
+        ["paper", "arXiv", "year", "claims", "from the paper", "this run"], lines, LINE
+    )
 
 
 def claims_text(judged: Sequence[Judged]) -> str:
     """The claims of one paper for people, and what each would need."""
-    needs = text_table(["claim", "would need"], [[r.claim.id, r.claim.would_need] for r in judged])
-    return f"{text_table(SHOWN, [_cells(r, SHOWN) for r in judged])}\n\n{needs}"
+    needs = text_table(
+        ["claim", "would need"], [[r.claim.id, r.claim.would_need] for r in judged], LINE
+    )
+    return f"{text_table(SHOWN, [_cells(r, SHOWN) for r in judged], LINE)}\n\n{needs}"

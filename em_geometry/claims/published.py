@@ -196,7 +196,7 @@ def claims_table(audited: Sequence[Audited]) -> str:
         parts = "; ".join(_shown(part) for part in a.parts)
         rows.append([a.claim.id, a.claim.quantity, a.claim.text, parts, a.basis, a.verdict])
     header = ["claim", "quantity", "printed", "follows from the paper", "basis", "verdict"]
-    lines = [text_table(header, rows), ""]
+    lines = [text_table(header, rows, LINE), ""]
     for source, what in (("printed", "printed"), ("ours", "ours, which the paper does not print")):
         counts = Counter(a.verdict for a in audited if a.claim.source == source)
         words = "; ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
@@ -237,7 +237,7 @@ def calibration_table(found: Mapping[str, Leaf]) -> str:
     return (
         "Can a test tell a common core from none, when clusters are as tight as the published\n"
         f"ones (simulated in {WIDTH} dimensions; shares up to {largest:.2g})?\n\n"
-        + text_table(header, tests)
+        + text_table(header, tests, LINE)
         + "\n\nWhat can, on the fitted cosines [range of the fits]; p without a common core:\n\n"
-        + text_table(chance, rows)
+        + text_table(chance, rows, LINE)
     )

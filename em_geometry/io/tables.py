@@ -13,10 +13,14 @@ LINE = 100  # characters
 NARROW = 10  # a column of words that has no more is not broken
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], line: int = LINE) -> str:
+def text_table(
+    header: Sequence[str], rows: Sequence[Sequence[object]], line: int | None = None
+) -> str:
     """Aligned columns; numbers with four significant digits, on the right.
 
-    Where lines would be longer than `line`, columns of words are broken, the widest first.
+    Args:
+        line: characters that no line should be longer than; columns of words are broken for it, the
+            widest first.
     """
     values = [cells for _, *cells in zip(header, *rows, strict=True)]
     right = [any(isinstance(cell, int | float) for cell in cells) for cells in values]
@@ -26,7 +30,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], line: in
         sizes.append(max(map(len, cells)))
         words = (len(word) for cell in cells for word in re.split("[ -]", cell))
         least.append(sizes[-1] if numbers else max(NARROW, *words))
-    while sum(sizes) + 2 * (len(sizes) - 1) > line:
+    while line and sum(sizes) + 2 * (len(sizes) - 1) > line:
         wide = [i for i, size in enumerate(sizes) if size > least[i]]
         if not wide:
             break

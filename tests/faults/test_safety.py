@@ -21,7 +21,9 @@ KEY, TOKEN = "sk-canary-5f2c9a7e1b", "hf_canary8d1e0c55"
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 PINNED = "0123456789abcdef0123456789abcdef01234567"
 TARGETS = ("base", *KEPT)
-SCRIPT = "<script>alert('owned')</script>"
+SCRIPT = (
+    "<img src=x onerror=alert('owned')>"  # no blank of a path, so that a profile may be called so
+)
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def test_all_stages_make_no_call_and_show_no_key(
         assert all(secret not in result.output for result in said)
     page = Path("plots/report.html").read_text(encoding="utf-8")
     assert SCRIPT not in page
-    assert page.count("&lt;script&gt;alert") > 1
+    assert page.count("&lt;img src=x onerror=alert") > 1
     assert not [name for name in contents() if name.endswith((".pkl", ".pt", ".bin", ".joblib"))]
 
 
