@@ -21,9 +21,7 @@ KEY, TOKEN = "sk-canary-5f2c9a7e1b", "hf_canary8d1e0c55"
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 PINNED = "0123456789abcdef0123456789abcdef01234567"
 TARGETS = ("base", *KEPT)
-SCRIPT = (
-    "<img src=x onerror=alert('owned')>"  # no blank of a path, so that a profile may be called so
-)
+SCRIPT = "<img src=x onerror=alert('owned')>"  # without a slash: a profile may be called so
 
 
 @pytest.fixture
