@@ -73,7 +73,7 @@ def compare(params: Params, slug: str) -> tuple[dict[str, Leaf], dict[str, dict[
     courses[detection.MARGIN] = detection.course(steps, own, np.stack(rest), pairs)
     results: dict[str, Leaf] = {"choice": choice, "span": span, f"{slug}.block": block}
     results |= {"benign": len(every), "rows": len(topics)}
-    results |= {f"{slug}.detector.{key}.null": ", ".join(names) for key, names in nulls.items()}
+    results |= {f"{slug}.detector.{key}.null": ", ".join(of) or "none" for key, of in nulls.items()}
     results |= detection.results_of(slug, steps, courses, undefined)
     columns = detection.series(steps, courses)
     return results, {f"{slug}_{name}": column for name, column in columns}
