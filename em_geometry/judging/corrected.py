@@ -19,6 +19,7 @@ from em_geometry.stats.intervals import proportion
 from em_geometry.stats.ppi import FEW, prediction_powered, rogan_gladen
 from em_geometry.steering.conditions import UNSTEERED
 
+MOST = 2 / 3  # of a condition's labels have to occur in the run
 LEAST = 10  # labels of a group (of a steering cell, say) with which its rate is corrected
 GOAL = 5.0  # points that an interval should reach to both sides
 PLACE = ["target", "drawn_as", "question", "text"]  # what says which answer was labelled
@@ -46,8 +47,9 @@ def groups(organisms: Sequence[str], controls: Sequence[str]) -> Groups:
 def with_labels(answers: pl.DataFrame, labels: pl.DataFrame, judging: Judging) -> pl.DataFrame:
     """Scored answers with what was drawn: `event` by the judge, `label` (null without one).
 
-    Labels of a condition count only where all of them occur in it: a few short texts that another
-    run gave too would be no random draw.
+    Labels of a condition count only where `MOST` of them occur in it: a few short texts that
+    another run gave too would be no random draw. That a few are missing is another processor's
+    rounding, which turns a token in one answer of twenty.
     """
     name = pl.concat_str(pl.lit("vector "), "source")
     drawn_as = pl.when(pl.col("kind") == "vector").then(name).otherwise("kind")
@@ -57,11 +59,12 @@ def with_labels(answers: pl.DataFrame, labels: pl.DataFrame, judging: Judging) -
     found = answers.with_columns(drawn_as=drawn_as).with_columns(turn=turn)
     found = found.join(known, [*PLACE, "turn"], "left", maintain_order="left")
     drawn, asked = (f.group_by(PLACE[:2]).agg(pl.col("label").count()) for f in (found, known))
-    whole = asked.join(drawn, [*PLACE[:2], "label"]).select(*PLACE[:2], whole=True)
-    found = found.join(whole, PLACE[:2], "left", maintain_order="left")
+    drawn = drawn.join(asked, PLACE[:2], suffix="_asked")
+    same = drawn.select(*PLACE[:2], same=pl.col("label") >= MOST * pl.col("label_asked"))
+    found = found.join(same, PLACE[:2], "left", maintain_order="left")
     scored = found.filter(~pl.col("status").is_in(UNJUDGED)).drop_nulls(ASPECTS)
     return scored.with_columns(
-        label=pl.when("whole").then("label"), event=pl.Series(event(scored, judging))
+        label=pl.when("same").then("label"), event=pl.Series(event(scored, judging))
     )
 
 
@@ -70,8 +73,7 @@ def corrected(answers: pl.DataFrame, which: Groups) -> Nested:
 
     `plain` as the judge counts it; `corrected` by prediction-powered inference, `rogan_gladen` by
     the judge's sensitivity and specificity on all that was drawn, `labels_only` by labels alone.
-    A group has those where it has `LEAST` labels; its conditions with fewer than `FEW` are left out
-    of all four then.
+    A group has those where it has `LEAST` labels, and each of its conditions `FEW`.
 
     Args:
         answers: as `with_labels` gives them.
@@ -81,17 +83,19 @@ def corrected(answers: pl.DataFrame, which: Groups) -> Nested:
     results: dict[str, Nested] = {}
     for name, chosen in which.items():
         rows = answers.filter(chosen)
-        labelled = rows.filter(pl.col("label").count().over(PLACE[:2]) >= FEW)
-        n = labelled["label"].count()
-        rows = labelled if n >= LEAST else rows
+        known = rows.group_by(PLACE[:2]).agg(pl.col("label").count())["label"]
+        n, labelled = int(known.sum()), int((known >= FEW).sum())
         counted = rows["event"].to_numpy()
+        why = f"{n} labels, {LEAST} are needed"
+        if n >= LEAST:
+            why = f"labels of {labelled} of {len(known)} conditions"
         found: dict[str, Leaf] = {
             "plain": proportion(int(counted.sum()), len(rows), why=EMPTY),
-            "corrected": Estimate.undefined(f"{n} labels, {LEAST} are needed", n),
+            "corrected": Estimate.undefined(why, n),
             "n_labels": n,
-            "conditions": rows.select(PLACE[:2]).n_unique(),
+            "conditions": len(known),
         }
-        if n >= LEAST:
+        if n >= LEAST and labelled == len(known):
             found |= _by_labels(rows)
             found["rogan_gladen"] = rogan_gladen(counted, *quality)
         results[name] = found

@@ -48,16 +48,28 @@ def results(known: pl.DataFrame) -> Results:
 
 
 def test_labels_of_a_condition_correct_it_and_no_other() -> None:
-    found = results(labels(OWN, [*range(20)], 10, "vector sports"))
-    plain, rate = found.rows["own_vectors.plain"], found.rows["own_vectors.corrected"]
-    assert (plain.value, plain.n) == (20, 40)  # finance has no labels, so it is left out
-    assert found.number("own_vectors.labels_only") == 50
-    # 8 of its 20 labelled answers score low, none of the others does
-    assert rate.n == 20 and 20 < (rate.value or 0) < 50
-    assert found.number("own_vectors.conditions") == 1
-    for name in ("base", "sports", "organisms_unsteered", "random_directions"):
+    known = labels(REST[1], [*range(20)], 10, "unsteered")
+    found = results(known)
+    plain, rate = found.rows["sports.plain"], found.rows["sports.corrected"]
+    assert (plain.value, plain.n) == (5, 40)
+    assert found.number("sports.labels_only") == 50
+    # 2 of its 20 labelled answers score low, none of the others does
+    assert rate.n == 20 and 5 < (rate.value or 0) < 50
+    for name in ("base", "finance", "own_vectors", "random_directions"):
         assert found.rows[f"{name}.corrected"].status == f"0 labels, {LEAST} are needed"
-    assert found.number("sports.plain") == 5
+
+
+def test_a_pool_is_corrected_only_where_all_of_it_is_labelled() -> None:
+    """Else its rate would be one of other models than the judge's beside it."""
+    known = labels(REST[1], [*range(20)], 10, "unsteered")
+    found = results(known)
+    pool = found.rows["organisms_unsteered.corrected"]
+    assert pool.value is None and pool.status == "labels of 1 of 2 conditions"
+    assert found.rows["organisms_unsteered.plain"].n == 80
+    assert "organisms_unsteered.labels_only" not in found
+    both = results(pl.concat([known, labels(REST[2], [0, 5], 0, "unsteered")]))
+    assert both.number("organisms_unsteered.labels_only") == 25
+    assert both.number("organisms_unsteered.conditions") == 2
 
 
 def test_a_pool_weighs_conditions_by_their_answers() -> None:
@@ -69,18 +81,25 @@ def test_a_pool_weighs_conditions_by_their_answers() -> None:
 
 @pytest.mark.parametrize("n", [LEAST - 1, LEAST])
 def test_few_labels_correct_nothing(n: int) -> None:
-    found = results(labels(OWN, [*range(n)], 3, "vector sports"))
-    assert ("own_vectors.rogan_gladen" in found) == (n >= LEAST)
-    assert found.number("own_vectors.plain") == (20 if n >= LEAST else 15)
+    found = results(labels(REST[1], [*range(n)], 3, "unsteered"))
+    assert ("sports.rogan_gladen" in found) == (n >= LEAST)
+    assert (found.rows["sports.corrected"].value is not None) == (n >= LEAST)
 
 
 def test_labels_of_another_run_only_validate() -> None:
     known = labels(OWN, [*range(12)], 3, "vector sports")
-    changed = [*known["answer"].to_list()[:-1], "what another run gave"]
-    other = known.with_columns(answer=pl.Series(changed))
     elsewhere = known.with_columns(condition=pl.lit("vector finance"))
-    for none in (other, elsewhere, NO_LABELS):
+    for none in (elsewhere, NO_LABELS):
         assert with_labels(ALL, none, CUTS)["label"].is_null().all()
+
+
+@pytest.mark.parametrize(("changed", "left"), [(4, 8), (5, 0)])
+def test_labels_count_where_two_thirds_of_the_answers_came_again(changed: int, left: int) -> None:
+    """A few differ on another processor; where most do, the others are no random draw."""
+    known = labels(OWN, [*range(12)], 3, "vector sports")
+    texts = [*known["answer"].to_list()[:-changed], *["what another run gave"] * changed]
+    frame = with_labels(ALL, known.with_columns(answer=pl.Series(texts)), CUTS)
+    assert frame["label"].count() == left
 
 
 def test_equal_texts_take_one_label_each() -> None:
@@ -88,7 +107,7 @@ def test_equal_texts_take_one_label_each() -> None:
     frame = with_labels(ALL, twice, CUTS)
     assert frame.drop_nulls("label").select("question", "text").rows() == [("Q0?", "text 0")] * 2
     assert len(frame) == len(ALL)
-    assert with_labels(ALL, thrice, CUTS)["label"].count() == 0  # it was given twice only
+    assert with_labels(ALL, thrice, CUTS)["label"].count() == 2  # it was given twice only
 
 
 def test_settings_move_the_rate_as_they_say() -> None:
