@@ -30,7 +30,7 @@ Row = Mapping[str, Any]
 Style = dict[str, Any]
 Code = Mapping[str, Style]  # what is told apart -> style of its marks
 WIDTH, TITLE, LEGEND = 8.3, 0.4, 0.22  # inches: 830 pixels in README; of the title, of a line
-LABEL, ACROSS = 50, 78  # characters of a line beside a row, and of titles side by side
+LABEL, ACROSS = 50, 74  # characters of a line beside a row, and of titles side by side
 # Kind of file -> what would differ between runs, left out.
 FILES = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 # Okabe and Ito's colours for the colour-blind, in an order whose lightness differs in grey.
