@@ -204,8 +204,10 @@ def _cell(found: Results, column: Mapping[str, Any], names: Names) -> Cell:
     of = names["of"] if isinstance(names["of"], list) else [names["of"]]
     keys = [key.format_map(names) for key in of]
     known = next((key for key in keys if found.has(key)), None)
-    measured = found.estimate(known or keys[0])
-    if show == "effect" and known:
+    if known is None:
+        return Cell(column.get("absent", NONE))
+    measured = found.estimate(known)
+    if show == "effect":
         n = f"n = {short(measured.n)}" if measured.n is not None else ""
         if measured.value is not None:
             return Cell(with_interval(measured, digits=0), "", n)
@@ -215,8 +217,6 @@ def _cell(found: Results, column: Mapping[str, Any], names: Names) -> Cell:
         return Cell(short(measured.value))
     if show == "value":
         measured = Estimate(measured.value, n=measured.n, status=measured.status)
-    if known is None and "absent" in column:
-        return Cell(column["absent"])
     if show == "p" and measured.value is not None:
         return Cell(p_value(measured.value, column.get("digits", 3)))
     return Cell(with_interval(measured, column.get("unit", ""), column.get("digits", 1)))

@@ -95,6 +95,12 @@ def test_tables_stand_on_the_page_with_n_and_interval(page: str, made: Path) -> 
     assert "layer" not in contrasts
 
 
+def test_a_result_that_is_not_there_leaves_a_dash(page: str) -> None:
+    """Where nothing else is said of it: a detector that is undefined has no excess, say."""
+    assert not re.findall(r"no [\w.]+ in this run", page)
+    assert ">\u2013<" in page
+
+
 def test_the_page_is_small_and_the_same_at_every_run(inputs: Path, first_run: Path) -> None:
     run_stage("report")
     figures = [*paths.PLOTS.glob("figure*.png"), *paths.PRINT.iterdir()]
