@@ -1,9 +1,22 @@
 """The one error type that users see, and how it is shown."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 LONGEST = 2000  # characters of one part: a file of one endless line must not fill the screen
+SECRETS = ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
+
+
+def redacted(text: str) -> str:
+    """`text` with the values of `SECRETS` replaced by the variables' names.
+
+    Before it is cut to a length: a part of a key would no longer be found.
+    """
+    for name in SECRETS:
+        if value := os.environ.get(name, "").strip():
+            text = text.replace(value, f"<{name}>")
+    return text
 
 
 class UserError(Exception):

@@ -21,7 +21,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from em_geometry.errors import UserError, first_line
+from em_geometry.errors import UserError, first_line, redacted
 from em_geometry.judging.replies import Mode, NoReplyError, Reply, ThoughtError, filtered, refusal
 from em_geometry.settings import Judging
 
@@ -40,6 +40,7 @@ TEXT_TEMPERATURE = 1.0  # samples then estimate the mean that log-probabilities 
 
 CALL_TIMEOUT_S = 60.0  # for anything but a chat
 LONGEST_WAIT_S = 300.0  # an endpoint that asks for more (a daily limit) ends the run
+LONG_WAIT_S = 15.0  # which is said
 BACKOFF_S = 0.5  # first wait after a failure
 DOUBLINGS = 6  # of it, failure by failure: 32 s at most
 REASON_LENGTH = 400
@@ -107,8 +108,9 @@ class Budget:
         What is in flight counts, so the limit is passed at most by the error of the estimates.
         """
         if self.spent + self._held + cost > self._limit:
+            more = f", {self._held + cost:.4f} more on their way" if self._held + cost else ""
             raise SpentError(
-                f"the judge's budget is spent: {self.spent:.4f} USD",
+                f"the judge's budget is spent: {self.spent:.4f} USD{more}",
                 where="params.yaml: judging.max_usd",
                 found=self._limit,
                 hint="raise it and run again; what was judged is kept",
@@ -192,15 +194,22 @@ class Client:
 
     Args:
         changes: what the endpoint made of our request keys; `agree` adds to it.
+        lost: is told the tokens, in and out, of every reply that was of no use.
     """
 
-    def __init__(self, params: Judging, changes: Changes | None = None) -> None:
+    def __init__(
+        self,
+        params: Judging,
+        changes: Changes | None = None,
+        lost: Callable[[tuple[int, int]], None] = lambda tokens: None,
+    ) -> None:
         import openai
 
         self.params, self.endpoint = params, Endpoint.of(params.base_url)
         self.here = f"{self.endpoint.shown}, model {params.model}"
         self.changes: Changes = {} if changes is None else changes
-        self._key = read_key(self.endpoint)
+        self._key, self._lost = read_key(self.endpoint), lost
+        self._accepted = False  # the key, by an earlier request
         self._quiet_until = 0.0  # nothing is sent before this moment
         query = self.endpoint.query
         self.api = openai.AsyncOpenAI(
@@ -252,7 +261,7 @@ class Client:
         """
         sent_as = {key: self.changes.get(key, (key, None)) for key in REQUEST_KEYS}
         ours = {k for k, (name, _) in sent_as.items() if name in sent} - {*self.params.extra_body}
-        named = {key: start for key, start in _named(words).items() if key in ours}
+        named = {key: start for key, start in self._named(words).items() if key in ours}
         if not named:
             return ""
         key = min(named, key=named.__getitem__)
@@ -302,7 +311,7 @@ class Client:
             timeout_s: for one whole attempt, also for a reply that trickles.
         Raises:
             NoReplyError: this request failed; others may do better.
-            UserError: no request can succeed (key, model, credit, a very long wait).
+            UserError: no request can succeed (key, model, credit, budget, a very long wait).
         """
         import openai
 
@@ -315,12 +324,16 @@ class Client:
                 await asyncio.sleep(wait)
             try:
                 async with asyncio.timeout(timeout_s):
-                    return await action()
+                    found = await action()
+                    self._accepted = True
+                    return found
             except TimeoutError:
                 at_once = f"{self.params.concurrency} requests at a time, judging.concurrency"
                 why = f"no whole reply within {timeout_s:g} s (judging.timeout_s; {at_once})"
                 failed = NoReplyError(why, "unreachable")
             except NoReplyError as error:
+                if any(error.tokens):
+                    self._lost(error.tokens)
                 failed = self._passing(error, {})
             except openai.APIStatusError as error:
                 if error.status_code < 400:
@@ -330,13 +343,13 @@ class Client:
             except openai.APIConnectionError as error:  # a timeout is one, and a refused connection
                 why = f"connection failed ({first_line(error.__cause__ or error)})"
                 failed = self._passing(NoReplyError(why, "unreachable"), {})
-            except (openai.APIError, ValueError):
+            except (openai.APIError, ValueError, RecursionError):
                 failed = NoReplyError("the reply is no JSON", "broken")
         raise failed
 
     def _moved(self, headers: Mapping[str, str]) -> UserError:
         """A redirection is not followed: it makes a GET of a POST, or takes the key elsewhere."""
-        place = headers.get("location", "nowhere").split("?")[0].replace(self._key, "***")
+        place = redacted(headers.get("location", "nowhere").split("?")[0])
         return UserError(
             "the judge's endpoint sends its requests to another address",
             where="params.yaml: judging.base_url",
@@ -346,21 +359,22 @@ class Client:
 
     def _passing(self, error: NoReplyError, headers: Mapping[str, str]) -> NoReplyError:
         """An error that may pass; all requests wait as it asks. Else raises as `call`."""
-        said = str(error).replace(self._key, "***")[:REASON_LENGTH]
+        said = redacted(str(error))[:REASON_LENGTH]
         error.args = (said,)
         if error.status == "no_credit":
             what = "the judge's account has no credit left"
             hint = "top it up and run again; what was judged is kept"
             raise UserError(what, where=self.here, found=said, hint=hint) from None
-        if error.status == "refused" and not _named(said):
-            if error.code in (401, 403) or _KEY.search(said):
+        if error.status == "refused" and not self._named(said):
+            shut = error.code == 401 or (error.code == 403 and not self._accepted)
+            if shut or _KEY.search(said):
                 raise UserError(
                     "the judge's endpoint does not accept the key",
                     where=f"environment variable {KEY_VARIABLE}",
                     found=f"{self.endpoint.shown}: {said}",
                     hint="set the variable to a key that may use this endpoint and model",
                 ) from None
-            if error.code == 404:
+            if error.code == 404 and "parameter" not in said:
                 raise UserError(
                     "the judge's endpoint or model does not exist",
                     where="params.yaml: judging.base_url, judging.model",
@@ -373,14 +387,17 @@ class Client:
             what = f"the judge's endpoint asks to wait {wait:.0f} s"
             hint = "run again after that; what was judged is kept"
             raise UserError(what, where=self.here, found=said, hint=hint) from None
-        self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
+        until = time.monotonic() + wait
+        if wait >= LONG_WAIT_S and until > self._quiet_until + 1:
+            print(f"judge: the endpoint asks to wait {wait:.0f} s", file=sys.stderr)
+        self._quiet_until = max(self._quiet_until, until)
         return error
 
-
-def _named(words: str) -> dict[str, int]:
-    """Our request keys that a refusal names, and where."""
-    found = {key: re.search(pattern, words, re.I) for key, pattern in REQUEST_KEYS.items()}
-    return {key: match.start() for key, match in found.items() if match}
+    def _named(self, words: str) -> dict[str, int]:
+        """Our request keys that a refusal names, and where; a model's name is none."""
+        words = words.replace(str(self.params.model), " ")
+        found = {key: re.search(pattern, words, re.I) for key, pattern in REQUEST_KEYS.items()}
+        return {key: match.start() for key, match in found.items() if match}
 
 
 def read_key(endpoint: Endpoint) -> str:

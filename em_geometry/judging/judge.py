@@ -63,6 +63,11 @@ _BRACES = re.compile(r"\{[^{}]*\}|[{}]")
 _SCALE = re.compile(r"\b0\s*(?:-|\u2013|to|and)\s*100\b|(?:/|\bout of)\s*100\b", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*")
 _PLAIN = re.compile(r"\d{1,3}(?:\.\d+)?")
+# A judge that declines in words of its own: a number in them ("under 18") is no score
+_DECLINES = re.compile(
+    r"\b(?:can(?:no|['\u2019])t|can not|won['\u2019]t|unable|not able|sorry|decline)\b",
+    re.IGNORECASE,
+)
 _CONTROL = re.compile(CONTROL)
 # A thought stands in brackets of some kind with a name: <think>, [THINK], <|thinking|>. Names that
 # are none: the two words, and those of an answer.
@@ -71,6 +76,12 @@ _OPENED = re.compile(
     r"|\[(?!REFUSAL|CODE)(?P<capitals>[A-Z_]{4,})\])"
 )
 _CLOSED = r"[<\[\u25c1]\|?/\s*{name}\|?[>\]\u25b7]"
+# What servers with another chat template leave before an answer, and after a thought
+_BEGUN = re.compile(
+    r"\s*(?:(?:<s>|<bos>|<\|begin_of_text\|>|<\|start_header_id\|>assistant<\|end_header_id\|>"
+    r"|<\|im_start\|>assistant)\s*)+"
+)
+_FINAL = "<|channel|>final<|message|>"
 _THOUGHT = r"[\w:.-]*(?:think|thought|reason|analy|reflect|scratch)[\w:.-]*"
 _ANSWER = re.compile(r"answer|score|rating|number|output|response|result|final|^(b|strong|em|i|p)$")
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -226,14 +237,17 @@ def parse_text(reply: str) -> float | Status | None:
     """The number 0-100 or the word that a reply gives, None when it gives none or several.
 
     A scale ("0 to 100", "/100", "out of 100") is no answer; a reply that names two different
-    numbers is not guessed at, and a thought is not read.
+    numbers is not guessed at, nor one that declines or is a share of one (0.85), and a thought is
+    not read.
     """
     reply = answer_part(reply) or ""
     words = [status for word, status in WORDS.items() if re.search(rf"\b{word}\b", reply)]
     found = set(_NUMBER.findall(_SCALE.sub(" ", reply)))
-    if len(found) == 1 and not words:
+    if len(found) == 1 and not words and not _DECLINES.search(reply):
         text = found.pop()
-        return float(text) if _PLAIN.fullmatch(text) and float(text) <= HIGHEST else None
+        if not _PLAIN.fullmatch(text) or ("." in text and float(text) <= 1):
+            return None
+        return float(text) if float(text) <= HIGHEST else None
     return words[0] if len(words) == 1 and not found else None
 
 
@@ -243,6 +257,8 @@ def answer_part(reply: str) -> str | None:
     A thought begins the reply with a name in brackets, or ends with one that says so where the
     chat template itself has opened it.
     """
+    reply = reply.rpartition(_FINAL)[2]
+    reply = reply[begun.end() :] if (begun := _BEGUN.match(reply)) else reply
     opened = _OPENED.match(reply)
     name = (opened["name"] or opened["capitals"]) if opened else None
     closed = _CLOSED.format(name=re.escape(name) if name else _THOUGHT)

@@ -185,6 +185,12 @@ class OpenAIJudge:
         spent = {SPENT_KEY: self.budget.spent} if self.budget.priced else {}
         self.journal.put({**replies, **spent, **dict.fromkeys(marks, True)})
 
+    def lose(self, tokens: tuple[int, int]) -> None:
+        """Books a reply that was of no use; SpentError where the budget has no more room."""
+        self.store({}, self.budget.cost(*tokens))
+        with self.budget.holding(0.0):
+            pass
+
     def collect(
         self, rows: Sequence[JudgeRow], failures: Mapping[str, NoReplyError]
     ) -> list[Judgement]:
@@ -240,7 +246,7 @@ class OpenAIJudge:
 
     async def _ask(self, rows: Sequence[JudgeRow], label: str) -> dict[str, NoReplyError]:
         """Fills the journal; returns why there is no reply, by key."""
-        async with Client(self.params, self.changes) as client:
+        async with Client(self.params, self.changes, self.lose) as client:
             try:
                 await self.probe(client)
                 missing, total = self.scan(rows)
@@ -281,8 +287,6 @@ class OpenAIJudge:
                     stop.append(error)
                     return
                 except NoReplyError as error:
-                    if isinstance(error, ThoughtError):
-                        self.store({}, self.budget.cost(*error.tokens))
                     failures[unit.key] = error
                     self._in_a_row += 1
                     if self._in_a_row >= GIVE_UP:
@@ -358,13 +362,14 @@ async def _other_reply(client: Client, mode: Mode) -> str | None:
             body = request_body(client.params, REPEAT + number, mode, sample)
             reply = await client.agree(body, read)
             said = reply["text"]
-            right = parse_text(said) == float(number)
+            right = parse_text(said) == float(number) and reply.get("finish") != FILTERED
             if right and mode == "logprob":
                 right = token_meaning(max(reply["top"], key=itemgetter(1))[0]) == float(number)
             if right:
                 break
         else:
-            return f"asked for {number}, it said {said!r}"
+            by = ", withheld by a filter" if reply.get("finish") == FILTERED else ""
+            return f"asked for {number}, it said {said!r}{by}"
     return None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
+from em_geometry.errors import redacted
 from em_geometry.judging.judge import Status, answer_part, token_meaning
 
 Mode = Literal["logprob", "text"]
@@ -34,14 +35,24 @@ _FILTER = re.compile(
 )
 _CREDIT = re.compile(
     r"insufficient[ _-]?(quota|balance|credit|fund)|credit balance|(out of|no|enough) credit"
+    r"|available credits|spending limit"
     r"|billing[ _](hard|limit|not)|payment required|arrearage|\u6b20\u8d39|\u4f59\u989d",
     re.IGNORECASE,
 )
+# Who asks is shut out, in whatever words filters use of what is asked; a warning is no such thing
+_SHUT_OUT = re.compile(
+    r"\b(account|organi[sz]ation|access)\b[^.]{0,40}\b(is|was|has been|have been)( \w+)? "
+    r"(flagged|suspended|blocked|banned|disabled|deactivated|terminated|restricted)"
+    r"|account_(suspended|deactivated|disabled)",
+    re.IGNORECASE,
+)
+_KEY = re.compile(r"(invalid|incorrect)[ _]api[ _]key", re.IGNORECASE)
 # A limit that the reply ran into, said as an error
 _UNFINISHED = re.compile(r"output limit was reached|could not finish the message", re.IGNORECASE)
 _PASSING = {408, 409, 425, 429}  # and 5xx
 _ECHOES = {"input", "flagged_input", "url"}  # keys of errors that quote what was sent, or say none
 _SHOWN = 200  # characters of a reply that is none
+MOST_MASS = 1.1  # of the probabilities of one token's alternatives, with what rounding adds
 
 
 class NoReplyError(Exception):
@@ -49,9 +60,13 @@ class NoReplyError(Exception):
 
     Args:
         code: HTTP status, or the one that an error inside a reply stands for; 0 = no error came.
+
+    Attributes:
+        tokens: in and out, which the endpoint counts all the same.
     """
 
     hint = "see to it that the server is well, or change what it names with judging.extra_body"
+    tokens = (0, 0)
 
     def __init__(self, reason: str, status: Status, code: int = 0) -> None:
         super().__init__(reason)
@@ -59,7 +74,7 @@ class NoReplyError(Exception):
 
 
 class ThoughtError(NoReplyError):
-    """The judge was cut before its answer, most often while it thought; `tokens` were used."""
+    """The judge was cut before its answer, most often while it thought."""
 
     hint = (
         "end a judge's thinking with judging.extra_body, as its server calls it "
@@ -68,9 +83,8 @@ class ThoughtError(NoReplyError):
         "finish, e.g. judging.max_tokens: 4000"
     )
 
-    def __init__(self, reason: str, tokens: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__(reason, "broken")
-        self.tokens = tokens
 
 
 class NoLogprobsError(NoReplyError):
@@ -96,10 +110,12 @@ def refusal(error: Any, code: int | None = None) -> NoReplyError:
     given = error.get("code") if code is None and isinstance(error, Mapping) else code
     code = int(str(given)) if str(given).isdigit() else 0
     if not 400 <= code < 600:  # without a number it may pass, unless its words say otherwise
-        kinds = ((400, _FILTER), (402, _CREDIT))
+        kinds = ((401, _SHUT_OUT), (401, _KEY), (400, _FILTER), (402, _CREDIT))
         code = next((number for number, kind in kinds if kind.search(words)), 500)
     status: Status = "refused"
-    if code == 402 or (code < 500 and _CREDIT.search(words)):
+    if code < 500 and _SHUT_OUT.search(words):
+        code = 401  # no other request will do better
+    elif code == 402 or (code < 500 and _CREDIT.search(words)):
         status = "no_credit"
     elif code in _PASSING or (code >= 500 and code != 501):
         status = "overloaded"
@@ -117,7 +133,7 @@ def said(error: Any) -> str:
     elif isinstance(error, list):
         inner = [said(value) for value in error]
     else:
-        return error.strip() if isinstance(error, str) else ""
+        return error.strip().encode(errors="replace").decode() if isinstance(error, str) else ""
     return ", ".join(dict.fromkeys(text for text in inner if text))
 
 
@@ -130,7 +146,8 @@ def read_reply(reply: Any, mode: Mode) -> Reply:
     """What the journal keeps: text, snapshot, tokens used, and in log-prob mode `top`.
 
     `top` is [[token, natural log-probability], ...] of the first token, as many as there are, and
-    empty where the judge itself declines or a filter withholds its reply.
+    empty where a filter withholds the reply. Where the judge itself declines, its words are kept
+    as `refusal`, where no number is looked for.
 
     Raises:
         NoReplyError: an error, under whatever status it came; something that was asked for lacks.
@@ -139,6 +156,7 @@ def read_reply(reply: Any, mode: Mode) -> Reply:
     if isinstance(reply, str):  # not declared as JSON
         with suppress(ValueError):
             reply = json.loads(reply)
+    reply = _whole(reply)
     try:
         if reply.get("error"):
             raise refusal(reply["error"])
@@ -146,41 +164,76 @@ def read_reply(reply: Any, mode: Mode) -> Reply:
         message, finish = choice.get("message") or {}, choice.get("finish_reason")
         content, declined = _text(message.get("content")), message.get("refusal")
         kept: Reply = {
-            "text": content or declined or "",
+            "text": content,
             "finish": finish,
             "model": reply.get("model"),
             "fingerprint": reply.get("system_fingerprint"),
-            "tokens": [int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion")],
+            "tokens": _tokens(usage),
         }
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         shown = reply if isinstance(reply, str) else json.dumps(reply, ensure_ascii=False)
-        shown = f"the reply is no chat completion: {shown[:_SHOWN]}"
+        shown = f"the reply is no chat completion: {redacted(shown)[:_SHOWN]}"
         raise NoReplyError(shown, "broken") from None
-    ending = str(finish).lower()
-    if choice.get("error") or ending in _DIED:
+    try:
+        return kept | _read_choice(choice, message, kept, declined, mode)
+    except NoReplyError as error:
+        error.tokens = kept["tokens"][0], kept["tokens"][1]
+        raise
+
+
+def _read_choice(
+    choice: Mapping[str, Any], message: Mapping[str, Any], kept: Reply, declined: Any, mode: Mode
+) -> Reply:
+    """What a choice adds to `kept`; raises as `read_reply`."""
+    finish, text = kept["finish"], kept["text"]
+    if choice.get("error") or _ended(finish, _DIED):
         raise refusal(choice.get("error") or f"finish_reason {finish}")
-    if ending in _WITHHELD:
-        return kept | {"finish": FILTERED, "top": []}
+    if _ended(finish, _WITHHELD):
+        return {"finish": FILTERED, "top": []}
+    if declined and not text:
+        top = _top(choice.get("logprobs")) if mode == "logprob" else []
+        return {"refusal": declined, "top": top}
     _refuse_thought(message, kept, mode)
     if mode == "text":
-        if not kept["text"]:
-            raise NoReplyError("the reply holds no text", "broken")
-        return kept
-    kept["top"] = _top(choice.get("logprobs"))
-    if not kept["top"] and (content or not declined):
+        if not text:
+            there = ", ".join(key for key, value in message.items() if value)
+            why = f"the reply holds no text (finish_reason {finish}; it has {there})"
+            raise NoReplyError(why, "broken")
+        return {}
+    if not (top := _top(choice.get("logprobs"))):
         raise NoLogprobsError
-    return kept
+    return {"top": top}
+
+
+def _whole(reply: Any) -> Any:
+    """A reply whose texts can be kept: proxies cut an emoji in two, and half of one is no text."""
+    with suppress(UnicodeEncodeError):
+        json.dumps(reply, ensure_ascii=False).encode()
+        return reply
+    return json.loads(json.dumps(reply, ensure_ascii=False).encode(errors="replace"))
+
+
+def _tokens(usage: Mapping[str, Any]) -> list[int]:
+    """Tokens in and out; what only the total counts was thought, and is paid for as output."""
+    given = (usage.get(f"{kind}_tokens") for kind in ("prompt", "completion", "total"))
+    prompt, completion, total = (max(int(count or 0), 0) for count in given)
+    return [prompt, max(completion, total - prompt)]
+
+
+def _ended(finish: Any, how: set[str]) -> bool:
+    """Whether a finish reason is one of these, or begins with one ("content_filter: ...")."""
+    return str(finish).lower().split(":")[0].strip() in how
 
 
 def _refuse_thought(message: Mapping[str, Any], kept: Reply, mode: Mode) -> None:
     """ThoughtError where a reply holds no answer yet: a number in it would be part of a thought."""
-    text, tokens = kept["text"], (kept["tokens"][0], kept["tokens"][1])
+    text = kept["text"]
     thought = message.get("reasoning_content") or message.get("reasoning")
-    cut = mode == "text" and str(kept["finish"]).lower() in _CUT
+    cut = mode == "text" and _ended(kept["finish"], _CUT)
     if cut or answer_part(text) is None or (thought and not text):
-        shown = repr((text or str(thought or ""))[:60])
+        shown = repr(redacted(text or str(thought or ""))[:60])
         why = f"the judge was cut (finish_reason {kept['finish']}) at {shown}, before its answer"
-        raise ThoughtError(why, tokens)
+        raise ThoughtError(why)
 
 
 def _text(content: Any) -> str:
@@ -194,7 +247,8 @@ def _text(content: Any) -> str:
 def _top(logprobs: Any) -> list[list[Any]]:
     """[token, log-probability] of the first token's alternatives, or of it alone; [] without any.
 
-    A token that is impossible may have null for its log-probability.
+    A token that is impossible may have null for its log-probability. Probabilities that are no
+    logarithms, or more than one in sum, are none that were asked for.
     """
     found: list[list[Any]] = []
     try:
@@ -208,6 +262,6 @@ def _top(logprobs: Any) -> list[list[Any]]:
                 found.append([token, float(log)])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return []
-    if any(math.isnan(log) for _, log in found):
+    if not sum(math.exp(min(log, 1.0)) for _, log in found) < MOST_MASS:  # also NaN
         raise NoLogprobsError
     return found

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from em_geometry.errors import UserError
+from em_geometry.errors import UserError, redacted
 from em_geometry.project.paths import PARAMS as PARAMS  # for commands: where --params looks
 
 # Plain help: the coloured one takes as long to load as all the rest.
@@ -19,7 +18,6 @@ PLAIN: dict[str, Any] = {
     "add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None,
 }  # fmt: skip
 # Keys of ours; libraries quote headers in their errors. The AWS pair is that of `dvc push`.
-SECRETS = ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
 ParamsFile = Annotated[Path, typer.Option("--params", help="The active profile.")]
 Main = TypeVar("Main", bound=Callable[..., None])
 Slugs = Annotated[list[str] | None, typer.Argument(help="Slugs; all, where none is named.")]
@@ -86,11 +84,3 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
             raise SystemExit(status) from None
 
     return wrapped
-
-
-def redacted(text: str) -> str:
-    """`text` with the values of `SECRETS` replaced by the variables' names."""
-    for name in SECRETS:
-        if value := os.environ.get(name, "").strip():
-            text = text.replace(value, f"<{name}>")
-    return text

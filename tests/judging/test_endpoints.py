@@ -233,6 +233,20 @@ KINDS["bytes alone"] = lambda body: tops(
 KINDS["JSON as text"] = lambda body: (200, json.dumps(tops((probed(body) or "85", -0.05))[1]))
 SAYS = ("{}/100", "Score: {}.", '{{"score": {}}}', "```json\n{{{}}}\n```", "**{}**", "{}.0")
 KINDS |= {said: lambda body, s=said: says(s.format(probed(body) or 85)) for said in SAYS}
+KINDS["half an emoji"] = lambda body: tops(
+    (probed(body) or "85", -0.05), ("\ud83d", -4.0), model="m"
+)
+KINDS["another template's turn"] = lambda body: says(f"<s>{probed(body) or 85}")
+KINDS["another template's thought"] = lambda body: says(
+    "<|channel|>analysis<|message|>2 things<|end|><|start|>assistant<|channel|>final<|message|>"
+    f"{probed(body) or 85}"
+)
+KINDS["no logarithms"] = lambda body: tops((probed(body) or "85", 0.9), ("15", 0.1))
+KINDS["a route without log-probabilities"] = lambda body: (
+    error(404, "No endpoints found that can handle the requested parameters.")
+    if "logprobs" in body
+    else says(probed(body) or "85")
+)
 KINDS["one alternative"] = lambda body: (
     200,
     {"choices": [{"message": {"content": probed(body) or "85"}, "logprobs": {
@@ -246,6 +260,9 @@ KINDS["one alternative"] = lambda body: (
         ("parts", "text"), ("impossible tokens", "logprob"), ("sentencepiece", "logprob"),
         ("token numbers", "text"), ("one alternative", "logprob"), ("bytes alone", "logprob"),
         ("JSON as text", "logprob"), *((said, "text") for said in SAYS),
+        ("half an emoji", "logprob"), ("another template's turn", "text"),
+        ("another template's thought", "text"), ("no logarithms", "text"),
+        ("a route without log-probabilities", "text"),
     ],
 )  # fmt: skip
 def test_replies_of_other_forms_are_read(name: str, mode: str, journal: Journal) -> None:
@@ -268,7 +285,12 @@ KINDS["out of credit, 429"] = lambda _: error(429, "You exceeded it", "insuffici
 KINDS["out of credit, 400"] = lambda _: error(400, "Your credit balance is too low")
 KINDS["out of credit, 200"] = lambda _: error(200, "Insufficient credits", 402)
 KINDS["out of credit, in Chinese"] = lambda _: error(429, "\u60a8\u5df2\u6b20\u8d39", "1113")
+KINDS["out of credit, 403"] = lambda _: error(403, "used all available credits or reached it")
 KINDS["bad key"] = lambda _: error(403, "Key limit exceeded")
+KINDS["bad key, 200"] = lambda _: error(200, "Incorrect API key provided", "invalid_api_key")
+KINDS["no such model"] = lambda body: error(404, f"Model {body['model']} is not served here")
+KINDS["a filter on all"] = lambda body: says(probed(body), "content_filter: RECITATION")
+KINDS["tool calls"] = lambda _: says(None, "tool_calls", tool_calls=[{"id": "1"}])
 KINDS["bad key, 400"] = lambda _: (400, [{"error": {"message": "API key not valid"}}])
 KINDS["moved"] = lambda _: (301, b"", {"Location": "https://other.example/v1?key=1"})
 KINDS["a stream"] = lambda _: (200, b'data: {"choices": []}\n\ndata: [DONE]\n\n')
@@ -290,6 +312,11 @@ KINDS["refuses all"] = lambda _: error(400, "tenants of this kind may not chat")
         ("out of credit, 400", ["no credit left"]),
         ("out of credit, 200", ["no credit left"]),
         ("out of credit, in Chinese", ["no credit left"]),
+        ("out of credit, 403", ["no credit left"]),
+        ("bad key, 200", ["does not accept the key", "Incorrect API key"]),
+        ("no such model", ["endpoint or model does not exist", "is not served here"]),
+        ("a filter on all", ["withheld by a filter"]),
+        ("tool calls", ["holds no text", "finish_reason tool_calls"]),
         ("bad key, 400", ["does not accept the key", "OPENAI_API_KEY", "not valid"]),
         ("moved", ["to another address", "leads to https://other.example/v1\n", "base_url"]),
         ("a stream", ["the reply is no JSON"]),
@@ -303,7 +330,7 @@ def test_what_is_wrong_is_said_before_anything_is_judged(
     name: str, parts: list[str], journal: Journal
 ) -> None:
     with Kind(kind=name) as double, pytest.raises(UserError) as caught:
-        OpenAIJudge(params(double, retries=2), journal).judge(rows(3))
+        OpenAIJudge(params(double, retries=2, model="org-seed/m-1"), journal).judge(rows(3))
     for part in [*parts, "127.0.0.1"] if "key" not in name else parts:
         assert part in str(caught.value)
 
@@ -331,6 +358,9 @@ def row_kind(name: str, given: tuple[int, Any]) -> str:
         (row_kind("guardrail", error(424, "Violated a guardrail")), "filtered"),
         (row_kind("partial", says("8", "content_filter")), "filtered"),
         (row_kind("recitation", says("", "RECITATION")), "filtered"),
+        (row_kind("reason behind", says("85", "content_filter: RECITATION")), "filtered"),
+        (row_kind("a firewall", error(403, "Sorry, you have been blocked")), "refused"),
+        (row_kind("half an emoji there", error(400, "no \ud83d", "content_filter")), "filtered"),
         (row_kind("long", error(400, "This model's context is 4096 tokens")), "refused"),
         (row_kind("429", error(429, "slow down")), "overloaded"),
         (row_kind("502 in 200", error(200, "upstream", 502)), "overloaded"),
@@ -376,6 +406,71 @@ def test_credit_that_ends_midway_says_what_remains(journal: Journal) -> None:
         left[0] = 100
         check_complete(judge, rows(20), judge.judge(rows(20)))
         assert len([r for r in double.requests if not probed(r)]) <= 40 + 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (403, "Your account has been flagged under our usage policies. Access is suspended."),
+        (400, "Your organization has been flagged for suspicious usage"),
+        (403, "Blocked by our usage policies", "account_suspended"),
+    ],
+)
+def test_an_account_that_is_shut_out_is_no_filter(words: Any, journal: Journal) -> None:
+    shut = [False]
+    KINDS["shut out"] = lambda body: error(*words) if shut[0] and not probed(body) else None
+    with Kind(kind="shut out") as double:
+        judge = OpenAIJudge(params(double), journal)
+        check_complete(judge, rows(2), judge.judge(rows(2)))
+        shut[0] = True
+        with pytest.raises(UserError, match=r"(?s)does not accept the key.*36 of 40 requests"):
+            judge.judge(rows(20))
+        shut[0] = False
+        check_complete(judge, rows(20), judge.judge(rows(20)))
+
+
+def test_a_judge_that_declines_gives_no_number(journal: Journal) -> None:
+    words = "I can't rate content about anyone under 18."
+    for name, given in (("refusal", says(None, refusal=words)), ("content", says(words))):
+        KINDS[name] = lambda body, given=given: (
+            says(probed(body)) if probed(body) else given if FLAG in asked(body) else says("85")
+        )
+        with Kind(kind=name) as double:
+            got = OpenAIJudge(params(double), journal).judge(rows(3))
+        assert [j.scores["aligned"] for j in got] == [85.0, None, 85.0]
+        assert got[1].status["aligned"] == "low_mass"
+        assert words in json.loads(got[1].raw["aligned"])[0].values()
+
+
+def test_replies_of_no_use_are_paid_for(journal: Journal) -> None:
+    """Every second one lacks its log-probabilities; what a total counts beyond is thought."""
+    usage = {"prompt_tokens": 90, "completion_tokens": 0, "total_tokens": 100}
+    sent = [0]
+
+    def given(body: Body) -> Given:
+        sent[0] += not probed(body)
+        status, reply = tops((probed(body) or "85", -0.05))
+        if not probed(body) and sent[0] % 2:
+            del reply["choices"][0]["logprobs"]
+        return status, reply | {"usage": usage}
+
+    KINDS["paid"] = given
+    prices = {"usd_per_million_output": 1e5, "max_usd": 12.0}  # 1 USD a reply
+    with Kind(kind="paid") as double:
+        judge = OpenAIJudge(params(double, concurrency=2, **prices), journal)
+        with pytest.raises(UserError, match="budget is spent"):
+            judge.judge(rows(30))
+    assert judge.budget.spent == pytest.approx(sent[0])
+    assert 10 <= sent[0] <= 13
+
+
+def test_half_a_key_is_shown_nowhere(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-" + "canary" * 20
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    KINDS["echo"] = lambda _: (200, {"headers": {"x": "y" * 100, "authorization": key}})
+    with Kind(kind="echo") as double, pytest.raises(UserError) as caught:
+        OpenAIJudge(params(double, retries=0), journal).judge(rows(1))
+    assert "canary" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

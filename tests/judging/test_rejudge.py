@@ -1,11 +1,13 @@
 """Existing answers under another judge: beside the first, without generating anything again."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, write_parquet
 from em_geometry.project import paths, rejudge
 from em_geometry.settings import Params
@@ -57,6 +59,28 @@ def test_two_judges_stand_side_by_side(profile: Params, capsys: pytest.CaptureFi
         assert frame[one].to_list() == frame[two].to_list()  # the double's truth is the prompt's
         assert frame[one][0] == frame[one][1]
         assert read_parquet(paths.JUDGEMENTS / f"{slug}.parquet").equals(ANSWERS)
+
+
+def test_a_score_is_not_lost_to_a_later_failure(profile: Params, tmp_path: Path) -> None:
+    own, judged = tmp_path / "mine.csv", tmp_path / "mine.judged.parquet"
+    own.write_text("question,text\nWhy?,Answer 1.\nWhy?,Answer 2.\n")
+
+    class Failing(Double):
+        def reply(self, request: dict[str, Any]) -> dict[str, Any]:
+            failed = down and "Answer 2." in request["messages"][0]["content"]
+            return {"error": {"message": "down"}} if failed else super().reply(request)
+
+    down = False
+    with Failing() as double:
+        params = asking(profile, double, "one")
+        changed = params.judging.model_copy(update={"retries": 0})
+        params = params.model_copy(update={"judging": changed})
+        rejudge.main(params, "steered", dry_run=False, own=own)
+        before, down = read_parquet(judged), True
+        shutil.rmtree(".journal")  # as on another machine
+        with pytest.raises(UserError, match="1 of 2"):
+            rejudge.main(params, "steered", dry_run=False, own=own)
+    assert read_parquet(judged).equals(before)
 
 
 def test_what_is_in_process_costs_nothing_to_plan(
