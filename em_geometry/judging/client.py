@@ -365,9 +365,9 @@ class Client:
             what = "the judge's account has no credit left"
             hint = "top it up and run again; what was judged is kept"
             raise UserError(what, where=self.here, found=said, hint=hint) from None
-        if error.status == "refused" and not self._named(said):
-            shut = error.code == 401 or (error.code == 403 and not self._accepted)
-            if shut or _KEY.search(said):
+        if error.status == "refused" and (error.code == 401 or not self._named(said)):
+            unknown = error.code == 401 or (error.code == 403 and not self._accepted)
+            if unknown or _KEY.search(said):
                 raise UserError(
                     "the judge's endpoint does not accept the key",
                     where=f"environment variable {KEY_VARIABLE}",

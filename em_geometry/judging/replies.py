@@ -113,7 +113,8 @@ def refusal(error: Any, code: int | None = None) -> NoReplyError:
         kinds = ((401, _SHUT_OUT), (401, _KEY), (400, _FILTER), (402, _CREDIT))
         code = next((number for number, kind in kinds if kind.search(words)), 500)
     status: Status = "refused"
-    if code < 500 and _SHUT_OUT.search(words):
+    reason = f"status {code}: {words}"
+    if code < 500 and code not in _PASSING and _SHUT_OUT.search(words):
         code = 401  # no other request will do better
     elif code == 402 or (code < 500 and _CREDIT.search(words)):
         status = "no_credit"
@@ -123,7 +124,7 @@ def refusal(error: Any, code: int | None = None) -> NoReplyError:
         status = "filtered"
     elif _UNFINISHED.search(words):
         return ThoughtError(words)
-    return NoReplyError(f"status {code}: {words}", status, code)
+    return NoReplyError(reason, status, code)
 
 
 def said(error: Any) -> str:

@@ -287,6 +287,7 @@ KINDS["out of credit, 200"] = lambda _: error(200, "Insufficient credits", 402)
 KINDS["out of credit, in Chinese"] = lambda _: error(429, "\u60a8\u5df2\u6b20\u8d39", "1113")
 KINDS["out of credit, 403"] = lambda _: error(403, "used all available credits or reached it")
 KINDS["bad key"] = lambda _: error(403, "Key limit exceeded")
+KINDS["bad key, 401"] = lambda _: error(401, "no access to m-seed-1")
 KINDS["bad key, 200"] = lambda _: error(200, "Incorrect API key provided", "invalid_api_key")
 KINDS["no such model"] = lambda body: error(404, f"Model {body['model']} is not served here")
 KINDS["a filter on all"] = lambda body: says(probed(body), "content_filter: RECITATION")
@@ -313,6 +314,7 @@ KINDS["refuses all"] = lambda _: error(400, "tenants of this kind may not chat")
         ("out of credit, 200", ["no credit left"]),
         ("out of credit, in Chinese", ["no credit left"]),
         ("out of credit, 403", ["no credit left"]),
+        ("bad key, 401", ["does not accept the key", "m-seed-1"]),
         ("bad key, 200", ["does not accept the key", "Incorrect API key"]),
         ("no such model", ["endpoint or model does not exist", "is not served here"]),
         ("a filter on all", ["withheld by a filter"]),
