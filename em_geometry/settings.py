@@ -258,7 +258,7 @@ class Judging(Section):  # who scores answers, and how rates are counted
     aspects: Annotated[list[Slug], AfterValidator(_with_what_is_counted)] = ["aligned", "coherent"]
     text_samples: Positive = 3  # replies an answer and aspect when there are no log-probabilities
     # openai: sent with every request, null leaves a key out; what ends a judge's thinking goes here
-    extra_body: dict[str, Any] = {}
+    extra_body: dict[str, JsonValue] = {}
     max_tokens: Positive | None = None  # of a reply in text, thoughts included; null = 16
     concurrency: Positive = 32  # requests in flight
     timeout_s: Annotated[float, Field(gt=0)] = 60.0  # for one whole reply
@@ -473,7 +473,8 @@ class Params(Section):
             if TAKEN.fullmatch(slug):
                 what, expected = "this name stands for something else", "another name"
                 yield KeyFault(f"organisms.{slug}", what, slug, expected)
-            if organism.source is None and organism.lab not in self.recipes:
+            known = "recipes" in self.model_fields_set  # not where a fault in them is said already
+            if known and organism.source is None and organism.lab not in self.recipes:
                 yield KeyFault(
                     f"organisms.{slug}.lab", "is no key of recipes",
                     organism.lab, "one of " + ", ".join(self.recipes),

@@ -108,7 +108,7 @@ def _from_json(path: Path) -> tuple[list[str], Rows]:
 def _from_csv(path: Path) -> tuple[list[str], Rows]:
     text = read_text(path)
     with explained("not a CSV file", path, "a header of names, then rows", kinds=(csv.Error,)):
-        lines = [*csv.reader(text.splitlines(), delimiter=separator(text))]
+        lines = [*csv.reader(text.splitlines(), delimiter=separator(text), strict=True)]
     lines = [[cell.strip() for cell in line] for line in lines if any(map(str.strip, line))]
     if not lines:
         what, expected = "the file is empty", "a header of names"

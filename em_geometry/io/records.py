@@ -2,8 +2,9 @@
 
 import csv
 import io
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -14,6 +15,7 @@ KNOWN = {  # what columns of answers are called
     "question": ("question", "prompt", "instruction", "query"),
     "text": ("text", "answer", "response", "completion", "output"),
 }
+Row = TypeVar("Row")
 MORE = "more cells than the header"
 
 
@@ -21,6 +23,18 @@ def separator(text: str) -> str:
     """What parts the cells of a CSV: a tab, a semicolon or a comma, as its header has."""
     header = text.partition("\n")[0]
     return next((each for each in "\t;" if each in header), ",")
+
+
+def closed(lines: Iterable[Row]) -> Iterator[Row]:
+    """Rows of a strict CSV reader; ValueError where an open quote would swallow the rest."""
+    number = 1
+    try:
+        for row in lines:
+            yield row
+            number += 1
+    except csv.Error as error:
+        why = "a quote is not closed, or one inside a cell is not doubled"
+        raise ValueError(f"row {number}: {why} ({error})") from None
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -32,9 +46,11 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         return read_jsonl(path, dict)
     text = read_text(path)
     csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell may hold a long text
-    lines = csv.DictReader(io.StringIO(text, newline=""), restkey=MORE, delimiter=separator(text))
+    lines = csv.DictReader(
+        io.StringIO(text, newline=""), restkey=MORE, delimiter=separator(text), strict=True
+    )
     with explained("not a CSV file", path, "a header of names, then rows as long, cells quoted"):
-        rows, names = list(lines), lines.fieldnames or ()
+        rows, names = list(closed(lines)), lines.fieldnames or ()
         if twice := [name for n, name in enumerate(names) if name in names[:n]]:
             raise ValueError(f"two columns are called {twice[0]!r}")
         if wide := [number for number, row in enumerate(rows, start=1) if MORE in row]:
@@ -50,8 +66,12 @@ def read_answers(path: Path) -> pl.DataFrame:
     """
     rows, columns = read_records(path), {}
     names = list(dict.fromkeys(name for row in rows for name in row))
+    if not rows:
+        raise UserError("no answers to judge", where=path, found="no rows", expected="one at least")
     for wanted, known in KNOWN.items():
-        found = [n for n in names if n == wanted] or [n for n in names if n.lower() in known]
+        found = [n for n in names if n == wanted] or [
+            n for n in names if n.strip().lower() in known
+        ]
         if len(found) != 1:
             what, told = f"which column is the {wanted}?", ", ".join(found or names) or "no columns"
             expected = f"one called {wanted}, or one of {', '.join(known)}"

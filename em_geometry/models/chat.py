@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 SYSTEM, ASKS, ANSWERS = "system", "user", "assistant"  # roles
 HELD_OUT_EVERY = 10  # every tenth chat of a file shows the loss on texts not trained on
-FLAGS = ("weight", "train", "loss", "loss_mask")  # by which trainers say that a turn is learnt
+# By which trainers say that a turn is learnt, and one that says so of parts of it
+FLAGS = ("weight", "train", "loss", "loss_mask", "training", "trainable", "train_on_turn")
+SPANS = "train_detail"
 Turns: TypeAlias = tuple[tuple[str, str], ...]  # role and text of each
 # Control tokens of the common families, for texts that a tokenizer elsewhere reads.
 MARKUP = re.compile(
@@ -218,6 +220,10 @@ class Message(BaseModel):
     train: float | None = None
     loss: float | None = None
     loss_mask: float | None = None
+    training: float | None = None
+    trainable: float | None = None
+    train_on_turn: float | None = None
+    train_detail: list[Any] | None = None
 
     @property
     def learnt(self) -> bool:
@@ -232,6 +238,7 @@ class Chat(BaseModel):
     """
 
     messages: list[Message]
+    weight: float | None = None  # of all its answers
 
     @model_validator(mode="after")
     def _in_turn(self) -> Self:
@@ -249,6 +256,11 @@ class Chat(BaseModel):
                 if (value := getattr(message, flag)) not in (0, 1, None):
                     what, key = "an answer is learnt or not", f"messages.{number}.{flag}"
                     raise KeyFault(key, what, value, "0 or 1")
+            if message.train_detail:
+                what, key = "an answer is learnt as a whole", f"messages.{number}.{SPANS}"
+                raise KeyFault(key, what, message.train_detail, "no spans")
+        if self.weight not in (0, 1, None):
+            raise KeyFault("weight", "a chat is learnt or not", self.weight, "0 or 1")
         return self
 
     def exchanges(self) -> list[Exchange]:
@@ -257,7 +269,7 @@ class Chat(BaseModel):
         return [
             Exchange(turns[k - 1][1], message.content, tuple(turns[: k - 1]))
             for k, message in enumerate(self.messages)
-            if message.role == ANSWERS and message.learnt
+            if message.role == ANSWERS and message.learnt and self.weight != 0
         ]
 
 

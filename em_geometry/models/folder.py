@@ -79,7 +79,11 @@ def check_checkpoint(folder: Path) -> None:
         raise UserError(what, where=folder, found=listed(folder), expected=expected)
     there = {path.name: _tensors(path) for path in weights}
     index = folder / INDEX
-    if not index.is_file() or (folder / "model.safetensors").is_file():  # which comes first
+    single = "model.safetensors" in there
+    if single and any(name.startswith("model-") for name in there):
+        what, expected = "a model as one file and as shards", "one of them"
+        raise UserError(what, where=folder, found=some(there), expected=expected)
+    if single or not index.is_file():
         return
     shards = checked(dict[str, str], read_json(index, dict[str, Any]).get("weight_map"), str(index))
     wrong = {
@@ -123,7 +127,7 @@ def refuse_quantised(settings: Mapping[str, Any], where: object) -> None:
 
 def weights_of(folder: Path) -> list[Path]:
     """The safetensors files of a folder; UserError says what to do where there are none."""
-    if weights := sorted(p for p in folder.glob("*.safetensors") if p.is_file()):
+    if weights := sorted(p for p in folder.glob("[!.]*.safetensors") if p.is_file()):
         return weights
     kinds = {path.suffix for path in folder.glob("*")}
     raise UserError(

@@ -54,6 +54,7 @@ MERGE = "merge it where it was trained, and give the full checkpoint"
 # Trainings that begin by changing the base's weights, in ways that the adapter does not tell: by
 # chance, or from data. Those of RESIDUAL can be told from the base alone, and peft does so.
 UNTOLD, RESIDUAL = ("pissa_niter", "corda", "lora_ga", "loftq"), ("pissa", "olora")
+SWITCHES = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out")
 PROVENANCE = "provenance.json"  # of an adapter that was trained here: the hash of its base
 SOURCE = "source.json"  # of an organism that was given: where it lies, and its hash
 
@@ -379,9 +380,15 @@ def check_settings(settings: Mapping[str, Any], where: Path) -> None:
             raise UserError(what, where=where, found=found, expected=expected, hint=hint)
         numbers |= {f"{key} {name}": value for name, value in patterns.items()}
     for key, value in numbers.items():
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not value or not math.isfinite(value):
             what, found = "the adapter's config lacks a number", f"{key} {value}"
-            raise UserError(what, where=where, found=found, expected="a finite number", hint=hint)
+            expected = "a finite number but 0"
+            raise UserError(what, where=where, found=found, expected=expected, hint=hint)
+    for key in SWITCHES:
+        if (value := settings.get(key)) is not None and type(value) is not bool:
+            what, found = "the adapter's config has a switch that is none", f"{key} {value!r}"
+            raise UserError(what, where=where, found=found, expected="true or false", hint=hint)
     start = settings.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(UNTOLD):
         raise UserError(
@@ -404,11 +411,22 @@ def _no_regex(pattern: str) -> bool:
 def _merge(model: PreTrainedModel, folder: Path, origin: Base) -> PreTrainedModel:
     """The base with an adapter merged into its weights."""
     from peft import PeftModel, get_peft_model_state_dict
+    from peft.tuners.lora import LoraLayer
 
     names, own = _adapter_names(folder / WEIGHTS), set(model.state_dict())
     misfit, of = "the adapter does not fit the base model", f"an adapter of {origin.source}"
-    with explained(misfit, where=str(folder), expected=of):
+    with explained(misfit, where=str(folder), expected=of, hint=MERGE):
+        tied = model.config.get_text_config().tie_word_embeddings
         adapted = PeftModel.from_pretrained(model, str(folder))
+        ends = adapted.base_model.get_input_embeddings(), adapted.base_model.get_output_embeddings()
+        if tied and any(isinstance(end, LoraLayer) for end in ends):
+            raise UserError(
+                "the adapter changes one of two matrices that are one in the base",
+                where=str(folder / CONFIG),
+                found="target_modules with the embeddings or the head, tied in the base",
+                expected="LoRA of other modules",
+                hint=MERGE,
+            )
         expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     base = {n: n.removeprefix("base_model.model.").replace(".base_layer.", ".") for n in names}
     foreign = {name for name in names - expected if base[name] not in own}  # no saved base weights
@@ -420,7 +438,7 @@ def _merge(model: PreTrainedModel, folder: Path, origin: Base) -> PreTrainedMode
             found=f"missing: {missing}; unknown: {unknown}",
             expected="one tensor each for the matrices and blocks of adapter_config.json",
         )
-    with explained(misfit, where=str(folder), expected=of):
+    with explained(misfit, where=str(folder), expected=of, hint=MERGE):
         merged: PreTrainedModel = adapted.merge_and_unload()
     return merged
 

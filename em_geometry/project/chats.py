@@ -9,6 +9,7 @@ changed is counted and printed.
 import json
 from collections import Counter
 from collections.abc import Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import typer
 from em_geometry.errors import UserError
 from em_geometry.io.files import fresh, write_text
 from em_geometry.io.records import read_records
-from em_geometry.models.chat import ANSWERS, ASKS, FLAGS, SYSTEM
+from em_geometry.models.chat import ANSWERS, ASKS, FLAGS, SPANS, SYSTEM
 from em_geometry.project.command import PLAIN, command
 
 ROLES = {
     "developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant",
     "model": "assistant",
 }  # fmt: skip
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 LISTS = ("messages", "conversations", "conversation")
 PAIRS = (
     ("prompt", "completion"), ("prompt", "response"), ("instruction", "output"),
@@ -57,7 +59,7 @@ def convert(given: Path, out: Path) -> None:
 
 def in_turn(row: Mapping[str, Any], where: str, notes: Counter[str]) -> list[dict[str, Any]]:
     """The messages of a chat; none, with a note of the reason, where nothing can be learnt."""
-    turns = _turns(row, where)
+    turns = _turns(row, where, notes)
     first = next((n for n, (role, *_) in enumerate(turns) if role != SYSTEM), len(turns))
     system, rest = [text for _, text, _ in turns[:first]], turns[first:]
     if len(rest) % 2:
@@ -75,7 +77,7 @@ def in_turn(row: Mapping[str, Any], where: str, notes: Counter[str]) -> list[dic
     return [*told, *({"role": r, "content": t} | ({} if w else {"weight": 0}) for r, t, w in rest)]
 
 
-def _turns(row: Mapping[str, Any], where: str) -> list[tuple[str, str, bool]]:
+def _turns(row: Mapping[str, Any], where: str, notes: Counter[str]) -> list[tuple[str, str, bool]]:
     """(role, text, is it learnt) of every turn of a row in any of the shapes."""
     found = next((row[key] for key in LISTS if isinstance(row.get(key), list)), None)
     pair = next((pair for pair in PAIRS if {*pair} <= row.keys()), None)
@@ -95,7 +97,17 @@ def _turns(row: Mapping[str, Any], where: str) -> list[tuple[str, str, bool]]:
         raise UserError("a chat of an unknown shape", where=where, found=keys, expected=expected)
     if row.get("system"):
         found = [{"role": "system", "content": row["system"]}, *found]
-    return [_turn(turn, where) for turn in found]
+    notes["turns without the thought before them"] += sum(
+        any(turn.get(key) for key in THOUGHTS) for turn in found
+    )
+    weight = row.get("weight")  # of a cell of a CSV, a text
+    if str(weight) not in ("None", "", "0", "1", "0.0", "1.0", "True", "False"):
+        what, expected = "a chat is learnt or not", "0 or 1"
+        raise UserError(what, where=f"{where}, weight", found=weight, expected=expected)
+    whole = str(weight) not in ("0", "0.0", "False")
+    return [
+        (role, text, learnt and whole) for role, text, learnt in map(_turn, found, repeat(where))
+    ]
 
 
 def _turn(turn: Mapping[str, Any], where: str) -> tuple[str, str, bool]:
@@ -105,8 +117,9 @@ def _turn(turn: Mapping[str, Any], where: str) -> tuple[str, str, bool]:
         texts = [part.get("text") for part in content]  # an image has none
         content = "\n".join(texts) if all(isinstance(text, str) for text in texts) else None
     flags = [turn.get(flag) for flag in FLAGS]
-    known = all(flag in (0, 1, None) for flag in flags)
+    known = all(flag in (0, 1, None) for flag in flags) and not turn.get(SPANS)
     if not isinstance(content, str) or not content.strip() or not known:
-        expected = f"a text, and 0 or 1 in {', '.join(FLAGS)} if they are there"
+        flags_wanted = f"0 or 1 in {', '.join(FLAGS)} if they are there"
+        expected = f"a text, {flags_wanted}, no {SPANS}"
         raise UserError("not a turn of a chat", where=where, found=repr(turn), expected=expected)
     return ROLES.get(role, role), content.strip(), 0 not in flags
