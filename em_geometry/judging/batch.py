@@ -16,18 +16,13 @@ import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote
 
 from em_geometry.errors import UserError
 from em_geometry.hashing import value_sha256
-from em_geometry.judging.batch_answers import (
-    ENDED,
-    Batch,
-    no_batch_api,
-    read_page,
-    read_results,
-)
-from em_geometry.judging.client import LOOPBACK, Client, Endpoint
+from em_geometry.judging.batch_answers import ENDED, Batch, no_batch_api, read_page
+from em_geometry.judging.batch_files import TIMEOUT_S, fetch, read_results
+from em_geometry.judging.client import Client, Endpoint
 from em_geometry.judging.judge import Judgement, JudgeRow
 from em_geometry.judging.openai_judge import OpenAIJudge, Unit
 from em_geometry.judging.replies import NoReplyError, Reply
@@ -38,7 +33,6 @@ MOST_REQUESTS = 50_000  # in one file, by the Batch API's rules
 MOST_BYTES = 190_000_000  # the rule is 200 MB
 PRICE = 0.5  # of what the same requests cost one by one
 POLL_S = 60.0  # between two looks at the batches
-FILE_TIMEOUT_S = 900.0
 # What an endpoint says of a batch that is too much at once, for it or for the account's queue
 _TOO_MUCH = re.compile(
     r"enqueued|token_?limit|too[ _]many|file size"
@@ -114,7 +108,7 @@ class _Batches:
         try:
             return await self._retrieve(name)
         except openai.NotFoundError:  # of this one: the list shows that there is a Batch API
-            print(f"judge: the endpoint no longer has batch {name}; it is asked again",
+            print(f"judge: the endpoint no longer has batch {name}; it is made again",
                   file=sys.stderr)  # fmt: skip
             return Batch(name, "gone")
 
@@ -155,7 +149,7 @@ class _Batches:
             return Batch.of(await api.post("/batches", cast_to=object, body=body), self.here)
 
         try:
-            uploaded = await self.client.call(upload, timeout_s=FILE_TIMEOUT_S)
+            uploaded = await self.client.call(upload, timeout_s=TIMEOUT_S)
             file = getattr(uploaded, "id", None)
             if not file:
                 raise no_batch_api(self.here, str(uploaded), "an uploaded file")
@@ -241,7 +235,7 @@ class _Batches:
             "a batch is overdue, with a status that is not known and no result",
             where=place,
             found=f"status {batch.status}: {reason}",
-            expected=f"one of: {', '.join(sorted(ENDED))}",
+            expected="completed, expired, cancelled or failed",
             hint="see at the endpoint what became of it; the next run asks for its requests again",
         )
 
@@ -255,7 +249,8 @@ class _Batches:
         replies, failures = dict[str, Reply](), dict[str, NoReplyError]()
         for file in batch.results:
             where = f"batch {batch.id}, file {file}"
-            data = await self.client.call(partial(self._content, file), timeout_s=FILE_TIMEOUT_S)
+            load = partial(fetch, self.client.api, file)
+            data = await self.client.call(load, timeout_s=TIMEOUT_S)
             if data is None:
                 harm = f"the endpoint no longer has {where}"
             else:
@@ -271,49 +266,6 @@ class _Batches:
         judge.store(fresh, price=PRICE, marks=marks)
         keys = [json.loads(line)["custom_id"] for line in content.splitlines()]
         return dict.fromkeys(keys, lost) | failures
-
-    async def _content(self, file: str) -> bytes | None:
-        """A file of results; None where the endpoint no longer has it."""
-        import openai
-
-        try:
-            return (await self.client.api.files.content(file)).content
-        except openai.APIStatusError as error:
-            if error.status_code in (404, 410):
-                return None
-            place = error.response.headers.get("location")
-            if error.status_code >= 400 or not place:
-                raise
-            return await _stored(urljoin(str(error.response.url), place))
-
-
-async def _stored(place: str) -> bytes:
-    """A file in a store, to which an endpoint leads; the store is not told the endpoint's key."""
-    import aiohttp
-    from yarl import URL as Address
-
-    parts = urlsplit(place)
-    shown = f"{parts.scheme}://{parts.hostname}{parts.path}"  # what follows is a secret too
-    if parts.scheme != "https" and parts.hostname not in LOOPBACK:
-        raise UserError(
-            "the endpoint keeps the results of batches at an address without encryption",
-            where="params.yaml: judging.base_url",
-            found=shown,
-            expected="an https address",
-            hint="ask those who run the endpoint; the batches are kept there",
-        )
-    limit, address = aiohttp.ClientTimeout(FILE_TIMEOUT_S), Address(place, encoded=True)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=limit, trust_env=True) as session,
-            session.get(address, allow_redirects=False) as answer,
-        ):
-            if answer.status == 200:
-                return await answer.read()
-            why = f"status {answer.status}"
-    except aiohttp.ClientError as error:
-        why = type(error).__name__  # its text quotes the whole address
-    raise NoReplyError(f"{shown}, where the endpoint keeps a file of results: {why}", "unreachable")
 
 
 def _marker(batch: str) -> str:

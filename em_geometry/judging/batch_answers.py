@@ -1,4 +1,4 @@
-"""What Batch APIs answer, whose form differs by server: lists, batches, files of results."""
+"""What Batch APIs say of batches, in a form that differs by server: one of them, or a list."""
 
 import json
 from collections.abc import Mapping
@@ -7,15 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from em_geometry.errors import UserError
-from em_geometry.judging.replies import (
-    Mode,
-    NoReplyError,
-    Reply,
-    filtered,
-    read_reply,
-    refusal,
-    said,
-)
+from em_geometry.judging.replies import said
 
 ENDED: Final = {"completed", "expired", "cancelled", "canceled", "failed", "gone"}
 _UNDERWAY: Final = {"validating", "in_progress", "finalizing", "cancelling"}
@@ -106,47 +98,3 @@ def _parsed(answer: Any) -> Any:
         with suppress(ValueError):
             return json.loads(answer)
     return answer
-
-
-def read_results(
-    text: str, mode: Mode, where: str
-) -> tuple[dict[str, Reply], dict[str, NoReplyError], str]:
-    """Replies, and reasons for missing ones, by key, from an output or error file.
-
-    The third says which lines are no result, "" where all are: a file that was cut has one.
-
-    Raises:
-        UserError: no line is a result of a batch.
-    """
-    replies, failures = dict[str, Reply](), dict[str, NoReplyError]()
-    lines = {n: line for n, line in enumerate(text.split("\n"), start=1) if line.strip()}
-    unread = list[int]()
-    for number, line in lines.items():
-        try:
-            result = json.loads(line)
-            key, response = str(result["custom_id"]), result.get("response") or {}
-            status, body = response.get("status_code"), response.get("body")
-        except (ValueError, LookupError, TypeError, AttributeError):
-            unread.append(number)
-            continue
-        try:
-            # None at all for a request whose turn never came, and, at some servers, for any reply
-            if str(status) != "200" and (status is not None or result.get("error") or not body):
-                raise refusal(result.get("error") or body, status)
-            replies[key] = read_reply(body, mode)
-        except NoReplyError as error:
-            if error.status == "filtered":
-                replies[key] = filtered(str(error))
-            else:
-                failures[key] = error
-    if not unread:
-        return replies, failures, ""
-    if len(unread) == len(lines):
-        raise UserError(
-            "not a result of a batch",
-            where=f"{where}, line {unread[0]}",
-            found=lines[unread[0]][:80],
-            expected="the output file of a batch, with a custom_id in every line",
-        )
-    harm = f"{where}, line {unread[0]} is no result ({len(unread)} of {len(lines)} lines)"
-    return replies, failures, harm

@@ -17,7 +17,7 @@ from em_geometry.errors import UserError
 from em_geometry.io.journal import Journal
 from em_geometry.judging import batch
 from em_geometry.judging.batch import judge_batch
-from em_geometry.judging.batch_answers import read_results
+from em_geometry.judging.batch_files import read_results
 from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
 from em_geometry.project import rejudge
 from em_geometry.project.command import application
