@@ -245,7 +245,7 @@ class _Batches:
         if batch.status == "failed" or (batch.status not in ENDED and not batch.results):
             judge.store({}, marks=marks)
             raise self._rejected(batch)
-        lost = NoReplyError(f"the batch was {batch.status} before its turn", "overloaded")
+        lost = NoReplyError(f"the batch ended ({batch.status}) without it", "overloaded")
         replies, failures = dict[str, Reply](), dict[str, NoReplyError]()
         for file in batch.results:
             where = f"batch {batch.id}, file {file}"

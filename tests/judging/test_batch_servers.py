@@ -239,7 +239,7 @@ def test_why_a_batch_was_rejected_is_read_in_any_form(errors: Any, journal: Jour
     [
         (413, b"<html><title>413 Request Entity Too Large</title></html>"),
         (413, b""),
-        (400, b'{"error": {"message": "File is too large. Max file size is 1 MB"}}'),
+        (400, b'{"error": {"message": "The file is too large: at most 1 MB"}}'),
     ],
 )
 def test_a_file_that_is_too_large_is_halved(status: int, says: bytes, journal: Journal) -> None:
