@@ -98,8 +98,8 @@ class Double:
         finally:
             self.in_flight -= 1
 
-    def other(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
-        """Anything but a chat completion."""
+    def other(self, method: str, path: str, body: bytes) -> tuple[Any, ...]:
+        """Anything but a chat completion: what `answer` takes."""
         return 404, {"error": {"message": f"no {method} {path}"}}
 
     async def _chat(self, connection: web.Request, request: dict[str, Any]) -> web.StreamResponse:

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from em_geometry.errors import UserError
 from em_geometry.io.journal import Journal
 from em_geometry.judging import batch
-from em_geometry.judging.batch import judge_batch, read_results
+from em_geometry.judging.batch import judge_batch
+from em_geometry.judging.batch_files import read_results
 from em_geometry.judging.openai_judge import JOURNAL, OpenAIJudge
 from em_geometry.project import rejudge
 from em_geometry.project.command import application
@@ -253,16 +254,35 @@ def test_a_result_with_an_error_of_any_kind_counts_as_failed(
     response: Any, error: Any, said: str
 ) -> None:
     line = json.dumps({"custom_id": "a", "response": response, "error": error})
-    replies, failures = read_results(line, "logprob", "x")
+    replies, failures, _ = read_results(line, "logprob", "x")
     assert not replies
     assert said in str(failures["a"])
+
+
+@pytest.mark.parametrize("status", [{"status_code": "200"}, {"status_code": None}, {}])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_good_reply_counts_however_its_status_is_given(
+    status: dict[str, Any], as_text: bool
+) -> None:
+    body: Any = Double().reply({"model": "m", "messages": [{"content": "Q"}]})
+    response = status | {"body": json.dumps(body) if as_text else body}
+    line = json.dumps({"custom_id": "a", "response": response, "error": None})
+    replies, failures, harm = read_results(line, "logprob", "x")
+    assert (list(replies), failures, harm) == (["a"], {}, "")
+
+
+def test_a_line_that_is_no_result_is_said_beside_others_that_are() -> None:
+    good = json.dumps({"custom_id": "a", "response": None, "error": "too late"})
+    _, failures, harm = read_results(f"{good}\nnot json\n\n3\n", "logprob", "output.jsonl")
+    assert list(failures) == ["a"]
+    assert harm == "output.jsonl, line 2 is no result (2 of 3 lines)"
 
 
 def test_what_a_filter_withholds_in_a_batch_is_kept() -> None:
     error = {"message": "The response was filtered", "code": "content_filter"}
     response = {"status_code": 400, "body": {"error": error}}
     line = json.dumps({"custom_id": "a", "response": response, "error": None})
-    replies, failures = read_results(line, "logprob", "x")
+    replies, failures, _ = read_results(line, "logprob", "x")
     assert not failures
     assert replies["a"]["finish"] == "content_filter"
 
