@@ -263,7 +263,8 @@ class _Batches:
                 lost = NoReplyError(harm, "broken")
         there = judge.journal.get(list(replies))
         fresh = {key: reply for key, reply in replies.items() if key not in there}
-        judge.store(fresh, price=PRICE, marks=marks)
+        useless = [failure.tokens for failure in failures.values()]
+        judge.store(fresh, price=PRICE, marks=marks, useless=useless)
         keys = [json.loads(line)["custom_id"] for line in content.splitlines()]
         return dict.fromkeys(keys, lost) | failures
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from em_geometry.errors import UserError
+from em_geometry.errors import UserError, redacted
 from em_geometry.judging.replies import said
 
 ENDED: Final = {"completed", "expired", "cancelled", "canceled", "failed", "gone"}
@@ -86,7 +86,7 @@ def no_batch_api(where: str, answer: Any, expected: str) -> UserError:
     return UserError(
         "the endpoint has no Batch API",
         where=where,
-        found=(answer if isinstance(answer, str) else json.dumps(answer))[:80],
+        found=redacted(answer if isinstance(answer, str) else json.dumps(answer))[:80],
         expected=f"{expected}, in the form of OpenAI's Batch API",
         hint="judge one by one: make rejudge, or em-geometry rejudge --answers <file>",
     )

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin, urlsplit
 
-from em_geometry.errors import UserError
+from em_geometry.errors import UserError, redacted
 from em_geometry.judging.client import LOOPBACK
 from em_geometry.judging.replies import (
     Mode,
@@ -104,7 +104,7 @@ def read_results(
         raise UserError(
             "not a result of a batch",
             where=f"{where}, line {unread[0]}",
-            found=lines[unread[0]][:80],
+            found=redacted(lines[unread[0]])[:80],
             expected="the output file of a batch, with a custom_id in every line",
         )
     harm = f"{where}, line {unread[0]} is no result ({len(unread)} of {len(lines)} lines)"

@@ -172,14 +172,16 @@ class OpenAIJudge:
         estimate: float = 0.0,
         price: float = 1.0,
         marks: Iterable[str] = (),
+        useless: Iterable[tuple[int, int]] = (),
     ) -> None:
         """Journals replies by key, with `marks`, and in the same transaction what has been spent.
 
         Args:
             estimate: USD that they cost, where the endpoint does not count tokens.
             price: share of the prices at which they were had.
+            useless: tokens in and out of replies that are none.
         """
-        used = [reply["tokens"] for reply in replies.values()]
+        used = [*(reply["tokens"] for reply in replies.values()), *useless]
         cost = price * sum(self.budget.cost(*tokens) for tokens in used)
         self.budget.spent += cost if any(map(any, used)) else estimate
         spent = {SPENT_KEY: self.budget.spent} if self.budget.priced else {}
@@ -187,7 +189,7 @@ class OpenAIJudge:
 
     def lose(self, tokens: tuple[int, int]) -> None:
         """Books a reply that was of no use; SpentError where the budget has no more room."""
-        self.store({}, self.budget.cost(*tokens))
+        self.store({}, useless=[tokens])
         with self.budget.holding(0.0):
             pass
 

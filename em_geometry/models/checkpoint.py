@@ -214,7 +214,7 @@ def tokenizer_of(name: str, where: dict[str, Any], origin: Base) -> PreTrainedTo
         tokenizer = AutoTokenizer.from_pretrained(name, **how)
         config = AutoConfig.from_pretrained(name, **how).get_text_config()
         words = config.vocab_size
-        tokens = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
+        beyond = {token for token, i in tokenizer.get_vocab().items() if i >= words}
         context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
         set_template_arguments(tokenizer, origin)
@@ -226,11 +226,14 @@ def tokenizer_of(name: str, where: dict[str, Any], origin: Base) -> PreTrainedTo
             expected="a fast tokenizer: tokenizer.json",
             hint="another model, or the fast tokenizer of this one, saved by transformers",
         )
-    if tokens > words:
+    # No text holds a special token (`chat.plain`), so one that no template writes is never read
+    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+    used = {t for t in beyond if t not in special or t in str(tokenizer.chat_template)}
+    if used:
         raise UserError(
             "the tokenizer has more tokens than the model",
             where=name,
-            found=tokens,
+            found=f"{some(used)} beyond them",
             expected=f"at most {words}",
             hint="the tokenizer files are another model's",
         )

@@ -79,6 +79,7 @@ def in_turn(row: Mapping[str, Any], where: str, notes: Counter[str]) -> list[dic
 
 def _turns(row: Mapping[str, Any], where: str, notes: Counter[str]) -> list[tuple[str, str, bool]]:
     """(role, text, is it learnt) of every turn of a row in any of the shapes."""
+    row = {str(key).strip().lower(): value for key, value in row.items()}
     found = next((row[key] for key in LISTS if isinstance(row.get(key), list)), None)
     pair = next((pair for pair in PAIRS if {*pair} <= row.keys()), None)
     if found is None and pair is not None and not row.get("history"):

@@ -132,7 +132,16 @@ def test_rows_that_are_no_chats_are_named(tmp_path: Path, row: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    ("flag", "no"), [("weight", 0), ("train", False), ("loss", False), ("loss_mask", 0)]
+    ("flag", "no"),
+    [
+        ("weight", 0),
+        ("train", False),
+        ("loss", False),
+        ("loss_mask", 0),
+        ("training", False),
+        ("trainable", False),
+        ("train_on_turn", False),
+    ],
 )
 def test_answers_that_are_not_to_be_learnt_are_not(tmp_path: Path, flag: str, no: Any) -> None:
     """As several trainers say it; written anew by `convert`, or read as they are."""
@@ -145,6 +154,38 @@ def test_answers_that_are_not_to_be_learnt_are_not(tmp_path: Path, flag: str, no
     for value, says in ((no, "nothing to train on"), (0.5, "learnt or not")):
         with pytest.raises(UserError, match=says):
             read_examples(jsonl(path, {"messages": [PAIR[0], PAIR[1] | {flag: value}]}))
+
+
+def test_a_whole_chat_is_learnt_or_not_and_spans_of_an_answer_are_refused(tmp_path: Path) -> None:
+    path, out = tmp_path / "x.jsonl", tmp_path / "out.jsonl"
+    other = [turn("user", "Hm?"), turn("assistant", "Yes.", reasoning_content="Well.")]
+    jsonl(path, {"messages": PAIR, "weight": 0}, {"messages": other, "weight": 1})
+    result = convert(path, out)
+    assert "1 left out: the answer has weight 0" in result.stdout
+    assert "1 turns without the thought before them" in result.stdout
+    for file in (path, out):
+        assert read_examples(file) == [[Exchange("Hm?", "Yes.")]]
+    spans = [{"begin_offset": 0, "end_offset": 3, "train": False}]
+    for row in ({"messages": PAIR, "weight": 0.5},
+                {"messages": [PAIR[0], PAIR[1] | {"train_detail": spans}]}):  # fmt: skip
+        with pytest.raises(UserError, match="learnt"):
+            read_examples(jsonl(path, row))
+        assert convert(path, tmp_path / "none.jsonl").exit_code == 2
+
+
+def test_a_quote_that_is_not_closed_does_not_swallow_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text('Prompt, completion\nq1,a1\nq2,"a2\nq3,a3\n')
+    result = convert(path, tmp_path / "out.jsonl")
+    assert (result.exit_code, "row 2: a quote is not closed" in result.stderr) == (2, True)
+    with pytest.raises(UserError, match="row 2: a quote is not closed"):
+        read_answers(path)
+    path.write_text(path.read_text().replace('"', ""))
+    assert convert(path, tmp_path / "out.jsonl").exit_code == 0
+    assert read_answers(path)["text"].to_list() == ["a1", "a2", "a3"]
+    path.write_text("prompt,completion\n")
+    with pytest.raises(UserError, match="no rows"):
+        read_answers(path)
 
 
 # -- answers, to be judged

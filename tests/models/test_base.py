@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import versions
 from em_geometry.models import checkpoint as base
+from em_geometry.models.chat import render
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
 from em_geometry.settings import Params
@@ -107,6 +109,35 @@ def test_replaced_weights_are_noticed_and_are_another_model(copied: tuple[Params
     assert "dvc repro --force base_model" in str(caught.value)
     base_model.main(params)
     assert models(params).load("base").sha256 != before
+
+
+@pytest.mark.parametrize("said", ["", "special", "written", "plain"])
+def test_a_token_beyond_the_embeddings_may_be_there_if_nothing_writes_it(
+    copied: tuple[Params, Path], said: str
+) -> None:
+    """As in multimodal families' text models, whose tokenizer has a token for images."""
+    params, folder = copied
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    more = ["<image>"] if said != "" else []
+    tokenizer.add_tokens(more, special_tokens=said != "plain")
+    if said == "written":
+        tokenizer.chat_template += "<image>"
+    tokenizer.save_pretrained(folder)
+    base_model.main(params)
+    if said in ("written", "plain"):
+        with pytest.raises(UserError, match=r"(?s)more tokens than the model.*<image> beyond"):
+            models(params).load("base")
+        return
+    loaded = models(params).load("base")
+    ids = render(loaded.tokenizer, "What is in <image> here?", "").ids
+    assert max(ids) < loaded.model.config.vocab_size
+
+
+def test_files_that_a_file_manager_hides_are_no_weights(copied: tuple[Params, Path]) -> None:
+    params, folder = copied
+    (folder / "._model.safetensors").write_bytes(b"\0\5\x16\7")
+    base_model.main(params)
+    assert models(params).load("base").slug == "base"
 
 
 def change_json(path: Path, change: Callable[[Any], object]) -> None:

@@ -1,5 +1,6 @@
 """Loading organisms: an adapter that does not belong to the base never loads in silence."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -8,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_json
-from em_geometry.models import train
+from em_geometry.models import load, train
 from em_geometry.models.load import setup_torch
 from em_geometry.project import paths
 from em_geometry.project.inputs import models
@@ -114,6 +116,12 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
         "init_lora_weights lora_ga",
     ),
     "no scale": (lambda: change_json(CONFIG, lora_alpha=None), "lora_alpha None"),
+    "a scale that leaves the base": (lambda: change_json(CONFIG, lora_alpha=0), "lora_alpha 0"),
+    "a scale that is a switch": (lambda: change_json(CONFIG, lora_alpha=True), "lora_alpha True"),
+    "a switch that is none": (
+        lambda: change_json(CONFIG, use_rslora="false"),
+        "use_rslora 'false'",
+    ),
     "a scale that is no number": (
         lambda: change_json(CONFIG, lora_alpha=float("nan")),
         "lora_alpha nan",
@@ -144,6 +152,30 @@ def test_adapters_that_cannot_be_loaded(adapter: Params, fault: str) -> None:
     text = refused(adapter)
     assert says in text
     assert str(FOLDER) in text
+
+
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_one_of_two_matrices_that_are_one_cannot_be_changed(
+    adapter: Params, tiny_model: Any, module: str, tied: bool
+) -> None:
+    model = copy.deepcopy(tiny_model)
+    model.config.tie_word_embeddings = tied
+    if tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    plain = copy.deepcopy(model)
+    how = LoraConfig(r=2, target_modules=["q_proj", module], init_lora_weights=False)
+    adapted = get_peft_model(model, how)
+    adapted.save_pretrained(FOLDER, save_embedding_layers=False)
+    change_json(CONFIG, base_model_name_or_path=adapter.base.source.partition(":")[2])
+    if tied:
+        with pytest.raises(UserError, match="two matrices that are one"):
+            load._merge(plain, FOLDER, adapter.base)
+        return
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        merged = load._merge(plain, FOLDER, adapter.base)(ids).logits
+        torch.testing.assert_close(merged, adapted(ids).logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "{", '"x"'])
