@@ -103,7 +103,17 @@ def _tensors(path: Path) -> set[str]:
     """Names of the tensors in a file of weights; UserError where one is quantised."""
     what, hint = "the model cannot be loaded", "copy or download it again"
     with explained(what, path, "a whole safetensors file", hint), safe_open(path, "numpy") as file:
-        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        empty = {name for name, part in parts.items() if 0 in part.get_shape()}
+        kinds = {name: part.get_dtype() for name, part in parts.items()}
+    if empty:  # as DeepSpeed leaves them where it keeps weights in parts (ZeRO-3)
+        raise UserError(
+            "tensors of this checkpoint are empty",
+            where=path,
+            found=some(empty),
+            expected="whole weights",
+            hint="zero_to_fp32.py, which DeepSpeed puts beside its checkpoints, makes them",
+        )
     low = {n for n, kind in kinds.items() if kind not in FULL and "weight" in n.rpartition(".")[2]}
     if low:
         refuse_quantised({QUANTISED[0]: f"{kinds[min(low)]} in {some(low)}"}, path)

@@ -231,6 +231,8 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     params, wrong = read_params(tmp_path / "params.yaml")
     assert len(wrong) == 7 and params.judging.backend == "probe"
     assert params.sampling.max_new_tokens == data["sampling"]["max_new_tokens"]
+    recipe = changed(("recipes", "hunter", "learning_rate"), "3e-4x")  # its labs are no fault
+    assert refused(recipe, tmp_path).count("error: ") == 1
     data["organisms"]["sports"] = {"lab": "hunter"}
     text = refused(data, tmp_path)
     assert "'organisms.sports.cluster'" not in text and "nowhere" not in text  # not to be told yet

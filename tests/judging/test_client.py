@@ -1,6 +1,7 @@
 """Waits, money and keys, without a server."""
 
 import time
+from datetime import date
 from email.utils import formatdate
 from typing import Any
 
@@ -113,6 +114,7 @@ def test_a_missing_or_bad_key_names_the_variable_and_is_not_shown(
     [
         ({"backend": "openai"}, "an endpoint's judge needs a model"),
         ({"max_usd": 1.0}, "a budget needs prices"),
+        ({"extra_body": {"since": date(2024, 1, 1)}}, "extra_body"),
         ({"extra_body": {"messages": []}}, "may not replace what the judge itself sends"),
     ],
 )

@@ -66,6 +66,9 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a list for a config": (lambda f: put(f, "config.json", []), "config.json"),
     "a shard is missing": (lambda f: (f / TWO).unlink(), TWO),
     "a tensor in no shard": (weights(c=W), f"no {ONE}: a.weight"),
+    "weights that are kept in parts": (weights(a=np.ones((0, 2), np.float32)), "zero_to_fp32"),
+    "one file beside shards": (
+        lambda f: save_file({"a.weight": W}, f / "model.safetensors"), "as one file and as shards"),
     "half an index": (lambda f: put(f, "model.safetensors.index.json", "{"), "index.json"),
     "an index of nothing": (lambda f: put(f, "model.safetensors.index.json", {}), "index.json"),
     "half a shard": (lambda f: put(f, ONE, "1234567890"), "cannot be loaded"),
