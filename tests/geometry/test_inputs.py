@@ -152,7 +152,7 @@ def test_a_refusal_names_the_entry(
         ("c.json", b'{"names": "x"}', "not a matrix of cosines"),
         ("c.json", b'{"names": ["x", "y"], "matrix": [[1], [0, 1]]}', "not square"),
         ("c.csv", b"x,y\xff\n", "not UTF-8"),
-        ("c.csv", b'x,y\n1,"0\n', "not square"),
+        ("c.csv", b'x,y\n1,"0\n', "not a CSV file"),
         ("c.csv", b"x;y\n1;2,5\n2,5;1\n", "out of range"),
         ("c.csv", b"x\ty\n1\t0.5\n0.2\t1\n", "not symmetric"),
         ("c.csv", b"x,y\n1,word\nword,1\n", "not a finite number"),
