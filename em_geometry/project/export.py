@@ -17,7 +17,8 @@ import polars as pl
 import typer
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import fresh, read_json, read_parquet
+from em_geometry.io.files import fresh, read_parquet
+from em_geometry.models.checkpoint import RECORD
 from em_geometry.models.folder import some
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
@@ -35,12 +36,27 @@ MISSING = {  # columns that a file of one's own answers may lack
 STOPPED: dict[str, Any] = {"stop": "stop", "length": "max_tokens"}  # how inspect_ai calls it
 
 
-def addition(vector: str, dose: float | None, layer: int | None, name: str | None) -> Intervention:
+def shape_of_base(params: Params) -> tuple[int | None, int | None]:
+    """Blocks and width of the base model; None where its config is not on this machine."""
+    if not (paths.BASE_MODEL / RECORD).is_file():
+        return None, None
+    from transformers import AutoConfig
+
+    name, where = models(params)._base_place()
+    try:  # config.json of a multimodal model has the language model's numbers further in
+        config = AutoConfig.from_pretrained(name, **where).get_text_config()
+    except OSError:
+        return None, None
+    return config.num_hidden_layers, config.hidden_size
+
+
+def addition(
+    vector: str, dose: float | None, layer: int | None, name: str | None, params: Params
+) -> Intervention:
     """A vector as it is, or at a dose where the residual norm of its block was recorded."""
     from em_geometry.project.steer import chosen
 
-    which, config = chosen(vector, layer, name), paths.BASE_MODEL / "config.json"
-    blocks = read_json(config, dict)["num_hidden_layers"] if config.is_file() else None
+    which, (blocks, _) = chosen(vector, layer, name), shape_of_base(params)
     block = which.held.acts_at(Path(vector), blocks)
     if dose is None:
         return Intervention(which.held.vector, block, which.held.coefficient)
@@ -195,7 +211,7 @@ def cli(
 
         write_rows(fresh(out), rows_of(source, name))
     else:
-        save(what, out, addition(source, dose, layer, name), active, model)
+        save(what, out, addition(source, dose, layer, name, active), active, model)
     print(f"written: {out}")
 
 

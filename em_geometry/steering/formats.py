@@ -144,14 +144,20 @@ class Held:
     rows: int = 0
 
     def acts_at(self, path: Path, blocks: int | None = None) -> int:
-        """Its block; where the model's number of blocks is known, rows are theirs."""
-        where, extra = f"{path}: {self.name}", self.rows - (blocks or 0)
+        """Its block in a model of so many blocks (None: unknown), on which rows depend."""
+        where = f"{path}: {self.name}"
         if self.block is None:
             what, hint = "which block does this vector act on?", "say it by --layer, counted from 0"
             expected = "a block in the tensor's name"
             raise UserError(what, where=where, found=self.name, expected=expected, hint=hint)
-        if not self.rows or blocks is None:
+        if not self.rows:
             return self.block
+        if blocks is None:
+            what, expected = "of which block is this row?", "the model's number of blocks"
+            found = f"row {self.block} of {self.rows}, whose first may be of the embeddings"
+            hint = "dvc repro base_model, in a project of this model"
+            raise UserError(what, where=where, found=found, expected=expected, hint=hint)
+        extra = self.rows - blocks
         if extra not in (0, 1) or self.block < extra:
             expected = f"{blocks} rows, a block each, or {blocks + 1}, whose first is no block's"
             found = f"row {self.block} of {self.rows}"
