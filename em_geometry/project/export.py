@@ -71,11 +71,14 @@ def addition(
     return which.acting(dose, which.residual, block)
 
 
-def rows_of(vector: str, name: str | None) -> Any:
-    """A vector at all blocks, [blocks, width], raw: of a chosen one's contrast, or of a file."""
+def rows_of(vector: str, name: str | None, params: Params) -> Any:
+    """A vector at all blocks, raw, of a chosen one's contrast or of a file; persona-vectors' rows.
+
+    Those have a row more than blocks, the first, which is kept where the file has it.
+    """
     from em_geometry.steering.formats import SUFFIXES, read_held
 
-    file = Path(vector)
+    file, blocks = Path(vector), shape_of_base(params)[0]
     if not vector.lower().endswith(SUFFIXES):
         known = read_selected(paths.SELECTED)
         if vector not in known:
@@ -89,7 +92,10 @@ def rows_of(vector: str, name: str | None) -> Any:
         expected = "one tensor [blocks, width]"
         what, hint = "which vector at all blocks?", "--name says the tensor"
         raise UserError(what, where=file, found=found, expected=expected, hint=hint)
-    return [h.vector for h in held]
+    last = held[-1]
+    count = last.acts_at(file, last.rows if file == paths.VECTORS else blocks) + 1
+    rows = [h.vector for h in held]
+    return rows if count < last.rows else [np.zeros_like(rows[0]), *rows]
 
 
 def inspect_module(name: str) -> Any:
@@ -209,7 +215,7 @@ def cli(
     elif what == "persona-vectors":
         from em_geometry.steering.formats import write_rows
 
-        write_rows(fresh(out), rows_of(source, name))
+        write_rows(fresh(out), rows_of(source, name, active))
     else:
         save(what, out, addition(source, dose, layer, name, active), active, model)
     print(f"written: {out}")

@@ -80,11 +80,10 @@ def write_vectors(path: Path, rows: Sequence[Intervention], positions: str = "al
 def write_rows(path: Path, rows: Sequence[Vector]) -> None:
     """A vector of every block, raw, as persona-vectors keeps it: [blocks + 1, width] in a `.pt`.
 
-    Row n + 1 is of block n; row 0 stands where they have the embeddings, and is zero.
+    Row n + 1 is of block n; row 0 is of the embeddings, zero where there is none.
     """
-    tensor = np.stack([np.zeros_like(rows[0]), *rows])
     with atomic_path(path) as temporary:
-        torch.save(torch.from_numpy(tensor), temporary)
+        torch.save(torch.from_numpy(np.stack(rows)), temporary)
 
 
 def _units(vectors: Mapping[int, Any]) -> tuple[dict[int, Vector], dict[int, float]]:

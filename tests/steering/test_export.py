@@ -61,6 +61,21 @@ def test_a_vector_at_all_blocks_as_persona_vectors_keeps_it(vectors: None) -> No
     np.testing.assert_allclose(rows[3], unit(2), atol=1e-6)
 
 
+def test_a_tensor_of_persona_vectors_keeps_its_rows(tiny_params: Params) -> None:
+    tensor = torch.randn(5, 32)
+    for rows in (tensor, tensor[1:]):
+        torch.save(rows.clone(), "rows.pt")
+        assert export("persona-vectors", "rows.pt", "v.pt").exit_code == 0
+        found = torch.load("v.pt", weights_only=True)
+        assert found.shape == (5, 32)
+        torch.testing.assert_close(found[1:], tensor[1:])
+        Path("v.pt").unlink()
+    torch.save(torch.randn(6, 32), "rows.pt")
+    result = export("persona-vectors", "rows.pt", "v.pt")
+    assert result.exit_code == 2
+    assert "4 rows, a block each, or 5" in result.output
+
+
 @pytest.mark.parametrize("tool", ["lm-eval", "repeng", "safetensors"])
 def test_a_row_goes_out_at_the_block_at_which_it_steers(tiny_params: Params, tool: str) -> None:
     """The base is a folder elsewhere, of which the project has a record alone."""
