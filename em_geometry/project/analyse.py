@@ -85,17 +85,25 @@ def file_vectors(
             expected="[blocks, width]",
             hint="transpose the tensor",
         )
-    of = {name: "none" if held.block is None else str(held.block) for name, held in found.items()}
+    of = {name: _place(held) for name, held in found.items()}
     if len(set(of.values())) > 1:
         raise UserError(
             "cosines across blocks compare different spaces",
             where=str(path),
             found=", ".join(f"{name}: {block}" for name, block in of.items()),
             expected="vectors of one block",
-            hint="--layer says of which block those without one are",
+            hint="--layer says of which block those without one are; a row is of the block of its "
+            "number or of the one before, which the number of rows alone cannot tell",
         )
     print(f"{len(of)} vectors, block as the files number it: {', '.join(set(of.values()))}")
     return {name: held.coefficient * held.vector.astype(np.float64) for name, held in found.items()}
+
+
+def _place(held: Held) -> str:
+    """Where a vector acts, as far as its file says it: two that differ are not compared."""
+    if held.block is None:
+        return "none"
+    return f"{held.block} of {held.rows} rows" if held.rows else str(held.block)
 
 
 def adapter_vectors(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_steering import unit
+from tiny_steering import WIDTH, unit
 
 from em_geometry.activations.capture import capture
 from em_geometry.activations.prompts import prompt_texts, read_prompts
@@ -111,6 +111,26 @@ def test_a_block_that_is_not_the_files_own_is_refused(tmp_path: Path) -> None:
     write_selected(tmp_path / "selected.safetensors", chosen, {})
     with pytest.raises(UserError, match="no such vector"):
         file_vectors(tmp_path / "selected.safetensors", 3)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"vector": torch.randn(5, WIDTH)},  # its row 2 may be what leaves block 1
+        {"layers.2": torch.randn(WIDTH)},
+    ],
+    ids=["other rows", "a named block"],
+)
+def test_rows_are_compared_with_rows_of_as_many_alone(
+    tmp_path: Path, other: dict[str, torch.Tensor]
+) -> None:
+    torch.save(torch.randn(4, WIDTH), tmp_path / "calm.pt")
+    torch.save(torch.randn(4, WIDTH), tmp_path / "rude.pt")
+    assert len(file_vectors(tmp_path, 2)) == 2
+    torch.save(other, tmp_path / "wild.pt")
+    with pytest.raises(UserError, match="across blocks") as caught:
+        file_vectors(tmp_path, 2)
+    assert "calm: 2 of 4 rows" in str(caught.value)
 
 
 def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:
