@@ -260,10 +260,10 @@ def _read_safetensors(path: Path) -> Tensors:
 def _read_torch(path: Path) -> Tensors:
     """Of lm-eval, bare, or by block; the weights-only loader runs no code of the file."""
     found = torch.load(path, weights_only=True, map_location="cpu")
+    if isinstance(found, list | tuple):  # hidden states, of which the first are the embeddings
+        found = torch.stack([*found])
     if isinstance(found, torch.Tensor):
         found = {"vector": found}
-    elif isinstance(found, list | tuple):  # one a block
-        found = dict(enumerate(found))
     tensors, factors = {}, {}
     for key, entry in dict(found).items():
         if isinstance(entry, dict):

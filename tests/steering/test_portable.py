@@ -171,10 +171,12 @@ def test_one_block_is_chosen_of_several(tmp_path: Path, name: str, tensors: Any)
 
 def test_a_row_more_than_blocks_is_of_the_embeddings(tmp_path: Path) -> None:
     """persona-vectors keeps the hidden states: row n is what leaves block n - 1."""
-    path = kept(tmp_path / "v.pt", {"vector": np.stack([unit(r) for r in range(5)])})
-    how = intervention(str(path), 1.0, 2, blocks=4)
-    assert how.layer == 1
-    np.testing.assert_allclose(how.vector, unit(2), rtol=1e-5)
+    path, rows = tmp_path / "v.pt", [torch.from_numpy(unit(r)) for r in range(5)]
+    for held in (torch.stack(rows), rows, tuple(rows)):
+        torch.save(held, path)
+        how = intervention(str(path), 1.0, 2, blocks=4)
+        assert how.layer == 1
+        np.testing.assert_allclose(how.vector, unit(2), rtol=1e-5)
     for row, blocks in ((0, 4), (2, 9), (2, 3)):
         with pytest.raises(UserError, match="of no block") as caught:
             intervention(str(path), 1.0, row, blocks=blocks)
