@@ -6,9 +6,9 @@ torch's files (lm-eval's, a tensor, tensors by block), and written in three of t
 
 Blocks are counted from 0, as everywhere here. The name of a tensor says its block: `14`,
 `layers.14`, `direction.14` (GGUF has no block 0, and `direction.1` is the second block; it has no
-coefficients, so they are multiplied in). In a tensor [rows, width] each row is of a block; where
-there is one row more than blocks, as persona-vectors writes them, row 0 is of the embeddings and
-row n of block n - 1.
+coefficients, so they are multiplied in), but not `v.14`. In a tensor [rows, width] each row is of a
+block; where there is one row more than blocks, as persona-vectors writes them, row 0 is of the
+embeddings and row n of block n - 1.
 
 Baking (docs/method.md, steering): a constant added at all positions after block l is a bias on that
 block's `mlp.down_proj`, so a steered Llama model is an ordinary checkpoint.
@@ -291,8 +291,8 @@ def _read_numpy(path: Path) -> Tensors:
 Array: TypeAlias = npt.NDArray[Any]
 Numbers: TypeAlias = Mapping[str, Any]
 Tensors: TypeAlias = tuple[Mapping[str, Array], Numbers, Numbers]  # then coefficients, blocks
-BLOCK = re.compile(
-    r"(?:^|\.|(?:^|[._])(?:layers?|blocks?|direction|h)[._]?)(\d+)(?:\.hook_resid_post)?$", re.I
+BLOCK = re.compile(  # not any number after a dot: names hold versions, as in qwen2.5
+    r"(?:^|(?:^|[._])(?:layers?|blocks?|direction|h|resid)[._]?)(\d+)(?:\.hook_resid_post)?$", re.I
 )
 ALONE = "save the tensors alone, as safetensors"
 READERS = {

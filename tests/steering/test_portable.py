@@ -183,6 +183,16 @@ def test_a_row_more_than_blocks_is_of_the_embeddings(tmp_path: Path) -> None:
         assert f"row {row} of 5" in str(caught.value)
 
 
+def test_a_number_without_a_word_for_blocks_is_part_of_the_name(tmp_path: Path) -> None:
+    names = ["qwen2.5", "llama3.1", "evil_v2.0", "exp.12", "a.layer.3", "Layers_3", "resid.3", "3"]
+    path = kept(tmp_path / "v.safetensors", {name: unit(i) for i, name in enumerate(names)})
+    blocks = {each.name: each.block for each in read_held(path)}
+    assert blocks == {name: 3 if name.endswith("3") else None for name in names}
+    assert intervention(str(path), 1.0, 2, "qwen2.5").layer == 2
+    with pytest.raises(UserError, match="which block"):
+        intervention(str(path), 1.0, None, "exp.12")
+
+
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64", "float8_e4m3fn"])
 def test_numbers_of_any_precision(tmp_path: Path, kind: str) -> None:
     tensors = {"layers.2": torch.arange(WIDTH).to(getattr(torch, kind))}
