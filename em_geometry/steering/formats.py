@@ -149,6 +149,9 @@ class Held:
             what, hint = "which block does this vector act on?", "say it by --layer, counted from 0"
             expected = "a block in the tensor's name"
             raise UserError(what, where=where, found=self.name, expected=expected, hint=hint)
+        if self.block < 0:
+            what, expected = "what enters block 0 is no block's output", "a point after block 0"
+            raise UserError(what, where=where, found=self.name, expected=expected)
         if not self.rows:
             return self.block
         if blocks is None:
@@ -187,7 +190,7 @@ def read_vector(path: Path, layer: int | None = None, name: str | None = None) -
     blocks = {None, layer} if layer is not None else {h.block for h in held}
     fitting = [h for h in held if name in (None, h.name) and h.block in blocks]
     if len(fitting) != 1:
-        names = {f"{h.name} (rows 0 to {h.rows - 1})" if h.rows else h.name for h in held}
+        names = {h.name + _place(h) for h in held}
         asked = [f"{k} {v}" for k, v in (("block", layer), ("name", name)) if v is not None]
         raise UserError(
             "which of these vectors?" if fitting else "no such vector in this file",
@@ -197,6 +200,13 @@ def read_vector(path: Path, layer: int | None = None, name: str | None = None) -
             hint="--layer chooses a block or row, --name a tensor",
         )
     return replace(fitting[0], block=layer) if layer is not None else fitting[0]
+
+
+def _place(held: Held) -> str:
+    """What a message says beside a vector's name where that alone would mislead."""
+    if BEFORE in held.name.lower() and held.block is not None:
+        return f" (leaves block {held.block})"
+    return f" (rows 0 to {held.rows - 1})" if held.rows else ""
 
 
 def read_held(path: Path) -> list[Held]:
@@ -226,7 +236,9 @@ def _held(name: str, array: Array, factors: Numbers, blocks: Numbers) -> list[He
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} holds {array.dtype}, not real numbers")
     vector, said = array.astype(np.float32).squeeze(), BLOCK.search(name)
-    block = int(str(blocks[name])) if name in blocks else said and int(said[1])
+    block = said and int(said[1]) - (BEFORE in name.lower())
+    if name in blocks:
+        block = int(str(blocks[name]))
     if block is None and vector.ndim == 2:
         return [Held(name, row, block=n, rows=len(vector)) for n, row in enumerate(vector)]
     return [Held(name, vector, float(factors.get(name, factors.get(str(block), 1.0))), block)]
@@ -292,8 +304,11 @@ Array: TypeAlias = npt.NDArray[Any]
 Numbers: TypeAlias = Mapping[str, Any]
 Tensors: TypeAlias = tuple[Mapping[str, Array], Numbers, Numbers]  # then coefficients, blocks
 BLOCK = re.compile(  # not any number after a dot: names hold versions, as in qwen2.5
-    r"(?:^|(?:^|[._])(?:layers?|blocks?|direction|h|resid)[._]?)(\d+)(?:\.hook_resid_post)?$", re.I
+    r"(?:^|(?:^|[._])(?:layers?|blocks?|direction|h|resid(?:_pre|_post)?)[._]?)(\d+)"
+    r"(?:\.hook_resid_(?:pre|post))?$",
+    re.I,
 )
+BEFORE = "resid_pre"  # what enters a block leaves the one before
 ALONE = "save the tensors alone, as safetensors"
 READERS = {
     ".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch,

@@ -133,6 +133,16 @@ def test_rows_are_compared_with_rows_of_as_many_alone(
     assert "calm: 2 of 4 rows" in str(caught.value)
 
 
+def test_what_enters_a_block_is_not_compared_with_what_leaves_it(tmp_path: Path) -> None:
+    for name, point in (("calm", "2.hook_resid_post"), ("rude", "2.hook_resid_pre")):
+        torch.save({f"blocks.{point}": torch.randn(WIDTH)}, tmp_path / f"{name}.pt")
+    with pytest.raises(UserError, match="no such vector"):
+        file_vectors(tmp_path, 2)
+    with pytest.raises(UserError, match="across blocks") as caught:
+        file_vectors(tmp_path)
+    assert "calm: 2, rude: 1" in str(caught.value)
+
+
 def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:
     sha256 = models(tiny_params).record()["sha256"]
     recipe, folder = tiny_params.recipes["model_organisms"], tmp_path / "adapters"

@@ -193,6 +193,18 @@ def test_a_number_without_a_word_for_blocks_is_part_of_the_name(tmp_path: Path) 
         intervention(str(path), 1.0, None, "exp.12")
 
 
+@pytest.mark.parametrize("name", ["blocks.{}.hook_resid_pre", "resid_pre.{}"])
+def test_what_enters_a_block_leaves_the_one_before(tmp_path: Path, name: str) -> None:
+    path = str(kept(tmp_path / "v.safetensors", {name.format(3): unit(1)}))
+    assert intervention(path, 1.0, None).layer == intervention(path, 1.0, 2).layer == 2
+    with pytest.raises(UserError, match="no such vector") as caught:
+        intervention(path, 1.0, 3)
+    assert "leaves block 2" in str(caught.value)
+    path = str(kept(tmp_path / "v.safetensors", {name.format(0): unit(1)}))
+    with pytest.raises(UserError, match="enters block 0"):
+        intervention(path, 1.0, None)
+
+
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64", "float8_e4m3fn"])
 def test_numbers_of_any_precision(tmp_path: Path, kind: str) -> None:
     tensors = {"layers.2": torch.arange(WIDTH).to(getattr(torch, kind))}
