@@ -17,7 +17,7 @@ import polars as pl
 import typer
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import fresh, read_parquet
+from em_geometry.io.files import check_vector, fresh, read_parquet
 from em_geometry.models.checkpoint import RECORD
 from em_geometry.models.folder import some
 from em_geometry.project import paths
@@ -56,7 +56,8 @@ def addition(
     """A vector as it is, or at a dose where the residual norm of its block was recorded."""
     from em_geometry.project.steer import chosen
 
-    which, (blocks, _) = chosen(vector, layer, name), shape_of_base(params)
+    which, (blocks, width) = chosen(vector, layer, name), shape_of_base(params)
+    check_vector(which.held.vector, width or which.held.vector.size, vector)
     block = which.held.acts_at(Path(vector), blocks)
     if dose is None:
         return Intervention(which.held.vector, block, which.held.coefficient)

@@ -109,6 +109,14 @@ def test_what_cannot_be_exported(vectors: None, arguments: str, says: str) -> No
     assert not list(Path().glob("v.*"))
 
 
+def test_a_vector_of_another_width_is_refused(tiny_params: Params) -> None:
+    torch.save(torch.randn(32, 4), "turned.pt")
+    result = export("repeng", "turned.pt", "v.gguf", "--layer", "2")
+    assert result.exit_code == 2
+    assert "shape (4,)" in result.output and "32 numbers" in result.output
+    assert not Path("v.gguf").exists()
+
+
 def test_a_checkpoint_with_the_vector_in_it(tiny_params: Params, tmp_path: Path) -> None:
     width = 32
     how = Intervention(np.ones(width, np.float32), 1, 0.5)
