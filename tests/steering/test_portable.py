@@ -316,5 +316,7 @@ def test_what_is_shown_says_dose_norm_damage_and_three_answers(
         assert where in shown and "dose 0.5: " in shown and "nats a token" in shown
         assert [shown.count(f" {way}: ") for way in ("unsteered", "steered", "random")] == [3] * 3
         assert shown.index("\ngreedy") < shown.index("\nsample 1") < shown.index("\nsample 2")
+    with pytest.raises(UserError, match="not finite"):
+        show("finance on base", chosen("finance"), tiny_params(), loaded(), 1e40, "Hm?", 2)
     with pytest.raises(UserError, match="no such block"):
         show("finance on base", chosen("finance", 9), tiny_params(), loaded(), 0.5, "Hm?", 2)
