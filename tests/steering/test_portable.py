@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from test_hooks import PROMPTS, states_and_logits
 from tiny_steering import WIDTH, ablate, add, loaded, random_llama, tiny_params, unit
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
+from em_geometry.cli import app
 from em_geometry.errors import UserError
 from em_geometry.io.files import check_vector
 from em_geometry.project import paths
@@ -290,6 +292,17 @@ def test_a_dose_is_a_share_of_the_residual_norm(selected: None) -> None:
         check_vector(chosen("v.npy", 2).held.vector, WIDTH, "v.npy")
         row = chosen("v.npy", 2).acting(0.5, 10.0, 2)
         np.testing.assert_allclose(row.vector, unit(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("more", [["--layer", "9"], ["--layer=9"]])
+def test_a_dose_may_be_negative(selected: None, more: list[str]) -> None:
+    np.save("v.npy", np.stack([unit(1), unit(2)]))
+    for words in (["-0.3", "Hm?", *more], [*more, "-0.3", "Hm?"], ["-3e-1", *more, "Hm?"]):
+        result = CliRunner().invoke(app, ["steer", "base", "v.npy", *words])
+        assert "no such vector" in result.output and "block 9" in result.output
+    result = CliRunner().invoke(app, ["steer", "base", "v.npy", "-0.3", "Hm?", "--lair", "1"])
+    assert result.exit_code == 2
+    assert "--lair" in result.output
 
 
 def test_all_ways_share_random_streams_and_the_greedy_answer_comes_first(selected: None) -> None:
