@@ -57,8 +57,8 @@ def file_vectors(
     named: list[tuple[str, Path, str | None]]  # with the tensor, in a file of several
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.is_file())
-        named = [(p.stem, p, None) for p in files if p.suffix.lower() in SUFFIXES]
-        others = [p.name for p in files if p.suffix.lower() not in (*SUFFIXES, ".md")]
+        named = [(p.stem, p, None) for p in files if _is_vector(p)]
+        others = [p.name for p in files if not _is_vector(p) and p.suffix.lower() != ".md"]
         if others:
             print(f"left out, as no vectors: {', '.join(others)}")
     else:
@@ -97,6 +97,11 @@ def file_vectors(
         )
     print(f"{len(of)} vectors, block as the files number it: {', '.join(set(of.values()))}")
     return {name: held.coefficient * held.vector.astype(np.float64) for name, held in found.items()}
+
+
+def _is_vector(path: Path) -> bool:
+    """Not a hidden file: macOS puts a `._calm.pt` of its own beside a `calm.pt`."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _place(held: Held) -> str:
@@ -189,7 +194,7 @@ def given_vectors(
         what = f"an adapter's folder is called {BASE}, or its name holds a space, a dot or `__`"
         expected, hint = "a name that the keys of the result are made of", "rename the folder"
         raise UserError(what, where=path, found=wrong[0].name, expected=expected, hint=hint)
-    if adapters and any(p.suffix.lower() in SUFFIXES for p in path.iterdir()):
+    if adapters and any(map(_is_vector, path.iterdir())):
         what, found = "vectors and adapters in one folder", f"{len(adapters)} adapters, and files"
         raise UserError(what, where=str(path), found=found, expected="a folder of each")
     if adapters:

@@ -70,10 +70,11 @@ def test_files_of_all_blocks_are_read_at_the_block_asked_for(
     rows = {name: np.stack([unit(10 * i + row) for row in range(5)]) for i, name in enumerate("ab")}
     np.save(tmp_path / "a.npy", rows["a"])
     torch.save(torch.from_numpy(rows["b"]), tmp_path / "b.pt")
-    (tmp_path / "c.pkl").touch()
+    for other in ("c.pkl", ".DS_Store", "._a.npy"):
+        (tmp_path / other).touch()
     found = file_vectors(tmp_path, 3)
     assert "2 vectors, block as the files number it: 3" in (shown := capsys.readouterr().out)
-    assert "left out, as no vectors: c.pkl" in shown
+    assert "left out, as no vectors: .DS_Store, ._a.npy, c.pkl" in shown
     for name, vector in found.items():
         np.testing.assert_array_equal(vector, rows[name][3].astype(np.float64))
     with pytest.raises(UserError, match="which of these"):
@@ -184,6 +185,7 @@ def test_no_folder_beside_adapters_is_left_out_without_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One without its config is an adapter too, which loading refuses."""
+    (tmp_path / "._a.pt").touch()
     for file in ("a/adapter_config.json", "b/adapter_model.bin", "c/last/adapter_config.json"):
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).touch()
