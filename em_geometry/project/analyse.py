@@ -31,6 +31,7 @@ from em_geometry.geometry.vector_sets import NAME, parse_clusters, read_cosines
 from em_geometry.io.files import check_vector, write_text
 from em_geometry.io.results import nest
 from em_geometry.io.tables import text_table
+from em_geometry.models.folder import some
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
@@ -63,8 +64,11 @@ def file_vectors(
             print(f"left out, as no vectors: {', '.join(others)}")
     else:
         every, start = dict.fromkeys(h.name for h in read_held(path)), f"{chosen}."
-        some = [n for n in every if chosen in (None, n) or n.startswith(start)]
-        named = [(name.removeprefix(start), path, name) for name in some]
+        of = [n for n in every if chosen in (None, n) or n.startswith(start)]
+        if not of:
+            what, expected = "no such vectors in this file", f"{chosen}, or {start}<name>"
+            raise UserError(what, where=path, found=some(every), expected=expected)
+        named = [(name.removeprefix(start), path, name) for name in of]
     names = Counter(name for name, _, _ in named)
     for name, file, _ in named:
         if names[name] > 1 or not NAME.fullmatch(name):
@@ -85,17 +89,17 @@ def file_vectors(
             expected="[blocks, width]",
             hint="transpose the tensor",
         )
-    of = {name: _place(held) for name, held in found.items()}
-    if len(set(of.values())) > 1:
+    places = {name: _place(held) for name, held in found.items()}
+    if len(set(places.values())) > 1:
         raise UserError(
             "cosines across blocks compare different spaces",
             where=str(path),
-            found=", ".join(f"{name}: {block}" for name, block in of.items()),
+            found=", ".join(f"{name}: {block}" for name, block in places.items()),
             expected="vectors of one block",
             hint="--layer says of which block those without one are; a row is of the block of its "
             "number or of the one before, which the number of rows alone cannot tell",
         )
-    print(f"{len(of)} vectors, block as the files number it: {', '.join(set(of.values()))}")
+    print(f"{len(found)} vectors, block as the files number it: {', '.join(set(places.values()))}")
     return {name: held.coefficient * held.vector.astype(np.float64) for name, held in found.items()}
 
 

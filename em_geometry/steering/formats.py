@@ -271,7 +271,14 @@ def _read_safetensors(path: Path) -> Tensors:
 
 def _read_torch(path: Path) -> Tensors:
     """Of lm-eval, bare, or by block; the weights-only loader runs no code of the file."""
-    found = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        found = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch's message tells how to run what the file holds
+        other = re.search(r"GLOBAL (\S+)", str(error))
+        if other is None:
+            raise ValueError("bytes that torch cannot read") from None
+        kind = "numpy arrays" if other[1].startswith("numpy") else other[1]
+        raise ValueError(f"{kind} beside, or in place of, torch's tensors") from None
     if isinstance(found, list | tuple):  # hidden states, of which the first are the embeddings
         found = torch.stack([*found])
     if isinstance(found, torch.Tensor):
@@ -279,8 +286,10 @@ def _read_torch(path: Path) -> Tensors:
     tensors, factors = {}, {}
     for key, entry in dict(found).items():
         if isinstance(entry, dict):
-            if entry.get("action") != "add":
-                raise ValueError(f"{key}: {entry.get('action', 'no action')}, not add")
+            if "action" not in entry:
+                raise ValueError(f"a dictionary in {key}: one too deep, save what is in it alone")
+            if entry["action"] != "add":
+                raise ValueError(f"{key}: {entry['action']}, not add")
             factors[str(key)], entry = entry["steering_coefficient"], entry["steering_vector"]
         if not isinstance(entry, torch.Tensor) or entry.is_complex():
             raise ValueError(f"{key} is a {type(entry).__name__}, not a tensor of real numbers")

@@ -97,6 +97,13 @@ def test_the_runs_table_of_all_vectors(tmp_path: Path) -> None:
     assert "--name" in str(caught.value)
 
 
+def test_a_name_that_no_tensor_has_is_answered_with_those_there(tmp_path: Path) -> None:
+    save_file({f"calm_layer{i}": torch.ones(WIDTH) for i in (1, 2)}, tmp_path / "v.safetensors")
+    with pytest.raises(UserError, match="no such vectors") as caught:
+        file_vectors(tmp_path / "v.safetensors", None, "calm")
+    assert "calm_layer1, calm_layer2" in str(caught.value) and "calm.<name>" in str(caught.value)
+
+
 def test_a_block_that_is_not_the_files_own_is_refused(tmp_path: Path) -> None:
     for name in ("calm", "rude"):
         write_vectors(tmp_path / f"{name}.pt", [Intervention(unit(1), 14, 1.0)])

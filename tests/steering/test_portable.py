@@ -268,6 +268,28 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
         write_vectors(tmp_path / "v.bin", ADDS)
 
 
+@pytest.mark.parametrize(
+    ("held", "says"),
+    [
+        ({"directions": {1: unit(1)}}, "numpy arrays"),  # as repeng's object has them
+        ({"directions": {1: torch.ones(2)}}, "a dictionary in directions: one too deep"),
+        ({"layers.1": {"action": "clamp"}}, "layers.1: clamp, not add"),
+        (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear beside"),
+        (None, "bytes that torch cannot read"),
+    ],
+    ids=["numpy", "deep", "action", "code", "damaged"],
+)
+def test_what_a_torch_file_holds_is_said_in_plain_words(
+    tmp_path: Path, held: Any, says: str
+) -> None:
+    path = tmp_path / "v.pt"
+    path.write_bytes(b"123") if held is None else torch.save(held, path)
+    with pytest.raises(UserError, match="not a steering file") as caught:
+        read_vectors(path)
+    assert says in str(caught.value) and "\x1b" not in str(caught.value)
+    assert "save the tensors alone" in str(caught.value)
+
+
 @pytest.fixture
 def selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
