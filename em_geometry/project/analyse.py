@@ -31,6 +31,7 @@ from em_geometry.geometry.vector_sets import NAME, parse_clusters, read_cosines
 from em_geometry.io.files import check_vector, write_text
 from em_geometry.io.results import nest
 from em_geometry.io.tables import text_table
+from em_geometry.models.folder import some
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
 from em_geometry.project.inputs import models
@@ -57,14 +58,17 @@ def file_vectors(
     named: list[tuple[str, Path, str | None]]  # with the tensor, in a file of several
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.is_file())
-        named = [(p.stem, p, None) for p in files if p.suffix.lower() in SUFFIXES]
-        others = [p.name for p in files if p.suffix.lower() not in (*SUFFIXES, ".md")]
+        named = [(p.stem, p, None) for p in files if _is_vector(p)]
+        others = [p.name for p in files if not _is_vector(p) and p.suffix.lower() != ".md"]
         if others:
             print(f"left out, as no vectors: {', '.join(others)}")
     else:
         every, start = dict.fromkeys(h.name for h in read_held(path)), f"{chosen}."
-        some = [n for n in every if chosen in (None, n) or n.startswith(start)]
-        named = [(name.removeprefix(start), path, name) for name in some]
+        of = [n for n in every if chosen in (None, n) or n.startswith(start)]
+        if not of:
+            what, expected = "no such vectors in this file", f"{chosen}, or {start}<name>"
+            raise UserError(what, where=path, found=some(every), expected=expected)
+        named = [(name.removeprefix(start), path, name) for name in of]
     names = Counter(name for name, _, _ in named)
     for name, file, _ in named:
         if names[name] > 1 or not NAME.fullmatch(name):
@@ -85,17 +89,30 @@ def file_vectors(
             expected="[blocks, width]",
             hint="transpose the tensor",
         )
-    of = {name: "none" if held.block is None else str(held.block) for name, held in found.items()}
-    if len(set(of.values())) > 1:
+    places = {name: _place(held) for name, held in found.items()}
+    if len(set(places.values())) > 1:
         raise UserError(
             "cosines across blocks compare different spaces",
             where=str(path),
-            found=", ".join(f"{name}: {block}" for name, block in of.items()),
+            found=", ".join(f"{name}: {block}" for name, block in places.items()),
             expected="vectors of one block",
-            hint="--layer says of which block those without one are",
+            hint="--layer says of which block those without one are; a row is of the block of its "
+            "number or of the one before, which the number of rows alone cannot tell",
         )
-    print(f"{len(of)} vectors, block as the files number it: {', '.join(set(of.values()))}")
+    print(f"{len(found)} vectors, block as the files number it: {', '.join(set(places.values()))}")
     return {name: held.coefficient * held.vector.astype(np.float64) for name, held in found.items()}
+
+
+def _is_vector(path: Path) -> bool:
+    """Not a hidden file: macOS puts a `._calm.pt` of its own beside a `calm.pt`."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _place(held: Held) -> str:
+    """Where a vector acts, as far as its file says it: two that differ are not compared."""
+    if held.block is None:
+        return "none"
+    return f"{held.block} of {held.rows} rows" if held.rows else str(held.block)
 
 
 def adapter_vectors(
@@ -181,7 +198,7 @@ def given_vectors(
         what = f"an adapter's folder is called {BASE}, or its name holds a space, a dot or `__`"
         expected, hint = "a name that the keys of the result are made of", "rename the folder"
         raise UserError(what, where=path, found=wrong[0].name, expected=expected, hint=hint)
-    if adapters and any(p.suffix.lower() in SUFFIXES for p in path.iterdir()):
+    if adapters and any(map(_is_vector, path.iterdir())):
         what, found = "vectors and adapters in one folder", f"{len(adapters)} adapters, and files"
         raise UserError(what, where=str(path), found=found, expected="a folder of each")
     if adapters:

@@ -17,7 +17,8 @@ import polars as pl
 import typer
 
 from em_geometry.errors import UserError
-from em_geometry.io.files import fresh, read_json, read_parquet
+from em_geometry.io.files import check_vector, fresh, read_parquet
+from em_geometry.models.checkpoint import RECORD
 from em_geometry.models.folder import some
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
@@ -35,12 +36,28 @@ MISSING = {  # columns that a file of one's own answers may lack
 STOPPED: dict[str, Any] = {"stop": "stop", "length": "max_tokens"}  # how inspect_ai calls it
 
 
-def addition(vector: str, dose: float | None, layer: int | None, name: str | None) -> Intervention:
+def shape_of_base(params: Params) -> tuple[int | None, int | None]:
+    """Blocks and width of the base model; None where its config is not on this machine."""
+    if not (paths.BASE_MODEL / RECORD).is_file():
+        return None, None
+    from transformers import AutoConfig
+
+    name, where = models(params)._base_place()
+    try:  # config.json of a multimodal model has the language model's numbers further in
+        config = AutoConfig.from_pretrained(name, **where).get_text_config()
+    except OSError:
+        return None, None
+    return config.num_hidden_layers, config.hidden_size
+
+
+def addition(
+    vector: str, dose: float | None, layer: int | None, name: str | None, params: Params
+) -> Intervention:
     """A vector as it is, or at a dose where the residual norm of its block was recorded."""
     from em_geometry.project.steer import chosen
 
-    which, config = chosen(vector, layer, name), paths.BASE_MODEL / "config.json"
-    blocks = read_json(config, dict)["num_hidden_layers"] if config.is_file() else None
+    which, (blocks, width) = chosen(vector, layer, name), shape_of_base(params)
+    check_vector(which.held.vector, width or which.held.vector.size, vector)
     block = which.held.acts_at(Path(vector), blocks)
     if dose is None:
         return Intervention(which.held.vector, block, which.held.coefficient)
@@ -55,11 +72,14 @@ def addition(vector: str, dose: float | None, layer: int | None, name: str | Non
     return which.acting(dose, which.residual, block)
 
 
-def rows_of(vector: str, name: str | None) -> Any:
-    """A vector at all blocks, [blocks, width], raw: of a chosen one's contrast, or of a file."""
+def rows_of(vector: str, name: str | None, params: Params) -> Any:
+    """A vector at all blocks, raw, of a chosen one's contrast or of a file; persona-vectors' rows.
+
+    Those have a row more than blocks, the first, which is kept where the file has it.
+    """
     from em_geometry.steering.formats import SUFFIXES, read_held
 
-    file = Path(vector)
+    file, blocks = Path(vector), shape_of_base(params)[0]
     if not vector.lower().endswith(SUFFIXES):
         known = read_selected(paths.SELECTED)
         if vector not in known:
@@ -73,7 +93,10 @@ def rows_of(vector: str, name: str | None) -> Any:
         expected = "one tensor [blocks, width]"
         what, hint = "which vector at all blocks?", "--name says the tensor"
         raise UserError(what, where=file, found=found, expected=expected, hint=hint)
-    return [h.vector for h in held]
+    last = held[-1]
+    count = last.acts_at(file, last.rows if file == paths.VECTORS else blocks) + 1
+    rows = [h.vector for h in held]
+    return rows if count < last.rows else [np.zeros_like(rows[0]), *rows]
 
 
 def inspect_module(name: str) -> Any:
@@ -193,9 +216,9 @@ def cli(
     elif what == "persona-vectors":
         from em_geometry.steering.formats import write_rows
 
-        write_rows(fresh(out), rows_of(source, name))
+        write_rows(fresh(out), rows_of(source, name, active))
     else:
-        save(what, out, addition(source, dose, layer, name), active, model)
+        save(what, out, addition(source, dose, layer, name, active), active, model)
     print(f"written: {out}")
 
 

@@ -19,7 +19,7 @@ from em_geometry.io.files import check_vector
 from em_geometry.models.chat import end_of_turn, render
 from em_geometry.models.load import Loaded
 from em_geometry.project import paths
-from em_geometry.project.command import PARAMS, ParamsFile
+from em_geometry.project.command import PARAMS, PLAIN, ParamsFile, command
 from em_geometry.project.inputs import models
 from em_geometry.settings import Params, load_params
 from em_geometry.steering.answers import Answer, Row, sample
@@ -36,6 +36,7 @@ from em_geometry.steering.hooks import steering_rows
 GREEDY = 1e-6  # a temperature so low that the likeliest token is drawn
 HOW = "mean over the tokens of prompt and unsteered greedy answer"
 Ways = Mapping[str, Intervention | None]
+cli = typer.Typer(**PLAIN)
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,9 @@ def moved(
     return kl
 
 
-def cli(
+@cli.command(context_settings={"ignore_unknown_options": True})  # -0.3 is a dose
+@command
+def steer(
     model: Annotated[str, typer.Argument(help="Slug of the target.")],
     vector: Annotated[str, typer.Argument(help="Slug of a chosen vector, or a vector file.")],
     dose: Annotated[float, typer.Argument(help="Length added, over the mean residual norm.")],

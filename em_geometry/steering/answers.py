@@ -75,6 +75,9 @@ def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float) -> torch.Ten
 
     The quantile is first found among sums of BLOCK tokens, then inside one block, so that only
     these two short sums run in float64 and nothing is sorted.
+
+    Raises:
+        UserError: logits without a distribution, as infinite states leave them.
     """
     weights = logits.float().div(temperature)
     weights = weights.sub_(weights.amax(-1, keepdim=True)).exp_()
@@ -82,6 +85,14 @@ def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float) -> torch.Ten
         weights = torch.nn.functional.pad(weights, (0, -weights.shape[-1] % BLOCK))
     weights = weights.reshape(len(weights), -1, BLOCK)
     sums = weights.sum(-1).double()
+    if bad := int((~sums.isfinite()).sum()):
+        raise UserError(
+            "the model's logits are not finite",
+            where="sampling",
+            found=f"{bad} of {len(sums)} answers whose next token has no probabilities",
+            expected="finite numbers",
+            hint="lower the dose; where nothing is added, take a run.dtype of a wider range",
+        )
     block, rest = _quantile(sums, u)
     inside = weights[torch.arange(len(block), device=block.device), block].double()
     share = rest / sums.gather(-1, block.unsqueeze(-1)).squeeze(-1)

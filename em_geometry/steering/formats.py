@@ -6,9 +6,9 @@ torch's files (lm-eval's, a tensor, tensors by block), and written in three of t
 
 Blocks are counted from 0, as everywhere here. The name of a tensor says its block: `14`,
 `layers.14`, `direction.14` (GGUF has no block 0, and `direction.1` is the second block; it has no
-coefficients, so they are multiplied in). In a tensor [rows, width] each row is of a block; where
-there is one row more than blocks, as persona-vectors writes them, row 0 is of the embeddings and
-row n of block n - 1.
+coefficients, so they are multiplied in), but not `v.14`. In a tensor [rows, width] each row is of a
+block; where there is one row more than blocks, as persona-vectors writes them, row 0 is of the
+embeddings and row n of block n - 1.
 
 Baking (docs/method.md, steering): a constant added at all positions after block l is a bias on that
 block's `mlp.down_proj`, so a steered Llama model is an ordinary checkpoint.
@@ -80,11 +80,10 @@ def write_vectors(path: Path, rows: Sequence[Intervention], positions: str = "al
 def write_rows(path: Path, rows: Sequence[Vector]) -> None:
     """A vector of every block, raw, as persona-vectors keeps it: [blocks + 1, width] in a `.pt`.
 
-    Row n + 1 is of block n; row 0 stands where they have the embeddings, and is zero.
+    Row n + 1 is of block n; row 0 is of the embeddings, zero where there is none.
     """
-    tensor = np.stack([np.zeros_like(rows[0]), *rows])
     with atomic_path(path) as temporary:
-        torch.save(torch.from_numpy(tensor), temporary)
+        torch.save(torch.from_numpy(np.stack(rows)), temporary)
 
 
 def _units(vectors: Mapping[int, Any]) -> tuple[dict[int, Vector], dict[int, float]]:
@@ -144,14 +143,23 @@ class Held:
     rows: int = 0
 
     def acts_at(self, path: Path, blocks: int | None = None) -> int:
-        """Its block; where the model's number of blocks is known, rows are theirs."""
-        where, extra = f"{path}: {self.name}", self.rows - (blocks or 0)
+        """Its block in a model of so many blocks (None: unknown), on which rows depend."""
+        where = f"{path}: {self.name}"
         if self.block is None:
             what, hint = "which block does this vector act on?", "say it by --layer, counted from 0"
             expected = "a block in the tensor's name"
             raise UserError(what, where=where, found=self.name, expected=expected, hint=hint)
-        if not self.rows or blocks is None:
+        if self.block < 0:
+            what, expected = "what enters block 0 is no block's output", "a point after block 0"
+            raise UserError(what, where=where, found=self.name, expected=expected)
+        if not self.rows:
             return self.block
+        if blocks is None:
+            what, expected = "of which block is this row?", "the model's number of blocks"
+            found = f"row {self.block} of {self.rows}, whose first may be of the embeddings"
+            hint = "dvc repro base_model, in a project of this model"
+            raise UserError(what, where=where, found=found, expected=expected, hint=hint)
+        extra = self.rows - blocks
         if extra not in (0, 1) or self.block < extra:
             expected = f"{blocks} rows, a block each, or {blocks + 1}, whose first is no block's"
             found = f"row {self.block} of {self.rows}"
@@ -182,7 +190,7 @@ def read_vector(path: Path, layer: int | None = None, name: str | None = None) -
     blocks = {None, layer} if layer is not None else {h.block for h in held}
     fitting = [h for h in held if name in (None, h.name) and h.block in blocks]
     if len(fitting) != 1:
-        names = {f"{h.name} (rows 0 to {h.rows - 1})" if h.rows else h.name for h in held}
+        names = {h.name + _place(h) for h in held}
         asked = [f"{k} {v}" for k, v in (("block", layer), ("name", name)) if v is not None]
         raise UserError(
             "which of these vectors?" if fitting else "no such vector in this file",
@@ -192,6 +200,13 @@ def read_vector(path: Path, layer: int | None = None, name: str | None = None) -
             hint="--layer chooses a block or row, --name a tensor",
         )
     return replace(fitting[0], block=layer) if layer is not None else fitting[0]
+
+
+def _place(held: Held) -> str:
+    """What a message says beside a vector's name where that alone would mislead."""
+    if BEFORE in held.name.lower() and held.block is not None:
+        return f" (leaves block {held.block})"
+    return f" (rows 0 to {held.rows - 1})" if held.rows else ""
 
 
 def read_held(path: Path) -> list[Held]:
@@ -221,7 +236,9 @@ def _held(name: str, array: Array, factors: Numbers, blocks: Numbers) -> list[He
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} holds {array.dtype}, not real numbers")
     vector, said = array.astype(np.float32).squeeze(), BLOCK.search(name)
-    block = int(str(blocks[name])) if name in blocks else said and int(said[1])
+    block = said and int(said[1]) - (BEFORE in name.lower())
+    if name in blocks:
+        block = int(str(blocks[name]))
     if block is None and vector.ndim == 2:
         return [Held(name, row, block=n, rows=len(vector)) for n, row in enumerate(vector)]
     return [Held(name, vector, float(factors.get(name, factors.get(str(block), 1.0))), block)]
@@ -254,16 +271,25 @@ def _read_safetensors(path: Path) -> Tensors:
 
 def _read_torch(path: Path) -> Tensors:
     """Of lm-eval, bare, or by block; the weights-only loader runs no code of the file."""
-    found = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        found = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch's message tells how to run what the file holds
+        other = re.search(r"GLOBAL (\S+)", str(error))
+        if other is None:
+            raise ValueError("bytes that torch cannot read") from None
+        kind = "numpy arrays" if other[1].startswith("numpy") else other[1]
+        raise ValueError(f"{kind} beside, or in place of, torch's tensors") from None
+    if isinstance(found, list | tuple):  # hidden states, of which the first are the embeddings
+        found = torch.stack([*found])
     if isinstance(found, torch.Tensor):
         found = {"vector": found}
-    elif isinstance(found, list | tuple):  # one a block
-        found = dict(enumerate(found))
     tensors, factors = {}, {}
     for key, entry in dict(found).items():
         if isinstance(entry, dict):
-            if entry.get("action") != "add":
-                raise ValueError(f"{key}: {entry.get('action', 'no action')}, not add")
+            if "action" not in entry:
+                raise ValueError(f"a dictionary in {key}: one too deep, save what is in it alone")
+            if entry["action"] != "add":
+                raise ValueError(f"{key}: {entry['action']}, not add")
             factors[str(key)], entry = entry["steering_coefficient"], entry["steering_vector"]
         if not isinstance(entry, torch.Tensor) or entry.is_complex():
             raise ValueError(f"{key} is a {type(entry).__name__}, not a tensor of real numbers")
@@ -286,9 +312,12 @@ def _read_numpy(path: Path) -> Tensors:
 Array: TypeAlias = npt.NDArray[Any]
 Numbers: TypeAlias = Mapping[str, Any]
 Tensors: TypeAlias = tuple[Mapping[str, Array], Numbers, Numbers]  # then coefficients, blocks
-BLOCK = re.compile(
-    r"(?:^|\.|(?:^|[._])(?:layers?|blocks?|direction|h)[._]?)(\d+)(?:\.hook_resid_post)?$", re.I
+BLOCK = re.compile(  # not any number after a dot: names hold versions, as in qwen2.5
+    r"(?:^|(?:^|[._])(?:layers?|blocks?|direction|h|resid(?:_pre|_post)?)[._]?)(\d+)"
+    r"(?:\.hook_resid_(?:pre|post))?$",
+    re.I,
 )
+BEFORE = "resid_pre"  # what enters a block leaves the one before
 ALONE = "save the tensors alone, as safetensors"
 READERS = {
     ".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch,

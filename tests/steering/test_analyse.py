@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_steering import unit
+from tiny_steering import WIDTH, unit
 
 from em_geometry.activations.capture import capture
 from em_geometry.activations.prompts import prompt_texts, read_prompts
@@ -70,10 +70,11 @@ def test_files_of_all_blocks_are_read_at_the_block_asked_for(
     rows = {name: np.stack([unit(10 * i + row) for row in range(5)]) for i, name in enumerate("ab")}
     np.save(tmp_path / "a.npy", rows["a"])
     torch.save(torch.from_numpy(rows["b"]), tmp_path / "b.pt")
-    (tmp_path / "c.pkl").touch()
+    for other in ("c.pkl", ".DS_Store", "._a.npy"):
+        (tmp_path / other).touch()
     found = file_vectors(tmp_path, 3)
     assert "2 vectors, block as the files number it: 3" in (shown := capsys.readouterr().out)
-    assert "left out, as no vectors: c.pkl" in shown
+    assert "left out, as no vectors: .DS_Store, ._a.npy, c.pkl" in shown
     for name, vector in found.items():
         np.testing.assert_array_equal(vector, rows[name][3].astype(np.float64))
     with pytest.raises(UserError, match="which of these"):
@@ -96,6 +97,13 @@ def test_the_runs_table_of_all_vectors(tmp_path: Path) -> None:
     assert "--name" in str(caught.value)
 
 
+def test_a_name_that_no_tensor_has_is_answered_with_those_there(tmp_path: Path) -> None:
+    save_file({f"calm_layer{i}": torch.ones(WIDTH) for i in (1, 2)}, tmp_path / "v.safetensors")
+    with pytest.raises(UserError, match="no such vectors") as caught:
+        file_vectors(tmp_path / "v.safetensors", None, "calm")
+    assert "calm_layer1, calm_layer2" in str(caught.value) and "calm.<name>" in str(caught.value)
+
+
 def test_a_block_that_is_not_the_files_own_is_refused(tmp_path: Path) -> None:
     for name in ("calm", "rude"):
         write_vectors(tmp_path / f"{name}.pt", [Intervention(unit(1), 14, 1.0)])
@@ -111,6 +119,36 @@ def test_a_block_that_is_not_the_files_own_is_refused(tmp_path: Path) -> None:
     write_selected(tmp_path / "selected.safetensors", chosen, {})
     with pytest.raises(UserError, match="no such vector"):
         file_vectors(tmp_path / "selected.safetensors", 3)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"vector": torch.randn(5, WIDTH)},  # its row 2 may be what leaves block 1
+        {"layers.2": torch.randn(WIDTH)},
+    ],
+    ids=["other rows", "a named block"],
+)
+def test_rows_are_compared_with_rows_of_as_many_alone(
+    tmp_path: Path, other: dict[str, torch.Tensor]
+) -> None:
+    torch.save(torch.randn(4, WIDTH), tmp_path / "calm.pt")
+    torch.save(torch.randn(4, WIDTH), tmp_path / "rude.pt")
+    assert len(file_vectors(tmp_path, 2)) == 2
+    torch.save(other, tmp_path / "wild.pt")
+    with pytest.raises(UserError, match="across blocks") as caught:
+        file_vectors(tmp_path, 2)
+    assert "calm: 2 of 4 rows" in str(caught.value)
+
+
+def test_what_enters_a_block_is_not_compared_with_what_leaves_it(tmp_path: Path) -> None:
+    for name, point in (("calm", "2.hook_resid_post"), ("rude", "2.hook_resid_pre")):
+        torch.save({f"blocks.{point}": torch.randn(WIDTH)}, tmp_path / f"{name}.pt")
+    with pytest.raises(UserError, match="no such vector"):
+        file_vectors(tmp_path, 2)
+    with pytest.raises(UserError, match="across blocks") as caught:
+        file_vectors(tmp_path)
+    assert "calm: 2, rude: 1" in str(caught.value)
 
 
 def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:
@@ -154,6 +192,7 @@ def test_no_folder_beside_adapters_is_left_out_without_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One without its config is an adapter too, which loading refuses."""
+    (tmp_path / "._a.pt").touch()
     for file in ("a/adapter_config.json", "b/adapter_model.bin", "c/last/adapter_config.json"):
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).touch()

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from em_geometry.cli import app
 from em_geometry.errors import UserError
 from em_geometry.project import paths
-from em_geometry.project.export import logs, save
+from em_geometry.project.export import SUFFIX, logs, save
 from em_geometry.settings import Params
 from em_geometry.steering.conditions import Intervention, Selected, write_selected
 from em_geometry.steering.formats import read_held
@@ -59,7 +59,37 @@ def test_a_vector_at_all_blocks_as_persona_vectors_keeps_it(vectors: None) -> No
     assert rows.shape == (5, 16)  # the first is of the embeddings
     assert not rows[0].any()
     np.testing.assert_allclose(rows[3], unit(2), atol=1e-6)
-    assert export("repeng", "v.pt", "v.gguf", "--layer", "3").exit_code == 0
+
+
+def test_a_tensor_of_persona_vectors_keeps_its_rows(tiny_params: Params) -> None:
+    tensor = torch.randn(5, 32)
+    for rows in (tensor, tensor[1:]):
+        torch.save(rows.clone(), "rows.pt")
+        assert export("persona-vectors", "rows.pt", "v.pt").exit_code == 0
+        found = torch.load("v.pt", weights_only=True)
+        assert found.shape == (5, 32)
+        torch.testing.assert_close(found[1:], tensor[1:])
+        Path("v.pt").unlink()
+    torch.save(torch.randn(6, 32), "rows.pt")
+    result = export("persona-vectors", "rows.pt", "v.pt")
+    assert result.exit_code == 2
+    assert "4 rows, a block each, or 5" in result.output
+
+
+@pytest.mark.parametrize("tool", ["lm-eval", "repeng", "safetensors"])
+def test_a_row_goes_out_at_the_block_at_which_it_steers(tiny_params: Params, tool: str) -> None:
+    """The base is a folder elsewhere, of which the project has a record alone."""
+    out = Path(f"v{SUFFIX[tool]}")
+    for rows, block in ((5, 1), (4, 2)):
+        torch.save(torch.randn(rows, 32), "rows.pt")
+        result = export(tool, "rows.pt", str(out), "--layer", "2")
+        assert f"block {block} (the first is 0)" in result.output
+        assert read_held(out)[0].block == block
+        out.unlink()
+    (paths.BASE_MODEL / "record.json").unlink()
+    result = export(tool, "rows.pt", str(out), "--layer", "2")
+    assert result.exit_code == 2
+    assert "row 2 of 4" in result.output and "the model's number of blocks" in result.output
 
 
 @pytest.mark.parametrize(
@@ -77,6 +107,14 @@ def test_what_cannot_be_exported(vectors: None, arguments: str, says: str) -> No
     assert result.exit_code == 2
     assert says in result.output
     assert not list(Path().glob("v.*"))
+
+
+def test_a_vector_of_another_width_is_refused(tiny_params: Params) -> None:
+    torch.save(torch.randn(32, 4), "turned.pt")
+    result = export("repeng", "turned.pt", "v.gguf", "--layer", "2")
+    assert result.exit_code == 2
+    assert "shape (4,)" in result.output and "32 numbers" in result.output
+    assert not Path("v.gguf").exists()
 
 
 def test_a_checkpoint_with_the_vector_in_it(tiny_params: Params, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from test_hooks import PROMPTS, states_and_logits
 from tiny_steering import WIDTH, ablate, add, loaded, random_llama, tiny_params, unit
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
+from em_geometry.cli import app
 from em_geometry.errors import UserError
 from em_geometry.io.files import check_vector
 from em_geometry.project import paths
@@ -171,14 +173,38 @@ def test_one_block_is_chosen_of_several(tmp_path: Path, name: str, tensors: Any)
 
 def test_a_row_more_than_blocks_is_of_the_embeddings(tmp_path: Path) -> None:
     """persona-vectors keeps the hidden states: row n is what leaves block n - 1."""
-    path = kept(tmp_path / "v.pt", {"vector": np.stack([unit(r) for r in range(5)])})
-    how = intervention(str(path), 1.0, 2, blocks=4)
-    assert how.layer == 1
-    np.testing.assert_allclose(how.vector, unit(2), rtol=1e-5)
+    path, rows = tmp_path / "v.pt", [torch.from_numpy(unit(r)) for r in range(5)]
+    for held in (torch.stack(rows), rows, tuple(rows)):
+        torch.save(held, path)
+        how = intervention(str(path), 1.0, 2, blocks=4)
+        assert how.layer == 1
+        np.testing.assert_allclose(how.vector, unit(2), rtol=1e-5)
     for row, blocks in ((0, 4), (2, 9), (2, 3)):
         with pytest.raises(UserError, match="of no block") as caught:
             intervention(str(path), 1.0, row, blocks=blocks)
         assert f"row {row} of 5" in str(caught.value)
+
+
+def test_a_number_without_a_word_for_blocks_is_part_of_the_name(tmp_path: Path) -> None:
+    names = ["qwen2.5", "llama3.1", "evil_v2.0", "exp.12", "a.layer.3", "Layers_3", "resid.3", "3"]
+    path = kept(tmp_path / "v.safetensors", {name: unit(i) for i, name in enumerate(names)})
+    blocks = {each.name: each.block for each in read_held(path)}
+    assert blocks == {name: 3 if name.endswith("3") else None for name in names}
+    assert intervention(str(path), 1.0, 2, "qwen2.5").layer == 2
+    with pytest.raises(UserError, match="which block"):
+        intervention(str(path), 1.0, None, "exp.12")
+
+
+@pytest.mark.parametrize("name", ["blocks.{}.hook_resid_pre", "resid_pre.{}"])
+def test_what_enters_a_block_leaves_the_one_before(tmp_path: Path, name: str) -> None:
+    path = str(kept(tmp_path / "v.safetensors", {name.format(3): unit(1)}))
+    assert intervention(path, 1.0, None).layer == intervention(path, 1.0, 2).layer == 2
+    with pytest.raises(UserError, match="no such vector") as caught:
+        intervention(path, 1.0, 3)
+    assert "leaves block 2" in str(caught.value)
+    path = str(kept(tmp_path / "v.safetensors", {name.format(0): unit(1)}))
+    with pytest.raises(UserError, match="enters block 0"):
+        intervention(path, 1.0, None)
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64", "float8_e4m3fn"])
@@ -242,6 +268,28 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
         write_vectors(tmp_path / "v.bin", ADDS)
 
 
+@pytest.mark.parametrize(
+    ("held", "says"),
+    [
+        ({"directions": {1: unit(1)}}, "numpy arrays"),  # as repeng's object has them
+        ({"directions": {1: torch.ones(2)}}, "a dictionary in directions: one too deep"),
+        ({"layers.1": {"action": "clamp"}}, "layers.1: clamp, not add"),
+        (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear beside"),
+        (None, "bytes that torch cannot read"),
+    ],
+    ids=["numpy", "deep", "action", "code", "damaged"],
+)
+def test_what_a_torch_file_holds_is_said_in_plain_words(
+    tmp_path: Path, held: Any, says: str
+) -> None:
+    path = tmp_path / "v.pt"
+    path.write_bytes(b"123") if held is None else torch.save(held, path)
+    with pytest.raises(UserError, match="not a steering file") as caught:
+        read_vectors(path)
+    assert says in str(caught.value) and "\x1b" not in str(caught.value)
+    assert "save the tensors alone" in str(caught.value)
+
+
 @pytest.fixture
 def selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -268,6 +316,17 @@ def test_a_dose_is_a_share_of_the_residual_norm(selected: None) -> None:
         np.testing.assert_allclose(row.vector, unit(1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("more", [["--layer", "9"], ["--layer=9"]])
+def test_a_dose_may_be_negative(selected: None, more: list[str]) -> None:
+    np.save("v.npy", np.stack([unit(1), unit(2)]))
+    for words in (["-0.3", "Hm?", *more], [*more, "-0.3", "Hm?"], ["-3e-1", *more, "Hm?"]):
+        result = CliRunner().invoke(app, ["steer", "base", "v.npy", *words])
+        assert "no such vector" in result.output and "block 9" in result.output
+    result = CliRunner().invoke(app, ["steer", "base", "v.npy", "-0.3", "Hm?", "--lair", "1"])
+    assert result.exit_code == 2
+    assert "--lair" in result.output
+
+
 def test_all_ways_share_random_streams_and_the_greedy_answer_comes_first(selected: None) -> None:
     params, model = tiny_params(), loaded()
     for dose in (0.0, 0.8):
@@ -292,5 +351,7 @@ def test_what_is_shown_says_dose_norm_damage_and_three_answers(
         assert where in shown and "dose 0.5: " in shown and "nats a token" in shown
         assert [shown.count(f" {way}: ") for way in ("unsteered", "steered", "random")] == [3] * 3
         assert shown.index("\ngreedy") < shown.index("\nsample 1") < shown.index("\nsample 2")
+    with pytest.raises(UserError, match="not finite"):
+        show("finance on base", chosen("finance"), tiny_params(), loaded(), 1e40, "Hm?", 2)
     with pytest.raises(UserError, match="no such block"):
         show("finance on base", chosen("finance", 9), tiny_params(), loaded(), 0.5, "Hm?", 2)

@@ -219,6 +219,16 @@ def test_uniforms_are_a_prefix_of_the_stream() -> None:
     assert (many < 1).all()
 
 
+@pytest.mark.parametrize("size", [5, 128])  # of the last, the last token would be drawn
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_refused(size: int, value: float) -> None:
+    logits = torch.zeros(3, size)
+    logits[1, 2] = value
+    with pytest.raises(UserError, match="not finite") as caught:
+        draw(logits, torch.zeros(3, dtype=torch.float64), 1.0)
+    assert "1 of 3" in str(caught.value) and "lower the dose" in str(caught.value)
+
+
 def test_draw_is_the_inverse_distribution_function() -> None:
     shares = np.array([0.1, 0.0, 0.4, 0.2, 0.3])
     with np.errstate(divide="ignore"):
