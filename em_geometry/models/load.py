@@ -124,7 +124,7 @@ class Models:
 
     def base(self) -> PreTrainedModel:
         """The base model in the run's dtype, on the CPU unless `run.device_map` says otherwise."""
-        name, where = self._base_place()
+        name, where = self.base_place()
         model = checkpoint(name, where, self.run)
         if self.origin.source.startswith("path:"):
             found, recorded = folder_sha256(Path(name)), self.record()["sha256"]
@@ -133,7 +133,7 @@ class Models:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer; UserError when it is missing, broken, or another model's."""
-        tokenizer = tokenizer_of(*self._base_place(), self.origin)
+        tokenizer = tokenizer_of(*self.base_place(), self.origin)
         for note in template_notes(tokenizer, self.origin):
             _say(f"note: the chat template of the base {note}")
         return tokenizer
@@ -171,7 +171,7 @@ class Models:
         adapter_sha256 = source_sha256(folder) if given else file_sha256(folder / WEIGHTS)
         return model, value_sha256([base_sha256, adapter_sha256])
 
-    def _base_place(self) -> tuple[str, dict[str, Any]]:
+    def base_place(self) -> tuple[str, dict[str, Any]]:
         """Name of the base for transformers, and where to look; a local one asks no hub."""
         record = self.record()
         if "hub" in record:
@@ -182,7 +182,7 @@ class Models:
         """Raises UserError unless a checkpoint has the architecture of the base."""
         from transformers import AutoConfig
 
-        name, where = self._base_place()
+        name, where = self.base_place()
         configs = [model.config, AutoConfig.from_pretrained(name, **where)]
         fine_tune, base = (config.get_text_config() for config in configs)
         shapes = [(c.hidden_size, c.num_hidden_layers) for c in (fine_tune, base)]
@@ -216,7 +216,7 @@ class Models:
                 "this checkpoint was trained with another tokenizer than the base model's",
                 where=str(file),
                 found=f"other ids of {len(moved)} tokens: {some(map(repr, moved))}",
-                expected=f"the ids of {self._base_place()[0]}",
+                expected=f"the ids of {self.base_place()[0]}",
                 hint="give a fine-tune of the profile's base model",
             )
 

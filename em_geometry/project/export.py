@@ -42,7 +42,7 @@ def shape_of_base(params: Params) -> tuple[int | None, int | None]:
         return None, None
     from transformers import AutoConfig
 
-    name, where = models(params)._base_place()
+    name, where = models(params).base_place()
     try:  # config.json of a multimodal model has the language model's numbers further in
         config = AutoConfig.from_pretrained(name, **where).get_text_config()
     except OSError:
