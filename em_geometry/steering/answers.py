@@ -85,7 +85,7 @@ def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float) -> torch.Ten
         weights = torch.nn.functional.pad(weights, (0, -weights.shape[-1] % BLOCK))
     weights = weights.reshape(len(weights), -1, BLOCK)
     sums = weights.sum(-1).double()
-    if bad := int((~sums.isfinite()).sum()):
+    if bad := int((~sums.isfinite()).any(-1).sum()):
         raise UserError(
             "the model's logits are not finite",
             where="sampling",
