@@ -11,6 +11,7 @@ profile's base model, whose vectors are made first (docs/method.md: `model_contr
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,9 +111,11 @@ def _is_vector(path: Path) -> bool:
 
 def _place(held: Held) -> str:
     """Where a vector acts, as far as its file says it: two that differ are not compared."""
-    if held.block is None:
-        return "none"
-    return f"{held.block} of {held.rows} rows" if held.rows else str(held.block)
+    block = "none" if held.block is None else str(held.block)
+    inside = re.search(r"hook_(?!resid_(?:pre|post))\w+", held.name)  # of a block, not its output
+    return (
+        block + f" of {held.rows} rows" * bool(held.rows) + (f" at {inside[0]}" if inside else "")
+    )
 
 
 def adapter_vectors(

@@ -149,6 +149,10 @@ def test_what_enters_a_block_is_not_compared_with_what_leaves_it(tmp_path: Path)
     with pytest.raises(UserError, match="across blocks") as caught:
         file_vectors(tmp_path)
     assert "calm: 2, rude: 1" in str(caught.value)
+    torch.save({"blocks.2.hook_resid_mid": torch.randn(WIDTH)}, tmp_path / "rude.pt")
+    with pytest.raises(UserError, match="across blocks") as caught:
+        file_vectors(tmp_path, 2)
+    assert "calm: 2, rude: 2 at hook_resid_mid" in str(caught.value)
 
 
 def test_a_folder_of_adapters(tiny_params: Params, tmp_path: Path) -> None:
