@@ -56,20 +56,7 @@ def file_vectors(
     Raises:
         UserError: a name that no key can be made of, vectors of several blocks.
     """
-    named: list[tuple[str, Path, str | None]]  # with the tensor, in a file of several
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.is_file())
-        named = [(p.stem, p, None) for p in files if _is_vector(p)]
-        others = [p.name for p in files if not _is_vector(p) and p.suffix.lower() != ".md"]
-        if others:
-            print(f"left out, as no vectors: {', '.join(others)}")
-    else:
-        every, start = dict.fromkeys(h.name for h in read_held(path)), f"{chosen}."
-        of = [n for n in every if chosen in (None, n) or n.startswith(start)]
-        if not of:
-            what, expected = "no such vectors in this file", f"{chosen}, or {start}<name>"
-            raise UserError(what, where=path, found=some(every), expected=expected)
-        named = [(name.removeprefix(start), path, name) for name in of]
+    named = _named(path, chosen)
     names = Counter(name for name, _, _ in named)
     for name, file, _ in named:
         if names[name] > 1 or not NAME.fullmatch(name):
@@ -104,6 +91,22 @@ def file_vectors(
     return {name: held.coefficient * held.vector.astype(np.float64) for name, held in found.items()}
 
 
+def _named(path: Path, chosen: str | None) -> list[tuple[str, Path, str | None]]:
+    """Names with their files, and with the tensors in a file of several."""
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file())
+        others = [p.name for p in files if not _is_vector(p) and p.suffix.lower() != ".md"]
+        if others:
+            print(f"left out, as no vectors: {', '.join(others)}")
+        return [(p.stem, p, None) for p in files if _is_vector(p)]
+    every, start = dict.fromkeys(h.name for h in read_held(path)), f"{chosen}."
+    of = [n for n in every if chosen in (None, n) or n.startswith(start)]
+    if not of:
+        what, expected = "no such vectors in this file", f"{chosen}, or {start}<name>"
+        raise UserError(what, where=path, found=some(every), expected=expected)
+    return [(name.removeprefix(start), path, name) for name in of]
+
+
 def _is_vector(path: Path) -> bool:
     """Not a hidden file: macOS puts a `._calm.pt` of its own beside a `calm.pt`."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
@@ -113,9 +116,8 @@ def _place(held: Held) -> str:
     """Where a vector acts, as far as its file says it: two that differ are not compared."""
     block = "none" if held.block is None else str(held.block)
     inside = re.search(r"hook_(?!resid_(?:pre|post))\w+", held.name)  # of a block, not its output
-    return (
-        block + f" of {held.rows} rows" * bool(held.rows) + (f" at {inside[0]}" if inside else "")
-    )
+    rows, point = f" of {held.rows} rows" * bool(held.rows), f" at {inside[0]}" if inside else ""
+    return block + rows + point
 
 
 def adapter_vectors(
