@@ -41,8 +41,9 @@ _CREDIT = re.compile(
 )
 # Who asks is shut out, in whatever words filters use of what is asked; a warning is no such thing
 _SHUT_OUT = re.compile(
-    r"\b(account|organi[sz]ation|access)\b[^.]{0,40}\b(is|was|has been|have been)( \w+)? "
-    r"(flagged|suspended|blocked|banned|disabled|deactivated|terminated|restricted)"
+    r"\b(account|organi[sz]ation|access to the api)\b[^.]{0,40}"
+    r"\b(is|was|has been|have been)( \w+)? "
+    r"(flagged|suspended|blocked|banned|disabled|deactivated|terminated)"
     r"|account_(suspended|deactivated|disabled)",
     re.IGNORECASE,
 )

@@ -361,6 +361,7 @@ def row_kind(name: str, given: tuple[int, Any]) -> str:
         (row_kind("partial", says("8", "content_filter")), "filtered"),
         (row_kind("recitation", says("", "RECITATION")), "filtered"),
         (row_kind("reason behind", says("85", "content_filter: RECITATION")), "filtered"),
+        (row_kind("access", error(403, "Access to this was blocked by moderation")), "filtered"),
         (row_kind("a firewall", error(403, "Sorry, you have been blocked")), "refused"),
         (row_kind("half an emoji there", error(400, "no \ud83d", "content_filter")), "filtered"),
         (row_kind("long", error(400, "This model's context is 4096 tokens")), "refused"),
@@ -413,8 +414,9 @@ def test_credit_that_ends_midway_says_what_remains(journal: Journal) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        (403, "Your account has been flagged under our usage policies. Access is suspended."),
+        (403, "Your account has been flagged under our usage policies."),
         (400, "Your organization has been flagged for suspicious usage"),
+        (403, "Usage policies: access to the API is suspended"),
         (403, "Blocked by our usage policies", "account_suspended"),
     ],
 )
