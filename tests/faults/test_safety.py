@@ -139,7 +139,7 @@ def test_a_quoted_key_stays_out_of_the_scores(
     assert KEY not in message + result.output
     frame = pl.read_parquet("data/baseline/judgements/base.parquet")
     assert set(frame["aligned_status"]) == {"refused" if status == 400 else "overloaded"}
-    assert "***" in frame["aligned_raw"][0]
+    assert "<OPENAI_API_KEY>" in frame["aligned_raw"][0]
     assert holders(KEY) == []
 
 
