@@ -47,13 +47,13 @@ _SHUT_OUT = re.compile(
     r"|account_(suspended|deactivated|disabled)",
     re.IGNORECASE,
 )
-_KEY = re.compile(r"(invalid|incorrect)[ _]api[ _]key", re.IGNORECASE)
+_BAD_KEY = re.compile(r"(invalid|incorrect)[ _]api[ _]key", re.IGNORECASE)
 # A limit that the reply ran into, said as an error
 _UNFINISHED = re.compile(r"output limit was reached|could not finish the message", re.IGNORECASE)
 _PASSING = {408, 409, 425, 429}  # and 5xx
 _ECHOES = {"input", "flagged_input", "url"}  # keys of errors that quote what was sent, or say none
 _SHOWN = 200  # characters of a reply that is none
-MOST_MASS = 1.1  # of the probabilities of one token's alternatives, with what rounding adds
+_MOST_MASS = 1.1  # of the probabilities of one token's alternatives, with what rounding adds
 
 
 class NoReplyError(Exception):
@@ -111,7 +111,7 @@ def refusal(error: Any, code: int | None = None) -> NoReplyError:
     given = error.get("code") if code is None and isinstance(error, Mapping) else code
     code = int(str(given)) if str(given).isdigit() else 0
     if not 400 <= code < 600:  # without a number it may pass, unless its words say otherwise
-        kinds = ((401, _SHUT_OUT), (401, _KEY), (400, _FILTER), (402, _CREDIT))
+        kinds = ((401, _SHUT_OUT), (401, _BAD_KEY), (400, _FILTER), (402, _CREDIT))
         code = next((number for number, kind in kinds if kind.search(words)), 500)
     status: Status = "refused"
     reason = f"status {code}: {words}"
@@ -264,6 +264,6 @@ def _top(logprobs: Any) -> list[list[Any]]:
                 found.append([token, float(log)])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return []
-    if not sum(math.exp(min(log, 1.0)) for _, log in found) < MOST_MASS:  # also NaN
+    if not sum(math.exp(min(log, 1.0)) for _, log in found) < _MOST_MASS:  # also NaN
         raise NoLogprobsError
     return found

@@ -54,6 +54,7 @@ MERGE = "merge it where it was trained, and give the full checkpoint"
 # Trainings that begin by changing the base's weights, in ways that the adapter does not tell: by
 # chance, or from data. Those of RESIDUAL can be told from the base alone, and peft does so.
 UNTOLD, RESIDUAL = ("pissa_niter", "corda", "lora_ga", "loftq"), ("pissa", "olora")
+# Of a config, each true or false: a text would count as true
 SWITCHES = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out")
 PROVENANCE = "provenance.json"  # of an adapter that was trained here: the hash of its base
 SOURCE = "source.json"  # of an organism that was given: where it lies, and its hash

@@ -63,14 +63,14 @@ def main(params: Params, which: Which, dry_run: bool, own: Path | None = None) -
                 rows_of(frame), f"rejudge {which if own is None else 'own'} {slug}"
             )
             asked.append(with_judgements(frame.select("question", "text"), found))
-            frame = beside(frame, asked[-1], active.id, params.judging.aspects)
+            frame = with_judge(frame, asked[-1], active.id, params.judging.aspects)
             write_parquet(out[slug], frame, {"model": slug})
             print(summary(slug, frame, params.judging))
             print(f"  all scores: {out[slug]}")
     refuse_failed(asked, params.judging.allow_errors)
 
 
-def beside(
+def with_judge(
     frame: pl.DataFrame, asked: pl.DataFrame, judge: str, aspects: Sequence[str]
 ) -> pl.DataFrame:
     """A frame with a judge's scores in columns of their own.
@@ -78,11 +78,10 @@ def beside(
     Where nothing came back, what the same judge said earlier stays.
     """
     for aspect in aspects:
-        names = aspect, f"{aspect}_status"
-        new = pl.col(names[1]).is_in(UNJUDGED).not_()
-        own = [asked[name].alias(f"{name}@{judge}") for name in names]
-        if f"{aspect}@{judge}" in frame.columns:
-            came = asked.select(new).to_series()
+        status = f"{aspect}_status"
+        own = [asked[name].alias(f"{name}@{judge}") for name in (aspect, status)]
+        if own[0].name in frame.columns:
+            came = ~asked[status].is_in(UNJUDGED)
             own = [each.zip_with(came, frame[each.name]) for each in own]
         frame = frame.with_columns(own)
     return frame
