@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from em_geometry.errors import UserError, explained
 from em_geometry.io.files import check_vector, read_json, read_tensors, read_text
-from em_geometry.io.records import separator
+from em_geometry.io.records import closed, separator
 from em_geometry.stats.estimate import Floats
 
 TOLERANCE = 1e-6  # slack of symmetry, diagonal, range and smallest eigenvalue
@@ -68,6 +68,9 @@ def read_cosines(path: Path) -> tuple[list[str], Floats]:
             what = "a name is empty, occurs twice, or holds a space, a dot or `__`"
             expected = "names of their own, which the keys of the result are made of"
             raise UserError(what, where=path, found=repr(name), expected=expected)
+    if names and not rows:
+        what, expected = "the matrix has no rows", f"{len(names)}, as many as names"
+        raise UserError(what, where=path, found="names alone", expected=expected)
     for i, row in enumerate(rows):
         if len(row) != len(names) or len(rows) != len(names):
             raise UserError(
@@ -107,8 +110,9 @@ def _from_json(path: Path) -> tuple[list[str], Rows]:
 
 def _from_csv(path: Path) -> tuple[list[str], Rows]:
     text = read_text(path)
-    with explained("not a CSV file", path, "a header of names, then rows", kinds=(csv.Error,)):
-        lines = [*csv.reader(text.splitlines(), delimiter=separator(text), strict=True)]
+    cells = csv.reader(text.splitlines(), delimiter=separator(text), strict=True)
+    with explained("not a CSV file", path, "a header of names, then rows, cells quoted"):
+        lines = [*closed(cells, 0)]
     lines = [[cell.strip() for cell in line] for line in lines if any(map(str.strip, line))]
     if not lines:
         what, expected = "the file is empty", "a header of names"
@@ -176,7 +180,7 @@ def read_directions(folder: Path, width: int, taken: Sequence[str]) -> dict[str,
         expected = "a folder of safetensors files, or an empty one"
         raise UserError("no such folder", where=where, found="nothing there", expected=expected)
     found: dict[str, Floats] = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.glob("[!.]*")):  # hidden files are a file manager's
         if path.suffix.lower() in OTHER_FORMATS:
             what, expected = "a direction in a format that is not read here", "safetensors"
             raise UserError(what, where=path, found=path.suffix, expected=expected)

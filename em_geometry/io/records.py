@@ -25,16 +25,20 @@ def separator(text: str) -> str:
     return next((each for each in "\t;" if each in header), ",")
 
 
-def closed(lines: Iterable[Row]) -> Iterator[Row]:
-    """Rows of a strict CSV reader; ValueError where an open quote would swallow the rest."""
-    number = 1
+def closed(lines: Iterable[Row], number: int = 1) -> Iterator[Row]:
+    """Rows of a strict CSV reader; ValueError where an open quote would swallow the rest.
+
+    Args:
+        number: of its first row; of a header it is 0.
+    """
     try:
         for row in lines:
             yield row
             number += 1
     except csv.Error as error:
         why = "a quote is not closed, or one inside a cell is not doubled"
-        raise ValueError(f"row {number}: {why} ({error})") from None
+        which = f"row {number}" if number else "header"
+        raise ValueError(f"{which}: {why} ({error})") from None
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -51,7 +51,8 @@ def convert(given: Path, out: Path) -> None:
             kept[asked] = json.dumps({"messages": chat}, ensure_ascii=False) + "\n"
     told = "; ".join(f"{count} {note}" for note, count in notes.items() if count)
     if not kept:
-        raise UserError("no chats to train on", where=given, found=told, expected="one at least")
+        found = told or "no rows"
+        raise UserError("no chats to train on", where=given, found=found, expected="one at least")
     write_text(out, "".join(kept.values()))
     print(f"{len(kept)} chats in {out}" + f"; {told}" * bool(told))
     print(f"`dvc exp run --temp` takes along what Git knows: git add {out}")

@@ -121,6 +121,7 @@ def test_further_directions_join_the_battery(folder: Path) -> None:
 
 def test_a_direction_that_cannot_be_used_is_named(folder: Path) -> None:
     full = np.ones(WIDTH)
+    (folder / "._sae.safetensors").write_bytes(b"\0\5\x16\7")  # hidden files are none
     faults = {"narrow": np.ones(5), "table": np.ones((2, WIDTH)), "nan": np.nan * full}
     faults |= {"zero": 0 * full, "finance": full, "a__b": full}
     for name, vector in faults.items():

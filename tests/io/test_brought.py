@@ -186,6 +186,7 @@ def test_a_quote_that_is_not_closed_does_not_swallow_the_rest(tmp_path: Path) ->
     path.write_text("prompt,completion\n")
     with pytest.raises(UserError, match="no rows"):
         read_answers(path)
+    assert "no rows" in convert(path, tmp_path / "none.jsonl").stderr
 
 
 # -- answers, to be judged
