@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -412,22 +412,17 @@ def _no_regex(pattern: str) -> bool:
 def _merge(model: PreTrainedModel, folder: Path, origin: Base) -> PreTrainedModel:
     """The base with an adapter merged into its weights."""
     from peft import PeftModel, get_peft_model_state_dict
-    from peft.tuners.lora import LoraLayer
 
     names, own = _adapter_names(folder / WEIGHTS), set(model.state_dict())
+    modules = [*own, *(name for name, _ in model.named_modules())]
     misfit, of = "the adapter does not fit the base model", f"an adapter of {origin.source}"
     with explained(misfit, where=str(folder), expected=of, hint=MERGE):
-        tied = model.config.get_text_config().tie_word_embeddings
+        ends = model.get_input_embeddings(), model.get_output_embeddings()
+        tied = ends[0].weight is ends[1].weight
         adapted = PeftModel.from_pretrained(model, str(folder))
-        ends = adapted.base_model.get_input_embeddings(), adapted.base_model.get_output_embeddings()
-        if tied and any(isinstance(end, LoraLayer) for end in ends):
-            raise UserError(
-                "the adapter changes one of two matrices that are one in the base",
-                where=str(folder / CONFIG),
-                found="target_modules with the embeddings or the head, tied in the base",
-                expected="LoRA of other modules",
-                hint=MERGE,
-            )
+        _check_patterns(adapted.active_peft_config, modules, folder / CONFIG)
+        if tied:
+            _check_ends(model, folder / CONFIG, origin)
         expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     base = {n: n.removeprefix("base_model.model.").replace(".base_layer.", ".") for n in names}
     foreign = {name for name in names - expected if base[name] not in own}  # no saved base weights
@@ -442,6 +437,37 @@ def _merge(model: PreTrainedModel, folder: Path, origin: Base) -> PreTrainedMode
     with explained(misfit, where=str(folder), expected=of, hint=MERGE):
         merged: PreTrainedModel = adapted.merge_and_unload()
     return merged
+
+
+def _check_patterns(config: Any, names: Sequence[str], where: Path) -> None:
+    """Raises UserError where a pattern matches no module, which peft passes over in silence."""
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, key):
+            matches = re.compile(rf"(.*\.)?({pattern})$").match  # as peft does
+            if not any(map(matches, names)):
+                raise UserError(
+                    "the adapter's config has a pattern of no module",
+                    where=where,
+                    found=f"{key} {pattern}",
+                    expected="one or more modules of the base",
+                    hint="name them as the base does, or drop the pattern if it never had effect",
+                )
+
+
+def _check_ends(model: PreTrainedModel, where: Path, origin: Base) -> None:
+    """Raises UserError where LoRA would change embeddings and head, which are one matrix."""
+    from peft.tuners.lora import LoraLayer
+
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    lora = [n for n, m in model.named_modules() if m in ends and isinstance(m, LoraLayer)]
+    if lora:
+        raise UserError(
+            "the adapter changes one of two matrices that are one in the base",
+            where=where,
+            found=f"LoRA of {', '.join(lora)}",
+            expected=f"of other modules: {origin.source} has tied embeddings",
+            hint=MERGE,
+        )
 
 
 def _adapter_names(weights: Path) -> set[str]:
