@@ -38,7 +38,8 @@ RECORD = "record.json"
 PACKAGE = "package:<name>"  # or, in parts, {1..6}==<version> behind the name
 FORMS = {"package": PACKAGE, "path": "path:<folder>", "hub": "hub:<owner/name>"}
 OFFLINE = "hf download <owner/name> --revision <commit> where there is a network, then run again"
-SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")  # all that is no weights
+# All that is no weights; hidden files are a file manager's
+SMALL = ("[!.]*.json", "[!.]*.jinja", "[!.]*.model", "[!.]*.txt", "[!.]*.tiktoken")
 CONVERTED = ("config.json", "tokenizer.json", "chat_template.jinja")  # which decide the others
 PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.))*"  # never `..`, never hidden
 PLACES = ("params.yaml: base.source", "params.yaml: base.revision")

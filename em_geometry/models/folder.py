@@ -15,7 +15,7 @@ from em_geometry.errors import UserError, explained
 from em_geometry.io.files import checked, read_json
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-INDEX = "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 POINTER = b"version https://git-lfs"
 FULL = {"F64", "F32", "F16", "BF16"}  # dtypes of safetensors that weights can have
 QUANTISED = ("quantization_config", "compression_config", "quantization")  # keys of config.json
@@ -77,15 +77,22 @@ def check_checkpoint(folder: Path) -> None:
     if not config.is_file():
         what, expected = "no config.json in this model folder", "that of the architecture"
         raise UserError(what, where=folder, found=listed(folder), expected=expected)
-    there = {path.name: _tensors(path) for path in weights}
-    index = folder / INDEX
-    single = "model.safetensors" in there
-    if single and any(name.startswith("model-") for name in there):
-        what, expected = "a model as one file and as shards", "one of them"
-        raise UserError(what, where=folder, found=some(there), expected=expected)
-    if single or not index.is_file():
+    _check_parts(folder, {path.name: _tensors(path) for path in weights})
+
+
+def _check_parts(folder: Path, there: Mapping[str, set[str]]) -> None:
+    """Raises UserError unless weights are one file, or all shards that the index names."""
+    index, shards = folder / INDEX, dict[str, str]()
+    if index.is_file():
+        given = read_json(index, dict[str, Any]).get("weight_map")
+        shards = checked(dict[str, str], given, str(index))
+    if SINGLE in there:
+        parts = {n for n in there if n.startswith("model-") or n in shards.values()} - {SINGLE}
+        if parts:
+            what, found = "a model as one file and as shards", f"{SINGLE}, and {some(parts)}"
+            hint = "move those of the other model, and its index, out of the folder"
+            raise UserError(what, where=folder, found=found, expected="one of them", hint=hint)
         return
-    shards = checked(dict[str, str], read_json(index, dict[str, Any]).get("weight_map"), str(index))
     wrong = {
         f"{shard}: {name}" for name, shard in shards.items() if name not in there.get(shard, ())
     }

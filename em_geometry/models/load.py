@@ -251,7 +251,7 @@ def watch(source: str, key: str, links: Path) -> str | None:
     if folder is None:
         return None
     links.mkdir(parents=True)
-    for pattern in ("*.safetensors", *SMALL):
+    for pattern in ("[!.]*.safetensors", *SMALL):
         for file in folder.glob(pattern):
             (links / file.name).symlink_to(file)
     return source_sha256(folder)

@@ -50,6 +50,15 @@ def weights(**tensors: Any) -> Callable[[Path], Any]:
     return lambda folder: save_file({f"{k}.weight": v for k, v in tensors.items()}, folder / ONE)
 
 
+def one_beside_others(folder: Path) -> None:
+    for shard in (ONE, TWO):
+        (folder / shard).unlink()
+    for name in ("model.safetensors", "part-1.safetensors"):
+        save_file({"a.weight": W}, folder / name)
+    index = {"weight_map": {"a.weight": "part-1.safetensors"}}
+    put(folder, "model.safetensors.index.json", index)
+
+
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "bitsandbytes": (quantised(quantization_config={"load_in_4bit": True}), "quantised weights"),
     "a method's name": (quantised(quantization_config="awq"), "quantised weights"),
@@ -68,7 +77,10 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a tensor in no shard": (weights(c=W), f"no {ONE}: a.weight"),
     "weights that are kept in parts": (weights(a=np.ones((0, 2), np.float32)), "zero_to_fp32"),
     "one file beside shards": (
-        lambda f: save_file({"a.weight": W}, f / "model.safetensors"), "as one file and as shards"),
+        lambda f: save_file({"a.weight": W}, f / "model.safetensors"),
+        f"model.safetensors, and {ONE}, {TWO}"),
+    "one file beside shards of other names": (
+        one_beside_others, "model.safetensors, and part-1.safetensors"),
     "half an index": (lambda f: put(f, "model.safetensors.index.json", "{"), "index.json"),
     "an index of nothing": (lambda f: put(f, "model.safetensors.index.json", {}), "index.json"),
     "half a shard": (lambda f: put(f, ONE, "1234567890"), "cannot be loaded"),
@@ -120,7 +132,9 @@ def test_links_follow_a_model_wherever_it_lies(
 ) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     links = tmp_path_factory.mktemp("watched") / "base"
+    put(folder, f"._{ONE}", "a file manager's")
     before = watch(f"path:~/{folder.name}", KEY, links)
+    assert not (links / f"._{ONE}").is_symlink()
     assert (links / ONE).resolve() == (folder / ONE).resolve()
     put(folder, "generation_config.json", {"eos_token_id": [1, 2]})
     assert watch(f"path:~/{folder.name}", KEY, links) != before
