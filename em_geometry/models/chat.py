@@ -6,6 +6,7 @@ they hold for any chat template and either padding side.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pydantic import BaseModel, model_validator
 
 from em_geometry.errors import KeyFault, UserError
 from em_geometry.io.files import read_jsonl
-from em_geometry.models.template import USER, rendered, template_of, turn
+from em_geometry.models.template import USER, WORDS, rendered, template_of, turn
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +108,7 @@ def render(
             hint="another chat_template.jinja in the model's folder",
         )
     end = start + len(user)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = _encoded(tokenizer, text, return_offsets_mapping=True)
     check_length(tokenizer, len(encoded["input_ids"]), user)
     inside = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start]
     return Prompt(tuple(encoded["input_ids"]), (inside[0], inside[-1] + 1))
@@ -140,7 +141,22 @@ def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> tuple[int, ..
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return tuple(_encoded(tokenizer, text)["input_ids"])
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str, **how: Any) -> Any:
+    """What the tokenizer makes of a text; UserError where the model has no row for a token."""
+    encoded = tokenizer(text, add_special_tokens=False, **how)
+    words = getattr(tokenizer, WORDS, math.inf)
+    if beyond := [i for i in encoded["input_ids"] if i >= words]:
+        raise UserError(
+            "a text has a token that the model has no embedding of",
+            where=str(tokenizer.name_or_path),
+            found=f"{tokenizer.decode(beyond[0])!r}, id {beyond[0]}, in {text[:80]!r}",
+            expected=f"ids below {words}",
+            hint="another chat_template.jinja, or the tokenizer's files of this very model",
+        )
+    return encoded
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -27,7 +27,7 @@ from em_geometry.models.folder import (
     some,
     weights_of,
 )
-from em_geometry.models.template import set_template_arguments
+from em_geometry.models.template import WORDS, set_template_arguments
 from em_geometry.settings import Base, Run
 
 if TYPE_CHECKING:
@@ -219,6 +219,7 @@ def tokenizer_of(name: str, where: dict[str, Any], origin: Base) -> PreTrainedTo
         context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
         set_template_arguments(tokenizer, origin)
+        setattr(tokenizer, WORDS, words)
     if not tokenizer.is_fast:
         raise UserError(
             "the tokenizer cannot say where its tokens lie in a text",
@@ -227,9 +228,11 @@ def tokenizer_of(name: str, where: dict[str, Any], origin: Base) -> PreTrainedTo
             expected="a fast tokenizer: tokenizer.json",
             hint="another model, or the fast tokenizer of this one, saved by transformers",
         )
-    # No text holds a special token (`chat.plain`), so one that no template writes is never read
+    # No text holds a special token (`chat.plain`), so one that no template writes is never read,
+    # unless it ends answers that are learnt
     special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-    used = {t for t in beyond if t not in special or t in str(tokenizer.chat_template)}
+    written = f"{tokenizer.chat_template}{tokenizer.eos_token}"
+    used = {t for t in beyond if t not in special or t in written}
     if used:
         raise UserError(
             "the tokenizer has more tokens than the model",

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 SYSTEM, USER, ANSWER = (f"\ue000{part}\ue001" for part in "sua")  # private use: in no template
 DAY = Base.model_fields["date"].default
 MARKS = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")  # what templates write as text, such as [/INST]
-STYLE = "chat_style"  # attribute of a tokenizer: day and arguments of its template
+# Attributes of a tokenizer: day and arguments of its template, and rows of its model's embeddings
+STYLE, WORDS = "chat_style", "model_words"
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def test_replaced_weights_are_noticed_and_are_another_model(copied: tuple[Params
     assert models(params).load("base").sha256 != before
 
 
-@pytest.mark.parametrize("said", ["", "special", "written", "plain"])
+@pytest.mark.parametrize("said", ["", "special", "hidden", "written", "plain", "end"])
 def test_a_token_beyond_the_embeddings_may_be_there_if_nothing_writes_it(
     copied: tuple[Params, Path], said: str
 ) -> None:
@@ -122,22 +122,35 @@ def test_a_token_beyond_the_embeddings_may_be_there_if_nothing_writes_it(
     tokenizer.add_tokens(more, special_tokens=said != "plain")
     if said == "written":
         tokenizer.chat_template += "<image>"
+    elif said == "hidden":
+        tokenizer.chat_template = "{{ '<ima' ~ 'ge>' }}" + tokenizer.chat_template
+    elif said == "end":
+        tokenizer.eos_token = "<image>"
     tokenizer.save_pretrained(folder)
     base_model.main(params)
-    if said in ("written", "plain"):
+    if said in ("written", "plain", "end"):
         with pytest.raises(UserError, match=r"(?s)more tokens than the model.*<image> beyond"):
             models(params).load("base")
         return
     loaded = models(params).load("base")
+    if said == "hidden":
+        with pytest.raises(UserError, match=r"(?s)no embedding of.*'<image>', id 360"):
+            render(loaded.tokenizer, "Hm?", "")
+        return
     ids = render(loaded.tokenizer, "What is in <image> here?", "").ids
     assert max(ids) < loaded.model.config.vocab_size
+    tune = params.organisms["finance"].model_copy(update={"source": f"path:{folder}"})
+    tuned = params.model_copy(update={"organisms": params.organisms | {"finance": tune}})
+    assert models(tuned).load("finance").slug == "finance"
 
 
 def test_files_that_a_file_manager_hides_are_no_weights(copied: tuple[Params, Path]) -> None:
     params, folder = copied
-    (folder / "._model.safetensors").write_bytes(b"\0\5\x16\7")
+    before = models(params).record()["sha256"]
+    for name in ("._model.safetensors", "._config.json"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
     base_model.main(params)
-    assert models(params).load("base").slug == "base"
+    assert models(params).load("base").sha256 == before
 
 
 def change_json(path: Path, change: Callable[[Any], object]) -> None:
