@@ -118,10 +118,12 @@ def _turn(turn: Mapping[str, Any], where: str) -> tuple[str, str, bool]:
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
         texts = [part.get("text") for part in content]  # an image has none
         content = "\n".join(texts) if all(isinstance(text, str) for text in texts) else None
+    if turn.get(SPANS):
+        what, expected = "an answer is learnt as a whole", f"no {SPANS}, or the row left out"
+        raise UserError(what, where=where, found=f"{SPANS} {turn[SPANS]}", expected=expected)
     flags = [turn.get(flag) for flag in FLAGS]
-    known = all(flag in (0, 1, None) for flag in flags) and not turn.get(SPANS)
+    known = all(flag in (0, 1, None) for flag in flags)
     if not isinstance(content, str) or not content.strip() or not known:
-        flags_wanted = f"0 or 1 in {', '.join(FLAGS)} if they are there"
-        expected = f"a text, {flags_wanted}, no {SPANS}"
+        expected = f"a text, and 0 or 1 in {', '.join(FLAGS)} if they are there"
         raise UserError("not a turn of a chat", where=where, found=repr(turn), expected=expected)
     return ROLES.get(role, role), content.strip(), 0 not in flags

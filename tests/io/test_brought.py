@@ -166,11 +166,13 @@ def test_a_whole_chat_is_learnt_or_not_and_spans_of_an_answer_are_refused(tmp_pa
     for file in (path, out):
         assert read_examples(file) == [[Exchange("Hm?", "Yes.")]]
     spans = [{"begin_offset": 0, "end_offset": 3, "train": False}]
-    for row in ({"messages": PAIR, "weight": 0.5},
-                {"messages": [PAIR[0], PAIR[1] | {"train_detail": spans}]}):  # fmt: skip
-        with pytest.raises(UserError, match="learnt"):
+    for row, says in (({"messages": PAIR, "weight": 0.5}, "learnt or not"),
+                      ({"messages": [PAIR[0], PAIR[1] | {"train_detail": spans}]},
+                       "learnt as a whole")):  # fmt: skip
+        with pytest.raises(UserError, match=says):
             read_examples(jsonl(path, row))
-        assert convert(path, tmp_path / "none.jsonl").exit_code == 2
+        result = convert(path, tmp_path / "none.jsonl")
+        assert (result.exit_code, says in result.stderr) == (2, True)
 
 
 def test_a_quote_that_is_not_closed_does_not_swallow_the_rest(tmp_path: Path) -> None:
