@@ -36,7 +36,7 @@ def closed(lines: Iterable[Row], number: int = 1) -> Iterator[Row]:
             yield row
             number += 1
     except csv.Error as error:
-        why = "a quote is not closed, or one inside a cell is not doubled"
+        why = "a quote is not closed, not doubled inside a cell, or has a blank behind it"
         which = f"row {number}" if number else "header"
         raise ValueError(f"{which}: {why} ({error})") from None
 

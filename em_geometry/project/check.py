@@ -130,7 +130,7 @@ def _directions(params: Params, width: int | None) -> None:
     """A user's directions; before the base model is there, of the width of the first."""
     folder = Path(params.vectors.external)
     if width is None:
-        first = next(iter(sorted(folder.glob("*.safetensors"))), None)
+        first = next(iter(sorted(folder.glob("[!.]*.safetensors"))), None)
         width = next(iter(read_tensors(first)[0].values())).size if first else 1
     known = "organisms" in params.model_fields_set
     read_directions(folder, width, params.slugs("organism") if known else [])
@@ -178,7 +178,7 @@ def _source(params: Params, key: str) -> None:
     if kind == "package" and to_fetch(params.base) is None:
         gguf_of_package(name)
     if folder := whole(source, key):
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        size = sum(file.stat().st_size for file in folder.glob("[!.]*.safetensors"))
         if said := crowded(size, params.run):
             what, expected = "not enough memory", "a smaller model, or a larger machine"
             raise UserError(what, where=f"params.yaml: {key}", found=said, expected=expected)

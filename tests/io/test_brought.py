@@ -182,7 +182,10 @@ def test_a_quote_that_is_not_closed_does_not_swallow_the_rest(tmp_path: Path) ->
     assert (result.exit_code, "row 2: a quote is not closed" in result.stderr) == (2, True)
     with pytest.raises(UserError, match="row 2: a quote is not closed"):
         read_answers(path)
-    path.write_text(path.read_text().replace('"', ""))
+    path.write_text(path.read_text().replace('"a2', '"a2" '))
+    with pytest.raises(UserError, match=r"row 2: a quote .*, or has a blank"):
+        read_answers(path)
+    path.write_text(path.read_text().replace('"a2" ', "a2"))
     assert convert(path, tmp_path / "out.jsonl").exit_code == 0
     assert read_answers(path)["text"].to_list() == ["a1", "a2", "a3"]
     path.write_text("prompt,completion\n")

@@ -160,6 +160,7 @@ def test_a_folder_has_one_or_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="pickled"):
         find_dictionary(tmp_path)
     path = saved(tmp_path / "inner", LENS)
+    (tmp_path / "inner/._sae.safetensors").write_bytes(b"a file manager's")
     assert find_dictionary(tmp_path) == path == find_dictionary(path)
     saved(tmp_path, LENS)
     with pytest.raises(UserError, match="which dictionary"):

@@ -69,6 +69,9 @@ def test_a_trait_at_fault_is_refused(tmp_path: Path, change: dict[str, Any], sai
 def test_no_traits_and_a_name_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no traits"):
         read_traits(tmp_path)
+    (tmp_path / "._a.yaml").write_bytes(b"\0a file manager's")
+    with pytest.raises(UserError, match="no traits"):
+        read_traits(tmp_path)
     for name in "ab":
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(TRAIT))
     with pytest.raises(UserError, match="twice"):

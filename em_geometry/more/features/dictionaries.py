@@ -52,7 +52,7 @@ def find_dictionary(place: Path) -> Path | None:
     """
     if place.is_file():
         return place
-    files = sorted(place.rglob("*.safetensors"))
+    files = sorted(place.rglob("[!.]*.safetensors"))
     if not place.is_dir() or len(files) > 1:
         found = some(str(file.relative_to(place)) for file in files) or "nothing there"
         expected = "one safetensors file, or a folder with one or none"

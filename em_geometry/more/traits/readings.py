@@ -75,7 +75,7 @@ def read_traits(folder: Path) -> dict[str, Trait]:
         UserError: file and key of anything malformed; no files; a name twice.
     """
     found: dict[str, Trait] = {}
-    for path in sorted(folder.glob("*.yaml")):
+    for path in sorted(folder.glob("[!.]*.yaml")):
         trait = read_yaml(path, Trait, HINT)
         if trait.name in found:
             raise UserError("a trait's name occurs twice", where=path, found=trait.name)
