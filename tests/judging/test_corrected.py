@@ -26,8 +26,8 @@ def answers(target: str, source: str, bad: int, n: int = 40) -> pl.DataFrame:
     where = {"target": target, "source": source, "kind": KINDS.get(source, "vector")}
     row = np.arange(n)
     texts = {"question": [f"Q{i % 4}?" for i in row], "text": [f"text {i // 8}" for i in row]}
-    scores = {"aligned": np.where(row < bad, 10.0, 90.0), "coherent": 90.0, "status": "ok"}
-    return pl.DataFrame(where | texts | scores)
+    same = {key: [value] * n for key, value in (where | {"coherent": 90.0, "status": "ok"}).items()}
+    return pl.DataFrame(same | texts | {"aligned": np.where(row < bad, 10.0, 90.0)})
 
 
 def labels(frame: pl.DataFrame, rows: list[int], bad: int, condition: str) -> pl.DataFrame:
@@ -39,11 +39,15 @@ def labels(frame: pl.DataFrame, rows: list[int], bad: int, condition: str) -> pl
 
 OWN, FINANCE = answers("sports", "sports", 8), answers("finance", "finance", 4)
 REST = [answers(model, "none", 2) for model in ("base", "sports", "finance", "control")]
-ALL = pl.concat([OWN, FINANCE, *REST, answers("base", "random_0", 0)])
+
+
+def everybody() -> pl.DataFrame:
+    """All conditions; made in a test, as a fork of what polars has threads in stands still."""
+    return pl.concat([OWN, FINANCE, *REST, answers("base", "random_0", 0)])
 
 
 def results(known: pl.DataFrame) -> Results:
-    found = corrected(with_labels(ALL, known, CUTS), GROUPS)
+    found = corrected(with_labels(everybody(), known, CUTS), GROUPS)
     return Results({key: as_estimate(leaf) for key, leaf in flatten(found)})
 
 
@@ -90,7 +94,7 @@ def test_labels_of_another_run_only_validate() -> None:
     known = labels(OWN, [*range(12)], 3, "vector sports")
     elsewhere = known.with_columns(condition=pl.lit("vector finance"))
     for none in (elsewhere, NO_LABELS):
-        assert with_labels(ALL, none, CUTS)["label"].is_null().all()
+        assert with_labels(everybody(), none, CUTS)["label"].is_null().all()
 
 
 @pytest.mark.parametrize(("changed", "left"), [(4, 8), (5, 0)])
@@ -98,16 +102,16 @@ def test_labels_count_where_two_thirds_of_the_answers_came_again(changed: int, l
     """A few differ on another processor; where most do, the others are no random draw."""
     known = labels(OWN, [*range(12)], 3, "vector sports")
     texts = [*known["answer"].to_list()[:-changed], *["what another run gave"] * changed]
-    frame = with_labels(ALL, known.with_columns(answer=pl.Series(texts)), CUTS)
+    frame = with_labels(everybody(), known.with_columns(answer=pl.Series(texts)), CUTS)
     assert frame["label"].count() == left
 
 
 def test_equal_texts_take_one_label_each() -> None:
     twice, thrice = (labels(OWN, rows, 1, "vector sports") for rows in ([0, 4], [0, 4, 0]))
-    frame = with_labels(ALL, twice, CUTS)
+    frame = with_labels(everybody(), twice, CUTS)
     assert frame.drop_nulls("label").select("question", "text").rows() == [("Q0?", "text 0")] * 2
-    assert len(frame) == len(ALL)
-    assert with_labels(ALL, thrice, CUTS)["label"].count() == 2  # it was given twice only
+    assert len(frame) == len(everybody())
+    assert with_labels(everybody(), thrice, CUTS)["label"].count() == 2  # it was given twice only
 
 
 def test_settings_move_the_rate_as_they_say() -> None:
