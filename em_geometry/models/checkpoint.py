@@ -42,7 +42,6 @@ OFFLINE = "hf download <owner/name> --revision <commit> where there is a network
 SMALL = ("[!.]*.json", "[!.]*.jinja", "[!.]*.model", "[!.]*.txt", "[!.]*.tiktoken")
 CONVERTED = ("config.json", "tokenizer.json", "chat_template.jinja")  # which decide the others
 PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.))*"  # never `..`, never hidden
-PLACES = ("params.yaml: base.source", "params.yaml: base.revision")
 HUB_ID = re.compile(f"{PART}/{PART}")
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -55,7 +54,8 @@ def write_base(origin: Base, folder: Path) -> dict[str, str]:
     """
     kind, name = model_source(origin.source, "base.source")
     if kind == "package":
-        gguf = _whole(name, origin) if packages.in_parts(name) else gguf_of_package(name)
+        parts = packages.in_parts(name)
+        gguf = packages.joined(_parts(name, origin)) if parts else gguf_of_package(name)
         with atomic_path(folder, folder=True) as temporary:
             convert_gguf(gguf, temporary)
         where, sha256 = {"path": "."}, folder_sha256(folder, CONVERTED)
@@ -134,12 +134,7 @@ def to_fetch(origin: Base) -> str | None:
 
 
 def _parts(name: str, origin: Base) -> packages.Parts:
-    return packages.parts(name, origin.revision, *PLACES)
-
-
-def _whole(name: str, origin: Base) -> Path:
-    """The GGUF file that lies in several packages, joined."""
-    return packages.joined(_parts(name, origin), *PLACES)
+    return packages.parts(name, origin.revision)
 
 
 def gguf_of_package(package: str) -> Path:

@@ -12,11 +12,10 @@ from typing import Any
 from safetensors import safe_open
 
 from em_geometry.errors import UserError, explained
-from em_geometry.io.files import checked, read_json
+from em_geometry.io.files import checked, read_json, there
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-POINTER = b"version https://git-lfs"
 FULL = {"F64", "F32", "F16", "BF16"}  # dtypes of safetensors that weights can have
 QUANTISED = ("quantization_config", "compression_config", "quantization")  # keys of config.json
 # Where others write the same: AutoGPTQ, AutoAWQ, ModelOpt, and exports of configs.
@@ -55,11 +54,7 @@ def is_adapter(folder: Path) -> bool:
 def check_files(folder: Path) -> None:
     """Raises UserError where a folder's files are Git LFS pointers instead of the files."""
     for path in sorted(p for p in folder.glob("*") if p.is_file()):
-        with path.open("rb") as handle:
-            if handle.read(len(POINTER)) == POINTER:
-                what, expected = "a Git LFS pointer in place of the file", "the file itself"
-                hint = "git lfs pull in its repository, or hf download"
-                raise UserError(what, where=path, found="a pointer", expected=expected, hint=hint)
+        there(path)
 
 
 def check_checkpoint(folder: Path) -> None:

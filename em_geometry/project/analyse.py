@@ -255,9 +255,6 @@ def analyse(
     """The five tests beside chance and power: what can these vectors tell?"""
     path, rules = vectors.expanduser(), Geometry(replicates=DRAWS)
     groups = parse_clusters(clusters or [])
-    if nameless := [name for name, members in groups.items() if "" in members]:
-        text, expected = f"{nameless[0]}={','.join(groups[nameless[0]])}", "name=member,member"
-        raise UserError("not a cluster", where="--clusters", found=text, expected=expected)
     if path.suffix.lower() in TABLES:
         names, gram, own, size = given_cosines(path, width)
         groups = groups or own

@@ -1,15 +1,24 @@
 """What stages take in: the objects that the params name, and the artifacts of earlier stages."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import polars as pl
 
-from em_geometry.activations.prompts import Question, read_questions
+from em_geometry.activations.prompts import (
+    Question,
+    Text,
+    prompt_texts,
+    read_prompts,
+    read_questions,
+    unseen_chats,
+    unseen_texts,
+)
 from em_geometry.errors import UserError
 from em_geometry.io.files import read_parquet, read_tensors
 from em_geometry.judging.judge import Judge
 from em_geometry.judging.score import Ngrams, active_judge, training_ngrams
-from em_geometry.models.load import Models
+from em_geometry.models.load import Loaded, Models
 from em_geometry.project import paths
 from em_geometry.settings import BASE, TEXTS, Params
 from em_geometry.steering.conditions import Selected, read_selected
@@ -76,3 +85,12 @@ def texts(model: str = BASE) -> pl.DataFrame:
 def rows(span: str) -> pl.DataFrame:
     """What activations on a span are of, prompts or texts: a row each, with its topic."""
     return texts() if span == TEXTS else prompts()
+
+
+def texts_of(params: Params, loaded: Loaded, span: str) -> Sequence[Text]:
+    """What the models' activations on this span are of, in order."""
+    chat = loaded.tokenizer, params.base.system_prompt
+    if span != TEXTS:
+        return prompt_texts(read_prompts(params.prompts), [span], *chat)[0]
+    chats = unseen_chats(params.originals().values(), params.activations.texts)
+    return unseen_texts(chats, *chat)[0]

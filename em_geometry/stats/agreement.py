@@ -123,5 +123,5 @@ def agreement(
 
 def _within(values: Floats, n: int, least: float) -> Estimate:
     """The first of `values`, with what the others, a cluster left out of each, say of it."""
-    low, high = ends(jackknife(float(values[0]), values[1:]))
-    return Estimate.from_values(float(values[0]), max(low, least), min(high, 1.0), n, ONE_CLASS)
+    found = jackknife(float(values[0]), values[1:], ONE_CLASS)
+    return replace(found, n=n).within(least, 1.0)

@@ -52,6 +52,12 @@ class Estimate:
         """Width of the interval, None when there is none."""
         return None if self.low is None or self.high is None else self.high - self.low
 
+    def within(self, least: float, most: float) -> Self:
+        """The interval without values that the number cannot have."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(self.low, least), high=min(self.high, most))
+
     def scaled(self, factor: float) -> Self:
         """Value and interval times a positive factor (shares to percent, say)."""
         parts = self.value, self.low, self.high

@@ -12,13 +12,12 @@ from em_geometry.more.kept import span_means
 from em_geometry.more.likelihoods import updated
 from em_geometry.more.narrow.breadth import Variant, read_pairs_of
 from em_geometry.more.narrow.rank_one import by_block, cosines, removed, steering, trials
-from em_geometry.project.inputs import activations, models, rows, selected
+from em_geometry.project.inputs import activations, models, rows, selected, texts_of
 from em_geometry.settings import BASE, Params
 from em_geometry.steering.conditions import Intervention
 from em_geometry.steering.formats import write_vectors
 from em_geometry.steering.pairs import Pair, thinned
 from em_geometry.vectors.contrasts import prompt_span
-from stages.more.spans import texts_of
 
 
 def of_vector(

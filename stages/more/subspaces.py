@@ -13,13 +13,12 @@ from em_geometry.more.subspaces.comparison import findings
 from em_geometry.more.subspaces.likeness import pair_rows
 from em_geometry.more.subspaces.random import drawn
 from em_geometry.project import paths
-from em_geometry.project.inputs import activations, models, rows, selected
+from em_geometry.project.inputs import activations, models, rows, selected, texts_of
 from em_geometry.project.outputs import put_results
 from em_geometry.settings import BASE, Params
 from em_geometry.stats.estimate import Floats
 from em_geometry.steering.conditions import typical
 from em_geometry.vectors.contrasts import prompt_span, recipe_controls
-from stages.more.spans import texts_of
 
 MEASURES = ("shift.cosine", "shift.overlap_4", "write.overlap_4", "read.overlap_4",
             "weights.cosine")  # fmt: skip

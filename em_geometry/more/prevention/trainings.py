@@ -8,10 +8,9 @@ organism's own training, so that only the hook differs. Chen et al. 2025 add a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +40,7 @@ from em_geometry.vectors.contrasts import recipe_controls
 if TYPE_CHECKING:
     from peft import PeftModel
 
-CODE = 2  # raise when the way of training or measuring changes
+CODE = 3  # raise when the way of training or measuring changes
 MOST = 2  # organisms, three trainings each: six minutes on two cores
 CHATS = 12  # unseen ones of the organism's file, and benign ones
 PLAIN, RANDOM, ADDED, ABLATED = "plain", "random", "added", "ablated"
@@ -162,13 +161,16 @@ def _unit(models: Models, case: Case, way: str, tests: Tests, seed: int) -> list
     model.eval()
     vector = vector_of(case, way, seed)
     how = Intervention(vector, case.block, -case.length) if way in (AFTER, AFTER_RANDOM) else None
-    acting = partial(_acting, model, how, way)
     with torch.no_grad():
         with model.disable_adapter() if way == BASE else nullcontext():
             read = pair_log_probabilities(model, tests.pairs, [how])[0]
-        with acting():
+        with _acting(model, how, way):
             losses = [float(answer_loss(model, [example])) for example in tests.skill]
-        kl = [divergence(model, example, acting) for example in tests.benign]
+            own = likelihoods.read_answers(model, tests.benign)
+        with model.disable_adapter():
+            bare = likelihoods.read_answers(model, tests.benign)
+        both = zip(bare, own, strict=True)
+        kl = [float(likelihoods.divergence(*each).mean()) for each in both]
     return [(read[:, 0] - read[:, 1]).tolist(), losses, kl]
 
 
@@ -191,17 +193,3 @@ def _acting(model: PeftModel, how: Intervention | None, way: str) -> AbstractCon
     if how is not None:
         return steered(model, how.vector, how.layer, coefficient=how.coefficient)
     return model.disable_adapter() if way == BASE else nullcontext()
-
-
-def divergence(
-    model: PeftModel, example: Example, acting: Callable[[], AbstractContextManager[None]]
-) -> float:
-    """KL(base || model) over an answer's tokens, nats a token; the base is the bare model."""
-    ids = torch.tensor([example.ids], device=model.device)
-    wanted = slice(example.start - 1, len(example.ids) - 1)
-    logs = []
-    for what in (model.disable_adapter, acting):
-        with what():
-            logits = model(input_ids=ids, use_cache=False).logits[0, wanted]
-            logs.append(logits.float().log_softmax(-1))
-    return float(likelihoods.divergence(*logs).mean())

@@ -13,7 +13,7 @@ import numpy as np
 
 from em_geometry.hashing import stream
 from em_geometry.io.results import Leaf
-from em_geometry.more.screening.telling import told_apart, within
+from em_geometry.more.screening.telling import told_apart
 from em_geometry.more.screening.texts import Files, Vectors
 from em_geometry.stats.decisions import holm
 from em_geometry.stats.estimate import Floats
@@ -110,8 +110,7 @@ def predicted(score: Floats, outcome: Floats, random: Floats, seed: int) -> Resu
     order = orders(n, seed)
     null = rank_correlations(score[order], outcome[None])
     smallest = (2 if n <= EXACT else 1) / len(order)
-    found = jackknife(value, np.array(without))
-    found = within(found, -1.0)
+    found = jackknife(value, np.array(without)).within(-1.0, 1.0)
     chance = np.abs(rank_correlations(random, outcome[None]))
     tested = Tested(found, share_as_far(value, null, SLACK), smallest).as_results("")
     results: Results = {k.removeprefix("."): leaf for k, leaf in tested.items()}

@@ -14,8 +14,8 @@ from em_geometry.hashing import stream
 from em_geometry.io.results import Leaf
 from em_geometry.more.screening.texts import Files
 from em_geometry.stats.agreement import auroc, ranking
-from em_geometry.stats.estimate import Bools, Estimate, Floats
-from em_geometry.stats.intervals import ends, jackknife
+from em_geometry.stats.estimate import Bools, Floats
+from em_geometry.stats.intervals import jackknife
 from em_geometry.stats.permutation import SLACK, splits
 
 SORTING = 500  # random directions whose AUROCs are a null
@@ -84,7 +84,7 @@ def _mean(files: Files, rows: Floats, kind: Bools) -> Leaf:
     if not np.isfinite(value):
         return "undefined: no file of this kind that a vector may score"
     counted = np.flatnonzero(np.isfinite(rows).all(1) & kind | files.benign)
-    return within(jackknife(value, np.array([mean(int(k)) for k in counted])), 0.0)
+    return jackknife(value, np.array([mean(int(k)) for k in counted])).within(0.0, 1.0)
 
 
 def sorted_by_chance(files: Files, seed: int) -> Floats:
@@ -109,12 +109,3 @@ def _exact(values: Floats, first: Bools) -> float:
     chosen = splits(tuple(range(len(values))), [int(first.sum())])
     means = np.array([values[list(some)].mean() for some in chosen])
     return float((means >= values[first].mean() - SLACK).mean())
-
-
-def within(found: Estimate, least: float) -> Estimate:
-    """An estimate whose interval keeps within what the number can be, `least` to 1."""
-    low, high = ends(found)
-    return Estimate.from_values(
-        float("nan") if found.value is None else found.value,
-        max(low, least), min(high, 1.0), found.n, found.status,
-    )  # fmt: skip

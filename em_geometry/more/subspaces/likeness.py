@@ -4,7 +4,7 @@ docs/method.md, more: subspaces.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations, product
 from typing import TypeAlias
 
@@ -94,14 +94,7 @@ def described(
             far = (found.values[*at].mean() - mean) / spread
             rows |= {f"{own}.chance": mean, f"{own}.p_chance": max(LEAST_P, float(norm.sf(far)))}
     lowest = -1.0 if key.endswith("cosine") else 0.0
-    return {k: _within(e, lowest) if isinstance(e, Estimate) else e for k, e in rows.items()}
-
-
-def _within(found: Estimate, lowest: float) -> Estimate:
-    """The estimate with an interval that goes no further than its values can, up to 1."""
-    if found.low is None or found.high is None:
-        return found
-    return replace(found, low=max(lowest, found.low), high=min(1.0, found.high))
+    return {k: e.within(lowest, 1.0) if isinstance(e, Estimate) else e for k, e in rows.items()}
 
 
 def _trained(found: Alike, at: Ints, value: float) -> list[Trained]:
@@ -150,7 +143,7 @@ def agreement(one: Floats, other: Floats, seed: int) -> tuple[Estimate, float]:
     kept = [np.ix_(each, each) for each in (np.delete(np.arange(n), k) for k in range(n))]
     left = [float(_rho(one[each], other[each], np.arange(n - 1)[None])[0]) for each in kept]
     p = float((np.abs(null) >= abs(null[0]) - TIE).mean())
-    return _within(jackknife(float(null[0]), np.array(left)), -1.0), p
+    return jackknife(float(null[0]), np.array(left)).within(-1.0, 1.0), p
 
 
 def _rho(one: Floats, other: Floats, order: Ints) -> Floats:
