@@ -249,9 +249,15 @@ def findings(found: Results) -> Names:
 
 
 def _moved(found: Results, aspect: str) -> tuple[list[Named], Counter[str]]:
-    """Vectors that move an aspect of the base beyond random directions; how many say what."""
+    """Vectors that move an aspect of the base beyond random directions; how many say what.
+
+    Of an effect that Holm's p over all vectors and aspects does not confirm it cannot be told.
+    """
     keys = {s: f"aspects:{aspect}.base.{s}.beyond_random" for s in found.params.slugs("organism")}
     told = {source: said for source, key in keys.items() if (said := found.word(f"{key}.says"))}
+    for source, said in told.items():
+        if said == EFFECT and (found.value(f"{keys[source]}.p_holm") or 0.0) > LEVEL:
+            told[source] = UNTOLD
     apart = [(s, found.estimate(keys[s])) for s, said in told.items() if said == EFFECT]
     return sorted(apart, key=lambda a: -abs(a[1].value or 0.0)), Counter(told.values())
 

@@ -164,7 +164,7 @@ def vectors(table: Margins, who: Who, no_effect: float) -> Results:
             results[f"{key}.{kind}"] = _mean(gain)
             continue
         done = table.done[BASE, kind, way, source, 1.0]
-        chance = np.nanmean(table.random[BASE, kind, done.norm], axis=-1)
+        chance = table.random[BASE, kind, done.norm][:, np.isfinite(gain)].mean(-1)
         farthest = float(np.quantile(chance - chance.mean(), 0.95))
         own = trained if way == "vector" else ()
         rows = _estimates(f"{key}.beyond_random", gain, own, no_effect)

@@ -177,6 +177,20 @@ def test_intervals_cover_planted_effects() -> None:
     assert min(held.values()) >= 0.88 * RUNS
 
 
+def test_the_random_directions_behind_a_gain_are_read_on_its_own_pairs() -> None:
+    """A benign source reads fewer pairs than they do, of which a few are moved far more."""
+    frame = invented()
+    few, moved = PAIRS["misaligned"][:8], pl.col("pair").is_in(PAIRS["misaligned"][8:])
+    odd = pl.col("source").is_in([f"random_{k}" for k in range(0, DIRECTIONS, 4)])
+    frame = frame.with_columns(
+        marked=pl.col("marked") + pl.when(moved & odd).then(0.4).otherwise(0)
+    )
+    frame = frame.filter((pl.col("way") != "benign") | pl.col("pair").is_in(few))
+    rows = found(frame)
+    assert rows["vector.control.random_95"].value == pytest.approx(0.005, abs=1e-3)
+    assert (rows["vector.finance.random_95"].value or 0) > 0.1
+
+
 def test_a_null_vector_is_no_finding() -> None:
     """It does what one more random direction does: inside their 95 % point in 95 of 100."""
     steers, inside, who = 0, 0, replace(WHO, repeats={})
