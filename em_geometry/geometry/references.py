@@ -28,11 +28,8 @@ REFERENCES: tuple[Reference, ...] = get_args(Reference)
 RIGHT, NEAR_ZERO = 90.0, 0.1  # "beyond orthogonal"; our reading of "near zero" (claim C008)
 UNDEFINED = "undefined for these vectors"
 RANGES = (  # of statistics by key, beyond which no interval goes
-    (
-        r"(cosine|subspace\..*_r_|(similarity\.)?(cross|within)(_m|\.)|pca\..*loading|.*\.after$)",
-        -1.0,
-        1.0,
-    ),
+    (r"(cosine|(similarity\.)?(cross|within)(_m|\.)|pca\..*loading|.*\.after$)", -1.0, 1.0),
+    (r"subspace\..*_r_", -1.0, 1.0),
     (r"(angle_deg|cluster_angle|test1$|statistic\.test1$)", 0.0, 180.0),
     (r"(.*magnitude$|test2$|statistic\.test2$|core)", 0.0, 1.0),
     (r"((?!.*reduction).*_pct$|test5$|statistic\.test5$)", 0.0, 100.0),
