@@ -177,6 +177,7 @@ def test_no_interval_goes_where_its_statistic_cannot() -> None:
         ("cross_variance.a_pc1_in_b.centred_pct", 0.0, 100.0),
         ("residual.a__b__c.reduction_pct", -150.0, 150.0),  # a mean can rise without bound
         ("pc1_ablation.a__b.after", -1.0, 1.0),
+        ("subspace.a__b__c.rank1_r_offdiag", -1.0, 1.0),
     ):
         kept = references.within_range(key, wide)
         assert (kept.low, kept.high) == (low, high)
