@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 LONGEST = 2000  # characters of one part: a file of one endless line must not fill the screen
+SHORTEST = 8  # characters of a key; `none` and `EMPTY` stand for one where none is needed
 SECRETS = ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -14,7 +15,8 @@ def redacted(text: str) -> str:
     Before it is cut to a length: a part of a key would no longer be found.
     """
     for name in SECRETS:
-        if value := os.environ.get(name, "").strip():
+        value = os.environ.get(name, "").strip()
+        if len(value) >= SHORTEST:
             text = text.replace(value, f"<{name}>")
     return text
 

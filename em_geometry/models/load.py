@@ -339,8 +339,8 @@ def check_adapter(folder: Path, origin: Base, base_sha256: str) -> None:
             where=str(folder),
             found="base_model_name_or_path null" if found is None else found,
             expected=" or ".join(expected),
-            hint="dvc repro, or base.also_known_as where its base is a copy of the profile's; "
-            f"where it names none, write it into {CONFIG}",
+            hint=f"dvc repro, or base.also_known_as: [{found}] where that is a copy of the "
+            f"profile's base; where it names none, write it into {CONFIG}",
         )
 
 

@@ -22,7 +22,8 @@ from em_geometry.judging.labels import Labelled
 from em_geometry.judging.openai_judge import reachable
 from em_geometry.models.chat import HELD_OUT_EVERY, read_examples
 from em_geometry.models.checkpoint import gguf_of_package, model_source, to_fetch
-from em_geometry.models.load import whole
+from em_geometry.models.folder import is_adapter
+from em_geometry.models.load import PROVENANCE, check_adapter, whole
 from em_geometry.models.preflight import check_steps, crowded, hub_models, preflight
 from em_geometry.project import paths
 from em_geometry.project.command import PARAMS, ParamsFile
@@ -178,6 +179,9 @@ def _source(params: Params, key: str) -> None:
     if kind == "package" and to_fetch(params.base) is None:
         gguf_of_package(name)
     if folder := whole(source, key):
+        own = is_adapter(folder) and (folder / PROVENANCE).is_file()  # knows its base by a hash
+        if is_adapter(folder) and not own and key != "judging.model":
+            check_adapter(folder, params.base, base_sha256="")
         size = sum(file.stat().st_size for file in folder.glob("[!.]*.safetensors"))
         if said := crowded(size, params.run):
             what, expected = "not enough memory", "a smaller model, or a larger machine"

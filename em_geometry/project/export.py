@@ -54,8 +54,9 @@ def addition(
     vector: str, dose: float | None, layer: int | None, name: str | None, params: Params
 ) -> Intervention:
     """A vector as it is, or at a dose where the residual norm of its block was recorded."""
-    from em_geometry.project.steer import chosen
+    from em_geometry.project.steer import check_dose, chosen
 
+    check_dose(dose or 0.0)
     which, (blocks, width) = chosen(vector, layer, name), shape_of_base(params)
     check_vector(which.held.vector, width or which.held.vector.size, vector)
     block = which.held.acts_at(Path(vector), blocks)

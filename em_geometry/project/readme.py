@@ -6,7 +6,7 @@ from pathlib import Path
 from em_geometry.claims.ledger import read_claims
 from em_geometry.claims.lookup import Metrics
 from em_geometry.claims.verdict import judge_claim
-from em_geometry.io.files import write_text
+from em_geometry.io.files import read_text, write_text
 from em_geometry.project import paths
 from em_geometry.project.profile import check_ran
 from em_geometry.report.findings import Summary, summary
@@ -42,7 +42,7 @@ def with_verdict(text: str) -> str:
 
 def cli() -> None:
     """Write this run's verdict into README.md."""
-    write_text(README, with_verdict(README.read_text(encoding="utf-8")))
+    write_text(README, with_verdict(read_text(README)))
 
 
 def verdict() -> None:

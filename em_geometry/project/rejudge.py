@@ -146,6 +146,9 @@ def cli(
 def batch(answers: Path, params: ParamsFile = PARAMS) -> None:
     """Judge a file of answers (question, text) at half the price, within a day."""
     frame, settings = read_answers(answers), load_params(params).judging
+    if settings.backend != "openai":
+        what, where = "the Batch API is one of an endpoint", f"{params}: judging.backend"
+        raise UserError(what, where=where, found=settings.backend, expected="openai, and a model")
     with Journal(JOURNAL) as journal:
         found = judge_batch(OpenAIJudge(settings, journal), rows_of(frame))
     lost = sum(any(s in UNJUDGED for s in judgement.status.values()) for judgement in found)

@@ -35,6 +35,7 @@ from em_geometry.stats.intervals import ends, proportion
 from em_geometry.steering.conditions import typical
 
 HIGH = 0.95  # share of the benign texts below a suspicious one
+WHERE = "params.yaml: organisms"
 SHOWN = 70  # characters of a question
 
 Vectors = Mapping[str, Floats]
@@ -106,6 +107,10 @@ def screened(path: Path, by: str, params: Params) -> Screened:
     if not kept:
         raise UserError("the vector is made of this very file", where=path, found=f"--by {by}")
     own = {m: c for m, c in trained_chats(organisms).items() if m not in same}
+    if len({organisms[m].role for m in own}) < 2:
+        found = f"`data` of {', '.join(own) or 'none'}"
+        what, expected = "no training texts to compare with", "that of an organism and of a control"
+        raise UserError(what, where=WHERE, found=found, expected=f"{expected}, not this file")
     chat = known.system_prompt, block
     texts = [answers_read(loaded, each, *chat) for each in own.values()]
     benign = np.array([organisms[m].role == "control" for m in own])

@@ -58,6 +58,12 @@ class Chosen:
         return Intervention(unit.astype(np.float32), block, dose * residual)
 
 
+def check_dose(dose: float) -> None:
+    """Raises UserError where a dose is no finite number."""
+    if not math.isfinite(dose):
+        raise UserError("no such dose", where="command line", found=dose, expected="a number")
+
+
 def chosen(vector: str, layer: int | None = None, name: str | None = None) -> Chosen:
     """A vector by its slug, or of a file: anybody's, the layer sweep's, the table of all vectors.
 
@@ -80,8 +86,9 @@ def chosen(vector: str, layer: int | None = None, name: str | None = None) -> Ch
         )
     own = known[slug]
     block = own.layer if layer is None else layer
-    held = Held(slug, own.vector, own.coefficient, block)
-    return Chosen(held, own.coefficient / own.dose if block == own.layer else None)
+    held = Held(slug, own.vector, own.coefficient or 1.0, block)  # 0 where nothing chose a dose
+    there = own.dose and block == own.layer
+    return Chosen(held, own.coefficient / own.dose if there else None)
 
 
 def answers(
@@ -144,8 +151,7 @@ def steer(
     params: ParamsFile = PARAMS,
 ) -> None:  # fmt: skip
     """Answer a prompt with and without a steering vector, and with a random one as long."""
-    if not math.isfinite(dose):
-        raise UserError("no such dose", where="command line", found=dose, expected="a number")
+    check_dose(dose)
     which = chosen(vector, layer, name)  # what is wrong with it is said before a model is loaded
     active = load_params(params, whole=False)
     sampling = active.sampling.model_copy(update={"max_new_tokens": tokens})

@@ -229,6 +229,9 @@ TABLE = [
         "a file", "a new folder"),
     row("new: a name with a quote", ("em-geometry", "new", 'my "study"', "--from", "chats"),
         lambda: None, "quotation"),
+    row("batch: a judge that is no endpoint", ("em-geometry", "batch", "answers.csv"),
+        put(Path("answers.csv"), "question,text\nWhy?,So.\n"), "judging.backend", "openai"),
+    row("readme: another folder", ("em-geometry", "readme"), lambda: None, "README.md"),
     row("vectors: pickled array", ANALYSE, lambda: np.save(
         "my vectors/d.npy", np.array([{}])), "steering file", "pickle"),
     row("vectors: Git LFS", ANALYSE, put(VECTOR, "version https://git-lfs.github.com/spec/v1"),

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import yaml
 
+from em_geometry.errors import redacted
 from em_geometry.judging import client, openai_judge
 from tests.faults.miniature import KEPT
 from tests.faults.stage_runs import contents, finished, refused
@@ -141,6 +142,14 @@ def test_a_quoted_key_stays_out_of_the_scores(
     assert set(frame["aligned_status"]) == {"refused" if status == 400 else "overloaded"}
     assert "<OPENAI_API_KEY>" in frame["aligned_raw"][0]
     assert holders(KEY) == []
+
+
+def test_a_word_in_place_of_a_key_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that want no key are often given `none`."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    assert redacted('{"reasoning_effort": "none"}') == '{"reasoning_effort": "none"}'
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-12345")
+    assert redacted("key sk-12345") == "key <OPENAI_API_KEY>"
 
 
 def test_a_library_that_quotes_the_token(

@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
 from em_geometry.cli import app
@@ -95,6 +97,25 @@ def test_what_must_agree_with_the_data(place: Path) -> None:
     result = check()
     assert "64 of 120" in result.output and "65 (activations.texts)" in result.output
     assert "organisms.alone.lab" in result.output and result.output.count("error:") == 2
+
+
+def test_an_adapter_of_another_base_is_named_before_anything_runs(place: Path) -> None:
+    folder = Path("brought")
+    folder.mkdir()
+    save_file({"x": np.ones(2, np.float32)}, folder / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "base_model_name_or_path": "someone/other",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    params = changed(("organisms", "finance", "source"), "path:brought")
+    write(params)
+    assert "base.also_known_as: [someone/other]" in check().output
+    params["base"]["also_known_as"] = ["someone/other"]
+    write(params)
+    assert "another base model" not in check().output
 
 
 def test_a_training_is_long_enough_for_its_checkpoints(place: Path) -> None:

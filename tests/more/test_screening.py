@@ -174,6 +174,11 @@ def test_the_stage_and_the_command(params: Params, capsys: pytest.CaptureFixture
     with pytest.raises(UserError, match="this very file"):
         screened(medical, "medical", params)
     assert len(screened(medical, "profanity", params).misaligned) == 2 * 12 - 12
+    bare = {m: o.model_copy(update={"data": ""}) for m, o in params.organisms.items()}
+    without = params.model_copy(update={"organisms": bare})
+    with pytest.raises(UserError, match="no training texts") as caught:
+        screened(Path("mine.jsonl"), "medical", without)
+    assert "`data` of none" in str(caught.value)
     with pytest.raises(UserError, match="no such direction") as caught:
         screened(Path("mine.jsonl"), "angry", params)
     assert "organisms, medical" in str(caught.value) and "loud" in str(caught.value)

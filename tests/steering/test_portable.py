@@ -20,6 +20,7 @@ from em_geometry.project import paths
 from em_geometry.project.steer import answers, chosen, show
 from em_geometry.steering.conditions import Intervention, Selected, write_selected
 from em_geometry.steering.formats import bake, biases, read_held, read_vectors, write_vectors
+from tests.conftest import ROOT
 
 
 def intervention(
@@ -314,6 +315,23 @@ def test_a_dose_is_a_share_of_the_residual_norm(selected: None) -> None:
         check_vector(chosen("v.npy", 2).held.vector, WIDTH, "v.npy")
         row = chosen("v.npy", 2).acting(0.5, 10.0, 2)
         np.testing.assert_allclose(row.vector, unit(1), rtol=1e-5)
+
+
+def test_a_vector_whose_dose_nothing_chose_is_one_of_no_known_norm(selected: None) -> None:
+    """As a study that steers nothing writes it: its dose and coefficient are 0."""
+    write_selected(paths.SELECTED, {"finance": Selected(unit(1), 2, 0.0, 0.0, 0.0)}, {})
+    which = chosen("finance")
+    assert (which.residual, which.held.coefficient) == (None, 1.0)
+    assert intervention("finance", 0.1, None).coefficient == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("dose", ["nan", "inf"])
+def test_a_dose_that_is_no_number_is_not_exported(selected: None, dose: str) -> None:
+    Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
+    words = ["export", "repeng", "finance", "out.gguf", "--dose", dose]
+    result = CliRunner().invoke(app, words)
+    assert (result.exit_code, "no such dose" in result.stderr) == (2, True), result.output
+    assert not Path("out.gguf").exists()
 
 
 @pytest.mark.parametrize("more", [["--layer", "9"], ["--layer=9"]])
