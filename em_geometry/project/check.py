@@ -179,8 +179,8 @@ def _source(params: Params, key: str) -> None:
     if kind == "package" and to_fetch(params.base) is None:
         gguf_of_package(name)
     if folder := whole(source, key):
-        own = is_adapter(folder) and (folder / PROVENANCE).is_file()  # knows its base by a hash
-        if is_adapter(folder) and not own and key != "judging.model":
+        brought = is_adapter(folder) and not (folder / PROVENANCE).is_file()  # names its base
+        if brought and key.startswith("organisms."):
             check_adapter(folder, params.base, base_sha256="")
         size = sum(file.stat().st_size for file in folder.glob("[!.]*.safetensors"))
         if said := crowded(size, params.run):
