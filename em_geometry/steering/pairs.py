@@ -137,6 +137,8 @@ def plan(
     else:
         main, rest = thinned(main, settings.target_pairs), ()
         chance = settings.target_random_directions
+    every = range(settings.random_directions)
+    everywhere = every[-settings.target_random_directions :]  # the first ones chose block and dose
     trials = unsteered(pairs)
     for (way, source), v in vectors.items():
         trials += _added(main if way == "vector" else few, way, source, v)
@@ -144,13 +146,11 @@ def plan(
         for multiple in settings.doses if way == "vector" and target == BASE else ():
             trials += _added(few if multiple != 1.0 else (), way, source, v, multiple)
     for norm in {(v.layer, v.coefficient): v for v in selected.values()}.values():
-        for k in range(chance):
+        for k in every[-chance:]:
             name = f"random_{k}"
             v = replace(norm, vector=random_direction(len(norm.vector), seed, name))
             trials += _added(main, "random", name, v)
-            trials += _added(
-                rest if k < settings.target_random_directions else (), "random", name, v
-            )
+            trials += _added(rest if k in everywhere else (), "random", name, v)
     if (own := selected.get(target)) is None:
         return trials
     for source in (s for s, t in named if t == target):

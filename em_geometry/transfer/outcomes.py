@@ -105,11 +105,21 @@ class Margins:
                 done[target, kind, way, source, multiple] = Done(gain, harm, at)
         return cls(rest, done, {k: np.stack(v) for k, v in random.items()})
 
-    def beyond(self, target: str, source: str, kind: Kind = MAIN, way: Way = "vector") -> Floats:
-        """Gains [pair] at the chosen coefficient, minus the mean of random directions there."""
+    def beyond(
+        self, target: str, source: str, kind: Kind = MAIN, way: Way = "vector", last: int = 0
+    ) -> Floats:
+        """Gains [pair] at the chosen coefficient, minus the mean of random directions there.
+
+        Args:
+            last: of the directions, so many last ones; 0 = all.
+        """
         found = self.done[target, kind, way, source, 1.0]
-        gain: Floats = found.gain - self.random[target, kind, found.norm].mean(0)
+        gain: Floats = found.gain - self.random[target, kind, found.norm][-last:].mean(0)
         return gain
+
+    def directions(self, target: str, source: str) -> Floats:
+        """Gains [direction, pair] of the random directions of a vector's norm on a target."""
+        return self.random[target, MAIN, self.done[target, MAIN, "vector", source, 1.0].norm]
 
 
 def outcomes(table: Margins, who: Who, no_effect: float) -> Nested:
@@ -166,7 +176,7 @@ def vectors(table: Margins, who: Who, no_effect: float) -> Results:
         done = table.done[BASE, kind, way, source, 1.0]
         chance = table.random[BASE, kind, done.norm][:, np.isfinite(gain)].mean(-1)
         farthest = float(np.quantile(chance - chance.mean(), 0.95))
-        own = trained if way == "vector" else ()
+        own = [*(trained if way == "vector" else ()), _drawn(chance, len(chance))]
         rows = _estimates(f"{key}.beyond_random", gain, own, no_effect)
         found = as_estimate(rows[f"{key}.beyond_random"])
         said = effect(found, no_effect)
@@ -183,16 +193,20 @@ def vectors(table: Margins, who: Who, no_effect: float) -> Results:
 
 
 def transfer(table: Margins, who: Who, no_effect: float) -> Results:
-    """Gains on every target beyond random directions there, with p over questions and Holm's.
+    """Gains on every target beyond random directions there, with p of the interval and Holm's.
 
-    Intervals hold the training of the vector as the base shows it, not that of the target.
+    Intervals hold the training of the vector, and how far random directions lie apart, as the base
+    shows both; not the training of the target.
     """
     results, trained = Results(), retrained(table, who)
     pairs = [p for p in product(who.organisms, who.steered) if _steered(table, *p)]
-    gains = {f"transfer.{s}__{t}": table.beyond(t, s) for s, t in pairs}
-    p = [t_test(_mean(gain)) for gain in gains.values()]
-    for (key, gain), plain, adjusted in zip(gains.items(), p, holm(p), strict=True):
-        results |= _estimates(key, gain, trained, no_effect)
+    gains = {f"transfer.{s}__{t}": (s, t) for s, t in pairs}
+    for key, (source, target) in gains.items():
+        chance = np.nanmean(table.directions(BASE, source), axis=-1)
+        drawn = _drawn(chance, len(table.directions(target, source)))
+        results |= _estimates(key, table.beyond(target, source), [*trained, drawn], no_effect)
+    p = [t_test(as_estimate(results[key])) for key in gains]
+    for key, plain, adjusted in zip(gains, p, holm(p), strict=True):
         if np.isfinite(plain):
             results |= {f"{key}.p": plain, f"{key}.p_holm": float(adjusted)}
     for ending, name in (("", ""), (f".{PROMPTS_ONLY}", f"_{PROMPTS_ONLY}")):
@@ -296,6 +310,17 @@ def retrained(table: Margins, who: Who) -> list[Trained]:
     return [Trained(1, part) for part in _by_role(changes, who)]
 
 
+def _drawn(chance: Floats, k: int) -> Trained:
+    """What other random directions would change in a gain beyond the mean of `k` of them.
+
+    Args:
+        chance: [direction] mean gains of such directions.
+    """
+    n = len(chance)
+    apart = chance - chance.mean()
+    return Trained(1, apart * (2 * n / (n - 1) / k) ** 0.5 if n > 1 else np.empty(0))
+
+
 def _by_role(changes: Mapping[str, float], who: Who) -> Iterator[Floats]:
     """Changes by repeats of organisms, then by those of controls."""
     for role in (who.organisms, who.controls):
@@ -327,9 +352,13 @@ def _steered(table: Margins, source: str, target: str) -> bool:
 
 
 def _e1(table: Margins, pairs: Pairs) -> Estimate:
-    """Mean gain over pairs of source and target, over that of the sources on their own models."""
-    there = np.mean([table.beyond(t, s) for s, t in pairs], axis=0)
-    own = np.mean([table.beyond(s, s) for s, _ in pairs], axis=0)
+    """Mean gain over pairs of source and target, over that of the sources on their own models.
+
+    Both are beyond the same random directions.
+    """
+    last = min(len(table.directions(t, s)) for s, target in pairs for t in (s, target))
+    there = np.mean([table.beyond(t, s, last=last) for s, t in pairs], axis=0)
+    own = np.mean([table.beyond(s, s, last=last) for s, _ in pairs], axis=0)
     common = np.isfinite(there + own)
     return fieller(there[common], own[common]).scaled(100)
 

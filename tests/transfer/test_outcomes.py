@@ -32,7 +32,7 @@ REST |= {"finance_b": 0.5, "control_b": -0.06}
 # gain of a vector on a target, beyond what a random direction does (0.1)
 EFFECT = {"base": 0.5, "finance": 0.6, "sports": 0.3, "profanity": 0.15}
 CHANCE, RETRAINED = 0.1, {"finance@finance_b": 0.06, "sports@control_b": 0.02}
-DIRECTIONS, NORM = 32, (2, 3.0)
+DIRECTIONS, FEW, NORM = 32, 4, (2, 3.0)  # random ones on the base, and on other targets
 Table = Callable[..., pl.DataFrame]
 
 
@@ -78,7 +78,7 @@ def invented(noise: float = 0.0, seed: int = 0, null: str = "", few: int = 24) -
                 gain += 0.05 * rng.standard_normal()
             read(target, "vector", source, 1.0, CHANCE + gain, some)
         if target in WHO.steered:
-            for k in range(DIRECTIONS):
+            for k in range(DIRECTIONS if target == "base" else FEW):
                 away = 0.05 * rng.standard_normal() if noise else 0.01 * (k % 2 - 0.5)
                 read(target, "random", f"random_{k}", 1.0, CHANCE + away, some)
         if target == "base":
@@ -146,10 +146,11 @@ def test_intervals_hold_retraining() -> None:
     changes = [(0.1**2 / 2, 1.0), (0.04**2 / 2, 1.0)]  # of the organism and of the control
     assert whole.width == pytest.approx(2 * total_distance(changes))
     steered = rows["vector.profanity.beyond_random"]
-    changes = [(0.06**2 / 2, 1.0), (0.02**2 / 2, 1.0)]
-    assert steered.width == pytest.approx(2 * total_distance(changes))
+    changes, apart = [(0.06**2 / 2, 1.0), (0.02**2 / 2, 1.0)], 0.005**2 * DIRECTIONS / 31
+    drawn = [[*changes, (apart / k, float(DIRECTIONS))] for k in (DIRECTIONS, FEW)]
+    assert steered.width == pytest.approx(2 * total_distance(drawn[0]))
     known = rows["transfer.median_half_width"].value
-    assert known == pytest.approx((steered.width or 0) / 2)
+    assert known == pytest.approx(total_distance(drawn[1]))
     once = found(invented().filter(~pl.col("way").eq("retrained")), replace(WHO, repeats={}))
     assert once["organism.sports.misaligned"].width == pytest.approx(0, abs=1e-9)
 
@@ -158,7 +159,7 @@ def test_intervals_cover_planted_effects() -> None:
     truth = {
         "organism.finance.misaligned.prompts_only": 0.5,
         "vector.sports.beyond_random.prompts_only": 0.5,
-        "transfer.finance__profanity.prompts_only": 0.3,
+        "transfer.finance__profanity": 0.3,
         "e1.finance__sports": 50.0,
         "asymmetry.lab.one__two": -0.15,
         "ablation.finance.all": -0.25,
@@ -171,7 +172,7 @@ def test_intervals_cover_planted_effects() -> None:
         for key, true in truth.items():
             low, high = rows[key].low, rows[key].high
             assert low is not None and high is not None
-            # the mean of the random directions, 32 draws of sd .05, is off by .009
+            # the mean of the random directions, 4 draws of sd .05, is off by .025
             held[key] += low <= true <= high
             assert np.sign(rows[key].value or 0) == np.sign(true)
     assert min(held.values()) >= 0.88 * RUNS
