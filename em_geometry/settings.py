@@ -427,6 +427,14 @@ class Params(Section):
                 "geometry.focus", "must name two of the clusters of the organisms", focus,
                 f"two of {', '.join(self.clusters())}, or [] for the first two",
             )  # fmt: skip
+        few, sweep = self.margins.target_random_directions, self.layer_sweep.random_directions
+        if few > (left := self.margins.random_directions - sweep):
+            yield KeyFault(
+                "margins.target_random_directions",
+                "these are some of margins.random_directions, and none of the "
+                "layer_sweep.random_directions by which block and dose are chosen",
+                few, f"at most {left}" if left > 0 else "more margins.random_directions",
+            )  # fmt: skip
         if self.vectors.span == TEXTS and not self.activations.texts:
             expected = "two or more, or another vectors.span"
             yield KeyFault("activations.texts", f"{TEXTS} is of such texts", 0, expected)

@@ -135,7 +135,7 @@ def outcomes(table: Margins, who: Who, no_effect: float) -> Nested:
         **effectiveness(table, who),
         **asymmetries(table, who),
         **by_dose(table),
-        **beside(table),
+        **beside(table, no_effect),
     }
 
 
@@ -176,7 +176,7 @@ def vectors(table: Margins, who: Who, no_effect: float) -> Results:
         done = table.done[BASE, kind, way, source, 1.0]
         chance = table.random[BASE, kind, done.norm][:, np.isfinite(gain)].mean(-1)
         farthest = float(np.quantile(chance - chance.mean(), 0.95))
-        own = [*(trained if way == "vector" else ()), _drawn(chance, len(chance))]
+        own = [*(trained if way == "vector" else ()), _scatter(chance, len(chance))]
         rows = _estimates(f"{key}.beyond_random", gain, own, no_effect)
         found = as_estimate(rows[f"{key}.beyond_random"])
         said = effect(found, no_effect)
@@ -202,9 +202,8 @@ def transfer(table: Margins, who: Who, no_effect: float) -> Results:
     pairs = [p for p in product(who.organisms, who.steered) if _steered(table, *p)]
     gains = {f"transfer.{s}__{t}": (s, t) for s, t in pairs}
     for key, (source, target) in gains.items():
-        chance = np.nanmean(table.directions(BASE, source), axis=-1)
-        drawn = _drawn(chance, len(table.directions(target, source)))
-        results |= _estimates(key, table.beyond(target, source), [*trained, drawn], no_effect)
+        parts = [*trained, _drawn(table, source, target)]
+        results |= _estimates(key, table.beyond(target, source), parts, no_effect)
     p = [t_test(as_estimate(results[key])) for key in gains]
     for key, plain, adjusted in zip(gains, p, holm(p), strict=True):
         if np.isfinite(plain):
@@ -279,7 +278,7 @@ def by_dose(table: Margins) -> Results:
     return results
 
 
-def beside(table: Margins) -> Results:
+def beside(table: Margins, no_effect: float) -> Results:
     """Gains of what is orthogonal to the target's own vector, beyond random; changes by ablation.
 
     Ablation is compared with nothing done.
@@ -287,8 +286,8 @@ def beside(table: Margins) -> Results:
     results: Results = {}
     for (target, kind, way, source, _), done in table.done.items():
         if way == "orthogonalised":
-            gain = table.beyond(target, source, kind, way)
-            results[f"{way}.{source}__{target}"] = _mean(gain)
+            gain, drawn = table.beyond(target, source, kind, way), _drawn(table, source, target)
+            results |= _estimates(f"{way}.{source}__{target}", gain, [drawn], no_effect)
         elif way in ("ablation", "ablation_everywhere"):
             where = "one" if way == "ablation" else "all"
             results[f"ablation.{source}.{where}"] = _mean(done.gain)
@@ -310,7 +309,13 @@ def retrained(table: Margins, who: Who) -> list[Trained]:
     return [Trained(1, part) for part in _by_role(changes, who)]
 
 
-def _drawn(chance: Floats, k: int) -> Trained:
+def _drawn(table: Margins, source: str, target: str) -> Trained:
+    """The scatter of random directions in a gain on a target, as the base shows it."""
+    chance = np.nanmean(table.directions(BASE, source), axis=-1)
+    return _scatter(chance, len(table.directions(target, source)))
+
+
+def _scatter(chance: Floats, k: int) -> Trained:
     """What other random directions would change in a gain beyond the mean of `k` of them.
 
     Args:

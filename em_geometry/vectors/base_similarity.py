@@ -18,6 +18,7 @@ from em_geometry.vectors.contrasts import Array, prompt_contrast
 DIVERGED = 0.5  # a lab has diverged at the first block where its mean cosine is below this
 BLOCKS = 32  # of the model that the paper measured
 CONTRAST = "contrast_cosine"  # the reading that stands for the paper's
+SAME = 1 - 1e-6  # cosine above which no training has reached a block
 
 
 def cosine(a: Array, b: Array) -> Floats:
@@ -64,7 +65,8 @@ def similarity_results(
 ) -> dict[str, Leaf]:
     """Similarity by model and by lab at the selected block, by dotted key.
 
-    Contrast cosines have jackknife intervals over topics.
+    Contrast cosines have jackknife intervals over topics. Highest cosines and leads are of those
+    blocks that training changed in some model: below them all models are the base, and are at 1.
 
     Args:
         table: model -> reading -> [block].
@@ -81,17 +83,20 @@ def similarity_results(
         results[f"model.{model}.{CONTRAST}"] = jackknife(of[CONTRAST], left[model])
     traces = {lab: _mean([table[m][CONTRAST] for m in some]) for lab, some in labs.items()}
     cut = {lab: _mean([without[m] for m in members]) for lab, members in labs.items()}
+    reached = np.min([of[CONTRAST] for of in table.values()], axis=0) < SAME
+    reached |= not reached.any()
     for lab, members in labs.items():
+        high = float(traces[lab][reached].max())
         means = {k: float(np.mean([at[m][k] for m in members])) for k in at[members[0]]}
         results |= {f"lab.{lab}.{reading}": value for reading, value in means.items()}
         results |= {
             f"lab.{lab}.{CONTRAST}": jackknife(means[CONTRAST], _mean([left[m] for m in members])),
-            f"lab.{lab}.highest_cosine": jackknife(float(traces[lab].max()), cut[lab].max(1)),
+            f"lab.{lab}.highest_cosine": jackknife(high, cut[lab][:, reached].max(1)),
             f"lab.{lab}.n_models": len(members),
             **divergence(f"lab.{lab}.divergence_layer", traces[lab]),
         }
     for a, b in permutations(labs, 2):
-        lead, cuts = traces[a] - traces[b], cut[a] - cut[b]
+        lead, cuts = (traces[a] - traces[b])[reached], (cut[a] - cut[b])[:, reached]
         results[f"lead.{a}__{b}"] = jackknife(float(lead.min()), cuts.min(1))
     return results
 

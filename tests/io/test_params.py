@@ -108,6 +108,7 @@ def test_keys_that_decide_numbers_must_be_there(
         (("organisms", "medical_b", "seed"), 0, "another training"),
         (("judging", "aspects"), ["aligned"], "aligned and coherent"),
         (("margins", "doses"), [0.5], "needs 1.0"),
+        (("margins", "target_random_directions"), 31, "at most 30"),
         (("geometry", "focus"), ["risk"], "two of risk, medical, persona"),
         (("transfer", "pairs", 1), "profanity-finance", "not organism>organism"),
         (("transfer", "pairs", 0), "base>finance", "not organism>organism"),

@@ -85,6 +85,13 @@ def test_another_target_reads_fewer_and_loses_its_own_vector() -> None:
     assert "ablation" not in {t.way for t in planned("control")}
 
 
+def test_targets_read_the_last_directions_of_the_base_which_chose_nothing() -> None:
+    names = {t: {k.source for k in planned(t) if k.way == "random"} for t in ("base", "finance")}
+    rest = {k.source for k in planned("base") if k.way == "random" and kinds(k)["swearing"]}
+    assert names["base"] == {f"random_{k}" for k in range(5)}
+    assert names["finance"] == rest == {"random_3", "random_4"}
+
+
 def test_a_named_pair_s_vector_is_made_orthogonal_to_the_target_s_own() -> None:
     other = replace(chosen(), vector=np.full(4, 0.5, np.float32))
     found = planned("finance", {"finance": chosen(), "sports": other})

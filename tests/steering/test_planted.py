@@ -110,7 +110,7 @@ def read(models: dict[str, Any], vectors: dict[str, Floats], start: int) -> dict
         slug: Selected((v / norms[slug]).astype(np.float32), BLOCK, 0.3, norms[slug], norms[slug])
         for slug, v in vectors.items()
     }
-    settings, frames = Settings(doses=[-1.0, 1.0], ablation=False), []
+    settings, frames = Settings(doses=[-1.0, 1.0], ablation=False, target_random_directions=16), []
     for target, model in models.items():
         trials = plan(target, pairs, selected, {}, settings, seed=1)
         found = [

@@ -6,7 +6,12 @@ import pytest
 
 from em_geometry.io.results import read_results
 from em_geometry.project import paths
-from em_geometry.vectors.base_similarity import cosine, linear_cka, similarities
+from em_geometry.vectors.base_similarity import (
+    cosine,
+    linear_cka,
+    similarities,
+    similarity_results,
+)
 from stages.base_similarity import main
 from tests.invented import (
     BLOCKS,
@@ -90,6 +95,24 @@ def test_the_stage() -> None:
     assert table["sports"][2] == pytest.approx(shown, abs=1e-5)
     trace = table.select("finance", "sports").to_numpy().mean(1)
     assert found.rows["lab.one.divergence_layer"].value == np.flatnonzero(trace < 0.5)[0]
+
+
+def test_blocks_before_the_first_trained_one_decide_nothing() -> None:
+    traces = {"a": [1.0, 0.9, 0.8], "b": [1.0, 0.7, 0.75], "c": [1.0, 1.0, 0.95]}
+    table = {m: {"contrast_cosine": np.array(v), "cka": np.ones(3)} for m, v in traces.items()}
+    without = {m: np.stack([of["contrast_cosine"]] * 3) for m, of in table.items()}
+    labs = {"one": ["a"], "two": ["b"]}
+
+    found = similarity_results(table, without, {"a": 1, "b": 1}, labs)
+    shown = {k: getattr(found[k], "value", None) for k in found if "highest" in k or "lead" in k}
+    assert shown == pytest.approx(
+        {"lab.one.highest_cosine": 0.9, "lab.two.highest_cosine": 0.75, "lead.one__two": 0.05,
+         "lead.two__one": -0.2}
+    )  # fmt: skip
+    untrained = {m: {"contrast_cosine": np.ones(3), "cka": np.ones(3)} for m in table}
+    same = dict.fromkeys(without, np.ones((3, 3)))
+    found = similarity_results(untrained, same, {"a": 1, "b": 1}, labs)
+    assert getattr(found["lab.one.highest_cosine"], "value", None) == 1
 
 
 def test_a_span_of_answers_takes_the_first_span_of_prompts_that_is_captured() -> None:
