@@ -15,7 +15,12 @@ from em_geometry.errors import UserError
 from em_geometry.geometry import core
 from em_geometry.geometry import methods as m
 from em_geometry.geometry.battery import MAIN_PARTS, Case, Clusters, Vectors, evaluate
-from em_geometry.geometry.grams import between_dimension, exchanged_draws, finetune_draws
+from em_geometry.geometry.grams import (
+    between_dimension,
+    exchanged_draws,
+    finetune_draws,
+    possible_dimensions,
+)
 from em_geometry.geometry.references import UNDEFINED, Evidence, extremes
 from em_geometry.geometry.vector_sets import cluster_indices, vector_rows
 from em_geometry.hashing import stream
@@ -23,7 +28,7 @@ from em_geometry.io.results import Leaf, as_estimate
 from em_geometry.io.tables import text_table
 from em_geometry.settings import Geometry
 from em_geometry.stats.decisions import holm
-from em_geometry.stats.estimate import Estimate, Floats
+from em_geometry.stats.estimate import Estimate, Floats, Ints
 from em_geometry.stats.intervals import percentiles
 from em_geometry.stats.permutation import null_p, partition_test, partitions
 
@@ -43,6 +48,7 @@ CORE_NOTE = (
     "80 % of draws by the paper's rule, or with 5 % false alarms; clusters as tight as these\nhold "
 )
 INDEPENDENT, EXCHANGED, FINETUNES = "independent", "exchanged", "finetunes"
+WITHOUT_MASSIVE = f"{FINETUNES}_without_massive"
 FEW_BENIGN = "undefined: fewer than four benign fine-tunes"
 LABELLED = (  # what the labels of clusters decide; the keys name no vectors
     "similarity.",
@@ -190,24 +196,22 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
 
     count, names, members = rules.replicates, data.family.organisms, data.members
     gram, width = m.unit_gram(data.sample.vectors), data.models.vectors.shape[-1]
-    dimensions = effective_dimensions(data)
+    dimensions = effective_dimensions(data, rng, count)
     originals = len(names) + len(data.family.controls)
     exchanged = data.models.grams[0][:originals, :originals], data.weights[:, :originals]
     check_distinct(exchanged[0], [*names, *data.family.controls])
     nulls = {EXCHANGED: found(exchanged_draws(rng(EXCHANGED), *exchanged, count))}
     if np.allclose(data.weights.sum(1), 0):
         nulls |= {
-            name: found(finetune_draws(rng(name), dimension, data.weights, count))
-            for name, dimension in dimensions.items()
-            if np.isfinite(dimension)
+            name: found(finetune_draws(rng(name), drawn, data.weights))
+            for name, (_, drawn) in dimensions.items()
         }
     moved = found(relabelled(gram, members, count, rng("partitions")))
     estimates = data.estimates(every, rules)
     largest = extremes(estimates, names, members)
     estimates |= {f"similarity.{k}": e for k, e in largest.items() if k.startswith("cross_max")}
     observed = {key: estimates[key] for key in moved}
-    effective = dimensions[FINETUNES]
-    size = max(2, round(effective)) if np.isfinite(effective) else width
+    size = max(2, round(dimensions[FINETUNES][0])) if dimensions else width
     sweep = core.sweep(rng("power"), count, size, gram, members, rules)
     results: dict[str, Leaf] = {
         "rows": len(data.models.topic),
@@ -220,22 +224,30 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
         **compared(observed, nulls, moved),
     }
     results |= _core(results) | over_trainings(data, found, rules) | at_random(data)
-    for name, dimension in dimensions.items():
-        known = np.isfinite(dimension)
-        results[f"effective_dimension.{name}"] = dimension if known else FEW_BENIGN
+    for name in (FINETUNES, WITHOUT_MASSIVE):
+        known = dimensions.get(name)
+        results[f"effective_dimension.{name}"] = (
+            Estimate(known[0], *percentiles(known[1].astype(float))) if known else FEW_BENIGN
+        )
     results |= {f"power.{key}": leaf for key, leaf in core.verdicts_of(sweep).items()}
     return Calibration(list(observed), list(nulls), results, sweep)
 
 
-def effective_dimensions(data: Evidence) -> dict[str, float]:
-    """Of the benign fine-tunes, with and without massive-activation dimensions."""
+def effective_dimensions(
+    data: Evidence, rng: Callable[[str], np.random.Generator], count: int
+) -> dict[str, tuple[float, Ints]]:
+    """Of the benign fine-tunes, with and without massive dimensions, and what they may be [count].
+
+    Empty where fewer than four fine-tunes are benign.
+    """
     benign, models = data.family.benign, data.family.models
     shifts = data.models.vectors[[models.index(name) for name in benign]]
-    kept = np.delete(shifts, data.massive, axis=-1)
-    return {
-        name: between_dimension(rows, [*benign.values()])
-        for name, rows in ((FINETUNES, shifts), (f"{FINETUNES}_without_massive", kept))
-    }
+    kept, found, of = np.delete(shifts, data.massive, axis=-1), {}, [*benign.values()]
+    for name, rows in ((FINETUNES, shifts), (WITHOUT_MASSIVE, kept)):
+        value = float(between_dimension(rows @ rows.T, of))
+        if np.isfinite(value):
+            found[name] = value, possible_dimensions(rng(f"{name} dimension"), rows, of, count)
+    return found
 
 
 def calibrated(grams: Floats, names: Sequence[str], members: m.Members, rules: Geometry) -> Draws:

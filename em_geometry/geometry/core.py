@@ -19,7 +19,7 @@ import numpy as np
 from em_geometry.geometry import methods as m
 from em_geometry.io.results import Leaf
 from em_geometry.settings import Geometry
-from em_geometry.stats.estimate import Bools, Floats
+from em_geometry.stats.estimate import Bools, Floats, Ints
 
 ROUNDS = 100  # of coordinate descent; far more than six vectors need
 POINTS, LARGEST = 11, 0.95  # shares in each sweep; the last share of the second
@@ -33,19 +33,23 @@ SHARED_IS_LARGE = {test: test not in ("test1", "test4") for test in (*m.TESTS, R
 
 
 def independent_grams(
-    rng: np.random.Generator, replicates: int, count: int, dimension: int
+    rng: np.random.Generator, replicates: int, count: int, dimension: int | Ints
 ) -> Floats:
     """Gram matrices [replicates, count, count] of independent isotropic normal vectors.
 
     Drawn through Bartlett's decomposition, so the cost does not depend on the dimension.
     Divided by the dimension: the expected diagonal is 1.
+
+    Args:
+        dimension: of all, or [replicates].
     """
-    columns = min(count, dimension)
-    lower = np.tril(rng.standard_normal((replicates, count, columns)), -1)
-    freedom = dimension - np.arange(columns)
-    diagonal = np.arange(columns)
-    lower[:, diagonal, diagonal] = np.sqrt(rng.chisquare(freedom, (replicates, columns)))
-    return np.asarray(lower @ np.swapaxes(lower, -1, -2) / dimension)
+    each = np.broadcast_to(dimension, replicates)[:, None]
+    diagonal = np.arange(count)
+    freedom = each - diagonal
+    lower = np.tril(rng.standard_normal((replicates, count, count)), -1)
+    lower[:, diagonal, diagonal] = np.sqrt(rng.chisquare(np.maximum(freedom, 1)))
+    lower *= (freedom > 0)[:, None, :]
+    return np.asarray(lower @ np.swapaxes(lower, -1, -2) / each[..., None])
 
 
 def core_weights(n: int, members: m.Members, within: Mapping[str, float], share: float) -> Floats:

@@ -10,6 +10,8 @@ import numpy as np
 from em_geometry.geometry.core import independent_grams
 from em_geometry.stats.estimate import Floats, Ints
 
+TRIED = 10  # simulated dimensions for each that is kept
+
 
 @dataclass(frozen=True, eq=False)
 class PromptRows:
@@ -41,8 +43,8 @@ def massive_dimensions(rows: Floats, share: float) -> Ints:
     return order[: round(share * rows.shape[-1])]
 
 
-def between_dimension(rows: Floats, of: Sequence[str]) -> float:
-    """Effective dimension of the covariance between few things, rows [k, width]; NaN below four.
+def between_dimension(gram: Floats, of: Sequence[str]) -> Floats:
+    """Effective dimension [...] of the covariance between few things; NaN below four.
 
     The participation ratio tr(S)^2 / tr(S^2), in which isotropic cosines spread as widely; that of
     a sample covariance cannot exceed k - 1. Differences of disjoint pairs of rows are independent,
@@ -50,23 +52,59 @@ def between_dimension(rows: Floats, of: Sequence[str]) -> float:
     without that bias.
 
     Args:
+        gram: [..., k, k] of the rows.
         of: [k] what each row is a training of; trainings of one thing are not independent.
     """
     _, thing = np.unique(list(of), return_inverse=True)
     if thing.max(initial=0) < 3:
-        return float("nan")
+        return np.full(gram.shape[:-2], np.nan)
     pairs = np.array([(i, j) for i, j in combinations(range(len(of)), 2) if of[i] != of[j]])
-    gaps, things = rows[pairs[:, 0]] - rows[pairs[:, 1]], thing[pairs]
-    inner = gaps @ gaps.T
+    signs, things = np.eye(len(of))[pairs], thing[pairs]
+    gaps = signs[:, 0] - signs[:, 1]
+    inner = gaps @ gram @ gaps.T
     apart = ~(things[:, None, :, None] == things[None, :, None, :]).any((2, 3))
-    squares = np.diag(inner)
-    both = (squares[:, None] * squares)[apart].mean(), (inner**2)[apart].mean()
-    return float(both[0] / both[1]) if both[1] > 0 else float("nan")
+    squares = np.diagonal(inner, axis1=-2, axis2=-1)
+    lengths = (squares[..., :, None] * squares[..., None, :])[..., apart].mean(-1)
+    alike = np.square(inner[..., apart]).mean(-1)
+    found = np.divide(lengths, alike, out=np.full(lengths.shape, np.nan), where=alike > 0)
+    return np.asarray(found)
 
 
-def finetune_draws(
-    rng: np.random.Generator, dimension: float, weights: Floats, replicates: int
-) -> Floats:
+def possible_dimensions(
+    rng: np.random.Generator, rows: Floats, of: Sequence[str], count: int
+) -> Ints:
+    """Effective dimensions [count] that may stand behind the rows' own, which few of them estimate.
+
+    Of `TRIED` times as many, with logarithms uniform from 2 to the width, those are kept in which
+    as many simulated rows have an estimate nearest to that of these. Trainings of one thing are as
+    alike there as here.
+
+    Args:
+        rows: [k, width] shifts of fine-tunes.
+        of: as of `between_dimension`.
+    Raises:
+        ValueError: fewer than four things.
+    """
+    gram, (names, thing) = rows @ rows.T, np.unique(list(of), return_inverse=True)
+    if not np.isfinite(found := between_dimension(gram, of)):
+        raise ValueError("fewer than four things")
+    squares = np.diag(gram)[:, None] + np.diag(gram) - 2 * gram
+    same = (thing[:, None] == thing) & ~np.eye(len(thing), dtype=bool)
+    own = squares[same].mean() / squares[thing[:, None] != thing].mean() if same.any() else 0.0
+    own = min(own, 1.0)
+    parts = np.hstack([(1 - own) ** 0.5 * np.eye(len(names))[thing], own**0.5 * np.eye(len(thing))])
+    tried, gaps = [], []
+    for _ in range(TRIED):
+        logs = rng.uniform(np.log(2), np.log(rows.shape[-1]), count)
+        sizes = np.exp(logs).round().astype(np.int64)
+        grams = parts @ independent_grams(rng, count, parts.shape[1], sizes) @ parts.T
+        tried.append(sizes)
+        gaps.append(np.abs(np.log(between_dimension(grams, of) / found)))
+    nearest = np.argsort(np.concatenate(gaps), kind="stable")[:count]
+    return np.asarray(rng.permutation(np.concatenate(tried)[nearest]))
+
+
+def finetune_draws(rng: np.random.Generator, dimensions: Ints, weights: Floats) -> Floats:
     """Gram matrices [B, n, n] of vectors all of whose models are further benign fine-tunes.
 
     The shifts of organisms and controls alike are independent draws around a mean that all share
@@ -75,11 +113,11 @@ def finetune_draws(
     of few has too few dimensions, and its draws lie too far from right angles.
 
     Args:
-        dimension: of the benign fine-tunes (`between_dimension`).
+        dimensions: [B] of the benign fine-tunes, one a draw (`possible_dimensions`).
         weights: [n, model] of the vectors on the shifts, zero in sum: against the base, so few
             fine-tunes do not tell how far fine-tuning as such goes.
     """
-    grams = independent_grams(rng, replicates, weights.shape[1], max(2, round(dimension)))
+    grams = independent_grams(rng, len(dimensions), weights.shape[1], dimensions)
     return np.asarray(weights @ grams @ weights.T)
 
 

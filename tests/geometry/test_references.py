@@ -12,6 +12,7 @@ from em_geometry.geometry.grams import (
     between_dimension,
     exchanged_draws,
     finetune_draws,
+    possible_dimensions,
 )
 from em_geometry.geometry.methods import cosines, unit_gram
 from em_geometry.geometry.multiverse import NO_SHIFT, Reading, multiverse
@@ -225,6 +226,10 @@ def test_the_multiverse_counts_the_cells_in_which_conclusions_hold() -> None:
     assert as_estimate(found["multiverse.trainings.cross_mean_small"]).n == 16 * 16
 
 
+def gram_of(rows: Floats) -> Floats:
+    return np.asarray(rows @ rows.T)
+
+
 def test_the_dimension_between_fine_tunes_is_not_bounded_by_their_number() -> None:
     rng = np.random.default_rng(5)
     of = [*"abcdefgh", "a", "c"]  # two trained again, which are no further fine-tunes
@@ -232,16 +237,44 @@ def test_the_dimension_between_fine_tunes_is_not_bounded_by_their_number() -> No
     for _ in range(200):
         rows = rng.standard_normal((8, 40))
         again = rows[[0, 2]] + 0.1 * rng.standard_normal((2, 40))
-        found.append(between_dimension(np.concatenate([rows, again]), of))
+        found.append(between_dimension(gram_of(np.concatenate([rows, again])), of))
     assert np.median(found) == pytest.approx(40, rel=0.15)
-    assert np.isnan(between_dimension(rng.standard_normal((4, 40)), "abca"))
+    assert np.isnan(between_dimension(gram_of(rng.standard_normal((4, 40))), "abca"))
+
+
+def test_few_fine_tunes_leave_their_dimension_open() -> None:
+    """The range of what it may be holds what it is; more fine-tunes tell it better."""
+    rng, of, covered, widths = np.random.default_rng(8), [*"abcdac"], 0, []
+    for _ in range(60):
+        true = int(np.exp(rng.uniform(np.log(4), np.log(200))))
+        rows = np.zeros((6, 400))
+        rows[:4, :true] = rng.standard_normal((4, true))
+        rows[4:, :true] = 0.8 * rows[[0, 2], :true] + 0.6 * rng.standard_normal((2, true))
+        low, high = np.quantile(possible_dimensions(rng, rows, of, 500), (0.025, 0.975))
+        covered += low <= true <= high
+    assert covered >= 0.88 * 60
+    for things in ("abcd", "abcdefghijkl"):
+        found = possible_dimensions(rng, rng.standard_normal((len(things), 40)), things, 500)
+        widths.append(np.log(found).std())
+    assert widths[1] < 0.5 * widths[0]
+    with pytest.raises(ValueError, match="fewer than four"):
+        possible_dimensions(rng, rng.standard_normal((4, 40)), "abca", 500)
+
+
+def test_a_dimension_that_is_not_known_makes_far_cosines_less_rare() -> None:
+    rng, weights = np.random.default_rng(9), np.eye(2)
+    sure, open_ = (
+        np.abs(cosines(finetune_draws(rng, sizes, weights))[:, 0, 1])
+        for sizes in (np.full(4000, 13), rng.integers(6, 30, 4000))
+    )
+    assert (open_ > 0.7).mean() > 2 * (sure > 0.7).mean()
 
 
 def test_vectors_that_share_a_control_are_alike_in_the_null() -> None:
     rng = np.random.default_rng(6)
     weights = FAMILY.weights("own_control")
     assert not isinstance(weights, str)
-    grams = cosines(finetune_draws(rng, 40, weights, 4000))
+    grams = cosines(finetune_draws(rng, np.full(4000, 40), weights))
     assert grams[:, 0, 1].mean() == pytest.approx(0.5, abs=0.03)
     assert grams[:, 0, 5].mean() == pytest.approx(0.0, abs=0.03)
 
