@@ -15,7 +15,7 @@ from em_geometry.io.results import Results as Table
 from em_geometry.project import paths, readme
 from em_geometry.project.readme import README, with_verdict
 from em_geometry.report.figures import read_table
-from em_geometry.report.findings import Summary, summary
+from em_geometry.report.findings import Summary, findings, summary
 from em_geometry.report.samples import BUDGET, LONGEST, read_answers
 from em_geometry.report.tables import Results
 from em_geometry.report.text import decimals, joined, p_value, short, visible, with_interval
@@ -316,3 +316,17 @@ def test_control_characters_and_surrogates_become_visible() -> None:
 )
 def test_a_p_never_reads_as_zero(p: float, said: str) -> None:
     assert p_value(p) == said
+
+
+def test_a_move_that_holm_does_not_confirm_cannot_be_told(params: Params) -> None:
+    """Said of each vector: by their intervals alone two of these three have an effect."""
+    said = {"finance": ("effect", 0.01), "sports": ("effect", 0.2), "profanity": ("no effect", 1.0)}
+    rows: dict[str, Estimate] = {}
+    for source, (word, p) in said.items():
+        key = f"aligned.base.{source}.beyond_random"
+        rows |= {key: Estimate(-9.0, -12.0, -6.0), f"{key}.says": Estimate.undefined(word)}
+        rows[f"{key}.p_holm"] = Estimate(p)
+    moved = findings(Results({"aspects": Table(rows)}, params))["moved"]
+    apart, counts = moved("aligned")
+    assert [source for source, _ in apart] == ["finance"]
+    assert counts == {"effect": 1, "no effect": 1, "cannot tell": 1}
