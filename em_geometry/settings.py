@@ -378,6 +378,12 @@ class Report(Section):  # the page at the end
     responses_shown: Positive = 3  # answers per condition in the browser of answers
 
 
+class Stages(BaseModel):
+    """What of a `dvc.yaml` is read here."""
+
+    stages: dict[str, dict[str, Any]] = {}
+
+
 class Params(Section):
     """All params of a run."""
 
@@ -577,8 +583,8 @@ def load_params(path: Path, whole: bool = True) -> Params:
     """Reads and checks a params file; UserError names every key at fault.
 
     Args:
-        whole: must every section stand there? A study of one's own has fewer stages, and DVC stops
-            where a section is missing that a stage lists.
+        whole: must every section stand there that a stage of `dvc.yaml` beside it reads? A study of
+            one's own has fewer stages; without such a file, every section.
     """
     params, wrong = read_params(path, whole)
     if wrong:
@@ -596,6 +602,14 @@ def read_params(path: Path, whole: bool = True) -> tuple[Params, list[UserError]
         hint = "run from the repository's root, or `make profile P=smol`"
         raise UserError("no params file", where=path, found="nothing there", hint=hint)
     data = read_yaml(path, dict[str, Any])
+    if data and not {*data} & {*Params.model_fields}:
+        raise UserError(
+            "these are not the params of an analysis of models",
+            where=path,
+            found=", ".join(map(str, data)),
+            expected=", ".join(Params.model_fields),
+            hint="a study of vectors alone has others; `dvc repro` says what is wrong with it",
+        )
     left, wrong, params = data, list[UserError](), None
     while params is None:
         try:
@@ -610,7 +624,8 @@ def read_params(path: Path, whole: bool = True) -> tuple[Params, list[UserError]
             left = {name: part for name, part in left.items() if name not in at_fault}
     lost = {*data} - {*left}
     left_out = {k: v for k, v in _left_out(params) if k.partition(".")[0] not in lost}
-    if left_out := {k: v for k, v in left_out.items() if whole or "." in k}:
+    needed = _listed(path.with_name("dvc.yaml")) if whole else set[str]()
+    if left_out := {k: v for k, v in left_out.items() if "." in k or k in needed}:
         missing = UserError(
             "keys that decide numbers are left out",
             where=path,
@@ -635,6 +650,16 @@ def _sound(data: dict[str, Any]) -> Iterator[tuple[str, Any]]:
                 loaded.append(kind.validate_python(part))
         if loaded:
             yield name, loaded[0] if parts == [given] else dict(ChainMap(*loaded[::-1]))
+
+
+def _listed(pipeline: Path) -> set[str]:
+    """Sections that the stages of a DVC file name; all where there is no such file."""
+    if not pipeline.is_file():
+        return {*Params.model_fields}
+    stages = read_yaml(pipeline, Stages).stages.values()
+    keys = [str(key) for stage in stages for key in stage.get("do", stage).get("params") or ()]
+    keys += re.findall(r"\$\{(\w+)", pipeline.read_text(encoding="utf-8"))
+    return {key.partition(".")[0] for key in keys}
 
 
 def _left_out(part: Section | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

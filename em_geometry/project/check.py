@@ -54,12 +54,12 @@ def problems(params: Params, note: Callable[[str], None]) -> Iterator[UserError]
         ("judging", lambda: _endpoint(params.judging, note)),
         ("vectors", lambda: _directions(params, width)),
         ("more", lambda: _dictionary(params, width)),
-        ("", lambda: read_papers(paths.PAPERS, paths.FIRST)),
-        ("", lambda: read_family(read_published_gram(paths.COSINES), paths.FAMILY)),
+        ("report", lambda: read_papers(paths.PAPERS, paths.FIRST)),
+        ("report", lambda: read_family(read_published_gram(paths.COSINES), paths.FAMILY)),
         ("", _disk),
     ]
     if "organisms" in there:
-        files = dict.fromkeys(organism.data for organism in params.organisms.values())
+        files = dict.fromkeys(o.data for o in params.organisms.values() if o.data)
         wrong = [*_refused(partial(read_examples, Path(file)) for file in files)]
         yield from wrong
         if not wrong:

@@ -71,6 +71,9 @@ def costs(
         speed: as `calibrate` gives it; None = no model is there yet.
         usd_per_hour: price of the machine; None = not counted.
     """
+    head = f"profile {params.profile}: {len(params.targets)} models"
+    if not _samples(params):
+        return [f"{head}, of which activations are taken; no answer is sampled, none is judged"]
     counts, judging = count(params), params.judging
     limit = "no limit" if judging.max_usd is None else f"limit {judging.max_usd:,.0f}"
     passes = f"no money; a pass a judgement, {counts.judge_tokens:,} tokens read"
@@ -110,8 +113,12 @@ def costs(
         if usd_per_hour is not None:
             rows.append(("machine", f"{hours * usd_per_hour:,.0f}", "USD"))
     lines = [f"{label:<22}{value:>14}  {note}".rstrip() for label, value, note in rows]
-    head = f"profile {params.profile}: {len(params.targets)} models"
     return [head, *lines, *([UNKNOWN] if speed is None else [])]
+
+
+def _samples(params: Params) -> bool:
+    """A study of one's own may have no answers."""
+    return "sampling" in params.model_fields_set
 
 
 def labels_needed() -> list[tuple[str, str, str]]:
@@ -149,9 +156,14 @@ def progress(params: Params, usd_per_hour: float | None = None) -> list[str]:
         counted = f"{p['done']:>9,} of {p['total']:<9,}{share:>5.0f} %"
         lines.append(f"{p['label']:<34}{counted}  {left / 60:,.0f} min left  ({when})")
     if not lines and not ended:
-        return [f"nothing has run yet (no progress in {journal_folder()})"]
+        return [
+            f"no long stage has run here (no progress in {journal_folder()}); "
+            "`dvc status` says what is up to date"
+        ]
     if ended:
         lines.append(f"long stages that ended: {len(ended)}, the last: {max(ended)[1]}")
+    if not _samples(params):
+        return lines
     counts = count(params)
     total = sum(counts.answers.values())
     whole = f"whole run: {min(done, total):,.0f} of {total:,} answers"
@@ -180,7 +192,7 @@ def _replies() -> int:
 def plan(usd_per_hour: Price = None, params: ParamsFile = PARAMS) -> None:
     """Print what the active profile will cost, before anything is spent."""
     active, speed = load_params(params), None
-    if (paths.BASE_MODEL / RECORD).is_file():
+    if _samples(active) and (paths.BASE_MODEL / RECORD).is_file():
         print("the base model's speed on this machine is measured: a minute or more", flush=True)
         speed = calibrate(active)
     print("\n".join(costs(active, speed, usd_per_hour)))

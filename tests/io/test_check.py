@@ -165,3 +165,35 @@ def test_an_endpoint_is_asked_once_where_there_is_a_key(
             result = check()
         assert (result.exit_code, says in result.output) == (status, True), result.output
         assert sum(double.attempts.values()) <= 1 and KEY not in result.output
+
+
+@pytest.mark.parametrize("given", ["adapters", "chats"])
+def test_a_new_study_lacks_its_models_and_chats_alone(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the sections, papers and pairs of stages that it has not."""
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["new", "study", "--from", given]).exit_code == 0
+    monkeypatch.chdir(tmp_path / "study")
+    result = check()
+    assert result.exit_code == 2
+    faults = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    assert {*faults} <= {
+        "error: the folder of this model is not there",
+        "error: too few chats that no model is trained on",
+    }
+    for command in ("plan", "status"):
+        assert CliRunner().invoke(app, [command]).exit_code == 0
+    Path("params.yaml").write_text(
+        Path("params.yaml").read_text(encoding="utf-8").replace("activations:", "activation:")
+    )
+    assert "left out" in check().output
+
+
+def test_a_study_of_vectors_is_told_that_it_has_other_params(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["new", "study", "--from", "vectors"]).exit_code == 0
+    monkeypatch.chdir(tmp_path / "study")
+    assert "not the params of an analysis of models" in check().output

@@ -54,7 +54,7 @@ def test_a_local_judge_is_named_and_its_passes_take_time() -> None:
 
 def test_status_follows_the_journal(tmp_path: Path) -> None:
     active = load_params(Path("profiles/smol.yaml"))
-    assert "nothing has run" in plan.progress(active)[0]
+    assert "no long stage has run" in plan.progress(active)[0]
     asked = questions()
     tiny, three = tiny_params(), [Condition(samples=3)]
     respond(models(tiny), loaded(), three, {}, asked, tiny.sampling, "responses finance")
