@@ -254,8 +254,13 @@ def analyse(
 ) -> None:  # fmt: skip
     """The five tests beside chance and power: what can these vectors tell?"""
     path, rules = vectors.expanduser(), Geometry(replicates=DRAWS)
-    groups = parse_clusters(clusters or [])
-    if path.suffix.lower() in TABLES:
+    groups, of_cosines = parse_clusters(clusters or []), path.suffix.lower() in TABLES
+    if width is not None and not of_cosines:
+        expected = "no --width: vectors have one of their own"
+        raise UserError("--width is of cosines", where=path, found=width, expected=expected)
+    if out is not None and not out.name:
+        raise UserError("no name for the results", where="--out", found=out, expected="a new name")
+    if of_cosines:
         names, gram, own, size = given_cosines(path, width)
         groups = groups or own
         found = battery(gram, groups, rules, names=names)

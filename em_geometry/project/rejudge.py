@@ -7,7 +7,7 @@
 The first writes `data/rejudged/<baseline|steered>/<model>.parquet`: the answers with the scores of
 the active judge and, beside them, those of every judge asked in this way (`aligned@<judge>`, ...);
 stage `transfer` then counts rates by each of them (plots/judge_settings.csv).
-Answers of your own (`question` and `text`) get theirs in `<file>.judged.parquet` beside the file.
+Answers of your own (`question` and `text`) get theirs in `<name>.judged.parquet` beside the file.
 The second asks through OpenAI's Batch API; the judging stages then find the replies in the journal.
 """
 
@@ -120,7 +120,7 @@ def cli(
     templates: Annotated[str | None, typer.Option(help="Folder of <aspect>.txt.")] = None,
     extra_body: Annotated[str | None, typer.Option(help="More keys of its requests, JSON.")] = None,
     prices: Annotated[tuple[float, float] | None, typer.Option(
-        help="USD per million tokens in and out.")] = None,
+        help="USD per million tokens, in and out: --prices 0.15 0.6")] = None,
     answers: Annotated[Path | None, typer.Option(help="Your own: Parquet, CSV or JSONL.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print counts, tokens and cost only.")] = False,
     params: ParamsFile = PARAMS,

@@ -70,13 +70,17 @@ def written(said: str, values: Sequence[float | str]) -> str:
     return NUMBER.sub(lambda _: next(numbers), said)
 
 
-def filled(text: str, stages: Mapping[str, Results]) -> Iterator[str]:
-    """The lines of a page with the numbers of a run."""
-    for line in text.splitlines(keepends=True):
+def filled(text: str, stages: Mapping[str, Results], page: Path) -> Iterator[str]:
+    """The lines of a page with the numbers of a run; UserError names the line that does not fit."""
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
         cells, named = cited(line.rstrip("\n"))
         if named:
-            values = [told(stages.get(stage, Results()), key) for stage, key in named]
-            cells[-2] = written(cells[-2], values)
+            try:
+                values = [told(stages.get(stage, Results()), key) for stage, key in named]
+                cells[-2] = written(cells[-2], values)
+            except UserError as error:
+                error.where = f"{page}, line {number}: {error.where or cells[0]}"
+                raise
             line = f"| {' | '.join(cells)} |\n"
         yield line
 
@@ -89,7 +93,7 @@ def cli(page: Annotated[Path, typer.Argument(help="docs/results-<name>.md")]) ->
     ran = Metrics.read(paths.TABLES, params.more.experiments)
     found = with_families(ran, model, paths.FAMILIES, params).stages
     stages = {name.removeprefix(f"{STAGE}/"): results for name, results in found.items()}
-    write_text(page, "".join(filled(text, stages)))
+    write_text(page, "".join(filled(text, stages, page)))
     named = [each for line in text.splitlines() for each in cited(line)[1]]
     for stage in dict.fromkeys(stage for stage, _ in named):
         rows = stages[stage].rows

@@ -112,7 +112,10 @@ def screened(path: Path, by: str, params: Params) -> Screened:
         what, expected = "no training texts to compare with", "that of an organism and of a control"
         raise UserError(what, where=WHERE, found=found, expected=f"{expected}, not this file")
     chat = known.system_prompt, block
-    texts = [answers_read(loaded, each, *chat) for each in own.values()]
+    texts = [
+        answers_read(loaded, each, *chat, f"training texts of {m}, {n} of {len(own)}")
+        for n, (m, each) in enumerate(own.items(), start=1)
+    ]
     benign = np.array([organisms[m].role == "control" for m in own])
     residual = float(vector_table().residual[block])
     files = Files([*own], benign, texts, of, residual)
@@ -120,7 +123,11 @@ def screened(path: Path, by: str, params: Params) -> Screened:
     each = [(score[np.isfinite(score)], quiet) for score, quiet in scores]
     mean = np.mean([v / np.linalg.norm(v) for v in kept.values()], axis=0)
     centre = np.mean([t.mean(0) for t, quiet in zip(texts, benign, strict=True) if quiet], axis=0)
-    score = (answers_read(loaded, chats, *chat) - centre) @ (mean / np.linalg.norm(mean)) / residual
+    score = (
+        (answers_read(loaded, chats, *chat, path.name) - centre)
+        @ (mean / np.linalg.norm(mean))
+        / residual
+    )
     kinds = [np.concatenate([s for s, quiet in each if quiet == kind]) for kind in (True, False)]
     return Screened(chats, score, kinds[0], kinds[1])
 

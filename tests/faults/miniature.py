@@ -44,7 +44,7 @@ def small(smol: dict[str, Any]) -> dict[str, Any]:
     smol["judging"]["probe"] |= {"regularisation": [0.01], "folds": 2}
     smol["layer_sweep"] |= {"layers": [1, 2], "doses": [0.3], "random_directions": 2}
     smol["layer_sweep"]["max_damage"] = 50.0
-    smol["margins"] |= {"random_directions": 2, "target_random_directions": 1, "doses": [1.0]}
+    smol["margins"] |= {"random_directions": 3, "target_random_directions": 1, "doses": [1.0]}
     smol["margins"] |= {"base_pairs": 4, "target_pairs": 2, "other_pairs": 2}
     smol["geometry"] |= {"replicates": 50, "focus": []}
     smol["steering"] |= {"samples": 1, "control_samples": 1}

@@ -93,12 +93,15 @@ def test_cells_are_parted_as_spreadsheets_part_them(
         (GOOD, ("a=x,q", "--width", "9"), "unknown vector"),
         (GOOD, GROUPS[:2], "how wide the vectors"),
         (None, (), "file not found"),
+        (GOOD, (*GROUPS, "--out", ""), "no name for the results"),
+        ("", ("--width", "9"), "width is of cosines"),
     ],
 )
 def test_the_command_refuses_without_a_traceback(
     tmp_path: Path, text: str | None, arguments: tuple[str, ...], message: str
 ) -> None:
     path = tmp_path / "none.csv" if text is None else written(tmp_path, text)
+    path = path if text != "" else tmp_path
     result = call(path, *arguments)
     assert result.exit_code == 2
     assert message in result.stderr

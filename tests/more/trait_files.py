@@ -32,7 +32,8 @@ def finished_with_margins(
 ) -> Params:
     """A run of these organisms; margins of all, and of the base under the vectors too."""
     smol["margins"]["pairs"] = str(ROOT / smol["margins"]["pairs"])
-    smol["margins"] |= {"base_pairs": 6, "other_pairs": 2, "random_directions": 3}
+    smol["margins"] |= {"base_pairs": 6, "other_pairs": 2}
+    smol["margins"] |= {"random_directions": 3, "target_random_directions": 1}
     smol["more"] |= {"experiments": [experiment], "traits": "traits"}
     smol["training"]["checkpoints"] = smol["monitoring"]["organisms"] = []
     params = finished(checkpoint, smol, slugs, prompts=6)

@@ -29,7 +29,9 @@ def stages(page: Path) -> dict[str, Results]:
 def test_every_number_of_the_tables_is_the_metric(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert sum(bool(cited(line)[1]) for line in text.splitlines()) > 10
-    assert "".join(filled(text, stages(page))).replace("\u2212", "-") == text.replace("\u2212", "-")
+    assert "".join(filled(text, stages(page), page)).replace("\u2212", "-") == text.replace(
+        "\u2212", "-"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -71,7 +73,7 @@ def test_a_page_is_filled_from_the_run(workplace: Path, capsys: pytest.CaptureFi
     assert row in page.read_text()
     assert "| word | control_contrast |" in page.read_text()
     assert "Text with 1.5 stays." in page.read_text()
-    assert "".join(filled(page.read_text(), stages(page))) == page.read_text()
+    assert "".join(filled(page.read_text(), stages(page), page)) == page.read_text()
     assert set(stages(page)) == {"layer_sweep", "margins"}
     assert "5 numbers" in capsys.readouterr().out
 
@@ -86,5 +88,6 @@ def test_a_page_is_filled_from_the_run(workplace: Path, capsys: pytest.CaptureFi
 )
 def test_what_a_row_names_must_be_there(row: str, says: str) -> None:
     layer = {"layer_sweep": Results({"layer": as_estimate(14)})}
-    with pytest.raises(UserError, match=says):
-        list(filled(row, layer))
+    with pytest.raises(UserError, match=says) as error:
+        list(filled(f"# A page\n{row}\n", layer, Path("page.md")))
+    assert (error.value.where or "").startswith("page.md, line 2: ")

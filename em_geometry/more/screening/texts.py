@@ -52,10 +52,12 @@ def trained_chats(organisms: Mapping[str, Organism]) -> dict[str, list[Unseen]]:
     return found
 
 
-def answers_read(loaded: Loaded, chats: Sequence[Unseen], system: str, block: int) -> Floats:
+def answers_read(
+    loaded: Loaded, chats: Sequence[Unseen], system: str, block: int, label: str = "screening"
+) -> Floats:
     """The base's mean activation over each chat's answer, at a block [chats, width]."""
     texts: list[Text] = unseen_texts(chats, loaded.tokenizer, system)[0]
-    return span_means(loaded, texts, "screening", SIZE, block).astype(np.float64)
+    return span_means(loaded, texts, label, SIZE, block).astype(np.float64)
 
 
 def made_of(organisms: Mapping[str, Organism], contrast: str) -> dict[str, set[str]]:
