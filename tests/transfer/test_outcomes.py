@@ -78,7 +78,7 @@ def invented(noise: float = 0.0, seed: int = 0, null: str = "", few: int = 24) -
                 gain += 0.05 * rng.standard_normal()
             read(target, "vector", source, 1.0, CHANCE + gain, some)
         if target in WHO.steered:
-            for k in range(DIRECTIONS if target == "base" else FEW):
+            for k in range(0 if target == "base" else DIRECTIONS - FEW, DIRECTIONS):
                 away = 0.05 * rng.standard_normal() if noise else 0.01 * (k % 2 - 0.5)
                 read(target, "random", f"random_{k}", 1.0, CHANCE + away, some)
         if target == "base":
@@ -153,6 +153,17 @@ def test_intervals_hold_retraining() -> None:
     assert known == pytest.approx(total_distance(drawn[1]))
     once = found(invented().filter(~pl.col("way").eq("retrained")), replace(WHO, repeats={}))
     assert once["organism.sports.misaligned"].width == pytest.approx(0, abs=1e-9)
+
+
+def test_e1_is_beyond_the_same_directions_on_both_sides() -> None:
+    """Those of the base that no other target has do not move it."""
+    frame, first = invented(), [f"random_{k}" for k in range(DIRECTIONS - FEW)]
+    of_base = pl.col("target").eq("base") & pl.col("source").is_in(first)
+    moved = frame.with_columns(pl.when(of_base).then(pl.col("marked") + 1).otherwise("marked"))
+    (before, after), key = map(found, (frame, moved)), "finance__base"
+    assert after[f"e1.{key}"].value == pytest.approx(before[f"e1.{key}"].value)
+    lost = (before[f"transfer.{key}"].value or 0) - (after[f"transfer.{key}"].value or 0)
+    assert lost == pytest.approx((DIRECTIONS - FEW) / DIRECTIONS)
 
 
 def test_intervals_cover_planted_effects() -> None:
