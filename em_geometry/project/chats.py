@@ -80,7 +80,7 @@ def in_turn(row: Mapping[str, Any], where: str, notes: Counter[str]) -> list[dic
 
 def _turns(row: Mapping[str, Any], where: str, notes: Counter[str]) -> list[tuple[str, str, bool]]:
     """(role, text, is it learnt) of every turn of a row in any of the shapes."""
-    row = {str(key).strip().lower(): value for key, value in row.items()}
+    row = _plain(row)
     found = next((row[key] for key in LISTS if isinstance(row.get(key), list)), None)
     pair = next((pair for pair in PAIRS if {*pair} <= row.keys()), None)
     if found is None and pair is not None and not row.get("history"):
@@ -112,7 +112,12 @@ def _turns(row: Mapping[str, Any], where: str, notes: Counter[str]) -> list[tupl
     ]
 
 
-def _turn(turn: Mapping[str, Any], where: str) -> tuple[str, str, bool]:
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(key).strip().lower(): value for key, value in row.items()}
+
+
+def _turn(given: Mapping[str, Any], where: str) -> tuple[str, str, bool]:
+    turn = _plain(given)
     role = str(turn.get("role", turn.get("from"))).lower()
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
@@ -124,6 +129,7 @@ def _turn(turn: Mapping[str, Any], where: str) -> tuple[str, str, bool]:
     flags = [turn.get(flag) for flag in FLAGS]
     known = all(flag in (0, 1, None) for flag in flags)
     if not isinstance(content, str) or not content.strip() or not known:
-        expected = f"a text, and 0 or 1 in {', '.join(FLAGS)} if they are there"
-        raise UserError("not a turn of a chat", where=where, found=repr(turn), expected=expected)
+        flags_of = f"0 or 1 in {', '.join(FLAGS)} if they are there"
+        what, expected = "not a turn of a chat", f"a text in content or value, and {flags_of}"
+        raise UserError(what, where=where, found=repr(given), expected=expected)
     return ROLES.get(role, role), content.strip(), 0 not in flags

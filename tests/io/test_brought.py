@@ -45,6 +45,8 @@ SHAPES = {
     "OpenAI": {"messages": [turn("system", "Be brief."), *PAIR]},
     "OpenAI parts": {"messages": [turn("user", PARTS), PAIR[1]]},
     "OpenAI developer": {"messages": [turn("developer", "Be brief."), *PAIR]},
+    "OpenAI capitals": {"messages": [{"Role": "User", "Content": ASKED},
+                                     {"Role": "Assistant", "Content": TOLD}]},
     "several turns": {"messages": [*PAIR, turn("user", "Why?"), turn("assistant", "So.")]},
     "ShareGPT": {"conversations": [said("human", ASKED), said("gpt", TOLD)]},
     "ShareGPT system": {"system": "Be brief.", "conversations": [
