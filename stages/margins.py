@@ -19,7 +19,7 @@ from em_geometry.transfer.outcomes import Margins, Who, outcomes
 from em_geometry.vectors.contrasts import recipe_controls
 from em_geometry.vectors.sweep import other_vectors
 
-HEADLINE = ("organism.*.*", "transfer.median_half_width")
+HEADLINE = ("organism.*.*", "transfer.all_organisms", "transfer.median_half_width")
 OF_VECTORS = ("vector.{}.beyond_random", "vector.{}.random_95")  # of each organism
 
 

@@ -81,6 +81,7 @@ def _paths(found: Results, focus: str, labs: str) -> dict[str, str]:
         "transfer_there_pct": f"{lab}.e1_there",
         "transfer_back_pct": f"{lab}.e1_back",
         "transfer_gap_nats": lab,
+        "transfer_all_nats": "margins:transfer.all_organisms",
         "judge_kappa": "judge:gate.event_kappa",
         "rate_organisms_pct": f"{RATES}organisms_unsteered.corrected",
         "rate_steered_pct": f"{RATES}base_vectors.corrected",

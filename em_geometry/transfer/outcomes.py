@@ -4,8 +4,9 @@ Everything is a mean over questions of differences of margins, in nats a token, 
 are Student's t over questions; where a model was trained twice, intervals hold retraining too.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Self
 
@@ -196,7 +197,8 @@ def transfer(table: Margins, who: Who, no_effect: float) -> Results:
     """Gains on every target beyond random directions there, with p of the interval and Holm's.
 
     Intervals hold the training of the vector, and how far random directions lie apart, as the base
-    shows both; not the training of the target.
+    shows both; not the training of the target. `all_organisms`, `all_aligned`: on average over the
+    pairs with such targets.
     """
     results, trained = Results(), retrained(table, who)
     pairs = [p for p in product(who.organisms, who.steered) if _steered(table, *p)]
@@ -208,6 +210,10 @@ def transfer(table: Margins, who: Who, no_effect: float) -> Results:
     for key, plain, adjusted in zip(gains, p, holm(p), strict=True):
         if np.isfinite(plain):
             results |= {f"{key}.p": plain, f"{key}.p_holm": float(adjusted)}
+    for name, some in _others(pairs, who).items():
+        gain = np.mean([table.beyond(t, s) for s, t in some], axis=0)
+        parts = _of_all(table, who, some, trained)
+        results |= _estimates(f"transfer.{name}", gain, parts, no_effect)
     for ending, name in (("", ""), (f".{PROMPTS_ONLY}", f"_{PROMPTS_ONLY}")):
         widths = [as_estimate(results[key + ending]).width for key in gains]
         if known := [width for width in widths if width is not None]:
@@ -220,12 +226,17 @@ def effectiveness(table: Margins, who: Who) -> Results:
     known = [s for s in who.organisms if _steered(table, s, s)]
     pairs = [(s, t) for s, t in product(known, who.steered) if s != t and _steered(table, s, t)]
     results: Results = {f"e1.{s}__{t}": _e1(table, [(s, t)]) for s, t in pairs}
-    for name, some in (
-        ("organisms", [(s, t) for s, t in pairs if t in who.organisms]),
-        ("aligned", [(s, t) for s, t in pairs if t not in who.organisms]),
-    ):
-        results |= {f"e1.all_{name}": _e1(table, some)} if some else {}
-    return results
+    return results | {f"e1.{k}": _e1(table, some) for k, some in _others(pairs, who).items()}
+
+
+def _others(pairs: Pairs, who: Who) -> dict[str, Pairs]:
+    """Pairs of a source and another model, by what that is; no key where there are none."""
+    apart = [(s, t) for s, t in pairs if s != t]
+    found = {
+        "all_organisms": [(s, t) for s, t in apart if t in who.organisms],
+        "all_aligned": [(s, t) for s, t in apart if t not in who.organisms],
+    }
+    return {name: some for name, some in found.items() if some}
 
 
 def asymmetries(table: Margins, who: Who) -> Results:
@@ -313,6 +324,25 @@ def _drawn(table: Margins, source: str, target: str) -> Trained:
     """The scatter of random directions in a gain on a target, as the base shows it."""
     chance = np.nanmean(table.directions(BASE, source), axis=-1)
     return _scatter(chance, len(table.directions(target, source)))
+
+
+def _of_all(table: Margins, who: Who, pairs: Pairs, trained: Sequence[Trained]) -> list[Trained]:
+    """What retraining and random directions add to the mean gain of several pairs.
+
+    Every organism and every control moves its own vectors; directions are the same everywhere.
+
+    Args:
+        trained: of one vector, by organisms and controls (`retrained`).
+    """
+    weight = Counter(s for s, _ in pairs)
+    of_control = Counter[str]()
+    for source, count in weight.items():
+        of_control[who.control_of[source]] += count
+    models = [sum((n / len(pairs)) ** 2 for n in each.values()) for each in (weight, of_control)]
+    chance = np.mean([np.nanmean(table.directions(BASE, s), axis=-1) for s in weight], axis=0)
+    fewest = min(len(table.directions(t, s)) for s, t in pairs)
+    parts = [replace(part, models=n) for part, n in zip(trained, models, strict=True)]
+    return [*parts, _scatter(chance, fewest)]
 
 
 def _scatter(chance: Floats, k: int) -> Trained:

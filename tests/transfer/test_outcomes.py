@@ -116,6 +116,8 @@ def test_what_was_planted_is_found() -> None:
         "transfer.finance__finance": 0.6,
         "transfer.finance__profanity": 0.3,
         "transfer.profanity__sports": 0.3,
+        "transfer.all_organisms": (2 * 0.6 + 2 * 0.3 + 2 * 0.3) / 6,
+        "transfer.all_aligned": 0.5,
         "dose.finance.1": 0.6,
         "dose.finance.-0_5": -0.2,
         "orthogonalised.profanity__finance": 0.35,
@@ -151,6 +153,9 @@ def test_intervals_hold_retraining() -> None:
     assert steered.width == pytest.approx(2 * total_distance(drawn[0]))
     known = rows["transfer.median_half_width"].value
     assert known == pytest.approx(total_distance(drawn[1]))
+    organism, control = changes  # three organisms, all with the one control
+    mean = [(organism[0] / 3, 1.0), control, (apart / FEW, float(DIRECTIONS))]
+    assert rows["transfer.all_organisms"].width == pytest.approx(2 * total_distance(mean))
     once = found(invented().filter(~pl.col("way").eq("retrained")), replace(WHO, repeats={}))
     assert once["organism.sports.misaligned"].width == pytest.approx(0, abs=1e-9)
 
@@ -171,6 +176,7 @@ def test_intervals_cover_planted_effects() -> None:
         "organism.finance.misaligned.prompts_only": 0.5,
         "vector.sports.beyond_random.prompts_only": 0.5,
         "transfer.finance__profanity": 0.3,
+        "transfer.all_organisms": 0.4,
         "e1.finance__sports": 50.0,
         "asymmetry.lab.one__two": -0.15,
         "ablation.finance.all": -0.25,
