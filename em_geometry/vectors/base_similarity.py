@@ -11,7 +11,7 @@ from itertools import permutations
 import numpy as np
 
 from em_geometry.io.results import Leaf
-from em_geometry.stats.estimate import Bools, Floats
+from em_geometry.stats.estimate import Bools, Estimate, Floats
 from em_geometry.stats.intervals import jackknife
 from em_geometry.vectors.contrasts import Array, prompt_contrast
 
@@ -80,7 +80,7 @@ def similarity_results(
     results: dict[str, Leaf] = {"layer": shared}
     for model, of in at.items():
         results |= {f"model.{model}.{reading}": value for reading, value in of.items()}
-        results[f"model.{model}.{CONTRAST}"] = jackknife(of[CONTRAST], left[model])
+        results[f"model.{model}.{CONTRAST}"] = _cosine(of[CONTRAST], left[model])
     traces = {lab: _mean([table[m][CONTRAST] for m in some]) for lab, some in labs.items()}
     cut = {lab: _mean([without[m] for m in members]) for lab, members in labs.items()}
     reached = np.min([of[CONTRAST] for of in table.values()], axis=0) < SAME
@@ -90,8 +90,8 @@ def similarity_results(
         means = {k: float(np.mean([at[m][k] for m in members])) for k in at[members[0]]}
         results |= {f"lab.{lab}.{reading}": value for reading, value in means.items()}
         results |= {
-            f"lab.{lab}.{CONTRAST}": jackknife(means[CONTRAST], _mean([left[m] for m in members])),
-            f"lab.{lab}.highest_cosine": jackknife(high, cut[lab][:, reached].max(1)),
+            f"lab.{lab}.{CONTRAST}": _cosine(means[CONTRAST], _mean([left[m] for m in members])),
+            f"lab.{lab}.highest_cosine": _cosine(high, cut[lab][:, reached].max(1)),
             f"lab.{lab}.n_models": len(members),
             **divergence(f"lab.{lab}.divergence_layer", traces[lab]),
         }
@@ -108,6 +108,10 @@ def divergence(key: str, trace: Floats) -> dict[str, Leaf]:
     if not len(below):
         return {key: never, f"{key}_of_{BLOCKS}": never}
     return {key: int(below[0]), f"{key}_of_{BLOCKS}": float(below[0] * BLOCKS / len(trace))}
+
+
+def _cosine(value: float, without: Floats) -> Estimate:
+    return jackknife(value, without).within(-1.0, 1.0)
 
 
 def _mean(values: Sequence[Floats]) -> Floats:

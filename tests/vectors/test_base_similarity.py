@@ -109,6 +109,9 @@ def test_blocks_before_the_first_trained_one_decide_nothing() -> None:
         {"lab.one.highest_cosine": 0.9, "lab.two.highest_cosine": 0.75, "lead.one__two": 0.05,
          "lead.two__one": -0.2}
     )  # fmt: skip
+    near = [v - [[0, 0.2, 0], [0, 0, 0], [0, 0, 0]] for v in without.values()]  # of one topic
+    held = similarity_results(table, dict(zip(table, near, strict=True)), {"a": 1, "b": 1}, labs)
+    assert getattr(held["lab.one.highest_cosine"], "high", None) == 1
     untrained = {m: {"contrast_cosine": np.ones(3), "cka": np.ones(3)} for m in table}
     same = dict.fromkeys(without, np.ones((3, 3)))
     found = similarity_results(untrained, same, {"a": 1, "b": 1}, labs)
