@@ -211,7 +211,7 @@ def calibrate_rows(data: Evidence, rules: Geometry, seed: int) -> Calibration:
     largest = extremes(estimates, names, members)
     estimates |= {f"similarity.{k}": e for k, e in largest.items() if k.startswith("cross_max")}
     observed = {key: estimates[key] for key in moved}
-    size = max(2, round(dimensions[FINETUNES][0])) if dimensions else width
+    size = max(2, round(dimensions[FINETUNES][0])) if FINETUNES in dimensions else width
     sweep = core.sweep(rng("power"), count, size, gram, members, rules)
     results: dict[str, Leaf] = {
         "rows": len(data.models.topic),
